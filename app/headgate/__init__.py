@@ -1,0 +1,1 @@
+"""Rate limiting for FastAPI that holds across every replica, and shows that it does."""

@@ -1,0 +1,111 @@
+"""What was decided about a request, and the figures that a client is told."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from headgate.core.policy import Mode
+from headgate.core.quota import Quota
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one bucket says of one charge; all times are microseconds from now.
+
+    Args:
+        fits: Whether the charge fits.
+        remaining: Units available, after the charge if it was spent.
+        retry_us: Until the same charge would fit if nobody else spends; 0 when it fits.
+        next_us: Until more than `remaining` is available; 0 when the bucket is full.
+        reset_us: Until the bucket is full again.
+    """
+
+    fits: bool
+    remaining: int
+    retry_us: int
+    next_us: int
+    reset_us: int
+
+
+class Outcome(StrEnum):
+    """What became of a request under one policy, and as a whole."""
+
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    SHADOW_DENIED = "shadow_denied"
+    FAIL_OPEN = "fail_open"
+    FAIL_CLOSED = "fail_closed"
+    EXEMPT = "exempt"
+
+
+class Source(StrEnum):
+    """Where a decision came from."""
+
+    STORE = "store"
+    CACHE = "cache"
+    LOCAL = "local"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitResult:
+    """One limit of a policy and its verdict; None where the limit was not asked."""
+
+    quota: Quota
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyResult:
+    """One policy's part in a decision.
+
+    Args:
+        policy: The policy's name.
+        mode: `enforce`, or `shadow` where the policy or the key's percentage says so.
+        outcome: What the policy said; a policy that would have let a refused request in says
+            `allowed`, and has spent nothing.
+        limits: Its limits, in the policy's order.
+    """
+
+    policy: str
+    mode: Mode
+    outcome: Outcome
+    limits: tuple[LimitResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided about one request.
+
+    Args:
+        outcome: What became of the request; `shadow_denied` and `fail_open` let it in.
+        source: Where the answer came from.
+        results: One result for each policy that held the request.
+        retry_after_us: How long a refused client should wait, in microseconds; 0 otherwise.
+        cost: What the request asked for.
+        spent: Whether the cost was taken from the buckets.
+    """
+
+    outcome: Outcome
+    source: Source
+    results: tuple[PolicyResult, ...] = ()
+    retry_after_us: int = 0
+    cost: int = 1
+    spent: bool = False
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the request is let in."""
+        return self.outcome not in {Outcome.DENIED, Outcome.FAIL_CLOSED}
+
+    @property
+    def violated(self) -> tuple[str, ...]:
+        """Names of the policies that refused the request."""
+        return tuple(
+            result.policy
+            for result in self.results
+            if result.outcome in {Outcome.DENIED, Outcome.FAIL_CLOSED}
+        )
+
+
+EXEMPT = Decision(Outcome.EXEMPT, Source.NONE)
+"""The decision about a request that no policy holds."""

@@ -1,0 +1,90 @@
+"""Names of keys in the store: versioned, bounded, and without anybody's identity in clear.
+
+A bucket's key is `hg1:{<tag>}:<policy>:<limit>[:<rest>]`. The tag is the hash of the first
+component of the policy's key, so that all policies kept per principal meet in one Cluster slot,
+and no two principals need to. `1` is the version of the layout of keys and values.
+"""
+
+import base64
+import hashlib
+import hmac
+
+from headgate.core.errors import ConfigError
+from headgate.core.policy import KeyKind, KeyPart, Policy
+from headgate.core.quota import Quota
+from headgate.core.subject import Subject
+
+_HASH_BYTES = 12
+"""96 bits: among a million identities the chance of any two colliding is below 1e-17."""
+MIN_SECRET_BYTES = 16
+
+
+class KeyScheme:
+    """Names buckets, and identities where they must be named.
+
+    Args:
+        secret: Key of HMAC-SHA-256 (RFC 2104), the same for all replicas; None for plain
+            SHA-256, which hides nothing from somebody who can guess the identity.
+        prefix: Start of every key, for services that share one store.
+
+    Raises:
+        ConfigError: The secret is too short or the prefix has braces.
+    """
+
+    def __init__(self, secret: bytes | None = None, *, prefix: str = "hg") -> None:
+        if secret is not None and len(secret) < MIN_SECRET_BYTES:
+            raise ConfigError(f"the key secret needs at least {MIN_SECRET_BYTES} bytes")
+        if not prefix or len(prefix) > 32 or set("{}\n\r ") & set(prefix):  # noqa: PLR2004
+            raise ConfigError("the key prefix is 1 to 32 characters, without braces and spaces")
+        self._keyed = hmac.new(secret, digestmod=hashlib.sha256) if secret else hashlib.sha256()
+        self._start = f"{prefix}1:"
+
+    @property
+    def replicas(self) -> str:
+        """Key of the set of live replicas."""
+        return self._start + "{fleet}:replicas"
+
+    @property
+    def epoch(self) -> str:
+        """Key of the random mark that is lost when the store loses its state."""
+        return self._start + "{fleet}:epoch"
+
+    def hash(self, text: str) -> str:
+        """Return 16 characters that stand for the text, whatever its length."""
+        mac = self._keyed.copy()
+        mac.update(text.encode("utf-8", "surrogatepass"))
+        return base64.urlsafe_b64encode(mac.digest()[:_HASH_BYTES]).decode()
+
+    def buckets(self, policy: Policy, subject: Subject, quotas: tuple[Quota, ...]) -> list[str]:
+        """Return the key of each quota's bucket for this subject."""
+        first, *rest = [_value(part, policy, subject) for part in policy.key]
+        start = f"{self._start}{{{self.hash(first)}}}:{policy.name}:"
+        end = f":{self.hash(_join(rest))}" if rest else ""
+        return [f"{start}{quota.name}{end}" for quota in quotas]
+
+    def percentile(self, policy: Policy, subject: Subject) -> int:
+        """Return a number from 0 to 99, stable for the policy's key, evenly spread."""
+        values = [_value(part, policy, subject) for part in policy.key]
+        digest = hashlib.sha256(_join(values).encode("utf-8", "surrogatepass"))
+        return int.from_bytes(digest.digest()[:8]) % 100
+
+
+def _join(parts: list[str]) -> str:
+    """Join components by NUL so that no two lists of components become one text."""
+    return "\0".join(part.replace("\1", "\1\1").replace("\0", "\1\2") for part in parts)
+
+
+def _value(part: KeyPart, policy: Policy, subject: Subject) -> str:
+    match part.kind:
+        case KeyKind.PRINCIPAL:
+            return f"p\0{subject.identity}"
+        case KeyKind.CLIENT_ADDRESS:
+            return f"p\0address\0{subject.client_address}"
+        case KeyKind.HEADER:
+            value = subject.headers.get(part.name)
+            # Without the header the caller is one of many at this address, not a caller of its own.
+            return f"h\0{value}" if value is not None else f"p\0{subject.identity}"
+        case KeyKind.ROUTE:
+            return f"r\0{subject.route}"
+        case KeyKind.GLOBAL:
+            return f"g\0{policy.name}"

@@ -1,0 +1,50 @@
+"""Who and what a request is, as far as a limit is concerned."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+UNMATCHED_ROUTE = "unmatched"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A verified identity.
+
+    Args:
+        name: Unique name of the caller within the issuer that verified it.
+        tier: Plan or class of service, empty when there is none.
+        source: What verified it: `api_key`, `jwt` or `custom`.
+    """
+
+    name: str
+    tier: str = ""
+    source: str = "custom"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the key of a bucket can be made from.
+
+    Args:
+        client_address: Normalised address of the client; any text is accepted.
+        principal: The verified identity, when there is one.
+        route: The matched route's methods and template, such as `POST /exports`.
+        headers: The request headers that some policy's key names, by lower-case name.
+    """
+
+    client_address: str = "unknown"
+    principal: Principal | None = None
+    route: str = UNMATCHED_ROUTE
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tier(self) -> str:
+        """The principal's tier, empty without one."""
+        return self.principal.tier if self.principal else ""
+
+    @property
+    def identity(self) -> str:
+        """The principal, or the client address: each in a name space of its own."""
+        if self.principal:
+            return f"{self.principal.source}\0{self.principal.name}"
+        return f"address\0{self.client_address}"

@@ -1,0 +1,92 @@
+"""What observers are told: one frozen event for each thing that happened."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from headgate.core.decision import Decision
+from headgate.core.errors import StoreError
+from headgate.core.policy import PolicySet
+
+
+class BreakerState(StrEnum):
+    """`closed`: calls go to the store. `open`: they do not; a probe runs in the background."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One check was decided.
+
+    Args:
+        decision: What was decided.
+        subject: Keyed hash of the principal or client address.
+        anonymous: Whether the subject is an address, because no credential verified.
+        tier: The principal's tier, empty without one.
+        route: The route's methods and template.
+        seconds: How long the decision took.
+    """
+
+    decision: Decision
+    subject: str
+    anonymous: bool
+    tier: str
+    route: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFailed:
+    """A call to the store failed; `operation` is the verb of the store's port."""
+
+    operation: str
+    error: StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """The circuit breaker opened or closed."""
+
+    state: BreakerState
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStateLost:
+    """The store came back without the state it had: restarted empty, failed over, or wiped."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicasCounted:
+    """The number of live replicas, as the store last said."""
+
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoliciesLoaded:
+    """A set of policies took effect."""
+
+    policies: PolicySet
+
+
+@dataclass(frozen=True, slots=True)
+class PoliciesRejected:
+    """A new set of policies was wrong, and the last good one serves on.
+
+    Args:
+        errors: Each error as `file:line: what to write instead`.
+    """
+
+    errors: tuple[str, ...]
+
+
+Event = (
+    Decided
+    | StoreFailed
+    | BreakerChanged
+    | StoreStateLost
+    | ReplicasCounted
+    | PoliciesLoaded
+    | PoliciesRejected
+)

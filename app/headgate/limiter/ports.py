@@ -1,0 +1,116 @@
+"""What the limiter needs from outside: a store, a clock, identities and somebody to tell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from headgate.core.charge import Charge, Settlement
+from headgate.core.decision import Verdict
+from headgate.core.errors import IdentityError
+from headgate.core.subject import Principal
+from headgate.limiter.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A store's answer: its own time in microseconds, and one verdict for each charge, in order.
+
+    Args:
+        now_us: The store's time at which it decided.
+        verdicts: One verdict for each charge.
+        spent: Whether the charges of group 0 were spent.
+    """
+
+    now_us: int
+    verdicts: tuple[Verdict, ...]
+    spent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a heartbeat learns from the store.
+
+    Args:
+        replicas: Replicas that announced themselves within their time to live, this one included.
+        epoch: A random mark that changes when the store has lost its state.
+    """
+
+    replicas: int
+    epoch: str
+
+
+class Store(Protocol):
+    """Where buckets live. Each verb is atomic, or raises `StoreError` and says whether to retry."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see the same buckets."""
+        ...
+
+    @property
+    def location(self) -> str:
+        """Where the store is, for people: without credentials."""
+        ...
+
+    async def open(self) -> None:
+        """Make the store ready for calls within the operation timeout; also used as a probe."""
+        ...
+
+    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+        """Decide all charges together on the store's clock, and spend them when they fit."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Correct charges that were spent."""
+        ...
+
+    async def forget(self, keys: Sequence[str]) -> int:
+        """Delete buckets and return how many there were."""
+        ...
+
+    async def heartbeat(self, replica: str, ttl_us: int) -> Pulse:
+        """Announce a replica for `ttl_us` microseconds and learn how many there are."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections; the store is not used afterwards."""
+        ...
+
+
+class Clock(Protocol):
+    """The process's own time, for timeouts and caches; buckets use the store's clock."""
+
+    def now_us(self) -> int:
+        """Return monotonic microseconds."""
+        ...
+
+
+class Observer(Protocol):
+    """Somebody to tell. An observer never decides, and its failure is logged and ignored."""
+
+    def observe(self, event: Event) -> None:
+        """Take note of an event."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who sent a request.
+
+    Args:
+        client_address: The client's normalised address; always there.
+        principal: The verified caller, if a credential verified.
+        error: Why a credential that was presented did not verify.
+    """
+
+    client_address: str
+    principal: Principal | None = None
+    error: IdentityError | None = None
+
+
+class Identifier(Protocol):
+    """Tells who sent a request, from verified credentials only."""
+
+    async def identify(self, scope: Mapping[str, Any]) -> Identity:
+        """Return the identity behind an ASGI `http` or `websocket` scope; never raises."""
+        ...

@@ -7,7 +7,8 @@ HeadgateError
 ├── IdentityError           a credential that was presented and is not valid
 └── StoreError              the shared store did not do what was asked
     ├── StoreUnavailable    not reached, not in time, or not ready: worth trying again
-    └── StoreRefused        reached, and it said no: trying again alone does not help
+    ├── StoreRefused        reached, and it said no: trying again alone does not help
+    └── BucketCorrupt       one key holds something that is no bucket; the others are fine
 
 A refusal because a limit is spent is not an error: it is a `Decision`.
 """
@@ -78,3 +79,7 @@ class StoreUnavailable(StoreError):
 
 class StoreRefused(StoreError):
     """The store answered with an error: read-only, out of memory, wrong type, no permission."""
+
+
+class BucketCorrupt(StoreError):
+    """A bucket's key holds a value that Headgate did not write."""

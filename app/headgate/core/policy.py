@@ -130,7 +130,7 @@ class Policy:
             raise ConfigError(f"policy {self.name} has an empty key: write principal")
         if not self.limits and not self.tiers:
             raise ConfigError(f"policy {self.name} has no limits: add `limits` or `tiers`")
-        for quotas in self._every_set():
+        for quotas in self.every_set():
             names = [quota.name for quota in quotas]
             if not quotas:
                 raise ConfigError(f"policy {self.name} has a tier without limits: give it one")
@@ -140,7 +140,8 @@ class Policy:
                     "lower one"
                 )
 
-    def _every_set(self) -> list[tuple[Quota, ...]]:
+    def every_set(self) -> list[tuple[Quota, ...]]:
+        """Return the limits of all tiers."""
         return [*([self.limits] if self.limits else []), *self.tiers.values()]
 
     def quotas(self, tier: str) -> tuple[Quota, ...]:

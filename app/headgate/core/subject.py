@@ -11,7 +11,7 @@ class Principal:
     """A verified identity.
 
     Args:
-        name: Unique name of the caller within the issuer that verified it.
+        name: Name of the caller; API keys, tokens and resolvers share one space of names.
         tier: Plan or class of service, empty when there is none.
         source: What verified it: `api_key`, `jwt` or `custom`.
     """
@@ -44,7 +44,10 @@ class Subject:
 
     @property
     def identity(self) -> str:
-        """The principal, or the client address: each in a name space of its own."""
+        """The principal, or the client address: each in a name space of its own.
+
+        A principal is its name, whatever verified it: one caller has one bucket behind every door.
+        """
         if self.principal:
-            return f"{self.principal.source}\0{self.principal.name}"
+            return f"principal\0{self.principal.name}"
         return f"address\0{self.client_address}"

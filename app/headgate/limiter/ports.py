@@ -1,11 +1,12 @@
 """What the limiter needs from outside: a store, a clock, identities and somebody to tell."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from headgate.core.charge import Charge, Settlement
-from headgate.core.decision import Verdict
+from headgate.core.decision import Decision, Verdict
 from headgate.core.errors import IdentityError
 from headgate.core.subject import Principal
 from headgate.limiter.events import Event
@@ -90,6 +91,22 @@ class Observer(Protocol):
 
     def observe(self, event: Event) -> None:
         """Take note of an event."""
+        ...
+
+
+class CheckSpan(Protocol):
+    """The trace of one check."""
+
+    def decided(self, decision: Decision) -> None:
+        """Say what was decided."""
+        ...
+
+
+class Tracer(Protocol):
+    """Traces checks, so that the store's calls appear within them."""
+
+    def check(self, policies: Sequence[str]) -> AbstractContextManager[CheckSpan]:
+        """Open the span of one check over the policies of these names."""
         ...
 
 

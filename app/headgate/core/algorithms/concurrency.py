@@ -11,7 +11,7 @@ from headgate.core.decision import Verdict
 from headgate.core.quota import Quota
 
 Lease = tuple[int, str]
-"""When the lease ends unless it is renewed, in microseconds since the epoch, and its unit's name."""
+"""When the lease ends unless renewed, in microseconds since the epoch, and its unit's name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,103 @@
+"""A circuit breaker: after failures in a row, nobody asks the store until a probe succeeds.
+
+While it is open a probe runs in the background, so no request ever waits for a store that is away,
+and the first request after its return finds it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from headgate.core.errors import BucketCorrupt, ConfigError, StoreError, StoreUnavailable
+from headgate.limiter.events import BreakerChanged, BreakerState, Event, StoreFailed
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """When the breaker opens, and how it closes.
+
+    Args:
+        failures: Failures in a row that open it.
+        probe_seconds: Pause between probes while it is open.
+    """
+
+    failures: int = 3
+    probe_seconds: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.failures < 1 or self.probe_seconds <= 0:
+            raise ConfigError("a breaker needs at least 1 failure and a pause above 0 seconds")
+
+
+class Breaker:
+    """Calls go through it to the store.
+
+    Args:
+        settings: When it opens, and how it closes.
+        probe: Raises `StoreError` while the store is away.
+        tell: Hears of failures and of changes.
+    """
+
+    def __init__(
+        self,
+        settings: BreakerSettings,
+        probe: Callable[[], Awaitable[None]],
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._settings = settings
+        self._probe = probe
+        self._tell = tell
+        self._failures = 0
+        self._probing: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> BreakerState:
+        """Whether calls go to the store."""
+        return BreakerState.CLOSED if self._probing is None else BreakerState.OPEN
+
+    async def call(self, operation: str, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Do the work unless the breaker is open.
+
+        Raises:
+            StoreError: The work failed, or was not tried because the breaker is open.
+        """
+        if self._probing is not None:
+            raise StoreUnavailable("the breaker is open", kind="breaker_open")
+        try:
+            result = await work()
+        except StoreError as error:
+            self.failed(operation, error)
+            raise
+        self._failures = 0
+        return result
+
+    def failed(self, operation: str, error: StoreError) -> None:
+        """Count a failure of the store; a single bad bucket says nothing about the others."""
+        self._tell(StoreFailed(operation, error))
+        if isinstance(error, BucketCorrupt):
+            return
+        self._failures += 1
+        if self._failures >= self._settings.failures and self._probing is None:
+            self._probing = asyncio.get_running_loop().create_task(self._probe_until_back())
+            self._tell(BreakerChanged(BreakerState.OPEN))
+
+    async def _probe_until_back(self) -> None:
+        while True:
+            try:
+                await self._probe()
+            except StoreError:
+                await asyncio.sleep(self._settings.probe_seconds)
+            else:
+                break
+        self._failures = 0
+        self._probing = None
+        self._tell(BreakerChanged(BreakerState.CLOSED))
+
+    async def aclose(self) -> None:
+        """Stop probing."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.wait({self._probing})

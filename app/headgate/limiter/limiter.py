@@ -1,0 +1,244 @@
+"""The limiter: checks requests against policies, over a store that may be away."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from headgate.core.decision import EXEMPT, Decision, Source
+from headgate.core.errors import StoreError
+from headgate.core.keys import KeyScheme
+from headgate.core.policy import Policy
+from headgate.core.quota import SECOND_US
+from headgate.core.subject import Principal, Subject
+from headgate.limiter.book import PolicyBook
+from headgate.limiter.breaker import Breaker, BreakerSettings
+from headgate.limiter.census import Census
+from headgate.limiter.denials import DenialCache
+from headgate.limiter.events import BreakerState, Decided, Event
+from headgate.limiter.fallback import Fallback
+from headgate.limiter.observing import Observers
+from headgate.limiter.plan import Plan, every_bucket, make_plan
+from headgate.limiter.ports import CheckSpan, Clock, Observer, Store, Tracer
+from headgate.limiter.reservation import Reservation
+from headgate.limiter.till import Till, spent_charges
+from headgate.limiter.verdict import decision_of
+
+
+class MonotonicClock:
+    """The process's own time."""
+
+    def now_us(self) -> int:
+        """Return monotonic microseconds."""
+        return time.monotonic_ns() // 1_000
+
+
+class NoTracer:
+    """Traces nothing."""
+
+    @contextlib.contextmanager
+    def check(self, _policies: Sequence[str]) -> Iterator[CheckSpan]:
+        """Open no span."""
+        yield self
+
+    def decided(self, decision: Decision) -> None:
+        """Take no note."""
+
+
+class Limiter:
+    """Decides whether requests fit their policies.
+
+    Args:
+        store: Where the buckets live.
+        local: A store of this process, for policies that say so while the other is away.
+        keys: How buckets and identities are named.
+        observers: Whom to tell.
+        tracer: How checks are traced.
+        clock: The process's own time.
+        breaker: When to stop asking the store.
+        replica: This replica's name in the store; made up when left out.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        local: Store,
+        keys: KeyScheme | None = None,
+        observers: Sequence[Observer] = (),
+        tracer: Tracer | None = None,
+        clock: Clock | None = None,
+        breaker: BreakerSettings | None = None,
+        replica: str = "",
+    ) -> None:
+        self.store = store
+        self.keys = keys or KeyScheme()
+        self._local = local
+        self._clock = clock or MonotonicClock()
+        self._tracer = tracer or NoTracer()
+        self.tell: Callable[[Event], None] = Observers(observers).tell
+        self._denials = DenialCache(self._clock)
+        self.policies = PolicyBook(self.tell)
+        self.policies.on_change(self._denials.clear)
+        self._breaker = Breaker(breaker or BreakerSettings(), self._probe, self.tell)
+        self.census = Census(store, self._breaker, self.tell, replica=replica)
+        self._fallback = Fallback(local)
+        self._till = Till(store, self._breaker, self._denials)
+
+    async def start(self) -> None:
+        """Connect and announce this replica; a store that is away is reported, not raised."""
+        with contextlib.suppress(StoreError):
+            await self._breaker.call("open", self.store.open)
+        await self.census.start()
+
+    async def aclose(self) -> None:
+        """Leave the fleet and close the stores."""
+        await self._till.aclose()
+        await self.census.aclose()
+        await self._breaker.aclose()
+        await self.store.aclose()
+        await self._local.aclose()
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """Whether the store is asked at all."""
+        return self._breaker.state
+
+    async def _probe(self) -> None:
+        await self.store.open()
+        # Whether the store came back with its state is known before the first check asks it.
+        await self.census.pulse()
+
+    async def check(
+        self,
+        *policies: str | Policy,
+        subject: Subject | None = None,
+        principal: str | Principal | None = None,
+        cost: int = 1,
+    ) -> Decision:
+        """Spend a cost from every limit of the policies, or from none.
+
+        Under a policy with a `concurrency` limit use `reserve`, which gives the lease back.
+
+        Args:
+            policies: Policies, or names of policies in force.
+            subject: Who and what is asking.
+            principal: Who is asking, where there is no more to say than that.
+            cost: What the request spends.
+
+        Raises:
+            ConfigError: There is no policy of that name.
+            CostError: The cost is negative, or no limit could ever hold it.
+        """
+        reservation = await self.reserve(*policies, subject=subject, principal=principal, cost=cost)
+        return reservation.decision
+
+    async def reserve(
+        self,
+        *policies: str | Policy,
+        subject: Subject | None = None,
+        principal: str | Principal | None = None,
+        cost: int = 1,
+    ) -> Reservation:
+        """Spend an estimated cost, to be corrected when the real one is known.
+
+        Args and errors are those of `check`.
+        """
+        who = _subject(subject, principal)
+        started = self._clock.now_us()
+        found = self._find(policies)
+        plan = make_plan(found, who, cost, self.keys)
+        if not plan.parts:
+            reservation = Reservation(EXEMPT, (), 0, self._till.settle)
+        else:
+            with self._tracer.check([part.policy.name for part in plan.parts]) as span:
+                reservation = await self._reserve(plan, cost)
+                span.decided(reservation.decision)
+                self._report(reservation.decision, who, started)
+                return reservation
+        self._report(reservation.decision, who, started)
+        return reservation
+
+    async def peek(
+        self,
+        *policies: str | Policy,
+        subject: Subject | None = None,
+        principal: str | Principal | None = None,
+        cost: int = 1,
+    ) -> Decision:
+        """Return what `check` would decide now, spending nothing and telling nobody.
+
+        Args and errors are those of `check`.
+
+        Raises:
+            StoreError: The store is away: there is nothing to look at.
+        """
+        plan = make_plan(self._find(policies), _subject(subject, principal), cost, self.keys)
+        if not plan.parts:
+            return EXEMPT
+        taken = await self._breaker.call(
+            "take", lambda: self.store.take(plan.charges, commit=False)
+        )
+        return decision_of(
+            plan, dict(enumerate(taken.verdicts)), cost=cost, source=Source.STORE, spent=False
+        )
+
+    async def reset(
+        self,
+        *policies: str | Policy,
+        subject: Subject | None = None,
+        principal: str | Principal | None = None,
+    ) -> int:
+        """Give a subject back all it has spent; other replicas follow within a second.
+
+        Returns:
+            How many buckets there were.
+
+        Raises:
+            ConfigError: There is no policy of that name.
+            StoreError: The store is away.
+        """
+        buckets = every_bucket(self._find(policies), _subject(subject, principal), self.keys)
+        self._denials.forget(buckets)
+        await self._local.forget(buckets)
+        return await self._breaker.call("forget", lambda: self.store.forget(buckets))
+
+    def _find(self, policies: Sequence[str | Policy]) -> list[Policy]:
+        return [self.policies.named(one) if isinstance(one, str) else one for one in policies]
+
+    def _report(self, decision: Decision, who: Subject, started_us: int) -> None:
+        self.tell(
+            Decided(
+                decision=decision,
+                subject=self.keys.hash(f"p\0{who.identity}"),
+                anonymous=who.principal is None,
+                tier=who.tier,
+                route=who.route,
+                seconds=(self._clock.now_us() - started_us) / SECOND_US,
+            )
+        )
+
+    async def _reserve(self, plan: Plan, cost: int) -> Reservation:
+        known = self._denials.refusals(plan.charges)
+        if known:
+            refused = decision_of(plan, known, cost=cost, source=Source.CACHE, spent=False)
+            return Reservation(refused, (), 0, self._till.settle)
+        try:
+            taken = await self._till.take(plan)
+        except StoreError:
+            decision, shared = await self._fallback.decide(plan, cost, self.census.replicas)
+            return Reservation(decision, spent_charges(shared, decision), 0, self._local.settle)
+        verdicts = dict(enumerate(taken.verdicts))
+        decision = decision_of(plan, verdicts, cost=cost, source=Source.STORE, spent=taken.spent)
+        if not decision.allowed:
+            for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
+                if charge.group == 0 and not verdict.fits:
+                    self._denials.remember(charge, verdict)
+        return self._till.hold(plan, decision, taken.now_us)
+
+
+def _subject(subject: Subject | None, principal: str | Principal | None) -> Subject:
+    if subject is not None:
+        return subject
+    if isinstance(principal, str):
+        principal = Principal(principal)
+    return Subject(principal=principal)

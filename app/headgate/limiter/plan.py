@@ -1,0 +1,86 @@
+"""From policies and a subject to the charges that the store decides."""
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from headgate.core.charge import Charge
+from headgate.core.keys import KeyScheme
+from headgate.core.policy import Mode, Policy
+from headgate.core.quota import Algorithm
+from headgate.core.subject import Subject
+
+_ALL_PERCENT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One policy's charges: `charges[first:last]` of the plan, in the order of its limits."""
+
+    policy: Policy
+    mode: Mode
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that one check asks.
+
+    Args:
+        parts: The policies that take part; one that is off does not.
+        charges: The charges of all parts.
+    """
+
+    parts: tuple[Part, ...]
+    charges: tuple[Charge, ...]
+
+    @property
+    def holds_leases(self) -> bool:
+        """Whether something must be given back when the request ends."""
+        return any(charge.lease for charge in self.charges)
+
+    def of(self, part: Part) -> Sequence[Charge]:
+        """Return the charges of one policy."""
+        return self.charges[part.first : part.last]
+
+
+def make_plan(policies: Iterable[Policy], subject: Subject, cost: int, keys: KeyScheme) -> Plan:
+    """Resolve tiers, keys, modes and costs.
+
+    Raises:
+        CostError: The cost is negative, or more than a limit can ever hold.
+    """
+    parts: list[Part] = []
+    charges: list[Charge] = []
+    lease = ""
+    for policy in policies:
+        if policy.mode is Mode.OFF or any(part.policy.name == policy.name for part in parts):
+            continue
+        mode = _mode(policy, subject, keys)
+        quotas = policy.quotas(subject.tier)
+        first = len(charges)
+        # Enforced charges share group 0; each policy in shadow is a group of its own.
+        group = 0 if mode is Mode.ENFORCE else len(parts) + 1
+        for key, quota in zip(keys.buckets(policy, subject, quotas), quotas, strict=True):
+            held = quota.algorithm is Algorithm.CONCURRENCY
+            lease = lease or (secrets.token_hex(6) if held else "")
+            charges.append(Charge(key, quota, quota.charge(cost), lease if held else "", group))
+        parts.append(Part(policy, mode, first, len(charges)))
+    return Plan(tuple(parts), tuple(charges))
+
+
+def _mode(policy: Policy, subject: Subject, keys: KeyScheme) -> Mode:
+    percent = policy.enforce_percent
+    if percent < _ALL_PERCENT and keys.percentile(policy, subject) >= percent:
+        return Mode.SHADOW
+    return policy.mode
+
+
+def every_bucket(policies: Iterable[Policy], subject: Subject, keys: KeyScheme) -> list[str]:
+    """Return the keys of all buckets that a subject may have, whatever its tier is or was."""
+    found = []
+    for policy in policies:
+        for quotas in policy.every_set():
+            found += keys.buckets(policy, subject, quotas)
+    return sorted(set(found))

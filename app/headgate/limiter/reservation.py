@@ -1,0 +1,89 @@
+"""What a check has spent, until its owner says what it really cost."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Self
+
+from headgate.core.charge import Charge, Settlement
+from headgate.core.decision import Decision
+from headgate.core.errors import CostError
+from headgate.core.quota import Algorithm
+
+Settle = Callable[[Sequence[Settlement]], Awaitable[None]]
+
+
+class Reservation:
+    """Units spent for a request, and leases held for it.
+
+    Used as an async context manager it gives the leases back at the end; the cost stays spent
+    unless `commit` or `refund` said otherwise.
+
+    Args:
+        decision: What was decided.
+        spent: The charges that were spent.
+        taken_us: When, on the store's clock.
+        settle: How to correct them; it never raises.
+    """
+
+    def __init__(
+        self, decision: Decision, spent: Sequence[Charge], taken_us: int, settle: Settle
+    ) -> None:
+        self.decision = decision
+        self.spent = spent
+        self._taken_us = taken_us
+        self._settle = settle
+        self._open = bool(spent)
+        self.leases = [each for each in spent if each.quota.algorithm is Algorithm.CONCURRENCY]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.release()
+
+    async def commit(self, actual: int) -> None:
+        """Say what the request really cost; the difference is given back, or spent as well.
+
+        What is spent beyond the reservation may exceed the limit by as much; it then delays those
+        who come after. Only the first of `commit` and `refund` counts.
+
+        Args:
+            actual: The real cost, at least 0.
+
+        Raises:
+            CostError: The cost is negative.
+        """
+        if actual < 0:
+            raise CostError(f"a cost cannot be negative: {actual}")
+        corrections = []
+        if self._open:
+            self._open = False
+            change = actual - self.decision.cost
+            corrections = [
+                self._settlement(each, change * each.quota.cost)
+                for each in self.spent
+                if change and each not in self.leases
+            ]
+        await self._finish(corrections)
+
+    async def refund(self) -> None:
+        """Give everything back."""
+        await self.commit(0)
+
+    async def release(self) -> None:
+        """Give back the leases, because the work is done; the cost stays spent."""
+        await self._finish([])
+
+    async def _finish(self, corrections: list[Settlement]) -> None:
+        released, self.leases = self.leases, []
+        corrections += [self._settlement(each, -each.units) for each in released]
+        if corrections:
+            await self._settle(corrections)
+
+    def renewals(self) -> list[Settlement]:
+        """Return what keeps the leases alive."""
+        return [self._settlement(each, 0) for each in self.leases]
+
+    def _settlement(self, charge: Charge, delta: int) -> Settlement:
+        return Settlement(
+            charge.key, charge.quota, delta, self._taken_us, charge.units, charge.lease
+        )

@@ -1,0 +1,101 @@
+"""The till: takes charges from the shared store, corrects them, and leaves no lease behind."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from headgate.core.charge import Charge, Settlement
+from headgate.core.decision import Decision
+from headgate.core.errors import StoreError
+from headgate.limiter.breaker import Breaker
+from headgate.limiter.denials import DenialCache
+from headgate.limiter.leases import LeaseKeeper
+from headgate.limiter.plan import Plan
+from headgate.limiter.ports import Store, Taken
+from headgate.limiter.reservation import Reservation
+
+
+class Till:
+    """Spends from the shared store.
+
+    Args:
+        store: The shared store.
+        breaker: The way to it.
+        denials: What is known to refuse; a bucket that gets something back is struck from it.
+    """
+
+    def __init__(self, store: Store, breaker: Breaker, denials: DenialCache) -> None:
+        self._store = store
+        self._breaker = breaker
+        self._denials = denials
+        self._leases = LeaseKeeper(self.settle)
+        self._orphans: set[asyncio.Task[None]] = set()
+
+    async def take(self, plan: Plan) -> Taken:
+        """Ask the store for all charges of a plan.
+
+        Raises:
+            StoreError: The store is away.
+        """
+        taking = self._breaker.call("take", lambda: self._store.take(plan.charges))
+        if not plan.holds_leases:
+            return await taking
+        # A client that goes away while the store answers must not leave a lease behind.
+        task = asyncio.ensure_future(taking)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._in_background(self._release_orphan(task, plan))
+            raise
+
+    async def _release_orphan(self, task: asyncio.Future[Taken], plan: Plan) -> None:
+        with contextlib.suppress(StoreError):
+            taken = await task
+            if taken.spent:
+                leases = [each for each in plan.charges if each.lease]
+                await self.settle(
+                    [
+                        Settlement(
+                            each.key, each.quota, -each.units, taken.now_us, each.units, each.lease
+                        )
+                        for each in leases
+                    ]
+                )
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._orphans.add(task)
+        task.add_done_callback(self._orphans.discard)
+
+    def hold(self, plan: Plan, decision: Decision, taken_us: int) -> Reservation:
+        """Return what the caller may correct later, and keep its leases alive until then."""
+        spent = spent_charges(plan, decision)
+        reservation = Reservation(decision, spent, taken_us, self.settle)
+        if reservation.leases:
+            self._leases.hold(reservation)
+        return reservation
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Correct charges; where the store is away they expire by themselves."""
+        self._denials.forget([each.key for each in settlements])
+        with contextlib.suppress(StoreError):
+            await self._breaker.call("settle", lambda: self._store.settle(settlements))
+
+    async def aclose(self) -> None:
+        """Stop renewing leases, and finish giving back those that nobody waits for."""
+        await self._leases.aclose()
+        if self._orphans:
+            await asyncio.wait(self._orphans)
+
+
+def spent_charges(plan: Plan, decision: Decision) -> list[Charge]:
+    """Return the charges that were spent: those of each policy that had room."""
+    if not decision.spent:
+        return []
+    roomy = {
+        result.policy
+        for result in decision.results
+        if all(limit.verdict is not None and limit.verdict.fits for limit in result.limits)
+    }
+    return [charge for part in plan.parts if part.policy.name in roomy for charge in plan.of(part)]

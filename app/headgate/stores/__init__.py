@@ -1,0 +1,1 @@
+"""Where buckets live: in this process, or in Redis and its kin for all replicas."""

@@ -1,0 +1,53 @@
+-- What every script starts with: the clock, the table of algorithms, and exact integers.
+--
+-- Every number is an integer below 2^53, which a Lua number (a double) holds exactly. Times are
+-- microseconds. Each algorithm is a table of five functions over a state of up to three numbers:
+--
+--   load(q, now)                    one read of the bucket: a, b, c
+--   spend(q, now, units, a, b, c)   the state after spending: a, b, c
+--   verdict(q, now, units, a, b, c) fits, retry_us for that many units
+--   report(q, now, a, b, c)         remaining, next_us, reset_us
+--   save(q, now, units, a, b, c)    one write of the bucket, with its time to live
+--
+-- and settle(q, now, delta, taken_us, units, a, b, c), which corrects and saves.
+-- `q` is a bucket: key, limit, period, burst, lease.
+
+local algorithms = {}
+
+-- A test may move its own clock, given in ARGV[1]. Keys then live an hour longer in real time, so
+-- that it is the moved clock, and never the real one, that a state expires by.
+local now, padding_ms = tonumber(ARGV[1]), 3600000
+if now == 0 then
+  local time = redis.call('TIME')
+  now, padding_ms = time[1] * 1000000 + time[2], 0
+end
+
+local function div(a, b)  -- floor(a / b), exact
+  return (a - a % b) / b
+end
+
+local function ceil_div(a, b)
+  return div(a + b - 1, b)
+end
+
+local function text(n)  -- all digits: the default format of a number keeps only 14
+  return string.format('%.0f', n)
+end
+
+-- Milliseconds to live until a time, rounded up and never 0, which would mean no expiry at all.
+local function ttl_ms(at)
+  local ms = ceil_div(at - now, 1000)
+  return text((ms < 1 and 1 or ms) + padding_ms)
+end
+
+local function set(key, value, at)
+  redis.call('SET', key, value, 'PX', ttl_ms(at))
+end
+
+-- Numbers joined by ':' back from a string value; nil without one.
+local function numbers(value)
+  if not value then return nil end
+  local a, b, c = string.match(value, '^(%d+):?(%d*):?(%d*)$')
+  if not a then return redis.error_reply('WRONGTYPE a bucket holds a value of another program') end
+  return tonumber(a), tonumber(b), tonumber(c)
+end

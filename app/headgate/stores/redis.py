@@ -1,0 +1,163 @@
+"""Buckets in Redis, Valkey or another server of their protocol, shared by all replicas."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis.asyncio
+from redis.crc import key_slot
+
+from headgate.core.charge import Charge, Settlement
+from headgate.core.decision import Verdict
+from headgate.core.keys import KeyScheme
+from headgate.limiter.ports import Pulse, Taken
+from headgate.stores.connect import Timeouts, connect, location
+from headgate.stores.faults import translate
+from headgate.stores.lane import MAX_IN_FLIGHT, Lane
+from headgate.stores.scripts import script
+from headgate.stores.slots import take_apart
+
+_TAKE, _SETTLE, _HEARTBEAT = script("take"), script("settle"), script("heartbeat")
+_FIGURES = 5
+
+
+class RedisStore:
+    """A store that all replicas share.
+
+    Args:
+        url: Where it is; see `stores.connect`.
+        keys: Names of the keys that the heartbeat uses.
+        timeouts: How long to wait.
+        username: ACL user, in place of the URL's.
+        password: Password, in place of the URL's.
+        now_us: A clock that buckets run on in place of the server's, for tests.
+
+    Raises:
+        ConfigError: The URL cannot be used.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        url: str,
+        keys: KeyScheme,
+        *,
+        timeouts: Timeouts | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        now_us: Callable[[], int] | None = None,
+    ) -> None:
+        self.location = location(url)
+        self._keys = keys
+        self._timeouts = timeouts or Timeouts()
+        self.client = connect(url, self._timeouts, username=username, password=password)
+        self._lane = Lane(self.client, self._timeouts)
+        self._now_us = now_us or (lambda: 0)
+        self._cluster = isinstance(self.client, redis.asyncio.RedisCluster)
+
+    async def open(self) -> None:
+        """Connect, load the scripts and see that the store answers.
+
+        Raises:
+            StoreError: It does not.
+        """
+        try:
+            async with asyncio.timeout(2 * self._timeouts.connect + self._timeouts.operation):
+                await self._connect()
+                for each in (_TAKE, _SETTLE, _HEARTBEAT):
+                    await self.client.script_load(each.text)
+        except Exception as error:
+            raise translate(error) from error
+
+    async def _connect(self) -> None:
+        """Open as many connections as there can be pipelines, so that no check waits for one."""
+        if isinstance(self.client, redis.asyncio.RedisCluster):
+            await self.client.initialize()
+            return
+        pool = self.client.connection_pool
+        opened = await asyncio.gather(
+            # redis-py has no types here
+            *(pool.get_connection() for _ in range(MAX_IN_FLIGHT)),  # type: ignore[no-untyped-call]
+            return_exceptions=True,
+        )
+        for connection in opened:
+            if not isinstance(connection, BaseException):
+                await pool.release(connection)
+        for failure in opened:
+            if isinstance(failure, BaseException):
+                raise failure
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        await self._lane.aclose()
+        await self.client.aclose()
+
+    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+        """Decide all charges together: one script call, or in a Cluster one for each slot."""
+        parts = self._by_slot(charges)
+        if len(parts) == 1:
+            return await self.take_together(charges, commit=commit)
+        return await take_apart(self, charges, parts, commit=commit)
+
+    async def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Taken:
+        """Decide charges whose buckets one script call may see."""
+        args: list[Any] = [self._now_us(), int(commit)]
+        for charge in charges:
+            args += (*_shape(charge), charge.units, charge.group, charge.lease)
+        reply = await self._lane.call(_TAKE, [charge.key for charge in charges], args)
+        return _taken(reply, len(charges))
+
+    def _by_slot(self, charges: Sequence[Charge]) -> list[list[int]]:
+        """Return the places of the charges that one script call may hold."""
+        if not self._cluster:
+            return [list(range(len(charges)))]
+        slots: dict[int, list[int]] = {}
+        for place, charge in enumerate(charges):
+            slots.setdefault(key_slot(charge.key.encode()), []).append(place)
+        return list(slots.values())
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Correct charges that were spent."""
+        slots: dict[int, list[Settlement]] = {}
+        for each in settlements:
+            slots.setdefault(key_slot(each.key.encode()) if self._cluster else 0, []).append(each)
+        await asyncio.gather(*(self._settle(part) for part in slots.values()))
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> None:
+        args: list[Any] = [self._now_us()]
+        for each in settlements:
+            args += (*_shape(each), each.delta, each.taken_us, each.units, each.lease)
+        await self._lane.call(_SETTLE, [each.key for each in settlements], args)
+
+    async def forget(self, keys: Sequence[str]) -> int:
+        """Delete buckets and return how many there were."""
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                return sum([int(await self.client.delete(key)) for key in keys])
+        except Exception as error:
+            raise translate(error) from error
+
+    async def heartbeat(self, replica: str, ttl_us: int) -> Pulse:
+        """Announce a replica for `ttl_us` microseconds, 0 to leave, and count the live ones."""
+        keys = [self._keys.replicas, self._keys.epoch]
+        args = [self._now_us(), replica, ttl_us, secrets.token_hex(8)]
+        replicas, epoch = await self._lane.call(_HEARTBEAT, keys, args)
+        return Pulse(int(replicas), epoch.decode())
+
+
+def _shape(of: Charge | Settlement) -> tuple[str, int, int, int]:
+    quota = of.quota
+    return quota.algorithm.value, quota.limit, quota.period_us, quota.burst
+
+
+def _taken(reply: list[int], charges: int) -> Taken:
+    now_us, spent, *figures = reply
+    verdicts = tuple(
+        Verdict(bool(fits), remaining, retry_us, next_us, reset_us)
+        for fits, remaining, retry_us, next_us, reset_us in (
+            figures[at : at + _FIGURES] for at in range(0, charges * _FIGURES, _FIGURES)
+        )
+    )
+    return Taken(now_us, verdicts, bool(spent))

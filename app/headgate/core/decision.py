@@ -81,7 +81,6 @@ class Decision:
         source: Where the answer came from.
         results: One result for each policy that held the request.
         retry_after_us: How long a refused client should wait, in microseconds; 0 otherwise.
-        cost: What the request asked for.
         spent: Whether the cost was taken from the buckets.
     """
 
@@ -89,7 +88,6 @@ class Decision:
     source: Source
     results: tuple[PolicyResult, ...] = ()
     retry_after_us: int = 0
-    cost: int = 1
     spent: bool = False
 
     @property

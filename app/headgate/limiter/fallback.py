@@ -24,14 +24,13 @@ class Fallback:
     def __init__(self, local: Store) -> None:
         self._local = local
 
-    async def decide(self, plan: Plan, cost: int, replicas: int) -> tuple[Decision, Plan]:
+    async def decide(self, plan: Plan, replicas: int) -> tuple[Decision, Plan]:
         """Return the decision, and the plan of what was spent locally.
 
         A policy in shadow refuses nothing and is not counted while the store is away.
 
         Args:
             plan: What the check asks of the shared store.
-            cost: The request's cost.
             replicas: Live replicas that share the limit, as far as known.
         """
         enforced = [part for part in plan.parts if part.mode is Mode.ENFORCE]
@@ -41,18 +40,17 @@ class Fallback:
                 _without(plan, part, Outcome.FAIL_CLOSED if part in closed else Outcome.ALLOWED)
                 for part in enforced
             )
-            refused = Decision(Outcome.FAIL_CLOSED, Source.NONE, results, RETRY_US, cost)
+            refused = Decision(Outcome.FAIL_CLOSED, Source.NONE, results, RETRY_US)
             return refused, Plan((), ())
         opened = [part for part in enforced if part.policy.on_store_error is OnStoreError.ALLOW]
         shared = _shares(plan, [part for part in enforced if part not in opened], replicas)
         without = tuple(_without(plan, part, Outcome.FAIL_OPEN) for part in opened)
         if not shared.parts:
-            return Decision(Outcome.FAIL_OPEN, Source.NONE, without, 0, cost), shared
+            return Decision(Outcome.FAIL_OPEN, Source.NONE, without), shared
         taken = await self._local.take(shared.charges)
         decision = decision_of(
             shared,
             dict(enumerate(taken.verdicts)),
-            cost=cost,
             source=Source.LOCAL,
             spent=taken.spent,
         )

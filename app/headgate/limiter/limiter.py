@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Self
 
 from headgate.core.decision import EXEMPT, Decision, Source
 from headgate.core.errors import StoreError
@@ -18,7 +19,7 @@ from headgate.limiter.events import BreakerState, Decided, Event
 from headgate.limiter.fallback import Fallback
 from headgate.limiter.observing import Observers
 from headgate.limiter.plan import Plan, every_bucket, make_plan
-from headgate.limiter.ports import CheckSpan, Clock, Observer, Store, Tracer
+from headgate.limiter.ports import Clock, Observer, Store, Tracer
 from headgate.limiter.reservation import Reservation
 from headgate.limiter.till import Till, spent_charges
 from headgate.limiter.verdict import decision_of
@@ -33,12 +34,19 @@ class MonotonicClock:
 
 
 class NoTracer:
-    """Traces nothing."""
+    """Traces nothing, at next to no cost: one object is every span."""
 
-    @contextlib.contextmanager
-    def check(self, _policies: Sequence[str]) -> Iterator[CheckSpan]:
+    __slots__ = ()
+
+    def check(self, policies: Sequence[str]) -> Self:  # noqa: ARG002 - the port's signature
         """Open no span."""
-        yield self
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def decided(self, decision: Decision) -> None:
         """Take no note."""
@@ -143,19 +151,32 @@ class Limiter:
 
         Args and errors are those of `check`.
         """
-        who = _subject(subject, principal)
-        started = self._clock.now_us()
-        found = self._find(policies)
-        plan = make_plan(found, who, cost, self.keys)
-        if not plan.parts:
-            reservation = Reservation(EXEMPT, (), 0, self._till.settle)
-        else:
-            with self._tracer.check([part.policy.name for part in plan.parts]) as span:
-                reservation = await self._reserve(plan, cost)
-                span.decided(reservation.decision)
-                self._report(reservation.decision, who, started)
-                return reservation
-        self._report(reservation.decision, who, started)
+        return await self.admit(
+            [(policy, cost) for policy in self._find(policies)], _subject(subject, principal)
+        )
+
+    async def admit(self, asks: Sequence[tuple[Policy, int]], subject: Subject) -> Reservation:
+        """Decide policies together, each at its own cost.
+
+        Raises:
+            CostError: A cost is negative, or no limit could ever hold it.
+        """
+        started_us = self._clock.now_us()
+        plan = make_plan(asks, subject, self.keys)
+        with self._tracer.check([part.policy.name for part in plan.parts]) as span:
+            reservation = await self._admit(plan)
+            decision = reservation.decision
+            span.decided(decision)
+            self.tell(
+                Decided(
+                    decision=decision,
+                    subject=self.keys.hash(f"p\0{subject.identity}"),
+                    anonymous=subject.principal is None,
+                    tier=subject.tier,
+                    route=subject.route,
+                    seconds=(self._clock.now_us() - started_us) / SECOND_US,
+                )
+            )
         return reservation
 
     async def peek(
@@ -172,15 +193,14 @@ class Limiter:
         Raises:
             StoreError: The store is away: there is nothing to look at.
         """
-        plan = make_plan(self._find(policies), _subject(subject, principal), cost, self.keys)
+        asks = [(policy, cost) for policy in self._find(policies)]
+        plan = make_plan(asks, _subject(subject, principal), self.keys)
         if not plan.parts:
             return EXEMPT
         taken = await self._breaker.call(
             "take", lambda: self.store.take(plan.charges, commit=False)
         )
-        return decision_of(
-            plan, dict(enumerate(taken.verdicts)), cost=cost, source=Source.STORE, spent=False
-        )
+        return decision_of(plan, dict(enumerate(taken.verdicts)), source=Source.STORE, spent=False)
 
     async def reset(
         self,
@@ -205,30 +225,20 @@ class Limiter:
     def _find(self, policies: Sequence[str | Policy]) -> list[Policy]:
         return [self.policies.named(one) if isinstance(one, str) else one for one in policies]
 
-    def _report(self, decision: Decision, who: Subject, started_us: int) -> None:
-        self.tell(
-            Decided(
-                decision=decision,
-                subject=self.keys.hash(f"p\0{who.identity}"),
-                anonymous=who.principal is None,
-                tier=who.tier,
-                route=who.route,
-                seconds=(self._clock.now_us() - started_us) / SECOND_US,
-            )
-        )
-
-    async def _reserve(self, plan: Plan, cost: int) -> Reservation:
+    async def _admit(self, plan: Plan) -> Reservation:
+        if not plan.parts:
+            return Reservation(EXEMPT, {}, 0, self._till.settle)
         known = self._denials.refusals(plan.charges)
         if known:
-            refused = decision_of(plan, known, cost=cost, source=Source.CACHE, spent=False)
-            return Reservation(refused, (), 0, self._till.settle)
+            refused = decision_of(plan, known, source=Source.CACHE, spent=False)
+            return Reservation(refused, {}, 0, self._till.settle)
         try:
             taken = await self._till.take(plan)
         except StoreError:
-            decision, shared = await self._fallback.decide(plan, cost, self.census.replicas)
+            decision, shared = await self._fallback.decide(plan, self.census.replicas)
             return Reservation(decision, spent_charges(shared, decision), 0, self._local.settle)
         verdicts = dict(enumerate(taken.verdicts))
-        decision = decision_of(plan, verdicts, cost=cost, source=Source.STORE, spent=taken.spent)
+        decision = decision_of(plan, verdicts, source=Source.STORE, spent=taken.spent)
         if not decision.allowed:
             for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
                 if charge.group == 0 and not verdict.fits:

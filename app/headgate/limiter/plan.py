@@ -45,8 +45,14 @@ class Plan:
         return self.charges[part.first : part.last]
 
 
-def make_plan(policies: Iterable[Policy], subject: Subject, cost: int, keys: KeyScheme) -> Plan:
+def make_plan(asks: Iterable[tuple[Policy, int]], subject: Subject, keys: KeyScheme) -> Plan:
     """Resolve tiers, keys, modes and costs.
+
+    Args:
+        asks: Each policy with the cost that the request has under it; a second ask of a policy of
+            the same name is left out.
+        subject: Who and what is asking.
+        keys: How buckets are named.
 
     Raises:
         CostError: The cost is negative, or more than a limit can ever hold.
@@ -54,7 +60,7 @@ def make_plan(policies: Iterable[Policy], subject: Subject, cost: int, keys: Key
     parts: list[Part] = []
     charges: list[Charge] = []
     lease = ""
-    for policy in policies:
+    for policy, cost in asks:
         if policy.mode is Mode.OFF or any(part.policy.name == policy.name for part in parts):
             continue
         mode = _mode(policy, subject, keys)

@@ -1,6 +1,7 @@
 """What a check has spent, until its owner says what it really cost."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Self
 
 from headgate.core.charge import Charge, Settlement
@@ -19,20 +20,32 @@ class Reservation:
 
     Args:
         decision: What was decided.
-        spent: The charges that were spent.
+        spent: The charges that were spent, by policy.
         taken_us: When, on the store's clock.
         settle: How to correct them; it never raises.
     """
 
     def __init__(
-        self, decision: Decision, spent: Sequence[Charge], taken_us: int, settle: Settle
+        self,
+        decision: Decision,
+        spent: Mapping[str, Sequence[Charge]],
+        taken_us: int,
+        settle: Settle,
     ) -> None:
         self.decision = decision
-        self.spent = spent
+        self._spent = spent
         self._taken_us = taken_us
         self._settle = settle
-        self._open = bool(spent)
-        self.leases = [each for each in spent if each.quota.algorithm is Algorithm.CONCURRENCY]
+        self._open = True
+        self.leases = [each for each in self._charges() if _is_lease(each)]
+
+    def _charges(self) -> Iterator[Charge]:
+        return chain.from_iterable(self._spent.values())
+
+    def under(self, policy: str) -> "Reservation":
+        """Return the part of one policy, to be corrected apart; leases stay with the whole."""
+        charges = [each for each in self._spent.get(policy, ()) if not _is_lease(each)]
+        return Reservation(self.decision, {policy: charges}, self._taken_us, self._settle)
 
     async def __aenter__(self) -> Self:
         return self
@@ -57,11 +70,10 @@ class Reservation:
         corrections = []
         if self._open:
             self._open = False
-            change = actual - self.decision.cost
             corrections = [
-                self._settlement(each, change * each.quota.cost)
-                for each in self.spent
-                if change and each not in self.leases
+                self._settlement(each, change)
+                for each in self._charges()
+                if not _is_lease(each) and (change := actual * each.quota.cost - each.units)
             ]
         await self._finish(corrections)
 
@@ -87,3 +99,7 @@ class Reservation:
         return Settlement(
             charge.key, charge.quota, delta, self._taken_us, charge.units, charge.lease
         )
+
+
+def _is_lease(charge: Charge) -> bool:
+    return charge.quota.algorithm is Algorithm.CONCURRENCY

@@ -89,13 +89,13 @@ class Till:
             await asyncio.wait(self._orphans)
 
 
-def spent_charges(plan: Plan, decision: Decision) -> list[Charge]:
-    """Return the charges that were spent: those of each policy that had room."""
+def spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:
+    """Return the charges that were spent, by policy: those of each policy that had room."""
     if not decision.spent:
-        return []
+        return {}
     roomy = {
         result.policy
         for result in decision.results
         if all(limit.verdict is not None and limit.verdict.fits for limit in result.limits)
     }
-    return [charge for part in plan.parts if part.policy.name in roomy for charge in plan.of(part)]
+    return {part.policy.name: plan.of(part) for part in plan.parts if part.policy.name in roomy}

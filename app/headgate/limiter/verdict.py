@@ -15,7 +15,7 @@ from headgate.limiter.plan import Part, Plan
 
 
 def decision_of(
-    plan: Plan, verdicts: Mapping[int, Verdict], *, cost: int, source: Source, spent: bool
+    plan: Plan, verdicts: Mapping[int, Verdict], *, source: Source, spent: bool
 ) -> Decision:
     """Say what the verdicts mean; a charge without one was not asked."""
     results = tuple(_result(plan, part, verdicts) for part in plan.parts)
@@ -27,10 +27,10 @@ def decision_of(
             for place, verdict in verdicts.items()
             if plan.charges[place].group == 0 and not verdict.fits
         )
-        return Decision(Outcome.DENIED, source, results, retry_us, cost)
+        return Decision(Outcome.DENIED, source, results, retry_us)
     shadow = Outcome.SHADOW_DENIED in outcomes
     outcome = Outcome.SHADOW_DENIED if shadow else Outcome.ALLOWED
-    return Decision(outcome, source, results, 0, cost, spent)
+    return Decision(outcome, source, results, 0, spent)
 
 
 def _result(plan: Plan, part: Part, verdicts: Mapping[int, Verdict]) -> PolicyResult:

@@ -6,6 +6,7 @@ the operation timeout honest: it measures the store, not the queue in front of i
 """
 
 import asyncio
+import contextvars
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ class _Call:
     keys: list[str]
     args: list[Any]
     answer: asyncio.Future[Any]
+    context: contextvars.Context
 
 
 class Lane:
@@ -61,7 +63,7 @@ class Lane:
             StoreError: The store did not answer, or not with success.
         """
         loop = asyncio.get_running_loop()
-        call = _Call(script, keys, args, loop.create_future())
+        call = _Call(script, keys, args, loop.create_future(), contextvars.copy_context())
         self._waiting.append(call)
         if not self._scheduled:
             self._scheduled = True
@@ -80,7 +82,10 @@ class Lane:
             batch = [self._waiting.popleft() for _ in range(size)]
             batch = [call for call in batch if not call.answer.done()]
             if batch:
-                task = asyncio.get_running_loop().create_task(self._travel(batch))
+                # In the context of its first call, whose trace it belongs to.
+                task = asyncio.get_running_loop().create_task(
+                    self._travel(batch), context=batch[0].context
+                )
                 self._under_way.add(task)
                 task.add_done_callback(self._arrived)
 

@@ -1,0 +1,103 @@
+"""What a response says of the limits: RateLimit fields, Retry-After and their older kin.
+
+`draft-11` is draft-ietf-httpapi-ratelimit-headers-11: two Structured Fields (RFC 9651), each one
+list with a member for each limit. `t` is the time until more than `r` is available.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from headgate.core.decision import Decision, LimitResult, Verdict
+from headgate.core.quota import SECOND_US, Algorithm, Quota
+
+Headers = list[tuple[str, str]]
+
+
+class Dialect(StrEnum):
+    """How the limits are told to clients; `x-ratelimit-epoch` gives the reset as a Unix time."""
+
+    DRAFT_11 = "draft-11"
+    X_RATELIMIT = "x-ratelimit"
+    X_RATELIMIT_EPOCH = "x-ratelimit-epoch"
+    NONE = "none"
+
+
+EXPOSED = {
+    Dialect.DRAFT_11: "RateLimit, RateLimit-Policy, Retry-After",
+    Dialect.X_RATELIMIT: "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After",
+    Dialect.X_RATELIMIT_EPOCH: (
+        "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+    ),
+    Dialect.NONE: "Retry-After",
+}
+"""What `Access-Control-Expose-Headers` must name for a browser's script to see it."""
+
+
+def seconds(micros: int) -> int:
+    """Return whole seconds, rounded up."""
+    return -(-micros // SECOND_US)
+
+
+def retry_after(decision: Decision) -> str:
+    """Return the value of Retry-After: whole seconds, rounded up, at least 1 (RFC 9110, 10.2.3)."""
+    return str(max(1, seconds(decision.retry_after_us)))
+
+
+def limit_headers(decision: Decision, dialect: Dialect, *, unix_seconds: int = 0) -> Headers:
+    """Return the fields that tell a client how its limits stand.
+
+    Args:
+        decision: What was decided.
+        dialect: How to tell it.
+        unix_seconds: The time, for the dialect that gives the reset as a time.
+    """
+    if dialect is Dialect.DRAFT_11:
+        return _draft_11(decision)
+    if dialect is Dialect.NONE:
+        return []
+    return _x_ratelimit(decision, unix_seconds if dialect is Dialect.X_RATELIMIT_EPOCH else 0)
+
+
+def _limits(decision: Decision) -> Iterator[tuple[str, LimitResult]]:
+    for result in decision.results:
+        for limit in result.limits:
+            alone = len(result.limits) == 1
+            yield result.policy if alone else f"{result.policy}.{limit.quota.name}", limit
+
+
+def _draft_11(decision: Decision) -> Headers:
+    policies, states = [], []
+    for name, limit in _limits(decision):
+        policies.append(f'"{name}";q={limit.quota.limit}{_window(limit.quota)}')
+        if limit.verdict is not None:
+            states.append(f'"{name}";r={limit.verdict.remaining}{_until_more(limit.verdict)}')
+    headers = []
+    if policies:
+        headers.append(("RateLimit-Policy", ", ".join(policies)))
+    if states:
+        headers.append(("RateLimit", ", ".join(states)))
+    return headers
+
+
+def _window(quota: Quota) -> str:
+    if quota.algorithm is Algorithm.CONCURRENCY:
+        return ';qu="concurrent-requests"'
+    return f";w={seconds(quota.period_us)}"
+
+
+def _until_more(verdict: Verdict) -> str:
+    return f";t={seconds(verdict.next_us)}" if verdict.next_us else ""
+
+
+def _x_ratelimit(decision: Decision, unix_seconds: int) -> Headers:
+    """Tell the limit that binds: the one that refuses longest, or has least left."""
+    known = [(limit.quota, limit.verdict) for _, limit in _limits(decision) if limit.verdict]
+    if not known:
+        return []
+    quota, verdict = min(known, key=lambda each: (-each[1].retry_us, each[1].remaining))
+    reset_us = verdict.next_us if not verdict.fits else verdict.reset_us
+    return [
+        ("X-RateLimit-Limit", str(quota.burst)),
+        ("X-RateLimit-Remaining", str(verdict.remaining)),
+        ("X-RateLimit-Reset", str(unix_seconds + seconds(reset_us))),
+    ]

@@ -1,0 +1,211 @@
+"""Every name that Headgate shows to an operator: metrics, labels, span attributes, log events.
+
+Labels are bounded by the policy file and the code. An identity, a key or an address is never one.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from headgate.core.decision import Outcome, Source
+
+POLICY: Final = "policy"
+OUTCOME: Final = "outcome"
+SOURCE: Final = "source"
+LIMIT: Final = "limit"
+RESULT: Final = "result"
+ERROR_TYPE: Final = "error_type"
+DIGEST: Final = "digest"
+VERSION: Final = "version"
+
+OUTCOMES: Final = tuple(outcome.value for outcome in Outcome)
+SOURCES: Final = tuple(source.value for source in Source)
+SUCCESS: Final = "success"
+FAILURE: Final = "failure"
+RELOAD_RESULTS: Final = (SUCCESS, FAILURE)
+
+CHECK_BUCKETS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+"""Seconds. A decision without a store call is below the first bound, a call to a near store takes
+0.25 to 5 ms, and store timeouts are tens of milliseconds: 250 ms is above any of them."""
+
+
+class Kind(StrEnum):
+    """What a metric is to Prometheus."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric's name as it is written in a query, and what it means.
+
+    Args:
+        name: Name, with the `_total` of a counter.
+        kind: Counter, gauge or histogram.
+        help: One sentence for people.
+        labels: Names of its labels, in order.
+        buckets: Upper bounds of a histogram, in the metric's unit.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Names that a query can ask for."""
+        if self.kind is Kind.HISTOGRAM:
+            return (f"{self.name}_bucket", f"{self.name}_count", f"{self.name}_sum")
+        return (self.name,)
+
+
+CHECKS: Final = Metric(
+    "headgate_checks_total",
+    Kind.COUNTER,
+    "Requests checked, once each, by what became of them.",
+    (OUTCOME,),
+)
+DECISIONS: Final = Metric(
+    "headgate_decisions_total",
+    Kind.COUNTER,
+    "Policies that let a request in or refused it; of a refused request only those that refused.",
+    (POLICY, OUTCOME),
+)
+NEAR_LIMIT: Final = Metric(
+    "headgate_near_limit_total",
+    Kind.COUNTER,
+    "Requests let in that left at most a fifth of one of the policy's limits.",
+    (POLICY,),
+)
+CHECK_DURATION: Final = Metric(
+    "headgate_check_duration_seconds",
+    Kind.HISTOGRAM,
+    "Time taken to decide about a request, by where the answer came from.",
+    (SOURCE,),
+    CHECK_BUCKETS,
+)
+DENIAL_CACHE_HITS: Final = Metric(
+    "headgate_denial_cache_hits_total",
+    Kind.COUNTER,
+    "Requests refused without a store call, because their time to retry had not come.",
+)
+DENIALS_SUPPRESSED: Final = Metric(
+    "headgate_denials_suppressed_total",
+    Kind.COUNTER,
+    "Denials without a log line of their own, because a flood is sampled.",
+)
+STORE_ERRORS: Final = Metric(
+    "headgate_store_errors_total",
+    Kind.COUNTER,
+    "Calls to the store that failed.",
+    (ERROR_TYPE,),
+)
+STORE_STATE_LOST: Final = Metric(
+    "headgate_store_state_lost_total",
+    Kind.COUNTER,
+    "Times that the store came back without its state, so that limits started anew.",
+)
+BREAKER_OPEN: Final = Metric(
+    "headgate_breaker_open",
+    Kind.GAUGE,
+    "1 while the store is not asked because it failed, 0 otherwise.",
+)
+REPLICAS: Final = Metric(
+    "headgate_replicas",
+    Kind.GAUGE,
+    "Live replicas as the store last said, 0 before it did.",
+)
+POLICIES_LOADED: Final = Metric(
+    "headgate_policies_loaded",
+    Kind.GAUGE,
+    "Policies in force.",
+)
+POLICY_GENERATION: Final = Metric(
+    "headgate_policy_generation",
+    Kind.GAUGE,
+    "Number of the set of policies in force, growing with each set loaded by this process.",
+)
+POLICY_INFO: Final = Metric(
+    "headgate_policy_info",
+    Kind.GAUGE,
+    "Always 1; the digest is equal on all replicas that serve the same policies.",
+    (DIGEST,),
+)
+POLICY_LIMIT: Final = Metric(
+    "headgate_policy_limit",
+    Kind.GAUGE,
+    "Units per window that a policy allows.",
+    (POLICY, LIMIT),
+)
+POLICY_WINDOW: Final = Metric(
+    "headgate_policy_window_seconds",
+    Kind.GAUGE,
+    "Length of the window of a policy's limit.",
+    (POLICY, LIMIT),
+)
+POLICY_RELOADS: Final = Metric(
+    "headgate_policy_reloads_total",
+    Kind.COUNTER,
+    "Sets of policies that took effect or were rejected, the first one included.",
+    (RESULT,),
+)
+BUILD_INFO: Final = Metric(
+    "headgate_build_info",
+    Kind.GAUGE,
+    "Always 1; the version that is running.",
+    (VERSION,),
+)
+
+METRICS: Final = (
+    CHECKS,
+    DECISIONS,
+    NEAR_LIMIT,
+    CHECK_DURATION,
+    DENIAL_CACHE_HITS,
+    DENIALS_SUPPRESSED,
+    STORE_ERRORS,
+    STORE_STATE_LOST,
+    BREAKER_OPEN,
+    REPLICAS,
+    POLICIES_LOADED,
+    POLICY_GENERATION,
+    POLICY_INFO,
+    POLICY_LIMIT,
+    POLICY_WINDOW,
+    POLICY_RELOADS,
+    BUILD_INFO,
+)
+
+TRACE_ID: Final = "trace_id"
+SPAN_ID: Final = "span_id"
+
+SPAN_CHECK: Final = "headgate.check"
+ATTR_POLICY: Final = "rate_limiting.policy"
+ATTR_RESULT: Final = "rate_limiting.result"
+ATTR_SOURCE: Final = "headgate.source"
+ATTR_RETRY_AFTER_MS: Final = "headgate.retry_after_ms"
+ATTR_DB_SYSTEM: Final = "db.system.name"
+ATTR_DB_OPERATION: Final = "db.operation.name"
+ATTR_DB_BATCH_SIZE: Final = "db.operation.batch.size"
+ATTR_DB_PROCEDURE: Final = "db.stored_procedure.name"
+
+LOG_DENIED: Final = "request.denied"
+LOG_SHADOW_DENIED: Final = "request.shadow_denied"
+LOG_FAIL_CLOSED: Final = "request.fail_closed"
+LOG_STORE_UNAVAILABLE: Final = "store.unavailable"
+LOG_STORE_REFUSED: Final = "store.refused"
+LOG_BREAKER_OPEN: Final = "store.breaker.open"
+LOG_BREAKER_CLOSED: Final = "store.breaker.closed"
+LOG_STATE_LOST: Final = "store.state_lost"
+LOG_REPLICAS: Final = "replicas.changed"
+LOG_POLICIES_LOADED: Final = "policies.loaded"
+LOG_POLICIES_REJECTED: Final = "policies.rejected"
+
+SUPPRESSED: Final = ".suppressed"
+"""Added to the name of a sampled event for the line that says how many were not written."""
+OTHERS: Final = "(others)"
+"""Stands for the keys that the bounded table of sampled events has no room for."""

@@ -1,0 +1,162 @@
+"""Limits as FastAPI dependencies: `Depends(RateLimit("5/minute"))`."""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from fastapi import Response
+from starlette.requests import HTTPConnection
+
+from headgate.core.errors import ConfigError
+from headgate.core.policy import KeyKind, KeyPart, Mode, OnStoreError, Policy
+from headgate.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota, rate_quota
+from headgate.limiter.reservation import Reservation
+from headgate.web.gate import Gate, find_gate
+from headgate.web.refuse import refuse
+from headgate.web.routes import WEBSOCKET, Entry, path_of, table_of
+from headgate.web.visit import Visit, begin, visit_of
+
+Cost = int | Callable[[HTTPConnection], int | Awaitable[int]]
+
+
+class RateLimit:
+    """A limit on the routes that depend on it.
+
+    The value of the dependency is the `Reservation`, for a cost known only later:
+    `limit: Annotated[Reservation, Depends(RateLimit("1000/hour", cost=10))]`, then
+    `await limit.commit(7)`.
+
+    Args:
+        rate: Such as `5/minute` or `100 per 90 s`; leave it out to name a policy instead.
+        policy: Name of a policy in the policy file.
+        burst: Capacity of a token bucket; the rate's number when left out.
+        algorithm: How the limit counts.
+        cost: What a request spends: a number, or a function of the connection.
+        key: What a bucket is kept per, for `rate`; each route has buckets of its own unless the
+            limit has a name.
+        name: The limit's name in metrics and headers; routes with limits of one name share them.
+        mode: Enforce, or only count.
+        on_store_error: What to do while the store is away.
+
+    Raises:
+        ConfigError: The arguments cannot work together; the message says what to write.
+    """
+
+    def __init__(
+        self,
+        rate: str | Quota | None = None,
+        *,
+        policy: str | None = None,
+        burst: int | None = None,
+        algorithm: str = Algorithm.TOKEN_BUCKET,
+        cost: Cost = 1,
+        key: str | Sequence[str] = KeyKind.PRINCIPAL,
+        name: str | None = None,
+        mode: str = Mode.ENFORCE,
+        on_store_error: str = OnStoreError.LOCAL,
+    ) -> None:
+        if (rate is None) == (policy is None):
+            raise ConfigError('write either RateLimit("5/minute") or RateLimit(policy="exports")')
+        self._cost = cost
+        self._named = policy
+        self._policy: Policy | None = None
+        if rate is not None:
+            quota = rate if isinstance(rate, Quota) else _quota(rate, burst, algorithm)
+            if isinstance(cost, int):
+                quota.charge(cost)
+            parts = tuple(map(KeyPart.parse, [key] if isinstance(key, str) else key))
+            self._policy = Policy(
+                name or _default_name(quota),
+                (quota,),
+                key=parts if name else (*parts, KeyPart(KeyKind.ROUTE)),
+                mode=Mode(mode),
+                on_store_error=OnStoreError(on_store_error),
+            )
+
+    def policy(self, gate: Gate) -> Policy:
+        """Return the policy that this limit stands for.
+
+        Raises:
+            ConfigError: The policy file has none of that name.
+        """
+        if self._policy is not None:
+            return self._policy
+        return gate.limiter.policies.named(self._named or "")
+
+    async def cost_of(self, connection: HTTPConnection) -> int:
+        """Return what a request costs."""
+        if isinstance(self._cost, int):
+            return self._cost
+        cost = self._cost(connection)
+        return await cost if inspect.isawaitable(cost) else cost
+
+    async def __call__(
+        self, connection: HTTPConnection, response: Response
+    ) -> AsyncIterator[Reservation]:
+        """Let the request in, or raise `Refused`."""
+        visit = visit_of(connection.scope)
+        began = visit is None
+        if visit is None:
+            visit = begin(connection.scope, find_gate(connection.scope), _entry(connection))
+        name = self.policy(visit.gate).name
+        try:
+            if name not in visit.policies:
+                # All limits of the route decide together, so that none is spent when one refuses.
+                asks = {id(each): each for each in visit.entry.calls if isinstance(each, RateLimit)}
+                asks[id(self)] = self
+                await _admit(visit, connection, response, list(asks.values()))
+            yield visit.policies[name].under(name)
+        finally:
+            if began:
+                await visit.leave()
+
+
+async def _admit(
+    visit: Visit, connection: HTTPConnection, response: Response, asks: list[RateLimit]
+) -> None:
+    fresh = [ask for ask in asks if ask.policy(visit.gate).name not in visit.policies]
+    refusal = await visit.admit(connection.scope, fresh)
+    if refusal is not None:
+        raise refuse(refusal, connection)
+    if not visit.shows_headers:
+        for name, value in visit.gate.headers(visit.decision):
+            response.headers[name] = value
+
+
+def _entry(connection: HTTPConnection) -> Entry:
+    """Return the route that FastAPI has chosen, with the path of the mount it lies under."""
+    scope = connection.scope
+    method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
+    entry = table_of(scope).find(method, path_of(scope))
+    mounted = scope.get("root_path", "")[len(scope.get("app_root_path", "")) :]
+    within_mount = "app_root_path" in scope and entry.template
+    return replace(entry, template=mounted + entry.template) if within_mount else entry
+
+
+def _quota(rate: str, burst: int | None, algorithm: str) -> Quota:
+    try:
+        return rate_quota(rate, burst=burst, algorithm=Algorithm(algorithm))
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        known = ", ".join(Algorithm)
+        raise ConfigError(f"{algorithm!r} is not an algorithm: write one of {known}") from error
+
+
+def _default_name(quota: Quota) -> str:
+    seconds = quota.period_us / SECOND_US
+    return f"{quota.limit}/{seconds:g}s"
+
+
+def rate_limit(limit: int, window: float) -> RateLimit:
+    """Allow `limit` requests in `window` seconds for each caller on each route.
+
+    Args:
+        limit: Number of requests.
+        window: Seconds in which a spent limit is whole again.
+
+    Raises:
+        ConfigError: The numbers allow nothing.
+    """
+    period_us = round(window * SECOND_US) // MILLISECOND_US * MILLISECOND_US
+    return RateLimit(Quota(Algorithm.TOKEN_BUCKET, limit, period_us, limit))

@@ -1,0 +1,73 @@
+"""What stands behind the dependency and the middleware, and how they find it."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from headgate.core.decision import Decision
+from headgate.core.headers import EXPOSED, Dialect, Headers, limit_headers, retry_after
+from headgate.limiter.limiter import Limiter
+from headgate.limiter.ports import Identifier
+
+_log = logging.getLogger("headgate")
+
+
+class Gate:
+    """A limiter, and how the web sees it.
+
+    Args:
+        limiter: Decides.
+        identifier: Tells who sent a request; replaced when the policy file is.
+        dialect: How clients are told of their limits.
+        reject_invalid: Whether a credential that does not verify is refused with 401.
+    """
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        identifier: Identifier,
+        *,
+        dialect: Dialect = Dialect.DRAFT_11,
+        reject_invalid: bool = False,
+    ) -> None:
+        self.limiter = limiter
+        self.identifier = identifier
+        self.dialect = dialect
+        self.reject_invalid = reject_invalid
+
+    @property
+    def exposed(self) -> str:
+        """Names of the fields that a browser's script may want to read."""
+        return EXPOSED[self.dialect]
+
+    def headers(self, decision: Decision) -> Headers:
+        """Return the fields for a response, with Retry-After if it is a refusal."""
+        fields = limit_headers(decision, self.dialect, unix_seconds=int(time.time()))
+        if not decision.allowed:
+            fields.append(("Retry-After", retry_after(decision)))
+        return fields
+
+
+class DefaultGate:
+    """Makes a gate for an app that sets up none; `open` is given by the package's root."""
+
+    open: Callable[[], Gate] | None = None
+
+
+def find_gate(scope: Mapping[str, Any]) -> Gate:
+    """Return the gate of the app that a request came to.
+
+    It is the one that the app's lifespan opened; an app without one gets a gate of its own, made
+    from the environment.
+    """
+    state = scope.get("state")
+    if state and isinstance(gate := state.get("headgate"), Gate):
+        return gate
+    app = scope["app"]
+    gate = getattr(app.state, "headgate", None)
+    if not isinstance(gate, Gate):
+        if DefaultGate.open is None:
+            raise RuntimeError("import headgate before its parts")
+        gate = app.state.headgate = DefaultGate.open()
+    return gate

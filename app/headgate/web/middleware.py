@@ -1,0 +1,112 @@
+"""The limits of the policy file, before anything of the app runs: plain ASGI, nothing buffered."""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from headgate.web.dependency import RateLimit
+from headgate.web.gate import Gate, find_gate
+from headgate.web.problem import Refusal
+from headgate.web.refuse import send_refusal
+from headgate.web.routes import WEBSOCKET, Entry, RouteTable, path_of, table_of
+from headgate.web.visit import Visit, begin
+
+_FIELDS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+
+class RateLimitMiddleware:
+    """Decides every request by the policies that match it, and by the route's own limits.
+
+    Args:
+        app: The app behind it.
+        gate: Decides; the app's own when left out.
+        routes: The routes of an app that is not Starlette's; the app's own when left out.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, gate: Gate | None = None, routes: RouteTable | None = None
+    ) -> None:
+        self.app = app
+        self._gate = gate
+        self._routes = routes
+        self._cors = _cors_within(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request in, or refuse it."""
+        if scope["type"] not in {"http", "websocket"} or _is_preflight(scope):
+            await self.app(scope, receive, send)
+            return
+        gate = self._gate or find_gate(scope)
+        entry = self._entry(scope)
+        visit = begin(scope, gate, entry, shows_headers=True)
+        asks = {id(each): each for each in entry.calls if isinstance(each, RateLimit)}
+        try:
+            refusal = await visit.admit(scope, asks.values(), matched=True)
+            if refusal is None:
+                await self.app(scope, receive, _Sender(visit, scope, send))
+            else:
+                await self._refuse(refusal, scope, receive, send)
+        finally:
+            await visit.leave()
+
+    def _entry(self, scope: Scope) -> Entry:
+        method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
+        table = self._routes or table_of(scope)
+        return table.find(method, path_of(scope))
+
+    async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            await send_refusal(refusal, scope, receive, send)
+
+        if self._cors is None:
+            await answer(scope, receive, send)
+            return
+        # CORS is handled further in, where a refused request never comes: without its headers a
+        # browser's script would see a network error in place of the 429.
+        cors = copy.copy(self._cors)
+        cors.app = answer
+        await cors(scope, receive, send)
+
+
+class _Sender:
+    """Sends on, with the limits' fields on the first message."""
+
+    def __init__(self, visit: Visit, scope: Scope, send: Send) -> None:
+        self._visit = visit
+        self._scope = scope
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] in _FIELDS:
+            message.setdefault("headers", [])
+            fields = self._visit.gate.headers(self._visit.decision)
+            if fields:
+                self._add(MutableHeaders(scope=message), fields)
+        await self._send(message)
+
+    def _add(self, headers: MutableHeaders, fields: Iterable[tuple[str, str]]) -> None:
+        for name, value in fields:
+            headers[name] = value
+        if "origin" in Headers(scope=self._scope):
+            headers.append("Access-Control-Expose-Headers", self._visit.gate.exposed)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """Tell whether a browser asks before it asks (Fetch, CORS-preflight): that costs nothing."""
+    if scope["type"] != "http" or scope["method"] != "OPTIONS":
+        return False
+    headers = Headers(scope=scope)
+    return "origin" in headers and "access-control-request-method" in headers
+
+
+def _cors_within(app: Any) -> CORSMiddleware | None:
+    """Return the CORS middleware further in, if there is one."""
+    while app is not None:
+        if isinstance(app, CORSMiddleware):
+            return app
+        app = getattr(app, "app", None)
+    return None

@@ -1,0 +1,136 @@
+"""Refusals as problem details (RFC 9457), of the types that the RateLimit draft registers."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from headgate.core.decision import Decision, Outcome
+from headgate.core.headers import retry_after
+from headgate.limiter.ports import Identity
+from headgate.web.gate import Gate
+
+MEDIA_TYPE = "application/problem+json"
+_REGISTRY = "https://iana.org/assignments/http-problem-types"
+QUOTA_EXCEEDED = f"{_REGISTRY}#quota-exceeded"
+REDUCED_CAPACITY = f"{_REGISTRY}#temporary-reduced-capacity"
+
+TOO_MANY_REQUESTS = 429
+SERVICE_UNAVAILABLE = 503
+UNAUTHORIZED = 401
+CONTENT_TOO_LARGE = 413
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A response that turns a request away."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers as ASGI sends them."""
+        return [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers]
+
+
+def refused(decision: Decision, gate: Gate) -> Refusal:
+    """Turn a refusing decision into 429, or 503 where the store is away and a policy refuses."""
+    wait = retry_after(decision)
+    if decision.outcome is Outcome.FAIL_CLOSED:
+        status, kind = SERVICE_UNAVAILABLE, REDUCED_CAPACITY
+        title = "Request cannot be satisfied due to temporary server capacity constraints"
+        detail = f"The limit cannot be checked at the moment; try again in {wait} s."
+    else:
+        status, kind = TOO_MANY_REQUESTS, QUOTA_EXCEEDED
+        title = "Request cannot be satisfied as assigned quota has been exceeded"
+        detail = f"The quota of {', '.join(decision.violated)} is spent; try again in {wait} s."
+    return _problem(
+        gate,
+        status,
+        {"type": kind, "title": title, "detail": detail},
+        gate.headers(decision),
+        {"violated-policies": list(decision.violated)},
+    )
+
+
+def unauthorized(identity: Identity, gate: Gate) -> Refusal:
+    """Turn a credential that did not verify into 401 (RFC 9110, 15.5.2)."""
+    reason = identity.error.reason if identity.error else "missing"
+    members = {
+        "type": "about:blank",
+        "title": "Unauthorized",
+        "detail": f"The credential was not accepted: {reason}.",
+    }
+    return _problem(gate, UNAUTHORIZED, members, [("WWW-Authenticate", "Bearer")], {})
+
+
+def too_costly(message: str, gate: Gate) -> Refusal:
+    """Turn a cost that no limit could ever hold into 413.
+
+    Without Retry-After, RFC 9110, 15.5.14 says the condition is not temporary: waiting is no help.
+    """
+    members = {"type": "about:blank", "title": "Content Too Large", "detail": f"{message}."}
+    return _problem(gate, CONTENT_TOO_LARGE, members, [], {})
+
+
+def _problem(
+    gate: Gate,
+    status: int,
+    members: dict[str, str],
+    headers: list[tuple[str, str]],
+    extension: dict[str, Any],
+) -> Refusal:
+    body = json.dumps({**members, "status": status, **extension}).encode()
+    return Refusal(
+        status,
+        (
+            ("Content-Type", MEDIA_TYPE),
+            ("Content-Length", str(len(body))),
+            # RFC 6585, section 4: a 429 must not be stored by a cache; the others must not either.
+            ("Cache-Control", "no-store"),
+            ("Access-Control-Expose-Headers", gate.exposed),
+            *headers,
+        ),
+        body,
+    )
+
+
+def _documented(description: str) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "required": ["type", "title", "status"],
+        "properties": {
+            "type": {"type": "string", "format": "uri"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "violated-policies": {"type": "array", "items": {"type": "string"}},
+        },
+    }
+    headers = {
+        "Retry-After": {
+            "description": "Seconds to wait before the next attempt.",
+            "schema": {"type": "integer", "minimum": 1},
+        },
+        "RateLimit": {
+            "description": "What is left of each limit, and seconds until there is more.",
+            "schema": {"type": "string"},
+        },
+        "RateLimit-Policy": {
+            "description": "The limits that hold this request.",
+            "schema": {"type": "string"},
+        },
+    }
+    return {
+        "description": description,
+        "headers": headers,
+        "content": {MEDIA_TYPE: {"schema": schema}},
+    }
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    TOO_MANY_REQUESTS: _documented("A quota is spent."),
+    SERVICE_UNAVAILABLE: _documented("The limit cannot be checked at the moment."),
+}
+"""What a limited route may answer, for `responses=` of a FastAPI route, router or app."""

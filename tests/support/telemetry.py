@@ -1,0 +1,73 @@
+"""Events, a clock and a log to read for tests of the observers."""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from headgate.core.decision import Decision, LimitResult, Outcome, PolicyResult, Source, Verdict
+from headgate.core.policy import Mode
+from headgate.core.quota import rate_quota
+from headgate.limiter.events import Decided
+
+TEN_A_MINUTE = rate_quota("10/minute")
+
+
+class MovedClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.us = 1
+
+    def now_us(self) -> int:
+        """Return where the clock stands."""
+        return self.us
+
+    def move(self, seconds: float) -> None:
+        """Move the clock on."""
+        self.us += int(seconds * 1_000_000)
+
+
+class Lines:
+    """A logger that keeps its lines, each with the level as `level`."""
+
+    def __init__(self, *processors: Any) -> None:
+        self.written: list[MutableMapping[str, Any]] = []
+        self.logger: FilteringBoundLogger = structlog.wrap_logger(
+            None,
+            processors=[structlog.processors.add_log_level, *processors, self._keep],
+            wrapper_class=structlog.make_filtering_bound_logger(0),
+        )
+
+    def _keep(
+        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        self.written.append(event)
+        raise structlog.DropEvent
+
+    def of(self, event: str) -> list[MutableMapping[str, Any]]:
+        """Return the lines of one event."""
+        return [line for line in self.written if line["event"] == event]
+
+
+def result(
+    policy: str = "default", outcome: Outcome = Outcome.ALLOWED, *, remaining: int = 9
+) -> PolicyResult:
+    """Return one policy's part in a decision, under a limit of 10 a minute."""
+    verdict = Verdict(outcome is Outcome.ALLOWED, remaining, 0, 0, 0)
+    return PolicyResult(policy, Mode.ENFORCE, outcome, (LimitResult(TEN_A_MINUTE, verdict),))
+
+
+def decided(
+    outcome: Outcome = Outcome.ALLOWED,
+    *results: PolicyResult,
+    source: Source = Source.STORE,
+    subject: str = "s1",
+    retry_after_us: int = 0,
+) -> Decided:
+    """Return a decided check; of the policy `default` when no result is given."""
+    decision = Decision(
+        outcome, source, results or (result(outcome=outcome),), retry_after_us=retry_after_us
+    )
+    return Decided(decision, subject, True, "", "GET /items", 0.001)  # noqa: FBT003 - anonymous

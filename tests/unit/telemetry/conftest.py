@@ -1,0 +1,51 @@
+"""What tests of logs and traces share, put back as it was after each of them."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+
+@pytest.fixture
+def spans() -> InMemorySpanExporter:
+    """Return where the spans of `provider` can be read."""
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def provider(spans: InMemorySpanExporter) -> Iterator[TracerProvider]:
+    """Return a provider of its own, which keeps every span."""
+    provider = TracerProvider(
+        sampler=ALWAYS_ON, resource=Resource.get_empty(), shutdown_on_exit=False
+    )
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    yield provider
+    provider.shutdown()
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Put the process's logging back after the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    config = structlog.get_config()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**config)
+
+
+@pytest.fixture
+def no_otel_variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Take every OTEL_* and POD_* variable away, and let the test set its own."""
+    for name in list(os.environ):
+        if name.startswith(("OTEL_", "POD_")):
+            monkeypatch.delenv(name)
+    return monkeypatch

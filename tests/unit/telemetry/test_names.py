@@ -1,0 +1,55 @@
+"""Names are complete, well-formed and free of identities."""
+
+import re
+
+from prometheus_client import CollectorRegistry
+
+from headgate.telemetry import names
+from headgate.telemetry.metrics import Metrics
+
+
+def test_every_metric_is_named_here() -> None:
+    """The registry holds the metrics of `names`, and no other of Headgate's."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    registered = {family.name for family in registry.collect()}
+    named = {metric.name.removesuffix("_total") for metric in names.METRICS}
+    assert {name for name in registered if name.startswith("headgate_")} == named
+
+
+def test_every_metric_constant_is_listed() -> None:
+    """`METRICS` lists each metric once."""
+    constants = [value for value in vars(names).values() if isinstance(value, names.Metric)]
+    assert sorted(constants, key=repr) == sorted(names.METRICS, key=repr)
+
+
+def test_names_follow_prometheus() -> None:
+    """Counters end in `_total` and nothing else does; every help is a sentence."""
+    for metric in names.METRICS:
+        assert re.fullmatch(r"headgate_[a-z_]+", metric.name)
+        assert metric.name.endswith("_total") == (metric.kind is names.Kind.COUNTER)
+        assert metric.help.endswith(".")
+
+
+def test_no_identity_is_a_label() -> None:
+    """Labels are those bounded by the policy file and the code (envoyproxy/ratelimit #331)."""
+    labels = {label for metric in names.METRICS for label in metric.labels}
+    bounded = {"policy", "outcome", "source", "limit", "result", "error_type", "digest", "version"}
+    assert labels == bounded
+
+
+def test_outcomes_are_those_promised() -> None:
+    """Dashboards and alerts may rely on these outcomes."""
+    promised = {"allowed", "denied", "shadow_denied", "fail_open", "fail_closed", "exempt"}
+    assert set(names.OUTCOMES) == promised
+    assert set(names.SOURCES) == {"store", "cache", "local", "none"}
+
+
+def test_histogram_is_asked_for_by_its_series() -> None:
+    """A query names a histogram's buckets, count or sum, and any other metric by its name."""
+    assert names.CHECKS.series == ("headgate_checks_total",)
+    assert names.CHECK_DURATION.series == (
+        "headgate_check_duration_seconds_bucket",
+        "headgate_check_duration_seconds_count",
+        "headgate_check_duration_seconds_sum",
+    )

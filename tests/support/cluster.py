@@ -1,0 +1,57 @@
+"""Three Valkey servers that are one cluster."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import redis
+
+from headgate.stores.embedded import EmbeddedValkey, free_port
+
+NODES = 3
+SLOTS = 16_384
+_FORM_SECONDS = 20.0
+_POLL_SECONDS = 0.02
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[str]:
+    """Form a cluster and return its URL.
+
+    Raises:
+        TimeoutError: The nodes did not agree in time.
+    """
+    with contextlib.ExitStack() as stack:
+        # The bus port is chosen too: its default, 10,000 above the port, may be above 65,535.
+        bus = [free_port() for _ in range(NODES)]
+        nodes = [
+            stack.enter_context(
+                EmbeddedValkey(
+                    *("--cluster-enabled", "yes", "--cluster-port", str(port)),
+                    *("--cluster-config-file", "nodes.conf"),
+                )
+            )
+            for port in bus
+        ]
+        links = [stack.enter_context(redis.Redis(port=node.port)) for node in nodes]
+        bounds = [SLOTS * place // NODES for place in range(NODES + 1)]
+        for epoch, (link, (first, end)) in enumerate(
+            zip(links, pairwise(bounds), strict=True), start=1
+        ):
+            link.execute_command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            link.execute_command("CLUSTER", "SET-CONFIG-EPOCH", epoch)
+        for node, port in zip(nodes[1:], bus[1:], strict=True):
+            links[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, port)
+        deadline = time.monotonic() + _FORM_SECONDS
+        while not all(_agrees(link) for link in links):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the cluster did not form")
+            time.sleep(_POLL_SECONDS)
+        yield f"redis+cluster://127.0.0.1:{nodes[0].port}"
+
+
+def _agrees(link: redis.Redis) -> bool:
+    info = link.execute_command("CLUSTER", "INFO")
+    known = int(info["cluster_known_nodes"]), int(info["cluster_slots_ok"])
+    return info["cluster_state"] == "ok" and known == (NODES, SLOTS)

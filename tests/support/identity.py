@@ -1,0 +1,123 @@
+"""Requests, a token issuer and a JWKS server for the tests of identities."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+ISSUER = "https://issuer.example"
+AUDIENCE = "api"
+NOW = 1_700_000_000
+
+
+def request(
+    *headers: tuple[str, str | bytes], client: tuple[str, int] | None = ("192.0.2.1", 4711)
+) -> dict[str, Any]:
+    """Build an ASGI scope with these headers, from this peer."""
+    raw = [
+        (name.lower().encode(), value if isinstance(value, bytes) else value.encode())
+        for name, value in headers
+    ]
+    return {"type": "http", "headers": raw, "client": client}
+
+
+def bearer(token: str | bytes) -> dict[str, Any]:
+    """Build an ASGI scope that presents this token."""
+    raw = token if isinstance(token, bytes) else token.encode()
+    return request(("Authorization", b"Bearer " + raw))
+
+
+@dataclass
+class Clock:
+    """Seconds that only a test moves."""
+
+    now: float = NOW
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+@cache
+def rsa_key(name: str, bits: int = 2048) -> rsa.RSAPrivateKey:
+    """Return the RSA key of this name, made once for all tests."""
+    del name
+    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+
+
+@cache
+def ec_key(name: str) -> ec.EllipticCurvePrivateKey:
+    """Return the P-256 key of this name, made once for all tests."""
+    del name
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def rsa_jwk(name: str, **members: Any) -> dict[str, Any]:
+    """Return the public JWK of an RSA key; its name is its kid."""
+    return {**RSAAlgorithm.to_jwk(rsa_key(name).public_key(), as_dict=True), "kid": name, **members}
+
+
+def ec_jwk(name: str, **members: Any) -> dict[str, Any]:
+    """Return the public JWK of a P-256 key; its name is its kid."""
+    return {**ECAlgorithm.to_jwk(ec_key(name).public_key(), as_dict=True), "kid": name, **members}
+
+
+def jwks(*keys: Mapping[str, Any]) -> bytes:
+    """Return a JWKS document."""
+    return json.dumps({"keys": keys}).encode()
+
+
+def token(kid: str | None = "one", algorithm: str = "RS256", **claims: Any) -> str:
+    """Sign a good token, with these claims in place of the usual ones; None leaves one out."""
+    usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": NOW + 600}
+    payload = {name: value for name, value in {**usual, **claims}.items() if value is not None}
+    key = ec_key(kid or "one") if algorithm == "ES256" else rsa_key(kid or "one")
+    return jwt.encode(payload, key, algorithm, headers={"kid": kid} if kid else None)
+
+
+@dataclass
+class JwksServer:
+    """What a JWKS server answers, and how often it was asked."""
+
+    document: bytes
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    url: str = ""
+    hits: int = 0
+
+
+@contextmanager
+def jwks_server(document: bytes) -> Iterator[JwksServer]:
+    """Serve a JWKS document on a free port of the loopback."""
+    server = JwksServer(document)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.hits += 1
+            self.send_response(server.status)
+            for name, value in server.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(server.document)))
+            self.end_headers()
+            self.wfile.write(server.document)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        server.url = f"http://127.0.0.1:{httpd.server_port}/jwks.json"
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            httpd.shutdown()
+            thread.join()

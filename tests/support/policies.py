@@ -1,0 +1,138 @@
+"""Helpers for policy files: texts, a directory mounted as a ConfigMap is, and a schema reader."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from headgate.policies import Loaded
+
+PRODUCT_EXAMPLE = """\
+version: 1
+identity:
+  trusted_proxies: [10.0.0.0/8]
+  api_keys: {header: X-API-Key, file: /etc/headgate/keys.yaml}     # hashed keys -> principal, tier
+  jwt: {issuer: https://..., audience: api, jwks: https://..., tier_claim: plan}
+defaults: {on_store_error: local, mode: enforce}
+policies:
+  - name: default                      # broad, for everything that nothing else names
+    key: principal
+    limits: [{rate: 100/minute, burst: 150}]
+  - name: exports
+    match: {methods: [POST], routes: [/exports]}
+    key: principal
+    tiers:
+      free: [{rate: 5/minute}]
+      pro:  [{rate: 60/minute}, {rate: 1000/day, algorithm: fixed_window}]
+    on_store_error: deny
+"""
+
+
+def one_policy(rate: str = "5/minute", *, more: str = "") -> str:
+    """Return the text of a file with one policy."""
+    return f"version: 1\n{more}policies:\n  - {{name: default, limits: [{{rate: {rate}}}]}}\n"
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file as editors do: beside it, then by a rename, so that it is never half there."""
+    fresh = path.with_name(f"{path.name}.tmp")
+    fresh.write_text(text)
+    fresh.rename(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file."""
+    path.unlink()
+
+
+class ConfigMapMount:
+    """A directory whose files change as the kubelet changes a mounted ConfigMap.
+
+    Each version is a directory of its own; `..data` is a symlink to the current one, replaced by
+    a rename; the files are symlinks through it and never change themselves.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._version = 0
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """Put a new version of all files in place, in one step."""
+        self._version += 1
+        version = self.directory / f"..2024_{self._version}"
+        version.mkdir()
+        for name, text in files.items():
+            (version / name).write_text(text)
+        fresh = self.directory / "..data_tmp"
+        fresh.symlink_to(version.name)
+        fresh.rename(self.directory / "..data")
+        for name in files:
+            link = self.directory / name
+            if not link.is_symlink():
+                link.symlink_to(os.path.join("..data", name))  # noqa: PTH118 - as the kubelet does
+
+
+@dataclass(slots=True)
+class Heard:
+    """What a watcher told, in order, and a way to wait for the next of it."""
+
+    loaded: list[Loaded] = field(default_factory=list)
+    rejected: list[tuple[str, ...]] = field(default_factory=list)
+    refuse: Exception | None = None
+    _news: anyio.Event = field(default_factory=anyio.Event)
+
+    def on_loaded(self, loaded: Loaded) -> None:
+        """Note a new set, or refuse it."""
+        if self.refuse:
+            raise self.refuse
+        self.loaded.append(loaded)
+        self._news.set()
+
+    def on_rejected(self, errors: tuple[str, ...]) -> None:
+        """Note a rejected one."""
+        self.rejected.append(errors)
+        self._news.set()
+
+    async def next(self) -> None:
+        """Wait until something is told after the last wait."""
+        with anyio.fail_after(10):
+            await self._news.wait()
+        self._news = anyio.Event()
+
+
+def accepts(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> bool:
+    """Tell whether a JSON Schema accepts a value; knows the keywords that ours uses."""
+    if "$ref" in schema and not accepts(root["$defs"][schema["$ref"].split("/")[-1]], value, root):
+        return False
+    if "anyOf" in schema and not any(accepts(one, value, root) for one in schema["anyOf"]):
+        return False
+    if "oneOf" in schema and sum(accepts(one, value, root) for one in schema["oneOf"]) != 1:
+        return False
+    if "const" in schema and value != schema["const"]:
+        return False
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    return _has_type(schema, value) and _holds(schema, value, root)
+
+
+def _has_type(schema: Mapping[str, Any], value: Any) -> bool:
+    types = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
+    return "type" not in schema or isinstance(value, types[schema["type"]])
+
+
+def _holds(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> bool:
+    if isinstance(value, list):
+        return all(accepts(schema.get("items", {}), item, root) for item in value)
+    if not isinstance(value, dict):
+        return True
+    fields, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
+    known = rest is not False or set(value) <= set(fields)
+    inner = rest if isinstance(rest, dict) else {}
+    return (
+        known
+        and set(schema.get("required", ())) <= set(value)
+        and all(accepts(fields.get(name, inner), item, root) for name, item in value.items())
+    )

@@ -1,0 +1,238 @@
+"""The client's address cannot be chosen by the client."""
+
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headgate.core.errors import ConfigError
+from headgate.identity import ClientAddress
+from support.identity import request
+
+PROXIES = ("10.0.0.0/8", "2001:db8:ffff::/48")
+XFF = ClientAddress(PROXIES)
+RFC7239 = ClientAddress(PROXIES, forwarded="forwarded")
+PROXY = ("10.0.0.1", 80)
+
+
+def behind_proxy(*lines: str | bytes) -> str:
+    return XFF.of(request(*(("X-Forwarded-For", line) for line in lines), client=PROXY))
+
+
+def forwarded(*lines: str | bytes) -> str:
+    return RFC7239.of(request(*(("Forwarded", line) for line in lines), client=PROXY))
+
+
+def test_without_proxies_the_peer_is_the_client_whatever_it_claims() -> None:
+    """A peer that is no trusted proxy cannot name another address."""
+    scope = request(("X-Forwarded-For", "198.51.100.7"), ("Forwarded", "for=198.51.100.7"))
+    assert ClientAddress().of(scope) == "192.0.2.1"
+    assert XFF.of(scope) == "192.0.2.1"
+    assert RFC7239.of(scope) == "192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "client"),
+    [
+        (["198.51.100.7"], "198.51.100.7"),
+        (["198.51.100.7, 10.2.3.4"], "198.51.100.7"),
+        (["1.2.3.4, 198.51.100.7, 10.2.3.4,10.9.9.9"], "198.51.100.7"),
+        (["1.2.3.4", "198.51.100.7", "10.2.3.4"], "198.51.100.7"),
+        (["10.4.4.4, 10.2.3.4"], "10.4.4.4"),
+        (["198.51.100.7:8080"], "198.51.100.7"),
+        (["2001:db8::1"], "2001:db8::/64"),
+        (["[2001:db8::1]"], "2001:db8::/64"),
+        (["[2001:db8::1]:443"], "2001:db8::/64"),
+        (["198.51.100.7, 2001:db8:ffff::5"], "198.51.100.7"),
+        (["::ffff:198.51.100.7"], "198.51.100.7"),
+        (["198.51.100.7, ::ffff:10.1.1.1"], "198.51.100.7"),
+        (["\t198.51.100.7 , ,"], "198.51.100.7"),
+        (["garbage, 198.51.100.7"], "198.51.100.7"),
+        ([""], "10.0.0.1"),
+        ([], "10.0.0.1"),
+    ],
+)
+def test_slowapi_255_306_the_walk_passes_trusted_hops_only(lines: list[str], client: str) -> None:
+    """X-Forwarded-For is walked from the right to the first hop that is no trusted proxy."""
+    assert behind_proxy(*lines) == client
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "garbage",
+        "198.51.100.7 10.1.1.1",
+        "unknown",
+        "_hidden",
+        "fe80::1%eth0",
+        "[fe80::1%25eth0]:80",
+        "[2001:db8::1",
+        "198.51.100.7:port",
+        "198.51.100.07",
+        "999.1.1.1",
+        '"198.51.100.7"',
+        "1" * 600,
+        b"\xff\xfe\x00",
+        "198.51.100.7, " + ", ".join(["10.1.1.1"] * 500),
+        "198.51.100.7, garbage, 10.1.1.1",
+    ],
+)
+def test_malformed_hops_fall_back_to_the_peer(line: str | bytes) -> None:
+    """A hop that cannot be read, or too many of them, leave the peer as the client."""
+    assert behind_proxy(line) == "10.0.0.1"
+
+
+def test_five_hundred_lines_are_not_all_walked() -> None:
+    """The bound on hops holds across header lines."""
+    assert behind_proxy("198.51.100.7", *["10.1.1.1"] * 500) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("line", "client"),
+    [
+        ("for=198.51.100.7", "198.51.100.7"),
+        ("For=198.51.100.7;proto=https;by=10.0.0.1", "198.51.100.7"),
+        ('proto=https; for="198.51.100.7:4711"', "198.51.100.7"),
+        ('for="[2001:db8::1]:4711"', "2001:db8::/64"),
+        ('for="[2001:db8::1]:_port"', "2001:db8::/64"),
+        ('for="198.51\\.100.7"', "198.51.100.7"),
+        ("for=[2001:db8::1]", "2001:db8::/64"),
+        ("for=1.2.3.4, for=198.51.100.7;, for=10.1.1.1", "198.51.100.7"),
+        ('for="1.2.3.4, for=198.51.100.7', "198.51.100.7"),
+        ('for=198.51.100.7;host="a;b"', "198.51.100.7"),
+    ],
+)
+def test_forwarded_is_walked_like_x_forwarded_for(line: str, client: str) -> None:
+    """The `for` of each RFC 7239 element is one hop."""
+    assert forwarded(line) == client
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "for=unknown",
+        "for=_hidden",
+        "proto=https",
+        "for=1.2.3.4;for=5.6.7.8",
+        "for",
+        "for=",
+        'for="1.2.3.4',
+        'for=1.2.3.4;host="x, for=9.9.9.9"',
+        'for=1.2.3.4;host="x, for=\\"9.9.9.9"',
+        "1.2.3.4",
+        b"for=\xff",
+    ],
+)
+def test_malformed_forwarded_falls_back_to_the_peer(line: str | bytes) -> None:
+    """An element without exactly one readable `for` leaves the peer as the client."""
+    assert forwarded(line) == "10.0.0.1"
+
+
+def test_only_the_chosen_header_is_read() -> None:
+    """The forwarding header that the proxy does not write is the client's, and is ignored."""
+    scope = request(
+        ("X-Forwarded-For", "198.51.100.7"), ("Forwarded", "for=203.0.113.9"), client=PROXY
+    )
+    assert XFF.of(scope) == "198.51.100.7"
+    assert RFC7239.of(scope) == "203.0.113.9"
+    assert ClientAddress(PROXIES, forwarded=None).of(scope) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("client", "address"),
+    [
+        (None, "unknown"),
+        (("", 0), "unknown"),
+        (("testclient", 50000), "testclient"),
+        (("/run/app.sock", 0), "/run/app.sock"),
+        (("x" * 1000, 0), "x" * 64),
+        (("::ffff:192.0.2.1", 1), "192.0.2.1"),
+        (("::ffff:c000:201", 1), "192.0.2.1"),
+        (("0:0:0:0:0:FFFF:192.0.2.1", 1), "192.0.2.1"),
+        (("2001:db8:1:2:3:4:5:6", 1), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 1), "fe80::/64"),
+    ],
+)
+def test_the_peer_is_normalised(client: tuple[str, int] | None, address: str) -> None:
+    """Whatever the server says of the peer becomes one bounded text."""
+    assert XFF.of(request(client=client)) == address
+
+
+def test_cve_2026_30827_mapped_ipv4_clients_are_told_apart() -> None:
+    """IPv4 clients on a dual-stack socket do not share one /64."""
+    one, two = (XFF.of(request(client=(f"::ffff:192.0.2.{n}", 1))) for n in (1, 2))
+    assert one != two
+
+
+def test_a_client_with_a_whole_64_is_one_client() -> None:
+    """Another address of the same /64 is the same client; the prefix can be set."""
+    one, two = (("2001:db8::1", 1), ("2001:db8::2", 1))
+    assert XFF.of(request(client=one)) == XFF.of(request(client=two))
+    exact = ClientAddress(ipv6_prefix=128)
+    assert exact.of(request(client=one)) != exact.of(request(client=two))
+    coarse = ClientAddress(ipv6_prefix=24)
+    assert coarse.of(request(client=("::1", 1))) == "::/24"
+
+
+def test_a_scope_without_headers_is_served() -> None:
+    """A scope that has neither headers nor peer still gives an address."""
+    assert XFF.of({"type": "websocket"}) == "unknown"
+    assert XFF.of({"type": "websocket", "client": PROXY}) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"trusted_proxies": ["10.0.0.1/8"]}, "write 10.0.0.0/8"),
+        ({"trusted_proxies": ["*"]}, "such as 10.0.0.0/8"),
+        ({"trusted_proxies": ["0.0.0.0/0"]}, "trusts everybody"),
+        ({"trusted_proxies": ["::/0"]}, "trusts everybody"),
+        ({"trusted_proxies": ["::ffff:10.0.0.0/104"]}, "write 10.0.0.0/8"),
+        ({"trusted_proxies": "10.0.0.0/8"}, r"write \[10.0.0.0/8\]"),
+        ({"ipv6_prefix": 0}, "from 1 to 128"),
+        ({"ipv6_prefix": 129}, "from 1 to 128"),
+        ({"forwarded": "x-real-ip"}, "write x-forwarded-for or forwarded"),
+    ],
+)
+def test_bad_settings_say_what_to_write(arguments: dict[str, Any], message: str) -> None:
+    """A setting that cannot work is refused at construction, with the fix."""
+    with pytest.raises(ConfigError, match=message):
+        ClientAddress(**arguments)
+
+
+Header = Literal["X-Forwarded-For", "Forwarded"]
+junk = st.one_of(st.binary(max_size=200), st.text('0123456789.:,;="\\for[]% _', max_size=60))
+untrusted = st.ip_addresses(v=4).filter(lambda address: address.packed[0] != 10).map(str)
+
+
+@given(junk, st.sampled_from(["X-Forwarded-For", "Forwarded"]), st.one_of(st.none(), st.text()))
+def test_nothing_makes_the_walk_raise(value: bytes | str, header: Header, peer: str | None) -> None:
+    """Any header from any peer gives a non-empty, bounded address."""
+    for address in (XFF, RFC7239):
+        for client in ((peer, 1) if peer is not None else None, PROXY):
+            found = address.of(request((header, value), client=client))
+            assert 0 < len(found) <= 64
+
+
+@given(untrusted, st.lists(st.sampled_from(["10.1.1.1", "::ffff:10.2.2.2"]), max_size=5), junk)
+def test_nothing_prepended_changes_the_client(client: str, proxies: list[str], lie: Any) -> None:
+    """A client behind trusted proxies keeps its address, whatever header it sent itself."""
+    lie = lie if isinstance(lie, bytes) else lie.encode()
+    chain = ", ".join([client, *proxies]).encode()
+    assert behind_proxy(lie + b", " + chain) == client
+    assert behind_proxy(lie, chain) == client
+    elements = ", ".join(f'for="[{hop}]"' if ":" in hop else f"for={hop}" for hop in proxies)
+    tail = f"for={client}{', ' if proxies else ''}{elements}".encode()
+    assert forwarded(lie + b", " + tail) == client
+    assert forwarded(lie, tail) == client
+
+
+@given(st.lists(st.one_of(st.ip_addresses().map(str), st.text("1.:ax", max_size=8)), max_size=40))
+def test_the_client_is_an_untrusted_hop_or_all_were_trusted(chain: list[str]) -> None:
+    """The address found belongs to no trusted proxy, except when no other hop was readable."""
+    found = behind_proxy(", ".join(chain))
+    if found.startswith("10."):
+        assert found == "10.0.0.1" or any(hop.strip() == found for hop in chain)
+    else:
+        assert any(XFF.of(request(client=(hop, 1))) == found for hop in chain)

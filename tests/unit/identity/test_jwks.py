@@ -1,0 +1,329 @@
+"""Keys are fetched seldom, shared by all who wait, and kept when they cannot be had anew."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import anyio
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
+from structlog.testing import capture_logs
+
+from headgate.core.errors import ConfigError, IdentityError
+from headgate.identity import FileKeys, RemoteKeys, key_source
+from headgate.identity.jwks_fetch import MAX_DOCUMENT_BYTES, fetch_document
+from headgate.identity.key_set import KeySet
+from support.identity import Clock, ec_jwk, jwks, jwks_server, rsa_jwk, rsa_key
+
+URL = "https://issuer.example/jwks.json"
+
+
+class Issuer:
+    """A fetch that counts, and waits for its gate."""
+
+    def __init__(self, *documents: bytes | Exception) -> None:
+        self.documents = list(documents)
+        self.fetches = 0
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, url: str, timeout: float) -> bytes:
+        """Return the next document."""
+        assert (url, timeout) == (URL, 3.0)
+        self.fetches += 1
+        assert self.gate.wait(10)
+        document = self.documents.pop(0) if len(self.documents) > 1 else self.documents[0]
+        if isinstance(document, Exception):
+            raise document
+        return document
+
+
+async def reason(keys: RemoteKeys | FileKeys, kid: str | None, algorithm: str = "RS256") -> str:
+    """Return why there is no such key, or an empty text when there is one."""
+    try:
+        await keys.find(kid, algorithm)
+    except IdentityError as error:
+        return error.reason
+    return ""
+
+
+async def settled(keys: RemoteKeys) -> None:
+    """Wait for the fetch in the background."""
+    assert keys._refresh is not None
+    await keys._refresh
+
+
+async def test_keys_are_fetched_once() -> None:
+    """The first request fetches the keys, later ones do not."""
+    issuer = Issuer(jwks(rsa_jwk("one")))
+    keys = RemoteKeys(URL, fetch=issuer)
+    assert await reason(keys, "one") == ""
+    assert await reason(keys, "one") == ""
+    assert issuer.fetches == 1
+
+
+async def test_requests_that_need_keys_share_one_fetch() -> None:
+    """A hundred requests at once cause one fetch, and all get its key."""
+    issuer = Issuer(jwks(rsa_jwk("one")))
+    keys = RemoteKeys(URL, fetch=issuer)
+    issuer.gate.clear()
+    found: list[str] = []
+
+    async def ask() -> None:
+        found.append(await reason(keys, "one"))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(100):
+            tasks.start_soon(ask)
+        await anyio.lowlevel.checkpoint()
+        issuer.gate.set()
+    assert found == [""] * 100
+    assert issuer.fetches == 1
+
+
+async def test_a_request_that_gives_up_does_not_end_the_fetch() -> None:
+    """Cancelling the request that started a fetch leaves the fetch to the others."""
+    issuer = Issuer(jwks(rsa_jwk("one")))
+    keys = RemoteKeys(URL, fetch=issuer)
+    issuer.gate.clear()
+    with anyio.move_on_after(0):
+        await keys.find("one", "RS256")
+    issuer.gate.set()
+    assert await reason(keys, "one") == ""
+    assert issuer.fetches == 1
+
+
+async def test_a_slow_fetch_does_not_hold_requests_longer_than_the_timeout() -> None:
+    """A request is answered when the time is over; the fetch goes on and serves later ones."""
+    gate = threading.Event()
+
+    def fetch(_url: str, _timeout: float) -> bytes:
+        assert gate.wait(10)
+        return jwks(rsa_jwk("one"))
+
+    keys = RemoteKeys(URL, fetch=fetch, timeout=0.01)
+    assert await reason(keys, "one") == "keys_unavailable"
+    gate.set()
+    await settled(keys)
+    assert await reason(keys, "one") == ""
+
+
+async def test_unknown_kids_cause_one_fetch_an_interval() -> None:
+    """A client that invents key ids cannot cause a fetch for each request."""
+    clock = Clock(0)
+    issuer = Issuer(jwks(rsa_jwk("one")))
+    keys = RemoteKeys(URL, fetch=issuer, clock=clock)
+    for number in range(50):
+        assert await reason(keys, f"made-up-{number}") == "unknown_key"
+    assert issuer.fetches == 1
+    clock.now += 10
+    for number in range(50):
+        assert await reason(keys, f"made-up-{number}") == "unknown_key"
+    assert issuer.fetches == 2
+
+
+async def test_a_new_key_of_the_issuer_is_found() -> None:
+    """A token signed with a key that is new since the last fetch verifies after the interval."""
+    clock = Clock(0)
+    issuer = Issuer(jwks(rsa_jwk("one")), jwks(rsa_jwk("one"), rsa_jwk("two")))
+    keys = RemoteKeys(URL, fetch=issuer, clock=clock)
+    assert await reason(keys, "one") == ""
+    clock.now += 10
+    assert await reason(keys, "two") == ""
+
+
+async def test_old_keys_are_renewed_in_the_background() -> None:
+    """Past their age keys still serve at once, while new ones are fetched."""
+    clock = Clock(0)
+    issuer = Issuer(jwks(rsa_jwk("one")), jwks(rsa_jwk("two")))
+    keys = RemoteKeys(URL, fetch=issuer, clock=clock)
+    assert await reason(keys, "one") == ""
+    clock.now += 300
+    assert await reason(keys, "one") == ""
+    await settled(keys)
+    assert await reason(keys, "one") == "unknown_key"
+    assert await reason(keys, "two") == ""
+
+
+@pytest.mark.parametrize("failure", [OSError("down"), RuntimeError("odd"), b"junk", jwks()])
+async def test_the_last_good_keys_serve_on(failure: bytes | Exception) -> None:
+    """A fetch that fails is logged, and changes nothing."""
+    clock = Clock(0)
+    issuer = Issuer(jwks(rsa_jwk("one")), failure)
+    keys = RemoteKeys(URL, fetch=issuer, clock=clock)
+    assert await reason(keys, "one") == ""
+    clock.now += 300
+    with capture_logs() as logs:
+        assert await reason(keys, "one") == ""
+        await settled(keys)
+        assert await reason(keys, "one") == ""
+    assert [entry["event"] for entry in logs] == ["identity.jwks_unavailable"]
+    assert issuer.fetches == 2
+
+
+async def test_without_any_keys_the_reason_says_so() -> None:
+    """Until a first fetch succeeds no token verifies, and fetches keep their interval."""
+    clock = Clock(0)
+    issuer = Issuer(OSError("down"), jwks(rsa_jwk("one")))
+    keys = RemoteKeys(URL, fetch=issuer, clock=clock)
+    with capture_logs():
+        assert await reason(keys, "one") == "keys_unavailable"
+        assert await reason(keys, "one") == "keys_unavailable"
+    assert issuer.fetches == 1
+    clock.now += 10
+    assert await reason(keys, "one") == ""
+
+
+async def test_keys_come_from_a_real_server() -> None:
+    """The default fetch reads the document over HTTP."""
+    with jwks_server(jwks(rsa_jwk("one"))) as server:
+        keys = key_source(server.url)
+        assert isinstance(keys, RemoteKeys)
+        assert await reason(keys, "one") == ""
+        assert server.hits == 1
+
+
+@pytest.mark.parametrize("status", [302, 404, 500])
+def test_only_success_is_an_answer(status: int) -> None:
+    """An error and a redirect are failures; a redirect is not followed."""
+    with jwks_server(jwks(rsa_jwk("one"))) as server:
+        server.status = status
+        server.headers["Location"] = server.url
+        with pytest.raises(OSError, match=str(status)):
+            fetch_document(server.url, 3)
+        assert server.hits == 1
+
+
+def test_a_huge_document_is_refused() -> None:
+    """The document is read no further than the bound."""
+    document = b" " * (MAX_DOCUMENT_BYTES + 1)
+    with jwks_server(document) as server, pytest.raises(ValueError, match="larger than"):
+        fetch_document(server.url, 3)
+
+
+def test_a_slow_document_is_given_up() -> None:
+    """All of the body must arrive within the timeout."""
+    clock = iter([0.0, 3.1])
+    with jwks_server(b"{}") as server, pytest.raises(TimeoutError, match="in time"):
+        fetch_document(server.url, 3, clock=lambda: next(clock))
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("http://issuer.example/jwks", "write an https:// URL"),
+        ("http://10.0.0.1/jwks", "write an https:// URL"),
+        ("ftp://issuer.example/jwks", "write an https:// URL"),
+        ("https:///jwks", "write an https:// URL"),
+        ("file:///etc/jwks.json", "without file://"),
+        ("https://me:hunter2@issuer.example/jwks", "holds credentials"),
+        ("https://issuer.example:port/jwks", "cannot be read"),
+        ("https://[::1/jwks", "cannot be read"),
+        ("/does/not/exist.json", "No such file"),
+    ],
+)
+def test_a_location_that_cannot_be_used_is_refused(location: str, message: str) -> None:
+    """Keys come from https, from http on loopback, or from a file."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        key_source(location)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "[::1]:8080"])
+def test_http_is_for_loopback(host: str) -> None:
+    """A JWKS server beside the process needs no TLS."""
+    assert isinstance(key_source(f"http://{host}/jwks"), RemoteKeys)
+
+
+async def test_a_file_of_keys_is_reloaded_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A bad new file raises and leaves the last good keys."""
+    path = tmp_path / "jwks.json"
+    path.write_bytes(jwks(rsa_jwk("one")))
+    keys = key_source(str(path))
+    assert isinstance(keys, FileKeys)
+    assert await reason(keys, "one") == ""
+    path.write_text("junk")
+    with pytest.raises(ConfigError, match=r"jwks.json: not a JWKS"):
+        keys.reload()
+    assert await reason(keys, "one") == ""
+    path.write_bytes(jwks(rsa_jwk("two")))
+    keys.reload()
+    assert await reason(keys, "one") == "unknown_key"
+
+
+OCT = {"kty": "oct", "kid": "shared", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        OCT,
+        {**OCT, "crv": "P-256"},
+        rsa_jwk("one", use="enc"),
+        rsa_jwk("one", key_ops=["encrypt"]),
+        rsa_jwk("one", alg="RS1"),
+        rsa_jwk("one", alg="HS256"),
+        rsa_jwk("one", kid=7),
+        rsa_jwk("one", alg=["RS256"]),
+        rsa_jwk("one", key_ops=7),
+        rsa_jwk("one", n="!"),
+        ec_jwk("one", crv="secp256k1"),
+        ec_jwk("one", x="AA"),
+        {
+            **RSAAlgorithm.to_jwk(rsa_key("one"), as_dict=True),
+            "kid": "private",
+            "key_ops": ["verify"],
+        },
+        RSAAlgorithm.to_jwk(rsa_key("small", 1024).public_key(), as_dict=True),
+    ],
+)
+def test_keys_that_must_not_verify_are_left_out(entry: dict[str, Any]) -> None:
+    """Shared, private, weak, broken and encryption keys verify nothing."""
+    assert [key.kid for key in KeySet.parse(jwks(entry, rsa_jwk("two"))).keys] == ["two"]
+    with pytest.raises(ConfigError, match="no key that can verify"):
+        KeySet.parse(jwks(entry))
+
+
+@pytest.mark.parametrize(
+    "document", [b"", b"[]", b"{}", b'{"keys": 7}', b'{"keys": [7]}', b"\xff", b"[" * 100_000]
+)
+def test_a_document_that_is_no_jwks_is_refused(document: bytes) -> None:
+    """Anything but an object with a list of keys is an error."""
+    with pytest.raises(ConfigError, match=r"not a JWKS|no key that can"):
+        KeySet.parse(document)
+
+
+def test_a_key_is_bound_to_its_algorithms() -> None:
+    """A key serves its own `alg`, or those of its type when it names none."""
+    edwards = ed25519.Ed25519PrivateKey.generate().public_key()
+    keys = KeySet.parse(
+        jwks(
+            rsa_jwk("one", alg="RS256"),
+            rsa_jwk("two"),
+            ec_jwk("three"),
+            {**OKPAlgorithm.to_jwk(edwards, as_dict=True), "kid": "four"},
+        )
+    )
+    assert keys.find("one", "RS256")
+    assert not keys.find("one", "PS256")
+    assert keys.find("two", "PS512")
+    assert not keys.find("two", "ES256")
+    assert keys.find("three", "ES256")
+    assert not keys.find("three", "ES384")
+    assert keys.find("four", "EdDSA")
+
+
+def test_a_token_without_kid_is_served_by_the_only_key_that_fits() -> None:
+    """Without an id there must be no choice of keys."""
+    keys = KeySet.parse(jwks(rsa_jwk("one"), rsa_jwk("two"), ec_jwk("three")))
+    assert keys.find(None, "RS256") is None
+    found = keys.find(None, "ES256")
+    assert found is not None
+    assert found.kid == "three"
+
+
+def test_the_library_verifies_every_algorithm_offered() -> None:
+    """PyJWT knows each algorithm that a key can be bound to."""
+    assert jwt.algorithms.get_default_algorithms().keys() >= {"RS256", "PS512", "ES512", "EdDSA"}

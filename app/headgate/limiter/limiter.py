@@ -170,7 +170,7 @@ class Limiter:
             self.tell(
                 Decided(
                     decision=decision,
-                    subject=self.keys.hash(f"p\0{subject.identity}"),
+                    subject=self.subject_hash(subject),
                     anonymous=subject.principal is None,
                     tier=subject.tier,
                     route=subject.route,
@@ -221,6 +221,10 @@ class Limiter:
         self._denials.forget(buckets)
         await self._local.forget(buckets)
         return await self._breaker.call("forget", lambda: self.store.forget(buckets))
+
+    def subject_hash(self, subject: Subject) -> str:
+        """Return the hash that stands for a caller in the store, in logs and in traces."""
+        return self.keys.hash(f"p\0{subject.identity}")
 
     def _find(self, policies: Sequence[str | Policy]) -> list[Policy]:
         return [self.policies.named(one) if isinstance(one, str) else one for one in policies]

@@ -126,7 +126,10 @@ class Lane:
     async def _send(self, batch: list[_Call]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for call in batch:
-            pipeline.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
+            # Not `evalsha()`: redis-py's Cluster pipeline blocks the method, not the command.
+            pipeline.execute_command(
+                "EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args
+            )
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
             # Behind one name there may be another primary by now: look again next time.

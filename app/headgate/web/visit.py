@@ -10,7 +10,7 @@ from starlette.types import Scope
 from headgate.core.decision import Decision
 from headgate.core.errors import CostError
 from headgate.core.policy import Policy
-from headgate.core.subject import Subject
+from headgate.core.subject import UNMATCHED_ROUTE, Subject
 from headgate.limiter.reservation import Reservation
 from headgate.web.gate import Gate
 from headgate.web.problem import Refusal, refused, too_costly, unauthorized
@@ -71,7 +71,8 @@ class Visit:
         wanted = {}
         if matched:
             method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
-            found = self.gate.limiter.policies.current.select(method, self.entry.template, tier)
+            template = self.entry.template or UNMATCHED_ROUTE
+            found = self.gate.limiter.policies.current.select(method, template, tier)
             wanted = {policy.name: (policy, 1) for policy in found}
         for ask in asks:
             policy = ask.policy(self.gate)

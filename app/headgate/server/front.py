@@ -1,0 +1,88 @@
+"""Puts limiter, telemetry and health in front of an app that knows nothing of them."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from opentelemetry.sdk.trace import TracerProvider
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from headgate.core.errors import ConfigError
+from headgate.server.coverage import has_middleware
+from headgate.server.headgate import Headgate
+from headgate.server.service import create_app
+from headgate.telemetry import instrument_app
+from headgate.web.middleware import RateLimitMiddleware
+from headgate.web.routes import Entry, RouteTable, scan
+
+
+def load_target(target: str) -> ASGIApp:
+    """Import `package.module:app`, the bundled service for an empty target.
+
+    Raises:
+        ConfigError: There is no such module or app; the message says what to write.
+    """
+    if not target:
+        return create_app()
+    module, colon, attribute = target.partition(":")
+    if not colon or not module or not attribute:
+        raise ConfigError(f"{target!r} is not an app: write package.module:app")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise ConfigError(
+            f"there is no module {module!r} in {here} or among the installed packages"
+        ) from error
+    for name in attribute.split("."):
+        found = getattr(found, name, None)
+    if not callable(found):
+        raise ConfigError(f"{module} has no app named {attribute!r}")
+    app: ASGIApp = found
+    return app
+
+
+class Front:
+    """An app behind a limiter.
+
+    Args:
+        target: The app.
+        headgate: The limiter, opened and closed by whoever serves the front.
+        provider: Where traces go; None for nowhere.
+    """
+
+    def __init__(
+        self, target: ASGIApp, headgate: Headgate, provider: TracerProvider | None = None
+    ) -> None:
+        self.headgate = headgate
+        if isinstance(target, FastAPI) and provider is not None:
+            instrument_app(target, provider)
+        if isinstance(target, Starlette):
+            # Among the app's own middleware, so that tracing and CORS see refusals as well.
+            if not has_middleware(target):
+                target.add_middleware(RateLimitMiddleware, gate=headgate.gate)
+            headgate.attach(target)
+            self.routes = RouteTable(scan(target.routes))
+            self.app: ASGIApp = target
+        else:
+            self.routes = _named_routes(headgate)
+            self.app = RateLimitMiddleware(target, gate=headgate.gate, routes=self.routes)
+
+
+def _named_routes(headgate: Headgate) -> RouteTable:
+    """Make routes of the templates that policies name, for an app whose own are not known."""
+    templates = {
+        template
+        for policy in headgate.limiter.policies.current.policies
+        if policy.match is not None
+        for template in policy.match.routes
+        if template.startswith("/") and not template.endswith("*")
+    }
+    return RouteTable(Entry(template) for template in sorted(templates))

@@ -1,0 +1,195 @@
+"""Headgate itself: the one place where the parts meet, opened in an app's lifespan."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from headgate.core.policy import PolicySet
+from headgate.limiter.breaker import BreakerSettings
+from headgate.limiter.events import PoliciesRejected
+from headgate.limiter.limiter import Limiter, MonotonicClock
+from headgate.limiter.ports import Observer, Tracer
+from headgate.policies import IdentitySection, Loaded, PolicyWatcher, load
+from headgate.server.coverage import log_coverage
+from headgate.server.parts import (
+    Resolver,
+    build_identifier,
+    build_keys,
+    build_logger,
+    build_store,
+)
+from headgate.server.settings import Settings
+from headgate.stores.memory import MemoryStore
+from headgate.telemetry import DenialLog, EventLog, Metrics, TopDenied
+from headgate.version import __version__
+from headgate.web.gate import Gate
+
+_FLUSH_SECONDS = 5.0
+
+
+class Headgate:
+    """A limiter with everything it needs.
+
+    As the lifespan of an app: `FastAPI(lifespan=Headgate(store="redis://..."))`, or within one's
+    own: `async with Headgate(...)(app): yield`.
+
+    Args:
+        store: URL of the shared store; `HEADGATE_STORE`, or this process alone, when left out.
+        policies: Policy file; `HEADGATE_POLICIES`, or none, when left out. Also a set made in code.
+        settings: All settings, in place of the environment.
+        resolver: Verifies credentials that are neither API keys nor bearer tokens.
+        registry: Where metrics are registered; a registry of its own when left out.
+        observers: Further observers of every event.
+        tracer: How checks are traced.
+
+    Raises:
+        ConfigError: A setting or the policy file is wrong; nothing is started.
+    """
+
+    def __init__(
+        self,
+        store: str | None = None,
+        policies: str | Path | PolicySet | None = None,
+        *,
+        settings: Settings | None = None,
+        resolver: Resolver | None = None,
+        registry: CollectorRegistry | None = None,
+        observers: Sequence[Observer] = (),
+        tracer: Tracer | None = None,
+    ) -> None:
+        made = policies if isinstance(policies, PolicySet) else None
+        file = None if made else policies
+        self.settings = settings or Settings.read(store=store, policies=file)
+        self.metrics = Metrics(registry, version=__version__)
+        self.top_denied = TopDenied()
+        self._log = build_logger("headgate")
+        clock = MonotonicClock()
+        self._denials = DenialLog(clock, self._log, suppressed=self.metrics.denial_suppressed)
+        self._events = EventLog(clock, self._log)
+        keys = build_keys(self.settings)
+        self.limiter = Limiter(
+            build_store(self.settings, keys),
+            local=MemoryStore(),
+            keys=keys,
+            observers=(self.metrics, self.top_denied, self._denials, self._events, *observers),
+            tracer=tracer,
+            clock=clock,
+            breaker=BreakerSettings(self.settings.breaker_failures, self.settings.breaker_probe),
+            replica=self.settings.replica,
+        )
+        self._resolver = resolver
+        self._file = None if made else self.settings.policies
+        if self._file is not None:
+            self.loaded = load(self._file, generation=1)
+        else:
+            self.loaded = Loaded(made or PolicySet(), IdentitySection())
+        section = self.loaded.identity
+        self.gate = Gate(
+            self.limiter,
+            build_identifier(section, resolver),
+            dialect=self.settings.dialect,
+            reject_invalid=section.reject_invalid,
+        )
+        self._background: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Connect to the store, put the policies in force and follow their file.
+
+        A store that is away is logged and tried again; it does not keep the service from starting.
+        """
+        self.enforce()
+        await self.limiter.start()
+        loop = asyncio.get_running_loop()
+        self._background.append(loop.create_task(self._flush()))
+        if self._file is not None:
+            watcher = PolicyWatcher(
+                self._file,
+                initial=self.loaded,
+                on_loaded=self._reloaded,
+                on_rejected=lambda errors: self.limiter.tell(PoliciesRejected(errors)),
+            )
+            self._background.append(loop.create_task(watcher.run()))
+
+    def enforce(self) -> None:
+        """Put the policies in force, and warn of what makes them hold less than they could."""
+        self.limiter.policies.replace(self.loaded.policies)
+        if not self.limiter.store.shared:
+            self._log.warning(
+                "store.not_shared",
+                detail="limits hold within this process only; set HEADGATE_STORE=redis://... or "
+                "Headgate(store=...) to share them",
+            )
+        elif self.settings.key_secret is None:
+            self._log.warning(
+                "keys.not_secret",
+                detail="identities are hashed without a secret, so they can be guessed; set "
+                "HEADGATE_KEY_SECRET to the same value for all replicas",
+            )
+
+    def _reloaded(self, loaded: Loaded) -> None:
+        identifier = build_identifier(loaded.identity, self._resolver)
+        self.gate.identifier = identifier
+        self.gate.reject_invalid = loaded.identity.reject_invalid
+        self.limiter.policies.replace(loaded.policies)
+
+    async def _flush(self) -> None:
+        """Write out counts of suppressed lines, also when nothing follows that would."""
+        while True:
+            await asyncio.sleep(_FLUSH_SECONDS)
+            self._denials.flush()
+            self._events.flush()
+
+    async def aclose(self) -> None:
+        """Leave the fleet, close the store and write out what the logs still hold."""
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
+        self._background.clear()
+        await self.limiter.aclose()
+        self._denials.close()
+        self._events.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @contextlib.asynccontextmanager
+    async def __call__(self, app: Any) -> AsyncIterator[dict[str, Gate]]:
+        """Serve as the lifespan of an app: open for as long as it lives."""
+        async with self:
+            self.attach(app)
+            yield {"headgate": self.gate}
+
+    def attach(self, app: Starlette) -> None:
+        """Make this the gate of an app and of the apps mounted in it, and log what holds there."""
+        for each in _with_mounted(app):
+            each.state.headgate = self.gate
+        log_coverage(self._log, app, self.limiter.policies.current, self.gate)
+
+
+def _with_mounted(app: Starlette) -> list[Starlette]:
+    found = [app]
+    for route in app.routes:
+        if isinstance(route, Mount) and isinstance(route.app, Starlette):
+            found += _with_mounted(route.app)
+    return found
+
+
+def open_default() -> Gate:
+    """Open a gate for an app that sets up none, from the environment."""
+    headgate = Headgate()
+    headgate.enforce()
+    if headgate.limiter.store.shared:
+        # Nobody awaits a start here. Until it is through, checks connect by themselves.
+        asyncio.get_running_loop().create_task(headgate.limiter.start())
+    return headgate.gate

@@ -1,0 +1,93 @@
+"""Builds each part from settings and the policy file's sections."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+from starlette.requests import HTTPConnection
+
+from headgate.core.keys import KeyScheme
+from headgate.core.subject import Principal
+from headgate.identity import (
+    ApiKeys,
+    BearerTokens,
+    ClientAddress,
+    RequestIdentifier,
+    key_source,
+)
+from headgate.limiter.ports import Store
+from headgate.policies import IdentitySection
+from headgate.server.settings import Settings, secret
+from headgate.stores.connect import Timeouts
+from headgate.stores.memory import MemoryStore
+from headgate.stores.redis import RedisStore
+
+Resolver = Callable[[HTTPConnection], Awaitable[Principal | None]]
+"""Takes a request to a verified principal, or None when it holds no credential of this kind."""
+
+
+def build_keys(settings: Settings) -> KeyScheme:
+    """Build the naming of keys and identities."""
+    key = secret(settings.key_secret)
+    return KeyScheme(key.encode() if key else None, prefix=settings.key_prefix)
+
+
+def build_store(settings: Settings, keys: KeyScheme) -> Store:
+    """Build the store that the settings name."""
+    if settings.store in {"memory://", "memory"}:
+        return MemoryStore()
+    return RedisStore(
+        settings.store,
+        keys,
+        timeouts=Timeouts(settings.store_connect_timeout, settings.store_timeout),
+        username=settings.store_username,
+        password=secret(settings.store_password),
+    )
+
+
+def build_identifier(section: IdentitySection, resolver: Resolver | None) -> RequestIdentifier:
+    """Build the identifier that a policy file describes.
+
+    Raises:
+        ConfigError: A file of keys is wrong.
+    """
+    jwt = section.jwt
+    return RequestIdentifier(
+        ClientAddress(
+            [str(network) for network in section.trusted_proxies],
+            ipv6_prefix=section.ipv6_prefix,
+            forwarded=section.forwarded_header,
+        ),
+        api_keys=ApiKeys(section.api_keys.file, header=section.api_keys.header)
+        if section.api_keys
+        else None,
+        jwt=BearerTokens(
+            key_source(jwt.jwks),
+            issuer=jwt.issuer,
+            audience=jwt.audience,
+            algorithms=jwt.algorithms,
+            tier_claim=jwt.tier_claim or "",
+        )
+        if jwt
+        else None,
+        resolver=_of_scope(resolver) if resolver else None,
+    )
+
+
+def _of_scope(resolver: Resolver) -> Callable[[Mapping[str, Any]], Awaitable[Principal | None]]:
+    async def resolve(scope: Mapping[str, Any]) -> Principal | None:
+        return await resolver(HTTPConnection(scope))  # type: ignore[arg-type]  # read only here
+
+    return resolve
+
+
+def build_logger(name: str) -> Any:
+    """Return the structured logger; inside somebody else's app it writes to `logging`."""
+    if structlog.is_configured():
+        return structlog.get_logger(name)
+    return structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.processors.LogfmtRenderer(key_order=["event"], bool_as_flag=False)],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )

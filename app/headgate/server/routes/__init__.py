@@ -1,0 +1,1 @@
+"""What the admin port offers; it is never limited."""

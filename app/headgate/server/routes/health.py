@@ -1,0 +1,50 @@
+"""Liveness and readiness: neither asks the store."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from headgate.limiter.events import BreakerState
+from headgate.server.headgate import Headgate
+
+_OK, _NOT_READY = 200, 503
+
+
+async def livez(_request: Request) -> Response:
+    """Answer while the process serves at all."""
+    return PlainTextResponse("ok\n")
+
+
+async def readyz(request: Request) -> Response:
+    """Answer 200 while this replica takes requests, whatever the store does, else 503.
+
+    A store that is away is told here and does not make a replica unready: each policy says what
+    happens then, and taking every replica out of service at once would be the worst answer.
+    """
+    headgate: Headgate = request.app.state.admin.headgate
+    draining: bool = request.app.state.admin.draining
+    return JSONResponse(detail(headgate, draining=draining), _NOT_READY if draining else _OK)
+
+
+def detail(headgate: Headgate, *, draining: bool) -> dict[str, Any]:
+    """Return what a person wants to know of this replica's health."""
+    limiter = headgate.limiter
+    policies = limiter.policies.current
+    closed = limiter.breaker_state is BreakerState.CLOSED
+    return {
+        "status": "draining" if draining else "ready",
+        "store": {
+            "location": limiter.store.location,
+            "shared": limiter.store.shared,
+            "status": "ok" if closed else "unavailable",
+        },
+        "policies": {
+            "generation": policies.generation,
+            "digest": policies.digest,
+            "source": policies.source,
+            "count": len(policies.policies),
+        },
+        "replica": limiter.census.replica,
+        "replicas": limiter.census.replicas,
+    }

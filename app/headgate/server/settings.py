@@ -1,0 +1,90 @@
+"""Settings, from arguments, `HEADGATE_*` variables and files of secrets, in this order."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from headgate.core.errors import ConfigError
+from headgate.core.headers import Dialect
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Seconds = Annotated[float, Field(gt=0, le=3_600)]
+
+
+class Settings(BaseSettings):
+    """What can be set.
+
+    A secret may also be a file, named as its variable in lower case, in the directory that
+    `HEADGATE_SECRETS_DIR` names.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HEADGATE_", extra="ignore", frozen=True)
+
+    target: str = Field("", description="App to serve, as package.module:app; the bundled one.")
+    host: str = Field("0.0.0.0", description="Address of the API.")
+    port: Port = Field(8000, description="Port of the API.")
+    admin_host: str = Field("0.0.0.0", description="Address of the admin port.")
+    admin_port: Port = Field(9090, description="Port for metrics, health and administration.")
+    admin_token: SecretStr | None = Field(
+        None, description="Bearer token of POST /reset; without one it is not offered."
+    )
+    shutdown_seconds: Seconds = Field(
+        25, description="How long requests in flight may go on after SIGTERM."
+    )
+
+    store: str = Field("memory://", description="URL of the store that all replicas share.")
+    store_username: str | None = Field(None, description="ACL user of the store.")
+    store_password: SecretStr | None = Field(None, description="Password of the store.")
+    store_connect_timeout: Seconds = Field(0.25, description="Seconds to wait for a connection.")
+    store_timeout: Seconds = Field(0.05, description="Seconds to wait for an answer.")
+    breaker_failures: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        3, description="Failures in a row after which the store is not asked."
+    )
+    breaker_probe: Seconds = Field(0.5, description="Seconds between probes of such a store.")
+    key_secret: SecretStr | None = Field(
+        None, description="Key under which identities are hashed, the same for all replicas."
+    )
+    key_prefix: str = Field("hg", description="Start of every key in the store.")
+    replica: str = Field("", description="Name of this replica; host name and process by default.")
+
+    pod: str = Field(
+        "",
+        validation_alias=AliasChoices("pod", "POD_NAME"),
+        description="Name of the pod in logs; POD_NAME, as Kubernetes gives it.",
+    )
+
+    policies: Path | None = Field(None, description="Policy file.")
+    dialect: Dialect = Field(Dialect.DRAFT_11, description="How clients are told of their limits.")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lowest level that is logged."
+    )
+    log_format: Literal["json", "console"] = Field("json", description="How log lines look.")
+
+    @classmethod
+    def read(cls, **given: Any) -> "Settings":
+        """Read the settings; arguments that are None count as not given.
+
+        Raises:
+            ConfigError: A setting is wrong; the message names its variable.
+        """
+        folder = os.environ.get("HEADGATE_SECRETS_DIR")
+        if folder and not Path(folder).is_dir():
+            raise ConfigError(f"HEADGATE_SECRETS_DIR: there is no directory {folder}")
+        known = {name: value for name, value in given.items() if value is not None}
+        try:
+            return cls(_secrets_dir=folder, **known)
+        except ValidationError as error:
+            said = [
+                f"HEADGATE_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
+                for each in error.errors(include_input=False)
+            ]
+            raise ConfigError("; ".join(said)) from None
+
+
+def secret(value: SecretStr | None) -> str | None:
+    """Return a secret without the line break that a file may end with."""
+    return value.get_secret_value().strip() if value is not None else None

@@ -14,18 +14,18 @@ from headgate.core.policy import PolicySet
 from headgate.limiter.breaker import BreakerSettings
 from headgate.limiter.events import PoliciesRejected
 from headgate.limiter.limiter import Limiter, MonotonicClock
-from headgate.limiter.ports import Observer, Tracer
+from headgate.limiter.ports import Clock, Observer, Tracer
 from headgate.policies import IdentitySection, Loaded, PolicyWatcher, load
 from headgate.server.coverage import log_coverage
 from headgate.server.parts import (
     Resolver,
     build_identifier,
     build_keys,
+    build_local_store,
     build_logger,
     build_store,
 )
 from headgate.server.settings import Settings
-from headgate.stores.memory import MemoryStore
 from headgate.telemetry import DenialLog, EventLog, Metrics, TopDenied
 from headgate.version import __version__
 from headgate.web.gate import Gate
@@ -42,11 +42,13 @@ class Headgate:
     Args:
         store: URL of the shared store; `HEADGATE_STORE`, or this process alone, when left out.
         policies: Policy file; `HEADGATE_POLICIES`, or none, when left out. Also a set made in code.
-        settings: All settings, in place of the environment.
+        settings: All settings, in place of the environment; `store` and `policies` come first.
         resolver: Verifies credentials that are neither API keys nor bearer tokens.
         registry: Where metrics are registered; a registry of its own when left out.
         observers: Further observers of every event.
         tracer: How checks are traced.
+        clock: A clock that tests move, for buckets and caches alike; by default buckets run on the
+            store's clock.
 
     Raises:
         ConfigError: A setting or the policy file is wrong; nothing is started.
@@ -62,24 +64,29 @@ class Headgate:
         registry: CollectorRegistry | None = None,
         observers: Sequence[Observer] = (),
         tracer: Tracer | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        made = policies if isinstance(policies, PolicySet) else None
-        file = None if made else policies
-        self.settings = settings or Settings.read(store=store, policies=file)
+        if isinstance(policies, PolicySet):
+            made, file = policies, None
+        else:
+            made, file = None, policies
+        self.settings = _settings(settings, store, file)
         self.metrics = Metrics(registry, version=__version__)
         self.top_denied = TopDenied()
         self._log = build_logger("headgate")
-        clock = MonotonicClock()
-        self._denials = DenialLog(clock, self._log, suppressed=self.metrics.denial_suppressed)
-        self._events = EventLog(clock, self._log)
+        process_clock = clock or MonotonicClock()
+        self._denials = DenialLog(
+            process_clock, self._log, suppressed=self.metrics.denial_suppressed
+        )
+        self._events = EventLog(process_clock, self._log)
         keys = build_keys(self.settings)
         self.limiter = Limiter(
-            build_store(self.settings, keys),
-            local=MemoryStore(),
+            build_store(self.settings, keys, clock),
+            local=build_local_store(clock),
             keys=keys,
             observers=(self.metrics, self.top_denied, self._denials, self._events, *observers),
             tracer=tracer,
-            clock=clock,
+            clock=process_clock,
             breaker=BreakerSettings(self.settings.breaker_failures, self.settings.breaker_probe),
             replica=self.settings.replica,
         )
@@ -175,6 +182,13 @@ class Headgate:
         for each in _with_mounted(app):
             each.state.headgate = self.gate
         log_coverage(self._log, app, self.limiter.policies.current, self.gate)
+
+
+def _settings(given: Settings | None, store: str | None, file: str | Path | None) -> Settings:
+    if given is None:
+        return Settings.read(store=store, policies=file)
+    changes: dict[str, Any] = {"store": store, "policies": Path(file) if file else None}
+    return given.model_copy(update={name: each for name, each in changes.items() if each})
 
 
 def _with_mounted(app: Starlette) -> list[Starlette]:

@@ -16,7 +16,7 @@ from headgate.identity import (
     RequestIdentifier,
     key_source,
 )
-from headgate.limiter.ports import Store
+from headgate.limiter.ports import Clock, Store
 from headgate.policies import IdentitySection
 from headgate.server.settings import Settings, secret
 from headgate.stores.connect import Timeouts
@@ -33,16 +33,22 @@ def build_keys(settings: Settings) -> KeyScheme:
     return KeyScheme(key.encode() if key else None, prefix=settings.key_prefix)
 
 
-def build_store(settings: Settings, keys: KeyScheme) -> Store:
-    """Build the store that the settings name."""
+def build_local_store(clock: Clock | None = None) -> MemoryStore:
+    """Build a store of this process, on a clock that tests move or the process's own."""
+    return MemoryStore(clock.now_us) if clock else MemoryStore()
+
+
+def build_store(settings: Settings, keys: KeyScheme, clock: Clock | None = None) -> Store:
+    """Build the store that the settings name, on the server's clock or one that tests move."""
     if settings.store in {"memory://", "memory"}:
-        return MemoryStore()
+        return build_local_store(clock)
     return RedisStore(
         settings.store,
         keys,
         timeouts=Timeouts(settings.store_connect_timeout, settings.store_timeout),
         username=settings.store_username,
         password=secret(settings.store_password),
+        now_us=clock.now_us if clock else None,
     )
 
 

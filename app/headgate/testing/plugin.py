@@ -1,23 +1,16 @@
-"""Fixtures for pytest: `headgate_clock`, `headgate_store` and `headgate`.
+"""Fixtures for pytest: `headgate_clock`, `headgate_store`, `make_headgate` and `headgate`."""
 
-Nothing of Headgate is imported until a fixture asks for it, so that the plugin costs nothing in
-projects that merely have the package installed.
-"""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from headgate import Headgate, PolicySet
-    from headgate.testing import MovedClock
-
-    MakeHeadgate = Callable[[str | Path | PolicySet | None], Headgate]
+from headgate.core.policy import PolicySet
+from headgate.server.headgate import Headgate
+from headgate.server.settings import Settings
+from headgate.stores.embedded import EmbeddedValkey
+from headgate.testing import MakeHeadgate, MovedClock
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,9 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def headgate_clock() -> MovedClock:
-    """Return the clock of the test's limiter; `headgate_clock.move(60)` lets a minute pass."""
-    from headgate.testing.clock import MovedClock  # noqa: PLC0415 - see the module's docstring
-
+    """Return the clock of the test's limiters; `headgate_clock.move(60)` lets a minute pass."""
     return MovedClock()
 
 
@@ -47,8 +38,6 @@ def headgate_store(request: pytest.FixtureRequest) -> Iterator[str]:
     if chosen == "memory":
         yield "memory://"
     elif chosen == "embedded":
-        from headgate.stores.embedded import EmbeddedValkey  # noqa: PLC0415 - as above
-
         with EmbeddedValkey() as valkey:
             yield valkey.url
     else:
@@ -62,15 +51,12 @@ def make_headgate(headgate_clock: MovedClock, headgate_store: str) -> MakeHeadga
     `FastAPI(lifespan=make_headgate("policies.yaml"))` is an app under test; it needs the lifespan
     to run, as `with TestClient(app)` does.
     """
-    import secrets  # noqa: PLC0415 - as above
-
-    from headgate.server.headgate import Headgate  # noqa: PLC0415 - as above
-    from headgate.server.settings import Settings  # noqa: PLC0415 - as above
 
     def make(policies: str | Path | PolicySet | None = None) -> Headgate:
         settings = Settings(
             store=headgate_store,
             key_prefix=f"test-{secrets.token_hex(4)}",
+            # A test is about the limits, not about a store that a busy machine makes late.
             store_timeout=5,
             breaker_failures=1_000,
         )

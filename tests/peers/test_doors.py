@@ -1,0 +1,176 @@
+"""Faults of other limiters at the door, each a test of this one; the issue is in the name."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.testclient import TestClient
+
+from headgate import Headgate, Policy, PolicySet, RateLimit, RateLimitMiddleware, rate_quota
+from headgate.core.policy import Match
+from headgate.testing import MakeHeadgate
+
+ONE_A_DAY = PolicySet([Policy("default", (rate_quota("1/day"),))])
+
+
+def limited(headgate: Headgate) -> FastAPI:
+    """Return an app whose routes are all under the middleware."""
+    app = FastAPI(lifespan=headgate)
+    app.add_middleware(RateLimitMiddleware)
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/items/{item}")
+    async def read(item: str) -> str:
+        return item
+
+    @app.get("/plain")
+    async def plain() -> str:
+        return "plain"
+
+    @app.get("/own", dependencies=[Depends(RateLimit("1/day", name="own"))])
+    async def own() -> str:
+        return "own"
+
+    app.include_router(router)
+    return app
+
+
+def statuses(client: TestClient, *paths: str, **headers: str) -> list[int]:
+    """Return the status of each GET in turn."""
+    return [client.get(path, headers=headers).status_code for path in paths]
+
+
+def test_slowapi_281_included_and_top_level_routes_are_both_limited(
+    make_headgate: MakeHeadgate,
+) -> None:
+    """A route's limit holds wherever the framework keeps the route."""
+    policies = PolicySet(
+        [
+            Policy("items", (rate_quota("1/day"),), match=Match(routes=("/v1/items/{item}",))),
+            Policy("plain", (rate_quota("1/day"),), match=Match(routes=("/plain",))),
+        ]
+    )
+    with TestClient(limited(make_headgate(policies))) as client:
+        assert statuses(client, "/v1/items/1", "/v1/items/1") == [200, 429]
+        assert statuses(client, "/plain", "/plain") == [200, 429]
+
+
+def test_slowapi_281_what_no_route_matches_falls_under_the_default(
+    make_headgate: MakeHeadgate,
+) -> None:
+    """An unknown path is no way round the limit."""
+    with TestClient(limited(make_headgate(ONE_A_DAY))) as client:
+        assert statuses(client, "/nowhere", "/elsewhere") == [404, 429]
+
+
+def test_slowapi_217_227_a_path_parameter_makes_no_bucket_of_its_own(
+    make_headgate: MakeHeadgate,
+) -> None:
+    """All items share the bucket of their template."""
+    with TestClient(limited(make_headgate(ONE_A_DAY))) as client:
+        assert statuses(client, "/v1/items/1", "/v1/items/2") == [200, 429]
+
+
+@pytest.mark.parametrize("path", ["/plain", "/own"])
+def test_fastapi_limiter_80_pyratelimiter_238_two_callers_have_two_buckets(
+    make_headgate: MakeHeadgate, tmp_path: Path, path: str
+) -> None:
+    """At the middleware and at the dependency, one caller's requests do not spend another's."""
+    with TestClient(limited(make_headgate(_with_keys(tmp_path, "alice", "bob")))) as client:
+        keys = ("alice", "bob", "alice", "bob")
+        found = [client.get(path, headers={"X-API-Key": key}).status_code for key in keys]
+    assert found == [200, 200, 429, 429]
+
+
+def _with_keys(folder: Path, *keys: str) -> Path:
+    lines = [
+        f"- {{sha256: {hashlib.sha256(key.encode()).hexdigest()}, principal: {key}}}"
+        for key in keys
+    ]
+    (folder / "keys.yaml").write_text("keys:\n" + "\n".join(lines) + "\n")
+    file = folder / "policies.yaml"
+    file.write_text(
+        "version: 1\n"
+        "identity: {trusted_proxies: [10.0.0.0/8], api_keys: {file: keys.yaml}}\n"
+        "policies: [{name: default, limits: [{rate: 1/day}]}]\n"
+    )
+    return file
+
+
+def test_slowapi_255_306_an_invented_address_or_key_opens_no_bucket(
+    make_headgate: MakeHeadgate, tmp_path: Path
+) -> None:
+    """Whatever an untrusted client writes into its headers, it stays in one bucket."""
+    app = limited(make_headgate(_with_keys(tmp_path, "alice")))
+    with TestClient(app, client=("192.0.2.1", 1)) as client:
+        assert statuses(client, "/plain") == [200]
+        for number in range(5):
+            forged = {"X-Forwarded-For": f"203.0.113.{number}", "X-API-Key": f"key-{number}"}
+            assert client.get("/plain", headers=forged).status_code == 429
+    with TestClient(app, client=("10.0.0.1", 1)) as proxied:
+        first = {"X-Forwarded-For": "203.0.113.1"}
+        assert proxied.get("/plain", headers=first).status_code == 200
+        spoofed = {"X-Forwarded-For": "198.51.100.9, 203.0.113.1"}
+        assert proxied.get("/plain", headers=spoofed).status_code == 429
+
+
+def test_slowapi_174_an_endpoint_needs_no_request_argument(make_headgate: MakeHeadgate) -> None:
+    """A limit is a dependency; the endpoint's signature is its own."""
+    app = FastAPI(lifespan=make_headgate(None))
+
+    @app.get("/")
+    async def read(_: Annotated[object, Depends(RateLimit("1/day"))]) -> None:
+        return None
+
+    with TestClient(app) as client:
+        assert statuses(client, "/", "/") == [200, 429]
+
+
+def test_envoy_45384_gateway_5693_a_refusal_says_when_and_an_admission_does_not(
+    make_headgate: MakeHeadgate,
+) -> None:
+    """Retry-After is on every 429 and on no 200."""
+    with TestClient(limited(make_headgate(ONE_A_DAY))) as client:
+        admitted, refused = client.get("/plain"), client.get("/plain")
+    assert "Retry-After" not in admitted.headers
+    assert int(refused.headers["Retry-After"]) == 86_400
+    assert refused.headers["RateLimit"] == '"default";r=0;t=86400'
+
+
+def test_envoyproxy_ratelimit_331_341_994_no_label_grows_with_the_callers(
+    make_headgate: MakeHeadgate,
+) -> None:
+    """A thousand callers make not one more time series; who they are is in logs, as hashes."""
+    headgate = make_headgate(ONE_A_DAY)
+    with TestClient(limited(headgate), client=("192.0.2.1", 1)) as client:
+        client.get("/plain")
+        client.get("/plain")
+        before = len(headgate.metrics.render()[0].splitlines())
+    for number in range(20):
+        with TestClient(limited(headgate), client=(f"198.51.100.{number}", 1)) as client:
+            client.get("/plain")
+            client.get("/plain")
+    body = headgate.metrics.render()[0]
+    assert len(body.splitlines()) == before
+    assert b"198.51.100" not in body
+    assert headgate.top_denied.report()
+
+
+def test_an_app_that_sets_up_nothing_is_limited_and_told_so_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dependency alone limits, within the process, and says in one line what that means."""
+    monkeypatch.delenv("HEADGATE_STORE", raising=False)
+    app = FastAPI()
+
+    @app.get("/", dependencies=[Depends(RateLimit("2/day"))])
+    async def read() -> None:
+        return None
+
+    with caplog.at_level(logging.WARNING):
+        assert statuses(TestClient(app), "/", "/", "/") == [200, 200, 429]
+    assert [each.message for each in caplog.records if "store.not_shared" in each.message]
+    assert len(caplog.records) == 1

@@ -1,0 +1,250 @@
+"""Faults of other limiters in counting, each a test of this one; the issue is in the name."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from headgate import Headgate, Policy, concurrency_quota, rate_quota
+from headgate.core.charge import Charge
+from headgate.core.keys import KeyScheme
+from headgate.core.quota import Algorithm, Quota
+from headgate.core.subject import Principal, Subject
+from headgate.limiter.limiter import Limiter
+from headgate.stores.connect import Timeouts
+from headgate.stores.embedded import EmbeddedValkey
+from headgate.stores.memory import MemoryStore
+from headgate.stores.redis import RedisStore
+from headgate.testing import MovedClock
+
+PATIENT = Timeouts(connect=10.0, operation=10.0)
+
+
+def replicas(valkey: EmbeddedValkey, count: int, prefix: str) -> list[Limiter]:
+    """Return limiters that share nothing but the store."""
+    keys = KeyScheme(prefix=prefix)
+    return [
+        Limiter(RedisStore(valkey.url, keys, timeouts=PATIENT), local=MemoryStore(), keys=keys)
+        for _ in range(count)
+    ]
+
+
+async def test_dataspoke_112_litellm_2730_replicas_do_not_multiply_the_limit(
+    valkey: EmbeddedValkey,
+) -> None:
+    """Three replicas together admit exactly what one would."""
+    policy = Policy("daily", (rate_quota("10/day"),))
+    limiters = replicas(valkey, 3, "p112")
+    try:
+        decisions = await asyncio.gather(
+            *(limiter.check(policy, principal="alice") for limiter in limiters for _ in range(20))
+        )
+    finally:
+        for limiter in limiters:
+            await limiter.aclose()
+    assert sum(decision.allowed for decision in decisions) == 10
+
+
+async def test_litellm_2730_local_fallback_divides_by_the_live_replicas(
+    headgate: Headgate,
+) -> None:
+    """A share is the limit divided by the replicas, so that the shares add up to the limit."""
+    quota = rate_quota("100/minute")
+    assert sum(quota.share(4).burst for _ in range(4)) == 100
+    assert headgate.limiter.census.replicas == 1
+
+
+async def test_envoyproxy_ratelimit_427_440_a_denied_request_spends_nothing(
+    headgate: Headgate,
+) -> None:
+    """What one policy refuses leaves the other policies as they were."""
+    narrow = Policy("narrow", (rate_quota("1/day"),))
+    wide = Policy("wide", (rate_quota("10/day"),))
+    async with headgate:
+        limiter = headgate.limiter
+        await limiter.check(narrow, wide, principal="alice")
+        for _ in range(5):
+            assert not (await limiter.check(narrow, wide, principal="alice")).allowed
+        seen = (await limiter.peek(wide, principal="alice", cost=9)).allowed
+    assert seen
+
+
+@pytest.mark.parametrize("algorithm", [each for each in Algorithm if each != "concurrency"])
+async def test_apisix_13574_13704_kong_11859_races_never_overshoot(
+    valkey: EmbeddedValkey, algorithm: Algorithm
+) -> None:
+    """Checks that race from several connections admit the limit and not one more."""
+    policy = Policy("race", (rate_quota("50/day", algorithm=algorithm),))
+    limiters = replicas(valkey, 2, f"race-{algorithm}"[:30])
+    try:
+        decisions = await asyncio.gather(
+            *(limiter.check(policy, principal="alice") for limiter in limiters for _ in range(200))
+        )
+    finally:
+        for limiter in limiters:
+            await limiter.aclose()
+    assert sum(decision.allowed for decision in decisions) == 50
+
+
+async def test_pyratelimiter_74_every_key_expires(valkey: EmbeddedValkey) -> None:
+    """No algorithm leaves a key without a time to live, and none with one of 0."""
+    policy = Policy(
+        "all",
+        (
+            *(
+                rate_quota("5/minute", algorithm=each)
+                for each in Algorithm
+                if each != "concurrency"
+            ),
+            concurrency_quota(3),
+        ),
+    )
+    (limiter,) = replicas(valkey, 1, "p74")
+    client = Redis.from_url(valkey.url)
+    try:
+        for _ in range(8):
+            await limiter.check(policy, principal="alice")
+        lives = [await client.pttl(key) async for key in client.scan_iter("p741:*")]
+    finally:
+        await limiter.aclose()
+        await client.aclose()
+    assert len(lives) == 5
+    assert all(life > 0 for life in lives)
+
+
+async def test_pyratelimiter_55_clocks_of_replicas_play_no_role(valkey: EmbeddedValkey) -> None:
+    """The store's clock decides, so a replica cannot be early or late."""
+    (limiter,) = replicas(valkey, 1, "p55")
+    client = Redis.from_url(valkey.url)
+    try:
+        before = await client.time()
+        charge = Charge("hg1:{c}:p:l", rate_quota("5/minute"), 1)
+        taken = await limiter.store.take([charge])
+        after = await client.time()
+    finally:
+        await limiter.aclose()
+        await client.aclose()
+    assert before[0] * 10**6 + before[1] <= taken.now_us <= after[0] * 10**6 + after[1]
+
+
+async def test_throttled_py_a_burst_below_half_the_rate_still_limits(
+    headgate: Headgate, headgate_clock: MovedClock
+) -> None:
+    """A time to live is rounded up, so that a short bucket does not expire at once."""
+    policy = Policy("short", (rate_quota("1000/second", burst=2),))
+    async with headgate:
+        allowed = [(await headgate.limiter.check(policy, principal="a")).allowed for _ in range(5)]
+        headgate_clock.move(0.001)
+        later = (await headgate.limiter.check(policy, principal="a")).allowed
+    assert allowed == [True, True, False, False, False]
+    assert later
+
+
+async def test_envoyproxy_ratelimit_269_the_default_lets_no_double_through_at_a_boundary(
+    headgate: Headgate, headgate_clock: MovedClock
+) -> None:
+    """Around the boundary of two minutes a bucket of 10 admits 10, where fixed windows admit 20."""
+    admitted = {}
+    async with headgate:
+        headgate_clock.move(59)
+        for algorithm in (Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW):
+            policy = Policy(algorithm, (rate_quota("10/minute", algorithm=algorithm),))
+            admitted[algorithm] = [await _spend(headgate, policy)]
+        headgate_clock.move(1)
+        for algorithm, counts in admitted.items():
+            policy = Policy(algorithm, (rate_quota("10/minute", algorithm=algorithm),))
+            counts.append(await _spend(headgate, policy))
+    assert admitted == {Algorithm.TOKEN_BUCKET: [10, 0], Algorithm.FIXED_WINDOW: [10, 10]}
+
+
+async def _spend(headgate: Headgate, policy: Policy) -> int:
+    decisions = [await headgate.limiter.check(policy, principal="alice") for _ in range(12)]
+    return sum(decision.allowed for decision in decisions)
+
+
+async def test_slowapi_13_limits_differ_by_tier(headgate: Headgate) -> None:
+    """A caller's tier chooses its limits."""
+    policy = Policy("tiers", tiers={"free": (rate_quota("1/day"),), "pro": (rate_quota("3/day"),)})
+    counts = {}
+    async with headgate:
+        for tier in ("free", "pro", "unknown"):
+            who = Subject(principal=Principal(f"someone-{tier}", tier))
+            decisions = [await headgate.limiter.check(policy, subject=who) for _ in range(5)]
+            counts[tier] = sum(decision.allowed for decision in decisions)
+    assert counts == {"free": 1, "pro": 3, "unknown": 1}
+
+
+async def test_limitador_506_a_cost_known_only_later_is_corrected(headgate: Headgate) -> None:
+    """What was reserved and not used is there for the next one; what was used beyond is not."""
+    policy = Policy("tokens", (rate_quota("100/day"),))
+    async with headgate:
+        limiter = headgate.limiter
+        async with await limiter.reserve(policy, principal="alice", cost=80) as reserved:
+            await reserved.commit(30)
+        assert (await limiter.peek(policy, principal="alice", cost=70)).allowed
+        async with await limiter.reserve(policy, principal="alice", cost=10) as reserved:
+            await reserved.commit(70)
+        assert not (await limiter.peek(policy, principal="alice", cost=1)).allowed
+
+
+async def test_bucket4j_404_a_hot_key_costs_the_store_nothing_while_it_refuses(
+    valkey: EmbeddedValkey,
+) -> None:
+    """A thousand refusals of one caller are one or two script calls."""
+    policy = Policy("hot", (rate_quota("1/day"),))
+    (limiter,) = replicas(valkey, 1, "p404")
+    client = Redis.from_url(valkey.url)
+    try:
+        await limiter.check(policy, principal="alice")
+        await limiter.check(policy, principal="alice")
+        await client.config_resetstat()
+        for _ in range(100):
+            await limiter.check(policy, principal="alice")
+        stats = await client.info("commandstats")
+    finally:
+        await limiter.aclose()
+        await client.aclose()
+    assert stats.get("cmdstat_evalsha", {"calls": 0})["calls"] <= 5
+
+
+async def test_no_lock_is_held_across_the_round_trip(valkey: EmbeddedValkey) -> None:
+    """Checks made together travel together, in fewer round trips than there are checks."""
+    policy = Policy("crowd", (rate_quota("1000/day"),))
+    (limiter,) = replicas(valkey, 1, "crowd")
+    sent: list[int] = []
+    store = limiter.store
+    assert isinstance(store, RedisStore)
+    lane, send = store._lane, store._lane._send
+
+    async def counted(batch: list) -> list:  # type: ignore[type-arg]  # the lane's own types
+        sent.append(len(batch))
+        return await send(batch)
+
+    lane._send = counted  # type: ignore[method-assign]  # to count what the server cannot see
+    try:
+        await asyncio.gather(*(limiter.check(policy, principal=f"p{n}") for n in range(200)))
+    finally:
+        await limiter.aclose()
+    assert sum(sent) >= 200
+    assert len(sent) <= 20
+
+
+async def test_a_cancelled_request_leaves_no_key_without_expiry(valkey: EmbeddedValkey) -> None:
+    """Count and expiry are one script: there is nothing to be cancelled between them."""
+    policy = Policy("cancelled", (Quota(Algorithm.FIXED_WINDOW, 5, 60_000_000, 5),))
+    (limiter,) = replicas(valkey, 1, "cancel")
+    client = Redis.from_url(valkey.url)
+    try:
+        for turns in range(8):
+            task = asyncio.ensure_future(limiter.check(policy, principal="alice"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task})
+        await limiter.check(policy, principal="alice")
+        lives = [await client.pttl(key) async for key in client.scan_iter("cancel1:*")]
+    finally:
+        await limiter.aclose()
+        await client.aclose()
+    assert lives
+    assert all(life > 0 for life in lives)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from headgate.core.errors import BucketCorrupt, ConfigError, StoreError, StoreUnavailable
 from headgate.limiter.events import BreakerChanged, BreakerState, Event, StoreFailed
+from headgate.limiter.ports import Sleep
 
 Result = TypeVar("Result")
 
@@ -39,6 +40,7 @@ class Breaker:
         settings: When it opens, and how it closes.
         probe: Raises `StoreError` while the store is away.
         tell: Hears of failures and of changes.
+        sleep: How to wait between probes.
     """
 
     def __init__(
@@ -46,11 +48,16 @@ class Breaker:
         settings: BreakerSettings,
         probe: Callable[[], Awaitable[None]],
         tell: Callable[[Event], None],
+        *,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._settings = settings
         self._probe = probe
         self._tell = tell
+        self._sleep = sleep
         self._failures = 0
+        self._openings = 0
+        self._closing = False
         self._probing: asyncio.Task[None] | None = None
 
     @property
@@ -66,21 +73,23 @@ class Breaker:
         """
         if self._probing is not None:
             raise StoreUnavailable("the breaker is open", kind="breaker_open")
+        openings = self._openings
         try:
             result = await work()
         except StoreError as error:
-            self.failed(operation, error)
+            self._tell(StoreFailed(operation, error))
+            # A call that began before the breaker opened says nothing of the store that came back,
+            # and a single bad bucket says nothing about the others.
+            if openings == self._openings and not isinstance(error, BucketCorrupt):
+                self._failed()
             raise
         self._failures = 0
         return result
 
-    def failed(self, operation: str, error: StoreError) -> None:
-        """Count a failure of the store; a single bad bucket says nothing about the others."""
-        self._tell(StoreFailed(operation, error))
-        if isinstance(error, BucketCorrupt):
-            return
+    def _failed(self) -> None:
         self._failures += 1
-        if self._failures >= self._settings.failures and self._probing is None:
+        if self._failures >= self._settings.failures and not self._closing:
+            self._openings += 1
             self._probing = asyncio.get_running_loop().create_task(self._probe_until_back())
             self._tell(BreakerChanged(BreakerState.OPEN))
 
@@ -89,7 +98,7 @@ class Breaker:
             try:
                 await self._probe()
             except StoreError:
-                await asyncio.sleep(self._settings.probe_seconds)
+                await self._sleep(self._settings.probe_seconds)
             else:
                 break
         self._failures = 0
@@ -97,7 +106,8 @@ class Breaker:
         self._tell(BreakerChanged(BreakerState.CLOSED))
 
     async def aclose(self) -> None:
-        """Stop probing."""
+        """Stop probing, and never begin again."""
+        self._closing = True
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait({self._probing})

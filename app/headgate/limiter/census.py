@@ -14,7 +14,7 @@ from headgate.core.errors import StoreError
 from headgate.core.quota import SECOND_US
 from headgate.limiter.breaker import Breaker
 from headgate.limiter.events import Event, ReplicasCounted, StoreStateLost
-from headgate.limiter.ports import Store
+from headgate.limiter.ports import Sleep, Store
 
 INTERVAL_SECONDS = 2.0
 TTL_US = 6 * SECOND_US
@@ -29,6 +29,7 @@ class Census:
         breaker: The way to it.
         tell: Hears of changes.
         replica: This replica's name; made up when left out.
+        sleep: How to wait between announcements.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Census:
         tell: Callable[[Event], None],
         *,
         replica: str = "",
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.replicas = 1
         self.replica = replica or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._store = store
         self._breaker = breaker
         self._tell = tell
+        self._sleep = sleep
         self._epoch = ""
         self._beating: asyncio.Task[None] | None = None
 
@@ -55,7 +58,7 @@ class Census:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(INTERVAL_SECONDS)
+            await self._sleep(INTERVAL_SECONDS)
             await self.beat()
 
     async def beat(self) -> None:
@@ -83,5 +86,6 @@ class Census:
             return
         self._beating.cancel()
         await asyncio.wait({self._beating})
+        self._beating = None
         with contextlib.suppress(StoreError):
             await self._breaker.call("heartbeat", lambda: self._store.heartbeat(self.replica, 0))

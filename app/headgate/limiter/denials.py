@@ -1,7 +1,8 @@
 """Denials remembered until the store's promise, so that a flood costs the store nothing.
 
 An entry is believed for at most a second, which bounds how long a reset or refund at one replica
-stays unknown to the others. A charge below the remembered one is always asked: it may still fit.
+stays unknown to the others. Only the very charge that was refused is believed to be: a smaller one
+may still fit, a larger one has to wait for longer, and another quota is another policy's word.
 """
 
 from collections import OrderedDict
@@ -28,7 +29,7 @@ class DenialCache:
     def __init__(self, clock: Clock, *, max_entries: int = MAX_ENTRIES) -> None:
         self._clock = clock
         self._max_entries = max_entries
-        self._entries: OrderedDict[str, tuple[int, int, Verdict]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[int, Charge, Verdict]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -37,7 +38,7 @@ class DenialCache:
         """Remember a refusal. A lease may end at any time, so concurrency is not remembered."""
         if charge.quota.algorithm is Algorithm.CONCURRENCY:
             return
-        self._entries[charge.key] = (self._clock.now_us(), charge.units, verdict)
+        self._entries[charge.key] = (self._clock.now_us(), charge, verdict)
         self._entries.move_to_end(charge.key)
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
@@ -59,12 +60,12 @@ class DenialCache:
         entry = self._entries.get(charge.key)
         if entry is None:
             return None
-        since_us, units, verdict = entry
+        since_us, refused, verdict = entry
         age_us = self._clock.now_us() - since_us
         if age_us >= min(verdict.retry_us, MAX_AGE_US):
             del self._entries[charge.key]
             return None
-        if charge.units < units:
+        if (charge.units, charge.quota) != (refused.units, refused.quota):
             return None
         self._entries.move_to_end(charge.key)
         return replace(

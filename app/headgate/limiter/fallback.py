@@ -1,13 +1,17 @@
 """What happens while the shared store is away: each policy does what it says."""
 
+import asyncio
 from dataclasses import replace
 
 from headgate.core.charge import Charge
 from headgate.core.decision import Decision, LimitResult, Outcome, PolicyResult, Source
 from headgate.core.policy import Mode, OnStoreError
 from headgate.core.quota import SECOND_US
+from headgate.limiter.leases import LeaseKeeper
 from headgate.limiter.plan import Part, Plan
-from headgate.limiter.ports import Store
+from headgate.limiter.ports import Sleep, Store
+from headgate.limiter.reservation import Reservation
+from headgate.limiter.till import spent_charges
 from headgate.limiter.verdict import decision_of
 
 RETRY_US = SECOND_US
@@ -19,13 +23,15 @@ class Fallback:
 
     Args:
         local: A store of this process, for the policies that say `local`.
+        sleep: How to wait between renewals of local leases.
     """
 
-    def __init__(self, local: Store) -> None:
+    def __init__(self, local: Store, *, sleep: Sleep = asyncio.sleep) -> None:
         self._local = local
+        self._leases = LeaseKeeper(local.settle, sleep=sleep)
 
-    async def decide(self, plan: Plan, replicas: int) -> tuple[Decision, Plan]:
-        """Return the decision, and the plan of what was spent locally.
+    async def decide(self, plan: Plan, replicas: int) -> Reservation:
+        """Return the decision, with what was spent locally.
 
         A policy in shadow refuses nothing and is not counted while the store is away.
 
@@ -41,12 +47,13 @@ class Fallback:
                 for part in enforced
             )
             refused = Decision(Outcome.FAIL_CLOSED, Source.NONE, results, RETRY_US)
-            return refused, Plan((), ())
+            return Reservation(refused, {}, 0, self._local.settle)
         opened = [part for part in enforced if part.policy.on_store_error is OnStoreError.ALLOW]
         shared = _shares(plan, [part for part in enforced if part not in opened], replicas)
         without = tuple(_without(plan, part, Outcome.FAIL_OPEN) for part in opened)
         if not shared.parts:
-            return Decision(Outcome.FAIL_OPEN, Source.NONE, without), shared
+            let_in = Decision(Outcome.FAIL_OPEN, Source.NONE, without)
+            return Reservation(let_in, {}, 0, self._local.settle)
         taken = await self._local.take(shared.charges)
         decision = decision_of(
             shared,
@@ -54,7 +61,16 @@ class Fallback:
             source=Source.LOCAL,
             spent=taken.spent,
         )
-        return replace(decision, results=(*decision.results, *without)), shared
+        decision = replace(decision, results=(*decision.results, *without))
+        spent = spent_charges(shared, decision)
+        reservation = Reservation(decision, spent, taken.now_us, self._local.settle)
+        if reservation.leases:
+            self._leases.hold(reservation)
+        return reservation
+
+    async def aclose(self) -> None:
+        """Stop renewing local leases."""
+        await self._leases.aclose()
 
     @staticmethod
     def _refuses(plan: Plan, part: Part, replicas: int) -> bool:

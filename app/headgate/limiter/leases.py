@@ -1,12 +1,13 @@
 """Leases of requests in flight, renewed for as long as their requests last."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterable
+from dataclasses import replace
+from weakref import WeakSet
 
 from headgate.core.quota import SECOND_US
+from headgate.limiter.ports import Sleep
 from headgate.limiter.reservation import Reservation, Settle
-
-Sleep = Callable[[float], Awaitable[None]]
 
 
 class LeaseKeeper:
@@ -20,31 +21,41 @@ class LeaseKeeper:
     def __init__(self, settle: Settle, *, sleep: Sleep = asyncio.sleep) -> None:
         self._settle = settle
         self._sleep = sleep
-        self._held: set[Reservation] = set()
-        self._renewing: asyncio.Task[None] | None = None
+        self._held: dict[int, WeakSet[Reservation]] = {}
+        self._renewing: dict[int, asyncio.Task[None]] = {}
 
     def hold(self, reservation: Reservation) -> None:
         """Keep the leases of a reservation until they are given back."""
-        self._held.add(reservation)
-        if self._renewing is None:
-            self._renewing = asyncio.get_running_loop().create_task(self._renew())
+        # Each length of lease has a task of its own: a short one cannot wait for a long one.
+        life_us = min(each.quota.period_us for each in reservation.leases)
+        # What its owner has dropped can never be given back: it is not renewed, and so it ends.
+        self._held.setdefault(life_us, WeakSet()).add(reservation)
+        if life_us not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._renew(life_us))
+            self._renewing[life_us] = task
 
-    async def _renew(self) -> None:
-        # Three renewals fall into the life of the shortest lease: two may be lost.
-        while self._prune():
-            shortest_us = min(each.quota.period_us for held in self._held for each in held.leases)
-            await self._sleep(shortest_us / 3 / SECOND_US)
-            if self._prune():
-                await self._settle([one for held in self._held for one in held.renewals()])
-        self._renewing = None
+    async def _renew(self, life_us: int) -> None:
+        held = self._held[life_us]
+        while held:
+            # Three renewals fall into the life of a lease: two may be lost.
+            await self._sleep(life_us / 3 / SECOND_US)
+            held.difference_update([each for each in held if not each.leases])
+            await self._keep(held)
+        del self._held[life_us], self._renewing[life_us]
 
-    def _prune(self) -> bool:
-        self._held = {held for held in self._held if held.leases}
-        return bool(self._held)
+    async def _keep(self, held: Iterable[Reservation]) -> None:
+        renewals = [(owner, each) for owner in held for each in owner.renewals()]
+        if renewals:
+            await self._settle([each for _, each in renewals])
+        # A lease given back meanwhile may have come back with its renewal.
+        back = [replace(each, delta=-each.units) for owner, each in renewals if not owner.leases]
+        if back:
+            await self._settle(back)
 
     async def aclose(self) -> None:
         """Stop renewing."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait({self._renewing})
-            self._renewing = None
+        for task in self._renewing.values():
+            task.cancel()
+        if self._renewing:
+            await asyncio.wait(self._renewing.values())
+        self._renewing.clear()

@@ -21,7 +21,7 @@ from headgate.limiter.observing import Observers
 from headgate.limiter.plan import Plan, every_bucket, make_plan
 from headgate.limiter.ports import Clock, Observer, Store, Tracer
 from headgate.limiter.reservation import Reservation
-from headgate.limiter.till import Till, spent_charges
+from headgate.limiter.till import Till
 from headgate.limiter.verdict import decision_of
 
 
@@ -101,6 +101,7 @@ class Limiter:
     async def aclose(self) -> None:
         """Leave the fleet and close the stores."""
         await self._till.aclose()
+        await self._fallback.aclose()
         await self.census.aclose()
         await self._breaker.aclose()
         await self.store.aclose()
@@ -218,9 +219,12 @@ class Limiter:
             StoreError: The store is away.
         """
         buckets = every_bucket(self._find(policies), _subject(subject, principal), self.keys)
-        self._denials.forget(buckets)
         await self._local.forget(buckets)
-        return await self._breaker.call("forget", lambda: self.store.forget(buckets))
+        try:
+            return await self._breaker.call("forget", lambda: self.store.forget(buckets))
+        finally:
+            # Not before: what is refused until the store has forgotten would be remembered.
+            self._denials.forget(buckets)
 
     def subject_hash(self, subject: Subject) -> str:
         """Return the hash that stands for a caller in the store, in logs and in traces."""
@@ -239,8 +243,7 @@ class Limiter:
         try:
             taken = await self._till.take(plan)
         except StoreError:
-            decision, shared = await self._fallback.decide(plan, self.census.replicas)
-            return Reservation(decision, spent_charges(shared, decision), 0, self._local.settle)
+            return await self._fallback.decide(plan, self.census.replicas)
         verdicts = dict(enumerate(taken.verdicts))
         decision = decision_of(plan, verdicts, source=Source.STORE, spent=taken.spent)
         if not decision.allowed:

@@ -1,6 +1,6 @@
 """What the limiter needs from outside: a store, a clock, identities and somebody to tell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +10,9 @@ from headgate.core.decision import Decision, Verdict
 from headgate.core.errors import IdentityError
 from headgate.core.subject import Principal
 from headgate.limiter.events import Event
+
+Sleep = Callable[[float], Awaitable[None]]
+"""A pause of so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What a check has spent, until its owner says what it really cost."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import chain
 from typing import Self
 
@@ -21,7 +22,7 @@ class Reservation:
     Args:
         decision: What was decided.
         spent: The charges that were spent, by policy.
-        taken_us: When, on the store's clock.
+        taken_us: When, on the clock of the store that they were spent from.
         settle: How to correct them; it never raises.
     """
 
@@ -33,19 +34,22 @@ class Reservation:
         settle: Settle,
     ) -> None:
         self.decision = decision
-        self._spent = spent
+        self.policies = tuple(spent)
+        self.leases = [each for each in chain.from_iterable(spent.values()) if _is_lease(each)]
+        self._open = {
+            policy: [each for each in charges if not _is_lease(each)]
+            for policy, charges in spent.items()
+        }
         self._taken_us = taken_us
         self._settle = settle
-        self._open = True
-        self.leases = [each for each in self._charges() if _is_lease(each)]
 
-    def _charges(self) -> Iterator[Charge]:
-        return chain.from_iterable(self._spent.values())
-
-    def under(self, policy: str) -> "Reservation":
+    def under(self, policy: str) -> Self:
         """Return the part of one policy, to be corrected apart; leases stay with the whole."""
-        charges = [each for each in self._spent.get(policy, ()) if not _is_lease(each)]
-        return Reservation(self.decision, {policy: charges}, self._taken_us, self._settle)
+        # The copy shares what is open, so that the whole and its parts give nothing back twice.
+        part = copy.copy(self)
+        part.policies = (policy,)
+        part.leases = []
+        return part
 
     async def __aenter__(self) -> Self:
         return self
@@ -57,7 +61,7 @@ class Reservation:
         """Say what the request really cost; the difference is given back, or spent as well.
 
         What is spent beyond the reservation may exceed the limit by as much; it then delays those
-        who come after. Only the first of `commit` and `refund` counts.
+        who come after. Only the first of `commit` and `refund` counts, under each policy.
 
         Args:
             actual: The real cost, at least 0.
@@ -67,15 +71,14 @@ class Reservation:
         """
         if actual < 0:
             raise CostError(f"a cost cannot be negative: {actual}")
-        corrections = []
-        if self._open:
-            self._open = False
-            corrections = [
+        spent = [each for policy in self.policies for each in self._open.pop(policy, ())]
+        await self._finish(
+            [
                 self._settlement(each, change)
-                for each in self._charges()
-                if not _is_lease(each) and (change := actual * each.quota.cost - each.units)
+                for each in spent
+                if (change := actual * each.quota.cost - each.units)
             ]
-        await self._finish(corrections)
+        )
 
     async def refund(self) -> None:
         """Give everything back."""

@@ -54,7 +54,7 @@ class Till:
             taken = await task
             if taken.spent:
                 leases = [each for each in plan.charges if each.lease]
-                await self.settle(
+                await self._settle(
                     [
                         Settlement(
                             each.key, each.quota, -each.units, taken.now_us, each.units, each.lease
@@ -63,10 +63,11 @@ class Till:
                     ]
                 )
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._orphans.add(task)
         task.add_done_callback(self._orphans.discard)
+        return task
 
     def hold(self, plan: Plan, decision: Decision, taken_us: int) -> Reservation:
         """Return what the caller may correct later, and keep its leases alive until then."""
@@ -78,12 +79,17 @@ class Till:
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Correct charges; where the store is away they expire by themselves."""
-        self._denials.forget([each.key for each in settlements])
+        # A client that goes away while the store answers must not keep what it gives back.
+        await asyncio.shield(self._in_background(self._settle(settlements)))
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> None:
         with contextlib.suppress(StoreError):
             await self._breaker.call("settle", lambda: self._store.settle(settlements))
+        # Not before: what is refused until the store has settled would be remembered.
+        self._denials.forget([each.key for each in settlements])
 
     async def aclose(self) -> None:
-        """Stop renewing leases, and finish giving back those that nobody waits for."""
+        """Stop renewing leases, and finish giving back what nobody waits for."""
         await self._leases.aclose()
         if self._orphans:
             await asyncio.wait(self._orphans)

@@ -1,0 +1,90 @@
+"""Closing a limiter: nothing runs on, whatever was under way."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from headgate.core.decision import Decision, Source
+from headgate.limiter.events import BreakerState
+from headgate.limiter.limiter import Limiter
+from headgate.limiter.ports import CheckSpan
+from support.limiter import Bench, away, in_flight, rate, running
+
+
+async def test_close_without_start() -> None:
+    """A limiter that was never started is closed, and so are its stores."""
+    async with Bench(rate("a", "1/minute")) as bench:
+        await bench.limiter.aclose()
+        assert bench.store.calls == []
+        assert bench.store.closed == 1
+
+
+async def test_close_twice() -> None:
+    """Closing again does nothing more to the fleet."""
+    async with Bench(rate("a", "1/minute")) as bench:
+        await bench.limiter.start()
+        await bench.limiter.aclose()
+        calls = list(bench.store.calls)
+        await bench.limiter.aclose()
+        assert bench.store.calls == calls
+
+
+async def test_close_while_probing() -> None:
+    """A limiter whose store is away is closed at once, though a probe is under way."""
+    async with Bench(rate("a", "9/minute"), failures=1) as bench:
+        await bench.limiter.start()
+        bench.store.down = away()
+        probe = bench.store.hold("open")
+        await bench.limiter.check("a", principal="ann")
+        await probe.wait()
+        await bench.limiter.aclose()
+        assert bench.store.heartbeats[-1][1] > 0
+
+
+async def test_close_while_leases_are_held() -> None:
+    """Leases of requests that outlive the limiter are no longer renewed, and end by themselves."""
+    async with Bench(in_flight("c", 1)) as bench:
+        await bench.limiter.start()
+        held = await bench.limiter.reserve("c", principal="ann")
+        await bench.limiter.aclose()
+        assert held.leases
+
+
+async def test_a_farewell_that_opens_the_breaker_leaves_no_probe() -> None:
+    """A store that goes away while the replica says farewell is not probed any more."""
+    async with Bench(failures=1) as bench:
+        await bench.limiter.start()
+        bench.store.down = away()
+        await bench.limiter.aclose()
+        assert bench.store.heartbeats[-1] == ("me", 0)
+
+
+async def test_a_request_that_outlives_the_limiter_leaves_no_probe() -> None:
+    """A request under way while the limiter is closed gets its answer, and nothing runs on."""
+    async with Bench(rate("a", "9/minute"), failures=1) as bench:
+        hold = bench.store.hold("take", error=away())
+        async with running(bench.limiter.check("a", principal="ann")) as request:
+            await hold.wait()
+            await bench.limiter.aclose()
+            hold.go.set()
+            assert (await request).source is Source.LOCAL
+        assert bench.limiter.breaker_state is BreakerState.CLOSED
+
+
+async def test_a_check_is_traced_with_its_decision() -> None:
+    """A tracer opens one span for each check, with the policies and then the decision."""
+    said: list[object] = []
+
+    class Tracer:
+        @contextmanager
+        def check(self, policies: Sequence[str]) -> Iterator[CheckSpan]:
+            said.append(list(policies))
+            yield self
+            said.append("closed")
+
+        def decided(self, decision: Decision) -> None:
+            said.append(decision)
+
+    bench = Bench()
+    limiter = Limiter(bench.store, local=bench.local, tracer=Tracer())
+    decision = await limiter.check(rate("a", "1/minute"), rate("b", "1/minute"), principal="ann")
+    assert said == [["a", "b"], decision, "closed"]

@@ -1,0 +1,213 @@
+"""Without the store each policy does what it says: allow, deny, or a share of its own."""
+
+from typing import Self
+
+import pytest
+
+from headgate.core.decision import Outcome, Source
+from headgate.core.policy import Mode, OnStoreError, Policy
+from headgate.core.quota import Algorithm, rate_quota
+from headgate.limiter.events import Decided
+from headgate.limiter.ports import Pulse
+from support.limiter import Bench, away, in_flight, rate, remaining, running
+
+ALLOW = rate("allow", "1/minute", on_store_error=OnStoreError.ALLOW)
+DENY = rate("deny", "1/minute", on_store_error=OnStoreError.DENY)
+LOCAL = rate("local", "8/minute", on_store_error=OnStoreError.LOCAL)
+
+
+class Cut(Bench):
+    """A bench whose store is away, after it was seen with so many replicas.
+
+    Args:
+        policies: The policies in force.
+        replicas: Live replicas, as the store last said.
+    """
+
+    def __init__(self, *policies: Policy, replicas: int = 1) -> None:
+        super().__init__(*policies, failures=1_000)
+        self.store.pulse = Pulse(replicas, "first")
+
+    async def __aenter__(self) -> Self:
+        await self.limiter.start()
+        self.store.down = away()
+        return self
+
+
+async def test_allow_lets_everybody_in() -> None:
+    """Under `allow` every request is let in, counted as failed open and not as spent."""
+    async with Cut(ALLOW) as bench:
+        decisions = [await bench.limiter.check("allow", principal="ann") for _ in range(3)]
+        assert {(each.outcome, each.source, each.spent) for each in decisions} == {
+            (Outcome.FAIL_OPEN, Source.NONE, False)
+        }
+        assert [each.outcome for each in decisions[0].results] == [Outcome.FAIL_OPEN]
+        assert decisions[0].results[0].limits[0].verdict is None
+        assert [each.decision for each in bench.recorder.of(Decided)] == decisions
+
+
+async def test_deny_lets_nobody_in() -> None:
+    """Under `deny` every request is refused, with a second to wait."""
+    async with Cut(DENY) as bench:
+        decision = await bench.limiter.check("deny", principal="ann")
+        assert (decision.outcome, decision.source) == (Outcome.FAIL_CLOSED, Source.NONE)
+        assert not decision.allowed
+        assert decision.violated == ("deny",)
+        assert decision.retry_after_us == 1_000_000
+
+
+async def test_local_counts_in_this_process() -> None:
+    """Under `local` a bucket of this process decides."""
+    async with Cut(LOCAL) as bench:
+        decisions = [await bench.limiter.check("local", principal="ann") for _ in range(9)]
+        assert sum(each.allowed for each in decisions) == 8
+        assert {each.source for each in decisions} == {Source.LOCAL}
+        assert decisions[0].spent
+        assert decisions[-1].outcome is Outcome.DENIED
+        assert decisions[-1].retry_after_us > 0
+
+
+@pytest.mark.parametrize("algorithm", [each for each in Algorithm if each != "concurrency"])
+async def test_the_local_share_is_divided_by_the_last_known_replicas_litellm_2730(
+    algorithm: Algorithm,
+) -> None:
+    """Four replicas without the store let in, all together, what one limit would."""
+    policy = rate("a", rate_quota("8/minute", algorithm=algorithm))
+    async with Cut(policy, replicas=4) as bench:
+        decisions = [await bench.limiter.check("a", principal="ann") for _ in range(8)]
+        assert sum(each.allowed for each in decisions) == 2
+        assert decisions[0].results[0].limits[0].quota.burst == 2
+
+
+async def test_a_local_denial_is_not_remembered_for_the_store() -> None:
+    """What the local share refuses is not refused when the store is back."""
+    async with Cut(rate("a", "4/minute"), replicas=4) as bench:
+        for _ in range(3):
+            await bench.limiter.check("a", principal="ann")
+        bench.store.down = None
+        back = await bench.limiter.check("a", principal="ann")
+        assert (back.outcome, back.source) == (Outcome.ALLOWED, Source.STORE)
+
+
+async def test_a_share_too_small_for_the_cost_fails_closed() -> None:
+    """A cost that the local share could never hold is refused as without the store."""
+    async with Cut(LOCAL, ALLOW, replicas=4) as bench:
+        decision = await bench.limiter.check("local", principal="ann", cost=3)
+        assert (decision.outcome, decision.source) == (Outcome.FAIL_CLOSED, Source.NONE)
+        assert decision.violated == ("local",)
+        assert (await bench.limiter.check("local", principal="ann", cost=2)).allowed
+
+
+async def test_deny_wins_over_the_others_and_spends_nothing() -> None:
+    """One policy that refuses without the store refuses the request; nothing is spent locally."""
+    async with Cut(LOCAL, DENY, ALLOW) as bench:
+        decision = await bench.limiter.check("local", "deny", "allow", principal="ann")
+        assert decision.outcome is Outcome.FAIL_CLOSED
+        outcomes = {each.policy: each.outcome for each in decision.results}
+        assert outcomes == {"local": "allowed", "deny": "fail_closed", "allow": "allowed"}
+        assert len(bench.local) == 0
+
+
+async def test_local_decides_beside_allow() -> None:
+    """Among `local` and `allow` the local bucket decides, and both say what they did."""
+    async with Cut(LOCAL, ALLOW) as bench:
+        decisions = [
+            await bench.limiter.check("allow", "local", principal="ann", cost=1) for _ in range(9)
+        ]
+        first, last = decisions[0], decisions[-1]
+        assert (first.outcome, first.source) == (Outcome.ALLOWED, Source.LOCAL)
+        assert {each.policy: each.outcome for each in first.results} == {
+            "local": "allowed",
+            "allow": "fail_open",
+        }
+        assert (last.outcome, last.violated) == (Outcome.DENIED, ("local",))
+
+
+async def test_local_policies_are_all_or_nothing_together() -> None:
+    """A request that one local bucket refuses spends nothing in another."""
+    async with Cut(LOCAL, rate("tight", "1/minute")) as bench:
+        for _ in range(3):
+            await bench.limiter.check("local", "tight", principal="ann")
+        left = await bench.limiter.check("local", principal="ann", cost=0)
+        assert remaining(left.results[0].limits[0]) == 7
+
+
+async def test_shadow_is_ignored_while_the_store_is_away() -> None:
+    """A policy in shadow refuses nothing and counts nothing without the store."""
+    shadows = [
+        rate(f"s-{what}", "1/minute", mode=Mode.SHADOW, on_store_error=what)
+        for what in OnStoreError
+    ]
+    async with Cut(LOCAL, *shadows) as bench:
+        names = [each.name for each in shadows]
+        decision = await bench.limiter.check("local", *names, principal="ann")
+        assert decision.outcome is Outcome.ALLOWED
+        assert [each.policy for each in decision.results] == ["local"]
+        alone = await bench.limiter.check(*names, principal="ann")
+        assert (alone.outcome, alone.results) == (Outcome.FAIL_OPEN, ())
+        assert alone.allowed
+
+
+async def test_a_known_denial_is_still_one_when_the_store_goes() -> None:
+    """What the store has just refused stays refused for as long as it promised."""
+    async with Bench(rate("a", "1/minute", on_store_error=OnStoreError.ALLOW)) as bench:
+        for _ in range(2):
+            await bench.limiter.check("a", principal="ann")
+        bench.store.down = away()
+        still = await bench.limiter.check("a", principal="ann")
+        assert (still.outcome, still.source) == (Outcome.DENIED, Source.CACHE)
+        bench.clock.move(1)
+        assert (await bench.limiter.check("a", principal="ann")).outcome is Outcome.FAIL_OPEN
+
+
+@pytest.mark.parametrize("algorithm", [each for each in Algorithm if each != "concurrency"])
+async def test_a_local_refund_goes_to_the_local_store(algorithm: Algorithm) -> None:
+    """What was spent locally is given back locally, and the shared store is not asked."""
+    policy = rate("a", rate_quota("4/minute", algorithm=algorithm))
+    async with Cut(policy) as bench:
+        reservation = await bench.limiter.reserve("a", principal="ann", cost=4)
+        bench.store.calls.clear()
+        await reservation.refund()
+        assert bench.store.calls == []
+        assert (await bench.limiter.check("a", principal="ann", cost=4)).allowed
+
+
+async def test_a_refund_of_what_failed_open_is_nothing() -> None:
+    """Where nothing was spent there is nothing to give back, here or in the store."""
+    async with Cut(ALLOW, LOCAL) as bench:
+        await (await bench.limiter.reserve("allow", principal="ann")).refund()
+        both = await bench.limiter.reserve("allow", "local", principal="ann")
+        await both.under("allow").refund()
+        assert len(bench.local) == 1
+        await both.refund()
+        assert len(bench.local) == 0
+
+
+async def test_a_share_of_concurrency_is_held_and_given_back() -> None:
+    """Requests in flight have a share too, and giving it back makes room."""
+    async with Cut(in_flight("c", 4), replicas=2) as bench:
+        held = [await bench.limiter.reserve("c", principal="ann") for _ in range(3)]
+        assert [each.decision.allowed for each in held] == [True, True, False]
+        await held[0].release()
+        assert (await bench.limiter.reserve("c", principal="ann")).decision.allowed
+        for each in held:
+            await each.release()
+
+
+async def test_a_reset_empties_the_local_bucket_though_the_store_is_away() -> None:
+    """A reset that the store does not hear is still felt in this process."""
+    async with Cut(rate("a", "1/minute")) as bench:
+        await bench.limiter.check("a", principal="ann")
+        with pytest.raises(Exception, match="no answer"):
+            await bench.limiter.reset("a", principal="ann")
+        assert (await bench.limiter.check("a", principal="ann")).allowed
+
+
+async def test_a_store_that_hangs_and_then_fails_is_away() -> None:
+    """A request whose call to the store ends in an error is decided locally, then and there."""
+    async with Bench(LOCAL) as bench:
+        hold = bench.store.hold("take", error=away())
+        async with running(bench.limiter.check("local", principal="ann")) as check:
+            await hold.wait()
+            hold.go.set()
+            assert (await check).source is Source.LOCAL

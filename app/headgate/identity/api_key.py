@@ -13,11 +13,13 @@ from pydantic_core import PydanticCustomError
 
 from headgate.core.errors import ConfigError, IdentityError
 from headgate.core.subject import Principal
-from headgate.identity.document import Document, read_document
+from headgate.documents import Document, DocumentErrors, parse, read
 from headgate.identity.headers import first_header
 from headgate.identity.reasons import Reason
 
 MAX_KEY_BYTES = 1024
+MAX_FILE_BYTES = 2**24
+"""A hundred thousand keys."""
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 
@@ -35,7 +37,10 @@ def _sha256_hex(text: str) -> str:
 class KeyEntry(BaseModel):
     """One API key: its SHA-256 in hex, whose it is, and the tier it gives."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    # A principal that looks like a number is text as it was written.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, coerce_numbers_to_str=True
+    )
 
     sha256: Annotated[str, AfterValidator(_sha256_hex)]
     principal: str = Field(min_length=1, max_length=256)
@@ -63,7 +68,7 @@ class ApiKeys:
     a password that can be guessed.
 
     Args:
-        file: YAML, or JSON when its name ends in `.json`.
+        file: YAML, of which JSON is a part.
         header: The request header that carries the key.
 
     Raises:
@@ -75,14 +80,6 @@ class ApiKeys:
             raise ConfigError(f"{header!r} is not a header name: write X-API-Key")
         self.file = Path(file)
         self._header = header.lower().encode()
-        self._known = _load(self.file)
-
-    def reload(self) -> None:
-        """Read the file again and swap the whole set; it blocks on the file.
-
-        Raises:
-            ConfigError: The file is wrong; the set that was loaded before serves on.
-        """
         self._known = _load(self.file)
 
     async def resolve(self, scope: Mapping[str, Any]) -> Principal | None:
@@ -108,19 +105,20 @@ class ApiKeys:
 
 
 def _load(path: Path) -> dict[bytes, _Known]:
-    document = read_document(path)
+    document = parse(read(path, max_bytes=MAX_FILE_BYTES), str(path))
+    errors = list(document.errors)
     known: dict[bytes, _Known] = {}
-    first: dict[bytes, str] = {}
+    first: dict[bytes, int] = {}
     for index, entry in enumerate(_entries(document)):
         digest = bytes.fromhex(entry.sha256)
-        place = document.place(("keys", index))
         if digest in known:
-            raise ConfigError(
-                f"{place}: keys[{index}] has the same hash as {first[digest]}: remove one of them"
-            )
-        first[digest] = f"keys[{index}]"
+            twice = f"keys[{index}] has the same hash as keys[{first[digest]}]: remove one of them"
+            errors.append(document.error(twice, ("keys", index)))
+        first.setdefault(digest, index)
         principal = Principal(entry.principal, entry.tier or "", source="api_key")
         known[digest] = _Known(digest, principal)
+    if errors:
+        raise DocumentErrors(errors)
     return known
 
 
@@ -129,12 +127,11 @@ def _entries(document: Document) -> tuple[KeyEntry, ...]:
         return KeyFile.model_validate(document.data).keys
     except ValidationError as error:
         # Neither values nor unknown names are shown: either can be a key put in the wrong place.
-        raise ConfigError(
-            "; ".join(
-                f"{document.place(detail['loc'])}: {_describe(detail['loc'], detail)}"
-                for detail in error.errors(include_input=False, include_url=False)
-            )
-        ) from None
+        faults = (
+            document.error(_describe(detail["loc"], detail), detail["loc"])
+            for detail in error.errors(include_input=False, include_url=False)
+        )
+        raise DocumentErrors([*document.errors, *faults]) from None
 
 
 def _describe(location: tuple[str | int, ...], detail: Mapping[str, Any]) -> str:

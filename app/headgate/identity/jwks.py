@@ -5,6 +5,7 @@ The last good keys serve on while new ones cannot be had.
 
 import asyncio
 import ipaddress
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,14 @@ from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import anyio.to_thread
-import structlog
 
 from headgate.core.errors import ConfigError, IdentityError
+from headgate.documents import read
 from headgate.identity.jwks_fetch import fetch_document
 from headgate.identity.key_set import KeySet, VerifyingKey
 from headgate.identity.reasons import Reason
 
-_log = structlog.stdlib.get_logger(__name__)
+_log = logging.getLogger("headgate")
 
 
 class KeySource(Protocol):
@@ -48,24 +49,11 @@ class FileKeys:
     """
 
     def __init__(self, file: str | Path) -> None:
-        self.file = Path(file)
-        self.reload()
-
-    def reload(self) -> None:
-        """Read the file again and swap the whole set; it blocks on the file.
-
-        Raises:
-            ConfigError: The file is wrong; the set that was loaded before serves on.
-        """
+        document = read(Path(file))
         try:
-            self._keys = KeySet.parse(self.file.read_bytes())
-        except OSError as error:
-            raise ConfigError(
-                f"{self.file} cannot be read ({error.strerror}): correct the path or its "
-                "permissions"
-            ) from None
+            self._keys = KeySet.parse(document)
         except ConfigError as error:
-            raise ConfigError(f"{self.file}: {error}") from None
+            raise ConfigError(f"{file}: {error}") from None
 
     async def find(self, kid: str | None, algorithm: str) -> VerifyingKey:
         """Return the key of this id for this algorithm.
@@ -165,7 +153,7 @@ class RemoteKeys:
                 limiter=anyio.CapacityLimiter(1),
             )
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the last good keys serve on
-            _log.warning("identity.jwks_unavailable", url=self._url, error=repr(error))
+            _log.warning("identity.jwks_unavailable url=%s error=%r", self._url, error)
         else:
             self._loaded_at = self._clock()
 

@@ -1,10 +1,9 @@
 """Tells who sent a request: the first credential that verifies, else the client's address."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
-
-import structlog
 
 from headgate.core.errors import IdentityError
 from headgate.core.subject import Principal
@@ -20,7 +19,7 @@ Resolver = Callable[[Mapping[str, Any]], Awaitable[Principal | None]]
 It raises `IdentityError` for a credential that does not verify.
 """
 
-_log = structlog.stdlib.get_logger(__name__)
+_log = logging.getLogger("headgate")
 
 
 class RequestIdentifier:

@@ -1,6 +1,5 @@
 """Policy files: read with the line of every fault, described for editors, and followed."""
 
-from headgate.policies.errors import PolicyErrors
 from headgate.policies.identity import ApiKeysSection, IdentitySection, JwtSection
 from headgate.policies.loader import Loaded, json_schema, load, parse
 from headgate.policies.watcher import PolicyWatcher
@@ -10,7 +9,6 @@ __all__ = [
     "IdentitySection",
     "JwtSection",
     "Loaded",
-    "PolicyErrors",
     "PolicyWatcher",
     "json_schema",
     "load",

@@ -1,4 +1,4 @@
-"""Every fault of a policy file at once, each with its place and the fix."""
+"""Says what is wrong with a value of a policy file, and what to write."""
 
 import difflib
 import json
@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic_core import ErrorDetails
-
-from headgate.core.errors import ConfigError, PolicyError
 
 _KINDS = {
     "string_type": "text in quotes",
@@ -24,18 +22,6 @@ _KINDS = {
 }
 _SHOWN = 60
 """Characters of a wrong value that a message repeats."""
-
-
-class PolicyErrors(ConfigError):
-    """A policy file cannot be used.
-
-    Args:
-        errors: Each fault that was found, in the order of their lines.
-    """
-
-    def __init__(self, errors: Iterable[PolicyError]) -> None:
-        self.errors = tuple(sorted(errors, key=lambda error: error.line))
-        super().__init__("\n".join(str(error) for error in self.errors))
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from headgate import documents
 from headgate.core.errors import PolicyError
 from headgate.core.policy import PolicySet
-from headgate.policies.errors import PolicyErrors, explain
+from headgate.documents import Document, DocumentErrors
+from headgate.policies.errors import explain
 from headgate.policies.identity import IdentitySection
-from headgate.policies.located import MAX_BYTES, Located, decode, read
 from headgate.policies.schema import SECTIONS, PolicyDocument
 
 
@@ -40,25 +41,23 @@ def load(path: Path, *, generation: int = 0) -> Loaded:
         The policies and the identity section.
 
     Raises:
-        PolicyErrors: The file cannot be read, or is wrong; holds every fault found.
+        DocumentErrors: The file cannot be read, or is wrong; holds every fault found.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        message = f"the file cannot be read: {error.strerror}"
-        raise PolicyErrors([PolicyError(message, source=str(path))]) from error
-    text = decode(raw, str(path))
-    return parse(text, source=str(path), directory=path.parent, generation=generation)
+    raw = documents.read(path)
+    return parse(raw, source=str(path), directory=path.parent, generation=generation)
 
 
 def parse(
-    text: str, *, source: str = "policies", directory: Path | None = None, generation: int = 0
+    text: str | bytes,
+    *,
+    source: str = "policies",
+    directory: Path | None = None,
+    generation: int = 0,
 ) -> Loaded:
     """Read the text of a policy file.
 
     Args:
-        text: The text, YAML.
+        text: The text, YAML; bytes are UTF-8.
         source: Its name, for messages.
         directory: Where relative paths in the text start; left out, they stay relative.
         generation: Number of the set, growing with each one loaded by this process.
@@ -67,17 +66,17 @@ def parse(
         The policies and the identity section.
 
     Raises:
-        PolicyErrors: The text is wrong; holds every fault found.
+        DocumentErrors: The text is wrong; holds every fault found.
     """
-    raw = text.encode(errors="surrogatepass")
-    located = read(decode(raw, source), source)
-    errors = [*located.errors, *_double_names(located)]
+    raw = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    found = documents.parse(raw, source)
+    errors = [*found.errors, *_double_names(found)]
     try:
-        document = PolicyDocument.model_validate(located.data)
+        document = PolicyDocument.model_validate(found.data)
     except ValidationError as error:
-        raise PolicyErrors([*errors, *_explained(error, located)]) from error
+        raise DocumentErrors([*errors, *_explained(error, found)]) from error
     if errors:
-        raise PolicyErrors(errors)
+        raise DocumentErrors(errors)
     policies = PolicySet(
         (section.policy(document.defaults) for section in document.policies),
         generation=generation,
@@ -102,23 +101,22 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _explained(error: ValidationError, located: Located) -> Iterator[PolicyError]:
+def _explained(error: ValidationError, found: Document) -> Iterator[PolicyError]:
     fields = {name: section.model_fields for name, section in SECTIONS.items()}
     for detail in error.errors(include_url=False):
         # A location also names the branch of a union, which is no key of the file.
         place = tuple(part for part in detail["loc"] if not str(part).startswith("("))
-        yield located.error(explain(detail, fields), place)
+        yield found.error(explain(detail, fields), place)
 
 
-def _double_names(located: Located) -> Iterator[PolicyError]:
+def _double_names(found: Document) -> Iterator[PolicyError]:
     """Find the later ones of policies with one name, also where the rest cannot be read."""
-    data = located.data
-    entries = data.get("policies") if isinstance(data, dict) else None
+    entries = found.data.get("policies") if isinstance(found.data, dict) else None
     seen: set[str] = set()
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         name = entry.get("name") if isinstance(entry, dict) else None
         if isinstance(name, str) and name in seen:
             place = ("policies", index, "name")
-            yield located.error(f"two policies are named {name!r}: rename one of them", place)
+            yield found.error(f"two policies are named {name!r}: rename one of them", place)
         elif isinstance(name, str):
             seen.add(name)

@@ -13,7 +13,7 @@ import anyio.to_thread
 from watchfiles import awatch
 
 from headgate.core.errors import ConfigError
-from headgate.policies.errors import PolicyErrors
+from headgate.documents import DocumentErrors
 from headgate.policies.loader import Loaded, digest, load
 
 
@@ -61,7 +61,7 @@ class PolicyWatcher:
             if loaded is not None:
                 self._on_loaded(loaded)
                 self._generation = loaded.policies.generation
-        except PolicyErrors as error:
+        except DocumentErrors as error:
             self._on_rejected(tuple(str(fault) for fault in error.errors))
         except (ConfigError, OSError) as error:
             self._on_rejected((str(error),))

@@ -1,8 +1,10 @@
 """Limits as FastAPI dependencies: `Depends(RateLimit("5/minute"))`."""
 
 import inspect
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from enum import StrEnum
+from typing import TypeVar
 
 from fastapi import Response
 from starlette.requests import HTTPConnection
@@ -13,10 +15,19 @@ from headgate.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota, rat
 from headgate.limiter.reservation import Reservation
 from headgate.web.gate import Gate, find_gate
 from headgate.web.refuse import refuse
-from headgate.web.routes import WEBSOCKET, Entry, path_of, table_of
+from headgate.web.routes import entry_of
 from headgate.web.visit import Visit, begin, visit_of
 
 Cost = int | Callable[[HTTPConnection], int | Awaitable[int]]
+Choice = TypeVar("Choice", bound=StrEnum)
+_DEFAULTS = (
+    None,
+    Algorithm.TOKEN_BUCKET,
+    KeyKind.PRINCIPAL,
+    None,
+    Mode.ENFORCE,
+    OnStoreError.LOCAL,
+)
 
 
 class RateLimit:
@@ -35,6 +46,8 @@ class RateLimit:
         key: What a bucket is kept per, for `rate`; each route has buckets of its own unless the
             limit has a name.
         name: The limit's name in metrics and headers; routes with limits of one name share them.
+            Without it the name is made of the rate, and of algorithm and key where they are not
+            the usual ones.
         mode: Enforce, or only count.
         on_store_error: What to do while the store is away.
 
@@ -58,20 +71,31 @@ class RateLimit:
         if (rate is None) == (policy is None):
             raise ConfigError('write either RateLimit("5/minute") or RateLimit(policy="exports")')
         self._cost = cost
-        self._named = policy
+        self._named = policy or ""
         self._policy: Policy | None = None
-        if rate is not None:
-            quota = rate if isinstance(rate, Quota) else _quota(rate, burst, algorithm)
-            if isinstance(cost, int):
-                quota.charge(cost)
-            parts = tuple(map(KeyPart.parse, [key] if isinstance(key, str) else key))
-            self._policy = Policy(
-                name or _default_name(quota),
-                (quota,),
-                key=parts if name else (*parts, KeyPart(KeyKind.ROUTE)),
-                mode=Mode(mode),
-                on_store_error=OnStoreError(on_store_error),
+        if rate is None:
+            if (burst, algorithm, key, name, mode, on_store_error) != _DEFAULTS:
+                raise ConfigError(
+                    "write burst, algorithm, key, name, mode and on_store_error of a named policy "
+                    "in the policy file"
+                )
+            return
+        quota = _quota(rate, burst, algorithm)
+        if isinstance(cost, int) and not 0 <= cost <= quota.burst // quota.cost:
+            raise ConfigError(
+                f"a cost of {cost} can never pass: write a cost from 0 to "
+                f"{quota.burst // quota.cost}, or a larger burst"
             )
+        parts = tuple(map(KeyPart.parse, [key] if isinstance(key, str) else key))
+        if not parts:
+            raise ConfigError("an empty key: write principal, client_address or global")
+        self._policy = Policy(
+            name or _default_name(quota, parts),
+            (quota,),
+            key=parts if name else (*parts, KeyPart(KeyKind.ROUTE)),
+            mode=_choose(Mode, mode),
+            on_store_error=_choose(OnStoreError, on_store_error),
+        )
 
     def policy(self, gate: Gate) -> Policy:
         """Return the policy that this limit stands for.
@@ -81,7 +105,7 @@ class RateLimit:
         """
         if self._policy is not None:
             return self._policy
-        return gate.limiter.policies.named(self._named or "")
+        return gate.limiter.policies.named(self._named)
 
     async def cost_of(self, connection: HTTPConnection) -> int:
         """Return what a request costs."""
@@ -97,7 +121,7 @@ class RateLimit:
         visit = visit_of(connection.scope)
         began = visit is None
         if visit is None:
-            visit = begin(connection.scope, find_gate(connection.scope), _entry(connection))
+            visit = begin(connection.scope, find_gate(connection.scope), entry_of(connection.scope))
         name = self.policy(visit.gate).name
         try:
             if name not in visit.policies:
@@ -119,33 +143,33 @@ async def _admit(
     if refusal is not None:
         raise refuse(refusal, connection)
     if not visit.shows_headers:
-        for name, value in visit.gate.headers(visit.decision):
+        for name, value in visit.fields():
             response.headers[name] = value
 
 
-def _entry(connection: HTTPConnection) -> Entry:
-    """Return the route that FastAPI has chosen, with the path of the mount it lies under."""
-    scope = connection.scope
-    method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
-    entry = table_of(scope).find(method, path_of(scope))
-    mounted = scope.get("root_path", "")[len(scope.get("app_root_path", "")) :]
-    within_mount = "app_root_path" in scope and entry.template
-    return replace(entry, template=mounted + entry.template) if within_mount else entry
+def _quota(rate: str | Quota, burst: int | None, algorithm: str) -> Quota:
+    if isinstance(rate, str):
+        return rate_quota(rate, burst=burst, algorithm=_choose(Algorithm, algorithm))
+    if burst is not None or algorithm != Algorithm.TOKEN_BUCKET:
+        raise ConfigError("write burst and algorithm into the Quota")
+    return rate
 
 
-def _quota(rate: str, burst: int | None, algorithm: str) -> Quota:
+def _choose(kind: type[Choice], text: str) -> Choice:
     try:
-        return rate_quota(rate, burst=burst, algorithm=Algorithm(algorithm))
-    except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
-        known = ", ".join(Algorithm)
-        raise ConfigError(f"{algorithm!r} is not an algorithm: write one of {known}") from error
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is not known: write one of {', '.join(kind)}") from None
 
 
-def _default_name(quota: Quota) -> str:
-    seconds = quota.period_us / SECOND_US
-    return f"{quota.limit}/{seconds:g}s"
+def _default_name(quota: Quota, key: tuple[KeyPart, ...]) -> str:
+    """Name a limit by all that sets it apart from another one on the same route."""
+    words = [f"{quota.limit}/{quota.period_us / SECOND_US:g}s"]
+    if quota.algorithm is not Algorithm.TOKEN_BUCKET:
+        words.append(quota.algorithm)
+    if key != (KeyPart(KeyKind.PRINCIPAL),):
+        words += [each for part in key for each in (part.kind, part.name) if each]
+    return re.sub(r"[^\w./-]", "-", "-".join(words), flags=re.ASCII)
 
 
 def rate_limit(limit: int, window: float) -> RateLimit:

@@ -1,6 +1,5 @@
 """What stands behind the dependency and the middleware, and how they find it."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,8 +8,6 @@ from headgate.core.decision import Decision
 from headgate.core.headers import EXPOSED, Dialect, Headers, limit_headers, retry_after
 from headgate.limiter.limiter import Limiter
 from headgate.limiter.ports import Identifier
-
-_log = logging.getLogger("headgate")
 
 
 class Gate:

@@ -12,10 +12,11 @@ from headgate.web.dependency import RateLimit
 from headgate.web.gate import Gate, find_gate
 from headgate.web.problem import Refusal
 from headgate.web.refuse import send_refusal
-from headgate.web.routes import WEBSOCKET, Entry, RouteTable, path_of, table_of
-from headgate.web.visit import Visit, begin
+from headgate.web.routes import RouteTable, entry_of
+from headgate.web.visit import Visit, begin, visit_of
 
 _FIELDS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+_EXPOSE = "Access-Control-Expose-Headers"
 
 
 class RateLimitMiddleware:
@@ -41,22 +42,22 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         gate = self._gate or find_gate(scope)
-        entry = self._entry(scope)
+        outer = visit_of(scope)
+        if outer is not None and outer.gate is gate:
+            await self.app(scope, receive, send)
+            return
+        entry = entry_of(scope, self._routes)
         visit = begin(scope, gate, entry, shows_headers=True)
         asks = {id(each): each for each in entry.calls if isinstance(each, RateLimit)}
+        sender = _Sender(visit, scope, send)
         try:
             refusal = await visit.admit(scope, asks.values(), matched=True)
             if refusal is None:
-                await self.app(scope, receive, _Sender(visit, scope, send))
+                await self.app(scope, receive, sender)
             else:
-                await self._refuse(refusal, scope, receive, send)
+                await self._refuse(refusal, scope, receive, sender)
         finally:
             await visit.leave()
-
-    def _entry(self, scope: Scope) -> Entry:
-        method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
-        table = self._routes or table_of(scope)
-        return table.find(method, path_of(scope))
 
     async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,18 +82,18 @@ class _Sender:
         self._send = send
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] in _FIELDS:
+        if message["type"] in _FIELDS and (fields := self._visit.fields()):
             message.setdefault("headers", [])
-            fields = self._visit.gate.headers(self._visit.decision)
-            if fields:
-                self._add(MutableHeaders(scope=message), fields)
+            self._add(MutableHeaders(scope=message), fields)
         await self._send(message)
 
     def _add(self, headers: MutableHeaders, fields: Iterable[tuple[str, str]]) -> None:
         for name, value in fields:
             headers[name] = value
         if "origin" in Headers(scope=self._scope):
-            headers.append("Access-Control-Expose-Headers", self._visit.gate.exposed)
+            lists = [*headers.getlist(_EXPOSE), self._visit.gate.exposed]
+            names = dict.fromkeys(name.strip() for one in lists for name in one.split(","))
+            headers[_EXPOSE] = ", ".join(names)
 
 
 def _is_preflight(scope: Scope) -> bool:

@@ -6,6 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketState
 
 from headgate.web.problem import Refusal
 
@@ -65,7 +66,9 @@ async def _answer(connection: Any, error: Refused) -> Response | None:
     scope = connection.scope
     if scope["type"] == "http":
         return Response(refusal.body, refusal.status, dict(refusal.headers))
-    if "websocket.http.response" in scope.get("extensions", {}):
+    offered = "websocket.http.response" in scope.get("extensions", {})
+    # A dependency before this one may have accepted already.
+    if offered and connection.application_state is WebSocketState.CONNECTING:
         await connection.send_denial_response(
             Response(refusal.body, refusal.status, dict(refusal.headers))
         )

@@ -7,13 +7,16 @@ the order in which the app would try them. FastAPI 0.137 stopped flattening incl
 happens to a limiter that does not ask).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from re import Pattern
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 from fastapi import routing as fastapi_routing
+from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute, compile_path
+from starlette.types import Scope
 
 from headgate.core.subject import UNMATCHED_ROUTE
 
@@ -28,11 +31,13 @@ class Entry:
         template: The full template, such as `/v1/items/{item_id}`; empty when none matched.
         methods: Methods in upper case; empty for any.
         calls: What the route's dependencies call, sub-dependencies included.
+        host: Pattern of the hosts that have the route; empty for any.
     """
 
     template: str = ""
     methods: frozenset[str] = frozenset()
     calls: tuple[Any, ...] = ()
+    host: str = ""
 
     @property
     def name(self) -> str:
@@ -40,7 +45,7 @@ class Entry:
         if not self.template:
             return UNMATCHED_ROUTE
         # HEAD comes along with GET by itself, and is the same route.
-        methods = sorted(self.methods - {"HEAD"}) or ["ANY"]
+        methods = sorted(self.methods - {"HEAD"} or self.methods) or ["ANY"]
         return f"{','.join(methods)} {self.template}"
 
 
@@ -56,48 +61,63 @@ class RouteTable:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.entries = tuple(entries)
-        self._patterns = [(compile_path(entry.template)[0], entry) for entry in self.entries]
+        self._patterns = [(_pattern(entry.template), entry) for entry in self.entries]
+        self._hosts = {entry.host: _pattern(entry.host) for entry in self.entries if entry.host}
         self._exact: dict[str, tuple[Entry, ...]] = {}
         for entry in self.entries:
             if "{" not in entry.template and entry.template not in self._exact:
-                self._exact[entry.template] = tuple(_matching(self._patterns, entry.template))
+                self._exact[entry.template] = tuple(self._matching(entry.template))
 
-    def find(self, method: str, path: str) -> Entry:
-        """Return the route for a method and path, or for the path alone, or `UNMATCHED`."""
+    def find(self, method: str, path: str, host: str = "") -> Entry:
+        """Return the route for a method and path, or for the path alone, or `UNMATCHED`.
+
+        The route for the path alone has no `calls`: the app answers 405 without them.
+        """
         found = self._exact.get(path)
-        entries = _matching(self._patterns, path) if found is None else found
+        entries = self._matching(path) if found is None else found
         other = UNMATCHED
         for entry in entries:
+            if entry.host and not self._hosts[entry.host].match(host):
+                continue
             if not entry.methods or method in entry.methods:
                 return entry
             if other is UNMATCHED and method != WEBSOCKET:
-                other = entry
+                other = replace(entry, calls=())
         return other
 
+    def _matching(self, path: str) -> Iterator[Entry]:
+        return (entry for pattern, entry in self._patterns if pattern.match(path))
 
-def _matching(patterns: Sequence[tuple[Pattern[str], Entry]], path: str) -> Iterator[Entry]:
-    return (entry for pattern, entry in patterns if pattern.match(path))
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """Compile a template; a mounted app may name a parameter as the app around it does."""
+    numbers = count()
+    return compile_path(re.sub(r"{\w+", lambda _: f"{{p{next(numbers)}", template))[0]
 
 
-def scan(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[Entry]:
+def scan(routes: Sequence[BaseRoute], prefix: str = "", host: str = "") -> Iterator[Entry]:
     """Yield the routes below `prefix`, those of mounted apps included."""
     for route in _flat(routes):
         path = getattr(route, "path", None) or ""
         inner = getattr(route, "original_route", route)
         if isinstance(inner, Mount):
-            yield from _mounted(inner, prefix + path.rstrip("/"))
+            mounted = prefix + path.rstrip("/")
+            yield from scan(_routes_within(inner.app), mounted, host)
+            # What the mounted app serves without routes of its own, such as static files.
+            yield Entry(f"{mounted}/{{path:path}}", host=host)
         elif isinstance(inner, Host):
-            yield from scan(inner.routes, prefix)
+            # Not the inner one: included with a prefix, its app is another.
+            yield from scan(_routes_within(route.app), prefix, route.host)
         elif path or prefix:
-            yield _entry(route, prefix + path, socket=isinstance(inner, WebSocketRoute))
+            entry = _entry(route, prefix + path, socket=isinstance(inner, WebSocketRoute))
+            yield replace(entry, host=host)
 
 
-def _mounted(mount: Mount, prefix: str) -> Iterator[Entry]:
-    below = list(mount.routes)
-    if below:
-        yield from scan(below, prefix)
-    # What the mounted app serves without routes of its own, such as static files.
-    yield Entry(f"{prefix}/{{path:path}}")
+def _routes_within(app: Any) -> Sequence[BaseRoute]:
+    """Return the routes of an app, which may have middleware around it."""
+    while app is not None and not hasattr(app, "routes"):
+        app = getattr(app, "app", None)
+    return getattr(app, "routes", None) or ()
 
 
 def _flat(routes: Sequence[BaseRoute]) -> Iterator[Any]:
@@ -106,9 +126,7 @@ def _flat(routes: Sequence[BaseRoute]) -> Iterator[Any]:
 
 
 def _entry(route: Any, template: str, *, socket: bool) -> Entry:
-    methods = {WEBSOCKET} if socket else set(getattr(route, "methods", None) or ())
-    if "GET" in methods:
-        methods.add("HEAD")
+    methods = {WEBSOCKET} if socket else getattr(route, "methods", None) or ()
     dependant = getattr(route, "dependant", None)
     return Entry(template, frozenset(methods), tuple(_calls(dependant)) if dependant else ())
 
@@ -119,17 +137,30 @@ def _calls(dependant: Any) -> Iterator[Any]:
         yield from _calls(each)
 
 
-def table_of(scope: Mapping[str, Any]) -> RouteTable:
-    """Return the table of the app that a request came to, scanned once."""
-    app = scope["app"]
-    table = getattr(app.state, "headgate_routes", None)
+def entry_of(scope: Scope, table: RouteTable | None = None) -> Entry:
+    """Return the route that a request goes to.
+
+    Args:
+        scope: The request, on its way into the app or already at the route.
+        table: The routes, when they are not those of a Starlette app.
+    """
+    method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
+    host = Headers(scope=scope).get("host", "").partition(":")[0].lower()
+    return (table or _table_of(scope)).find(method, _path_of(scope), host)
+
+
+def _table_of(scope: Scope) -> RouteTable:
+    """Return the table of the outermost app that a request came to, scanned once."""
+    # A mounted app puts itself in place of `app`; the first router stays.
+    router = scope.get("router") or scope["app"].router
+    table = getattr(router, "headgate_routes", None)
     if not isinstance(table, RouteTable):
-        table = app.state.headgate_routes = RouteTable(scan(app.routes))
+        table = router.headgate_routes = RouteTable(scan(router.routes))
     return table
 
 
-def path_of(scope: Mapping[str, Any]) -> str:
-    """Return the path below the app's root path."""
+def _path_of(scope: Scope) -> str:
+    """Return the path below the outermost app's root path."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "")
+    root: str = scope.get("app_root_path", scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(f"{root}/") else path

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from anyio import CancelScope
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from headgate.core.decision import Decision
 from headgate.core.errors import CostError
+from headgate.core.headers import Headers
 from headgate.core.policy import Policy
 from headgate.core.subject import UNMATCHED_ROUTE, Subject
 from headgate.limiter.reservation import Reservation
@@ -49,11 +50,13 @@ class Visit:
     reservations: list[Reservation] = field(default_factory=list)
     policies: dict[str, Reservation] = field(default_factory=dict)
 
-    @property
-    def decision(self) -> Decision:
-        """All decisions as one."""
+    def fields(self) -> Headers:
+        """Return what a response says of all decisions; nothing where none could be made."""
+        if not self.reservations:
+            return []
         first, *others = [each.decision for each in self.reservations]
-        return replace(first, results=sum((each.results for each in others), first.results))
+        results = sum((each.results for each in others), first.results)
+        return self.gate.headers(replace(first, results=results))
 
     async def admit(
         self, scope: Scope, asks: Iterable[Ask], *, matched: bool = False
@@ -97,8 +100,10 @@ class Visit:
 
     async def leave(self) -> None:
         """Give back what was held for as long as the request lasted."""
-        for reservation in self.reservations:
-            await reservation.release()
+        # Also when the request is cancelled, and each await in it raises.
+        with CancelScope(shield=True):
+            for reservation in self.reservations:
+                await reservation.release()
 
 
 def _headers(connection: HTTPConnection, policies: Sequence[Policy]) -> dict[str, str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 import headgate.identity
 from headgate.core.errors import IdentityError
@@ -99,17 +98,21 @@ async def test_a_credential_that_does_not_verify_is_an_error_and_no_principal(
 
 
 @pytest.mark.parametrize("name", ["bug", "text"])
-async def test_a_resolver_with_a_bug_fails_no_request(identifier: Identifier, name: str) -> None:
+async def test_a_resolver_with_a_bug_fails_no_request(
+    identifier: Identifier, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever a resolver raises or returns is logged, and the request is anonymous."""
-    with capture_logs() as logs:
-        identity = await identifier.identify(request(("X-Custom", name)))
-        again = await identifier.identify(request(BAD_KEY, ("X-Custom", name)))
+    identity = await identifier.identify(request(("X-Custom", name)))
+    again = await identifier.identify(request(BAD_KEY, ("X-Custom", name)))
     assert identity.principal is None
     assert identity.error is not None
     assert identity.error.reason == Reason.RESOLVER_FAILED
     assert again.error is not None
     assert again.error.reason == Reason.UNKNOWN_API_KEY
-    assert [entry["event"] for entry in logs] == ["identity.resolver_failed"] * 2
+    assert [(each.name, each.message) for each in caplog.records] == [
+        ("headgate", "identity.resolver_failed")
+    ] * 2
+    assert all(each.exc_info for each in caplog.records)
 
 
 @pytest.mark.parametrize("headers", [[], [("Authorization", "Basic YTpi")]])

@@ -1,0 +1,252 @@
+"""Gates, callers and hand-driven requests for tests of the web's edges."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import http_sf
+from fastapi import FastAPI
+from httpx2 import Headers, Response
+from starlette.types import ASGIApp, Message, Scope
+
+from headgate.core.charge import Charge, Settlement
+from headgate.core.errors import IdentityError, StoreUnavailable
+from headgate.core.headers import Dialect
+from headgate.core.policy import Policy, PolicySet
+from headgate.core.quota import rate_quota
+from headgate.core.subject import Principal
+from headgate.identity import ClientAddress, RequestIdentifier
+from headgate.limiter.breaker import BreakerSettings
+from headgate.limiter.events import Decided, Event
+from headgate.limiter.limiter import Limiter
+from headgate.limiter.ports import Taken
+from headgate.stores.memory import MemoryStore
+from headgate.testing import MovedClock
+from headgate.web.gate import Gate
+
+PATIENCE_SECONDS = 5.0
+"""How long a test waits for what must come; only a test that fails ever waits so long."""
+NEVER = 10**9
+"""Failures in a row that no test reaches, so that no probe runs in the background."""
+
+
+def rate(name: str, *rates: str, **options: Any) -> Policy:
+    """Return a policy of these limits."""
+    return Policy(name, tuple(map(rate_quota, rates)), **options)
+
+
+async def named_by_header(scope: Mapping[str, Any]) -> Principal | None:
+    """Believe `x-caller: name` or `x-caller: name/tier`; the name `nobody` does not verify.
+
+    Raises:
+        IdentityError: The caller is nobody.
+    """
+    found = dict(scope["headers"]).get(b"x-caller")
+    if found is None:
+        return None
+    name, _, tier = found.decode().partition("/")
+    if name == "nobody":
+        raise IdentityError("nobody is known by that name", reason="unknown_caller")
+    return Principal(name, tier)
+
+
+class FallibleStore(MemoryStore):
+    """A store in memory that is away when a test says so, and yields as a remote one does."""
+
+    def __init__(self, clock: MovedClock) -> None:
+        super().__init__(clock.now_us)
+        self.away = False
+        self.takes = 0
+
+    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+        """Decide, after a moment."""
+        self.takes += 1
+        await _travel()
+        if self.away:
+            raise StoreUnavailable("no answer", kind="timeout")
+        return await super().take(charges, commit=commit)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Correct, after a moment."""
+        await _travel()
+        await super().settle(settlements)
+
+
+async def _travel() -> None:
+    """Let everything else run for some rounds of the event loop."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class GateBench:
+    """A gate over a store and a clock that a test commands.
+
+    Args:
+        policies: The policies in force.
+        dialect: How clients are told of their limits.
+        reject_invalid: Whether a bad credential is refused.
+    """
+
+    def __init__(
+        self,
+        *policies: Policy,
+        dialect: Dialect = Dialect.DRAFT_11,
+        reject_invalid: bool = False,
+    ) -> None:
+        self.clock = MovedClock()
+        self.store = FallibleStore(self.clock)
+        self.routes: list[str] = []
+        self.limiter = Limiter(
+            self.store,
+            local=MemoryStore(self.clock.now_us),
+            observers=[self],
+            clock=self.clock,
+            breaker=BreakerSettings(failures=NEVER),
+        )
+        self.limiter.policies.replace(PolicySet(policies))
+        self.gate = Gate(
+            self.limiter,
+            RequestIdentifier(ClientAddress(), resolver=named_by_header),
+            dialect=dialect,
+            reject_invalid=reject_invalid,
+        )
+
+    def observe(self, event: Event) -> None:
+        """Keep the routes that were decided."""
+        if isinstance(event, Decided):
+            self.routes.append(event.route)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.limiter.aclose()
+
+    async def in_flight(self, policy: str) -> int:
+        """Return how many requests hold a lease of a policy by route or for everybody."""
+        decision = await self.limiter.peek(policy, cost=0)
+        verdict = decision.results[0].limits[0].verdict
+        assert verdict is not None
+        return decision.results[0].limits[0].quota.limit - verdict.remaining
+
+    def serve(self, app: FastAPI) -> FastAPI:
+        """Make this the gate of an app."""
+        app.state.headgate = self.gate
+        return app
+
+
+def caller(name: str) -> dict[str, str]:
+    """Return the headers of this caller."""
+    return {"x-caller": name}
+
+
+def assert_each_once(headers: Headers) -> None:
+    """Prove that no field is there twice."""
+    names = [name.lower() for name, _ in headers.multi_items()]
+    assert len(set(names)) == len(names), names
+
+
+def limits_of(response: Response) -> dict[str, dict[str, int]]:
+    """Return what the RateLimit fields say of each limit, read as Structured Fields (RFC 9651).
+
+    Also proves that the two fields tell of the same limits, and each field is there once.
+    """
+    assert_each_once(response.headers)
+    quotas = _members(response.headers.get("RateLimit-Policy"))
+    states = _members(response.headers.get("RateLimit"))
+    assert set(states) <= set(quotas)
+    return {name: quotas[name] | states.get(name, {}) for name in quotas}
+
+
+def _members(field: str | None) -> dict[str, dict[str, int]]:
+    parsed: Any = [] if field is None else http_sf.parse(field.encode(), tltype="list")
+    return {name: dict(parameters) for name, parameters in parsed}
+
+
+def http_scope(
+    path: str = "/",
+    *,
+    method: str = "GET",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    **others: Any,
+) -> Scope:
+    """Return the scope of a request as a server makes it; `others` replace or add keys."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(errors="surrogateescape"),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"testserver"), *headers],
+        "client": ("192.0.2.1", 4711),
+        "server": ("testserver", 80),
+        **others,
+    }
+
+
+def websocket_scope(path: str = "/", *, extension: bool, **others: Any) -> Scope:
+    """Return the scope of a handshake, from a server with or without denial responses."""
+    scope = http_scope(path, **{"type": "websocket", "scheme": "ws", **others})
+    del scope["method"]
+    return {
+        **scope,
+        "subprotocols": [],
+        "extensions": {"websocket.http.response": {}} if extension else {},
+    }
+
+
+class Exchange:
+    """One request, driven message by message.
+
+    Args:
+        app: The app.
+        scope: The request.
+        received: What the app receives before it has to wait.
+    """
+
+    def __init__(self, app: ASGIApp, scope: Scope, *received: Message) -> None:
+        self._app = app
+        self._scope = scope
+        self.inbox: asyncio.Queue[Message] = asyncio.Queue()
+        for message in received or ({"type": "http.request", "body": b"", "more_body": False},):
+            self.inbox.put_nowait(message)
+        self.sent: asyncio.Queue[Message] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.ensure_future(self._run())
+        return self
+
+    async def _run(self) -> None:
+        await self._app(self._scope, self.inbox.get, self.sent.put)
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    def disconnect(self) -> None:
+        """Let the client go away."""
+        self.inbox.put_nowait({"type": "http.disconnect"})
+
+    async def next(self) -> Message:
+        """Return the next message that the app sends."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await self.sent.get()
+
+    async def end(self) -> list[Message]:
+        """Wait until the app is done, and return what it has sent since the last look."""
+        assert self._task is not None
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self._task
+        return [self.sent.get_nowait() for _ in range(self.sent.qsize())]
+
+
+async def answers(app: ASGIApp, scope: Scope, *received: Message) -> list[Message]:
+    """Return all that an app sends in answer to a request."""
+    async with Exchange(app, scope, *received) as exchange:
+        return await exchange.end()

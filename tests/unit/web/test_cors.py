@@ -1,0 +1,121 @@
+"""Browsers: refusals carry the CORS headers, preflights cost nothing, fields can be read."""
+
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.testclient import TestClient
+
+from headgate.web.dependency import RateLimit
+from headgate.web.middleware import RateLimitMiddleware
+from support.web import GateBench, assert_each_once, limits_of, rate
+
+ORIGIN = {"origin": "https://app.example"}
+FIELDS = {"RateLimit", "RateLimit-Policy", "Retry-After"}
+
+
+async def items() -> None: ...
+
+
+def _client(*order: Any, limit: str = "2/minute", **cors: Any) -> tuple[GateBench, TestClient]:
+    """Return a client of an app with these middlewares, the last one outermost."""
+    bench = GateBench(rate("default", limit))
+    app = bench.serve(FastAPI())
+    app.get("/items")(items)
+    options = {"allow_origins": ["https://app.example"], "allow_methods": ["*"], **cors}
+    for each in order:
+        app.add_middleware(each, **(options if each is CORSMiddleware else {}))
+    return bench, TestClient(app)
+
+
+def _exposed(headers: Any) -> list[str]:
+    return [name.strip() for name in headers["Access-Control-Expose-Headers"].split(",")]
+
+
+both_ways = pytest.mark.parametrize(
+    "order",
+    [(CORSMiddleware, RateLimitMiddleware), (RateLimitMiddleware, CORSMiddleware)],
+    ids=["cors-inside", "cors-outside"],
+)
+
+
+@both_ways
+@pytest.mark.parametrize("cors", [{}, {"allow_origins": ["*"]}, {"allow_credentials": True}])
+def test_refusal_carries_cors(order: tuple[Any, ...], cors: dict[str, Any]) -> None:
+    """A refusal can be read by the script that was refused, wherever CORS is handled."""
+    _, client = _client(*order, **cors)
+    for status in (200, 200, 429):
+        response = client.get("/items", headers=ORIGIN)
+        assert response.status_code == status
+        limits_of(response)
+        allowed = "*" if cors.get("allow_origins") else ORIGIN["origin"]
+        assert response.headers["Access-Control-Allow-Origin"] == allowed
+        assert set(_exposed(response.headers)) == FIELDS
+    assert response.headers["Content-Type"] == "application/problem+json"
+
+
+@both_ways
+def test_foreign_origin(order: tuple[Any, ...]) -> None:
+    """A refusal does not allow an origin that the app does not."""
+    _, client = _client(*order)
+    for _ in range(3):
+        response = client.get("/items", headers={"origin": "https://evil.example"})
+        assert "Access-Control-Allow-Origin" not in response.headers
+    assert response.status_code == 429
+
+
+@both_ways
+def test_preflight_costs_nothing(order: tuple[Any, ...]) -> None:
+    """Preflights are answered by CORS, are never refused, and spend nothing."""
+    bench, client = _client(*order)
+    asked = ORIGIN | {"access-control-request-method": "GET"}
+    for _ in range(5):
+        response = client.options("/items", headers=asked)
+        assert response.status_code == 200
+        assert "RateLimit" not in response.headers
+    assert bench.store.takes == 0
+
+
+def test_options_that_is_no_preflight_counts() -> None:
+    """OPTIONS without the two headers of a preflight is a request like any other."""
+    _, client = _client(RateLimitMiddleware)
+    for headers in (ORIGIN, {"access-control-request-method": "GET"}):
+        client.options("/items", headers=headers)
+    assert client.options("/items").status_code == 429
+
+
+def test_own_exposed_fields_are_kept() -> None:
+    """What the app exposes itself stays exposed, in one field with ours, on any answer."""
+    _, client = _client(
+        CORSMiddleware,
+        RateLimitMiddleware,
+        limit="1/minute",
+        expose_headers=["X-Own", "Retry-After"],
+    )
+    for status in (200, 429):
+        response = client.get("/items", headers=ORIGIN)
+        assert response.status_code == status
+        assert_each_once(response.headers)
+        names = _exposed(response.headers)
+        assert sorted(names) == sorted(FIELDS | {"X-Own"})
+
+
+def test_nothing_is_exposed_without_an_origin() -> None:
+    """A client that is no browser is not told what browsers may read."""
+    _, client = _client(RateLimitMiddleware)
+    assert "Access-Control-Expose-Headers" not in client.get("/items").headers
+
+
+def test_dependency_behind_cors() -> None:
+    """A refusal by a dependency passes through the app's CORS as any answer does."""
+    app = GateBench().serve(FastAPI())
+    app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
+    app.add_middleware(CORSMiddleware, allow_origins=["*"])
+    client = TestClient(app)
+    client.get("/items")
+    response = client.get("/items", headers=ORIGIN)
+    assert response.status_code == 429
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    assert set(_exposed(response.headers)) == FIELDS
+    limits_of(response)

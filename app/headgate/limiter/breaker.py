@@ -5,6 +5,7 @@ and the first request after its return finds it.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,6 +14,7 @@ from headgate.core.errors import BucketCorrupt, ConfigError, StoreError, StoreUn
 from headgate.limiter.events import BreakerChanged, BreakerState, Event, StoreFailed
 from headgate.limiter.ports import Sleep
 
+_log = logging.getLogger("headgate")
 Result = TypeVar("Result")
 
 
@@ -97,7 +99,9 @@ class Breaker:
         while True:
             try:
                 await self._probe()
-            except StoreError:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the store is not back
+                if not isinstance(error, StoreError):
+                    _log.exception("store.probe_failed")
                 await self._sleep(self._settings.probe_seconds)
             else:
                 break

@@ -1,6 +1,8 @@
 """How many replicas are alive, and whether the store still has its state.
 
-Each replica announces itself in the store. While the store is away the last known number is used.
+Each replica announces itself in the store. While the store is away the last known number is used,
+and after its return until all had the time to announce themselves again: a replica that counts
+itself alone would take the whole limit for its share when the store goes away once more.
 """
 
 import asyncio
@@ -13,12 +15,14 @@ from collections.abc import Callable
 from headgate.core.errors import StoreError
 from headgate.core.quota import SECOND_US
 from headgate.limiter.breaker import Breaker
-from headgate.limiter.events import Event, ReplicasCounted, StoreStateLost
+from headgate.limiter.events import Event, ReplicasCounted, StoreServerChanged, StoreStateLost
 from headgate.limiter.ports import Sleep, Store
 
 INTERVAL_SECONDS = 2.0
 TTL_US = 6 * SECOND_US
 """A replica counts until it has missed two announcements."""
+_BEATS_TO_RETURN = 3
+"""Announcements after an outage until every replica has made one: as long as `TTL_US`."""
 
 
 class Census:
@@ -29,6 +33,7 @@ class Census:
         breaker: The way to it.
         tell: Hears of changes.
         replica: This replica's name; made up when left out.
+        at_least: Replicas to count with when the store knows of fewer, or was never reached.
         sleep: How to wait between announcements.
     """
 
@@ -39,15 +44,20 @@ class Census:
         tell: Callable[[Event], None],
         *,
         replica: str = "",
+        at_least: int = 1,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self.replicas = 1
+        self.replicas = at_least
         self.replica = replica or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._store = store
         self._breaker = breaker
         self._tell = tell
         self._sleep = sleep
+        self._at_least = at_least
         self._epoch = ""
+        self._server = ""
+        self._told = 0
+        self._returning = 0
         self._beating: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -63,8 +73,10 @@ class Census:
 
     async def beat(self) -> None:
         """Announce this replica once, and take note of what the store says."""
-        with contextlib.suppress(StoreError):
+        try:
             await self._breaker.call("heartbeat", self.pulse)
+        except StoreError:
+            self._returning = _BEATS_TO_RETURN
 
     async def pulse(self) -> None:
         """Do the same past the breaker, as part of its probe.
@@ -75,9 +87,19 @@ class Census:
         pulse = await self._store.heartbeat(self.replica, TTL_US)
         if self._epoch not in {"", pulse.epoch}:
             self._tell(StoreStateLost())
-        self._epoch = pulse.epoch
-        if pulse.replicas != self.replicas:
-            self.replicas = max(1, pulse.replicas)
+            self._returning = _BEATS_TO_RETURN
+        elif self._server not in {"", pulse.server}:
+            self._tell(StoreServerChanged())
+        self._epoch, self._server = pulse.epoch, pulse.server
+        self._count(max(self._at_least, pulse.replicas))
+
+    def _count(self, replicas: int) -> None:
+        if replicas < self.replicas and self._returning:
+            self._returning -= 1
+        else:
+            self.replicas = replicas
+        if self.replicas != self._told:
+            self._told = self.replicas
             self._tell(ReplicasCounted(self.replicas))
 
     async def aclose(self) -> None:

@@ -57,6 +57,14 @@ class StoreStateLost:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreServerChanged:
+    """Another server answers for the store, or the same one was restarted, and it has the state.
+
+    What was spent last may be missing: replication and snapshots are behind by a moment.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicasCounted:
     """The number of live replicas, as the store last said."""
 
@@ -86,6 +94,7 @@ Event = (
     | StoreFailed
     | BreakerChanged
     | StoreStateLost
+    | StoreServerChanged
     | ReplicasCounted
     | PoliciesLoaded
     | PoliciesRejected

@@ -64,6 +64,7 @@ class Limiter:
         clock: The process's own time.
         breaker: When to stop asking the store.
         replica: This replica's name in the store; made up when left out.
+        min_replicas: Replicas that share a limit while the store is away, if no more are known.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Limiter:
         clock: Clock | None = None,
         breaker: BreakerSettings | None = None,
         replica: str = "",
+        min_replicas: int = 1,
     ) -> None:
         self.store = store
         self.keys = keys or KeyScheme()
@@ -88,7 +90,9 @@ class Limiter:
         self.policies = PolicyBook(self.tell)
         self.policies.on_change(self._denials.clear)
         self._breaker = Breaker(breaker or BreakerSettings(), self._probe, self.tell)
-        self.census = Census(store, self._breaker, self.tell, replica=replica)
+        self.census = Census(
+            store, self._breaker, self.tell, replica=replica, at_least=min_replicas
+        )
         self._fallback = Fallback(local)
         self._till = Till(store, self._breaker, self._denials)
 
@@ -196,8 +200,8 @@ class Limiter:
         """
         asks = [(policy, cost) for policy in self._find(policies)]
         plan = make_plan(asks, _subject(subject, principal), self.keys)
-        if not plan.parts:
-            return EXEMPT
+        if not plan.charges:
+            return _without_charges(plan)
         taken = await self._breaker.call(
             "take", lambda: self.store.take(plan.charges, commit=False)
         )
@@ -234,8 +238,8 @@ class Limiter:
         return [self.policies.named(one) if isinstance(one, str) else one for one in policies]
 
     async def _admit(self, plan: Plan) -> Reservation:
-        if not plan.parts:
-            return Reservation(EXEMPT, {}, 0, self._till.settle)
+        if not plan.charges:
+            return Reservation(_without_charges(plan), {}, 0, self._till.settle)
         known = self._denials.refusals(plan.charges)
         if known:
             refused = decision_of(plan, known, source=Source.CACHE, spent=False)
@@ -251,6 +255,11 @@ class Limiter:
                 if charge.group == 0 and not verdict.fits:
                     self._denials.remember(charge, verdict)
         return self._till.hold(plan, decision, taken.now_us)
+
+
+def _without_charges(plan: Plan) -> Decision:
+    """Decide where there is nothing to ask the store: no policy, or only impossible shadows."""
+    return decision_of(plan, {}, source=Source.NONE, spent=False) if plan.parts else EXEMPT
 
 
 def _subject(subject: Subject | None, principal: str | Principal | None) -> Subject:

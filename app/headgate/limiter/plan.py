@@ -5,22 +5,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from headgate.core.charge import Charge
+from headgate.core.errors import CostError
 from headgate.core.keys import KeyScheme
-from headgate.core.policy import Mode, Policy
+from headgate.core.policy import ALL_PERCENT, Mode, Policy
 from headgate.core.quota import Algorithm
 from headgate.core.subject import Subject
-
-_ALL_PERCENT = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One policy's charges: `charges[first:last]` of the plan, in the order of its limits."""
+    """One policy's charges: `charges[first:last]` of the plan, in the order of its limits.
+
+    A policy in shadow whose limits could never hold the cost has none, and is `impossible`.
+    """
 
     policy: Policy
     mode: Mode
     first: int
     last: int
+    impossible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def make_plan(asks: Iterable[tuple[Policy, int]], subject: Subject, keys: KeySch
         keys: How buckets are named.
 
     Raises:
-        CostError: The cost is negative, or more than a limit can ever hold.
+        CostError: The cost is negative, or more than an enforced limit can ever hold.
     """
     parts: list[Part] = []
     charges: list[Charge] = []
@@ -66,19 +69,27 @@ def make_plan(asks: Iterable[tuple[Policy, int]], subject: Subject, keys: KeySch
         mode = _mode(policy, subject, keys)
         quotas = policy.quotas(subject.tier)
         first = len(charges)
+        try:
+            units = [quota.charge(cost) for quota in quotas]
+        except CostError:
+            if mode is Mode.ENFORCE or cost < 0:
+                raise
+            parts.append(Part(policy, mode, first, first, impossible=True))
+            continue
         # Enforced charges share group 0; each policy in shadow is a group of its own.
         group = 0 if mode is Mode.ENFORCE else len(parts) + 1
-        for key, quota in zip(keys.buckets(policy, subject, quotas), quotas, strict=True):
+        buckets = keys.buckets(policy, subject, quotas)
+        for key, quota, spends in zip(buckets, quotas, units, strict=True):
             held = quota.algorithm is Algorithm.CONCURRENCY
             lease = lease or (secrets.token_hex(6) if held else "")
-            charges.append(Charge(key, quota, quota.charge(cost), lease if held else "", group))
+            charges.append(Charge(key, quota, spends, lease if held else "", group))
         parts.append(Part(policy, mode, first, len(charges)))
     return Plan(tuple(parts), tuple(charges))
 
 
 def _mode(policy: Policy, subject: Subject, keys: KeyScheme) -> Mode:
     percent = policy.enforce_percent
-    if percent < _ALL_PERCENT and keys.percentile(policy, subject) >= percent:
+    if percent < ALL_PERCENT and keys.percentile(policy, subject) >= percent:
         return Mode.SHADOW
     return policy.mode
 

@@ -37,10 +37,12 @@ class Pulse:
     Args:
         replicas: Replicas that announced themselves within their time to live, this one included.
         epoch: A random mark that changes when the store has lost its state.
+        server: The server's own name for its run; empty where it does not say.
     """
 
     replicas: int
     epoch: str
+    server: str = ""
 
 
 class Store(Protocol):

@@ -36,7 +36,9 @@ def decision_of(
 def _result(plan: Plan, part: Part, verdicts: Mapping[int, Verdict]) -> PolicyResult:
     places = range(part.first, part.last)
     limits = tuple(LimitResult(plan.charges[place].quota, verdicts.get(place)) for place in places)
-    refused = any(limit.verdict is not None and not limit.verdict.fits for limit in limits)
+    refused = part.impossible or any(
+        limit.verdict is not None and not limit.verdict.fits for limit in limits
+    )
     if not refused:
         outcome = Outcome.ALLOWED
     elif part.mode is Mode.ENFORCE:

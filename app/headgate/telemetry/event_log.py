@@ -12,6 +12,7 @@ from headgate.limiter.events import (
     PoliciesRejected,
     ReplicasCounted,
     StoreFailed,
+    StoreServerChanged,
     StoreStateLost,
 )
 from headgate.limiter.ports import Clock
@@ -61,6 +62,8 @@ class EventLog:
                 self._log.info(names.LOG_BREAKER_CLOSED)
             case StoreStateLost():
                 self._log.warning(names.LOG_STATE_LOST)
+            case StoreServerChanged():
+                self._log.warning(names.LOG_SERVER_CHANGED)
             case ReplicasCounted(replicas) if replicas != self._replicas:
                 self._log.info(names.LOG_REPLICAS, replicas=replicas, previous=self._replicas)
                 self._replicas = replicas

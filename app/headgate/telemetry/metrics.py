@@ -23,6 +23,7 @@ from headgate.limiter.events import (
     PoliciesRejected,
     ReplicasCounted,
     StoreFailed,
+    StoreServerChanged,
     StoreStateLost,
 )
 from headgate.telemetry import names
@@ -45,14 +46,17 @@ class Metrics:
     """Observes the limiter and renders what it counted.
 
     Args:
-        registry: Registry of this service alone; a new one when left out.
+        registry: Registry to add to; when left out a new one, with the process's own metrics.
         version: Version to show in `headgate_build_info`.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, version: str = "") -> None:
-        self._registry = registry = registry or CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
+        if registry is None:
+            # A registry of somebody else's, such as the default one, has these already.
+            registry = CollectorRegistry()
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=registry)
+        self._registry = registry
         checks = counter(names.CHECKS, registry)
         self._checks: dict[Outcome, Counter] = {item: checks.labels(item) for item in Outcome}
         self._decisions = counter(names.DECISIONS, registry)
@@ -63,6 +67,7 @@ class Metrics:
         self._suppressed = counter(names.DENIALS_SUPPRESSED, registry)
         self._store_errors = counter(names.STORE_ERRORS, registry)
         self._state_lost = counter(names.STORE_STATE_LOST, registry)
+        self._server_changes = counter(names.STORE_SERVER_CHANGES, registry)
         self._breaker_open = gauge(names.BREAKER_OPEN, registry)
         self._replicas = gauge(names.REPLICAS, registry)
         reloads = counter(names.POLICY_RELOADS, registry)
@@ -82,6 +87,8 @@ class Metrics:
                 self._breaker_open.set(event.state is BreakerState.OPEN)
             case StoreStateLost():
                 self._state_lost.inc()
+            case StoreServerChanged():
+                self._server_changes.inc()
             case ReplicasCounted():
                 self._replicas.set(event.replicas)
             case PoliciesLoaded():

@@ -109,6 +109,12 @@ STORE_STATE_LOST: Final = Metric(
     Kind.COUNTER,
     "Times that the store came back without its state, so that limits started anew.",
 )
+STORE_SERVER_CHANGES: Final = Metric(
+    "headgate_store_server_changes_total",
+    Kind.COUNTER,
+    "Times that another server answered for the store, or the same one after a restart, with the "
+    "state, of which the last moment may be missing.",
+)
 BREAKER_OPEN: Final = Metric(
     "headgate_breaker_open",
     Kind.GAUGE,
@@ -169,6 +175,7 @@ METRICS: Final = (
     DENIALS_SUPPRESSED,
     STORE_ERRORS,
     STORE_STATE_LOST,
+    STORE_SERVER_CHANGES,
     BREAKER_OPEN,
     REPLICAS,
     POLICIES_LOADED,
@@ -201,6 +208,7 @@ LOG_STORE_REFUSED: Final = "store.refused"
 LOG_BREAKER_OPEN: Final = "store.breaker.open"
 LOG_BREAKER_CLOSED: Final = "store.breaker.closed"
 LOG_STATE_LOST: Final = "store.state_lost"
+LOG_SERVER_CHANGED: Final = "store.server_changed"
 LOG_REPLICAS: Final = "replicas.changed"
 LOG_POLICIES_LOADED: Final = "policies.loaded"
 LOG_POLICIES_REJECTED: Final = "policies.rejected"

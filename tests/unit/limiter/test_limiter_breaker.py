@@ -28,7 +28,7 @@ class Switch:
     def __init__(self, failures: int = 2) -> None:
         self.recorder = Recorder()
         self.pauses = Pauses()
-        self.probe_error: StoreError | None = None
+        self.probe_error: Exception | None = None
         self.probing = Hold()
         self.probes = 0
         self.breaker = Breaker(
@@ -139,6 +139,19 @@ async def test_a_probe_in_the_background_closes_it() -> None:
         assert await switch.call() == "done"
         assert (switch.probes, switch.pauses.asked.lines) == (3, [0.25, 0.25])
         assert switch.recorder.of(BreakerChanged) == [OPENED, CLOSED]
+
+
+async def test_a_probe_that_fails_in_any_other_way_is_no_success() -> None:
+    """A fault that nobody foresaw keeps the breaker open, and the probes going."""
+    async with switched(1) as switch:
+        switch.probe_error = ValueError("an answer that nobody understands")
+        switch.probing.go.set()
+        await switch.fail()
+        await switch.pauses.begun(1)
+        assert switch.state() is BreakerState.OPEN
+        switch.probe_error = None
+        switch.pauses.end()
+        await switch.recorder.heard(CLOSED)
 
 
 async def test_after_it_closed_it_takes_as_many_failures_again() -> None:

@@ -2,7 +2,7 @@
 
 from headgate.limiter.breaker import Breaker, BreakerSettings
 from headgate.limiter.census import INTERVAL_SECONDS, TTL_US, Census
-from headgate.limiter.events import ReplicasCounted, StoreFailed, StoreStateLost
+from headgate.limiter.events import ReplicasCounted, StoreFailed, StoreServerChanged, StoreStateLost
 from headgate.limiter.limiter import Limiter
 from headgate.limiter.ports import Pulse
 from headgate.stores.memory import MemoryStore
@@ -45,7 +45,7 @@ async def test_a_change_is_told_once() -> None:
     for replicas in (1, 3, 3, 2):
         town.store.pulse = Pulse(replicas, "first")
         await town.census.beat()
-    assert town.recorder.events.lines == [ReplicasCounted(3), ReplicasCounted(2)]
+    assert town.recorder.of(ReplicasCounted) == [ReplicasCounted(count) for count in (1, 3, 2)]
     assert town.census.replicas == 2
 
 
@@ -55,7 +55,42 @@ async def test_a_lost_state_is_told_once() -> None:
     for epoch in ("first", "first", "second", "second", "third"):
         town.store.pulse = Pulse(1, epoch)
         await town.census.beat()
-    assert town.recorder.events.lines == [StoreStateLost()] * 2
+    assert town.recorder.of(StoreStateLost) == [StoreStateLost()] * 2
+
+
+async def test_another_server_with_the_state_is_told_once() -> None:
+    """A failover, or a restart from a snapshot, is told of; one that lost all is a lost state."""
+    town = Town()
+    for epoch, server in (("1", "a"), ("1", "a"), ("1", "b"), ("1", "b"), ("2", "c")):
+        town.store.pulse = Pulse(1, epoch, server)
+        await town.census.beat()
+    assert town.recorder.of(StoreServerChanged) == [StoreServerChanged()]
+    assert town.recorder.of(StoreStateLost) == [StoreStateLost()]
+
+
+async def test_replicas_have_time_to_return_after_an_outage() -> None:
+    """The first replica back does not count itself alone until the others could announce."""
+    town = Town()
+    town.store.pulse = Pulse(3, "first")
+    await town.census.beat()
+    town.store.down = away()
+    await town.census.beat()
+    town.store.down, town.store.pulse = None, Pulse(1, "second")
+    counts = []
+    for _ in range(5):
+        await town.census.beat()
+        counts.append(town.census.replicas)
+    assert counts == [3, 3, 3, 1, 1]
+
+
+async def test_a_replica_counts_with_as_many_as_it_is_told() -> None:
+    """A replica that starts while the store is away divides by the number it is given."""
+    async with Bench() as bench:
+        limiter = Limiter(bench.store, local=MemoryStore(), min_replicas=3)
+        bench.store.down = away()
+        await limiter.start()
+        assert limiter.census.replicas == 3
+        await limiter.aclose()
 
 
 async def test_the_last_known_number_is_kept_while_the_store_is_away() -> None:

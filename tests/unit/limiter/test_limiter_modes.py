@@ -121,3 +121,16 @@ async def test_a_shadow_policy_stays_in_shadow_at_any_percentage() -> None:
         for number in range(20):
             decision = await bench.limiter.peek("a", principal=str(number))
             assert decision.results[0].mode is Mode.SHADOW
+
+
+async def test_a_cost_that_shadow_could_never_hold_is_let_in_and_counted() -> None:
+    """A policy in shadow refuses nothing, not even what its limits could never hold."""
+    policies = rate("shadow", "2/minute", mode=Mode.SHADOW), rate("enforced", "10/minute")
+    async with Bench(*policies) as bench:
+        both = await bench.limiter.check("enforced", "shadow", principal="ann", cost=5)
+        alone = await bench.limiter.check("shadow", principal="ann", cost=5)
+        seen = await bench.limiter.peek("shadow", principal="ann", cost=5)
+    assert both.outcome is alone.outcome is seen.outcome is Outcome.SHADOW_DENIED
+    assert [each.outcome for each in both.results] == [Outcome.ALLOWED, Outcome.SHADOW_DENIED]
+    assert both.spent
+    assert not alone.spent

@@ -10,6 +10,7 @@ from headgate.limiter.events import (
     PoliciesRejected,
     ReplicasCounted,
     StoreFailed,
+    StoreServerChanged,
     StoreStateLost,
 )
 from headgate.telemetry.event_log import EventLog
@@ -70,11 +71,13 @@ def test_breaker_and_lost_state_are_written() -> None:
         BreakerChanged(BreakerState.OPEN),
         BreakerChanged(BreakerState.CLOSED),
         StoreStateLost(),
+        StoreServerChanged(),
     )
     assert written(*events) == [
         ("error", "store.breaker.open"),
         ("info", "store.breaker.closed"),
         ("warning", "store.state_lost"),
+        ("warning", "store.server_changed"),
     ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
 from prometheus_client.samples import Sample
 
@@ -22,6 +22,7 @@ from headgate.limiter.events import (
     PoliciesRejected,
     ReplicasCounted,
     StoreFailed,
+    StoreServerChanged,
     StoreStateLost,
 )
 from headgate.telemetry.metrics import Metrics
@@ -144,11 +145,13 @@ def test_store_and_replicas_are_shown() -> None:
         StoreFailed("take", StoreUnavailable("slow", kind="timeout")),
         BreakerChanged(BreakerState.OPEN),
         StoreStateLost(),
+        StoreServerChanged(),
         ReplicasCounted(3),
     )
     assert observed.value("headgate_store_errors_total", error_type="timeout") == 1
     assert observed.value("headgate_breaker_open") == 1
     assert observed.value("headgate_store_state_lost_total") == 1
+    assert observed.value("headgate_store_server_changes_total") == 1
     assert observed.value("headgate_replicas") == 3
     observed.observe(BreakerChanged(BreakerState.CLOSED))
     assert observed.value("headgate_breaker_open") == 0
@@ -241,12 +244,20 @@ def test_trace_that_is_not_kept_is_no_exemplar() -> None:
 
 
 def test_process_and_build_are_shown() -> None:
-    """The same registry shows the process, the platform, the collector of garbage and the build."""
-    observed = Observed()
-    body, _ = observed.metrics.render()
+    """A registry of its own shows the process, the platform, Python and the build."""
+    body, _ = Metrics(version="1.2.3").render()
     for name in (b"process_cpu_seconds_total", b"python_info", b"python_gc_collections_total"):
         assert name in body
-    assert observed.value("headgate_build_info", version="1.2.3") == 1
+    assert b'headgate_build_info{version="1.2.3"} 1.0' in body
+
+
+def test_the_default_registry_can_be_shared() -> None:
+    """A registry that shows the process already is added to, and not shown twice."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    body, _ = Metrics(registry).render()
+    assert body.count(b"# TYPE process_cpu_seconds_total") == 1
+    assert b"headgate_checks_total" in body
 
 
 def test_event_of_another_kind_is_ignored() -> None:

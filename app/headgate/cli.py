@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from headgate.core.errors import HeadgateError
 from headgate.policies import json_schema, load
+from headgate.server.demo.command import Options
+from headgate.server.demo.command import demo as run_demo
 from headgate.server.explain import explain
+from headgate.server.explained import render
 from headgate.server.front import Front, load_target
 from headgate.server.headgate import Headgate
 from headgate.server.serve import serve as serve_forever
@@ -28,7 +29,6 @@ policies_app = typer.Typer(help="Check and explain policy files.", no_args_is_he
 app.add_typer(policies_app, name="policies")
 
 BUNDLED_POLICIES = Path(str(files("headgate.server") / "policies.yaml"))
-_console = Console(stderr=True, highlight=False)
 
 Store = Annotated[
     str | None, typer.Option(help="URL of the shared store, or memory://. [HEADGATE_STORE]")
@@ -74,19 +74,37 @@ def _settings(**given: Any) -> Settings:
     return settings
 
 
+@app.command()
+def demo(
+    replicas: Annotated[int, typer.Option(min=1, max=16, help="Replicas of the service.")] = 3,
+    requests: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Requests, over all replicas.")
+    ] = 2_000,
+    principals: Annotated[int, typer.Option(min=1, max=50, help="Callers with an API key.")] = 5,
+    store: Annotated[
+        str | None,
+        typer.Option(help="URL; an embedded Valkey when left out, memory:// to see it fail."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Save a picture of the result.")] = None,
+) -> None:
+    """Show that the limit holds over several replicas; exit with 1 if it does not."""
+    raise typer.Exit(run_demo(Options(replicas, requests, principals, store, as_json, svg)))
+
+
 @policies_app.command()
 def validate(
     file: Annotated[Path, typer.Argument(help="Policy file.")],
 ) -> None:
     """Check a policy file; exit with 1 and every fault if it is wrong."""
     loaded = load(file)
-    _console.print(f"{file}: {len(loaded.policies.policies)} policies, no fault")
+    typer.echo(f"{file}: {len(loaded.policies.policies)} policies, no fault", err=True)
 
 
 @policies_app.command()
 def schema() -> None:
     """Print the JSON Schema of policy files, for editors."""
-    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
+    typer.echo(json.dumps(json_schema(), indent=2))
 
 
 @policies_app.command("explain")
@@ -116,8 +134,8 @@ def explain_command(
     async def ask() -> dict[str, Any]:
         headgate = Headgate(settings=settings)
         headgate.limiter.policies.replace(headgate.loaded.policies)
-        front = Front(load_target(settings.target), headgate)
         try:
+            front = Front(load_target(settings.target), headgate)
             return await explain(
                 headgate.gate,
                 front.routes,
@@ -130,42 +148,7 @@ def explain_command(
             await headgate.aclose()
 
     told = asyncio.run(ask())
-    if as_json:
-        sys.stdout.write(json.dumps(told, indent=2) + "\n")
-    else:
-        _show(told)
-
-
-def _show(told: dict[str, Any]) -> None:
-    who = told["identity"]
-    name = who["principal"] or who["client_address"]
-    tier = f", tier {who['tier']}" if who["tier"] else ""
-    refused = f" (credential not accepted: {who['error']})" if who["error"] else ""
-    console = Console(highlight=False)
-    console.print(f"{told['method']} {told['path']}  →  {told['route']}")
-    console.print(f"as {name}{tier}{refused}, subject {who['subject']}")
-    table = Table("policy", "mode", "key", "limit", "remaining", "retry after", "store away")
-    for policy in told["policies"]:
-        standing = (policy["standing"] or [{"limits": [{}] * len(policy["limits"])}])[0]
-        for limit, figures in zip(policy["limits"], standing["limits"], strict=True):
-            wait = figures.get("retry_after_seconds")
-            table.add_row(
-                policy["name"],
-                policy["mode"],
-                ", ".join(policy["key"]),
-                _limit(limit),
-                str(figures.get("remaining", "?")),
-                f"{wait:.1f} s" if wait else "",
-                policy["on_store_error"],
-            )
-    console.print(table if told["policies"] else "no policy holds it: it is not limited")
-
-
-def _limit(limit: dict[str, Any]) -> str:
-    if "concurrency" in limit:
-        return f"{limit['concurrency']} at a time"
-    burst = f", burst {limit['burst']}" if limit["burst"] != limit["limit"] else ""
-    return f"{limit['limit']} per {limit['seconds']:g} s{burst} ({limit['algorithm']})"
+    typer.echo(json.dumps(told, indent=2) if as_json else render(told))
 
 
 def main() -> None:
@@ -173,5 +156,5 @@ def main() -> None:
     try:
         app()
     except HeadgateError as error:
-        _console.print(str(error), style="red", markup=False)
+        typer.secho(str(error), fg="red", err=True)
         sys.exit(1)

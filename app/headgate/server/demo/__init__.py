@@ -1,0 +1,1 @@
+"""The demonstration: real replicas, one store, a crowd of requests, and a verdict."""

@@ -1,0 +1,207 @@
+"""The demonstration from end to end: real processes, a real store, and nothing left behind."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headgate.core.errors import HeadgateError, StoreError
+from headgate.server.demo.command import Options, demo
+from headgate.server.demo.fleet import Replica, fleet
+from headgate.server.demo.told import read_counters
+from headgate.stores.embedded import EmbeddedValkey, free_port
+
+_SECONDS = 60
+_PROC = Path("/proc")
+needs_proc = pytest.mark.skipif(
+    not (_PROC / "self" / "environ").exists(), reason="processes are looked up under /proc"
+)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "headgate", "demo", *arguments]
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Return the processes that were started with this folder for temporary files, or live in it.
+
+    A Valkey server overwrites its environment with its title, and so is known by where it lives.
+    """
+    found = []
+    for process in _PROC.glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+            home = (process / "cwd").readlink()
+            title = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if f"TMPDIR={folder}".encode() in environment or home.is_relative_to(folder):
+            found.append(title)
+    return found
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path) -> Path:
+    """Return the folder that the demonstration has for its temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    # What else may be set must not reach the replicas.
+    away = {"HEADGATE_TARGET": "no.such:app", "OTEL_TRACES_EXPORTER": "no-such"}
+    return {**os.environ, **away, "TMPDIR": str(folder)}
+
+
+@needs_proc
+def test_three_hundred_requests_over_two_replicas(folder: Path) -> None:
+    """The limit holds, every count agrees, JSON is all of the output, and nothing is left."""
+    done = subprocess.run(
+        command("--json", "--requests", "300", "--replicas", "2"),
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["admitted"] == told["permitted"] > 0
+    assert told["admitted"] + told["denied"] == told["requests"] == 300
+    assert (told["overshoot"], told["errors"], told["tallies_agree"]) == (0, 0, True)
+    assert [row["name"] for row in told["replicas"]] == ["replica-1", "replica-2"]
+    assert all(row["allowed"] and row["denied"] for row in told["replicas"])
+    assert sum(row["allowed"] for row in told["replicas"]) == told["admitted"]
+    assert 0 < told["redis_commands_per_request"] <= 1.2
+    assert left_behind(folder) == []
+    assert list(folder.iterdir()) == []
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("stage", "number", "to_group"),
+    [
+        ("replicas ready: 0", signal.SIGINT, True),
+        ("sending", signal.SIGINT, True),
+        ("sending", signal.SIGTERM, False),
+    ],
+)
+def test_a_signal_leaves_nothing_behind(
+    folder: Path, stage: str, number: signal.Signals, *, to_group: bool
+) -> None:
+    """Ctrl-C reaches the whole group, SIGTERM the command alone; both stop every process."""
+    with subprocess.Popen(
+        command("--json", "--requests", "100000", "--replicas", "2"),
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(stage):
+                break
+        # The command, its store, and while requests are sent two replicas.
+        assert len(left_behind(folder)) >= (4 if stage == "sending" else 2)
+        (os.killpg if to_group else os.kill)(process.pid, number)
+        out, notes = process.communicate(timeout=_SECONDS)
+    assert process.returncode == 128 + number
+    assert out == ""
+    assert notes.endswith("stopped\n")
+    assert left_behind(folder) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_a_signal_ends_it_with_the_status_of_a_shell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM while requests are sent: exit status 128 and its number, and no result."""
+
+    class Notes(io.StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("sending"):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().write(text)
+
+    notes = Notes()
+    monkeypatch.setattr(sys, "stderr", notes)
+    options = Options(replicas=1, requests=100_000, store="memory://", json=True)
+    assert demo(options) == 128 + signal.SIGTERM
+    assert notes.getvalue().endswith("stopped\n")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_result_is_shown_and_pictured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Outside a terminal the tables and the verdict are printed once; the picture is the same."""
+    picture = tmp_path / "demo.svg"
+    assert demo(Options(replicas=2, requests=80, principals=2, svg=picture)) == 0
+    shown = capsys.readouterr()
+    assert "The limit holds" in shown.out
+    assert "sending 80 requests" in shown.err
+    assert "The&#160;limit&#160;holds" in picture.read_text(encoding="utf-8")
+
+
+def test_a_store_that_runs_already_is_taken(
+    valkey: EmbeddedValkey, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs against one store do not share buckets, and no store is started."""
+    for _ in range(2):
+        assert demo(Options(replicas=1, requests=40, store=valkey.url, json=True)) == 0
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["admitted"] == json.loads(shown.out)["permitted"]
+        assert "Valkey" not in shown.err
+
+
+def test_replicas_without_a_shared_store_overshoot(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each replica lets the whole limit in (dataspoke #112; litellm #2730): exit status 1."""
+    assert demo(Options(replicas=2, requests=120, store="memory://", json=True)) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["overshoot"] == told["admitted"] - told["permitted"] > 0
+    assert told["tallies_agree"]
+
+
+def test_a_store_that_is_away_is_said_before_anything_starts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nobody waits for replicas that would have no store."""
+    with pytest.raises(StoreError, match="connection"):
+        demo(Options(store=f"redis://127.0.0.1:{free_port()}"))
+    assert "replicas" not in capsys.readouterr().err
+
+
+async def test_a_replica_that_does_not_start_says_why(tmp_path: Path) -> None:
+    """The message has the last lines of its log."""
+    settings = {"HEADGATE_POLICIES": str(tmp_path / "no-such.yaml")}
+    with pytest.raises(HeadgateError, match=r"replica-1 did not start(.|\n)*no-such\.yaml"):
+        async with fleet(1, settings, lambda _: None):
+            pytest.fail("it must not start")
+
+
+async def test_a_replica_that_does_not_stop_is_killed() -> None:
+    """A process that ignores SIGTERM is gone after `stop` all the same."""
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        """print('{"event": "service.ready", "port": 1, "admin_port": 2}', flush=True); """
+        "time.sleep(600)"
+    )
+    replica = Replica("one", command=[sys.executable, "-c", stubborn], stop_seconds=0.05)
+    await replica.start(os.environ)
+    await replica.ready()
+    await replica.stop()
+    assert replica.port == 1
+    await replica.stop()
+
+
+async def test_a_replica_that_is_gone_has_no_metrics() -> None:
+    """The message names the replica."""
+    with pytest.raises(HeadgateError, match="replica-1 does not tell its metrics"):
+        await read_counters({"replica-1": free_port()})

@@ -1,0 +1,16 @@
+"""Sending requests to replicas that misbehave."""
+
+from pathlib import Path
+
+from headgate.server.demo.load import send_all
+from headgate.server.demo.scene import set_scene
+from headgate.server.demo.tally import Tally
+from headgate.stores.embedded import free_port
+
+
+async def test_a_replica_that_is_gone_is_an_error_and_no_end(tmp_path: Path) -> None:
+    """Each request without an answer is counted, and the rest is sent nevertheless."""
+    scene = set_scene(tmp_path, requests=50, principals=2)
+    tally = Tally(["one"], [caller.name for caller in scene.callers])
+    await send_all(scene.schedule(50, 1), {"one": free_port()}, tally)
+    assert (tally.total.errors, tally.total.answers) == (50, 50)

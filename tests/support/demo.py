@@ -1,0 +1,40 @@
+"""A small run of the demonstration, as if it had been measured."""
+
+from headgate.core.quota import Quota, rate_quota
+from headgate.server.demo.meter import Reading
+from headgate.server.demo.scene import Caller
+from headgate.server.demo.tally import Answer, Tally
+from headgate.server.demo.verdict import Told, Verdict, judge
+
+HOUR_US = 3_600_000_000
+START_US = 20_000 * 24 * HOUR_US
+
+
+def caller(name: str, limit: int, *quotas: Quota, tier: str = "free") -> Caller:
+    """Return a caller that is held to so many requests an hour."""
+    return Caller(name, tier, f"key-of-{name}", 1, quotas or (rate_quota(f"{limit}/hour"),))
+
+
+CALLERS = (caller("alice", 3), caller("bob", 2, tier=""))
+REPLICAS = ("replica-1", "replica-2")
+
+
+def answered(*statuses: int, caller: str = "alice") -> Tally:
+    """Return a tally in which the replicas took turns to answer a caller."""
+    tally = Tally(REPLICAS, [each.name for each in CALLERS])
+    for number, status in enumerate(statuses):
+        tally.add(Answer(REPLICAS[number % 2], caller, status, (number + 1) / 1_000))
+    return tally
+
+
+def verdict_of(tally: Tally, *, lost_in_log: int = 0, calls: int | None = 7) -> Verdict:
+    """Judge a tally of which the replicas tell the same, but for lines lost in the first's log."""
+    told = {
+        name: Told(count.allowed, count.denied, count.denied)
+        for name, count in tally.replicas.items()
+    }
+    first = told[REPLICAS[0]]
+    told[REPLICAS[0]] = Told(first.allowed, first.denied, first.denied - lost_in_log)
+    before = Reading(START_US, None if calls is None else 100)
+    after = Reading(START_US + 2_000_000, None if calls is None else 100 + calls)
+    return judge(CALLERS, tally, before, after, told)

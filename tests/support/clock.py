@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-EPOCH_US = 1_700_000_000_000_000
-"""Where a moved clock starts: a multiple of every period of whole seconds up to 100,000."""
+EPOCH_US = 1_700_006_400_000_000
+"""Where a moved clock starts: midnight, so that a window of any usual length begins there."""
 
 
 @dataclass(slots=True)

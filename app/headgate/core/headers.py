@@ -1,13 +1,16 @@
 """What a response says of the limits: RateLimit fields, Retry-After and their older kin.
 
 `draft-11` is draft-ietf-httpapi-ratelimit-headers-11: two Structured Fields (RFC 9651), each one
-list with a member for each limit. `t` is the time until more than `r` is available.
+list with a member for each limit. `q` is what a full bucket holds and `w` the time in which it
+fills, so that `q`/`w` is the rate and `r` is never above `q`; `t` is the time until more than `r`
+is available. A policy in shadow is nothing to clients.
 """
 
 from collections.abc import Iterator
 from enum import StrEnum
 
 from headgate.core.decision import Decision, LimitResult, Verdict
+from headgate.core.policy import Mode
 from headgate.core.quota import SECOND_US, Algorithm, Quota
 
 Headers = list[tuple[str, str]]
@@ -60,6 +63,8 @@ def limit_headers(decision: Decision, dialect: Dialect, *, unix_seconds: int = 0
 
 def _limits(decision: Decision) -> Iterator[tuple[str, LimitResult]]:
     for result in decision.results:
+        if result.mode is Mode.SHADOW:
+            continue
         for limit in result.limits:
             alone = len(result.limits) == 1
             yield result.policy if alone else f"{result.policy}.{limit.quota.name}", limit
@@ -68,7 +73,7 @@ def _limits(decision: Decision) -> Iterator[tuple[str, LimitResult]]:
 def _draft_11(decision: Decision) -> Headers:
     policies, states = [], []
     for name, limit in _limits(decision):
-        policies.append(f'"{name}";q={limit.quota.limit}{_window(limit.quota)}')
+        policies.append(f'"{name}";q={limit.quota.burst}{_window(limit.quota)}')
         if limit.verdict is not None:
             states.append(f'"{name}";r={limit.verdict.remaining}{_until_more(limit.verdict)}')
     headers = []
@@ -82,7 +87,7 @@ def _draft_11(decision: Decision) -> Headers:
 def _window(quota: Quota) -> str:
     if quota.algorithm is Algorithm.CONCURRENCY:
         return ';qu="concurrent-requests"'
-    return f";w={seconds(quota.period_us)}"
+    return f";w={seconds(quota.fill_us)}"
 
 
 def _until_more(verdict: Verdict) -> str:

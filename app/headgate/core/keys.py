@@ -86,5 +86,5 @@ def _value(part: KeyPart, policy: Policy, subject: Subject) -> str:
             return f"h\0{value}" if value is not None else f"p\0{subject.identity}"
         case KeyKind.ROUTE:
             return f"r\0{subject.route}"
-        case KeyKind.GLOBAL:
+        case KeyKind.GLOBAL:  # pragma: no branch - there is no other kind, as mypy proves
             return f"g\0{policy.name}"

@@ -10,6 +10,7 @@ from headgate.core.errors import ConfigError
 from headgate.core.quota import Quota
 
 DEFAULT_POLICY = "default"
+ALL_PERCENT = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}", re.ASCII)
 
 
@@ -81,7 +82,9 @@ class Match:
 
     def holds_route(self, method: str, template: str) -> bool:
         """Tell whether the policy holds the method and route template, whoever asks."""
-        if self.methods and method not in self.methods:
+        # HEAD is GET without the body (RFC 9110, 9.3.2): it must be no way round a limit on GET.
+        asked = {method, "GET"} if method == "HEAD" else {method}
+        if self.methods and not self.methods & asked:
             return False
         return not self.routes or any(_matches(route, template) for route in self.routes)
 
@@ -115,7 +118,7 @@ class Policy:
     key: tuple[KeyPart, ...] = (KeyPart(KeyKind.PRINCIPAL),)
     match: Match | None = None
     mode: Mode = Mode.ENFORCE
-    enforce_percent: int = 100
+    enforce_percent: int = ALL_PERCENT
     on_store_error: OnStoreError = OnStoreError.LOCAL
 
     def __post_init__(self) -> None:
@@ -124,7 +127,7 @@ class Policy:
                 f"{self.name!r} is not a policy name: write 1 to 64 letters, digits, '.', '_', "
                 "'/' or '-', starting with a letter or digit"
             )
-        if not 0 <= self.enforce_percent <= 100:  # noqa: PLR2004 - percent
+        if not 0 <= self.enforce_percent <= ALL_PERCENT:
             raise ConfigError(f"enforce_percent is from 0 to 100, not {self.enforce_percent}")
         if not self.key:
             raise ConfigError(f"policy {self.name} has an empty key: write principal")
@@ -150,6 +153,11 @@ class Policy:
         if found is not None:
             return found
         return self.limits or next(iter(self.tiers.values()))
+
+    @property
+    def enforces_all(self) -> bool:
+        """Whether the policy refuses every caller who is over its limits."""
+        return self.mode is Mode.ENFORCE and self.enforce_percent == ALL_PERCENT
 
     @cached_property
     def headers(self) -> frozenset[str]:
@@ -196,8 +204,8 @@ class PolicySet:
     def for_route(self, method: str, template: str) -> tuple[Policy, ...]:
         """Return the policies that can hold this route, whatever their tiers and mode.
 
-        The policy `default` holds the route when no other policy does, and also when only
-        policies with `match.tiers` do, for the callers whom these leave out.
+        The policy `default` holds the route unless another policy holds it for every caller and
+        is fully enforced: while a policy is tried in shadow, nobody is without a limit.
         """
         named = tuple(
             policy
@@ -207,13 +215,16 @@ class PolicySet:
             and policy.match is not None
             and policy.match.holds_route(method, template)
         )
-        if any(policy.match and not policy.match.tiers for policy in named):
+        if any(policy.enforces_all and policy.match and not policy.match.tiers for policy in named):
             return named
         default = self._by_name.get(DEFAULT_POLICY)
         return (*named, default) if default and default.mode is not Mode.OFF else named
 
     def select(self, method: str, template: str, tier: str) -> tuple[Policy, ...]:
-        """Return the policies that hold a request of this tier; `default` when none else does."""
+        """Return the policies that hold a request of this tier.
+
+        `default` is among them unless another one is that is fully enforced.
+        """
         found = self.for_route(method, template)
         named = tuple(
             policy
@@ -222,4 +233,6 @@ class PolicySet:
             and policy.match is not None
             and (not policy.match.tiers or tier in policy.match.tiers)
         )
-        return named or tuple(policy for policy in found if policy.name == DEFAULT_POLICY)
+        if any(policy.enforces_all for policy in named):
+            return named
+        return (*named, *(policy for policy in found if policy.name == DEFAULT_POLICY))

@@ -7,6 +7,7 @@ from starlette.routing import Route
 
 from headgate.server.headgate import Headgate
 from headgate.server.routes import health, policies, telemetry
+from headgate.server.routes.health import Status
 from headgate.web.routes import RouteTable
 
 
@@ -17,12 +18,12 @@ class Admin:
     Args:
         headgate: The limiter.
         routes: The routes of the app that it limits.
-        draining: Whether this replica is going away.
+        status: Whether this replica takes requests yet, or still.
     """
 
     headgate: Headgate
     routes: RouteTable
-    draining: bool = False
+    status: Status = Status.STARTING
 
 
 def create_admin(admin: Admin) -> Starlette:

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.routing import Mount
 
+from headgate.core.errors import ConfigError
 from headgate.core.policy import Policy, PolicySet
 from headgate.core.quota import SECOND_US, Algorithm, Quota
+from headgate.core.subject import UNMATCHED_ROUTE
 from headgate.web.dependency import RateLimit
 from headgate.web.gate import Gate
 from headgate.web.middleware import RateLimitMiddleware
-from headgate.web.routes import Entry, RouteTable, scan
+from headgate.web.routes import Entry, RouteTable
 
 ANY_METHOD = "ANY"
 
@@ -34,7 +37,7 @@ class Held:
 def coverage(
     routes: RouteTable, policies: PolicySet, gate: Gate, *, matched: bool = True
 ) -> Iterator[Held]:
-    """Yield each route with the policies that hold it.
+    """Yield each route with the policies that hold it, and last what no route matches.
 
     Args:
         routes: The app's routes.
@@ -47,6 +50,9 @@ def coverage(
             found = policies.for_route(method, entry.template) if matched else ()
             names = [*(policy.name for policy in found), *own_limits(entry, gate)]
             yield Held(method, entry.template, tuple(dict.fromkeys(names)))
+    if matched:
+        found = policies.for_route(ANY_METHOD, UNMATCHED_ROUTE)
+        yield Held(ANY_METHOD, UNMATCHED_ROUTE, tuple(policy.name for policy in found))
 
 
 def own_limits(entry: Entry, gate: Gate) -> dict[str, Policy]:
@@ -59,27 +65,67 @@ def own_limits(entry: Entry, gate: Gate) -> dict[str, Policy]:
     return {policy.name: policy for policy in found}
 
 
-def log_coverage(log: Any, app: Starlette, policies: PolicySet, gate: Gate) -> None:
-    """Log each route with its policies, and warn of those that nothing holds.
+class Coverage:
+    """Tells at start what holds each route, and keeps reloads from taking that away.
 
-    Raises:
-        ConfigError: A dependency names a policy that is not there.
+    Args:
+        log: Where to tell.
+        gate: What the routes' own limits are resolved by.
     """
-    matched = has_middleware(app)
-    for held in coverage(RouteTable(scan(app.routes)), policies, gate, matched=matched):
-        tell = log.info if held.policies else log.warning
-        tell(
-            "coverage.route" if held.policies else "coverage.unlimited",
-            method=held.method,
-            route=held.template,
-            policies=list(held.policies),
-        )
+
+    def __init__(self, log: Any, gate: Gate) -> None:
+        self._log = log
+        self._gate = gate
+        self._named: set[str] = set()
+
+    def tell(self, routes: RouteTable, *, matched: bool) -> None:
+        """Log each route with its policies, and warn of those that nothing holds.
+
+        Args:
+            routes: The routes.
+            matched: Whether the middleware is there, which enforces policies by their match.
+
+        Raises:
+            ConfigError: A dependency names a policy that is not there.
+        """
+        policies = self._gate.limiter.policies.current
+        for held in coverage(routes, policies, self._gate, matched=matched):
+            tell = self._log.info if held.policies else self._log.warning
+            tell(
+                "coverage.route" if held.policies else "coverage.unlimited",
+                method=held.method,
+                route=held.template,
+                policies=list(held.policies),
+            )
+        for entry in routes.entries:
+            own = own_limits(entry, self._gate)
+            self._named |= {name for name, each in own.items() if policies.get(name) is each}
+
+    def check(self, policies: PolicySet) -> None:
+        """See that a new set has every policy that a dependency names.
+
+        Raises:
+            ConfigError: It has not; requests to that route would fail.
+        """
+        if gone := sorted(name for name in self._named if policies.get(name) is None):
+            raise ConfigError(
+                f"{policies.source}: routes depend on {', '.join(gone)}: keep these policies"
+            )
 
 
 def has_middleware(app: Starlette) -> bool:
     """Tell whether the policies' matches are enforced on an app."""
     classes: list[object] = [each.cls for each in app.user_middleware]
     return RateLimitMiddleware in classes
+
+
+def with_mounted(app: Starlette) -> list[Starlette]:
+    """Return an app and the apps mounted in it."""
+    found = [app]
+    for route in app.routes:
+        if isinstance(route, Mount) and isinstance(route.app, Starlette):
+            found += with_mounted(route.app)
+    return found
 
 
 def describe(policy: Policy, tier: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from headgate.core.decision import LimitResult, PolicyResult
+from headgate.core.decision import PolicyResult, Verdict
 from headgate.core.errors import StoreError
 from headgate.core.policy import Policy
 from headgate.core.quota import SECOND_US
@@ -38,13 +38,13 @@ async def explain(
         policy with its limits; the limits' standing where the store answers.
     """
     method = method.upper()
-    entry = routes.find(method, path)
+    lowered = {name.lower(): value for name, value in headers.items()}
+    entry = routes.find(method, path, lowered.get("host", ""))
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     identity = await gate.identifier.identify(
         {"type": "http", "method": method, "path": path, "headers": raw, "client": (peer, 0)}
     )
     policies = _policies(gate, entry, method, identity)
-    lowered = {name.lower(): value for name, value in headers.items()}
     subject = Subject(identity.client_address, identity.principal, entry.name, lowered)
     return {
         "method": method,
@@ -86,15 +86,17 @@ async def _standing(gate: Gate, policy: Policy, subject: Subject) -> dict[str, A
 
 
 def _stand(result: PolicyResult) -> dict[str, Any]:
-    return {"outcome": result.outcome, "limits": [_figures(limit) for limit in result.limits]}
+    figures = [
+        _figures(limit.quota.name, limit.verdict)
+        for limit in result.limits
+        if limit.verdict is not None
+    ]
+    return {"outcome": result.outcome, "limits": figures}
 
 
-def _figures(limit: LimitResult) -> dict[str, Any]:
-    verdict = limit.verdict
-    if verdict is None:
-        return {"name": limit.quota.name}
+def _figures(name: str, verdict: Verdict) -> dict[str, Any]:
     return {
-        "name": limit.quota.name,
+        "name": name,
         "remaining": verdict.remaining,
         "retry_after_seconds": verdict.retry_us / SECOND_US,
         "reset_seconds": verdict.reset_us / SECOND_US,

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.trace import TracerProvider
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from headgate.core.errors import ConfigError
+from headgate.limiter.book import PolicyBook
 from headgate.server.coverage import has_middleware
 from headgate.server.headgate import Headgate
 from headgate.server.service import create_app
 from headgate.telemetry import instrument_app
 from headgate.web.middleware import RateLimitMiddleware
-from headgate.web.routes import Entry, RouteTable, scan
+from headgate.web.routes import WEBSOCKET, Entry, RouteTable, entry_of, scan
 
 
 def load_target(target: str) -> ASGIApp:
@@ -56,33 +58,67 @@ class Front:
         target: The app.
         headgate: The limiter, opened and closed by whoever serves the front.
         provider: Where traces go; None for nowhere.
+
+    Raises:
+        ConfigError: A dependency of the app names a policy that is not there.
     """
 
     def __init__(
         self, target: ASGIApp, headgate: Headgate, provider: TracerProvider | None = None
     ) -> None:
         self.headgate = headgate
-        if isinstance(target, FastAPI) and provider is not None:
-            instrument_app(target, provider)
+        self.routes: RouteTable
         if isinstance(target, Starlette):
             # Among the app's own middleware, so that tracing and CORS see refusals as well.
             if not has_middleware(target):
                 target.add_middleware(RateLimitMiddleware, gate=headgate.gate)
+            target.state.headgate_front = headgate
             headgate.attach(target)
             self.routes = RouteTable(scan(target.routes))
             self.app: ASGIApp = target
         else:
-            self.routes = _named_routes(headgate)
+            self.routes = NamedRoutes(headgate.limiter.policies)
+            headgate.coverage.tell(self.routes, matched=True)
             self.app = RateLimitMiddleware(target, gate=headgate.gate, routes=self.routes)
+        if provider is not None:
+            self._trace(target, provider)
+
+    def _trace(self, target: ASGIApp, provider: TracerProvider) -> None:
+        if isinstance(target, FastAPI):
+            instrument_app(target, provider)
+            return
+        self.app = OpenTelemetryMiddleware(
+            self.app,
+            tracer_provider=provider,
+            default_span_details=self._span,
+            exclude_spans=["receive", "send"],
+        )
+
+    def _span(self, scope: Scope) -> tuple[str, dict[str, str]]:
+        """Name a request's span after its route, as FastAPI's are; the path alone is unbounded."""
+        method = scope.get("method", WEBSOCKET)
+        template = entry_of(scope, self.routes).template
+        return f"{method} {template}".strip(), {"http.route": template} if template else {}
 
 
-def _named_routes(headgate: Headgate) -> RouteTable:
-    """Make routes of the templates that policies name, for an app whose own are not known."""
-    templates = {
-        template
-        for policy in headgate.limiter.policies.current.policies
-        if policy.match is not None
-        for template in policy.match.routes
-        if template.startswith("/") and not template.endswith("*")
-    }
-    return RouteTable(Entry(template) for template in sorted(templates))
+class NamedRoutes(RouteTable):
+    """Routes of the templates that policies name, for an app whose own are not known.
+
+    Args:
+        policies: The policies in force; the routes change with them.
+    """
+
+    def __init__(self, policies: PolicyBook) -> None:
+        self._policies = policies
+        policies.on_change(self._read)
+        self._read()
+
+    def _read(self) -> None:
+        templates = {
+            template
+            for policy in self._policies.current.policies
+            if policy.match is not None
+            for template in policy.match.routes
+            if template.startswith("/") and not template.endswith("*")
+        }
+        super().__init__(Entry(template) for template in sorted(templates))

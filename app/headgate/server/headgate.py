@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from headgate.core.policy import PolicySet
 from headgate.limiter.breaker import BreakerSettings
@@ -16,7 +16,8 @@ from headgate.limiter.events import PoliciesRejected
 from headgate.limiter.limiter import Limiter, MonotonicClock
 from headgate.limiter.ports import Clock, Observer, Tracer
 from headgate.policies import IdentitySection, Loaded, PolicyWatcher, load
-from headgate.server.coverage import log_coverage
+from headgate.server.background import Background
+from headgate.server.coverage import Coverage, has_middleware, with_mounted
 from headgate.server.parts import (
     Resolver,
     build_identifier,
@@ -25,12 +26,15 @@ from headgate.server.parts import (
     build_logger,
     build_store,
 )
-from headgate.server.settings import Settings
+from headgate.server.settings import Settings, secret
 from headgate.telemetry import DenialLog, EventLog, Metrics, TopDenied
 from headgate.version import __version__
 from headgate.web.gate import Gate
+from headgate.web.routes import RouteTable, scan
 
 _FLUSH_SECONDS = 5.0
+_POLL_SECONDS = 2.0
+"""After which a changed file is found that the system did not tell of, as while a watch begins."""
 
 
 class Headgate:
@@ -70,7 +74,7 @@ class Headgate:
             made, file = policies, None
         else:
             made, file = None, policies
-        self.settings = _settings(settings, store, file)
+        self.settings = Settings.over(settings, store=store, policies=file)
         self.metrics = Metrics(registry, version=__version__)
         self.top_denied = TopDenied()
         self._log = build_logger("headgate")
@@ -89,6 +93,7 @@ class Headgate:
             clock=process_clock,
             breaker=BreakerSettings(self.settings.breaker_failures, self.settings.breaker_probe),
             replica=self.settings.replica,
+            min_replicas=self.settings.min_replicas,
         )
         self._resolver = resolver
         self._file = None if made else self.settings.policies
@@ -103,7 +108,8 @@ class Headgate:
             dialect=self.settings.dialect,
             reject_invalid=section.reject_invalid,
         )
-        self._background: list[asyncio.Task[None]] = []
+        self.coverage = Coverage(self._log, self.gate)
+        self._background = Background(self._log)
 
     async def start(self) -> None:
         """Connect to the store, put the policies in force and follow their file.
@@ -111,17 +117,21 @@ class Headgate:
         A store that is away is logged and tried again; it does not keep the service from starting.
         """
         self.enforce()
+        await self.follow()
+
+    async def follow(self) -> None:
+        """Connect to the store and follow the policies' file; `enforce` came before."""
         await self.limiter.start()
-        loop = asyncio.get_running_loop()
-        self._background.append(loop.create_task(self._flush()))
+        self._background.run(self._flush())
         if self._file is not None:
             watcher = PolicyWatcher(
                 self._file,
                 initial=self.loaded,
                 on_loaded=self._reloaded,
                 on_rejected=lambda errors: self.limiter.tell(PoliciesRejected(errors)),
+                poll_s=_POLL_SECONDS,
             )
-            self._background.append(loop.create_task(watcher.run()))
+            self._background.run(watcher.run())
 
     def enforce(self) -> None:
         """Put the policies in force, and warn of what makes them hold less than they could."""
@@ -132,7 +142,7 @@ class Headgate:
                 detail="limits hold within this process only; set HEADGATE_STORE=redis://... or "
                 "Headgate(store=...) to share them",
             )
-        elif self.settings.key_secret is None:
+        elif secret(self.settings.key_secret) is None:
             self._log.warning(
                 "keys.not_secret",
                 detail="identities are hashed without a secret, so they can be guessed; set "
@@ -140,6 +150,7 @@ class Headgate:
             )
 
     def _reloaded(self, loaded: Loaded) -> None:
+        self.coverage.check(loaded.policies)
         identifier = build_identifier(loaded.identity, self._resolver)
         self.gate.identifier = identifier
         self.gate.reject_invalid = loaded.identity.reject_invalid
@@ -154,14 +165,12 @@ class Headgate:
 
     async def aclose(self) -> None:
         """Leave the fleet, close the store and write out what the logs still hold."""
-        for task in self._background:
-            task.cancel()
-        if self._background:
-            await asyncio.wait(self._background)
-        self._background.clear()
-        await self.limiter.aclose()
-        self._denials.close()
-        self._events.close()
+        await self._background.aclose()
+        try:
+            await self.limiter.aclose()
+        finally:
+            self._denials.close()
+            self._events.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -172,38 +181,66 @@ class Headgate:
 
     @contextlib.asynccontextmanager
     async def __call__(self, app: Any) -> AsyncIterator[dict[str, Gate]]:
-        """Serve as the lifespan of an app: open for as long as it lives."""
+        """Serve as the lifespan of an app: open for as long as it lives.
+
+        Behind `headgate serve` the limiter that stands in front is this one's too: a second one
+        would count the replica twice and know other policies.
+        """
+        front = getattr(app.state, "headgate_front", None)
+        if isinstance(front, Headgate):
+            self._stand_behind(front)
+            yield {"headgate": self.gate}
+            return
         async with self:
             self.attach(app)
             yield {"headgate": self.gate}
 
+    def _stand_behind(self, front: "Headgate") -> None:
+        enforced = front.loaded.policies.policies
+        ignored = [each.name for each in self.loaded.policies.policies if each not in enforced]
+        if ignored:
+            self._log.warning(
+                "policies.ignored",
+                policies=ignored,
+                detail="the policies of `headgate serve` are in force; name the file with "
+                "HEADGATE_POLICIES",
+            )
+        self.limiter, self.gate = front.limiter, front.gate
+
     def attach(self, app: Starlette) -> None:
-        """Make this the gate of an app and of the apps mounted in it, and log what holds there."""
-        for each in _with_mounted(app):
+        """Make this the gate of an app and of the apps mounted in it, and log what holds there.
+
+        Raises:
+            ConfigError: A dependency names a policy that is not there.
+        """
+        for each in with_mounted(app):
             each.state.headgate = self.gate
-        log_coverage(self._log, app, self.limiter.policies.current, self.gate)
+        self.coverage.tell(RouteTable(scan(app.routes)), matched=has_middleware(app))
 
 
-def _settings(given: Settings | None, store: str | None, file: str | Path | None) -> Settings:
-    if given is None:
-        return Settings.read(store=store, policies=file)
-    changes: dict[str, Any] = {"store": store, "policies": Path(file) if file else None}
-    return given.model_copy(update={name: each for name, each in changes.items() if each})
-
-
-def _with_mounted(app: Starlette) -> list[Starlette]:
-    found = [app]
-    for route in app.routes:
-        if isinstance(route, Mount) and isinstance(route.app, Starlette):
-            found += _with_mounted(route.app)
-    return found
+_defaults = Background(logging.getLogger("headgate"))
 
 
 def open_default() -> Gate:
-    """Open a gate for an app that sets up none, from the environment."""
+    """Open a gate for an app that sets up none, from the environment.
+
+    A shared store is closed when the event loop ends. Until it is connected, checks connect by
+    themselves.
+    """
     headgate = Headgate()
     headgate.enforce()
-    if headgate.limiter.store.shared:
-        # Nobody awaits a start here. Until it is through, checks connect by themselves.
-        asyncio.get_running_loop().create_task(headgate.limiter.start())
+    _defaults.run(_hold_open(headgate))
     return headgate.gate
+
+
+async def _hold_open(headgate: Headgate) -> None:
+    task = asyncio.current_task()
+    try:
+        await headgate.follow()
+        # Before Python 3.12 `asyncio.wait_for`, which the driver uses, may swallow a cancellation.
+        if task is not None and not task.cancelling():
+            await asyncio.Event().wait()
+    finally:
+        # A test client makes a loop for each request: what this process alone counts stays.
+        if headgate.limiter.store.shared:
+            await headgate.aclose()

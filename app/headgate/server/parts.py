@@ -1,12 +1,14 @@
 """Builds each part from settings and the policy file's sections."""
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import structlog
 from starlette.requests import HTTPConnection
 
+from headgate.core.errors import ConfigError
 from headgate.core.keys import KeyScheme
 from headgate.core.subject import Principal
 from headgate.identity import (
@@ -27,10 +29,24 @@ Resolver = Callable[[HTTPConnection], Awaitable[Principal | None]]
 """Takes a request to a verified principal, or None when it holds no credential of this kind."""
 
 
+@contextlib.contextmanager
+def _said_of(*variables: str) -> Iterator[None]:
+    """Say in an error which variables it is about."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{' or '.join(variables)}: {error}") from error
+
+
 def build_keys(settings: Settings) -> KeyScheme:
-    """Build the naming of keys and identities."""
+    """Build the naming of keys and identities.
+
+    Raises:
+        ConfigError: The secret or the prefix cannot be used.
+    """
     key = secret(settings.key_secret)
-    return KeyScheme(key.encode() if key else None, prefix=settings.key_prefix)
+    with _said_of("HEADGATE_KEY_SECRET", "HEADGATE_KEY_PREFIX"):
+        return KeyScheme(key.encode() if key else None, prefix=settings.key_prefix)
 
 
 def build_local_store(clock: Clock | None = None) -> MemoryStore:
@@ -39,17 +55,22 @@ def build_local_store(clock: Clock | None = None) -> MemoryStore:
 
 
 def build_store(settings: Settings, keys: KeyScheme, clock: Clock | None = None) -> Store:
-    """Build the store that the settings name, on the server's clock or one that tests move."""
+    """Build the store that the settings name, on the server's clock or one that tests move.
+
+    Raises:
+        ConfigError: Its URL cannot be used.
+    """
     if settings.store in {"memory://", "memory"}:
         return build_local_store(clock)
-    return RedisStore(
-        settings.store,
-        keys,
-        timeouts=Timeouts(settings.store_connect_timeout, settings.store_timeout),
-        username=settings.store_username,
-        password=secret(settings.store_password),
-        now_us=clock.now_us if clock else None,
-    )
+    with _said_of("HEADGATE_STORE"):
+        return RedisStore(
+            settings.store,
+            keys,
+            timeouts=Timeouts(settings.store_connect_timeout, settings.store_timeout),
+            username=settings.store_username,
+            password=secret(settings.store_password),
+            now_us=clock.now_us if clock else None,
+        )
 
 
 def build_identifier(section: IdentitySection, resolver: Resolver | None) -> RequestIdentifier:

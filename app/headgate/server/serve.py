@@ -6,6 +6,7 @@ answers until then, and the limiter is closed last.
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from headgate.server.admin import Admin, create_admin
 from headgate.server.front import Front, load_target
 from headgate.server.headgate import Headgate
 from headgate.server.parts import build_logger
+from headgate.server.routes.health import Status
 from headgate.server.settings import Settings
 from headgate.stores.redis import RedisStore
 from headgate.telemetry import (
@@ -26,6 +28,7 @@ from headgate.telemetry import (
     configure_tracing,
     instrument_redis,
 )
+from headgate.version import __version__
 
 
 class _Server(uvicorn.Server):
@@ -67,7 +70,7 @@ def serve(settings: Settings, *, ready: Callable[[int, int], None] | None = None
 
 
 async def _serve(settings: Settings, ready: Callable[[int, int], None] | None) -> None:
-    provider = configure_tracing("headgate", instance=settings.replica)
+    provider = configure_tracing("headgate", version=__version__, instance=settings.replica)
     headgate = Headgate(
         settings=settings, tracer=LimiterTracing(provider) if provider is not None else None
     )
@@ -99,7 +102,7 @@ def _server(app: object, host: str, port: int, settings: Settings, *, lifespan: 
             # trusts the proxies that its policy file names and nobody else.
             proxy_headers=False,
             server_header=False,
-            timeout_graceful_shutdown=round(settings.shutdown_seconds),
+            timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
         )
     )
 
@@ -113,13 +116,14 @@ async def _run(
     def drain() -> None:
         # A second signal does not wait for what is in flight.
         api.force_exit = api.should_exit
-        admin.draining = api.should_exit = True
+        api.should_exit = True
+        admin.status = Status.DRAINING
 
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, drain)
     beside = loop.create_task(_accepting(side))
     serving = loop.create_task(_accepting(api))
-    telling = loop.create_task(_tell(api, side, log, ready))
+    telling = loop.create_task(_tell(api, side, admin, log, ready))
     try:
         await asyncio.wait({beside, serving}, return_when=asyncio.FIRST_COMPLETED)
         drain()
@@ -132,21 +136,23 @@ async def _run(
 
 
 async def _accepting(server: _Server) -> None:
-    try:
+    # uvicorn logs why it does not start, and leaves: how, depends on its version.
+    with contextlib.suppress(SystemExit):
         await server.serve()
-    except SystemExit as error:
-        # uvicorn has logged why, most often that the port is taken.
-        where = f"{server.config.host}:{server.config.port}"
-        raise ConfigError(f"cannot listen on {where}: choose another port") from error
-    if not server.started:
+    if server.lifespan.should_exit and not server.started:
         raise ConfigError("the app did not start: see the log above")
+    if not server.started:
+        where = f"{server.config.host}:{server.config.port}"
+        raise ConfigError(f"cannot listen on {where}: choose another port or address")
 
 
 async def _tell(
-    api: _Server, side: _Server, log: Any, ready: Callable[[int, int], None] | None
+    api: _Server, side: _Server, admin: Admin, log: Any, ready: Callable[[int, int], None] | None
 ) -> None:
     await api.listening.wait()
     await side.listening.wait()
+    if admin.status is Status.STARTING:
+        admin.status = Status.READY
     log.info("service.ready", port=api.listening_port, admin_port=side.listening_port)
     if ready is not None:
         ready(api.listening_port, side.listening_port)

@@ -21,7 +21,13 @@ class Settings(BaseSettings):
     `HEADGATE_SECRETS_DIR` names.
     """
 
-    model_config = SettingsConfigDict(env_prefix="HEADGATE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HEADGATE_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
 
     target: str = Field("", description="App to serve, as package.module:app; the bundled one.")
     host: str = Field("0.0.0.0", description="Address of the API.")
@@ -52,8 +58,13 @@ class Settings(BaseSettings):
 
     pod: str = Field(
         "",
-        validation_alias=AliasChoices("pod", "POD_NAME"),
+        validation_alias=AliasChoices("HEADGATE_POD", "POD_NAME"),
         description="Name of the pod in logs; POD_NAME, as Kubernetes gives it.",
+    )
+
+    min_replicas: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        1,
+        description="Replicas that share a limit while the store is away, if no more were seen.",
     )
 
     policies: Path | None = Field(None, description="Policy file.")
@@ -84,7 +95,21 @@ class Settings(BaseSettings):
             ]
             raise ConfigError("; ".join(said)) from None
 
+    @classmethod
+    def over(
+        cls, given: "Settings | None", *, store: str | None, policies: str | Path | None
+    ) -> "Settings":
+        """Return the settings that were given, or else read, with a store and policies over them.
+
+        Raises:
+            ConfigError: A setting is wrong; the message names its variable.
+        """
+        if given is None:
+            return cls.read(store=store, policies=policies)
+        changes = {"store": store, "policies": Path(policies) if policies else None}
+        return given.model_copy(update={name: each for name, each in changes.items() if each})
+
 
 def secret(value: SecretStr | None) -> str | None:
-    """Return a secret without the line break that a file may end with."""
-    return value.get_secret_value().strip() if value is not None else None
+    """Return a secret without the line break that a file may end with; None for an empty one."""
+    return (value.get_secret_value().strip() or None) if value is not None else None

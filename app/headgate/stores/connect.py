@@ -2,17 +2,30 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from inspect import signature
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException, RedisError
 
 from headgate.core.errors import ConfigError
 
 Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
 SCHEMES = ("memory", "redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel")
+
+
+_NOTICES = "maint_notifications_config"
+# While a driver that knows maintenance notices listens for them, it hands out connections that the
+# server has closed, and every one of them costs a check.
+_WITHOUT_NOTICES: dict[str, Any] = (
+    {_NOTICES: import_module("redis.maint_notifications").MaintNotificationsConfig(enabled=False)}
+    if _NOTICES in signature(redis.asyncio.ConnectionPool).parameters
+    else {}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +46,26 @@ class Timeouts:
 
 
 def location(url: str) -> str:
-    """Return the URL for people: without user, password and options."""
-    parts = urlsplit(url)
+    """Return the URL for people: without user, password and options.
+
+    Raises:
+        ConfigError: Where the password ends cannot be told.
+    """
+    parts = _split(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"the store URL cannot be used: {error}") from error
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise ConfigError(
+            "the store URL cannot be used: percent-encode '/', '?', '#' and '@' in its user, "
+            "password and options"
+        )
+    return parts
 
 
 def connect(
@@ -61,9 +91,13 @@ def connect(
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
     }
-    if username:
+    parts = _split(url)
+    user, _, hosts = parts.netloc.rpartition("@")
+    name, _, secret = user.partition(":")
+    # Taken out of the URL: what the driver finds there would stand in place of the arguments.
+    if username := username or unquote(name):
         options["username"] = username
-    if password:
+    if password := password or unquote(secret):
         options["password"] = password
     build: dict[str, Callable[[str, dict[str, Any]], Client]] = {
         "redis": _standalone,
@@ -72,20 +106,22 @@ def connect(
         "rediss+cluster": _cluster,
         "redis+sentinel": _sentinel,
     }
-    scheme = urlsplit(url).scheme
-    if scheme not in build:
+    if parts.scheme not in build:
         raise ConfigError(
             f"{location(url)!r} is not a store: write memory://, redis://host:6379/0, rediss://, "
             "redis+cluster:// or redis+sentinel://host:26379/service"
         )
     try:
-        return build[scheme](url, options)
-    except (ValueError, TypeError) as error:
+        return build[parts.scheme](urlunsplit(parts._replace(netloc=hosts)), options)
+    except (ValueError, TypeError, RedisError, RedisClusterException) as error:
         raise ConfigError(f"the store URL {location(url)} cannot be used: {error}") from error
 
 
 def _standalone(url: str, options: dict[str, Any]) -> Client:
-    return redis.asyncio.Redis.from_url(url, **options)
+    client = redis.asyncio.Redis.from_url(url, **options, **_WITHOUT_NOTICES)
+    # The driver reads its options when it connects; a wrong one is to be known now.
+    client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # untyped driver
+    return client
 
 
 def _cluster(url: str, options: dict[str, Any]) -> Client:
@@ -94,24 +130,16 @@ def _cluster(url: str, options: dict[str, Any]) -> Client:
 
 def _sentinel(url: str, options: dict[str, Any]) -> Client:
     parts = urlsplit(url)
-    user, _, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
-    if not service or not hosts:
+    if not service or not parts.netloc:
         raise ConfigError("write redis+sentinel://host:26379,host:26379/service-name")
     if database:
         options["db"] = int(database)
-    name, _, password = user.partition(":")
-    if name:
-        options.setdefault("username", unquote(name))
-    if password:
-        options.setdefault("password", unquote(password))
-    sentinels = []
-    for host in hosts.split(","):
-        address, colon, port = host.rpartition(":")
-        sentinels.append((address, int(port)) if colon else (host, 26379))
+    found = [urlsplit(f"//{host}") for host in parts.netloc.split(",")]
+    sentinels = [(each.hostname, each.port or 26379) for each in found]
     timeout = {key: options[key] for key in ("socket_connect_timeout", "socket_timeout")}
-    found = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types here
+    sentinel = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types here
         sentinels, sentinel_kwargs=timeout, **options
     )
-    client: redis.asyncio.Redis = found.master_for(service)
+    client: redis.asyncio.Redis = sentinel.master_for(service)
     return client

@@ -103,6 +103,9 @@ class Lane:
                 await self._within(self._load(missing))
                 self._deliver(missing, await self._within(self._send(missing)), last=True)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
+            # Who waited behind a store that does not answer is not made to wait for it again.
+            batch += self._waiting
+            self._waiting.clear()
             for call in batch:
                 if not call.answer.done():
                     call.answer.set_exception(translate(error))

@@ -30,6 +30,8 @@ class MemoryStore:
         self._now_us = now_us
         self._buckets: dict[str, tuple[Quota, State]] = {}
         self._expiries: list[tuple[int, str]] = []
+        # Each key is due once, however often its bucket comes and goes until then.
+        self._due: set[str] = set()
         self._epoch = secrets.token_hex(8)
 
     def __len__(self) -> int:
@@ -42,6 +44,7 @@ class MemoryStore:
         """Forget everything."""
         self._buckets.clear()
         self._expiries.clear()
+        self._due.clear()
 
     async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
         """Decide all charges together; no other task runs in between."""
@@ -91,9 +94,10 @@ class MemoryStore:
         if state is None:
             self._buckets.pop(key, None)
             return
-        if key not in self._buckets:
+        if key not in self._due:
             expires_us = module_of(quota.algorithm).expires_us(quota, state)
             heapq.heappush(self._expiries, (expires_us, key))
+            self._due.add(key)
         self._buckets[key] = (quota, state)
 
     def _expire(self, now_us: int) -> None:
@@ -101,10 +105,9 @@ class MemoryStore:
         while self._expiries and self._expiries[0][0] <= now_us:
             _, key = heapq.heappop(self._expiries)
             found = self._buckets.get(key)
-            if found is None:
-                continue
-            expires_us = module_of(found[0].algorithm).expires_us(*found)
-            if expires_us <= now_us:
-                del self._buckets[key]
-            else:
+            expires_us = module_of(found[0].algorithm).expires_us(*found) if found else now_us
+            if expires_us > now_us:
                 heapq.heappush(self._expiries, (expires_us, key))
+                continue
+            self._due.remove(key)
+            self._buckets.pop(key, None)

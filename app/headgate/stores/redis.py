@@ -13,7 +13,7 @@ from headgate.core.decision import Verdict
 from headgate.core.keys import KeyScheme
 from headgate.limiter.ports import Pulse, Taken
 from headgate.stores.connect import Timeouts, connect, location
-from headgate.stores.faults import translate
+from headgate.stores.faults import bounded, translate
 from headgate.stores.lane import MAX_IN_FLIGHT, Lane
 from headgate.stores.scripts import script
 from headgate.stores.slots import take_apart
@@ -63,13 +63,10 @@ class RedisStore:
         Raises:
             StoreError: It does not.
         """
-        try:
-            async with asyncio.timeout(2 * self._timeouts.connect + self._timeouts.operation):
-                await self._connect()
-                for each in (_TAKE, _SETTLE, _HEARTBEAT):
-                    await self.client.script_load(each.text)
-        except Exception as error:
-            raise translate(error) from error
+        async with bounded(2 * self._timeouts.connect + self._timeouts.operation):
+            await self._connect()
+            for each in (_TAKE, _SETTLE, _HEARTBEAT):
+                await self.client.script_load(each.text)
 
     async def _connect(self) -> None:
         """Open as many connections as there can be pipelines, so that no check waits for one."""
@@ -107,7 +104,10 @@ class RedisStore:
         for charge in charges:
             args += (*_shape(charge), charge.units, charge.group, charge.lease)
         reply = await self._lane.call(_TAKE, [charge.key for charge in charges], args)
-        return _taken(reply, len(charges))
+        try:
+            return _taken(reply, len(charges))
+        except (TypeError, ValueError) as error:
+            raise translate(error) from error
 
     def _by_slot(self, charges: Sequence[Charge]) -> list[list[int]]:
         """Return the places of the charges that one script call may hold."""
@@ -133,18 +133,19 @@ class RedisStore:
 
     async def forget(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many there were."""
-        try:
-            async with asyncio.timeout(self._timeouts.connect):
-                return sum([int(await self.client.delete(key)) for key in keys])
-        except Exception as error:
-            raise translate(error) from error
+        async with bounded(self._timeouts.connect):
+            return sum([int(await self.client.delete(key)) for key in keys])
 
     async def heartbeat(self, replica: str, ttl_us: int) -> Pulse:
         """Announce a replica for `ttl_us` microseconds, 0 to leave, and count the live ones."""
         keys = [self._keys.replicas, self._keys.epoch]
         args = [self._now_us(), replica, ttl_us, secrets.token_hex(8)]
-        replicas, epoch = await self._lane.call(_HEARTBEAT, keys, args)
-        return Pulse(int(replicas), epoch.decode())
+        reply = await self._lane.call(_HEARTBEAT, keys, args)
+        try:
+            replicas, epoch, server = reply
+            return Pulse(int(replicas), epoch.decode(), server.decode())
+        except (TypeError, ValueError, AttributeError) as error:
+            raise translate(error) from error
 
 
 def _shape(of: Charge | Settlement) -> tuple[str, int, int, int]:

@@ -9,6 +9,7 @@ steps others may see an allowance that is too small, never one that is too large
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from headgate.core.charge import Charge, Settlement
@@ -48,6 +49,8 @@ async def take_apart(
     # A shadow group spread over slots is judged by the look, and then spent with the rest.
     kept = [[place for place in part if charges[place].group not in doomed] for part in parts]
     kept = [part for part in kept if part]
+    if not kept:
+        return replace(looked, spent=True)
     answers = await asyncio.gather(
         *(_take(store, charges, part, commit=True) for part in kept), return_exceptions=True
     )
@@ -58,7 +61,9 @@ async def take_apart(
     await _give_back(store, charges, kept, answers)
     for failure in failures:
         raise failure
-    return _joined(charges, kept, taken, base=looked)
+    # Where units were given back, the look tells better how the bucket stands.
+    late = [place for place, each in enumerate(taken) if not each.spent]
+    return _joined(charges, [kept[i] for i in late], [taken[i] for i in late], base=looked)
 
 
 async def _take(store: SlotStore, charges: Sequence[Charge], part: Part, *, commit: bool) -> Taken:

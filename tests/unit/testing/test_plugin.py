@@ -78,4 +78,3 @@ def test_unknown_store_is_named(users_project: pytest.Pytester) -> None:
     users_project.makepyfile("def test_it(headgate_store): ...")
     result = users_project.runpytest_subprocess()
     result.stdout.fnmatch_lines(["*headgate_store is memory or embedded, not 'disk'*"])
-

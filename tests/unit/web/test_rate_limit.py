@@ -59,7 +59,7 @@ def _passes(client: TestClient, headers: dict[str, str] | None = None) -> int:
 def test_burst() -> None:
     """A burst is what can be spent at once, above the rate."""
     client = _app(GateBench(), RateLimit("5/minute", burst=10))
-    assert limits_of(client.post("/exports")) == {"5/60s": {"q": 5, "w": 60, "r": 9, "t": 12}}
+    assert limits_of(client.post("/exports")) == {"5/60s": {"q": 10, "w": 120, "r": 9, "t": 12}}
     assert _passes(client) == 9
 
 

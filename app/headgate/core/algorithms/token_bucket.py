@@ -29,9 +29,7 @@ def _debt(quota: Quota, state: Full | None, now_us: int) -> int:
         return 0
     # A state written under another limit may hold a part that this limit does not have.
     part = min(quota.limit, state.part)
-    debt = (state.whole - now_us) * quota.limit + part
-    # No debt beyond two bursts: a clock that went back must not lock anybody out for long.
-    return max(0, min(debt, 2 * quota.burst * quota.period_us))
+    return max(0, (state.whole - now_us) * quota.limit + part)
 
 
 def _full(quota: Quota, now_us: int, debt: int) -> Full | None:
@@ -71,6 +69,7 @@ def take(
 def settle(quota: Quota, state: Full | None, now_us: int, settlement: Settlement) -> Full | None:
     """Give back or spend units; what is given back never makes the bucket more than full."""
     debt = _debt(quota, state, now_us) + settlement.delta * quota.period_us
+    # What is spent without asking makes no debt beyond two bursts: it must not lock out for long.
     return _full(quota, now_us, max(0, min(debt, 2 * quota.burst * quota.period_us)))
 
 

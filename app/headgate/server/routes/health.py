@@ -1,5 +1,6 @@
 """Liveness and readiness: neither asks the store."""
 
+from enum import StrEnum
 from typing import Any
 
 from starlette.requests import Request
@@ -9,6 +10,14 @@ from headgate.limiter.events import BreakerState
 from headgate.server.headgate import Headgate
 
 _OK, _NOT_READY = 200, 503
+
+
+class Status(StrEnum):
+    """Whether a replica takes requests: not yet, now, or no longer."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
 
 
 async def livez(_request: Request) -> Response:
@@ -23,17 +32,17 @@ async def readyz(request: Request) -> Response:
     happens then, and taking every replica out of service at once would be the worst answer.
     """
     headgate: Headgate = request.app.state.admin.headgate
-    draining: bool = request.app.state.admin.draining
-    return JSONResponse(detail(headgate, draining=draining), _NOT_READY if draining else _OK)
+    status: Status = request.app.state.admin.status
+    return JSONResponse(detail(headgate, status), _OK if status is Status.READY else _NOT_READY)
 
 
-def detail(headgate: Headgate, *, draining: bool) -> dict[str, Any]:
+def detail(headgate: Headgate, status: Status) -> dict[str, Any]:
     """Return what a person wants to know of this replica's health."""
     limiter = headgate.limiter
     policies = limiter.policies.current
     closed = limiter.breaker_state is BreakerState.CLOSED
     return {
-        "status": "draining" if draining else "ready",
+        "status": status,
         "store": {
             "location": limiter.store.location,
             "shared": limiter.store.shared,

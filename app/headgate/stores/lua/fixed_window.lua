@@ -5,7 +5,7 @@
 
 algorithms.fixed_window = {
   load = function(q)
-    local index, count = numbers(redis.call('GET', q.key))
+    local index, count = numbers(redis.call('GET', q.key), 2, 2)
     if type(index) == 'table' then return index end
     local current = div(now, q.period)
     -- A clock that went back stays in the later window: it must not open an earlier one again.

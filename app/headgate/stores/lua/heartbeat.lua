@@ -6,7 +6,7 @@
 -- ARGV[2]  the replica's name      ARGV[3]  microseconds to live; 0 to leave
 -- ARGV[4]  a fresh mark, taken if there is none
 --
--- Returns  number of live replicas, the mark
+-- Returns  number of live replicas, the mark, the server's run_id (empty where it may not be asked)
 
 local ttl = tonumber(ARGV[3])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
@@ -21,4 +21,7 @@ local mark = redis.call('GET', KEYS[2])
 if not mark then mark = ARGV[4] end
 -- A day without any replica is the longest that a loss of state can go unnoticed.
 redis.call('SET', KEYS[2], mark, 'PX', 86400000)
-return { redis.call('ZCARD', KEYS[1]), mark }
+-- A user without the permission for INFO still limits; a change of server then goes unnoticed.
+local info = redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+return { redis.call('ZCARD', KEYS[1]), mark, run }

@@ -44,10 +44,17 @@ local function set(key, value, at)
   redis.call('SET', key, value, 'PX', ttl_ms(at))
 end
 
--- Numbers joined by ':' back from a string value; nil without one.
-local function numbers(value)
+local function corrupt()
+  return redis.error_reply('WRONGTYPE a bucket holds a value of another program')
+end
+
+-- Numbers joined by ':' back from a string value, at least `few` and at most `many` of them; nil
+-- without a value.
+local function numbers(value, few, many)
   if not value then return nil end
   local a, b, c = string.match(value, '^(%d+):?(%d*):?(%d*)$')
-  if not a then return redis.error_reply('WRONGTYPE a bucket holds a value of another program') end
-  return tonumber(a), tonumber(b), tonumber(c)
+  a, b, c = tonumber(a), tonumber(b), tonumber(c)
+  local count = c and (b and 3 or 0) or b and 2 or a and 1 or 0
+  if count < few or count > many then return corrupt() end
+  return a, b, c
 end

@@ -4,7 +4,7 @@
 -- STATE  a = units spent within the last period, after the expired entries were dropped
 
 local function log_entry(value)
-  local at, units = numbers(value)
+  local at, units = numbers(value, 2, 2)
   return at, units
 end
 
@@ -42,8 +42,10 @@ algorithms.sliding_log = {
     if not head then return 0 end
     local used, dropped = tonumber(head), 0
     local first = redis.call('LINDEX', q.key, 1)
+    if not used or not first then return corrupt() end
     while first do
       local at, units = log_entry(first)
+      if type(at) == 'table' then return at end
       if at > now - q.period then break end
       used, dropped = used - units, dropped + 1
       first = redis.call('LINDEX', q.key, dropped + 1)

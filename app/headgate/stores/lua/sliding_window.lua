@@ -25,7 +25,7 @@ end
 
 algorithms.sliding_window = {
   load = function(q)
-    local index, current, previous = numbers(redis.call('GET', q.key))
+    local index, current, previous = numbers(redis.call('GET', q.key), 3, 3)
     if type(index) == 'table' then return index end
     local latest = div(now, q.period)
     if not index then return latest, 0, 0 end

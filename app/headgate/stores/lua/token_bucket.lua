@@ -28,22 +28,20 @@ local function up(a, b)  -- whole microseconds, rounded up, never negative
   return b > 0 and a + 1 or a
 end
 
-local function bounded(q, a, b)  -- from 0 to two bursts of debt
+local function at_least_0(a, b)
   if a < 0 then return 0, 0 end
-  local c, d = intervals(q, 2 * q.burst)
-  if less(c, d, a, b) then return c, d end
   return a, b
 end
 
 algorithms.token_bucket = {
   load = function(q)
-    local whole, part = numbers(redis.call('GET', q.key))
+    local whole, part = numbers(redis.call('GET', q.key), 1, 2)
     if not whole then return 0, 0 end
     if type(whole) == 'table' then return whole end
     part = part or 0
     -- A state written under another limit may hold a part that this limit does not have.
     if part >= q.limit then whole, part = whole + 1, 0 end
-    return bounded(q, whole - now, part)
+    return at_least_0(whole - now, part)
   end,
 
   verdict = function(q, _, units, a, b)
@@ -95,7 +93,10 @@ algorithms.token_bucket = {
     else
       a, b = plus(q, a, b, intervals(q, delta))
     end
-    a, b = bounded(q, a, b)
+    a, b = at_least_0(a, b)
+    -- What is spent without asking makes no debt beyond two bursts: it must not lock out for long.
+    local c, d = intervals(q, 2 * q.burst)
+    if less(c, d, a, b) then a, b = c, d end
     algorithms.token_bucket.save(q, now, 0, a, b)
   end,
 }

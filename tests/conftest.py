@@ -1,0 +1,34 @@
+"""What all tests share: one event loop library, one Valkey, one cluster, no deadlines."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+
+from headgate.stores.embedded import EmbeddedValkey
+from support.cluster import cluster
+
+# A shared machine may pause for longer than any deadline that would say something.
+hypothesis.settings.register_profile("headgate", deadline=None)
+hypothesis.settings.load_profile("headgate")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """Run asynchronous tests on asyncio's own loop."""
+    return "asyncio", {"use_uvloop": False}
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[EmbeddedValkey]:
+    """Return a Valkey server; a test that stops or reconfigures one starts its own."""
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    """Return the URL of a cluster of three Valkey servers."""
+    with cluster() as url:
+        yield url

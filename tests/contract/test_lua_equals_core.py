@@ -1,0 +1,171 @@
+"""The Lua scripts and the pure core decide alike, to the microsecond, over any schedule."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headgate.core.charge import Charge
+from headgate.core.quota import MAX_FILL_US, Algorithm, Quota
+from headgate.limiter.ports import Taken
+from headgate.stores.embedded import EmbeddedValkey
+from headgate.stores.memory import MemoryStore
+from headgate.stores.redis import RedisStore
+from support.clock import EPOCH_US, MovedClock
+from support.stores import redis_store, settlement
+
+_EXAMPLES = 400
+_names = count()
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """One check: for each bucket the units, as a share of its burst, and the group."""
+
+    asked: tuple[tuple[float, int], ...]
+    commit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Correct an earlier check, counted back from the last one."""
+
+    which: int
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Let the clock go on, by microseconds or by the wait that the last answer named."""
+
+    micros: int
+    exactly: bool
+
+
+Step = Take | Settle | Wait
+
+
+@pytest.fixture(scope="module")
+def clock() -> MovedClock:
+    """Return the clock of both stores; each example, with its own buckets, starts it again."""
+    return MovedClock()
+
+
+@pytest.fixture(scope="module")
+async def lua(valkey: EmbeddedValkey, clock: MovedClock) -> AsyncIterator[RedisStore]:
+    """Return one open store for all examples."""
+    store = redis_store(valkey.url, now_us=clock)
+    await store.open()
+    yield store
+    await store.aclose()
+
+
+def quotas(largest: int, longest_ms: int) -> st.SearchStrategy[Quota]:
+    """Generate quotas of every algorithm."""
+
+    def build(algorithm: Algorithm, limit: int, period_ms: int, burst: int) -> Quota:
+        if algorithm in {Algorithm.SLIDING_LOG, Algorithm.CONCURRENCY}:
+            limit = min(limit, 50)
+        if algorithm is not Algorithm.TOKEN_BUCKET:
+            burst = limit
+        burst = min(burst, MAX_FILL_US * limit // (period_ms * 1_000))
+        return Quota(algorithm, limit, period_ms * 1_000, burst)
+
+    return st.builds(
+        build,
+        st.sampled_from(Algorithm),
+        st.integers(1, largest),
+        st.integers(1, longest_ms),
+        st.integers(1, largest),
+    )
+
+
+def steps(longest_us: int) -> st.SearchStrategy[list[Step]]:
+    """Generate a schedule."""
+    asked = st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 0, 1, 2]))
+    take = st.builds(
+        Take,
+        st.lists(asked, min_size=5, max_size=5).map(tuple),
+        st.sampled_from([True] * 4 + [False]),
+    )
+    settle = st.builds(Settle, st.integers(1, 4), st.integers(-6, 4))
+    wait = st.builds(Wait, st.integers(0, longest_us), st.booleans())
+    return st.lists(st.one_of(take, take, wait, settle), min_size=4, max_size=30)
+
+
+def charges_of(example: int, number: int, limits: list[Quota], take: Take) -> list[Charge]:
+    """Return the charges of one step, on buckets of this example's own."""
+    return [
+        Charge(f"{example}:{place}", quota, round(share * quota.burst), f"lease{number}", group)
+        for place, (quota, (share, group)) in enumerate(zip(limits, take.asked, strict=False))
+    ]
+
+
+async def both_agree(
+    lua: RedisStore, clock: MovedClock, schedule: list[tuple[list[Quota], Step]]
+) -> None:
+    """Run a schedule in both stores and compare every answer."""
+    clock.now_us = EPOCH_US
+    core = MemoryStore(clock)
+    example = next(_names)
+    history: list[tuple[list[Charge], Taken]] = []
+    wait_us = 0
+    for number, (limits, step) in enumerate(schedule):
+        if isinstance(step, Wait):
+            clock.advance(wait_us if step.exactly else step.micros)
+        elif isinstance(step, Settle):
+            charges, taken = history[-min(step.which, len(history))] if history else ([], None)
+            corrections = [settlement(each, step.delta, taken.now_us) for each in charges if taken]
+            await lua.settle(corrections)
+            await core.settle(corrections)
+        else:
+            charges = charges_of(example, number, limits, step)
+            taken = await core.take(charges, commit=step.commit)
+            assert await lua.take(charges, commit=step.commit) == taken
+            wait_us = max(each.retry_us for each in taken.verdicts)
+            if taken.spent:
+                history.append((charges, taken))
+
+
+@settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
+@given(limits=st.lists(quotas(12, 20), min_size=1, max_size=5), schedule=steps(longest_us=30_000))
+async def test_small_limits_are_decided_alike(
+    lua: RedisStore, clock: MovedClock, limits: list[Quota], schedule: list[Step]
+) -> None:
+    """Small limits over short periods, where every boundary is met: Lua equals the core."""
+    await both_agree(lua, clock, [(limits, step) for step in schedule])
+
+
+@settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    limits=st.lists(quotas(100_000, 86_400_000), min_size=1, max_size=5),
+    schedule=steps(longest_us=86_400_000_000),
+)
+async def test_large_limits_are_decided_alike(
+    lua: RedisStore, clock: MovedClock, limits: list[Quota], schedule: list[Step]
+) -> None:
+    """Large limits over long periods, where a rounded number would show: Lua equals the core."""
+    await both_agree(lua, clock, [(limits, step) for step in schedule])
+
+
+@settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    limits=st.lists(st.tuples(quotas(12, 20), st.integers(1, 12)), min_size=1, max_size=5),
+    before=steps(longest_us=10_000),
+    after=steps(longest_us=10_000),
+)
+async def test_changed_limits_are_decided_alike(
+    lua: RedisStore,
+    clock: MovedClock,
+    limits: list[tuple[Quota, int]],
+    before: list[Step],
+    after: list[Step],
+) -> None:
+    """A bucket whose limit was changed on the way is read alike by both."""
+    old = [quota for quota, _ in limits]
+    new = [Quota(quota.algorithm, limit, quota.period_us, limit) for quota, limit in limits]
+    schedule = [*((old, step) for step in before), *((new, step) for step in after)]
+    await both_agree(lua, clock, schedule)

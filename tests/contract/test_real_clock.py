@@ -1,0 +1,85 @@
+"""On the server's own clock, boundaries included, nobody is let in beyond the policy."""
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from headgate.core.quota import Algorithm, Quota
+from headgate.limiter.ports import Store
+from headgate.stores.embedded import EmbeddedValkey
+from headgate.stores.redis import RedisStore
+from support.admitted import (
+    Admitted,
+    fixed_window_keeps,
+    sliding_log_keeps,
+    sliding_window_keeps,
+    token_bucket_keeps,
+)
+from support.clock import MovedClock
+from support.stores import charge, look, quota_of, redis_store, spend
+
+PERIOD_US = 20_000
+PERIODS = 12
+
+
+@pytest.fixture
+async def on_server_time(valkey: EmbeddedValkey) -> AsyncIterator[RedisStore]:
+    """Return a store that runs on the server's clock, and its keys' real time to live."""
+    store = redis_store(valkey.url)
+    await store.open()
+    await store.client.flushall()
+    yield store
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "keeps"),
+    [
+        (Algorithm.TOKEN_BUCKET, token_bucket_keeps),
+        (Algorithm.FIXED_WINDOW, fixed_window_keeps),
+        (Algorithm.SLIDING_WINDOW, sliding_window_keeps),
+        (Algorithm.SLIDING_LOG, sliding_log_keeps),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_last_millisecond_of_a_window_still_refuses(
+    on_server_time: RedisStore,
+    algorithm: Algorithm,
+    keeps: Callable[[Quota, Admitted], None],
+) -> None:
+    """Asked without a pause over many windows, no key expires before its window (APISIX)."""
+    quota = quota_of(algorithm, 3, period_us=PERIOD_US)
+    admitted: Admitted = []
+    taken = await on_server_time.take([charge(quota)], commit=False)
+    end_us = taken.now_us + PERIODS * PERIOD_US
+    while taken.now_us < end_us:
+        taken = await on_server_time.take([charge(quota)])
+        if taken.spent:
+            admitted.append((taken.now_us, 1))
+    assert len(admitted) >= PERIODS
+    keeps(quota, admitted)
+
+
+async def test_held_lease_holds_on_the_servers_clock(on_server_time: RedisStore) -> None:
+    """A lease is not free before the server's own clock says that it has lapsed."""
+    quota = quota_of(Algorithm.CONCURRENCY, 1, period_us=PERIOD_US)
+    first = await on_server_time.take([charge(quota, lease="first")])
+    taken = first
+    while not taken.spent or taken is first:
+        taken = await on_server_time.take([charge(quota, lease="second")])
+    assert taken.now_us >= first.now_us + PERIOD_US
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_last_microsecond_of_a_window_still_refuses(
+    store: Store, clock: MovedClock, algorithm: Algorithm
+) -> None:
+    """In its last microseconds a spent bucket refuses, and names them."""
+    quota = quota_of(algorithm, 1)
+    await spend(store, quota, lease="first")
+    wait_us = (await look(store, quota, 1)).retry_us
+    for left_us in (1_000, 999, 2, 1):
+        clock.advance(wait_us - left_us)
+        wait_us = left_us
+        refused = await spend(store, quota, lease="second")
+        assert (refused.fits, refused.retry_us) == (False, left_us)

@@ -1,0 +1,145 @@
+"""What only a shared store has: keys that expire, replicas that are counted, state that is lost."""
+
+import pytest
+
+from headgate.core.quota import SECOND_US, Algorithm
+from headgate.limiter.ports import Store
+from headgate.stores.embedded import EmbeddedValkey
+from headgate.stores.redis import RedisStore
+from support.clock import MovedClock
+from support.stores import BUCKET, MINUTE_US, charge, quota_of, redis_store, settlement, spend
+
+ALGORITHMS = list(Algorithm)
+BOTH = pytest.mark.parametrize("shared_store", ["valkey", "cluster"], indirect=True)
+
+
+async def lives_ms(store: RedisStore) -> dict[str, int]:
+    """Return the time to live of every key there is."""
+    keys = [key.decode() async for key in store.client.scan_iter()]
+    return {key: await store.client.pttl(key) for key in keys}
+
+
+@BOTH
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_every_key_expires_after_each_operation(
+    shared_store: RedisStore, clock: MovedClock, algorithm: Algorithm
+) -> None:
+    """No operation leaves a key without time to live (PyrateLimiter #74), or with one of 0."""
+    quota = quota_of(algorithm, 4)
+    spent = charge(quota, 2)
+    taken = await shared_store.take([spent])
+    for step in (
+        shared_store.take([charge(quota, 1, lease="b")]),
+        shared_store.take([charge(quota, 3, lease="c")]),
+        shared_store.take([charge(quota, 0)]),
+        shared_store.take([charge(quota, 1)], commit=False),
+        shared_store.settle([settlement(spent, -1, taken.now_us)]),
+        shared_store.settle([settlement(spent, 0, taken.now_us)]),
+        shared_store.settle([settlement(spent, 2, taken.now_us)]),
+        shared_store.heartbeat("replica", SECOND_US),
+    ):
+        clock.advance(1_234)
+        await step
+        lives = await lives_ms(shared_store)
+        assert BUCKET in lives
+        assert all(life > 0 for life in lives.values()), lives
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_time_to_live_is_that_of_the_state(
+    valkey: EmbeddedValkey, algorithm: Algorithm
+) -> None:
+    """On the server's own clock a key lives until its state says nothing, and not much longer."""
+    store = redis_store(valkey.url)
+    await store.open()
+    await store.client.flushall()
+    await spend(store, quota_of(algorithm, 5, period_us=1_000 * SECOND_US))
+    (life_ms,) = (await lives_ms(store)).values()
+    longest_ms = 2_000_000 if algorithm is Algorithm.SLIDING_WINDOW else 1_000_000
+    assert 0 < life_ms <= longest_ms
+    await store.aclose()
+
+
+async def test_time_to_live_is_never_floored_to_nothing(valkey: EmbeddedValkey) -> None:
+    """A bucket that is full again within a millisecond still has a time to live (throttled-py)."""
+    store = redis_store(valkey.url)
+    await store.open()
+    await store.client.flushall()
+    # One unit is back after a fiftieth of a millisecond.
+    quota = quota_of(Algorithm.TOKEN_BUCKET, 100, period_us=2_000, burst=1)
+    assert (await spend(store, quota)).fits
+    assert -1 not in (await lives_ms(store)).values()
+    await store.aclose()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "algorithm", [Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW, Algorithm.SLIDING_WINDOW]
+)
+async def test_size_of_a_bucket_does_not_grow_with_traffic(
+    shared_store: RedisStore, clock: MovedClock, algorithm: Algorithm
+) -> None:
+    """A bucket is as large after 500 requests as after the first, whatever its limit."""
+    quota = quota_of(algorithm, 7_000_000)
+    clock.advance(1)
+    await spend(shared_store, quota)
+    small = await shared_store.client.memory_usage(BUCKET) or 0
+    for _ in range(500):
+        clock.advance(997)
+        await spend(shared_store, quota, 9_001)
+    grown = await shared_store.client.memory_usage(BUCKET) or 0
+    assert 0 < grown <= small + 16
+
+
+async def test_size_of_a_log_is_its_limit(shared_store: RedisStore, clock: MovedClock) -> None:
+    """A log keeps an entry for each unit within its period and drops the older ones."""
+    quota = quota_of(Algorithm.SLIDING_LOG, 10)
+    for _ in range(200):
+        clock.advance(MINUTE_US // 10)
+        assert (await spend(shared_store, quota)).fits
+    assert await shared_store.client.execute_command("LLEN", BUCKET) == 1 + 10
+
+
+@BOTH
+async def test_replicas_are_counted_while_they_beat(
+    shared_store: RedisStore, clock: MovedClock
+) -> None:
+    """A replica counts from its heartbeat until it leaves or its time to live is over."""
+    ttl_us = 10 * SECOND_US
+    assert (await shared_store.heartbeat("a", ttl_us)).replicas == 1
+    assert (await shared_store.heartbeat("b", ttl_us)).replicas == 2
+    assert (await shared_store.heartbeat("a", ttl_us)).replicas == 2
+    assert (await shared_store.heartbeat("b", 0)).replicas == 1
+    clock.advance(ttl_us - 1)
+    assert (await shared_store.heartbeat("c", ttl_us)).replicas == 2
+    clock.advance(1)
+    assert (await shared_store.heartbeat("c", ttl_us)).replicas == 1
+
+
+@BOTH
+async def test_epoch_changes_when_the_state_is_lost(shared_store: RedisStore) -> None:
+    """The mark stays the same for all replicas until the store is wiped."""
+    first = await shared_store.heartbeat("a", SECOND_US)
+    assert (await shared_store.heartbeat("b", SECOND_US)).epoch == first.epoch
+    await shared_store.client.flushall()
+    again = await shared_store.heartbeat("a", SECOND_US)
+    assert (again.replicas, again.epoch == first.epoch) == (1, False)
+
+
+async def test_heartbeat_answers_everywhere(store: Store) -> None:
+    """Every store counts the one who asks, and has a mark."""
+    pulse = await store.heartbeat("a", SECOND_US)
+    assert (pulse.replicas, bool(pulse.epoch)) == (1, True)
+    assert await store.heartbeat("a", SECOND_US) == pulse
+
+
+async def test_two_clients_share_one_bucket(
+    shared_store: RedisStore, clock: MovedClock, valkey: EmbeddedValkey
+) -> None:
+    """Two replicas admit together what one would (dataspoke #112, litellm #2730)."""
+    other = redis_store(valkey.url, now_us=clock)
+    await other.open()
+    quota = quota_of(Algorithm.TOKEN_BUCKET, 5)
+    admitted = [(await spend(one, quota)).fits for _ in range(5) for one in (shared_store, other)]
+    assert admitted == [True] * 5 + [False] * 5
+    await other.aclose()

@@ -1,0 +1,157 @@
+"""Several processes of the service over one store."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+from headgate.stores.embedded import EmbeddedValkey
+from support.server import Service, eventually, fetch, send
+
+LIMIT, REPLICAS, REQUESTS = 100, 4, 2_000
+TOKEN = "a-token-of-the-admin"  # noqa: S105 - of this test alone
+
+
+def settings(valkey: EmbeddedValkey, prefix: str) -> dict[str, str]:
+    return {
+        "HEADGATE_STORE": valkey.url,
+        "HEADGATE_KEY_PREFIX": prefix,
+        "HEADGATE_ADMIN_TOKEN": TOKEN,
+        # These tests are about counting: a machine that pauses must not turn into a store away.
+        "HEADGATE_STORE_TIMEOUT": "5",
+    }
+
+
+def policy_file(folder: Path, limit: str) -> str:
+    path = folder / "policies.yaml"
+    path.write_text(
+        f"version: 1\npolicies:\n  - {{name: default, key: principal, limits: [{limit}]}}\n"
+    )
+    return str(path)
+
+
+async def test_replicas_admit_what_one_would(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+    """Of 2,000 requests at once at 4 replicas the limit's 100 pass; counters and logs agree."""
+    policies = policy_file(tmp_path, f"{{rate: {LIMIT}/day}}")
+    with contextlib.ExitStack() as stack:
+        fleet = [
+            stack.enter_context(Service("--policies", policies, settings=settings(valkey, "fleet")))
+            for _ in range(REPLICAS)
+        ]
+        for service in fleet:
+            await service.ready()
+        ports = [service.port for service in fleet] * (REQUESTS // REPLICAS)
+        answers = await asyncio.gather(*(fetch(port, "/exports", method="POST") for port in ports))
+
+        assert Counter(answer.status for answer in answers) == {200: LIMIT, 429: REQUESTS - LIMIT}
+        assert all("retry-after" in each.headers for each in answers if each.status == 429)
+        counted = Counter[str]()
+        for service in fleet:
+            for outcome in ("allowed", "denied"):
+                label = f'outcome="{outcome}"'
+                policy = await service.metric("headgate_decisions_total", 'policy="default"', label)
+                counted[outcome] += int(policy)
+                counted[f"{outcome} in all"] += int(
+                    await service.metric("headgate_checks_total", label)
+                )
+        denied = REQUESTS - LIMIT
+        assert counted == {
+            "allowed": LIMIT,
+            "allowed in all": LIMIT,
+            "denied": denied,
+            "denied in all": denied,
+        }
+        top = [(await service.admin("/top")).json["denied"] for service in fleet]
+        assert sum(each["count"] for denied_here in top for each in denied_here) == denied
+        for service in fleet:
+            assert await service.stop() == 0
+        lines = sum(len(service.told("request.denied")) for service in fleet)
+        suppressed = sum(
+            line["suppressed"]
+            for service in fleet
+            for line in service.told("request.denied.suppressed")
+        )
+        assert lines + suppressed == denied
+
+
+async def test_reset_reaches_the_other_replicas(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+    """What is reset at one replica is let in at another within a second."""
+    policies = policy_file(tmp_path, "{rate: 1/day}")
+    given = settings(valkey, "reset")
+    with (
+        Service("--policies", policies, settings=given) as here,
+        Service("--policies", policies, settings=given) as there,
+    ):
+        await here.ready()
+        await there.ready()
+        assert (await there.get("/items/1")).status == 200
+        assert (await there.get("/items/1")).status == 429
+
+        reset = await fetch(
+            here.admin_port,
+            "/reset",
+            method="POST",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            body=b'{"policy": "default", "client_address": "127.0.0.1"}',
+        )
+        began = time.monotonic()
+
+        async def let_in() -> bool:
+            return (await there.get("/items/1")).status == 200
+
+        assert (reset.status, reset.json) == (200, {"policy": "default", "buckets": 1})
+        await eventually(let_in)
+        # The second of the promise, and what a busy machine may add.
+        assert time.monotonic() - began < 2
+
+
+async def test_a_killed_process_leaves_no_lease_for_ever(
+    tmp_path: Path, valkey: EmbeddedValkey
+) -> None:
+    """The place of a request whose process was killed is free again when its lease has ended."""
+    policies = policy_file(tmp_path, "{concurrency: 1, lease: 1}")
+    given = settings(valkey, "lease")
+    with (
+        Service("--policies", policies, settings=given) as killed,
+        Service("--policies", policies, settings=given) as other,
+    ):
+        await killed.ready()
+        await other.ready()
+        reader, writer = await send(killed.port, "/stream?lines=1000")
+        await reader.readuntil(b"line 0")
+        assert (await other.get("/items/1")).status == 429
+        killed.signal(signal.SIGKILL)
+        await killed.ended()
+        writer.close()
+
+        async def let_in() -> bool:
+            return (await other.get("/items/1")).status == 200
+
+        await eventually(let_in)
+
+
+async def test_few_streams_at_a_time_over_all_replicas(
+    tmp_path: Path, valkey: EmbeddedValkey
+) -> None:
+    """A stream holds its place until it has ended, at whichever replica it runs."""
+    policies = policy_file(tmp_path, "{concurrency: 1, lease: 30}")
+    given = settings(valkey, "streams")
+    with (
+        Service("--policies", policies, settings=given) as here,
+        Service("--policies", policies, settings=given) as there,
+    ):
+        await here.ready()
+        await there.ready()
+        reader, writer = await send(here.port, "/stream?lines=3")
+        await reader.readuntil(b"\r\n")
+        assert (await there.get("/items/1")).status == 429
+        with contextlib.closing(writer):
+            await reader.read()
+        # The place is given back after the last byte was sent, so maybe not at once.
+        await eventually(lambda: _status(there, 200))
+
+
+async def _status(service: Service, status: int) -> bool:
+    return (await service.get("/items/1")).status == status

@@ -1,0 +1,151 @@
+"""The store dies, comes back, stands still: what clients see of it."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headgate.stores.embedded import EmbeddedValkey
+from support.server import Service, eventually, fetch
+
+POLICIES = """\
+version: 1
+policies:
+  - {name: default, limits: [{rate: 1000/day}]}
+  - {name: shut, match: {routes: [/exports]}, limits: [{rate: 1000/day}], on_store_error: deny}
+  - {name: open, match: {routes: [/whoami]}, limits: [{rate: 1000/day}], on_store_error: allow}
+  - name: near
+    match: {routes: ["/items/{item_id}"]}
+    limits: [{rate: 3/day}]
+    on_store_error: local
+"""
+BOUND_SECONDS = 2.0
+"""Far above the timeouts of the store, far below the time for which the store is away."""
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> str:
+    path = tmp_path / "policies.yaml"
+    path.write_text(POLICIES)
+    return str(path)
+
+
+@pytest.fixture
+def store() -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey() as server:
+        yield server
+
+
+async def statuses(service: Service, path: str, times: int, method: str = "GET") -> list[int]:
+    """Ask several times, one after the other, each within the bound."""
+    found = []
+    for _ in range(times):
+        began = time.monotonic()
+        answer = await fetch(service.port, path, method=method)
+        assert time.monotonic() - began < BOUND_SECONDS
+        assert answer.status == 200 or "retry-after" in answer.headers
+        found.append(answer.status)
+    return found
+
+
+async def store_status(service: Service) -> str:
+    readyz = await service.admin("/readyz")
+    assert readyz.status == 200
+    status: str = readyz.json["store"]["status"]
+    return status
+
+
+async def is_back(service: Service) -> bool:
+    return await store_status(service) == "ok"
+
+
+async def is_away(service: Service) -> bool:
+    return await store_status(service) == "unavailable"
+
+
+async def test_a_store_killed_and_restarted(policies: str, store: EmbeddedValkey) -> None:
+    """No 500: each policy does what it says, health stays, and no new process is needed.
+
+    Bugs of others: slowapi #213 and #253, fastapi-limiter #54.
+    """
+    with Service("--policies", policies, "--store", store.url) as service:
+        await service.ready()
+        assert await statuses(service, "/items/1", 4) == [200, 200, 200, 429]
+
+        store.stop()
+        assert await statuses(service, "/exports", 5, "POST") == [503] * 5
+        assert await statuses(service, "/whoami", 5) == [200] * 5
+        # A bucket of this process, the limit divided by the one live replica.
+        await eventually(lambda: denial_is_forgotten(service))
+        assert await statuses(service, "/items/1", 3) == [200, 200, 429]
+        assert await eventually(lambda: is_away(service))
+        assert (await service.admin("/livez")).status == 200
+        assert await service.metric("headgate_breaker_open") == 1
+        assert await service.metric("headgate_store_errors_total") >= 3
+        assert await service.metric("headgate_store_state_lost_total") == 0
+
+        store.start()
+        await eventually(lambda: is_back(service))
+        assert await statuses(service, "/exports", 2, "POST") == [200, 200]
+        assert await statuses(service, "/items/1", 4) == [200, 200, 200, 429]
+        assert await service.metric("headgate_store_state_lost_total") == 1
+        assert await service.metric("headgate_breaker_open") == 0
+        assert len(service.told("store.state_lost")) == 1
+        assert await service.stop() == 0
+        for event in ("store.unavailable", "store.breaker.open", "store.breaker.closed"):
+            assert service.told(event)
+
+
+async def denial_is_forgotten(service: Service) -> bool:
+    """Ask until the refusal by the store, believed for a second, is no longer remembered."""
+    return (await service.get("/items/1")).status == 200
+
+
+async def test_a_store_that_stands_still(policies: str, store: EmbeddedValkey) -> None:
+    """A frozen store holds no request for long, not even many at once, and is used again after."""
+    with Service("--policies", policies, "--store", store.url) as service:
+        await service.ready()
+        assert await statuses(service, "/exports", 1, "POST") == [200]
+        os.kill(store.pid, signal.SIGSTOP)
+        try:
+            crowd = await asyncio.gather(
+                *(statuses(service, path, 2) for path in ["/whoami", "/items/1"] * 20),
+                *(statuses(service, "/exports", 2, "POST") for _ in range(20)),
+            )
+            assert {status for each in crowd for status in each} == {200, 429, 503}
+            assert await eventually(lambda: is_away(service))
+            assert await statuses(service, "/exports", 3, "POST") == [503] * 3
+        finally:
+            os.kill(store.pid, signal.SIGCONT)
+        await eventually(lambda: is_back(service))
+        assert await statuses(service, "/exports", 1, "POST") == [200]
+        assert await service.metric("headgate_store_state_lost_total") == 0
+
+
+async def test_ending_while_the_store_stands_still(policies: str, store: EmbeddedValkey) -> None:
+    """SIGTERM ends the service although the store does not answer its farewell."""
+    with Service("--policies", policies, "--store", store.url) as service:
+        await service.ready()
+        os.kill(store.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert await service.stop() == 0
+            assert time.monotonic() - began < 2 * BOUND_SECONDS
+        finally:
+            os.kill(store.pid, signal.SIGCONT)
+
+
+async def test_a_start_without_the_store(policies: str, store: EmbeddedValkey) -> None:
+    """The service starts while the store is away, and finds it when it comes."""
+    store.stop()
+    with Service("--policies", policies, "--store", store.url) as service:
+        await service.ready()
+        assert await statuses(service, "/exports", 3, "POST") == [503] * 3
+        store.start()
+        await eventually(lambda: is_back(service))
+        assert await statuses(service, "/exports", 1, "POST") == [200]
+        assert await service.metric("headgate_store_state_lost_total") == 0

@@ -1,0 +1,96 @@
+"""One request, one trace: from the server's span to the store's, the log line and the exemplar."""
+
+import time
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from headgate.stores.embedded import EmbeddedValkey
+from support.server import Collector, Service, eventually
+
+PLAIN = """
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"plain"})
+"""
+
+
+def policy_file(folder: Path) -> str:
+    path = folder / "policies.yaml"
+    path.write_text(
+        "version: 1\npolicies:\n"
+        '  - {name: items, match: {routes: ["/items/{item_id}"]}, limits: [{rate: 1/day}]}\n'
+    )
+    return str(path)
+
+
+def by_kind(spans: list[Span]) -> tuple[Span, Span, Span] | None:
+    """Return the server's, the limiter's and the store's span, if they are all there."""
+    servers = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
+    checks = [span for span in spans if span.name == "headgate.check"]
+    calls = [span for span in spans if span.kind == Span.SPAN_KIND_CLIENT]
+    return (servers[0], checks[0], calls[0]) if servers and checks and calls else None
+
+
+@pytest.mark.parametrize("target", ["", "plain:app"])
+async def test_a_request_is_one_trace(tmp_path: Path, valkey: EmbeddedValkey, target: str) -> None:
+    """Server, limiter and store spans hang together; log line and exemplar name a denied one's."""
+    (tmp_path / "plain.py").write_text(PLAIN)
+    with (
+        Collector() as collector,
+        Service(
+            *filter(None, [target]),
+            "--policies",
+            policy_file(tmp_path),
+            folder=tmp_path,
+            settings={
+                **collector.settings,
+                "HEADGATE_STORE": valkey.url,
+                "HEADGATE_KEY_PREFIX": f"traces-{target.partition(':')[0]}",
+            },
+        ) as service,
+    ):
+        await service.ready()
+        assert [(await service.get("/items/1")).status for _ in range(2)] == [200, 429]
+        assert len(service.told("request.denied")) == 1
+        denied = service.told("request.denied")[0]["trace_id"]
+        server, check, call = await eventually(lambda: by_kind(collector.traces().get(denied, [])))
+
+        assert server.name == "GET /items/{item_id}"
+        assert check.parent_span_id == server.span_id
+        assert call.parent_span_id == check.span_id
+        told = {each.key: each.value for each in check.attributes}
+        assert told["rate_limiting.result"].string_value == "denied"
+        samples = await service.samples(
+            "headgate_decisions_total", 'policy="items"', 'outcome="denied"'
+        )
+        assert [sample.value for sample in samples] == [1]
+        assert f'trace_id="{denied}"' in samples[0].exemplar
+        slow = await service.samples("headgate_check_duration_seconds_bucket", 'source="store"')
+        assert any("trace_id=" in sample.exemplar for sample in slow)
+        assert server.status.code == 0
+
+
+async def test_a_collector_that_hangs(tmp_path: Path) -> None:
+    """Requests do not wait for a collector that takes spans and never answers."""
+    with (
+        Collector(hangs=True) as collector,
+        Service("--policies", policy_file(tmp_path), settings=collector.settings) as service,
+    ):
+        await service.ready()
+        await service.get("/items/1")
+        await eventually(collector.asked.is_set)
+        began = time.monotonic()
+        for _ in range(50):
+            await service.get("/items/1")
+        assert time.monotonic() - began < 2
+
+
+async def test_no_traces_unless_asked(tmp_path: Path) -> None:
+    """Without an OTEL_* variable nothing is traced, and no log line names a trace."""
+    with Service("--policies", policy_file(tmp_path)) as service:
+        await service.ready()
+        assert [(await service.get("/items/1")).status for _ in range(2)] == [200, 429]
+        assert "trace_id" not in service.told("request.denied")[0]

@@ -1,0 +1,52 @@
+"""The bounds that each algorithm states, checked over what was admitted and when."""
+
+from collections import Counter
+
+from headgate.core.quota import Quota
+
+Admitted = list[tuple[int, int]]
+"""When a request was let in, in microseconds, and the units it spent; in order of time."""
+
+
+def token_bucket_keeps(quota: Quota, admitted: Admitted) -> None:
+    """In every closed interval at most `burst + rate * time` units passed."""
+    for first, (start_us, _) in enumerate(admitted):
+        total = 0
+        for now_us, units in admitted[first:]:
+            total += units
+            allowed = quota.burst * quota.period_us + quota.limit * (now_us - start_us)
+            assert total * quota.period_us <= allowed
+
+
+def fixed_window_keeps(quota: Quota, admitted: Admitted) -> None:
+    """In every aligned window at most the limit passed."""
+    windows: Counter[int] = Counter()
+    for now_us, units in admitted:
+        windows[now_us // quota.period_us] += units
+    assert all(total <= quota.limit for total in windows.values())
+
+
+def sliding_window_keeps(quota: Quota, admitted: Admitted) -> None:
+    """Aligned windows keep the limit, and any interval of a period less than twice of it."""
+    fixed_window_keeps(quota, admitted)
+    assert _most_in_a_period(quota, admitted) < 2 * quota.limit
+
+
+def sliding_log_keeps(quota: Quota, admitted: Admitted) -> None:
+    """In every interval of one period at most the limit passed."""
+    assert _most_in_a_period(quota, admitted) <= quota.limit
+
+
+def concurrency_keeps(quota: Quota, admitted: Admitted) -> None:
+    """At most the limit is held at once, when leases end only by lapsing after a period."""
+    assert _most_in_a_period(quota, admitted) <= quota.limit
+
+
+def _most_in_a_period(quota: Quota, admitted: Admitted) -> int:
+    return max(
+        (
+            sum(units for now_us, units in admitted if 0 <= now_us - start_us < quota.period_us)
+            for start_us, _ in admitted
+        ),
+        default=0,
+    )

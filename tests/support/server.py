@@ -1,0 +1,323 @@
+"""Real processes of `headgate serve`, a client for them, and waiting without sleeping blindly."""
+
+import asyncio
+import contextlib
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self, TypeVar, overload
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+import headgate
+
+Found = TypeVar("Found")
+PATIENCE_SECONDS = 15.0
+"""How long a test waits for what must come; only a test that fails ever waits so long."""
+_POLL_SECONDS = 0.02
+_APP = str(Path(headgate.__file__).parents[1])
+_SAMPLE = re.compile(r"^(\w+)(?:{(.*?)})? ([^ #]+)(?: # ({.*?}).*)?$")
+
+
+@overload
+async def eventually(
+    find: Callable[[], Awaitable[Found | None]], seconds: float = PATIENCE_SECONDS
+) -> Found: ...
+
+
+@overload
+async def eventually(
+    find: Callable[[], Found | None], seconds: float = PATIENCE_SECONDS
+) -> Found: ...
+
+
+async def eventually(find: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
+    """Ask until the answer is a yes, and return it.
+
+    Raises:
+        TimeoutError: It never was.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        asked = find()
+        found = await asked if inspect.isawaitable(asked) else asked
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still not so after {seconds} s: {inspect.getsource(find).strip()}")
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+async def fetch(
+    port: int,
+    path: str,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+) -> Answer:
+    """Send one request over a connection of its own and read the whole response."""
+    reader, writer = await send(port, path, method=method, headers=headers, body=body)
+    with contextlib.closing(writer):
+        return await receive(reader)
+
+
+async def send(
+    port: int,
+    path: str,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send one request and leave the response to be read."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    fields = {"Host": "test", "Connection": "close", "Content-Length": str(len(body))}
+    lines = [f"{name}: {value}" for name, value in {**fields, **(headers or {})}.items()]
+    writer.write("\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode() + body)
+    return reader, writer
+
+
+async def receive(reader: asyncio.StreamReader) -> Answer:
+    """Read a response whose connection the server closes."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    status, *lines = head.strip().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    body = await reader.read()
+    if headers.get("transfer-encoding") == "chunked":
+        body = _dechunked(body)
+    elif len(body) != int(headers.get("content-length", len(body))):
+        raise ConnectionError("the response was cut off")
+    return Answer(int(status.split()[1]), headers, body)
+
+
+def _dechunked(raw: bytes) -> bytes:
+    body = b""
+    while True:
+        size, _, raw = raw.partition(b"\r\n")
+        if not size:
+            raise ConnectionError("the response was cut off")
+        length = int(size, 16)
+        if not length:
+            return body
+        body, raw = body + raw[:length], raw[length + 2 :]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One line of the metrics, with its exemplar's labels if it has one."""
+
+    name: str
+    labels: str
+    value: float
+    exemplar: str
+
+
+class Service:
+    """A process of `headgate serve` on free ports of the loopback.
+
+    Args:
+        arguments: Further arguments of the command.
+        folder: Where it runs.
+        settings: `HEADGATE_*` and other variables; those of the test run are not passed on.
+    """
+
+    def __init__(
+        self, *arguments: str, folder: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HEADGATE_", "OTEL_"))
+        }
+        paths = [_APP, *filter(None, [own.get("PYTHONPATH")])]
+        environment = {**own, "PYTHONPATH": os.pathsep.join(paths), **(settings or {})}
+        ports = ("--port", "0", "--admin-port", "0")
+        hosts = ("--host", "127.0.0.1", "--admin-host", "127.0.0.1")
+        command = [sys.executable, "-m", "headgate", "serve", *hosts, *ports, *arguments]
+        self.output: list[str] = []
+        self._process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            for line in stream:
+                self.output.append(line.rstrip("\n"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The log so far."""
+        return [json.loads(line) for line in tuple(self.output) if line.startswith("{")]
+
+    def told(self, event: str) -> list[dict[str, Any]]:
+        """Return the log lines of one event."""
+        return [line for line in self.lines if line["event"] == event]
+
+    async def ready(self) -> Self:
+        """Wait until it accepts."""
+        await eventually(lambda: self.told("service.ready") or self._process.poll() is not None)
+        assert self.told("service.ready"), "\n".join(self.output)
+        return self
+
+    @property
+    def port(self) -> int:
+        """The API's port."""
+        return int(self.told("service.ready")[0]["port"])
+
+    @property
+    def admin_port(self) -> int:
+        """The admin port."""
+        return int(self.told("service.ready")[0]["admin_port"])
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait until the process has ended by itself, and return its exit code."""
+        await eventually(lambda: self._process.poll() is not None)
+        await asyncio.to_thread(self._reader.join)
+        return self._process.wait()
+
+    async def stop(self) -> int:
+        """Ask it to end, and return its exit code."""
+        self.signal(signal.SIGTERM)
+        return await self.ended()
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join()
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        """Ask the API."""
+        return await fetch(self.port, path, headers=headers)
+
+    async def admin(self, path: str, **headers: str) -> Answer:
+        """Ask the admin port."""
+        return await fetch(self.admin_port, path, headers=headers)
+
+    async def samples(self, name: str, *labels: str) -> list[Sample]:
+        """Return the samples of a metric whose labels contain these texts, such as `a="b"`."""
+        accept = "application/openmetrics-text; version=1.0.0"
+        text = (await self.admin("/metrics", Accept=accept)).body.decode()
+        found = [match.groups("") for line in text.splitlines() if (match := _SAMPLE.match(line))]
+        samples = [Sample(each[0], each[1], float(each[2]), each[3]) for each in found]
+        return [
+            each
+            for each in samples
+            if each.name == name and all(label in each.labels for label in labels)
+        ]
+
+    async def metric(self, name: str, *labels: str) -> float:
+        """Return the sum of the samples of a metric."""
+        return sum(sample.value for sample in await self.samples(name, *labels))
+
+
+class Collector:
+    """Takes spans over OTLP/HTTP.
+
+    Args:
+        hangs: Whether it never answers.
+    """
+
+    def __init__(self, *, hangs: bool = False) -> None:
+        self._exports: list[ExportTraceServiceRequest] = []
+        self._leave = threading.Event()
+        self.asked = threading.Event()
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector.asked.set()
+                if hangs:
+                    collector._leave.wait()
+                    return
+                collector._exports.append(ExportTraceServiceRequest.FromString(body))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The standard variables that send spans here."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+        }
+
+    @property
+    def spans(self) -> Iterator[Span]:
+        """All spans so far."""
+        for export in tuple(self._exports):
+            for resource in export.resource_spans:
+                for scope in resource.scope_spans:
+                    yield from scope.spans
+
+    def traces(self) -> dict[str, list[Span]]:
+        """Return the spans by their traces, in hexadecimal."""
+        found: dict[str, list[Span]] = {}
+        for span in self.spans:
+            found.setdefault(span.trace_id.hex(), []).append(span)
+        return found

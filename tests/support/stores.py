@@ -1,0 +1,74 @@
+"""Charges, settlements and stores in the few words that tests need of them."""
+
+from collections.abc import Callable
+
+from headgate.core.charge import Charge, Settlement
+from headgate.core.decision import Verdict
+from headgate.core.keys import KeyScheme
+from headgate.core.quota import SECOND_US, Algorithm, Quota
+from headgate.limiter.ports import Store, Taken
+from headgate.stores.connect import Timeouts
+from headgate.stores.redis import RedisStore
+
+MINUTE_US = 60 * SECOND_US
+PATIENT = Timeouts(connect=10.0, operation=10.0)
+"""For tests that are not about time: a shared machine may pause."""
+BUCKET = "hg1:{caller}:policy:limit"
+
+
+def quota_of(
+    algorithm: Algorithm, limit: int, *, period_us: int = MINUTE_US, burst: int | None = None
+) -> Quota:
+    """Return a quota of any algorithm; a minute is its period or lease when nothing is said."""
+    return Quota(algorithm, limit, period_us, limit if burst is None else burst)
+
+
+def admits(remaining: int, next_us: int, reset_us: int) -> Verdict:
+    """Return the verdict of a bucket that lets in."""
+    return Verdict(fits=True, remaining=remaining, retry_us=0, next_us=next_us, reset_us=reset_us)
+
+
+def refuses(remaining: int, retry_us: int, next_us: int, reset_us: int) -> Verdict:
+    """Return the verdict of a bucket that does not."""
+    return Verdict(
+        fits=False, remaining=remaining, retry_us=retry_us, next_us=next_us, reset_us=reset_us
+    )
+
+
+def charge(
+    quota: Quota, units: int = 1, *, key: str = BUCKET, lease: str = "lease", group: int = 0
+) -> Charge:
+    """Return a charge on the one bucket that most tests have."""
+    return Charge(key, quota, units, lease, group)
+
+
+def settlement(spent: Charge, delta: int, taken_us: int) -> Settlement:
+    """Return the correction of a charge that was spent at that time."""
+    return Settlement(spent.key, spent.quota, delta, taken_us, spent.units, spent.lease)
+
+
+async def spend(store: Store, quota: Quota, units: int = 1, *, lease: str = "lease") -> Verdict:
+    """Charge the one bucket and return its verdict."""
+    taken = await store.take([charge(quota, units, lease=lease)])
+    (verdict,) = taken.verdicts
+    assert taken.spent is verdict.fits
+    return verdict
+
+
+async def look(store: Store, quota: Quota, units: int = 0) -> Verdict:
+    """Return the verdict of the one bucket without spending."""
+    taken = await store.take([charge(quota, units)], commit=False)
+    assert not taken.spent
+    return taken.verdicts[0]
+
+
+def fits(taken: Taken) -> list[bool]:
+    """Return which charges fit."""
+    return [verdict.fits for verdict in taken.verdicts]
+
+
+def redis_store(
+    url: str, *, timeouts: Timeouts = PATIENT, now_us: Callable[[], int] | None = None
+) -> RedisStore:
+    """Return a store that is not yet open."""
+    return RedisStore(url, KeyScheme(), timeouts=timeouts, now_us=now_us)

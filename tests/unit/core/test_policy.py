@@ -1,0 +1,210 @@
+"""Which policies hold a request, with which limits, and what no policy can be."""
+
+from typing import Any
+
+import pytest
+
+from headgate.core.errors import ConfigError
+from headgate.core.policy import KeyKind, KeyPart, Match, Mode, Policy, PolicySet
+from headgate.core.quota import Quota, rate_quota
+
+MINUTE, DAY = rate_quota("5/minute"), rate_quota("1000/day")
+LIMITS = (MINUTE,)
+
+
+def policy(name: str, match: Match | None = None, mode: Mode = Mode.ENFORCE) -> Policy:
+    return Policy(name, LIMITS, match=match, mode=mode)
+
+
+def names(policies: tuple[Policy, ...]) -> list[str]:
+    return [each.name for each in policies]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("principal", KeyPart(KeyKind.PRINCIPAL)),
+        ("client_address", KeyPart(KeyKind.CLIENT_ADDRESS)),
+        ("route", KeyPart(KeyKind.ROUTE)),
+        ("global", KeyPart(KeyKind.GLOBAL)),
+        ("header:X-Tenant", KeyPart(KeyKind.HEADER, "x-tenant")),
+    ],
+)
+def test_key_is_read(text: str, part: KeyPart) -> None:
+    """A key names what its buckets are kept per; header names are in lower case."""
+    assert KeyPart.parse(text) == part
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "ip", "Principal", "header", "header:", "header:a b", "header:a:b", "route:x", "global:"],
+)
+def test_unknown_key_is_refused(text: str) -> None:
+    """What is no key is refused, with all keys in the message."""
+    with pytest.raises(ConfigError, match=r"write principal, client_address, header:<name>, route"):
+        KeyPart.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("match", "method", "template", "held"),
+    [
+        (Match(), "GET", "/a", True),
+        (Match(methods=frozenset({"POST"})), "POST", "/a", True),
+        (Match(methods=frozenset({"POST"})), "GET", "/a", False),
+        (Match(methods=frozenset({"GET"})), "HEAD", "/a", True),
+        (Match(methods=frozenset({"HEAD"})), "GET", "/a", False),
+        (Match(methods=frozenset({"POST"})), "HEAD", "/a", False),
+        (Match(routes=("/a", "/b")), "GET", "/b", True),
+        (Match(routes=("/a",)), "GET", "/a/", False),
+        (Match(routes=("/a/*",)), "GET", "/a/{id}", True),
+        (Match(routes=("/a/*",)), "GET", "/a", False),
+        (Match(routes=("/items/{id}",)), "GET", "/items/{id}", True),
+        (Match(routes=("/items/{id}",)), "GET", "/items/7", False),
+        (Match(methods=frozenset({"GET"}), routes=("/a",)), "GET", "/b", False),
+        (Match(tiers=frozenset({"pro"})), "GET", "/a", True),
+    ],
+)
+def test_match_is_of_methods_and_templates(
+    match: Match,
+    method: str,
+    template: str,
+    held: bool,  # noqa: FBT001 - a case's column
+) -> None:
+    """Methods are compared whole, HEAD as GET too; templates as written or up to a final star."""
+    assert match.holds_route(method, template) is held
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, "is not a policy name"),
+        ({"name": "-a"}, "is not a policy name"),
+        ({"name": "a b"}, "is not a policy name"),
+        ({"name": 'a"b'}, "is not a policy name"),
+        ({"name": "a\n"}, "is not a policy name"),
+        ({"name": "é"}, "is not a policy name"),
+        ({"name": "a" * 65}, "write 1 to 64 letters"),
+        ({"enforce_percent": -1}, "enforce_percent is from 0 to 100, not -1"),
+        ({"enforce_percent": 101}, "enforce_percent is from 0 to 100, not 101"),
+        ({"key": ()}, "has an empty key: write principal"),
+        ({"limits": ()}, "has no limits: add `limits` or `tiers`"),
+        ({"limits": (), "tiers": {"pro": ()}}, "has a tier without limits"),
+        ({"tiers": {"pro": (MINUTE, rate_quota("9/minute"))}}, "keep the lower one"),
+        ({"limits": (MINUTE, DAY, MINUTE)}, "two limits of one algorithm and period"),
+    ],
+)
+def test_impossible_policy_cannot_be_built(changes: dict[str, Any], message: str) -> None:
+    """Values that cannot work together are refused, and the message says the fix."""
+    with pytest.raises(ConfigError, match=message):
+        Policy(**{"name": "exports", "limits": LIMITS, **changes})
+
+
+def test_longest_name_can_be_built() -> None:
+    """A name of 64 letters, digits and signs is a name."""
+    assert Policy("a" * 58 + "._/-0Z", LIMITS).quotas("") == LIMITS
+
+
+@pytest.mark.parametrize(
+    ("limits", "tier", "expected"),
+    [
+        ((DAY,), "pro", (MINUTE, DAY)),
+        ((DAY,), "free", (DAY,)),
+        ((DAY,), "", (DAY,)),
+        ((), "pro", (MINUTE, DAY)),
+        ((), "unknown", (MINUTE,)),
+    ],
+)
+def test_tier_chooses_the_limits(
+    limits: tuple[Quota, ...], tier: str, expected: tuple[Quota, ...]
+) -> None:
+    """A tier has its own limits; any other has the policy's, or those of the first tier."""
+    tiers = {"basic": (MINUTE,), "pro": (MINUTE, DAY)}
+    assert Policy("exports", limits, tiers).quotas(tier) == expected
+
+
+def test_headers_of_the_keys_are_collected() -> None:
+    """A set knows the request headers that any of its keys is made from."""
+    keyed = Policy("a", LIMITS, key=(KeyPart.parse("header:X-A"), KeyPart.parse("route")))
+    other = Policy("b", LIMITS, key=(KeyPart.parse("header:x-b"),))
+    assert keyed.headers == {"x-a"}
+    assert PolicySet([keyed, other, policy("c")]).headers == {"x-a", "x-b"}
+    assert PolicySet().headers == frozenset()
+
+
+def test_two_policies_of_one_name_are_refused() -> None:
+    """A set names each policy once."""
+    with pytest.raises(ConfigError, match="two policies are named 'b': rename one"):
+        PolicySet([policy("a"), policy("b"), policy("b")])
+
+
+def test_set_gives_a_policy_by_name() -> None:
+    """A policy is found by its name, and nothing is where there is none."""
+    one = policy("a")
+    found = PolicySet([one], generation=3, digest="d", source="file")
+    assert (found.get("a"), found.get("b")) == (one, None)
+    assert (found.generation, found.digest, found.source) == (3, "d", "file")
+
+
+EXPORTS = Match(methods=frozenset({"POST"}), routes=("/exports",))
+
+
+def test_default_holds_what_nothing_else_does() -> None:
+    """A route that no policy matches falls under `default`, and one that is matched does not."""
+    policies = PolicySet([policy("default"), policy("exports", EXPORTS), policy("all", Match())])
+    few = PolicySet([policy("default"), policy("exports", EXPORTS)])
+    assert names(few.select("POST", "/exports", "")) == ["exports"]
+    assert names(few.select("GET", "/exports", "")) == ["default"]
+    assert names(policies.select("POST", "/exports", "")) == ["exports", "all"]
+
+
+def test_unmatched_route_is_held_by_default() -> None:
+    """A request that no route matched is counted too (slowapi #281)."""
+    assert names(PolicySet([policy("default")]).select("GET", "unmatched", "")) == ["default"]
+
+
+def test_policy_without_match_holds_only_where_it_is_named() -> None:
+    """A policy without `match` is for the code that names it; only `default` needs none."""
+    assert PolicySet([policy("named")]).select("GET", "/", "") == ()
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [
+        policy("exports", EXPORTS, Mode.SHADOW),
+        Policy("exports", LIMITS, match=EXPORTS, enforce_percent=99),
+    ],
+    ids=["shadow", "percent"],
+)
+def test_policy_that_is_only_tried_leaves_nobody_without_a_limit(tried: Policy) -> None:
+    """While a policy is not enforced for every caller, `default` holds its requests too."""
+    policies = PolicySet([policy("default"), tried])
+    assert names(policies.select("POST", "/exports", "")) == ["exports", "default"]
+    assert names(policies.for_route("POST", "/exports")) == ["exports", "default"]
+    enforced = PolicySet([policy("default"), tried, policy("all", Match())])
+    assert names(enforced.select("POST", "/exports", "")) == ["exports", "all"]
+
+
+def test_policy_that_is_off_is_not_there() -> None:
+    """What is off holds nothing; its requests fall under `default`, unless that is off too."""
+    off = policy("exports", EXPORTS, Mode.OFF)
+    assert names(PolicySet([policy("default"), off]).select("POST", "/exports", "")) == ["default"]
+    assert PolicySet([policy("default", mode=Mode.OFF), off]).select("POST", "/exports", "") == ()
+
+
+def test_tiers_of_a_match_leave_others_to_default() -> None:
+    """A policy for some tiers holds these; a caller of any other has `default`."""
+    vip = policy("vip", Match(routes=("/exports",), tiers=frozenset({"pro", "max"})))
+    policies = PolicySet([policy("default"), vip])
+    assert names(policies.select("GET", "/exports", "pro")) == ["vip"]
+    assert names(policies.select("GET", "/exports", "free")) == ["default"]
+    assert names(policies.for_route("GET", "/exports")) == ["vip", "default"]
+    assert names(policies.for_route("GET", "/other")) == ["default"]
+
+
+def test_route_held_for_every_tier_never_has_default() -> None:
+    """Where one policy holds all tiers, `default` cannot hold the route for anybody."""
+    vip = policy("vip", Match(tiers=frozenset({"pro"})))
+    policies = PolicySet([policy("default"), vip, policy("exports", EXPORTS)])
+    assert names(policies.for_route("POST", "/exports")) == ["vip", "exports"]
+    assert names(policies.select("POST", "/exports", "free")) == ["exports"]
+    assert names(policies.select("POST", "/exports", "pro")) == ["vip", "exports"]

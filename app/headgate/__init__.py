@@ -6,12 +6,12 @@ from headgate.core.errors import (
     CostError,
     HeadgateError,
     IdentityError,
-    PolicyError,
     StoreError,
 )
 from headgate.core.policy import Policy, PolicySet
 from headgate.core.quota import Quota, concurrency_quota, rate_quota
 from headgate.core.subject import Principal, Subject
+from headgate.documents import DocumentErrors
 from headgate.limiter.limiter import Limiter
 from headgate.limiter.reservation import Reservation
 from headgate.server.headgate import Headgate, open_default
@@ -29,13 +29,13 @@ __all__ = [
     "ConfigError",
     "CostError",
     "Decision",
+    "DocumentErrors",
     "Headgate",
     "HeadgateError",
     "IdentityError",
     "Limiter",
     "Outcome",
     "Policy",
-    "PolicyError",
     "PolicySet",
     "Principal",
     "Quota",

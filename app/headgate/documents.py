@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from headgate.core.errors import ConfigError, PolicyError
+from headgate.core.errors import ConfigError, DocumentError
 
 MAX_BYTES = 2**20
 """Largest file, unless its reader says otherwise; also the largest ConfigMap."""
@@ -44,7 +44,7 @@ class DocumentErrors(ConfigError):
         errors: Each fault that was found; kept in the order of their lines.
     """
 
-    def __init__(self, errors: Iterable[PolicyError]) -> None:
+    def __init__(self, errors: Iterable[DocumentError]) -> None:
         self.errors = tuple(sorted(errors, key=lambda error: error.line))
         super().__init__("\n".join(str(error) for error in self.errors))
 
@@ -63,13 +63,13 @@ class Document:
     source: str
     data: Any
     lines: Mapping[Place, int]
-    errors: Sequence[PolicyError]
+    errors: Sequence[DocumentError]
 
-    def error(self, message: str, place: Place = ()) -> PolicyError:
+    def error(self, message: str, place: Place = ()) -> DocumentError:
         """Return an error at the value, or at the nearest one around it that has a line."""
         while place and place not in self.lines:
             place = place[:-1]
-        return PolicyError(message, source=self.source, line=self.lines[place])
+        return DocumentError(message, source=self.source, line=self.lines[place])
 
 
 def read(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -105,7 +105,7 @@ def parse(raw: bytes, source: str) -> Document:
 
 
 def _refused(source: str, line: int, message: str) -> DocumentErrors:
-    return DocumentErrors([PolicyError(message, source=source, line=line)])
+    return DocumentErrors([DocumentError(message, source=source, line=line)])
 
 
 def _line(mark: Any) -> int:
@@ -124,7 +124,7 @@ class _Reader:
         self._max_values = max_values
         self._events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
         self._lines: dict[Place, int] = {}
-        self._errors: list[PolicyError] = []
+        self._errors: list[DocumentError] = []
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._values = 0
 

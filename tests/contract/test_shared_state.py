@@ -79,7 +79,7 @@ async def test_time_to_live_is_never_floored_to_nothing(valkey: EmbeddedValkey) 
 async def test_size_of_a_bucket_does_not_grow_with_traffic(
     shared_store: RedisStore, clock: MovedClock, algorithm: Algorithm
 ) -> None:
-    """A bucket is as large after 500 requests as after the first, whatever its limit."""
+    """A bucket grows by the digits of its counts, and not with the requests or the limit."""
     quota = quota_of(algorithm, 7_000_000)
     clock.advance(1)
     await spend(shared_store, quota)
@@ -88,7 +88,8 @@ async def test_size_of_a_bucket_does_not_grow_with_traffic(
         clock.advance(997)
         await spend(shared_store, quota, 9_001)
     grown = await shared_store.client.memory_usage(BUCKET) or 0
-    assert 0 < grown <= small + 16
+    # The server's allocator rounds up: a few digits more can be a size class more.
+    assert 0 < grown <= small + 32
 
 
 async def test_size_of_a_log_is_its_limit(shared_store: RedisStore, clock: MovedClock) -> None:

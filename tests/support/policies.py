@@ -84,7 +84,7 @@ class Heard:
     refuse: Exception | None = None
     _news: anyio.Event = field(default_factory=anyio.Event)
 
-    def on_loaded(self, loaded: Loaded) -> None:
+    async def on_loaded(self, loaded: Loaded) -> None:
         """Note a new set, or refuse it."""
         if self.refuse:
             raise self.refuse

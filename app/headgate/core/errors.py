@@ -2,7 +2,7 @@
 
 HeadgateError
 ├── ConfigError             a setting, argument or file that cannot work; the message says the fix
-│   └── PolicyError         the same, with the file and line of the policy
+│   └── DocumentError       the same, with its file and line; `documents` raises all of a file's
 ├── CostError               a cost that no bucket could ever pay
 ├── IdentityError           a credential that was presented and is not valid
 └── StoreError              the shared store did not do what was asked
@@ -22,8 +22,8 @@ class ConfigError(HeadgateError, ValueError):
     """A setting, argument or file cannot work as written; the message says what to write."""
 
 
-class PolicyError(ConfigError):
-    """A policy document is wrong at a known place.
+class DocumentError(ConfigError):
+    """A document is wrong at a known place.
 
     Args:
         message: What is wrong and what to write instead.

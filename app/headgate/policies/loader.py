@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headgate import documents
-from headgate.core.errors import PolicyError
+from headgate.core.errors import DocumentError
 from headgate.core.policy import PolicySet
 from headgate.documents import Document, DocumentErrors
 from headgate.policies.errors import explain
@@ -101,7 +101,7 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _explained(error: ValidationError, found: Document) -> Iterator[PolicyError]:
+def _explained(error: ValidationError, found: Document) -> Iterator[DocumentError]:
     fields = {name: section.model_fields for name, section in SECTIONS.items()}
     for detail in error.errors(include_url=False):
         # A location also names the branch of a union, which is no key of the file.
@@ -109,7 +109,7 @@ def _explained(error: ValidationError, found: Document) -> Iterator[PolicyError]
         yield found.error(explain(detail, fields), place)
 
 
-def _double_names(found: Document) -> Iterator[PolicyError]:
+def _double_names(found: Document) -> Iterator[DocumentError]:
     """Find the later ones of policies with one name, also where the rest cannot be read."""
     entries = found.data.get("policies") if isinstance(found.data, dict) else None
     seen: set[str] = set()

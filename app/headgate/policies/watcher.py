@@ -4,7 +4,8 @@ The directory is watched, not the file: a ConfigMap is updated by renaming the s
 beside it, and editors rename as well.
 """
 
-from collections.abc import AsyncGenerator, Callable
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class PolicyWatcher:
     Args:
         path: The policy file.
         initial: What was loaded from it at start.
-        on_loaded: Is called with each new set, its generation one above the last. It may raise
+        on_loaded: Is awaited with each new set, its generation one above the last. It may raise
             `ConfigError` or `OSError` to refuse the set.
         on_rejected: Is called with the faults, each as `file:line: what to write instead`, once
             for each bad content; the last good set serves on.
@@ -35,7 +36,7 @@ class PolicyWatcher:
         path: Path,
         *,
         initial: Loaded,
-        on_loaded: Callable[[Loaded], None],
+        on_loaded: Callable[[Loaded], Awaitable[None]],
         on_rejected: Callable[[tuple[str, ...]], None],
         poll_s: float = 10,
     ) -> None:
@@ -48,6 +49,8 @@ class PolicyWatcher:
 
     async def run(self) -> None:
         """Follow the file until cancelled."""
+        # It tells of every change in the directory, at a level that people read.
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)
         stop = anyio.Event()
         async with anyio.create_task_group() as group, aclosing(self._changes(stop)) as changes:
             group.start_soon(_set_when_cancelled, stop)
@@ -59,7 +62,7 @@ class PolicyWatcher:
         try:
             loaded = await anyio.to_thread.run_sync(self._reload)
             if loaded is not None:
-                self._on_loaded(loaded)
+                await self._on_loaded(loaded)
                 self._generation = loaded.policies.generation
         except DocumentErrors as error:
             self._on_rejected(tuple(str(fault) for fault in error.errors))

@@ -149,10 +149,12 @@ class Headgate:
                 "HEADGATE_KEY_SECRET to the same value for all replicas",
             )
 
-    def _reloaded(self, loaded: Loaded) -> None:
+    async def _reloaded(self, loaded: Loaded) -> None:
         self.coverage.check(loaded.policies)
-        identifier = build_identifier(loaded.identity, self._resolver)
-        self.gate.identifier = identifier
+        # A file of many keys takes a second to read: not one in which no request is answered.
+        self.gate.identifier = await asyncio.to_thread(
+            build_identifier, loaded.identity, self._resolver
+        )
         self.gate.reject_invalid = loaded.identity.reject_invalid
         self.limiter.policies.replace(loaded.policies)
 

@@ -2,30 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from inspect import signature
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import redis.asyncio
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from headgate.core.errors import ConfigError
 
 Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
-SCHEMES = ("memory", "redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel")
 
 
-_NOTICES = "maint_notifications_config"
-# While a driver that knows maintenance notices listens for them, it hands out connections that the
-# server has closed, and every one of them costs a check.
-_WITHOUT_NOTICES: dict[str, Any] = (
-    {_NOTICES: import_module("redis.maint_notifications").MaintNotificationsConfig(enabled=False)}
-    if _NOTICES in signature(redis.asyncio.ConnectionPool).parameters
-    else {}
-)
+# While the driver listens for maintenance notices it hands out connections that the server has
+# closed, and every one of them costs a check.
+_WITHOUT_NOTICES = MaintNotificationsConfig(enabled=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +69,9 @@ def connect(
 
     Args:
         url: `redis://`, `rediss://` (TLS), `redis+cluster://`, `rediss+cluster://` or
-            `redis+sentinel://host:port,host:port/service[/db]`, with redis-py's options as a query.
+            `redis+sentinel://host:port,host:port/service[/db]` or `rediss+sentinel://`, with
+            redis-py's options as a query; `sentinel_username` and `sentinel_password` are the
+            sentinels' own.
         timeouts: How long to wait.
         username: ACL user, in place of the URL's.
         password: Password, in place of the URL's, so that it can come from a file.
@@ -105,6 +101,7 @@ def connect(
         "redis+cluster": _cluster,
         "rediss+cluster": _cluster,
         "redis+sentinel": _sentinel,
+        "rediss+sentinel": _sentinel,
     }
     if parts.scheme not in build:
         raise ConfigError(
@@ -118,7 +115,9 @@ def connect(
 
 
 def _standalone(url: str, options: dict[str, Any]) -> Client:
-    client = redis.asyncio.Redis.from_url(url, **options, **_WITHOUT_NOTICES)
+    client = redis.asyncio.Redis.from_url(
+        url, **options, maint_notifications_config=_WITHOUT_NOTICES
+    )
     # The driver reads its options when it connects; a wrong one is to be known now.
     client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # untyped driver
     return client
@@ -135,11 +134,18 @@ def _sentinel(url: str, options: dict[str, Any]) -> Client:
         raise ConfigError("write redis+sentinel://host:26379,host:26379/service-name")
     if database:
         options["db"] = int(database)
+    if parts.scheme == "rediss+sentinel":
+        options["ssl"] = True
+    query: dict[str, Any] = {**parse_url(f"redis://host/?{parts.query}")}
+    del query["host"]
+    own = {key: query.pop(f"sentinel_{key}", None) for key in ("username", "password")}
+    options |= query
     found = [urlsplit(f"//{host}") for host in parts.netloc.split(",")]
     sentinels = [(each.hostname, each.port or 26379) for each in found]
-    timeout = {key: options[key] for key in ("socket_connect_timeout", "socket_timeout")}
+    shared = {key: value for key, value in options.items() if key.startswith(("socket_", "ssl"))}
+    own = {key: value for key, value in own.items() if value}
     sentinel = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types here
-        sentinels, sentinel_kwargs=timeout, **options
+        sentinels, sentinel_kwargs={**shared, **own}, **options
     )
     client: redis.asyncio.Redis = sentinel.master_for(service)
     return client

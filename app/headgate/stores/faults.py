@@ -1,9 +1,5 @@
 """The driver's errors, said in Headgate's words."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-
 from redis import exceptions as driver
 
 from headgate.core.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
@@ -51,20 +47,3 @@ def translate(error: Exception) -> StoreError:
         if marker in text:
             return ours(f"{kind}: {text}", kind=kind)
     return StoreRefused(f"unexpected answer: {text}", kind="response")
-
-
-@contextlib.asynccontextmanager
-async def bounded(seconds: float) -> AsyncIterator[None]:
-    """Give the driver this long, and raise whatever it raises as a StoreError."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task and task.cancelling():
-            raise
-        # Under a tracer, CPython 3.11 may leave the cancellation that a timeout is made of in place
-        # of the timeout. The caller, whom nobody cancelled, hears the truth.
-        raise translate(TimeoutError(f"no answer within {seconds:g} s")) from error
-    except Exception as error:
-        raise translate(error) from error

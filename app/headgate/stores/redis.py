@@ -13,7 +13,7 @@ from headgate.core.decision import Verdict
 from headgate.core.keys import KeyScheme
 from headgate.limiter.ports import Pulse, Taken
 from headgate.stores.connect import Timeouts, connect, location
-from headgate.stores.faults import bounded, translate
+from headgate.stores.faults import translate
 from headgate.stores.lane import MAX_IN_FLIGHT, Lane
 from headgate.stores.scripts import script
 from headgate.stores.slots import take_apart
@@ -63,10 +63,13 @@ class RedisStore:
         Raises:
             StoreError: It does not.
         """
-        async with bounded(2 * self._timeouts.connect + self._timeouts.operation):
-            await self._connect()
-            for each in (_TAKE, _SETTLE, _HEARTBEAT):
-                await self.client.script_load(each.text)
+        try:
+            async with asyncio.timeout(2 * self._timeouts.connect + self._timeouts.operation):
+                await self._connect()
+                for each in (_TAKE, _SETTLE, _HEARTBEAT):
+                    await self.client.script_load(each.text)
+        except Exception as error:
+            raise translate(error) from error
 
     async def _connect(self) -> None:
         """Open as many connections as there can be pipelines, so that no check waits for one."""
@@ -133,8 +136,11 @@ class RedisStore:
 
     async def forget(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many there were."""
-        async with bounded(self._timeouts.connect):
-            return sum([int(await self.client.delete(key)) for key in keys])
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                return sum([int(await self.client.delete(key)) for key in keys])
+        except Exception as error:
+            raise translate(error) from error
 
     async def heartbeat(self, replica: str, ttl_us: int) -> Pulse:
         """Announce a replica for `ttl_us` microseconds, 0 to leave, and count the live ones."""

@@ -6,9 +6,9 @@ from headgate.core import errors
 from headgate.core.errors import (
     BucketCorrupt,
     ConfigError,
+    DocumentError,
     HeadgateError,
     IdentityError,
-    PolicyError,
     StoreError,
     StoreRefused,
     StoreUnavailable,
@@ -35,7 +35,7 @@ def test_every_error_is_in_the_drawn_tree() -> None:
 )
 def test_policy_error_says_where(source: str, line: int, text: str) -> None:
     """What is wrong in a document is told with as much of its place as is known."""
-    error = PolicyError("no limits", source=source, line=line)
+    error = DocumentError("no limits", source=source, line=line)
     assert str(error) == text
     assert (error.message, error.source, error.line) == ("no limits", source, line)
     assert isinstance(error, ConfigError)

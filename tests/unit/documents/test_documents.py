@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headgate import documents
-from headgate.core.errors import PolicyError
+from headgate.core.errors import DocumentError
 from headgate.documents import MAX_BYTES, DocumentErrors, parse, read
 
 BAD = sorted((Path(__file__).parent / "bad").glob("*.yaml"))
 
 
-def faults(raw: bytes, source: str = "f") -> tuple[PolicyError, ...]:
+def faults(raw: bytes, source: str = "f") -> tuple[DocumentError, ...]:
     try:
         return tuple(parse(raw, source).errors)
     except DocumentErrors as error:

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core.errors import ConfigError, PolicyError
+from headgate.core.errors import ConfigError, DocumentError
 from headgate.core.policy import KeyKind, KeyPart, Match, Mode, OnStoreError, Policy
 from headgate.core.quota import SECOND_US, Algorithm, concurrency_quota, rate_quota
 from headgate.documents import DocumentErrors
@@ -197,7 +197,7 @@ policies:
         parse(text, source="p.yaml")
 
     assert isinstance(refused.value, DocumentErrors)
-    assert all(isinstance(error, PolicyError) for error in refused.value.errors)
+    assert all(isinstance(error, DocumentError) for error in refused.value.errors)
     assert str(refused.value).splitlines() == [
         "p.yaml:1: `version` cannot be 2: write 1",
         "p.yaml:4: '0/s' allows nothing: a rate needs at least 1 per 1 second",
@@ -219,7 +219,7 @@ def test_file_missing(tmp_path: Path) -> None:
 ANY = st.text(st.characters(exclude_categories=())) | st.lists(st.sampled_from(PIECES)).map("".join)
 
 
-def reasons(text: str) -> tuple[PolicyError, ...] | None:
+def reasons(text: str) -> tuple[DocumentError, ...] | None:
     try:
         parse(text)
     except DocumentErrors as error:

@@ -1,13 +1,10 @@
 """Whatever the driver says becomes one of Headgate's errors, of a known kind."""
 
-import asyncio
-
-import anyio
 import pytest
 from redis import exceptions as driver
 
 from headgate.core.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
-from headgate.stores.faults import bounded, translate
+from headgate.stores.faults import translate
 
 
 @pytest.mark.parametrize(
@@ -57,34 +54,3 @@ def test_own_error_stays_what_it_is() -> None:
     """An error that is already Headgate's is not said again in other words."""
     own = StoreUnavailable("gone", kind="timeout")
     assert translate(own) is own
-
-
-async def test_time_that_is_over_is_a_timeout() -> None:
-    """What takes longer than it may is given up."""
-    with anyio.fail_after(10), pytest.raises(StoreUnavailable) as caught:
-        async with bounded(0.01):
-            await asyncio.get_running_loop().create_future()
-    assert caught.value.kind == "timeout"
-
-
-async def test_cancellation_that_nobody_asked_for_is_a_timeout() -> None:
-    """A cancellation that the driver left behind is not the caller's: it hears of a timeout."""
-    with pytest.raises(StoreUnavailable) as caught:
-        async with bounded(10):
-            raise asyncio.CancelledError
-    assert caught.value.kind == "timeout"
-
-
-async def test_cancelled_caller_stays_cancelled() -> None:
-    """A caller that was cancelled ends so, and hears of no failure."""
-
-    async def wait() -> None:
-        async with bounded(10):
-            await asyncio.get_running_loop().create_future()
-
-    waiting = asyncio.ensure_future(wait())
-    await asyncio.sleep(0)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    assert waiting.cancelled()

@@ -21,6 +21,7 @@ from headgate.stores.connect import Timeouts
 from headgate.stores.embedded import EmbeddedValkey
 from headgate.stores.redis import RedisStore
 from support.stores import BUCKET, PATIENT, charge, quota_of, redis_store, settlement, spend
+from support.tracing import exact_cancellation
 
 BRISK = Timeouts(connect=0.3, operation=0.1)
 DAY_US = 86_400_000_000
@@ -77,6 +78,7 @@ async def failing(expected: type[StoreError], kind: str) -> AsyncIterator[None]:
     assert caught.value.kind == kind
 
 
+@exact_cancellation
 @pytest.mark.usefixtures("admin")
 async def test_frozen_server_is_a_timeout(server: EmbeddedValkey) -> None:
     """With the server frozen each call fails in its own time, and none waits for the thaw."""
@@ -94,6 +96,7 @@ async def test_frozen_server_is_a_timeout(server: EmbeddedValkey) -> None:
                 await store.open()
 
 
+@exact_cancellation
 async def test_opening_can_be_cancelled(server: EmbeddedValkey) -> None:
     """A probe that is cancelled while the server hangs ends as cancelled, not as a failure."""
     async with opened(server) as store:
@@ -350,6 +353,7 @@ async def tcp(said: bytes) -> AsyncIterator[str]:
         await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
+@exact_cancellation
 async def test_server_that_never_answers_is_a_timeout() -> None:
     """A port that accepts and says nothing is given up in time, when opened and when asked."""
     async with tcp(b"") as url:

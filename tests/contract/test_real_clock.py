@@ -60,6 +60,20 @@ async def test_last_millisecond_of_a_window_still_refuses(
     keeps(quota, admitted)
 
 
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_no_key_expires_before_its_state_says_nothing(
+    on_server_time: RedisStore, algorithm: Algorithm
+) -> None:
+    """A key is there until its bucket is whole again, to the millisecond that this falls in."""
+    quota = quota_of(algorithm, 7)
+    for number in range(50):
+        spent = charge(quota, key=f"key{number}")
+        taken = await on_server_time.take([spent])
+        expires_ms = await on_server_time.client.pexpiretime(spent.key)
+        whole_us = taken.now_us + taken.verdicts[0].reset_us
+        assert expires_ms * 1_000 >= whole_us
+
+
 async def test_held_lease_holds_on_the_servers_clock(on_server_time: RedisStore) -> None:
     """A lease is not free before the server's own clock says that it has lapsed."""
     quota = quota_of(Algorithm.CONCURRENCY, 1, period_us=PERIOD_US)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from inspect import signature
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
@@ -10,16 +12,20 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
-from redis.maint_notifications import MaintNotificationsConfig
 
 from headgate.core.errors import ConfigError
 
 Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
 
-# While the driver listens for maintenance notices it hands out connections that the server has
-# closed, and every one of them costs a check.
-_WITHOUT_NOTICES = MaintNotificationsConfig(enabled=False)
+_NOTICES = "maint_notifications_config"
+# While a driver that knows maintenance notices listens for them, it hands out connections that the
+# server has closed, and every one of them costs a check.
+_WITHOUT_NOTICES: dict[str, Any] = (
+    {_NOTICES: import_module("redis.maint_notifications").MaintNotificationsConfig(enabled=False)}
+    if _NOTICES in signature(redis.asyncio.ConnectionPool).parameters
+    else {}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +121,7 @@ def connect(
 
 
 def _standalone(url: str, options: dict[str, Any]) -> Client:
-    client = redis.asyncio.Redis.from_url(
-        url, **options, maint_notifications_config=_WITHOUT_NOTICES
-    )
+    client = redis.asyncio.Redis.from_url(url, **options, **_WITHOUT_NOTICES)
     # The driver reads its options when it connects; a wrong one is to be known now.
     client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # untyped driver
     return client

@@ -16,7 +16,7 @@ end
 
 local function keep_alive(q)
   local held = redis.call('ZCARD', q.key)
-  if held > 0 then redis.call('PEXPIRE', q.key, ttl_ms(now + nth_end(q, held - 1))) end
+  if held > 0 then redis.call('PEXPIREAT', q.key, expiry_ms(now + nth_end(q, held - 1))) end
 end
 
 algorithms.concurrency = {

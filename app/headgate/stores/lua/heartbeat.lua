@@ -12,7 +12,7 @@ local ttl = tonumber(ARGV[3])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
 if ttl > 0 then
   redis.call('ZADD', KEYS[1], text(now + ttl), ARGV[2])
-  redis.call('PEXPIRE', KEYS[1], ttl_ms(now + ttl))
+  redis.call('PEXPIREAT', KEYS[1], expiry_ms(now + ttl))
 else
   redis.call('ZREM', KEYS[1], ARGV[2])
 end

@@ -16,11 +16,10 @@ local algorithms = {}
 
 -- A test may move its own clock, given in ARGV[1]. Keys then live an hour longer in real time, so
 -- that it is the moved clock, and never the real one, that a state expires by.
-local now, padding_ms = tonumber(ARGV[1]), 3600000
-if now == 0 then
-  local time = redis.call('TIME')
-  now, padding_ms = time[1] * 1000000 + time[2], 0
-end
+local now, ahead = tonumber(ARGV[1]), 0
+local time = redis.call('TIME')
+time = time[1] * 1000000 + time[2]
+if now == 0 then now = time else ahead = time - now + 3600000000 end
 
 local function div(a, b)  -- floor(a / b), exact
   return (a - a % b) / b
@@ -34,14 +33,15 @@ local function text(n)  -- all digits: the default format of a number keeps only
   return string.format('%.0f', n)
 end
 
--- Milliseconds to live until a time, rounded up and never 0, which would mean no expiry at all.
-local function ttl_ms(at)
-  local ms = ceil_div(at - now, 1000)
-  return text((ms < 1 and 1 or ms) + padding_ms)
+-- The server's millisecond in which a key is to go, rounded up and never one that is past. It is a
+-- time and not a time to live: that would be counted from the start of the current millisecond, and
+-- the key would go up to a millisecond before its state says nothing.
+local function expiry_ms(at)
+  return text(ceil_div(math.max(at, now + 1) + ahead, 1000))
 end
 
 local function set(key, value, at)
-  redis.call('SET', key, value, 'PX', ttl_ms(at))
+  redis.call('SET', key, value, 'PXAT', expiry_ms(at))
 end
 
 local function corrupt()

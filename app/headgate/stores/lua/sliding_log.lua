@@ -23,7 +23,7 @@ local function log_append(q, units, used)
     redis.call('RPUSH', q.key, text(units))
   end
   redis.call('RPUSH', q.key, text(at) .. ':' .. text(units))
-  redis.call('PEXPIRE', q.key, ttl_ms(at + q.period))
+  redis.call('PEXPIREAT', q.key, expiry_ms(at + q.period))
 end
 
 -- Microseconds until `missing` of the units are forgotten. Every entry holds at least one unit.
@@ -105,7 +105,7 @@ algorithms.sliding_log = {
         else
           redis.call('LREM', q.key, 1, value)
         end
-        redis.call('PEXPIRE', q.key, ttl_ms(log_last(q) + q.period))
+        redis.call('PEXPIREAT', q.key, expiry_ms(log_last(q) + q.period))
         return
       end
     end

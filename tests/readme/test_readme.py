@@ -103,3 +103,37 @@ def test_the_users_own_test_passes() -> None:
     run = command("pytest", "-q", "-p", "no:cacheprovider", "test_limits.py")
     assert run.returncode == 0, run.stdout
     assert "1 passed" in run.stdout
+
+
+def test_every_guarantee_names_tests_that_are_there() -> None:
+    """What the README says is proved is proved by a test of that name."""
+    named = set(re.findall(r"`(test_\w+)`", README))
+    there = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert len(named) >= 14
+    assert named <= there, named - there
+
+
+def test_every_link_leads_somewhere() -> None:
+    """A link to a file of the project is to one that is there."""
+    links = re.findall(r"\]\(((?!http)[^)#]+)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_test_says_what_it_proves() -> None:
+    """A test's docstring is the sentence that it proves."""
+    silent = [
+        f"{file.name}: {name}"
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name, body in re.findall(
+            r"^(?:async )?def (test_\w+)\(.*?\) -> \w+:\n(    [^\n]*)",
+            file.read_text(),
+            re.MULTILINE | re.DOTALL,
+        )
+        if not body.startswith('    """')
+    ]
+    assert silent == []

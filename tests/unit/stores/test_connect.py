@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from headgate.core.errors import ConfigError
@@ -88,6 +89,22 @@ def test_sentinels_are_asked_for_the_service() -> None:
     assert pool.service_name == "main"
     found = options(url)
     assert (found["db"], found["username"], found["password"]) == (3, "ann", "p@w")
+
+
+def test_sentinels_have_tls_options_and_credentials_of_their_own() -> None:
+    """TLS is for sentinels and service alike; each has its own user and password."""
+    url = "rediss+sentinel://ann:pw@one/main?ssl_cert_reqs=none&sentinel_password=other"
+    client = connect(url, TIMEOUTS)
+    assert isinstance(client, redis.asyncio.Redis)
+    pool = client.connection_pool
+    assert isinstance(pool, SentinelConnectionPool)
+    asked = [each.connection_pool for each in pool.sentinel_manager.sentinels]
+    assert [issubclass(each.connection_class, SSLConnection) for each in asked] == [True]
+    assert asked[0].connection_kwargs["password"] == "other"  # noqa: S105 - an example
+    assert issubclass(pool.connection_class, SSLConnection)
+    found = options(url)
+    assert (found["username"], found["password"]) == ("ann", "pw")
+    assert found["ssl_cert_reqs"] == "none"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Calls of one turn travel together, alone at once, and each hears its own answer."""
 
 import asyncio
+import contextlib
 import contextvars
 import time
 from typing import Any, cast
@@ -13,7 +14,8 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from headgate.core.errors import StoreRefused, StoreUnavailable
 from headgate.stores.connect import Client, Timeouts
 from headgate.stores.lane import MAX_BATCH, MAX_IN_FLIGHT, Lane, Script
-from support.lane import FakeClient
+from support.lane import FakeClient, Sent
+from support.tracing import exact_cancellation
 
 SCRIPT, OTHER = Script("take", "text", "text"), Script("settle", "other", "other")
 PATIENT = Timeouts(connect=10, operation=10)
@@ -190,6 +192,46 @@ async def test_answer_that_does_not_come_is_a_timeout() -> None:
     assert caught.value.kind == "timeout"
     client.release()
     assert await lane.call(SCRIPT, ["b"], []) == "b"
+
+
+class Deaf(FakeClient):
+    """A driver that does not hear of its cancellation, and breaks later."""
+
+    async def answered(self, sent: Sent) -> list[Any]:
+        """Wait for the gate, whatever happens."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await super().answered(sent)
+        return await super().answered(sent)
+
+
+@exact_cancellation
+@pytest.mark.parametrize("broken", [True, False], ids=["failure", "answer"])
+async def test_what_ends_after_its_timeout_is_nobodys(broken: bool) -> None:  # noqa: FBT001 - a case
+    """A caller is not held by a driver that goes on, and its late end is of no consequence."""
+    client = Deaf(held=True)
+    lane = lane_to(client, Timeouts(connect=10, operation=0.02))
+    with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms"):
+        await lane.call(SCRIPT, ["a"], [])
+    if broken:
+        client.failures.append(Disconnected("closed"))
+    client.release()
+    with anyio.fail_after(10):
+        await lane.aclose()
+    assert await lane_to(client).call(SCRIPT, ["b"], []) == "b"
+    await turns()
+    assert not lane._late
+
+
+async def test_late_failure_is_heard_of_silently() -> None:
+    """A failure that comes after its caller was answered is not reported as unheard."""
+    late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    late.set_exception(Disconnected("closed"))
+    lane_to(FakeClient())._forget(late)
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: reported.append(what))
+    del late
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert reported == []
 
 
 async def test_answer_that_arrived_in_a_busy_turn_is_taken() -> None:

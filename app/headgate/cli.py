@@ -17,6 +17,7 @@ from headgate.server.explain import explain
 from headgate.server.explained import render
 from headgate.server.front import Front, load_target
 from headgate.server.headgate import Headgate
+from headgate.server.parts import build_identifier
 from headgate.server.serve import serve as serve_forever
 from headgate.server.settings import Settings
 
@@ -98,6 +99,8 @@ def validate(
 ) -> None:
     """Check a policy file; exit with 1 and every fault if it is wrong."""
     loaded = load(file)
+    # The files that it names are part of it: a wrong one would keep a service from starting.
+    build_identifier(loaded.identity)
     typer.echo(f"{file}: {len(loaded.policies.policies)} policies, no fault", err=True)
 
 

@@ -82,7 +82,10 @@ async def _standing(gate: Gate, policy: Policy, subject: Subject) -> dict[str, A
         decision = await gate.limiter.peek(policy, subject=subject)
     except StoreError as error:
         return {**told, "standing": None, "store_error": error.kind}
-    return {**told, "standing": [_stand(result) for result in decision.results]}
+    standing = [_stand(result) for result in decision.results]
+    # What `enforce_percent` makes of it for this caller.
+    mode = decision.results[0].mode if decision.results else policy.mode
+    return {**told, "mode": mode, "standing": standing}
 
 
 def _stand(result: PolicyResult) -> dict[str, Any]:

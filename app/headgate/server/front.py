@@ -101,6 +101,9 @@ class Front:
         return f"{method} {template}".strip(), {"http.route": template} if template else {}
 
 
+_REST = "{path:path}"
+
+
 class NamedRoutes(RouteTable):
     """Routes of the templates that policies name, for an app whose own are not known.
 
@@ -118,7 +121,16 @@ class NamedRoutes(RouteTable):
             template
             for policy in self._policies.current.policies
             if policy.match is not None
-            for template in policy.match.routes
-            if template.startswith("/") and not template.endswith("*")
+            for template in map(_as_template, policy.match.routes)
+            if template.startswith("/")
         }
-        super().__init__(Entry(template) for template in sorted(templates))
+        # A prefix takes what no template and no longer prefix does.
+        ordered = sorted(templates, key=lambda each: (each.endswith(_REST), -len(each), each))
+        super().__init__(Entry(template) for template in ordered)
+
+
+def _as_template(route: str) -> str:
+    """Return the template of a policy's route; a prefix takes any rest of a path."""
+    if not route.endswith("*"):
+        return route
+    return (route[:-1] or "/") + _REST

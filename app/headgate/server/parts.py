@@ -73,7 +73,9 @@ def build_store(settings: Settings, keys: KeyScheme, clock: Clock | None = None)
         )
 
 
-def build_identifier(section: IdentitySection, resolver: Resolver | None) -> RequestIdentifier:
+def build_identifier(
+    section: IdentitySection, resolver: Resolver | None = None
+) -> RequestIdentifier:
     """Build the identifier that a policy file describes.
 
     Raises:

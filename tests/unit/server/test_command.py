@@ -75,6 +75,19 @@ def test_a_bad_file(
     assert lines[-1].startswith(f"{path}:4: ")
 
 
+def test_a_file_that_names_a_wrong_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of keys that is not there is a fault of the file that names it."""
+    path = tmp_path / "policies.yaml"
+    path.write_text("version: 1\nidentity: {api_keys: {file: keys.yaml}}\npolicies: []\n")
+    monkeypatch.setattr(sys, "argv", ["headgate", "policies", "validate", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "keys.yaml: the file cannot be read" in capsys.readouterr().err
+
+
 def test_a_good_command(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     """A command that did what it should ends with 0."""
     monkeypatch.setattr(sys, "argv", ["headgate", "policies", "validate", file])

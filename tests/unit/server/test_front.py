@@ -124,7 +124,9 @@ def test_a_plain_app_follows_the_policies() -> None:
     carts = policy("carts", "1/day", "/carts/{id}", "/prefix*")
     headgate.limiter.policies.replace(PolicySet([carts]))
     assert statuses(front.app, "/carts/1", 2) == [200, 429]
-    assert [entry.template for entry in front.routes.entries] == ["/carts/{id}"]
+    assert statuses(front.app, "/prefix/of/all", 2) == [429, 429]
+    templates = [entry.template for entry in front.routes.entries]
+    assert templates == ["/carts/{id}", "/prefix{path:path}"]
 
 
 def test_a_dependency_without_its_policy() -> None:

@@ -82,10 +82,7 @@ async def _standing(gate: Gate, policy: Policy, subject: Subject) -> dict[str, A
         decision = await gate.limiter.peek(policy, subject=subject)
     except StoreError as error:
         return {**told, "standing": None, "store_error": error.kind}
-    standing = [_stand(result) for result in decision.results]
-    # What `enforce_percent` makes of it for this caller.
-    mode = decision.results[0].mode if decision.results else policy.mode
-    return {**told, "mode": mode, "standing": standing}
+    return {**told, "standing": [_stand(result) for result in decision.results]}
 
 
 def _stand(result: PolicyResult) -> dict[str, Any]:
@@ -94,7 +91,7 @@ def _stand(result: PolicyResult) -> dict[str, Any]:
         for limit in result.limits
         if limit.verdict is not None
     ]
-    return {"outcome": result.outcome, "limits": figures}
+    return {"mode": result.mode, "outcome": result.outcome, "limits": figures}
 
 
 def _figures(name: str, verdict: Verdict) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def _policy(policy: Mapping[str, Any]) -> Iterator[str]:
     mode = policy["mode"]
     if policy["enforce_percent"] < ALL_PERCENT:
         mode = f"{mode} for {policy['enforce_percent']} % of the keys"
+        mode += "".join(f", {result['mode']} for this one" for result in policy["standing"] or ())
     yield f"policy {policy['name']}: {mode}"
     yield f"  per {', '.join(policy['key'])}; {policy['on_store_error']} while the store is away"
     figures = [result["limits"] for result in policy["standing"] or ()]

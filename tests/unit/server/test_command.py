@@ -131,7 +131,7 @@ def test_the_text_fits_a_terminal(file: str) -> None:
         "POST /exports is route POST /exports\n"
         f"from 127.0.0.1, subject {subject}\n"
         "\n"
-        "policy exports: enforce for 20 % of the keys\n"
+        "policy exports: enforce for 20 % of the keys, shadow for this one\n"
         "  per principal, route; deny while the store is away\n"
         "  5 per 60 s, burst 9, token_bucket\n"
         "    9 left\n"

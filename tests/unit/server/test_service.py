@@ -3,15 +3,15 @@
 import pytest
 from starlette.testclient import TestClient
 
-from headgate import Headgate
 from headgate.cli import BUNDLED_POLICIES
 from headgate.server.front import Front
 from headgate.server.service import create_app
+from headgate.testing import MakeHeadgate
 
 
 @pytest.fixture
-def client() -> TestClient:
-    headgate = Headgate(policies=BUNDLED_POLICIES)
+def client(make_headgate: MakeHeadgate) -> TestClient:
+    headgate = make_headgate(BUNDLED_POLICIES)
     headgate.enforce()
     return TestClient(Front(create_app(), headgate).app, client=("192.0.2.1", 1))
 

@@ -1,0 +1,46 @@
+# The service: a Python interpreter, the locked dependencies and Headgate. No compiler, no pip.
+#
+#   docker build -t headgate:0.1.0 .
+#
+# Nothing is written at run time, so the root file system can be read-only; no shell is needed.
+# Your own app on top of it: deploy/examples/orders/Dockerfile.
+ARG BASE_IMAGE=python:3.11-slim
+
+FROM ${BASE_IMAGE} AS dependencies
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+# pip stays here: it installs into the environment from outside.
+RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/headgate
+WORKDIR /build
+COPY pyproject.toml constraints.txt ./
+RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+      > requirements.txt \
+  && /opt/pip/bin/pip --python /opt/headgate/bin/python install --no-compile \
+      -r requirements.txt -c constraints.txt \
+  # Not trusting time stamps, the bytecode is never looked at twice and never written again.
+  && /opt/headgate/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/headgate/lib
+
+FROM dependencies AS package
+COPY LICENSE README.md ./
+COPY app app
+# Into a folder of its own, laid over the environment below: a change of the source is a small layer.
+RUN /opt/pip/bin/pip --python /opt/headgate/bin/python install --no-compile --no-deps --prefix /package . \
+  && /opt/headgate/bin/python -m compileall -q --invalidation-mode unchecked-hash /package/lib
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=
+LABEL org.opencontainers.image.title="headgate" \
+      org.opencontainers.image.description="Rate limiting for FastAPI that holds across every replica" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=dependencies /opt/headgate /opt/headgate
+COPY --from=package /package /opt/headgate
+ENV PATH=/opt/headgate/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# `headgate serve package.module:app` finds modules in its working directory.
+WORKDIR /app
+USER 65532:65532
+# The API, and the admin port with metrics and health.
+EXPOSE 8000 9090
+ENTRYPOINT ["headgate"]
+CMD ["serve"]

@@ -1,0 +1,27 @@
+"""Takes orders."""
+
+import os
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+app = FastAPI(title="Orders")
+
+
+class Order(BaseModel):
+    """An order that was taken."""
+
+    greeting: str
+    status: str = "taken"
+
+
+@app.post("/orders")
+async def create_order() -> Order:
+    """Take an order."""
+    return Order(greeting=os.environ.get("ORDERS_GREETING", "welcome"))
+
+
+@app.get("/orders/{order_id}")
+async def read_order(order_id: int) -> dict[str, int]:
+    """Return an order."""
+    return {"order": order_id}

@@ -1,0 +1,197 @@
+"""The chart as a whole: what Helm says of it, and that its documents agree with each other."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chart.values_reference import CHART, Value, table, values, with_table
+from headgate.version import __version__
+
+ROOT = CHART.parents[1]
+TEMPLATES = sorted(
+    path for path in (CHART / "templates").rglob("*.*") if not path.name.startswith("_")
+)
+VALUE_SETS = sorted((CHART / "ci").glob("*.yaml"))
+DEPLOYED = [ROOT / "deploy/values/production.yaml", ROOT / "deploy/examples/orders/values.yaml"]
+
+needs_helm = pytest.mark.skipif(shutil.which("helm") is None, reason="there is no helm on the PATH")
+
+
+def helm(*arguments: str | Path) -> str:
+    """Run Helm and return what it says; a failure is the test's."""
+    done = subprocess.run(
+        ["helm", *map(str, arguments)],  # noqa: S607 - the helm of the PATH is meant
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def has_unittest() -> bool:
+    return shutil.which("helm") is not None and "unittest" in helm("plugin", "list")
+
+
+def chart_file(name: str) -> Any:
+    return yaml.safe_load((CHART / name).read_text())
+
+
+def schema() -> Any:
+    return json.loads((CHART / "values.schema.json").read_text())
+
+
+def name_of(path: Path) -> str:
+    return path.stem
+
+
+@needs_helm
+@pytest.mark.parametrize("file", [*VALUE_SETS, *DEPLOYED], ids=name_of)
+def test_helm_finds_no_fault(file: Path) -> None:
+    """Every set of values passes `helm lint --strict`."""
+    helm("lint", "--strict", CHART, "--values", file)
+
+
+@pytest.mark.skipif(not has_unittest(), reason="there is no helm with the plugin unittest")
+def test_the_suites_of_the_templates_pass() -> None:
+    """`helm unittest --strict` passes."""
+    helm("unittest", "--strict", CHART)
+
+
+@needs_helm
+def test_a_template_renders_one_object() -> None:
+    """Each template makes at most one object, whatever the values are."""
+    for file in VALUE_SETS:
+        rendered = helm("template", "hg", CHART, "--values", file)
+        sources = Counter(re.findall(r"^# Source: (\S+)$", rendered, re.MULTILINE))
+        sources.pop("headgate/templates/extraobjects.yaml", None)
+        assert set(sources.values()) == {1}, file
+
+
+@needs_helm
+def test_a_value_that_is_not_known_is_refused() -> None:
+    """A misspelt value fails the installation, at every depth."""
+    for name in ("replicas", "image.name", "valkey.persistence.storage", "redis.external.tls.ca"):
+        done = subprocess.run(
+            ["helm", "template", "hg", str(CHART), "--set", f"{name}=1"],  # noqa: S607 - as above
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert "additional properties" in done.stderr, name
+
+
+def test_each_template_has_a_suite() -> None:
+    """There is a suite of helm-unittest for each template."""
+    suites = {path.name.removesuffix("_test.yaml") for path in (CHART / "tests").glob("*.yaml")}
+    assert suites == {path.stem.lower() for path in TEMPLATES}
+
+
+def test_each_refusal_has_a_test() -> None:
+    """Every message of templates/requirements.yaml is expected by a test."""
+    template = (CHART / "templates/requirements.yaml").read_text()
+    messages = re.findall(r'fail \(?(?:printf )?"([^"]+)"', template)
+    expected = [
+        found.get("errorMessage") or found["errorPattern"].removeprefix("^")
+        for test in chart_file("tests/requirements_test.yaml")["tests"][1:]
+        for found in [test["asserts"][0]["failedTemplate"]]
+    ]
+    for message in messages:
+        pattern = re.sub(r"%[sd]", ".*", re.escape(message).replace(r"\%", "%"))
+        assert any(re.match(pattern, each) for each in expected), message
+
+
+def test_template_names_have_the_charts_prefix() -> None:
+    """Named templates are global in Helm: none is without the chart's prefix."""
+    helpers = (CHART / "templates/_helpers.tpl").read_text()
+    names = re.findall(r'define "([^"]+)"', helpers)
+    assert names
+    assert all(name.startswith("headgate.") for name in names)
+
+
+def test_every_value_is_documented() -> None:
+    """Nothing in values.yaml is without a line that says what it is."""
+    undocumented = [
+        value.path for value in values((CHART / "values.yaml").read_text()) if not value.said
+    ]
+    assert undocumented == []
+
+
+def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
+    """values.yaml and values.schema.json know the same values."""
+    documented = {value.path for value in values((CHART / "values.yaml").read_text())}
+    known = set(leaves(schema(), ""))
+    assert [path for path in documented if not any(within(leaf, path) for leaf in known)] == []
+    assert [leaf for leaf in known if not any(within(leaf, path) for path in documented)] == []
+
+
+def leaves(node: Any, path: str) -> Iterator[str]:
+    """Yield the paths of what the schema describes without further properties."""
+    if "properties" not in node:
+        yield path
+    for name, below in node.get("properties", {}).items():
+        yield from leaves(below, f"{path}.{name}".lstrip("."))
+
+
+def within(leaf: str, path: str) -> bool:
+    return f"{leaf}.".startswith(f"{path}.")
+
+
+def test_every_object_of_the_schema_is_closed() -> None:
+    """What the schema describes takes no other property; only Kubernetes' own objects are open."""
+    definitions = schema()["$defs"]
+    opened = {name for name, node in definitions.items() if is_open(node)}
+    assert opened == {"kubernetesObject"}
+    assert not any(is_open(node) for node in objects_in(schema()["properties"]))
+
+
+def is_open(node: Any) -> bool:
+    return node.get("type") == "object" and node.get("additionalProperties", True) is True
+
+
+def objects_in(node: Any) -> Iterator[Any]:
+    if isinstance(node, dict):
+        if node.get("type") == "object":
+            yield node
+        for below in node.values():
+            yield from objects_in(below)
+
+
+def test_the_readme_has_the_values_as_they_are() -> None:
+    """The table of the README is that of values.yaml: run tests/chart/values_reference.py."""
+    readme = (CHART / "README.md").read_text()
+    assert readme == with_table(readme, (CHART / "values.yaml").read_text())
+
+
+def test_a_value_is_read_with_all_that_is_said_of_it() -> None:
+    """Comments of several lines are joined; a value that says nothing is still listed."""
+    text = "a:\n  # -- One,\n  # two.\n  b: {c: 1}\n  d: x | y\n"
+    assert list(values(text)) == [
+        Value("a.b", '{"c": 1}', "One, two."),
+        Value("a.d", '"x | y"', ""),
+    ]
+    assert '| `a.b` | `{"c": 1}` | One, two. |\n' in table(text)
+    assert '`"x \\| y"`' in table(text)
+
+
+def test_versions_and_images_agree() -> None:
+    """The package, the image, the chart and what the cluster is given are of one version."""
+    chart, defaults = chart_file("Chart.yaml"), chart_file("values.yaml")
+    assert chart["appVersion"] == __version__
+    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
+    ours = f"{defaults['image']['repository']}:{__version__}"
+    theirs = f"{defaults['valkey']['image']['repository']}:{defaults['valkey']['image']['tag']}"
+    listed = yaml.safe_load(chart["annotations"]["artifacthub.io/images"])
+    assert [each["image"] for each in listed] == [ours, theirs]
+    images = (ROOT / "deploy/kind/images.env").read_text()
+    assert f"HEADGATE_IMAGE={ours}\n" in images
+    assert f"VALKEY_IMAGE={theirs}\n" in images

@@ -1,0 +1,226 @@
+"""Load from a pod inside the cluster, and what became of each request."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Self
+
+from kr8s.objects import ConfigMap, Pod
+
+from support import e2e_timeouts as timeouts
+from support.e2e_cluster import NAMESPACE, RELEASE, ROOT, Cluster
+from support.e2e_eventually import eventually
+
+_OK, _TOO_MANY, _SERVER_ERROR = 200, 429, 500
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Requests of one caller to one route, at a steady rate.
+
+    Args:
+        policy: The policy that holds the route.
+        caller: Who sends them, for the report.
+        method: Of each request.
+        path: Of each request.
+        per_second: How many in a second.
+        headers: Of each request; `{random}` in a value is a fresh text each time.
+    """
+
+    policy: str
+    caller: str
+    method: str
+    path: str
+    per_second: float
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What became of one request.
+
+    Args:
+        stream: What it belongs to.
+        sent_us: When it was sent, in microseconds since the epoch.
+        taken_us: Microseconds until its answer, or until it was given up.
+        status: Its status; 0 without an answer.
+        fault: `refused`, `broken` or `timeout` without an answer, else empty.
+    """
+
+    stream: Stream
+    sent_us: int
+    taken_us: int
+    status: int
+    fault: str
+
+    @property
+    def done_us(self) -> int:
+        """When it was over, in microseconds since the epoch."""
+        return self.sent_us + self.taken_us
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All requests of a load, in order of time."""
+
+    requests: tuple[Request, ...]
+
+    def of(self, *, policy: str = "", caller: str = "") -> "Answers":
+        """Return those of a policy, of a caller, or of both."""
+        return Answers(
+            tuple(
+                each
+                for each in self.requests
+                if policy in {"", each.stream.policy} and caller in {"", each.stream.caller}
+            )
+        )
+
+    def between(self, start_us: int, end_us: int) -> "Answers":
+        """Return those that were sent within a time."""
+        return Answers(tuple(each for each in self.requests if start_us <= each.sent_us < end_us))
+
+    @property
+    def start_us(self) -> int:
+        """When the first was sent, in microseconds since the epoch."""
+        return min(each.sent_us for each in self.requests)
+
+    @property
+    def end_us(self) -> int:
+        """When the last was over, in microseconds since the epoch."""
+        return max(each.done_us for each in self.requests)
+
+    @property
+    def statuses(self) -> Counter[int]:
+        """How many had which status, 0 standing for no answer."""
+        return Counter(each.status for each in self.requests)
+
+    @property
+    def admitted(self) -> int:
+        """How many were let in."""
+        return self.statuses[_OK]
+
+    @property
+    def denied(self) -> int:
+        """How many were refused with 429."""
+        return self.statuses[_TOO_MANY]
+
+    @property
+    def server_errors(self) -> tuple[Request, ...]:
+        """Those answered with 5xx."""
+        return tuple(each for each in self.requests if each.status >= _SERVER_ERROR)
+
+    @property
+    def faults(self) -> tuple[Request, ...]:
+        """Those without an answer."""
+        return tuple(each for each in self.requests if each.fault)
+
+    def slowest_ms(self, share: float = 1.0) -> float:
+        """Return the milliseconds that a share of the answered requests took at most."""
+        taken = sorted(each.taken_us for each in self.requests if not each.fault)
+        return taken[min(len(taken) - 1, int(share * len(taken)))] / 1000 if taken else 0.0
+
+
+class Load:
+    """Sends streams of requests from a pod through the Service.
+
+    Args:
+        cluster: Where.
+        image: Image with Python, for the pod.
+        name: The pod's name.
+        streams: What to send.
+        seconds: For how long at most.
+    """
+
+    def __init__(
+        self, cluster: Cluster, image: str, name: str, streams: Sequence[Stream], seconds: float
+    ) -> None:
+        self._cluster = cluster
+        self._streams = tuple(streams)
+        self._seconds = seconds
+        api = cluster.api
+        config = {
+            "target": f"{RELEASE}:80",
+            "seconds": seconds,
+            "streams": [asdict(each) for each in streams],
+        }
+        script = (ROOT / "tests/e2e/load.py").read_text()
+        meta = {"name": name, "namespace": NAMESPACE, "labels": {"app": "e2e-load"}}
+        self._script = ConfigMap({"metadata": meta, "data": {"load.py": script}}, api=api)
+        self._pod = Pod({"metadata": meta, "spec": _spec(image, name, config)}, api=api)
+
+    def __enter__(self) -> Self:
+        self._script.create()
+        self._pod.create()
+        try:
+            eventually(lambda: self.phase != "Pending", within=timeouts.POD, what="load is sent")
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove()
+
+    @property
+    def phase(self) -> str:
+        """The pod's phase."""
+        self._pod.refresh()
+        return str(self._pod.status.phase)
+
+    @property
+    def running(self) -> bool:
+        """Whether it goes on sending."""
+        return self.phase == "Running"
+
+    def stop(self) -> None:
+        """Send no more."""
+        touch = "open('/tmp/stop', 'w')"
+        self._cluster.kubectl("exec", self._pod.name, "--", "python", "-c", touch)
+
+    def answers(self) -> Answers:
+        """Wait for the end and return what became of the requests."""
+        within = self._seconds + timeouts.LOAD_ENDS
+        eventually(lambda: not self.running, within=within, what="the load ends")
+        text = self._cluster.kubectl("logs", self._pod.name)
+        assert self.phase == "Succeeded", f"the load failed:\n{text[-2000:]}"
+        requests = (
+            Request(
+                self._streams[number],
+                sent_us,
+                taken_us,
+                status if isinstance(status, int) else 0,
+                status if isinstance(status, str) else "",
+            )
+            for number, sent_us, taken_us, status in json.loads(text)
+        )
+        return Answers(tuple(sorted(requests, key=lambda each: each.sent_us)))
+
+    def _remove(self) -> None:
+        self._pod.delete(grace_period=0)
+        self._script.delete()
+
+
+def _spec(image: str, name: str, config: Mapping[str, object]) -> dict[str, object]:
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "containers": [
+            {
+                "name": "load",
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["python", "/load/load.py"],
+                "env": [{"name": "LOAD", "value": json.dumps(config)}],
+                "resources": {"requests": {"cpu": "100m", "memory": "32Mi"}},
+                "volumeMounts": [
+                    {"name": "script", "mountPath": "/load"},
+                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of its own
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "script", "configMap": {"name": name}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }

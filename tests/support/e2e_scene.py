@@ -1,0 +1,94 @@
+"""What the experiments install: callers with keys, and one policy of each algorithm."""
+
+import hashlib
+from typing import Final
+
+import yaml
+
+from headgate.core.quota import Algorithm, rate_quota
+from support.e2e_load import Stream
+
+CALLERS: Final = 5
+EXPERIMENTS: Final = ("many-pods", "killed", "rolling", "store", "reload")
+QUOTAS: Final = {
+    "bucket": rate_quota("120/minute", burst=20),
+    "fixed": rate_quota("20 per 10 s", algorithm=Algorithm.FIXED_WINDOW),
+    "sliding": rate_quota("20 per 10 s", algorithm=Algorithm.SLIDING_WINDOW),
+    "spoofed": rate_quota("10/hour"),
+}
+ALGORITHMS: Final = ("bucket", "fixed", "sliding")
+ROUTES: Final = {
+    "bucket": ("GET", "/items/1"),
+    "fixed": ("POST", "/exports"),
+    "sliding": ("GET", "/whoami"),
+    "spoofed": ("GET", "/stream?lines=0"),
+}
+POLICIES: Final = """\
+version: 1
+identity:
+  api_keys: {file: /etc/headgate/keys/keys.yaml}
+policies:
+  - name: bucket
+    match: {methods: [GET], routes: ["/items/{item_id}"]}
+    limits: [{rate: 120/minute, burst: 20}]
+    on_store_error: local
+  - name: fixed
+    match: {methods: [POST], routes: [/exports]}
+    limits: [{rate: 20 per 10 s, algorithm: fixed_window}]
+    on_store_error: deny
+  - name: sliding
+    match: {methods: [GET], routes: [/whoami]}
+    limits: [{rate: 20 per 10 s, algorithm: sliding_window}]
+    on_store_error: allow
+  - name: spoofed
+    match: {methods: [GET], routes: [/stream]}
+    limits: [{rate: 10/hour}]
+"""
+
+
+def _key(caller: str) -> str:
+    return f"key-of-{caller}"
+
+
+def callers(experiment: str) -> tuple[str, ...]:
+    """Return callers of an experiment, whose buckets no other has touched."""
+    return tuple(f"{experiment}-{number}" for number in range(1, CALLERS + 1))
+
+
+def values(image: str, valkey: str) -> dict[str, object]:
+    """Return the values to install the chart with.
+
+    Args:
+        image: Image of Headgate.
+        valkey: Image of Valkey.
+    """
+    everyone = [caller for experiment in EXPERIMENTS for caller in callers(experiment)]
+    keys = [
+        {"sha256": hashlib.sha256(_key(caller).encode()).hexdigest(), "principal": caller}
+        for caller in everyone
+    ]
+    return {
+        "image": _image(image),
+        "valkey": {"image": _image(valkey)},
+        "policies": {"inline": POLICIES},
+        "apiKeys": {"inline": yaml.safe_dump({"keys": keys})},
+    }
+
+
+def streams(experiment: str, *, per_second: float) -> tuple[Stream, ...]:
+    """Return requests of all callers of an experiment, under each algorithm.
+
+    Args:
+        experiment: Its name.
+        per_second: Requests of each caller under each algorithm.
+    """
+    return tuple(
+        Stream(policy, caller, *ROUTES[policy], per_second, {"X-API-Key": _key(caller)})
+        for policy in ALGORITHMS
+        for caller in callers(experiment)
+    )
+
+
+def _image(name: str) -> dict[str, str]:
+    repository, _, tag = name.rpartition(":")
+    return {"repository": repository, "tag": tag}

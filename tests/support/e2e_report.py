@@ -7,6 +7,8 @@ from pathlib import Path
 
 from headgate.core.decision import Outcome
 from headgate.server.demo.allowance import permitted
+from support import e2e_timeouts as timeouts
+from support.e2e_eventually import eventually
 from support.e2e_load import Answers
 from support.e2e_scene import QUOTAS
 from support.e2e_watch import Watch
@@ -130,6 +132,37 @@ class Report:
         self.rows.append(row)
         found = [asdict(each) | {"tallies_agree": each.tallies_agree} for each in self.rows]
         (self.folder / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+
+    def record(
+        self,
+        experiment: str,
+        answers: Answers,
+        watch: Watch,
+        more: Mapping[str, object] | None = None,
+        *,
+        beyond: Mapping[str, int] | None = None,
+    ) -> Row:
+        """Add the row of an experiment once its three tallies agree.
+
+        The arguments are those of `measure`.
+
+        Raises:
+            AssertionError: They do not; the row is added all the same.
+        """
+        rows: list[Row] = []
+
+        def look() -> Row:
+            rows[:] = [measure(experiment, answers, watch, more, beyond=beyond)]
+            row = rows[0]
+            told = f"counters say {row.counters}, logs {row.logged} refused"
+            assert row.tallies_agree, told
+            return row
+
+        seen = f"{answers.admitted} let in and {answers.denied} refused, as clients say"
+        try:
+            return eventually(look, within=timeouts.TALLIES_AGREE, what=seen)
+        finally:
+            self.add(rows[0])
 
     def table(self) -> list[str]:
         """Return the rows as lines for a terminal."""

@@ -115,9 +115,10 @@ class Watch:
         """Return how often all pods together decided so since the start."""
         return sum(each[policy, outcome] for each in self.decisions().values())
 
-    def logged(self) -> Counter[str]:
-        """Return for each policy the refusals in all logs since the start."""
-        return sum(self._lines.values(), start=Counter[str]())
+    def logged(self, pod: str = "") -> Counter[str]:
+        """Return for each policy the refusals in a pod's log since the start, or in all logs."""
+        found = [lines for name, lines in self._lines.items() if pod in {"", name}]
+        return sum(found, start=Counter[str]())
 
     def events(self, event: str) -> Counter[str]:
         """Return for each pod how often a line of this event was written since the start."""

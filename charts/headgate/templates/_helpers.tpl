@@ -205,7 +205,7 @@ on, the number that was applied before it is said once more: taking it back woul
 - {name: HEADGATE_BREAKER_PROBE, value: {{ .Values.settings.breakerProbeSeconds | quote }}}
 - {name: HEADGATE_KEY_PREFIX, value: {{ .Values.settings.keyPrefix | quote }}}
 {{- /* What the pods divide a limit by while Valkey is away, before they could count each other. */}}
-- {name: HEADGATE_MIN_REPLICAS, value: {{ ternary .Values.autoscaling.minReplicas .Values.replicaCount .Values.autoscaling.enabled | int | quote }}}
+- {name: HEADGATE_MIN_REPLICAS, value: {{ ternary .Values.autoscaling.minReplicas .Values.replicaCount .Values.autoscaling.enabled | int | max 1 | quote }}}
 - {name: HEADGATE_DIALECT, value: {{ .Values.settings.dialect | quote }}}
 - {name: HEADGATE_LOG_LEVEL, value: {{ .Values.settings.logLevel | quote }}}
 - {name: HEADGATE_LOG_FORMAT, value: {{ .Values.settings.logFormat | quote }}}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from headgate.core.decision import Decision
+from headgate.core.errors import ConfigError
 from headgate.core.headers import EXPOSED, Dialect, Headers, limit_headers, retry_after
 from headgate.limiter.limiter import Limiter
 from headgate.limiter.ports import Identifier
@@ -57,11 +58,16 @@ def find_gate(scope: Mapping[str, Any]) -> Gate:
 
     It is the one that the app's lifespan opened; an app without one gets a gate of its own, made
     from the environment.
+
+    Raises:
+        ConfigError: There is no app that could have one.
     """
     state = scope.get("state")
     if state and isinstance(gate := state.get("headgate"), Gate):
         return gate
-    app = scope["app"]
+    app = scope.get("app")
+    if app is None:
+        raise ConfigError("an app that is not Starlette's needs RateLimitMiddleware(app, gate=...)")
     gate = getattr(app.state, "headgate", None)
     if not isinstance(gate, Gate):
         if DefaultGate.open is None:

@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
+from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +17,7 @@ from headgate.web.routes import RouteTable, entry_of
 from headgate.web.visit import Visit, begin, visit_of
 
 _FIELDS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+Kind = TypeVar("Kind")
 _EXPOSE = "Access-Control-Expose-Headers"
 
 
@@ -34,13 +36,17 @@ class RateLimitMiddleware:
         self.app = app
         self._gate = gate
         self._routes = routes
-        self._cors = _cors_within(app)
+        self._cors = _within(app, CORSMiddleware)
+        self._starlette = _within(app, Starlette)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, or refuse it."""
         if scope["type"] not in {"http", "websocket"} or _is_preflight(scope):
             await self.app(scope, receive, send)
             return
+        if self._starlette is not None:
+            # Wrapped around the whole app by hand, it stands where no app is named yet.
+            scope.setdefault("app", self._starlette)
         gate = self._gate or find_gate(scope)
         outer = visit_of(scope)
         if outer is not None and outer.gate is gate:
@@ -104,10 +110,10 @@ def _is_preflight(scope: Scope) -> bool:
     return "origin" in headers and "access-control-request-method" in headers
 
 
-def _cors_within(app: Any) -> CORSMiddleware | None:
-    """Return the CORS middleware further in, if there is one."""
+def _within(app: Any, kind: type[Kind]) -> Kind | None:
+    """Return the first of a kind among an app and what it is wrapped around."""
     while app is not None:
-        if isinstance(app, CORSMiddleware):
+        if isinstance(app, kind):
             return app
         app = getattr(app, "app", None)
     return None

@@ -1,9 +1,12 @@
 """The middleware and dependencies together: one decision, each policy once."""
 
+import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
+from headgate.core.errors import ConfigError
 from headgate.core.policy import Match
 from headgate.web.dependency import RateLimit
 from headgate.web.middleware import RateLimitMiddleware
@@ -28,6 +31,24 @@ def test_each_policy_counts_once() -> None:
     app.add_middleware(RateLimitMiddleware)
     assert _standing(TestClient(app), "/items") == {"items": 6, "all": 8, "9/60s": 8}
     assert bench.store.takes == 1
+
+
+def test_middleware_may_be_wrapped_by_hand() -> None:
+    """Around the whole app it does what it does within."""
+    bench = GateBench(rate("items", "1/minute", match=Match(routes=("/items/{item}",))))
+    app = bench.serve(FastAPI())
+    app.get("/items/{item}")(endpoint)
+    client = TestClient(RateLimitMiddleware(app))
+    assert [client.get(f"/items/{item}").status_code for item in range(2)] == [200, 429]
+
+
+def test_an_app_of_no_framework_needs_a_gate() -> None:
+    """Where no app can have a gate, the error says how to give one."""
+
+    async def plain(scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    with pytest.raises(ConfigError, match="gate="):
+        TestClient(RateLimitMiddleware(plain)).get("/")
 
 
 def test_refusal_spends_nothing_elsewhere() -> None:

@@ -83,9 +83,9 @@ class Cluster:
         self._proxy.terminate()
         self._proxy.communicate()
 
-    def get(self, path: str) -> str:
+    def get(self, path: str, *, within: float = timeouts.COMMAND) -> str:
         """Return what the API server answers to a path."""
-        return "".join(self._lines(path, timeouts.COMMAND))
+        return "".join(self._lines(path, within))
 
     def stream(self, path: str) -> Iterator[str]:
         """Yield the lines of an answer that goes on until the pod ends."""
@@ -127,12 +127,13 @@ class Cluster:
         )
 
 
-def create(name: str, image: str) -> None:
+def create(name: str, image: str, kubeconfig: Path) -> None:
     """Create a cluster.
 
     Args:
         name: Its name.
         image: Image of its nodes.
+        kubeconfig: Where kind writes how to reach it, the user's own staying as it is.
     """
     run(
         "kind",
@@ -141,20 +142,19 @@ def create(name: str, image: str) -> None:
         f"--name={name}",
         f"--image={image}",
         f"--config={CONFIG}",
-        # The user's own kubeconfig stays as it is.
-        f"--kubeconfig={os.devnull}",
+        f"--kubeconfig={kubeconfig}",
         timeout=timeouts.CLUSTER,
     )
 
 
-def delete(name: str) -> None:
-    """Delete a cluster."""
+def delete(name: str, kubeconfig: Path) -> None:
+    """Delete a cluster, and its entry where `create` wrote it."""
     run(
         "kind",
         "delete",
         "cluster",
         f"--name={name}",
-        f"--kubeconfig={os.devnull}",
+        f"--kubeconfig={kubeconfig}",
         timeout=timeouts.CLUSTER,
     )
 

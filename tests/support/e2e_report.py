@@ -162,7 +162,8 @@ class Report:
         try:
             return eventually(look, within=timeouts.TALLIES_AGREE, what=seen)
         finally:
-            self.add(rows[0])
+            for row in rows:
+                self.add(row)
 
     def table(self) -> list[str]:
         """Return the rows as lines for a terminal."""

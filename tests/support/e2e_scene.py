@@ -71,6 +71,9 @@ def values(image: str, valkey: str) -> dict[str, object]:
         "image": _image(image),
         "valkey": {"image": _image(valkey)},
         "policies": {"inline": POLICIES},
+        # Nodes that share two cores, on which interpreters start, stand still for longer than the
+        # 50 ms that a store has by default.
+        "settings": {"storeTimeoutSeconds": 0.25},
         "apiKeys": {"inline": yaml.safe_dump({"keys": keys})},
     }
 

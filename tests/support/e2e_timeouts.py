@@ -18,6 +18,8 @@ POLICIES_FOLLOW: Final = 90
 """Until every pod serves a changed ConfigMap: the kubelet's period and its cache."""
 TALLIES_AGREE: Final = 30
 """Until the logs have the summaries of sampled refusals, which are written after their window."""
+SCRAPE: Final = 1
+"""Until a pod has told its counters, while pods come and go."""
 POLL: Final = 0.5
 """Between two looks at something that is waited for."""
 LOST_POD: Final = 3.0

@@ -5,6 +5,7 @@ import threading
 import urllib.error
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +13,9 @@ from typing import Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from headgate.telemetry import names
+from support import e2e_timeouts as timeouts
 from support.e2e_cluster import NAMESPACE, RELEASE, Cluster
+from support.e2e_eventually import eventually
 
 Series = tuple[str, ...]
 """A metric's name and the values of its labels, in the order of their names."""
@@ -45,8 +48,9 @@ class Watch:
         logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
-        before = self.pods()
-        for pod in before:
+        # Those that an earlier experiment let go would be taken for new ones.
+        eventually(lambda: not self._leaving(), within=timeouts.POD, what="no pod is leaving")
+        for pod in self.pods():
             name = pod["metadata"]["name"]
             self._first[name] = self.scrape(name)
             # Only what the experiment adds; of pods that come later, everything.
@@ -74,9 +78,9 @@ class Watch:
             )
         ]
 
-    def scrape(self, pod: str) -> dict[Series, float]:
+    def scrape(self, pod: str, *, within: float = timeouts.COMMAND) -> dict[Series, float]:
         """Return a pod's metrics now."""
-        text = self._cluster.get(f"{_PODS}/{pod}:9090/proxy/metrics")
+        text = self._cluster.get(f"{_PODS}/{pod}:9090/proxy/metrics", within=within)
         return {
             (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
             for family in text_string_to_metric_families(text)
@@ -86,10 +90,11 @@ class Watch:
     def look(self) -> None:
         """Read all pods' counters once, and follow the logs of new ones."""
         items = json.loads(self._cluster.get(_REPLICAS))["items"]
-        for name in (pod["metadata"]["name"] for pod in items):
-            with suppress(*_AWAY):
-                self._last[name] = self.scrape(name)
-                self._follow(name, "")
+        pods = [pod["metadata"]["name"] for pod in items]
+        # One that has just gone answers late, and must not keep the others waiting: what a pod
+        # counts is there to be seen only until it stops, seconds after its last request.
+        with ThreadPoolExecutor(max_workers=len(pods) or 1) as readers:
+            list(readers.map(self._read_counters, pods))
 
     def decisions(self) -> Mapping[str, Counter[tuple[str, str]]]:
         """Return for each pod how often a policy decided what since the start.
@@ -124,10 +129,19 @@ class Watch:
         """Return for each pod how often a line of this event was written since the start."""
         return Counter({pod: lines[event] for pod, lines in self._events.items()})
 
+    def _leaving(self) -> list[Any]:
+        items = json.loads(self._cluster.get(_REPLICAS))["items"]
+        return [pod for pod in items if "deletionTimestamp" in pod["metadata"]]
+
     def _look(self) -> None:
         while not self._done.wait(1):
             with suppress(*_AWAY):
                 self.look()
+
+    def _read_counters(self, pod: str) -> None:
+        with suppress(*_AWAY):
+            self._last[pod] = self.scrape(pod, within=timeouts.SCRAPE)
+            self._follow(pod, "")
 
     def _follow(self, pod: str, since: str) -> None:
         if pod not in self._followed:
@@ -142,6 +156,8 @@ class Watch:
             (self._logs / f"{pod}.log").open("a") as file,
         ):
             for line in self._cluster.stream(path):
+                if self._done.is_set():
+                    break
                 file.write(line)
                 file.flush()
                 self._note(pod, line)

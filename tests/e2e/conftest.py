@@ -1,0 +1,116 @@
+"""The kind suite: the chart on a cluster of its own, under load, while things break.
+
+`pytest tests/e2e` creates a cluster from deploy/kind/cluster.yaml, builds and loads the images of
+deploy/kind/images.env (a variable of the environment goes before each), installs the chart and runs
+the experiments; it takes Docker, kind, kubectl and helm. `--cluster NAME` takes a running cluster
+and leaves it; `--keep-cluster` leaves the created one; `--no-build` takes the images as they are.
+One experiment alone: `-k killed`. Figures and logs are in e2e-report/.
+
+Without a path below tests/e2e on the command line none of it is collected.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import e2e_cluster as kind
+from support.e2e_cluster import Cluster
+from support.e2e_report import Report
+from support.e2e_scene import values
+from support.e2e_watch import Watch
+
+_NAME = "headgate-e2e"
+_REPORT = pytest.StashKey[Report]()
+_TOOLS = ("docker", "kind", "kubectl", "helm")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the suite."""
+    group = parser.getgroup("e2e", "the suite on kind")
+    group.addoption("--cluster", metavar="NAME", help="run on this kind cluster and leave it")
+    group.addoption("--keep-cluster", action="store_true", help="leave the created cluster")
+    group.addoption("--no-build", action="store_true", help="take the images as they are")
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Leave the suite out unless it was asked for by path."""
+    asked = (Path(each.split("::")[0]).absolute() for each in config.invocation_params.args)
+    here = Path(__file__).parent
+    return None if any(path.is_relative_to(here) for path in asked) else True
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the table of experiments."""
+    report = config.stash.get(_REPORT, None)
+    if report is not None and report.rows:
+        terminalreporter.section(f"experiments, see {report.folder}")
+        for line in report.table():
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def report(pytestconfig: pytest.Config) -> Report:
+    """Where figures and logs go."""
+    return pytestconfig.stash.setdefault(_REPORT, Report(kind.ROOT / "e2e-report"))
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    pytestconfig: pytest.Config,
+    tmp_path_factory: pytest.TempPathFactory,
+    installed: dict[str, object],
+) -> Iterator[Cluster]:
+    """A cluster with the images on its nodes and the chart installed."""
+    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not on PATH: {', '.join(missing)}")
+    try:
+        kind.run("docker", "info")
+    except AssertionError as error:
+        pytest.skip(f"Docker does not answer: {error}")
+    given = pytestconfig.getoption("cluster")
+    folder = tmp_path_factory.mktemp("cluster")
+    names = kind.images()
+    if not pytestconfig.getoption("no_build"):
+        kind.build(names)
+    if not given:
+        kind.create(_NAME, names["KIND_NODE_IMAGE"], folder / "created")
+    try:
+        found = Cluster(given or _NAME, folder / "kubeconfig")
+        try:
+            found.load_images(names["HEADGATE_IMAGE"], names["VALKEY_IMAGE"])
+            found.install(installed)
+            yield found
+        finally:
+            found.close()
+    finally:
+        if not given and not pytestconfig.getoption("keep_cluster"):
+            kind.delete(_NAME, folder / "created")
+
+
+@pytest.fixture(scope="session")
+def installed() -> dict[str, object]:
+    """The values that the chart was installed with."""
+    names = kind.images()
+    return values(names["HEADGATE_IMAGE"], names["VALKEY_IMAGE"])
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """The image of Headgate."""
+    return kind.images()["HEADGATE_IMAGE"]
+
+
+@pytest.fixture
+def watch(cluster: Cluster, report: Report, request: pytest.FixtureRequest) -> Iterator[Watch]:
+    """The pods' counters and logs, from the start of the experiment."""
+    folder = report.folder / request.node.name
+    shutil.rmtree(folder, ignore_errors=True)
+    with Watch(cluster, folder) as watching:
+        yield watching
+    events = cluster.kubectl("get", "events", "--sort-by=.lastTimestamp")
+    (folder / "events.txt").write_text(events)

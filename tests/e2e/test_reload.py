@@ -1,0 +1,74 @@
+"""Experiment 7: the ConfigMap of policies changes under load."""
+
+import time
+from collections.abc import Callable
+
+from headgate.telemetry import names
+from support import e2e_timeouts as timeouts
+from support.e2e_cluster import Cluster
+from support.e2e_eventually import eventually
+from support.e2e_load import Load
+from support.e2e_report import Report
+from support.e2e_scene import POLICIES, streams
+from support.e2e_watch import Watch
+
+CHANGED = POLICIES.replace("10/hour", "11/hour")
+BROKEN = POLICIES.replace("10/hour", "many")
+
+
+def test_reload(
+    cluster: Cluster, installed: dict[str, object], image: str, watch: Watch, report: Report
+) -> None:
+    """Every pod follows a change without a restart; a broken one is reported and changes none."""
+
+    def change(policies: str) -> None:
+        cluster.install(installed, {"policies": {"inline": policies}})
+
+    def limits() -> set[float]:
+        found = (watch.scrape(pod) for pod in watch.ready())
+        series = names.POLICY_LIMIT.name
+        return {
+            each[key] for each in found for key in each if key[0] == series and "spoofed" in key
+        }
+
+    def failures() -> list[float]:
+        series = (names.POLICY_RELOADS.name, names.FAILURE)
+        return [watch.scrape(pod).get(series, 0.0) for pod in watch.ready()]
+
+    before, failed = _containers(watch), failures()
+    with Load(cluster, image, "reload", streams("reload", per_second=1), 400) as load:
+        try:
+            change(CHANGED)
+            followed = _timed(lambda: limits() == {11}, "every pod serves the changed policies")
+            change(BROKEN)
+            reported = _timed(
+                lambda: all(now > then for now, then in zip(failures(), failed, strict=True)),
+                "every pod reports the broken policies",
+            )
+            assert limits() == {11}
+            load.stop()
+            answers = load.answers()
+        finally:
+            change(POLICIES)
+    row = report.record(
+        "reload", answers, watch, {"followed_s": followed, "rejected_by_all_s": reported}
+    )
+    assert _containers(watch) == before
+    assert len(before) == 3
+    assert all(watch.events(names.LOG_POLICIES_REJECTED)[pod] == 1 for pod in watch.ready())
+    assert not row.overshoot + row.server_errors + row.refused + row.broken
+
+
+def _timed(look: Callable[[], bool], what: str) -> float:
+    start = time.monotonic()
+    eventually(look, within=timeouts.POLICIES_FOLLOW, what=what)
+    return round(time.monotonic() - start, 1)
+
+
+def _containers(watch: Watch) -> set[str]:
+    """Return what changes when a container is started again."""
+    return {
+        status["containerID"]
+        for pod in watch.pods()
+        for status in pod["status"]["containerStatuses"]
+    }

@@ -5,6 +5,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import structlog
 
 from headgate.stores.embedded import EmbeddedValkey
 from support.cluster import cluster
@@ -18,6 +19,13 @@ hypothesis.settings.load_profile("headgate")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Run asynchronous tests on asyncio's own loop."""
     return "asyncio", {"use_uvloop": False}
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_found() -> Iterator[None]:
+    """Undo what a test that serves configures: to others Headgate is in somebody else's app."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -6,26 +6,6 @@ from headgate.core.quota import Quota
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
-    """Units asked of one bucket.
-
-    Args:
-        key: The bucket's key in the store.
-        quota: The bucket's limit.
-        units: Units to spend, at most `quota.burst`.
-        lease: Name of the lease that a `concurrency` bucket records.
-        group: Charges of group 0 are spent together or not at all. Each other group is spent
-            together, if it fits, whenever group 0 is; it never refuses (shadow).
-    """
-
-    key: str
-    quota: Quota
-    units: int
-    lease: str = ""
-    group: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Settlement:
     """A later correction of a charge that was spent.
 
@@ -45,3 +25,27 @@ class Settlement:
     taken_us: int
     units: int
     lease: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Units asked of one bucket.
+
+    Args:
+        key: The bucket's key in the store.
+        quota: The bucket's limit.
+        units: Units to spend, at most `quota.burst`.
+        lease: Name of the lease that a `concurrency` bucket records.
+        group: Charges of group 0 are spent together or not at all. Each other group is spent
+            together, if it fits, whenever group 0 is; it never refuses (shadow).
+    """
+
+    key: str
+    quota: Quota
+    units: int
+    lease: str = ""
+    group: int = 0
+
+    def correction(self, delta: int, taken_us: int) -> Settlement:
+        """Return the correction of this charge, spent at `taken_us` on the store's clock."""
+        return Settlement(self.key, self.quota, delta, taken_us, self.units, self.lease)

@@ -11,6 +11,8 @@ from headgate.core.quota import Quota
 
 DEFAULT_POLICY = "default"
 ALL_PERCENT = 100
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
+"""A token of RFC 9110, 5.6.2, and no longer than anybody needs."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}", re.ASCII)
 
 
@@ -56,7 +58,7 @@ class KeyPart:
         """
         kind, colon, name = text.partition(":")
         if kind == KeyKind.HEADER:
-            if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", name):
+            if HEADER_NAME.fullmatch(name):
                 return cls(KeyKind.HEADER, name.lower())
         elif not colon and kind in set(KeyKind):
             return cls(KeyKind(kind))

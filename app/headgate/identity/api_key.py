@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from headgate.core.errors import ConfigError, IdentityError
+from headgate.core.policy import HEADER_NAME
 from headgate.core.subject import Principal
 from headgate.documents import Document, DocumentErrors, parse, read
 from headgate.identity.headers import first_header
@@ -21,7 +22,6 @@ MAX_KEY_BYTES = 1024
 MAX_FILE_BYTES = 2**24
 """A hundred thousand keys."""
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 
 
 def _sha256_hex(text: str) -> str:
@@ -76,7 +76,7 @@ class ApiKeys:
     """
 
     def __init__(self, file: str | Path, *, header: str = "X-API-Key") -> None:
-        if not _HEADER.fullmatch(header):
+        if not HEADER_NAME.fullmatch(header):
             raise ConfigError(f"{header!r} is not a header name: write X-API-Key")
         self.file = Path(file)
         self._header = header.lower().encode()

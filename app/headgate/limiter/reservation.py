@@ -74,7 +74,7 @@ class Reservation:
         spent = [each for policy in self.policies for each in self._open.pop(policy, ())]
         await self._finish(
             [
-                self._settlement(each, change)
+                each.correction(change, self._taken_us)
                 for each in spent
                 if (change := actual * each.quota.cost - each.units)
             ]
@@ -90,18 +90,13 @@ class Reservation:
 
     async def _finish(self, corrections: list[Settlement]) -> None:
         released, self.leases = self.leases, []
-        corrections += [self._settlement(each, -each.units) for each in released]
+        corrections += [each.correction(-each.units, self._taken_us) for each in released]
         if corrections:
             await self._settle(corrections)
 
     def renewals(self) -> list[Settlement]:
         """Return what keeps the leases alive."""
-        return [self._settlement(each, 0) for each in self.leases]
-
-    def _settlement(self, charge: Charge, delta: int) -> Settlement:
-        return Settlement(
-            charge.key, charge.quota, delta, self._taken_us, charge.units, charge.lease
-        )
+        return [each.correction(0, self._taken_us) for each in self.leases]
 
 
 def _is_lease(charge: Charge) -> bool:

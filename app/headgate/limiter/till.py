@@ -54,14 +54,7 @@ class Till:
             taken = await task
             if taken.spent:
                 leases = [each for each in plan.charges if each.lease]
-                await self._settle(
-                    [
-                        Settlement(
-                            each.key, each.quota, -each.units, taken.now_us, each.units, each.lease
-                        )
-                        for each in leases
-                    ]
-                )
+                await self._settle([each.correction(-each.units, taken.now_us) for each in leases])
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

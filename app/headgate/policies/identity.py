@@ -1,16 +1,14 @@
 """The `identity` section: whose word about a caller is taken."""
 
 import ipaddress
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from headgate.core.errors import ConfigError
+from headgate.core.policy import HEADER_NAME
 from headgate.policies.section import MayBeAbsent, Section, Text
-
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 
 
 def _network(text: str) -> str:
@@ -30,7 +28,7 @@ def _network(text: str) -> str:
 
 
 def _header(text: str) -> str:
-    if not _HEADER.fullmatch(text):
+    if not HEADER_NAME.fullmatch(text):
         raise ConfigError(f"{text!r} is not a header: write a name such as X-API-Key")
     return text
 

@@ -88,7 +88,7 @@ async def _give_back(
             ours = [charges[place] for place in part]
             broken = _broken(ours, answer.verdicts)
             settlements += [
-                Settlement(each.key, each.quota, -each.units, answer.now_us, each.units, each.lease)
+                each.correction(-each.units, answer.now_us)
                 for each in ours
                 if each.group not in broken
             ]

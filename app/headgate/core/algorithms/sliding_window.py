@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 from headgate.core.charge import Settlement
 from headgate.core.decision import Verdict
-from headgate.core.quota import Quota
-
-_MS = 1_000
+from headgate.core.quota import MILLISECOND_US, Quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ def _current(quota: Quota, state: Windows | None, now_us: int) -> Windows:
 
 def _wait_us(quota: Quota, windows: Windows, now_us: int, free: int) -> int:
     """Return how long until at least `free` units are available."""
-    period_ms = quota.period_us // _MS
+    period_ms = quota.period_us // MILLISECOND_US
     end_us = (windows.index + 1) * quota.period_us
     room = quota.limit - free
     if windows.current <= room:
@@ -45,14 +43,14 @@ def _wait_us(quota: Quota, windows: Windows, now_us: int, free: int) -> int:
         # The current window itself must become the previous one, and then fade.
         counted, spare, end_us = windows.current, room, end_us + quota.period_us
     rest_ms = period_ms if counted == 0 else min(period_ms, spare * period_ms // counted)
-    return max(0, end_us - rest_ms * _MS - now_us)
+    return max(0, end_us - rest_ms * MILLISECOND_US - now_us)
 
 
 def _used(quota: Quota, windows: Windows, now_us: int) -> int:
-    period_ms = quota.period_us // _MS
+    period_ms = quota.period_us // MILLISECOND_US
     rest_us = (windows.index + 1) * quota.period_us - now_us
     # A clock that went back cannot weigh the last window more than whole.
-    rest_ms = min(period_ms, -(-rest_us // _MS))
+    rest_ms = min(period_ms, -(-rest_us // MILLISECOND_US))
     return windows.current + -(-windows.previous * rest_ms // period_ms)
 
 

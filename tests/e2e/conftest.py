@@ -4,19 +4,21 @@
 deploy/kind/images.env (a variable of the environment goes before each), installs the chart and runs
 the experiments; it takes Docker, kind, kubectl and helm. `--cluster NAME` takes a running cluster
 and leaves it; `--keep-cluster` leaves the created one; `--no-build` takes the images as they are.
-One experiment alone: `-k killed`. Figures and logs are in e2e-report/.
+One experiment alone: `-k killed`, or by its number `-m 'experiment(number=2)'`. Figures, plots and
+logs are in e2e-report/.
 
 Without a path below tests/e2e on the command line none of it is collected.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from support import e2e_cluster as kind
 from support.e2e_cluster import Cluster
+from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import values
 from support.e2e_watch import Watch
@@ -34,6 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--no-build", action="store_true", help="take the images as they are")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker that numbers the experiments."""
+    config.addinivalue_line("markers", "experiment(number): one of the kind suite's experiments")
+
+
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """Leave the suite out unless it was asked for by path."""
     asked = (Path(each.split("::")[0]).absolute() for each in config.invocation_params.args)
@@ -46,10 +53,31 @@ def pytest_terminal_summary(
 ) -> None:
     """Print the table of experiments."""
     report = config.stash.get(_REPORT, None)
-    if report is not None and report.rows:
+    if report is not None and report.runs:
         terminalreporter.section(f"experiments, see {report.folder}")
         for line in report.table():
             terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep all that pods and events say of a failed experiment, and tell where."""
+    found = yield
+    given = getattr(item, "funcargs", {})
+    if found.failed and "folder" in given:
+        folder: Path = given["folder"]
+        kept = f"figures and what the pods logged until the end: {folder}"
+        if found.when == "call":
+            try:
+                given["cluster"].dump(folder / "cluster")
+            except (AssertionError, OSError) as error:
+                kept += f"\nthe cluster's state could not be kept: {error}"
+            else:
+                kept += f"\nall pods, their logs and the events: {folder / 'cluster'}"
+        found.sections.append(("logs", kept))
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -60,11 +88,9 @@ def report(pytestconfig: pytest.Config) -> Report:
 
 @pytest.fixture(scope="session")
 def cluster(
-    pytestconfig: pytest.Config,
-    tmp_path_factory: pytest.TempPathFactory,
-    installed: dict[str, object],
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """A cluster with the images on its nodes and the chart installed."""
+    """A cluster with the images on its nodes."""
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"not on PATH: {', '.join(missing)}")
@@ -82,8 +108,7 @@ def cluster(
     try:
         found = Cluster(given or _NAME, folder / "kubeconfig")
         try:
-            found.load_images(names["HEADGATE_IMAGE"], names["VALKEY_IMAGE"])
-            found.install(installed)
+            found.load_images(*kind.loaded(names))
             yield found
         finally:
             found.close()
@@ -94,9 +119,37 @@ def cluster(
 
 @pytest.fixture(scope="session")
 def installed() -> dict[str, object]:
-    """The values that the chart was installed with."""
+    """The values that the chart is installed with."""
     names = kind.images()
     return values(names["HEADGATE_IMAGE"], names["VALKEY_IMAGE"])
+
+
+@pytest.fixture(scope="session")
+def release(
+    cluster: Cluster, installed: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> Release:
+    """The release that most experiments use."""
+    found = Release(cluster, "default", tmp_path_factory.mktemp("values"))
+    found.install(installed)
+    return found
+
+
+@pytest.fixture
+def another_release(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[str], Release]]:
+    """Make a release in a namespace of its own, which is taken away after the experiment.
+
+    It is not installed yet.
+    """
+    made: list[Release] = []
+
+    def make(namespace: str) -> Release:
+        made.append(Release(cluster, namespace, tmp_path))
+        made[-1].create_namespace()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.uninstall()
 
 
 @pytest.fixture(scope="session")
@@ -106,11 +159,16 @@ def image() -> str:
 
 
 @pytest.fixture
-def watch(cluster: Cluster, report: Report, request: pytest.FixtureRequest) -> Iterator[Watch]:
+def folder(report: Report, request: pytest.FixtureRequest) -> Path:
+    """Folder for what an experiment leaves."""
+    found: Path = report.folder / request.node.name
+    shutil.rmtree(found, ignore_errors=True)
+    found.mkdir(parents=True)
+    return found
+
+
+@pytest.fixture
+def watch(release: Release, folder: Path) -> Iterator[Watch]:
     """The pods' counters and logs, from the start of the experiment."""
-    folder = report.folder / request.node.name
-    shutil.rmtree(folder, ignore_errors=True)
-    with Watch(cluster, folder) as watching:
+    with Watch(release, folder) as watching:
         yield watching
-    events = cluster.kubectl("get", "events", "--sort-by=.lastTimestamp")
-    (folder / "events.txt").write_text(events)

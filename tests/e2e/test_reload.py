@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable
 
+import pytest
+
 from headgate.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_cluster import Cluster
 from support.e2e_eventually import eventually
 from support.e2e_load import Load
+from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import POLICIES, streams
 from support.e2e_watch import Watch
@@ -16,13 +18,14 @@ CHANGED = POLICIES.replace("10/hour", "11/hour")
 BROKEN = POLICIES.replace("10/hour", "many")
 
 
+@pytest.mark.experiment(number=7)
 def test_reload(
-    cluster: Cluster, installed: dict[str, object], image: str, watch: Watch, report: Report
+    release: Release, installed: dict[str, object], image: str, watch: Watch, report: Report
 ) -> None:
     """Every pod follows a change without a restart; a broken one is reported and changes none."""
 
     def change(policies: str) -> None:
-        cluster.install(installed, {"policies": {"inline": policies}})
+        release.install(installed, {"policies": {"inline": policies}})
 
     def limits() -> set[float]:
         found = (watch.scrape(pod) for pod in watch.ready())
@@ -36,10 +39,12 @@ def test_reload(
         return [watch.scrape(pod).get(series, 0.0) for pod in watch.ready()]
 
     before, failed = _containers(watch), failures()
-    with Load(cluster, image, "reload", streams("reload", per_second=1), 400) as load:
+    with Load(release, image, "reload", streams("reload", per_second=1), 400) as load:
         try:
+            watch.mark("policies changed")
             change(CHANGED)
             followed = _timed(lambda: limits() == {11}, "every pod serves the changed policies")
+            watch.mark("policies broken")
             change(BROKEN)
             reported = _timed(
                 lambda: all(now > then for now, then in zip(failures(), failed, strict=True)),
@@ -56,7 +61,7 @@ def test_reload(
     assert _containers(watch) == before
     assert len(before) == 3
     assert all(watch.events(names.LOG_POLICIES_REJECTED)[pod] == 1 for pod in watch.ready())
-    assert not row.overshoot + row.server_errors + row.refused + row.broken
+    row.expect(overshoot=0, server_errors=0, refused=0, broken=0)
 
 
 def _timed(look: Callable[[], bool], what: str) -> float:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
-from support.e2e_cluster import Cluster
+import pytest
+
 from support.e2e_load import Load, Stream
+from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import QUOTAS, ROUTES
 from support.e2e_watch import Watch
@@ -22,12 +24,12 @@ FORGED: Final[tuple[Mapping[str, str], ...]] = (
 )
 
 
-def test_spoofed(cluster: Cluster, image: str, watch: Watch, report: Report) -> None:
+@pytest.mark.experiment(number=8)
+def test_spoofed(release: Release, image: str, watch: Watch, report: Report) -> None:
     """Whatever a client writes into its requests, its address has one bucket."""
     streams = [Stream("spoofed", "address", *ROUTES["spoofed"], 4, each) for each in FORGED]
-    with Load(cluster, image, "spoofed", streams, 8) as load:
+    with Load(release, image, "spoofed", streams, 8) as load:
         answers = load.answers()
     row = report.record("spoofed", answers, watch)
     assert set(answers.statuses) == {200, 429}
-    assert row.admitted == QUOTAS["spoofed"].burst
-    assert not row.overshoot
+    row.expect(overshoot=0, admitted=QUOTAS["spoofed"].burst)

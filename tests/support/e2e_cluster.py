@@ -7,15 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import kr8s
-import yaml
 from kr8s._async_utils import as_sync_func
 
 from support import e2e_timeouts as timeouts
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "deploy/kind/cluster.yaml"
-NAMESPACE = "default"
-RELEASE = "headgate"
 
 
 def images() -> dict[str, str]:
@@ -23,6 +20,16 @@ def images() -> dict[str, str]:
     lines = (ROOT / "deploy/kind/images.env").read_text().splitlines()
     pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
     return {name: os.environ.get(name, value) for name, value in pairs}
+
+
+def loaded(names: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the images that the nodes need.
+
+    Args:
+        names: What `images` returns.
+    """
+    needed = ("HEADGATE_IMAGE", "EXAMPLE_IMAGE", "VALKEY_IMAGE", "REDIS_IMAGE")
+    return tuple(names[each] for each in (*needed, "METRICS_SERVER_IMAGE"))
 
 
 def run(*command: str, timeout: float = timeouts.COMMAND, stdin: str | None = None) -> str:
@@ -59,7 +66,7 @@ class Cluster:
         self.kubeconfig = kubeconfig
         kubeconfig.write_text(run("kind", "get", "kubeconfig", "--name", name))
         kubeconfig.chmod(0o600)
-        self.api = kr8s.api(kubeconfig=str(kubeconfig), namespace=NAMESPACE)
+        self.api = kr8s.api(kubeconfig=str(kubeconfig))
         self._proxy = subprocess.Popen(
             self.kubectl_command("proxy", "--port=0"), stdout=subprocess.PIPE, text=True
         )
@@ -67,13 +74,24 @@ class Cluster:
         # Starting to serve on 127.0.0.1:40123
         self._base = f"http://{self._proxy.stdout.readline().split()[-1]}"
 
-    def kubectl(self, *arguments: str, timeout: float = timeouts.COMMAND) -> str:
-        """Run kubectl in the suite's namespace."""
-        return run(*self.kubectl_command(*arguments), timeout=timeout)
+    def kubectl(
+        self, *arguments: str, timeout: float = timeouts.COMMAND, stdin: str | None = None
+    ) -> str:
+        """Run kubectl on the cluster."""
+        return run(*self.kubectl_command(*arguments), timeout=timeout, stdin=stdin)
 
     def kubectl_command(self, *arguments: str) -> list[str]:
         """Return the command that `kubectl` runs."""
-        return ["kubectl", f"--kubeconfig={self.kubeconfig}", f"-n={NAMESPACE}", *arguments]
+        return ["kubectl", f"--kubeconfig={self.kubeconfig}", *arguments]
+
+    def helm(self, *arguments: str) -> str:
+        """Run Helm on the cluster."""
+        within = timeouts.HELM + timeouts.COMMAND
+        return run("helm", f"--kubeconfig={self.kubeconfig}", *arguments, timeout=within)
+
+    def on_node(self, node: str, *command: str) -> str:
+        """Run a command on a node, which is a container with kind."""
+        return run("docker", "exec", node, *command)
 
     def close(self) -> None:
         """Let go of the cluster, which runs on."""
@@ -97,34 +115,14 @@ class Cluster:
             for line in answer:
                 yield line.decode()
 
+    def dump(self, folder: Path) -> None:
+        """Write all pods, their logs and the events of all namespaces into a folder."""
+        where = f"--output-directory={folder}"
+        self.kubectl("cluster-info", "dump", "--all-namespaces", where, timeout=timeouts.CLUSTER)
+
     def load_images(self, *names: str) -> None:
         """Copy images from Docker to all nodes."""
         run("kind", "load", "docker-image", *names, "--name", self.name, timeout=timeouts.CLUSTER)
-
-    def install(self, *values: Mapping[str, object]) -> None:
-        """Install the chart, or upgrade it, and wait until all pods are ready.
-
-        Args:
-            values: Values, the later ones going before.
-        """
-        files = []
-        for number, each in enumerate(values):
-            file = self.kubeconfig.parent / f"values-{number}.yaml"
-            file.write_text(yaml.safe_dump(dict(each)))
-            files.append(f"--values={file}")
-        run(
-            "helm",
-            f"--kubeconfig={self.kubeconfig}",
-            "upgrade",
-            "--install",
-            RELEASE,
-            str(ROOT / "charts/headgate"),
-            f"--namespace={NAMESPACE}",
-            *files,
-            "--wait",
-            f"--timeout={timeouts.HELM}s",
-            timeout=timeouts.HELM + timeouts.COMMAND,
-        )
 
 
 def create(name: str, image: str, kubeconfig: Path) -> None:
@@ -160,19 +158,22 @@ def delete(name: str, kubeconfig: Path) -> None:
 
 
 def build(names: Mapping[str, str]) -> None:
-    """Build Headgate's image, and pull the others that are missing.
+    """Build Headgate's image and the example's, and pull the others that are missing.
 
     Args:
         names: What `images` returns.
     """
-    run(
-        "docker",
-        "build",
-        *names["DOCKER_BUILD_OPTIONS"].split(),
-        f"--build-arg=BASE_IMAGE={names['BASE_IMAGE']}",
-        f"--tag={names['HEADGATE_IMAGE']}",
-        ".",
-        timeout=timeouts.BUILD,
-    )
-    if not run("docker", "images", "--quiet", names["VALKEY_IMAGE"]):
-        run("docker", "pull", names["VALKEY_IMAGE"], timeout=timeouts.BUILD)
+    options = names["DOCKER_BUILD_OPTIONS"].split()
+    for tag, argument, folder in (
+        (names["HEADGATE_IMAGE"], f"BASE_IMAGE={names['BASE_IMAGE']}", "."),
+        (
+            names["EXAMPLE_IMAGE"],
+            f"HEADGATE_IMAGE={names['HEADGATE_IMAGE']}",
+            "deploy/examples/orders",
+        ),
+    ):
+        command = ("docker", "build", *options, f"--build-arg={argument}", f"--tag={tag}", folder)
+        run(*command, timeout=timeouts.BUILD)
+    for image in loaded(names):
+        if not run("docker", "images", "--quiet", image):
+            run("docker", "pull", image, timeout=timeouts.BUILD)

@@ -9,8 +9,9 @@ from typing import Self
 from kr8s.objects import ConfigMap, Pod
 
 from support import e2e_timeouts as timeouts
-from support.e2e_cluster import NAMESPACE, RELEASE, ROOT, Cluster
+from support.e2e_cluster import ROOT
 from support.e2e_eventually import eventually
+from support.e2e_release import Release
 
 _OK, _TOO_MANY, _SERVER_ERROR = 200, 429, 500
 
@@ -101,6 +102,11 @@ class Answers:
         return self.statuses[_OK]
 
     @property
+    def let_in(self) -> list[tuple[int, int]]:
+        """When each request that was let in was sent, and when it was answered."""
+        return [(each.sent_us, each.done_us) for each in self.requests if each.status == _OK]
+
+    @property
     def denied(self) -> int:
         """How many were refused with 429."""
         return self.statuses[_TOO_MANY]
@@ -125,7 +131,7 @@ class Load:
     """Sends streams of requests from a pod through the Service.
 
     Args:
-        cluster: Where.
+        release: What to send to.
         image: Image with Python, for the pod.
         name: The pod's name.
         streams: What to send.
@@ -133,19 +139,19 @@ class Load:
     """
 
     def __init__(
-        self, cluster: Cluster, image: str, name: str, streams: Sequence[Stream], seconds: float
+        self, release: Release, image: str, name: str, streams: Sequence[Stream], seconds: float
     ) -> None:
-        self._cluster = cluster
+        self._release = release
         self._streams = tuple(streams)
         self._seconds = seconds
-        api = cluster.api
+        api = release.cluster.api
         config = {
-            "target": f"{RELEASE}:80",
+            "target": f"{release.name}:80",
             "seconds": seconds,
             "streams": [asdict(each) for each in streams],
         }
         script = (ROOT / "tests/e2e/load.py").read_text()
-        meta = {"name": name, "namespace": NAMESPACE, "labels": {"app": "e2e-load"}}
+        meta = {"name": name, "namespace": release.namespace, "labels": {"app": "e2e-load"}}
         self._script = ConfigMap({"metadata": meta, "data": {"load.py": script}}, api=api)
         self._pod = Pod({"metadata": meta, "spec": _spec(image, name, config)}, api=api)
 
@@ -176,13 +182,13 @@ class Load:
     def stop(self) -> None:
         """Send no more."""
         touch = "open('/tmp/stop', 'w')"
-        self._cluster.kubectl("exec", self._pod.name, "--", "python", "-c", touch)
+        self._release.kubectl("exec", self._pod.name, "--", "python", "-c", touch)
 
     def answers(self) -> Answers:
         """Wait for the end and return what became of the requests."""
         within = self._seconds + timeouts.LOAD_ENDS
         eventually(lambda: not self.running, within=within, what="the load ends")
-        text = self._cluster.kubectl("logs", self._pod.name)
+        text = self._release.kubectl("logs", self._pod.name)
         assert self.phase == "Succeeded", f"the load failed:\n{text[-2000:]}"
         requests = (
             Request(

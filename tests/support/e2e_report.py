@@ -1,4 +1,4 @@
-"""What the experiments measured: one row each, as a table and as JSON."""
+"""What the experiments measured: one row each, as a table, as JSON and as a page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from headgate.core.decision import Outcome
+from headgate.core.quota import Quota
 from headgate.server.demo.allowance import permitted
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
 from support.e2e_load import Answers
+from support.e2e_overshoot import overshoot
 from support.e2e_scene import QUOTAS
 from support.e2e_watch import Watch
 
@@ -60,6 +62,59 @@ class Row:
         """Whether client, counters and logs say the same."""
         return self.counters == (self.admitted, self.denied) and self.logged == self.denied
 
+    def expect(self, **figures: float) -> None:
+        """Compare figures with what they have to be.
+
+        Args:
+            figures: What each of them has to be, by its name.
+
+        Raises:
+            AssertionError: One is not; the message has what was expected and what was seen.
+        """
+        for name, expected in figures.items():
+            seen = getattr(self, name)
+            assert seen == expected, f"{self.experiment}: expected {name} {expected}, seen {seen}"
+
+    def expect_lossless(self) -> None:
+        """Compare with what nobody notices: no overshoot, no 5xx, every request answered.
+
+        Raises:
+            AssertionError: It is not so; the message has what was expected and what was seen.
+        """
+        self.expect(overshoot=0, server_errors=0, refused=0, broken=0)
+        self.expect_use()
+
+    def expect_use(self) -> None:
+        """Compare with a limiter that refuses everything, which would not overshoot either.
+
+        Raises:
+            AssertionError: Not even most of what is permitted was let in.
+        """
+        least = round(0.6 * self.permitted)
+        assert self.admitted >= least, (
+            f"{self.experiment}: expected at least {least} of {self.permitted} permitted requests "
+            f"to be let in, seen {self.admitted}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An experiment with all that was seen of it.
+
+    Args:
+        row: Its figures.
+        answers: What became of its requests.
+        watch: What was seen of the pods.
+        quotas: The limit of each policy.
+        beyond: For each policy what a caller may get above its quota, the store being away.
+    """
+
+    row: Row
+    answers: Answers
+    watch: Watch
+    quotas: Mapping[str, Quota]
+    beyond: Mapping[str, int]
+
 
 def measure(
     experiment: str,
@@ -68,7 +123,7 @@ def measure(
     more: Mapping[str, object] | None = None,
     *,
     beyond: Mapping[str, int] | None = None,
-) -> Row:
+) -> Run:
     """Return what an experiment measured.
 
     Args:
@@ -85,9 +140,9 @@ def measure(
             mine = answers.of(policy=policy, caller=caller)
             if mine.requests:
                 most = permitted([quota], mine.start_us, mine.end_us)
-                most += (beyond or {}).get(policy, 0)
-                allowed += most
-                over += max(0, mine.admitted - most)
+                more_of_it = (beyond or {}).get(policy, 0)
+                allowed += most + more_of_it
+                over += max(0, overshoot(quota, mine.let_in) - more_of_it)
     pods = {
         pod: tuple(
             sum(count for (_, seen), count in decided.items() if seen in outcomes)
@@ -96,7 +151,7 @@ def measure(
         for pod, decided in watch.decisions().items()
     }
     faults = [each.fault for each in answers.faults]
-    return Row(
+    row = Row(
         experiment,
         len(answers.requests),
         allowed,
@@ -113,6 +168,7 @@ def measure(
         {pod: (each[0], each[1]) for pod, each in pods.items()},
         more or {},
     )
+    return Run(row, answers, watch, QUOTAS, beyond or {})
 
 
 class Report:
@@ -124,13 +180,14 @@ class Report:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows: list[Row] = []
+        self.runs: list[Run] = []
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, row: Row) -> None:
-        """Add a row and write all of them."""
-        self.rows.append(row)
-        found = [asdict(each) | {"tallies_agree": each.tallies_agree} for each in self.rows]
+    def add(self, run: Run) -> None:
+        """Add an experiment and write all of them."""
+        self.runs.append(run)
+        rows = (each.row for each in self.runs)
+        found = [asdict(row) | {"tallies_agree": row.tallies_agree} for row in rows]
         (self.folder / "results.json").write_text(json.dumps(found, indent=2) + "\n")
 
     def record(
@@ -142,18 +199,18 @@ class Report:
         *,
         beyond: Mapping[str, int] | None = None,
     ) -> Row:
-        """Add the row of an experiment once its three tallies agree.
+        """Add an experiment once its three tallies agree.
 
         The arguments are those of `measure`.
 
         Raises:
-            AssertionError: They do not; the row is added all the same.
+            AssertionError: They do not; the experiment is added all the same.
         """
-        rows: list[Row] = []
+        runs: list[Run] = []
 
         def look() -> Row:
-            rows[:] = [measure(experiment, answers, watch, more, beyond=beyond)]
-            row = rows[0]
+            runs[:] = [measure(experiment, answers, watch, more, beyond=beyond)]
+            row = runs[0].row
             told = f"counters say {row.counters}, logs {row.logged} refused"
             assert row.tallies_agree, told
             return row
@@ -162,8 +219,8 @@ class Report:
         try:
             return eventually(look, within=timeouts.TALLIES_AGREE, what=seen)
         finally:
-            for row in rows:
-                self.add(row)
+            for run in runs:
+                self.add(run)
 
     def table(self) -> list[str]:
         """Return the rows as lines for a terminal."""
@@ -171,7 +228,7 @@ class Report:
             *("experiment", "sent", "permitted", "admitted", "429", "over", "5xx", "refused"),
             *("broken", "p99 ms", "max ms", "counters", "logged", "pods"),
         )
-        lines = [head, *(_cells(row) for row in self.rows)]
+        lines = [head, *(_cells(run.row) for run in self.runs)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
         return [_aligned(line, widths) for line in lines]
 

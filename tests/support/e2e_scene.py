@@ -9,7 +9,10 @@ from headgate.core.quota import Algorithm, rate_quota
 from support.e2e_load import Stream
 
 CALLERS: Final = 5
-EXPERIMENTS: Final = ("many-pods", "killed", "rolling", "store", "reload")
+EXPERIMENTS: Final = (
+    *("many-pods", "killed", "rolling", "scaled", "autoscaled", "drained", "store", "cut-off"),
+    *("paused", "slow", "reload", "external-tls", "sentinel", "shards"),
+)
 QUOTAS: Final = {
     "bucket": rate_quota("120/minute", burst=20),
     "fixed": rate_quota("20 per 10 s", algorithm=Algorithm.FIXED_WINDOW),

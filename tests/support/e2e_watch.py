@@ -2,11 +2,13 @@
 
 import json
 import threading
+import time
 import urllib.error
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,30 +16,58 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headgate.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_cluster import NAMESPACE, RELEASE, Cluster
 from support.e2e_eventually import eventually
+from support.e2e_release import Release
 
 Series = tuple[str, ...]
 """A metric's name and the values of its labels, in the order of their names."""
 
-_PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-_REPLICAS = (
-    f"{_PODS}?labelSelector=app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=api"
-)
 _AWAY = (urllib.error.URLError, ConnectionError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one pod had counted at one time.
+
+    Args:
+        at_us: When, in microseconds since the epoch.
+        pod: Its name.
+        decisions: How often a policy decided what, since the start of the experiment.
+    """
+
+    at_us: int
+    pod: str
+    decisions: Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that was done to the cluster.
+
+    Args:
+        at_us: When, in microseconds since the epoch.
+        what: What, in a few words.
+    """
+
+    at_us: int
+    what: str
 
 
 class Watch:
     """Observes the pods while an experiment goes on, those that come and go included.
 
     Args:
-        cluster: Where.
-        logs: Folder for the pods' logs.
+        release: Whose pods.
+        folder: Folder of the experiment, for the pods' logs.
     """
 
-    def __init__(self, cluster: Cluster, logs: Path) -> None:
-        self._cluster = cluster
-        self._logs = logs
+    def __init__(self, release: Release, folder: Path) -> None:
+        self.folder = folder
+        self.looks: list[Look] = []
+        self.marks: list[Mark] = []
+        self._cluster = release.cluster
+        self._pods = release.pods
+        self._replicas = f"{release.pods}?labelSelector={release.selector}"
         self._first: dict[str, dict[Series, float]] = {}
         self._last: dict[str, dict[Series, float]] = {}
         self._lines: dict[str, Counter[str]] = {}
@@ -45,7 +75,7 @@ class Watch:
         self._followed: set[str] = set()
         self._done = threading.Event()
         self._looking = threading.Thread(target=self._look, daemon=True)
-        logs.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
         # Those that an earlier experiment let go would be taken for new ones.
@@ -64,7 +94,7 @@ class Watch:
 
     def pods(self) -> list[Any]:
         """Return the pods that are there and not about to go."""
-        items: list[Any] = json.loads(self._cluster.get(_REPLICAS))["items"]
+        items: list[Any] = json.loads(self._cluster.get(self._replicas))["items"]
         return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
 
     def ready(self) -> list[str]:
@@ -80,16 +110,28 @@ class Watch:
 
     def scrape(self, pod: str, *, within: float = timeouts.COMMAND) -> dict[Series, float]:
         """Return a pod's metrics now."""
-        text = self._cluster.get(f"{_PODS}/{pod}:9090/proxy/metrics", within=within)
+        text = self._cluster.get(f"{self._pods}/{pod}:9090/proxy/metrics", within=within)
         return {
             (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
 
+    def mark(self, what: str) -> int:
+        """Note that something is done to the cluster now.
+
+        Args:
+            what: What, in a few words.
+
+        Returns:
+            Now, in microseconds since the epoch.
+        """
+        self.marks.append(Mark(time.time_ns() // 1000, what))
+        return self.marks[-1].at_us
+
     def look(self) -> None:
         """Read all pods' counters once, and follow the logs of new ones."""
-        items = json.loads(self._cluster.get(_REPLICAS))["items"]
+        items = json.loads(self._cluster.get(self._replicas))["items"]
         pods = [pod["metadata"]["name"] for pod in items]
         # One that has just gone answers late, and must not keep the others waiting: what a pod
         # counts is there to be seen only until it stops, seconds after its last request.
@@ -101,20 +143,7 @@ class Watch:
 
         Of a pod that went, it is what was seen last.
         """
-        return {
-            pod: Counter(
-                {
-                    # Labels are in the order of their names: outcome, policy.
-                    (policy, outcome): int(value - self._first.get(pod, {}).get(series, 0))
-                    for series, value in found.items()
-                    for outcome, policy in [series[1:]]
-                }
-            )
-            for pod, found in (
-                (pod, {key: value for key, value in seen.items() if key[0] == names.DECISIONS.name})
-                for pod, seen in self._last.items()
-            )
-        }
+        return {pod: self._decisions(pod) for pod in list(self._last)}
 
     def decided(self, policy: str, outcome: str) -> int:
         """Return how often all pods together decided so since the start."""
@@ -129,8 +158,24 @@ class Watch:
         """Return for each pod how often a line of this event was written since the start."""
         return Counter({pod: lines[event] for pod, lines in self._events.items()})
 
+    def last_seen_us(self, pod: str) -> int:
+        """Return when a pod's counters were seen last, in microseconds since the epoch."""
+        return max((each.at_us for each in self.looks if each.pod == pod), default=0)
+
+    def _decisions(self, pod: str) -> Counter[tuple[str, str]]:
+        first = self._first.get(pod, {})
+        return Counter(
+            {
+                # Labels are in the order of their names: outcome, policy.
+                (policy, outcome): int(value - first.get(series, 0))
+                for series, value in self._last[pod].items()
+                if series[0] == names.DECISIONS.name
+                for outcome, policy in [series[1:]]
+            }
+        )
+
     def _leaving(self) -> list[Any]:
-        items = json.loads(self._cluster.get(_REPLICAS))["items"]
+        items = json.loads(self._cluster.get(self._replicas))["items"]
         return [pod for pod in items if "deletionTimestamp" in pod["metadata"]]
 
     def _look(self) -> None:
@@ -140,7 +185,9 @@ class Watch:
 
     def _read_counters(self, pod: str) -> None:
         with suppress(*_AWAY):
+            at_us = time.time_ns() // 1000
             self._last[pod] = self.scrape(pod, within=timeouts.SCRAPE)
+            self.looks.append(Look(at_us, pod, self._decisions(pod)))
             self._follow(pod, "")
 
     def _follow(self, pod: str, since: str) -> None:
@@ -150,10 +197,10 @@ class Watch:
             threading.Thread(target=self._read, args=(pod, since), daemon=True).start()
 
     def _read(self, pod: str, since: str) -> None:
-        path = f"{_PODS}/{pod}/log?follow=true{since}"
+        path = f"{self._pods}/{pod}/log?follow=true{since}"
         with (
             suppress(*_AWAY),
-            (self._logs / f"{pod}.log").open("a") as file,
+            (self.folder / f"{pod}.log").open("a") as file,
         ):
             for line in self._cluster.stream(path):
                 if self._done.is_set():

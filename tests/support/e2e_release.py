@@ -1,0 +1,88 @@
+"""A release of the chart in a namespace: installed, upgraded, taken away."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import yaml
+from kr8s.objects import Namespace
+
+from support import e2e_timeouts as timeouts
+from support.e2e_cluster import ROOT, Cluster
+
+CHART: Final = ROOT / "charts/headgate"
+NAME: Final = "headgate"
+
+
+class Release:
+    """A release in a namespace of its own, or in one that is there.
+
+    Args:
+        cluster: Where.
+        namespace: Its namespace.
+        folder: Where values are written for Helm.
+    """
+
+    name = NAME
+
+    def __init__(self, cluster: Cluster, namespace: str, folder: Path) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+        self._folder = folder
+
+    @property
+    def valkey(self) -> str:
+        """Name of the bundled store's StatefulSet."""
+        return f"{self.name}-valkey"
+
+    @property
+    def selector(self) -> str:
+        """What selects the pods of the API."""
+        return f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=api"
+
+    @property
+    def pods(self) -> str:
+        """Path of the namespace's pods at the API server."""
+        return f"/api/v1/namespaces/{self.namespace}/pods"
+
+    def kubectl(
+        self, *arguments: str, timeout: float = timeouts.COMMAND, stdin: str | None = None
+    ) -> str:
+        """Run kubectl in the namespace."""
+        return self.cluster.kubectl(
+            f"-n={self.namespace}", *arguments, timeout=timeout, stdin=stdin
+        )
+
+    def helm(self, command: str, *arguments: str) -> str:
+        """Run a command of Helm on the release."""
+        return self.cluster.helm(command, self.name, f"--namespace={self.namespace}", *arguments)
+
+    def create_namespace(self) -> None:
+        """Create the namespace."""
+        Namespace(self.namespace, api=self.cluster.api).create()
+
+    def install(self, *values: Mapping[str, object]) -> None:
+        """Install the chart, or upgrade it, and wait until all pods are ready.
+
+        Args:
+            values: Values, the later ones going before.
+        """
+        files = []
+        for number, each in enumerate(values):
+            file = self._folder / f"{self.namespace}-{number}.yaml"
+            file.write_text(yaml.safe_dump(dict(each)))
+            files.append(f"--values={file}")
+        within = f"--timeout={timeouts.HELM}s"
+        self.helm("upgrade", str(CHART), "--install", *files, "--wait", within)
+
+    def uninstall(self) -> None:
+        """Take the release and its namespace away, and wait until both are gone."""
+        self.helm("uninstall", "--wait", "--ignore-not-found")
+        Namespace(self.namespace, api=self.cluster.api).delete()
+        self.kubectl(
+            "wait",
+            "--for=delete",
+            f"namespace/{self.namespace}",
+            f"--timeout={timeouts.POD}s",
+            timeout=timeouts.POD + timeouts.COMMAND,
+        )

@@ -37,6 +37,7 @@ async def test_every_key_expires_after_each_operation(
         shared_store.settle([settlement(spent, 0, taken.now_us)]),
         shared_store.settle([settlement(spent, 2, taken.now_us)]),
         shared_store.heartbeat("replica", SECOND_US),
+        shared_store.audit("replica", "statement", "word", SECOND_US),
     ):
         clock.advance(1_234)
         await step

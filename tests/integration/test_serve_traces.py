@@ -1,12 +1,15 @@
 """One request, one trace: from the server's span to the store's, the log line and the exemplar."""
 
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from headgate.stores.embedded import EmbeddedValkey
+from headgate.stores.embedded import EmbeddedValkey, free_port
+from headgate.telemetry.span_queue import CLOSE_SECONDS
 from support.server import Collector, Service, eventually
 
 PLAIN = """
@@ -63,29 +66,75 @@ async def test_a_request_is_one_trace(tmp_path: Path, valkey: EmbeddedValkey, ta
         assert call.parent_span_id == check.span_id
         told = {each.key: each.value for each in check.attributes}
         assert told["rate_limiting.result"].string_value == "denied"
-        samples = await service.samples(
-            "headgate_decisions_total", 'policy="items"', 'outcome="denied"'
-        )
-        assert [sample.value for sample in samples] == [1]
-        assert f'trace_id="{denied}"' in samples[0].exemplar
+        for name in ("headgate_decisions_total", "headgate_denials_total"):
+            samples = await service.samples(name, 'policy="items"', 'outcome="denied"')
+            assert [sample.value for sample in samples] == [1]
+            assert f'trace_id="{denied}"' in samples[0].exemplar
+        route = service.told("request.denied")[0]["route"]
+        assert f'route="{route}"' in samples[0].labels
+        assert 'tier="none"' in samples[0].labels
+        assert await service.metric("headgate_spans_dropped_total") == 0
         slow = await service.samples("headgate_check_duration_seconds_bucket", 'source="store"')
         assert any("trace_id=" in sample.exemplar for sample in slow)
         assert server.status.code == 0
 
 
-async def test_a_collector_that_hangs(tmp_path: Path) -> None:
-    """Requests do not wait for a collector that takes spans and never answers."""
-    with (
-        Collector(hangs=True) as collector,
-        Service("--policies", policy_file(tmp_path), settings=collector.settings) as service,
-    ):
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Return a port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def exporting(protocol: str, port: int, **further: str) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        **further,
+    }
+
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+
+
+@PROTOCOLS
+async def test_a_collector_that_is_away(tmp_path: Path, protocol: str) -> None:
+    """Requests are decided as ever, and every span that could not be delivered is counted."""
+    settings = exporting(protocol, free_port(), OTEL_EXPORTER_OTLP_TIMEOUT="0.5")
+    with Service("--policies", policy_file(tmp_path), settings=settings) as service:
         await service.ready()
-        await service.get("/items/1")
-        await eventually(collector.asked.is_set)
+        assert [(await service.get("/items/1")).status for _ in range(3)] == [200, 429, 429]
+        # Of each request the server's span and the limiter's: there is no store to call.
+        await eventually(lambda: dropped(service, 6))
+        assert await service.metric("headgate_checks_total") == 3
+        assert await service.stop() == 0
+
+
+async def dropped(service: Service, spans: int) -> bool:
+    return await service.metric("headgate_spans_dropped_total") == spans
+
+
+@PROTOCOLS
+async def test_a_collector_that_hangs(tmp_path: Path, protocol: str, silent_port: int) -> None:
+    """Neither a request nor the end waits for a collector that takes spans and never answers."""
+    minute, queue, requests = 60, 8, 50
+    settings = exporting(
+        protocol,
+        silent_port,
+        OTEL_EXPORTER_OTLP_TIMEOUT=str(minute),
+        OTEL_BSP_MAX_QUEUE_SIZE=str(queue),
+    )
+    with Service("--policies", policy_file(tmp_path), settings=settings) as service:
+        await service.ready()
         began = time.monotonic()
-        for _ in range(50):
-            await service.get("/items/1")
-        assert time.monotonic() - began < 2
+        statuses = [(await service.get("/items/1")).status for _ in range(requests)]
+        assert statuses == [200, *[429] * (requests - 1)]
+        assert time.monotonic() - began < minute
+        await eventually(lambda: dropped(service, 2 * requests - queue))
+        began = time.monotonic()
+        assert await service.stop() == 0
+        assert time.monotonic() - began < CLOSE_SECONDS + 5
 
 
 async def test_no_traces_unless_asked(tmp_path: Path) -> None:

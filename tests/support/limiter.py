@@ -14,7 +14,7 @@ from headgate.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
 from headgate.limiter.breaker import BreakerSettings
 from headgate.limiter.events import Event
 from headgate.limiter.limiter import Limiter
-from headgate.limiter.ports import Pulse, Taken
+from headgate.limiter.ports import Posted, Pulse, Taken
 from headgate.stores.memory import MemoryStore
 
 Line = TypeVar("Line")
@@ -177,10 +177,11 @@ class ToldStore:
         taken: Taken = await self._do("take", lambda: self.memory.take(charges, commit=commit))
         return taken
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
         """Correct in memory."""
         self.settled += settlements
-        await self._do("settle", lambda: self.memory.settle(settlements))
+        times: Sequence[int] = await self._do("settle", lambda: self.memory.settle(settlements))
+        return times
 
     async def forget(self, keys: Sequence[str]) -> int:
         """Forget in memory."""
@@ -196,6 +197,15 @@ class ToldStore:
 
         pulse: Pulse = await self._do("heartbeat", work)
         return pulse
+
+    async def audit(
+        self, replica: str, statement: str, word: str, ttl_us: int, *, last: bool = False
+    ) -> Posted:
+        """Keep a statement in memory."""
+        posted: Posted = await self._do(
+            "audit", lambda: self.memory.audit(replica, statement, word, ttl_us, last=last)
+        )
+        return posted
 
     async def aclose(self) -> None:
         """Close."""

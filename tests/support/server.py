@@ -258,25 +258,15 @@ class Service:
 
 
 class Collector:
-    """Takes spans over OTLP/HTTP.
+    """Takes spans over OTLP/HTTP."""
 
-    Args:
-        hangs: Whether it never answers.
-    """
-
-    def __init__(self, *, hangs: bool = False) -> None:
+    def __init__(self) -> None:
         self._exports: list[ExportTraceServiceRequest] = []
-        self._leave = threading.Event()
-        self.asked = threading.Event()
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.asked.set()
-                if hangs:
-                    collector._leave.wait()
-                    return
                 collector._exports.append(ExportTraceServiceRequest.FromString(body))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
@@ -293,7 +283,6 @@ class Collector:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._leave.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

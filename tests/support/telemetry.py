@@ -65,9 +65,11 @@ def decided(
     source: Source = Source.STORE,
     subject: str = "s1",
     retry_after_us: int = 0,
+    tier: str = "",
+    route: str = "GET /items",
 ) -> Decided:
     """Return a decided check; of the policy `default` when no result is given."""
     decision = Decision(
         outcome, source, results or (result(outcome=outcome),), retry_after_us=retry_after_us
     )
-    return Decided(decision, subject, True, "", "GET /items", 0.001)  # noqa: FBT003 - anonymous
+    return Decided(decision, subject, not tier, tier, route, 0.001)

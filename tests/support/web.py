@@ -66,10 +66,10 @@ class FallibleStore(MemoryStore):
             raise StoreUnavailable("no answer", kind="timeout")
         return await super().take(charges, commit=commit)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
         """Correct, after a moment."""
         await _travel()
-        await super().settle(settlements)
+        return await super().settle(settlements)
 
 
 async def _travel() -> None:

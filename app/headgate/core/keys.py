@@ -45,6 +45,16 @@ class KeyScheme:
         return self._start + "{fleet}:replicas"
 
     @property
+    def statements(self) -> str:
+        """Key of what each replica says that it let in."""
+        return self._start + "{fleet}:statements"
+
+    @property
+    def auditors(self) -> str:
+        """Key of the set of replicas of which the first compares the statements."""
+        return self._start + "{fleet}:auditors"
+
+    @property
     def epoch(self) -> str:
         """Key of the random mark that is lost when the store loses its state."""
         return self._start + "{fleet}:epoch"
@@ -67,6 +77,25 @@ class KeyScheme:
         values = [_value(part, policy, subject) for part in policy.key]
         digest = hashlib.sha256(_join(values).encode("utf-8", "surrogatepass"))
         return int.from_bytes(digest.digest()[:8]) % 100
+
+
+def caller_of(bucket: str) -> str:
+    """Return the hashes in a bucket's key, which stand for whom it is kept per."""
+    start, _, rest = bucket.partition("}:")
+    tag = start[start.index("{") + 1 :]
+    # Neither a policy's name nor a limit's has a colon.
+    others = rest.split(":", 2)[2:]
+    return f"{tag}:{others[0]}" if others else tag
+
+
+def policy_of(bucket: str) -> str:
+    """Return the name of the policy in a bucket's key."""
+    return bucket.partition("}:")[2].partition(":")[0]
+
+
+def limit_of(bucket: str) -> str:
+    """Return the name of the limit in a bucket's key."""
+    return bucket.partition("}:")[2].split(":")[1]
 
 
 def _join(parts: list[str]) -> str:

@@ -16,6 +16,8 @@ from headgate.limiter.ports import Sleep
 
 _log = logging.getLogger("headgate")
 Result = TypeVar("Result")
+NOT_ASKED = "breaker_open"
+"""Kind of the error of a call that was not tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Breaker:
             StoreError: The work failed, or was not tried because the breaker is open.
         """
         if self._probing is not None:
-            raise StoreUnavailable("the breaker is open", kind="breaker_open")
+            raise StoreUnavailable("the breaker is open", kind=NOT_ASKED)
         openings = self._openings
         try:
             result = await work()

@@ -89,6 +89,51 @@ class PoliciesRejected:
     errors: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyAudit:
+    """What the audit says of a policy since it last did.
+
+    Args:
+        policy: The policy's name.
+        overshoot: Units let in beyond a limit for the caller with the most, in the last minutes.
+        keys: Callers whose sums over all replicas this replica compares.
+        windows: Slots of callers' limits that it compared.
+        admitted: Units that this replica let in for callers that are audited.
+        permitted: Units that the limits added for them, if this replica compares.
+    """
+
+    policy: str
+    overshoot: int
+    keys: int
+    windows: int
+    admitted: int
+    permitted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What the audit says, by policy."""
+
+    policies: tuple[PolicyAudit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OvershootFound:
+    """All replicas together let in more than a limit permits.
+
+    Args:
+        policy: The policy's name.
+        limit: The limit's name in the policy.
+        caller: Hash of whom the bucket is kept per, the one of several with the most.
+        units: Units beyond the limit.
+    """
+
+    policy: str
+    limit: str
+    caller: str
+    units: int
+
+
 Event = (
     Decided
     | StoreFailed
@@ -98,4 +143,6 @@ Event = (
     | ReplicasCounted
     | PoliciesLoaded
     | PoliciesRejected
+    | Audited
+    | OvershootFound
 )

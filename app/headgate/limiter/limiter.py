@@ -11,6 +11,7 @@ from headgate.core.keys import KeyScheme
 from headgate.core.policy import Policy
 from headgate.core.quota import SECOND_US
 from headgate.core.subject import Principal, Subject
+from headgate.limiter.audit import DEFAULT_KEYS, Audit
 from headgate.limiter.book import PolicyBook
 from headgate.limiter.breaker import Breaker, BreakerSettings
 from headgate.limiter.census import Census
@@ -65,6 +66,8 @@ class Limiter:
         breaker: When to stop asking the store.
         replica: This replica's name in the store; made up when left out.
         min_replicas: Replicas that share a limit while the store is away, if no more are known.
+        audit_keys: Callers of each limit whose sums over all replicas are compared with it; 0 for
+            none.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Limiter:
         breaker: BreakerSettings | None = None,
         replica: str = "",
         min_replicas: int = 1,
+        audit_keys: int = DEFAULT_KEYS,
     ) -> None:
         self.store = store
         self.keys = keys or KeyScheme()
@@ -94,18 +98,29 @@ class Limiter:
             store, self._breaker, self.tell, replica=replica, at_least=min_replicas
         )
         self._fallback = Fallback(local)
-        self._till = Till(store, self._breaker, self._denials)
+        self.audit = Audit(
+            store,
+            self._breaker,
+            self.tell,
+            self._clock,
+            self.policies,
+            replica=self.census.replica,
+            keys=audit_keys,
+        )
+        self._till = Till(store, self._breaker, self._denials, self.audit.sample)
 
     async def start(self) -> None:
         """Connect and announce this replica; a store that is away is reported, not raised."""
         with contextlib.suppress(StoreError):
             await self._breaker.call("open", self.store.open)
         await self.census.start()
+        self.audit.start()
 
     async def aclose(self) -> None:
         """Leave the fleet and close the stores."""
         await self._till.aclose()
         await self._fallback.aclose()
+        await self.audit.aclose()
         await self.census.aclose()
         await self._breaker.aclose()
         await self.store.aclose()
@@ -229,6 +244,7 @@ class Limiter:
         finally:
             # Not before: what is refused until the store has forgotten would be remembered.
             self._denials.forget(buckets)
+            self.audit.sample.interrupt(buckets)
 
     def subject_hash(self, subject: Subject) -> str:
         """Return the hash that stands for a caller in the store, in logs and in traces."""
@@ -248,6 +264,7 @@ class Limiter:
             taken = await self._till.take(plan)
         except StoreError:
             return await self._fallback.decide(plan, self.census.replicas)
+        self.audit.sample.decided(plan, taken)
         verdicts = dict(enumerate(taken.verdicts))
         decision = decision_of(plan, verdicts, source=Source.STORE, spent=taken.spent)
         if not decision.allowed:

@@ -23,11 +23,17 @@ class Taken:
         now_us: The store's time at which it decided.
         verdicts: One verdict for each charge.
         spent: Whether the charges of group 0 were spent.
+        times_us: When each charge was decided, where several servers did; empty otherwise.
     """
 
     now_us: int
     verdicts: tuple[Verdict, ...]
     spent: bool
+    times_us: tuple[int, ...] = ()
+
+    def at_us(self, place: int) -> int:
+        """Return when a charge was decided, on the clock of the server that did."""
+        return self.times_us[place] if self.times_us else self.now_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,22 @@ class Pulse:
     replicas: int
     epoch: str
     server: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What a replica learns when it makes its statement for the audit.
+
+    Args:
+        now_us: The store's time.
+        word: What the replica that compares wants all to know.
+        statements: Every replica's last statement and its time, for the one that is to compare
+            them; nothing for the others.
+    """
+
+    now_us: int
+    word: str
+    statements: Mapping[str, tuple[int, str]]
 
 
 class Store(Protocol):
@@ -66,8 +88,8 @@ class Store(Protocol):
         """Decide all charges together on the store's clock, and spend them when they fit."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Correct charges that were spent."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
+        """Correct charges that were spent, and return the store's time at which each was."""
         ...
 
     async def forget(self, keys: Sequence[str]) -> int:
@@ -76,6 +98,20 @@ class Store(Protocol):
 
     async def heartbeat(self, replica: str, ttl_us: int) -> Pulse:
         """Announce a replica for `ttl_us` microseconds and learn how many there are."""
+        ...
+
+    async def audit(
+        self, replica: str, statement: str, word: str, ttl_us: int, *, last: bool = False
+    ) -> Posted:
+        """Keep a replica's statement, and hand all of them to the first replica by name.
+
+        Args:
+            replica: Its name.
+            statement: What it let in.
+            word: What all are to know, from the one that compares; empty from the others.
+            ttl_us: How long the statement is kept, in microseconds.
+            last: Whether the replica makes no other one, and does not compare any more.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -10,7 +10,7 @@ from headgate.core.decision import Decision
 from headgate.core.errors import CostError
 from headgate.core.quota import Algorithm
 
-Settle = Callable[[Sequence[Settlement]], Awaitable[None]]
+Settle = Callable[[Sequence[Settlement]], Awaitable[object]]
 
 
 class Reservation:

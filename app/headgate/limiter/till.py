@@ -8,12 +8,13 @@ from typing import Any
 from headgate.core.charge import Charge, Settlement
 from headgate.core.decision import Decision
 from headgate.core.errors import StoreError
-from headgate.limiter.breaker import Breaker
+from headgate.limiter.breaker import NOT_ASKED, Breaker
 from headgate.limiter.denials import DenialCache
 from headgate.limiter.leases import LeaseKeeper
 from headgate.limiter.plan import Plan
 from headgate.limiter.ports import Store, Taken
 from headgate.limiter.reservation import Reservation
+from headgate.limiter.sample import Sample
 
 
 class Till:
@@ -23,12 +24,16 @@ class Till:
         store: The shared store.
         breaker: The way to it.
         denials: What is known to refuse; a bucket that gets something back is struck from it.
+        sample: Is told of what was given back.
     """
 
-    def __init__(self, store: Store, breaker: Breaker, denials: DenialCache) -> None:
+    def __init__(
+        self, store: Store, breaker: Breaker, denials: DenialCache, sample: Sample
+    ) -> None:
         self._store = store
         self._breaker = breaker
         self._denials = denials
+        self._sample = sample
         self._leases = LeaseKeeper(self.settle)
         self._orphans: set[asyncio.Task[None]] = set()
 
@@ -76,8 +81,14 @@ class Till:
         await asyncio.shield(self._in_background(self._settle(settlements)))
 
     async def _settle(self, settlements: Sequence[Settlement]) -> None:
-        with contextlib.suppress(StoreError):
-            await self._breaker.call("settle", lambda: self._store.settle(settlements))
+        try:
+            times_us = await self._breaker.call("settle", lambda: self._store.settle(settlements))
+        except StoreError as error:
+            if error.kind != NOT_ASKED:
+                # It may have been done all the same.
+                self._sample.interrupt([each.key for each in settlements if each.delta < 0])
+        else:
+            self._sample.corrected(settlements, times_us)
         # Not before: what is refused until the store has settled would be remembered.
         self._denials.forget([each.key for each in settlements])
 

@@ -27,7 +27,7 @@ from headgate.server.parts import (
     build_store,
 )
 from headgate.server.settings import Settings, secret
-from headgate.telemetry import DenialLog, EventLog, Metrics, TopDenied
+from headgate.telemetry import DenialLog, EventLog, Metrics, TopDenied, watch_lag
 from headgate.version import __version__
 from headgate.web.gate import Gate
 from headgate.web.routes import RouteTable, scan
@@ -78,22 +78,21 @@ class Headgate:
         self.metrics = Metrics(registry, version=__version__)
         self.top_denied = TopDenied()
         self._log = build_logger("headgate")
-        process_clock = clock or MonotonicClock()
-        self._denials = DenialLog(
-            process_clock, self._log, suppressed=self.metrics.denial_suppressed
-        )
-        self._events = EventLog(process_clock, self._log)
+        self._clock = clock or MonotonicClock()
+        self._denials = DenialLog(self._clock, self._log, suppressed=self.metrics.denial_suppressed)
+        self._events = EventLog(self._clock, self._log)
         keys = build_keys(self.settings)
         self.limiter = Limiter(
-            build_store(self.settings, keys, clock),
+            build_store(self.settings, keys, clock, sent=self.metrics.batch_sent),
             local=build_local_store(clock),
             keys=keys,
             observers=(self.metrics, self.top_denied, self._denials, self._events, *observers),
             tracer=tracer,
-            clock=process_clock,
+            clock=self._clock,
             breaker=BreakerSettings(self.settings.breaker_failures, self.settings.breaker_probe),
             replica=self.settings.replica,
             min_replicas=self.settings.min_replicas,
+            audit_keys=self.settings.audit_keys,
         )
         self._resolver = resolver
         self._file = None if made else self.settings.policies
@@ -123,6 +122,7 @@ class Headgate:
         """Connect to the store and follow the policies' file; `enforce` came before."""
         await self.limiter.start()
         self._background.run(self._flush())
+        self._background.run(watch_lag(self.metrics.loop_lagged, self._clock))
         if self._file is not None:
             watcher = PolicyWatcher(
                 self._file,

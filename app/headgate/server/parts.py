@@ -54,8 +54,20 @@ def build_local_store(clock: Clock | None = None) -> MemoryStore:
     return MemoryStore(clock.now_us) if clock else MemoryStore()
 
 
-def build_store(settings: Settings, keys: KeyScheme, clock: Clock | None = None) -> Store:
+def build_store(
+    settings: Settings,
+    keys: KeyScheme,
+    clock: Clock | None = None,
+    *,
+    sent: Callable[[int], None] = lambda _: None,
+) -> Store:
     """Build the store that the settings name, on the server's clock or one that tests move.
+
+    Args:
+        settings: What is set.
+        keys: How keys are named.
+        clock: A clock that tests move.
+        sent: Told for each pipeline how many calls are in it.
 
     Raises:
         ConfigError: Its URL cannot be used.
@@ -70,6 +82,7 @@ def build_store(settings: Settings, keys: KeyScheme, clock: Clock | None = None)
             username=settings.store_username,
             password=secret(settings.store_password),
             now_us=clock.now_us if clock else None,
+            sent=sent,
         )
 
 

@@ -70,7 +70,12 @@ def serve(settings: Settings, *, ready: Callable[[int, int], None] | None = None
 
 
 async def _serve(settings: Settings, ready: Callable[[int, int], None] | None) -> None:
-    provider = configure_tracing("headgate", version=__version__, instance=settings.replica)
+    def dropped(spans: int) -> None:
+        headgate.metrics.spans_dropped(spans)
+
+    provider = configure_tracing(
+        "headgate", version=__version__, instance=settings.replica, dropped=dropped
+    )
     headgate = Headgate(
         settings=settings, tracer=LimiterTracing(provider) if provider is not None else None
     )

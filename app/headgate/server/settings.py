@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headgate.core.errors import ConfigError
 from headgate.core.headers import Dialect
+from headgate.limiter.audit import DEFAULT_KEYS
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0, le=3_600)]
@@ -65,6 +66,11 @@ class Settings(BaseSettings):
     min_replicas: Annotated[int, Field(ge=1, le=10_000)] = Field(
         1,
         description="Replicas that share a limit while the store is away, if no more were seen.",
+    )
+
+    audit_keys: Annotated[int, Field(ge=0, le=1_000)] = Field(
+        DEFAULT_KEYS,
+        description="Callers of each limit whose sums over all replicas are compared with it.",
     )
 
     policies: Path | None = Field(None, description="Policy file.")

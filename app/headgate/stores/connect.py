@@ -1,23 +1,24 @@
 """From a store's URL to a client of redis-py: standalone, TLS, Cluster or Sentinel."""
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 import redis.asyncio
-from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
 from headgate.core.errors import ConfigError
+from headgate.stores.sentinel import primary
 
 Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
-
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _NOTICES = "maint_notifications_config"
 # While a driver that knows maintenance notices listens for them, it hands out connections that the
 # server has closed, and every one of them costs a check.
@@ -106,14 +107,15 @@ def connect(
         "rediss": _standalone,
         "redis+cluster": _cluster,
         "rediss+cluster": _cluster,
-        "redis+sentinel": _sentinel,
-        "rediss+sentinel": _sentinel,
+        "redis+sentinel": primary,
+        "rediss+sentinel": primary,
     }
     if parts.scheme not in build:
         raise ConfigError(
             f"{location(url)!r} is not a store: write memory://, redis://host:6379/0, rediss://, "
             "redis+cluster:// or redis+sentinel://host:26379/service"
         )
+    _check_files(url, parts.query)
     try:
         return build[parts.scheme](urlunsplit(parts._replace(netloc=hosts)), options)
     except (ValueError, TypeError, RedisError, RedisClusterException) as error:
@@ -131,25 +133,20 @@ def _cluster(url: str, options: dict[str, Any]) -> Client:
     return redis.asyncio.RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
 
 
-def _sentinel(url: str, options: dict[str, Any]) -> Client:
-    parts = urlsplit(url)
-    service, _, database = parts.path.strip("/").partition("/")
-    if not service or not parts.netloc:
-        raise ConfigError("write redis+sentinel://host:26379,host:26379/service-name")
-    if database:
-        options["db"] = int(database)
-    if parts.scheme == "rediss+sentinel":
-        options["ssl"] = True
-    query: dict[str, Any] = {**parse_url(f"redis://host/?{parts.query}")}
-    del query["host"]
-    own = {key: query.pop(f"sentinel_{key}", None) for key in ("username", "password")}
-    options |= query
-    found = [urlsplit(f"//{host}") for host in parts.netloc.split(",")]
-    sentinels = [(each.hostname, each.port or 26379) for each in found]
-    shared = {key: value for key, value in options.items() if key.startswith(("socket_", "ssl"))}
-    own = {key: value for key, value in own.items() if value}
-    sentinel = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types here
-        sentinels, sentinel_kwargs={**shared, **own}, **options
-    )
-    client: redis.asyncio.Redis = sentinel.master_for(service)
-    return client
+def _check_files(url: str, query: str) -> None:
+    """Read the files that TLS needs, which the driver would do only once it connects."""
+    options = dict(parse_qsl(query))
+    named = {key: options[key] for key in _TLS_FILES if key in options}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if "ssl_ca_certs" in named:
+            context.load_verify_locations(named["ssl_ca_certs"])
+        if "ssl_certfile" in named:
+            # With a password, and be it a wrong one, nobody is asked for one on the terminal.
+            password = options.get("ssl_password", "")
+            context.load_cert_chain(named["ssl_certfile"], named.get("ssl_keyfile"), password)
+    except OSError as error:
+        told = " ".join(f"{key}={file}" for key, file in named.items())
+        raise ConfigError(
+            f"the store URL {location(url)} names {told}, which cannot be used: {error}"
+        ) from error

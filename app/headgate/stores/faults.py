@@ -23,27 +23,59 @@ _KINDS: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (TimeoutError, StoreUnavailable, "timeout"),
     (OSError, StoreUnavailable, "connection"),
 )
+_FIRST_MARKERS: tuple[tuple[str, type[StoreError], str], ...] = (
+    # The driver has no class for the one, and behind Sentinel only the name of the other.
+    ("CERTIFICATE_VERIFY_FAILED", StoreRefused, "certificate"),
+    ("AuthenticationError", StoreRefused, "authentication"),
+)
+_LAST_MARKERS: tuple[tuple[str, type[StoreError], str], ...] = (
+    # Errors that come from within a script carry the server's word, not the driver's class.
+    ("WRONGTYPE", BucketCorrupt, "wrong_type"),
+    ("READONLY", StoreRefused, "read_only"),
+    ("OOM", StoreRefused, "out_of_memory"),
+    ("NOPERM", StoreRefused, "permission"),
+    ("ACL failure in script", StoreRefused, "permission"),  # Valkey
+    ("The user executing the script", StoreRefused, "permission"),  # Redis
+    ("MISCONF", StoreRefused, "misconfigured"),
+    ("NOREPLICAS", StoreRefused, "no_replicas"),
+    ("MASTERDOWN", StoreUnavailable, "cluster_down"),
+    ("BUSY", StoreUnavailable, "busy"),
+)
+_ADVICE = {
+    "authentication": "give HEADGATE_STORE_USERNAME and HEADGATE_STORE_PASSWORD, or for sentinels "
+    "?sentinel_username= and ?sentinel_password= in HEADGATE_STORE",
+    "certificate": "name the CA of the store with ?ssl_ca_certs= in HEADGATE_STORE, and the store "
+    "by a name that is in its certificate",
+    "permission": "ACL LOG of the store names what its user may not",
+}
+"""What to do about what trying again does not mend."""
 
 
 def translate(error: Exception) -> StoreError:
     """Return the error that says what the driver's error means to a limiter."""
     if isinstance(error, StoreError):
         return error
+    if isinstance(error, driver.RedisClusterException) and isinstance(error.__cause__, Exception):
+        # No node could be joined. One that does not let us in is not down.
+        cause = translate(error.__cause__)
+        if isinstance(cause, StoreRefused):
+            return cause
+    text = str(error)
+    ours, kind = _sort(error, text)
+    message = f"{'unexpected answer' if kind == 'response' else kind}: {text}"
+    if kind in _ADVICE:
+        message += f"; {_ADVICE[kind]}"
+    return ours(message, kind=kind)
+
+
+def _sort(error: Exception, text: str) -> tuple[type[StoreError], str]:
+    for marker, ours, kind in _FIRST_MARKERS:
+        if marker in text:
+            return ours, kind
     for driver_error, ours, kind in _KINDS:
         if isinstance(error, driver_error):
-            return ours(f"{kind}: {error}", kind=kind)
-    text = str(error)
-    for marker, ours, kind in (
-        # Errors that come from within a script carry the server's word, not the driver's class.
-        ("WRONGTYPE", BucketCorrupt, "wrong_type"),
-        ("READONLY", StoreRefused, "read_only"),
-        ("OOM", StoreRefused, "out_of_memory"),
-        ("NOPERM", StoreRefused, "permission"),
-        ("MISCONF", StoreRefused, "misconfigured"),
-        ("NOREPLICAS", StoreRefused, "no_replicas"),
-        ("MASTERDOWN", StoreUnavailable, "cluster_down"),
-        ("BUSY", StoreUnavailable, "busy"),
-    ):
+            return ours, kind
+    for marker, ours, kind in _LAST_MARKERS:
         if marker in text:
-            return ours(f"{kind}: {text}", kind=kind)
-    return StoreRefused(f"unexpected answer: {text}", kind="response")
+            return ours, kind
+    return StoreRefused, "response"

@@ -8,6 +8,7 @@ the operation timeout honest: it measures the store, not the queue in front of i
 import asyncio
 import contextvars
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +49,15 @@ class Lane:
     Args:
         client: The driver's client; never retries by itself.
         timeouts: How long to wait for an answer.
+        sent: Told for each pipeline how many calls are in it.
     """
 
-    def __init__(self, client: Client, timeouts: Timeouts) -> None:
+    def __init__(
+        self, client: Client, timeouts: Timeouts, *, sent: Callable[[int], None] = lambda _: None
+    ) -> None:
         self._client = client
         self._timeouts = timeouts
+        self._sent = sent
         self._waiting: deque[_Call] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._late: set[asyncio.Future[Any]] = set()
@@ -135,6 +140,7 @@ class Lane:
             pipeline.execute_command(
                 "EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args
             )
+        self._sent(len(batch))
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
             # Behind one name there may be another primary by now: look again next time.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from headgate.core.algorithms import State, module_of
 from headgate.core.charge import Charge, Settlement
 from headgate.core.quota import Quota
-from headgate.limiter.ports import Pulse, Taken
+from headgate.limiter.ports import Posted, Pulse, Taken
 
 
 def wall_clock_us() -> int:
@@ -33,6 +33,9 @@ class MemoryStore:
         # Each key is due once, however often its bucket comes and goes until then.
         self._due: set[str] = set()
         self._epoch = secrets.token_hex(8)
+        self._statements: dict[str, tuple[int, str]] = {}
+        self._left: set[str] = set()
+        self._word = ""
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -72,8 +75,8 @@ class MemoryStore:
         algorithm = module_of(charge.quota.algorithm)
         return algorithm.take(charge.quota, state, now_us, units, charge.lease)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Correct charges that were spent."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
+        """Correct charges that were spent, and return when."""
         now_us = self._now_us()
         self._expire(now_us)
         for settlement in settlements:
@@ -81,6 +84,7 @@ class MemoryStore:
             _, state = self._buckets.get(settlement.key, (None, None))
             state = module_of(quota.algorithm).settle(quota, state, now_us, settlement)
             self._keep(settlement.key, quota, state)
+        return [now_us] * len(settlements)
 
     async def forget(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many there were."""
@@ -89,6 +93,20 @@ class MemoryStore:
     async def heartbeat(self, _replica: str, _ttl_us: int) -> Pulse:
         """Answer that this process is the only replica."""
         return Pulse(1, self._epoch)
+
+    async def audit(
+        self, replica: str, statement: str, word: str, ttl_us: int, *, last: bool = False
+    ) -> Posted:
+        """Keep a statement; limiters that share this store in a process are audited together."""
+        now_us = self._now_us()
+        self._word = word or self._word
+        self._statements[replica] = (now_us, statement)
+        gone = [name for name, (at, _) in self._statements.items() if at <= now_us - ttl_us]
+        for name in gone:
+            del self._statements[name]
+        self._left = (self._left | {replica} if last else self._left - {replica}) - {*gone}
+        first = min(self._statements.keys() - self._left, default="")
+        return Posted(now_us, self._word, dict(self._statements) if first == replica else {})
 
     def _keep(self, key: str, quota: Quota, state: State | None) -> None:
         if state is None:

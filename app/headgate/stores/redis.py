@@ -11,15 +11,18 @@ from redis.crc import key_slot
 from headgate.core.charge import Charge, Settlement
 from headgate.core.decision import Verdict
 from headgate.core.keys import KeyScheme
-from headgate.limiter.ports import Pulse, Taken
+from headgate.limiter.ports import Posted, Pulse, Taken
 from headgate.stores.connect import Timeouts, connect, location
 from headgate.stores.faults import translate
 from headgate.stores.lane import MAX_IN_FLIGHT, Lane
 from headgate.stores.scripts import script
 from headgate.stores.slots import take_apart
+from headgate.stores.statements import AUDIT, post
 
 _TAKE, _SETTLE, _HEARTBEAT = script("take"), script("settle"), script("heartbeat")
 _FIGURES = 5
+CONNECTIONS = MAX_IN_FLIGHT + 1
+"""For pipelines, and one for statements."""
 
 
 class RedisStore:
@@ -32,6 +35,7 @@ class RedisStore:
         username: ACL user, in place of the URL's.
         password: Password, in place of the URL's.
         now_us: A clock that buckets run on in place of the server's, for tests.
+        sent: Told for each pipeline how many calls are in it.
 
     Raises:
         ConfigError: The URL cannot be used.
@@ -48,12 +52,13 @@ class RedisStore:
         username: str | None = None,
         password: str | None = None,
         now_us: Callable[[], int] | None = None,
+        sent: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.location = location(url)
         self._keys = keys
         self._timeouts = timeouts or Timeouts()
         self.client = connect(url, self._timeouts, username=username, password=password)
-        self._lane = Lane(self.client, self._timeouts)
+        self._lane = Lane(self.client, self._timeouts, sent=sent)
         self._now_us = now_us or (lambda: 0)
         self._cluster = isinstance(self.client, redis.asyncio.RedisCluster)
 
@@ -66,20 +71,20 @@ class RedisStore:
         try:
             async with asyncio.timeout(2 * self._timeouts.connect + self._timeouts.operation):
                 await self._connect()
-                for each in (_TAKE, _SETTLE, _HEARTBEAT):
+                for each in (_TAKE, _SETTLE, _HEARTBEAT, AUDIT):
                     await self.client.script_load(each.text)
         except Exception as error:
             raise translate(error) from error
 
     async def _connect(self) -> None:
-        """Open as many connections as there can be pipelines, so that no check waits for one."""
+        """Open as many connections as can be in use, so that no check waits for one."""
         if isinstance(self.client, redis.asyncio.RedisCluster):
             await self.client.initialize()
             return
         pool = self.client.connection_pool
         opened = await asyncio.gather(
             # redis-py has no types here
-            *(pool.get_connection() for _ in range(MAX_IN_FLIGHT)),  # type: ignore[no-untyped-call]
+            *(pool.get_connection() for _ in range(CONNECTIONS)),  # type: ignore[no-untyped-call]
             return_exceptions=True,
         )
         for connection in opened:
@@ -121,18 +126,25 @@ class RedisStore:
             slots.setdefault(key_slot(charge.key.encode()), []).append(place)
         return list(slots.values())
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Correct charges that were spent."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
+        """Correct charges that were spent, and return when each was."""
         slots: dict[int, list[Settlement]] = {}
-        for each in settlements:
-            slots.setdefault(key_slot(each.key.encode()) if self._cluster else 0, []).append(each)
-        await asyncio.gather(*(self._settle(part) for part in slots.values()))
+        found = [key_slot(each.key.encode()) if self._cluster else 0 for each in settlements]
+        for slot, each in zip(found, settlements, strict=True):
+            slots.setdefault(slot, []).append(each)
+        times_us = await asyncio.gather(*(self._settle(part) for part in slots.values()))
+        by_slot = dict(zip(slots, times_us, strict=True))
+        return [by_slot[slot] for slot in found]
 
-    async def _settle(self, settlements: Sequence[Settlement]) -> None:
+    async def _settle(self, settlements: Sequence[Settlement]) -> int:
         args: list[Any] = [self._now_us()]
         for each in settlements:
             args += (*_shape(each), each.delta, each.taken_us, each.units, each.lease)
-        await self._lane.call(_SETTLE, [each.key for each in settlements], args)
+        reply = await self._lane.call(_SETTLE, [each.key for each in settlements], args)
+        try:
+            return int(reply)
+        except (TypeError, ValueError) as error:
+            raise translate(error) from error
 
     async def forget(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many there were."""
@@ -152,6 +164,14 @@ class RedisStore:
             return Pulse(int(replicas), epoch.decode(), server.decode())
         except (TypeError, ValueError, AttributeError) as error:
             raise translate(error) from error
+
+    async def audit(
+        self, replica: str, statement: str, word: str, ttl_us: int, *, last: bool = False
+    ) -> Posted:
+        """Keep a replica's statement, and hand all of them to the first replica by name."""
+        keys = [self._keys.statements, self._keys.auditors]
+        args = [self._now_us(), replica, statement, word, ttl_us, int(last)]
+        return await post(self.client, self._timeouts, keys, args)
 
 
 def _shape(of: Charge | Settlement) -> tuple[str, int, int, int]:

@@ -28,7 +28,7 @@ class SlotStore(Protocol):
         """Decide charges of one slot."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
+    async def settle(self, settlements: Sequence[Settlement]) -> object:
         """Correct charges that were spent."""
         ...
 
@@ -105,10 +105,13 @@ def _joined(
 ) -> Taken:
     """Put the answers of several slots in the order of the charges; `base` fills the rest."""
     verdicts = dict(enumerate(base.verdicts)) if base else {}
+    times_us = dict(enumerate(base.times_us)) if base else {}
     for part, answer in zip(parts, answers, strict=True):
         verdicts.update(zip(part, answer.verdicts, strict=True))
+        times_us.update(dict.fromkeys(part, answer.now_us))
     return Taken(
         max(answer.now_us for answer in answers),
         tuple(verdicts[place] for place in range(len(charges))),
         all(answer.spent for answer in answers),
+        tuple(times_us[place] for place in range(len(charges))),
     )

@@ -3,6 +3,7 @@
 from headgate.telemetry.check_span import LimiterTracing
 from headgate.telemetry.denial_log import DenialLog
 from headgate.telemetry.event_log import EventLog
+from headgate.telemetry.event_loop import watch_lag
 from headgate.telemetry.instrument import instrument_app, instrument_redis
 from headgate.telemetry.logs import configure_logging
 from headgate.telemetry.metrics import Metrics
@@ -20,4 +21,5 @@ __all__ = [
     "configure_tracing",
     "instrument_app",
     "instrument_redis",
+    "watch_lag",
 ]

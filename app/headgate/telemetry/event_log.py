@@ -8,6 +8,7 @@ from headgate.limiter.events import (
     BreakerChanged,
     BreakerState,
     Event,
+    OvershootFound,
     PoliciesLoaded,
     PoliciesRejected,
     ReplicasCounted,
@@ -77,6 +78,10 @@ class EventLog:
                 )
             case PoliciesRejected(errors):
                 self._log.error(names.LOG_POLICIES_REJECTED, errors=list(errors))
+            case OvershootFound(policy, limit, caller, units):
+                self._log.error(
+                    names.LOG_OVERSHOOT, policy=policy, limit=limit, caller=caller, units=units
+                )
 
     def flush(self) -> None:
         """Write the summaries of windows that have ended."""

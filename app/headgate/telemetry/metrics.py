@@ -1,7 +1,5 @@
 """Counts every decision for Prometheus, with the trace of a slow or denied one as exemplar."""
 
-from dataclasses import dataclass
-
 from opentelemetry import trace
 from prometheus_client import (
     CollectorRegistry,
@@ -13,8 +11,9 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from headgate.core.decision import Decision, Outcome, PolicyResult, Source
+from headgate.core.decision import Outcome, Source
 from headgate.limiter.events import (
+    Audited,
     BreakerChanged,
     BreakerState,
     Decided,
@@ -27,19 +26,10 @@ from headgate.limiter.events import (
     StoreStateLost,
 )
 from headgate.telemetry import names
+from headgate.telemetry.audit_metrics import AuditMetrics
 from headgate.telemetry.instruments import counter, gauge, histogram
+from headgate.telemetry.policy_counters import PolicyCounters
 from headgate.telemetry.policy_gauges import PolicyGauges
-
-_NEAR = 5
-"""A limit is near when a fifth of it is left: 80 % is used."""
-
-
-@dataclass(frozen=True, slots=True)
-class _PolicyCounters:
-    """One policy's counters, bound once: looking up children by label costs more than counting."""
-
-    outcomes: dict[Outcome, Counter]
-    near_limit: Counter
 
 
 class Metrics:
@@ -59,8 +49,7 @@ class Metrics:
         self._registry = registry
         checks = counter(names.CHECKS, registry)
         self._checks: dict[Outcome, Counter] = {item: checks.labels(item) for item in Outcome}
-        self._decisions = counter(names.DECISIONS, registry)
-        self._near_limit = counter(names.NEAR_LIMIT, registry)
+        self._policies = PolicyCounters(registry)
         durations = histogram(names.CHECK_DURATION, registry)
         self._durations: dict[Source, Histogram] = {item: durations.labels(item) for item in Source}
         self._cache_hits = counter(names.DENIAL_CACHE_HITS, registry)
@@ -68,13 +57,18 @@ class Metrics:
         self._store_errors = counter(names.STORE_ERRORS, registry)
         self._state_lost = counter(names.STORE_STATE_LOST, registry)
         self._server_changes = counter(names.STORE_SERVER_CHANGES, registry)
+        self._batches = histogram(names.STORE_BATCH_SIZE, registry)
         self._breaker_open = gauge(names.BREAKER_OPEN, registry)
         self._replicas = gauge(names.REPLICAS, registry)
         reloads = counter(names.POLICY_RELOADS, registry)
         self._reloads = {result: reloads.labels(result) for result in names.RELOAD_RESULTS}
+        self._last_reload = gauge(names.POLICY_LAST_RELOAD, registry)
+        self._last_reload.set(1)
         self._gauges = PolicyGauges(registry)
+        self._audit = AuditMetrics(registry)
+        self._lag = histogram(names.EVENT_LOOP_LAG, registry)
+        self._spans_dropped = counter(names.SPANS_DROPPED, registry)
         gauge(names.BUILD_INFO, registry).labels(version).set(1)
-        self._policies: dict[str, _PolicyCounters] = {}
 
     def observe(self, event: Event) -> None:
         """Count an event."""
@@ -93,15 +87,30 @@ class Metrics:
                 self._replicas.set(event.replicas)
             case PoliciesLoaded():
                 self._gauges.show(event.policies)
-                for policy in event.policies.policies:
-                    self._counters(policy.name)
+                self._policies.load(event.policies)
                 self._reloads[names.SUCCESS].inc()
+                self._last_reload.set(1)
             case PoliciesRejected():
                 self._reloads[names.FAILURE].inc()
+                self._last_reload.set(0)
+            case Audited():
+                self._audit.show(event)
 
     def denial_suppressed(self) -> None:
         """Count a denial that got no log line of its own."""
         self._suppressed.inc()
+
+    def batch_sent(self, calls: int) -> None:
+        """Count the calls that travelled to the store in one pipeline."""
+        self._batches.observe(calls)
+
+    def loop_lagged(self, seconds: float) -> None:
+        """Count by how much the event loop was late."""
+        self._lag.observe(seconds)
+
+    def spans_dropped(self, spans: int) -> None:
+        """Count spans that were not delivered."""
+        self._spans_dropped.inc(spans)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Write all metrics out.
@@ -123,39 +132,7 @@ class Metrics:
         self._durations[decision.source].observe(event.seconds, exemplar)
         if decision.source is Source.CACHE:
             self._cache_hits.inc()
-        for result in _counted(decision):
-            counters = self._policies.get(result.policy) or self._counters(result.policy)
-            refused = exemplar if result.outcome is Outcome.DENIED else None
-            counters.outcomes[result.outcome].inc(1, refused)
-            if result.outcome is Outcome.ALLOWED and _is_near(result):
-                counters.near_limit.inc()
-
-    def _counters(self, policy: str) -> _PolicyCounters:
-        found = self._policies.get(policy)
-        if found is None:
-            found = self._policies[policy] = _PolicyCounters(
-                outcomes={item: self._decisions.labels(policy, item) for item in Outcome},
-                near_limit=self._near_limit.labels(policy),
-            )
-        return found
-
-
-def _counted(decision: Decision) -> tuple[PolicyResult, ...]:
-    """Return all policies, or of a refused request those that refused: the others spent nothing."""
-    if decision.allowed:
-        return decision.results
-    return tuple(
-        result
-        for result in decision.results
-        if result.outcome in {Outcome.DENIED, Outcome.FAIL_CLOSED}
-    )
-
-
-def _is_near(result: PolicyResult) -> bool:
-    return any(
-        limit.verdict is not None and limit.verdict.remaining * _NEAR <= limit.quota.burst
-        for limit in result.limits
-    )
+        self._policies.count(event, exemplar)
 
 
 def _exemplar() -> dict[str, str] | None:

@@ -12,6 +12,8 @@ from headgate.core.decision import Outcome, Source
 POLICY: Final = "policy"
 OUTCOME: Final = "outcome"
 SOURCE: Final = "source"
+ROUTE: Final = "route"
+TIER: Final = "tier"
 LIMIT: Final = "limit"
 RESULT: Final = "result"
 ERROR_TYPE: Final = "error_type"
@@ -23,10 +25,20 @@ SOURCES: Final = tuple(source.value for source in Source)
 SUCCESS: Final = "success"
 FAILURE: Final = "failure"
 RELOAD_RESULTS: Final = (SUCCESS, FAILURE)
+NO_ROUTE: Final = "(none)"
+"""The route of a request that no route matched."""
+NO_TIER: Final = "none"
+"""The tier of a caller who has none."""
+OTHER_TIER: Final = "other"
+"""Stands for every tier that no policy in force names: credentials may hold any."""
 
 CHECK_BUCKETS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 """Seconds. A decision without a store call is below the first bound, a call to a near store takes
 0.25 to 5 ms, and store timeouts are tens of milliseconds: 250 ms is above any of them."""
+LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+"""Seconds. uvloop's timers tell no less than 1 ms apart."""
+BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64)
+"""Calls, up to the largest pipeline there is."""
 
 
 class Kind(StrEnum):
@@ -75,11 +87,17 @@ DECISIONS: Final = Metric(
     "Policies that let a request in or refused it; of a refused request only those that refused.",
     (POLICY, OUTCOME),
 )
+DENIALS: Final = Metric(
+    "headgate_denials_total",
+    Kind.COUNTER,
+    "Policies that refused a request, or would have in shadow, by the request's route and tier.",
+    (POLICY, ROUTE, TIER, OUTCOME),
+)
 NEAR_LIMIT: Final = Metric(
     "headgate_near_limit_total",
     Kind.COUNTER,
     "Requests let in that left at most a fifth of one of the policy's limits.",
-    (POLICY,),
+    (POLICY, TIER),
 )
 CHECK_DURATION: Final = Metric(
     "headgate_check_duration_seconds",
@@ -114,6 +132,12 @@ STORE_SERVER_CHANGES: Final = Metric(
     Kind.COUNTER,
     "Times that another server answered for the store, or the same one after a restart, with the "
     "state, of which the last moment may be missing.",
+)
+STORE_BATCH_SIZE: Final = Metric(
+    "headgate_store_batch_size",
+    Kind.HISTOGRAM,
+    "Calls that travelled to the store in one pipeline: checks, corrections and heartbeats.",
+    buckets=BATCH_BUCKETS,
 )
 BREAKER_OPEN: Final = Metric(
     "headgate_breaker_open",
@@ -159,6 +183,53 @@ POLICY_RELOADS: Final = Metric(
     "Sets of policies that took effect or were rejected, the first one included.",
     (RESULT,),
 )
+POLICY_LAST_RELOAD: Final = Metric(
+    "headgate_policy_last_reload_successful",
+    Kind.GAUGE,
+    "0 while the policy file that was read last is rejected and the one before serves on, else 1.",
+)
+AUDIT_OVERSHOOT: Final = Metric(
+    "headgate_audit_overshoot",
+    Kind.GAUGE,
+    "Units let in beyond a limit by all replicas together, for the audited caller with the most, "
+    "within the last 5 minutes.",
+    (POLICY,),
+)
+AUDIT_KEYS: Final = Metric(
+    "headgate_audit_keys",
+    Kind.GAUGE,
+    "Callers whose sums over all replicas this replica compares with the policy; 0 on all but one.",
+    (POLICY,),
+)
+AUDIT_WINDOWS: Final = Metric(
+    "headgate_audit_windows_total",
+    Kind.COUNTER,
+    "Windows of a few seconds that were compared, one for each audited caller and limit.",
+    (POLICY,),
+)
+AUDIT_ADMITTED: Final = Metric(
+    "headgate_audit_admitted_units_total",
+    Kind.COUNTER,
+    "Units that this replica let in for audited callers, less those given back.",
+    (POLICY,),
+)
+AUDIT_PERMITTED: Final = Metric(
+    "headgate_audit_permitted_units_total",
+    Kind.COUNTER,
+    "Units that the limits permit to audited callers; counted by the replica that compares.",
+    (POLICY,),
+)
+EVENT_LOOP_LAG: Final = Metric(
+    "headgate_event_loop_lag_seconds",
+    Kind.HISTOGRAM,
+    "How late the event loop ran a timer.",
+    buckets=LAG_BUCKETS,
+)
+SPANS_DROPPED: Final = Metric(
+    "headgate_spans_dropped_total",
+    Kind.COUNTER,
+    "Spans that were not delivered, because the collector was slow or away.",
+)
 BUILD_INFO: Final = Metric(
     "headgate_build_info",
     Kind.GAUGE,
@@ -169,6 +240,7 @@ BUILD_INFO: Final = Metric(
 METRICS: Final = (
     CHECKS,
     DECISIONS,
+    DENIALS,
     NEAR_LIMIT,
     CHECK_DURATION,
     DENIAL_CACHE_HITS,
@@ -176,6 +248,7 @@ METRICS: Final = (
     STORE_ERRORS,
     STORE_STATE_LOST,
     STORE_SERVER_CHANGES,
+    STORE_BATCH_SIZE,
     BREAKER_OPEN,
     REPLICAS,
     POLICIES_LOADED,
@@ -184,6 +257,14 @@ METRICS: Final = (
     POLICY_LIMIT,
     POLICY_WINDOW,
     POLICY_RELOADS,
+    POLICY_LAST_RELOAD,
+    AUDIT_OVERSHOOT,
+    AUDIT_KEYS,
+    AUDIT_WINDOWS,
+    AUDIT_ADMITTED,
+    AUDIT_PERMITTED,
+    EVENT_LOOP_LAG,
+    SPANS_DROPPED,
     BUILD_INFO,
 )
 
@@ -212,6 +293,7 @@ LOG_SERVER_CHANGED: Final = "store.server_changed"
 LOG_REPLICAS: Final = "replicas.changed"
 LOG_POLICIES_LOADED: Final = "policies.loaded"
 LOG_POLICIES_REJECTED: Final = "policies.rejected"
+LOG_OVERSHOOT: Final = "audit.overshoot"
 
 SUPPRESSED: Final = ".suppressed"
 """Added to the name of a sampled event for the line that says how many were not written."""

@@ -2,9 +2,12 @@
 
 import os
 import uuid
+from collections.abc import Callable
 
 from opentelemetry.environment_variables import OTEL_TRACES_EXPORTER
 from opentelemetry.sdk.environment_variables import (
+    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
+    OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
@@ -13,9 +16,10 @@ from opentelemetry.sdk.environment_variables import (
 )
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 
 from headgate.core.errors import ConfigError
+from headgate.telemetry.span_queue import BATCH, CAPACITY, SpanQueue
 
 _ENDPOINTS = (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
 _PROTOCOLS = (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL)
@@ -23,7 +27,11 @@ _ATTRIBUTES = {"k8s.pod.name": "POD_NAME", "k8s.namespace.name": "POD_NAMESPACE"
 
 
 def configure_tracing(
-    service_name: str, *, version: str = "", instance: str = ""
+    service_name: str,
+    *,
+    version: str = "",
+    instance: str = "",
+    dropped: Callable[[int], None] = lambda _: None,
 ) -> TracerProvider | None:
     """Build what spans are sent with; it is not made the process's global provider.
 
@@ -34,21 +42,31 @@ def configure_tracing(
         service_name: `service.name` of the resource.
         version: `service.version`, when given.
         instance: `service.instance.id`; the pod's name or a random one when left out.
+        dropped: Told how many spans were not delivered, from any thread.
 
     Returns:
         A provider that its owner shuts down, or None when neither an exporter nor an endpoint is
         set, or tracing is switched off.
 
     Raises:
-        ConfigError: A variable names an exporter or a protocol that there is not.
+        ConfigError: A variable names an exporter or a protocol that there is not, or no size.
     """
     exporters = _exporters()
     if not exporters:
         return None
+    capacity = _number(OTEL_BSP_MAX_QUEUE_SIZE, CAPACITY)
+    batch = _number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, BATCH)
     provider = TracerProvider(resource=_resource(service_name, version, instance))
     for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+        provider.add_span_processor(SpanQueue(exporter, dropped, capacity=capacity, batch=batch))
     return provider
+
+
+def _number(variable: str, usual: int) -> int:
+    text = _first(variable) or str(usual)
+    if not text.isdecimal() or int(text) == 0:
+        raise ConfigError(f"{variable}={text!r} is not a number of spans: write one above 0")
+    return int(text)
 
 
 def _exporters() -> list[SpanExporter]:

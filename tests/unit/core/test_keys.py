@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headgate.core.errors import ConfigError
-from headgate.core.keys import KeyScheme
+from headgate.core.keys import KeyScheme, caller_of, limit_of, policy_of
 from headgate.core.policy import KeyPart, Policy
 from headgate.core.quota import rate_quota
 from headgate.core.subject import Principal, Subject
@@ -180,9 +180,24 @@ def test_percentile_is_stable_and_even() -> None:
 
 
 def test_fleet_has_keys_of_its_own_in_one_slot() -> None:
-    """The heartbeat's two keys share a slot, and no policy can name them."""
+    """The keys of the heartbeat and of the audit share a slot, and no policy can name them."""
     keys = KeyScheme(prefix="mine")
     assert (keys.replicas, keys.epoch) == ("mine1:{fleet}:replicas", "mine1:{fleet}:epoch")
+    assert keys.statements == "mine1:{fleet}:statements"
+    assert keys.auditors == "mine1:{fleet}:auditors"
+
+
+@pytest.mark.parametrize("parts", [["principal"], ["route", "principal"], ["global"]])
+def test_a_key_tells_its_parts(parts: list[str]) -> None:
+    """Policy, limit and whom it is kept per, whatever the prefix; equal callers are equal there."""
+    policy, keys = keyed(*parts, name="a.b/c-d"), KeyScheme(SECRET, prefix="a:b")
+    minute, day = keys.buckets(policy, named("alice"), QUOTAS)
+    assert [policy_of(key) for key in (minute, day)] == ["a.b/c-d"] * 2
+    assert [limit_of(key) for key in (minute, day)] == ["tb60", "tb86400"]
+    assert caller_of(minute) == caller_of(day) == caller_of(bucket(policy, named("alice")))
+    assert len(caller_of(minute)) == 16 + 17 * (len(parts) - 1)
+    if parts != ["global"]:
+        assert caller_of(minute) != caller_of(bucket(policy, named("bob")))
 
 
 def test_short_secret_is_refused() -> None:

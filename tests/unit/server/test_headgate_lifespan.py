@@ -1,5 +1,6 @@
 """Headgate as an app's lifespan, and within one's own."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -51,6 +52,18 @@ def nothing() -> None:
 
 def statuses(client: TestClient, path: str, times: int) -> list[int]:
     return [client.get(path).status_code for _ in range(times)]
+
+
+async def test_event_loop_is_watched_while_open() -> None:
+    """The event loop's lag is measured from start to close, and not beyond."""
+
+    def watched() -> bool:
+        names = [getattr(task.get_coro(), "__name__", "") for task in asyncio.all_tasks()]
+        return "watch_lag" in names
+
+    async with Headgate(policies=TWO_A_DAY):
+        assert watched()
+    assert not watched()
 
 
 def test_as_the_lifespan() -> None:

@@ -91,6 +91,7 @@ def test_no_such_directory_of_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ("STORE_TIMEOUT", "0"),
         ("SHUTDOWN_SECONDS", "-1"),
         ("BREAKER_FAILURES", "0"),
+        ("AUDIT_KEYS", "1001"),
         ("DIALECT", "s3cret"),
         ("LOG_LEVEL", "s3cret"),
         ("LOG_FORMAT", "s3cret"),

@@ -1,6 +1,8 @@
 """A store's URL becomes a client that waits briefly and never retries by itself."""
 
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import redis.asyncio
@@ -9,6 +11,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from headgate.core.errors import ConfigError
 from headgate.stores.connect import Timeouts, connect, location
+from support.certificates import Authority
 
 TIMEOUTS = Timeouts(connect=0.5, operation=0.125)
 
@@ -121,6 +124,7 @@ def test_sentinels_have_tls_options_and_credentials_of_their_own() -> None:
         ("redis+cluster://store?no_such_option=1", "cannot be used.*no_such_option"),
         ("redis+sentinel://host", "write redis[+]sentinel://host:26379"),
         ("redis+sentinel:///service", "write redis[+]sentinel://host:26379"),
+        ("redis+sentinel://host,:1/service", "write redis[+]sentinel://host:26379"),
         ("redis+sentinel://host:x/service", "cannot be used"),
         ("redis+sentinel://host/service/x", "cannot be used"),
         ("redis://[::1", "cannot be used"),
@@ -130,6 +134,34 @@ def test_url_that_cannot_be_used_fails_at_construction(url: str, message: str) -
     """A bad URL is a ConfigError at once, never a fault of the store later."""
     with pytest.raises(ConfigError, match=message):
         connect(url, TIMEOUTS)
+
+
+def test_tls_files_are_the_drivers(tmp_path: Path) -> None:
+    """A CA, a client certificate and its key are read, and the driver is given them."""
+    authority = Authority("store's")
+    pem = dict(zip(("tls.crt", "tls.key"), authority.issue("client"), strict=True))
+    for name, text in {"ca.crt": authority.certificate, **pem}.items():
+        (tmp_path / name).write_text(text)
+    given = {
+        "ssl_ca_certs": str(tmp_path / "ca.crt"),
+        "ssl_certfile": str(tmp_path / "tls.crt"),
+        "ssl_keyfile": str(tmp_path / "tls.key"),
+    }
+    assert given.items() <= options(f"rediss://store?{urlencode(given)}").items()
+
+
+@pytest.mark.parametrize("kind", ["rediss", "rediss+cluster", "rediss+sentinel"])
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
+@pytest.mark.parametrize(("content", "message"), [(None, "No such file"), ("no PEM", "_ssl")])
+def test_tls_file_that_cannot_be_used_fails_at_construction(
+    tmp_path: Path, kind: str, option: str, content: str | None, message: str
+) -> None:
+    """A CA or certificate that is not there is named at once, not once a connection fails."""
+    file = tmp_path / "given.crt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=f"{option}={file}.*{message}"):
+        connect(f"{kind}://store/service?{option}={file}", TIMEOUTS)
 
 
 @pytest.mark.parametrize(

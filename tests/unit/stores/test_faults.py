@@ -19,6 +19,7 @@ from headgate.stores.faults import translate
         (driver.ReadOnlyError("replica"), StoreRefused, "read_only"),
         (driver.OutOfMemoryError("full"), StoreRefused, "out_of_memory"),
         (driver.NoPermissionError("acl"), StoreRefused, "permission"),
+        (driver.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED]"), StoreRefused, "certificate"),
         (driver.ClusterDownError("CLUSTERDOWN"), StoreUnavailable, "cluster_down"),
         (driver.SlotNotCoveredError("slot"), StoreUnavailable, "cluster_down"),
         (driver.AskError("1 host:1"), StoreUnavailable, "cluster_moving"),
@@ -30,6 +31,8 @@ from headgate.stores.faults import translate
         (driver.ResponseError("READONLY replica"), StoreRefused, "read_only"),
         (driver.ResponseError("-OOM command"), StoreRefused, "out_of_memory"),
         (driver.ResponseError("NOPERM this user"), StoreRefused, "permission"),
+        (driver.ResponseError("ACL failure in script: User"), StoreRefused, "permission"),
+        (driver.ResponseError("The user executing the script"), StoreRefused, "permission"),
         (driver.ResponseError("MISCONF disk"), StoreRefused, "misconfigured"),
         (driver.ResponseError("NOREPLICAS few"), StoreRefused, "no_replicas"),
         (driver.ResponseError("MASTERDOWN link"), StoreUnavailable, "cluster_down"),
@@ -48,6 +51,38 @@ def test_error_has_a_class_and_a_kind(
     assert type(found) is expected
     assert found.kind == kind
     assert str(error) in str(found)
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected", "kind"),
+    [
+        (driver.AuthenticationError("WRONGPASS"), StoreRefused, "authentication"),
+        (driver.ConnectionError("CERTIFICATE_VERIFY_FAILED"), StoreRefused, "certificate"),
+        (driver.ConnectionError("closed"), StoreUnavailable, "cluster_down"),
+        (None, StoreUnavailable, "cluster_down"),
+    ],
+)
+def test_cluster_says_why_it_cannot_be_joined(
+    cause: Exception | None, expected: type[StoreError], kind: str
+) -> None:
+    """Nodes that do not let us in are no nodes that are down: trying again does not help."""
+    error = driver.RedisClusterException("cannot be connected")
+    error.__cause__ = cause
+    found = translate(error)
+    assert (type(found), found.kind) == (expected, kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (driver.AuthenticationError("WRONGPASS"), "HEADGATE_STORE_PASSWORD"),
+        (driver.ConnectionError("CERTIFICATE_VERIFY_FAILED"), "ssl_ca_certs"),
+        (driver.NoPermissionError("acl"), "ACL"),
+    ],
+)
+def test_what_only_a_person_can_mend_says_how(error: Exception, advice: str) -> None:
+    """An error of the settings names the setting."""
+    assert advice in str(translate(error))
 
 
 def test_own_error_stays_what_it_is() -> None:

@@ -101,6 +101,16 @@ async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
     assert client.sizes == [4, 2]
 
 
+async def test_every_pipeline_tells_its_size() -> None:
+    """Whoever wants to know is told how many calls each pipeline carried, those sent again too."""
+    client, told = FakeClient(), list[int]()
+    client.known.add(SCRIPT.sha)
+    lane = Lane(cast("Client", client), PATIENT, sent=told.append)
+    await asyncio.gather(call(lane, "a"), call(lane, "b"), call(lane, "c", OTHER))
+    await call(lane, "d")
+    assert told == client.sizes == [3, 1, 1]
+
+
 class Forgetful(FakeClient):
     """A server that forgets every script at once."""
 

@@ -316,11 +316,12 @@ async def _spend(store: RedisStore) -> None:
     await spend(store, QUOTA)
 
 
+@pytest.mark.parametrize("rule", ["+@all ~other:*", "+@all -set ~*"])
 async def test_user_without_permission_is_told(
-    server: EmbeddedValkey, admin: redis.asyncio.Redis
+    server: EmbeddedValkey, admin: redis.asyncio.Redis, rule: str
 ) -> None:
-    """A user that may not touch the keys is refused, and the kind says so."""
-    await say(admin, "ACL", "SETUSER", "few", "on", ">pw", "+@all", "~other:*")
+    """A user that may not touch the keys, or run what a script runs, hears of it as that."""
+    await say(admin, "ACL", "SETUSER", "few", "on", ">pw", *rule.split())
     try:
         store = redis_store(f"redis://few:pw@127.0.0.1:{server.port}")
         await store.open()

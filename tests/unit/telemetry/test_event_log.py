@@ -6,6 +6,7 @@ from headgate.limiter.events import (
     BreakerChanged,
     BreakerState,
     Event,
+    OvershootFound,
     PoliciesLoaded,
     PoliciesRejected,
     ReplicasCounted,
@@ -116,3 +117,19 @@ def test_policies_are_written_with_version_or_errors() -> None:
 def test_decisions_are_left_to_the_denial_log() -> None:
     """A decision about a request has no line here."""
     assert written(decided()) == []
+
+
+def test_overshoot_names_whose_bucket_it_was() -> None:
+    """By the hash that stands for the caller in the store and at `/top`, too."""
+    lines = Lines()
+    EventLog(MovedClock(), lines.logger).observe(OvershootFound("exports", "tb60", "x7Gh", 12))
+    assert lines.written == [
+        {
+            "event": "audit.overshoot",
+            "level": "error",
+            "policy": "exports",
+            "limit": "tb60",
+            "caller": "x7Gh",
+            "units": 12,
+        }
+    ]

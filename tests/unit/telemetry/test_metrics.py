@@ -1,13 +1,10 @@
 """Counters' totals equal the responses sent, and scrapers can read them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
-from prometheus_client.samples import Sample
 
 from headgate.core.decision import EXEMPT, Outcome, Source
 from headgate.core.errors import StoreUnavailable
@@ -17,7 +14,6 @@ from headgate.limiter.events import (
     BreakerChanged,
     BreakerState,
     Decided,
-    Event,
     PoliciesLoaded,
     PoliciesRejected,
     ReplicasCounted,
@@ -26,45 +22,8 @@ from headgate.limiter.events import (
     StoreStateLost,
 )
 from headgate.telemetry.metrics import Metrics
+from support.observed import OPENMETRICS, Observed
 from support.telemetry import TEN_A_MINUTE, decided, result
-
-OPENMETRICS = "application/openmetrics-text; version=1.0.0,text/plain;q=0.5"
-
-
-class Observed:
-    """Metrics that have observed some events."""
-
-    def __init__(self, *events: Event) -> None:
-        self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, version="1.2.3")
-        self.observe(*events)
-
-    def observe(self, *events: Event) -> None:
-        """Observe more events."""
-        for event in events:
-            self.metrics.observe(event)
-
-    def value(self, name: str, **labels: str) -> float | None:
-        """Return one series, None if it is not there."""
-        return self.registry.get_sample_value(name, labels)
-
-    def decisions(self) -> dict[tuple[str, str], float]:
-        """Return what was counted, by policy and outcome."""
-        return {
-            (sample.labels["policy"], sample.labels["outcome"]): sample.value
-            for sample in self.samples("headgate_decisions_total")
-            if sample.value
-        }
-
-    def samples(self, name: str) -> Sequence[Sample]:
-        """Return all series of a name as a scraper reads them."""
-        body, _ = self.metrics.render(OPENMETRICS)
-        return [
-            sample
-            for family in parse(body.decode())  # type: ignore[no-untyped-call] # it has no types
-            for sample in family.samples
-            if sample.name == name
-        ]
 
 
 def test_checks_add_up_to_responses() -> None:
@@ -117,9 +76,9 @@ def test_exempt_request_counts_no_policy() -> None:
 def test_near_limit_starts_at_a_fifth_left() -> None:
     """Of a burst of 10, a request that leaves 2 is near the limit and one that leaves 3 is not."""
     observed = Observed(decided(Outcome.ALLOWED, result("a", remaining=3)))
-    assert observed.value("headgate_near_limit_total", policy="a") == 0
+    assert observed.value("headgate_near_limit_total", policy="a", tier="none") == 0
     observed.observe(decided(Outcome.ALLOWED, result("a", remaining=2)))
-    assert observed.value("headgate_near_limit_total", policy="a") == 1
+    assert observed.value("headgate_near_limit_total", policy="a", tier="none") == 1
 
 
 def test_near_limit_needs_an_admission_by_the_policy() -> None:
@@ -128,7 +87,7 @@ def test_near_limit_needs_an_admission_by_the_policy() -> None:
     refused = decided(Outcome.DENIED, empty, result("b", Outcome.DENIED))
     shadow = decided(Outcome.SHADOW_DENIED, result("a", Outcome.SHADOW_DENIED, remaining=0))
     observed = Observed(PoliciesLoaded(PolicySet([Policy("a", (TEN_A_MINUTE,))])), refused, shadow)
-    assert observed.value("headgate_near_limit_total", policy="a") == 0
+    assert observed.value("headgate_near_limit_total", policy="a", tier="none") == 0
 
 
 def test_cache_hits_are_decisions_without_a_store_call() -> None:
@@ -164,6 +123,21 @@ def test_suppressed_log_lines_are_counted() -> None:
     assert observed.value("headgate_denials_suppressed_total") == 1
 
 
+def test_what_the_process_tells_is_shown() -> None:
+    """Pipelines, a late event loop and dropped spans each have their metric."""
+    observed = Observed()
+    observed.metrics.batch_sent(3)
+    observed.metrics.loop_lagged(0.02)
+    observed.metrics.spans_dropped(2)
+    observed.metrics.spans_dropped(5)
+    assert observed.value("headgate_store_batch_size_bucket", le="2.0") == 0
+    assert observed.value("headgate_store_batch_size_bucket", le="4.0") == 1
+    assert observed.value("headgate_store_batch_size_sum") == 3
+    assert observed.value("headgate_event_loop_lag_seconds_bucket", le="0.01") == 0
+    assert observed.value("headgate_event_loop_lag_seconds_bucket", le="0.025") == 1
+    assert observed.value("headgate_spans_dropped_total") == 7
+
+
 def test_loaded_policies_are_shown_from_the_start() -> None:
     """Loading shows limits, windows, tiers and version, and counters at zero before traffic."""
     tiers = {"pro": (rate_quota("60/minute"), rate_quota("1000/day"))}
@@ -182,7 +156,8 @@ def test_loaded_policies_are_shown_from_the_start() -> None:
     assert observed.value("headgate_policy_generation") == 7
     assert observed.value("headgate_policy_info", digest="abc") == 1
     assert observed.value("headgate_decisions_total", policy="a", outcome="denied") == 0
-    assert observed.value("headgate_near_limit_total", policy="b") == 0
+    for tier in ("pro", "none", "other"):
+        assert observed.value("headgate_near_limit_total", policy="b", tier=tier) == 0
 
 
 def test_policies_that_are_gone_are_not_shown() -> None:
@@ -215,6 +190,14 @@ def test_reloads_are_counted_by_result() -> None:
     assert observed.value("headgate_policy_reloads_total", result="failure") == 1
 
 
+def test_a_rejected_file_shows_until_a_good_one_is_read() -> None:
+    """The last reload counts as successful until a file is rejected, and again after the next."""
+    rejected, loaded = PoliciesRejected(("p.yaml:3: no",)), PoliciesLoaded(PolicySet())
+    runs = (), (rejected,), (rejected, loaded)
+    shown = [Observed(*events).value("headgate_policy_last_reload_successful") for events in runs]
+    assert shown == [1, 0, 1]
+
+
 def test_exemplars_lead_to_the_trace(provider: TracerProvider) -> None:
     """A sampled request's duration and denial carry its trace, shown to OpenMetrics scrapers."""
     observed = Observed()
@@ -224,9 +207,11 @@ def test_exemplars_lead_to_the_trace(provider: TracerProvider) -> None:
     exemplar = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
     buckets = observed.samples("headgate_check_duration_seconds_bucket")
     assert [sample.exemplar.labels for sample in buckets if sample.exemplar] == [exemplar]
-    decisions = observed.samples("headgate_decisions_total")
-    found = {s.labels["outcome"]: s.exemplar.labels for s in decisions if s.exemplar}
-    assert found == {"denied": exemplar}
+    for name in ("headgate_decisions_total", "headgate_denials_total"):
+        found = {
+            s.labels["outcome"]: s.exemplar.labels for s in observed.samples(name) if s.exemplar
+        }
+        assert found == {"denied": exemplar}
     plain, content_type = observed.metrics.render("text/plain")
     assert content_type.startswith("text/plain")
     assert b"trace_id" not in plain

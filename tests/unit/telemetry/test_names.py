@@ -1,11 +1,15 @@
 """Names are complete, well-formed and free of identities."""
 
 import re
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from headgate.stores.lane import MAX_BATCH
 from headgate.telemetry import names
 from headgate.telemetry.metrics import Metrics
+
+GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 def test_every_metric_is_named_here() -> None:
@@ -15,6 +19,13 @@ def test_every_metric_is_named_here() -> None:
     registered = {family.name for family in registry.collect()}
     named = {metric.name.removesuffix("_total") for metric in names.METRICS}
     assert {name for name in registered if name.startswith("headgate_")} == named
+
+
+def test_operations_guide_lists_every_metric() -> None:
+    """The guide's table has each metric once, with its labels, and no other."""
+    rows = re.findall(r"^\| `(headgate_\w+)` \| (.*?) ?\|", GUIDE.read_text(), re.MULTILINE)
+    listed = [(name, tuple(re.findall(r"`(\w+)`", labels))) for name, labels in rows]
+    assert sorted(listed) == sorted((metric.name, metric.labels) for metric in names.METRICS)
 
 
 def test_every_metric_constant_is_listed() -> None:
@@ -34,8 +45,9 @@ def test_names_follow_prometheus() -> None:
 def test_no_identity_is_a_label() -> None:
     """Labels are those bounded by the policy file and the code (envoyproxy/ratelimit #331)."""
     labels = {label for metric in names.METRICS for label in metric.labels}
-    bounded = {"policy", "outcome", "source", "limit", "result", "error_type", "digest", "version"}
-    assert labels == bounded
+    policies = {"policy", "limit", "digest", "tier"}
+    code = {"outcome", "source", "result", "error_type", "version", "route"}
+    assert labels == policies | code
 
 
 def test_outcomes_are_those_promised() -> None:
@@ -43,6 +55,11 @@ def test_outcomes_are_those_promised() -> None:
     promised = {"allowed", "denied", "shadow_denied", "fail_open", "fail_closed", "exempt"}
     assert set(names.OUTCOMES) == promised
     assert set(names.SOURCES) == {"store", "cache", "local", "none"}
+
+
+def test_largest_pipeline_has_a_bucket() -> None:
+    """The buckets of pipelines end where the pipelines do."""
+    assert names.BATCH_BUCKETS[-1] == MAX_BATCH
 
 
 def test_histogram_is_asked_for_by_its_series() -> None:

@@ -7,10 +7,11 @@ from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from headgate.core.errors import ConfigError
+from headgate.telemetry.span_queue import SpanQueue
 from headgate.telemetry.traces import configure_tracing
 
 HTTP_PORT, GRPC_PORT = "http://127.0.0.1:4318", "http://127.0.0.1:4317"
@@ -34,13 +35,13 @@ class Environment:
 
     def exporters(self, **variables: str) -> list[type[SpanExporter]]:
         """Return the kinds of exporter that these variables make."""
+        return [type(queue._way.exporter) for queue in self.queues(**variables)]
+
+    def queues(self, **variables: str) -> list[SpanQueue]:
+        """Return the queues in front of the exporters that these variables make."""
         provider = self.tracing(**variables)
         processors = provider._active_span_processor._span_processors if provider else ()
-        return [
-            type(processor.span_exporter)
-            for processor in processors
-            if isinstance(processor, BatchSpanProcessor)
-        ]
+        return [processor for processor in processors if isinstance(processor, SpanQueue)]
 
     def resource(self, instance: str = "", **variables: str) -> dict[str, object]:
         """Return the resource that these variables make."""
@@ -115,14 +116,39 @@ def test_standard_variables_choose_the_exporter(
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
             "write grpc or http/protobuf",
         ),
+        (
+            {"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_MAX_QUEUE_SIZE": "many"},
+            "OTEL_BSP_MAX_QUEUE_SIZE='many' is not a number of spans",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "0"},
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE='0' is not a number of spans",
+        ),
     ],
 )
 def test_unknown_choices_are_refused(
     environment: Environment, variables: dict[str, str], message: str
 ) -> None:
-    """An exporter or protocol that there is not is refused at the start, with those there are."""
+    """An exporter, protocol or size that there is not is refused at the start, with what to do."""
     with pytest.raises(ConfigError, match=message):
         environment.tracing(**variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, (2048, 512)),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "100"}, (100, 100)),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "7"}, (100, 7)),
+    ],
+)
+def test_sizes_follow_their_variables(
+    environment: Environment, variables: dict[str, str], expected: tuple[int, int]
+) -> None:
+    """Queue and batch are as large as their variables say, and no batch is above its queue."""
+    (queue,) = environment.queues(OTEL_TRACES_EXPORTER="console", **variables)
+    sizes = queue._batch_processor
+    assert (sizes._max_queue_size, sizes._max_export_batch_size) == expected
 
 
 def test_sampler_follows_its_variable(environment: Environment) -> None:

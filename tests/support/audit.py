@@ -1,0 +1,137 @@
+"""Replicas over one store, whose statements are made when the test says so."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from headgate.core.keys import KeyScheme
+from headgate.core.policy import Policy, PolicySet
+from headgate.core.quota import SECOND_US
+from headgate.limiter.auditor import LAG_US
+from headgate.limiter.breaker import BreakerSettings
+from headgate.limiter.events import Audited, OvershootFound, PolicyAudit
+from headgate.limiter.limiter import Limiter
+from headgate.limiter.ports import Store
+from headgate.stores.memory import MemoryStore
+from support.clock import MovedClock
+from support.limiter import Recorder
+
+BEAT_US = 2 * SECOND_US
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A process whose own clock is the one that the test moves."""
+
+    clock: MovedClock
+
+    def now_us(self) -> int:
+        return self.clock.now_us
+
+
+class Fleet:
+    """Limiters of some replicas; none of them is started, so nothing happens by itself.
+
+    Args:
+        clock: The clock of the store and of all replicas.
+        store: Gives each replica its way to the store.
+        policies: The policies in force.
+        keys: Callers audited for each limit.
+    """
+
+    def __init__(
+        self,
+        clock: MovedClock,
+        store: Callable[[], Store],
+        *policies: Policy,
+        replicas: Sequence[str] = ("a", "b", "c"),
+        keys: int = 32,
+        scheme: KeyScheme | None = None,
+    ) -> None:
+        self.clock = clock
+        self.members: dict[str, Limiter] = {}
+        self.recorders: dict[str, Recorder] = {}
+        self._store = store
+        self._policies = policies
+        self._keys = keys
+        self._scheme = scheme
+        self._turns: list[str] = []
+        for name in replicas:
+            self.join(name)
+
+    def __getitem__(self, name: str) -> Limiter:
+        return self.members[name]
+
+    def join(self, name: str) -> Limiter:
+        """Add a replica."""
+        self.recorders[name] = Recorder()
+        self.members[name] = Limiter(
+            self._store(),
+            local=MemoryStore(self.clock),
+            keys=self._scheme,
+            clock=_Process(self.clock),
+            observers=[self.recorders[name]],
+            replica=name,
+            audit_keys=self._keys,
+            # An outage is the test's, and ends when it says so.
+            breaker=BreakerSettings(failures=1_000_000),
+        )
+        self.members[name].policies.replace(PolicySet(self._policies))
+        return self.members[name]
+
+    async def beat(self) -> None:
+        """Let every replica make its statement."""
+        for name in sorted(self.members):
+            await self.members[name].audit.beat()
+
+    async def beats(self, seconds: float) -> None:
+        """Let so much time pass; each replica makes a statement every two seconds, in its turn."""
+        left_us = round(seconds * SECOND_US)
+        while left_us > 0:
+            step_us = min(BEAT_US // len(self.members), left_us)
+            self.clock.advance(step_us)
+            left_us -= step_us
+            self._turns = [name for name in self._turns if name in self.members]
+            self._turns += [name for name in self.members if name not in self._turns]
+            self._turns.append(self._turns.pop(0))
+            await self.members[self._turns[-1]].audit.beat()
+
+    async def settled(self) -> None:
+        """Let so much time pass that everything until now is compared."""
+        await self.beats((LAG_US + 5 * SECOND_US) / SECOND_US + 2)
+
+    async def spend(self, name: str, policy: str, caller: str, *, times: int = 1) -> int:
+        """Ask so many times at one replica, and return how often it let in."""
+        decisions = [await self.members[name].check(policy, principal=caller) for _ in range(times)]
+        return sum(decision.allowed for decision in decisions)
+
+    def said(self, name: str, policy: str) -> PolicyAudit:
+        """Return what a replica said last of a policy."""
+        (audit,) = [
+            each for each in self.recorders[name].of(Audited)[-1].policies if each.policy == policy
+        ]
+        return audit
+
+    def found(self) -> list[OvershootFound]:
+        """Return all that any replica found beyond a limit."""
+        return [
+            event for recorder in self.recorders.values() for event in recorder.of(OvershootFound)
+        ]
+
+    def overshoot(self, policy: str) -> int:
+        """Return what the replicas show of a policy, as `max by (policy)` does."""
+        return max(self.said(name, policy).overshoot for name in self.members)
+
+    def total(self, policy: str, figure: str) -> float:
+        """Return the sum of a figure over all replicas and times."""
+        return sum(
+            float(getattr(each, figure))
+            for recorder in self.recorders.values()
+            for event in recorder.of(Audited)
+            for each in event.policies
+            if each.policy == policy
+        )
+
+    async def aclose(self) -> None:
+        """Close all."""
+        for limiter in self.members.values():
+            await limiter.aclose()

@@ -1,0 +1,48 @@
+"""Metrics that have observed events, read as a scraper reads them."""
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
+from prometheus_client.samples import Sample
+
+from headgate.limiter.events import Event
+from headgate.telemetry.metrics import Metrics
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0,text/plain;q=0.5"
+
+
+class Observed:
+    """Metrics that have observed some events."""
+
+    def __init__(self, *events: Event) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, version="1.2.3")
+        self.observe(*events)
+
+    def observe(self, *events: Event) -> None:
+        """Observe more events."""
+        for event in events:
+            self.metrics.observe(event)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return one series, None if it is not there."""
+        return self.registry.get_sample_value(name, labels)
+
+    def decisions(self) -> dict[tuple[str, str], float]:
+        """Return what was counted, by policy and outcome."""
+        return {
+            (sample.labels["policy"], sample.labels["outcome"]): sample.value
+            for sample in self.samples("headgate_decisions_total")
+            if sample.value
+        }
+
+    def samples(self, name: str) -> Sequence[Sample]:
+        """Return all series of a name as a scraper reads them."""
+        body, _ = self.metrics.render(OPENMETRICS)
+        return [
+            sample
+            for family in parse(body.decode())  # type: ignore[no-untyped-call] # it has no types
+            for sample in family.samples
+            if sample.name == name
+        ]

@@ -1,0 +1,320 @@
+"""What a replica counts: who is in the sample, which units, in which slot."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from headgate.core.audit import SLOT_US, rank
+from headgate.core.charge import Charge
+from headgate.core.keys import KeyScheme, caller_of
+from headgate.core.policy import KeyPart, Mode, Policy
+from headgate.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
+from headgate.core.subject import Principal, Subject
+from headgate.limiter.plan import Plan, make_plan
+from headgate.limiter.ports import Taken
+from headgate.limiter.sample import BREAK_US, IDLE_US, KEPT_SLOTS, MAX_BREAKS, Sample
+from headgate.limiter.statement import NO_WORD, PENDING
+from support.clock import EPOCH_US
+from support.limiter import rate
+from support.stores import MINUTE_US, admits, quota_of, refuses
+
+KEYS = KeyScheme()
+TEN = rate("p", "10/minute")
+
+
+def plan(policy: Policy = TEN, caller: str = "ann", cost: int = 1) -> Plan:
+    return make_plan([(policy, cost)], Subject(principal=Principal(caller)), KEYS)
+
+
+def taken(at_us: int, remaining: int, *, spent: bool = True, count: int = 1) -> Taken:
+    verdict = admits(remaining, 1, 1) if spent else refuses(0, 1, 1, 1)
+    return Taken(at_us, (verdict,) * count, spent)
+
+
+def accounts(sample: Sample) -> dict[str, Any]:
+    """Return what the sample states of its only limit, by caller."""
+    found: dict[str, dict[str, Any]] = json.loads(sample.state())["accounts"]
+    (callers,) = found.values()
+    return callers
+
+
+def slots(sample: Sample) -> list[list[int]]:
+    """Return what the sample states of its only caller: begin of the slot, and its figures."""
+    ((_, _, found),) = accounts(sample).values()
+    return [[int(slot) * SLOT_US - EPOCH_US, *figures] for slot, figures in found.items()]
+
+
+def breaks(sample: Sample) -> dict[str, int]:
+    found: dict[str, int] = json.loads(sample.state())["breaks"]
+    return found
+
+
+def names(plans: Sequence[Plan]) -> list[str]:
+    return [caller_of(each.charges[0].key) for each in plans]
+
+
+def test_units_are_counted_by_the_stores_time() -> None:
+    """Each slot has its sum, its first time, and what the store said was spent before that."""
+    sample = Sample(8)
+    for at_us, cost, remaining in (
+        (EPOCH_US + 1, 2, 8),
+        (EPOCH_US + 2, 1, 7),
+        (EPOCH_US + SLOT_US, 4, 3),
+    ):
+        sample.decided(plan(cost=cost), taken(at_us, remaining))
+    assert slots(sample) == [[0, 1, 0, 3], [SLOT_US, 0, 3, 4]]
+
+
+def test_answers_in_another_order() -> None:
+    """The first of a slot is the first that the store decided, and of equal times the first."""
+    sample = Sample(8)
+    for at_us, remaining in ((EPOCH_US + 5, 6), (EPOCH_US + 5, 7), (EPOCH_US + 5, 5)):
+        sample.decided(plan(), taken(at_us, remaining))
+    assert slots(sample) == [[0, 5, 2, 3]]
+    sample.decided(plan(), taken(EPOCH_US + 1, 9))
+    assert slots(sample) == [[0, 1, 0, 4]]
+
+
+def test_a_store_that_says_nonsense_is_counted_all_the_same() -> None:
+    """Units count whatever the verdict's figures are."""
+    sample = Sample(8)
+    sample.decided(plan(), taken(EPOCH_US, 99))
+    assert slots(sample) == [[0, 0, 0, 1]]
+
+
+def test_refusals_and_costs_of_0_are_seen_and_count_nothing() -> None:
+    """A caller that is refused stays in the sample."""
+    sample = Sample(8)
+    sample.decided(plan(), taken(EPOCH_US, 0, spent=False))
+    sample.decided(plan(cost=0), taken(EPOCH_US, 10))
+    assert slots(sample) == []
+    sample.stated(EPOCH_US + IDLE_US)
+    assert len(accounts(sample)) == 1
+
+
+def test_idle_callers_leave() -> None:
+    """Whoever was not seen for five minutes makes room, and a limit without callers is gone."""
+    sample = Sample(1)
+    sample.decided(plan(caller="ann"), taken(EPOCH_US, 9))
+    sample.stated(EPOCH_US + IDLE_US + 1)
+    assert json.loads(sample.state())["accounts"] == {}
+    sample.decided(plan(caller="bob"), taken(EPOCH_US + IDLE_US + 1, 9))
+    assert len(accounts(sample)) == 1
+
+
+def test_the_sample_is_the_smallest_in_any_order() -> None:
+    """Replicas that see the same callers in another order count the same ones."""
+    plans = [plan(caller=f"caller{number}") for number in range(50)]
+    smallest = sorted(names(plans), key=rank)[:8]
+    for order in (plans, plans[::-1], plans[25:] + plans[:25]):
+        sample = Sample(8)
+        for each in order:
+            sample.decided(each, taken(EPOCH_US, 9))
+        assert sorted(accounts(sample), key=rank) == smallest
+
+
+def test_a_place_that_became_free_is_taken() -> None:
+    """When one of the smallest leaves, the next one that comes is counted."""
+    plans = sorted((plan(caller=f"{n}") for n in range(3)), key=lambda one: rank(*names([one])))
+    sample = Sample(2)
+    for each in plans:
+        sample.decided(each, taken(EPOCH_US, 9))
+    sample.decided(plans[1], taken(EPOCH_US + IDLE_US, 9))
+    sample.stated(EPOCH_US + IDLE_US + 1)
+    sample.decided(plans[2], taken(EPOCH_US + IDLE_US, 9))
+    assert list(accounts(sample)) == names(plans[1:])
+
+
+def test_only_so_many_slots_are_kept() -> None:
+    """What was dropped is said, so that nobody takes it for nothing."""
+    sample = Sample(8)
+    for slot in range(KEPT_SLOTS + 2):
+        sample.decided(plan(), taken(EPOCH_US + slot * SLOT_US, 9))
+    ((first, _, found),) = accounts(sample).values()
+    assert len(found) == KEPT_SLOTS
+    assert first == EPOCH_US // SLOT_US + 2
+
+
+def test_what_is_not_audited() -> None:
+    """Leases are held and not spent, and what a shadow policy counts it would not have refused."""
+    sample = Sample(8)
+    held = Policy("c", (concurrency_quota(3),))
+    shadow = rate("s", "10/minute", mode=Mode.SHADOW)
+    for policy in (held, shadow):
+        sample.decided(plan(policy), taken(EPOCH_US, 2))
+    assert json.loads(sample.state())["accounts"] == {}
+
+
+def test_no_audit_counts_nothing() -> None:
+    """With 0 keys nothing is looked at."""
+    sample = Sample(0)
+    sample.decided(plan(), taken(EPOCH_US, 9))
+    sample.corrected([plan().charges[0].correction(-1, EPOCH_US)], [EPOCH_US])
+    sample.interrupt(["bucket"])
+    assert json.loads(sample.state()) == {"accounts": {}, "breaks": {}}
+
+
+def test_each_limit_has_a_sample_of_the_same_callers() -> None:
+    """Two limits of a policy are counted apart, each at its own server's time."""
+    both = rate("p", "10/minute", rate_quota("100/day", algorithm=Algorithm.FIXED_WINDOW))
+    sample = Sample(8)
+    found = Taken(
+        EPOCH_US + 2, (admits(9, 1, 1),) * 2, spent=True, times_us=(EPOCH_US, EPOCH_US + 2)
+    )
+    sample.decided(plan(both), found)
+    stated = json.loads(sample.state())["accounts"]
+    assert set(stated) == {
+        "p token_bucket 10 60000000 10",
+        "p fixed_window 100 86400000000 100",
+    }
+    by_day, by_minute = (stated[limit] for limit in sorted(stated))
+    assert by_minute.keys() == by_day.keys() == {*names([plan()])}
+    slot = str(EPOCH_US // SLOT_US)
+    assert [by_minute[caller][2][slot][0] for caller in by_minute] == [0]
+    assert [by_day[caller][2][slot][0] for caller in by_day] == [2]
+
+
+def test_a_reload_that_changes_nothing_changes_nothing() -> None:
+    """A limit of the same figures is the same limit, whatever a request costs under it."""
+    sample = Sample(8)
+    for quota in (Quota(Algorithm.TOKEN_BUCKET, 10, MINUTE_US, 10, cost) for cost in (1, 1, 2)):
+        sample.decided(plan(rate("p", quota)), taken(EPOCH_US, 8))
+    assert slots(sample) == [[0, 0, 0, 4]]
+
+
+def test_a_changed_limit_is_counted_anew() -> None:
+    """A caller is counted under the limit that it was decided by last."""
+    sample = Sample(8)
+    sample.decided(plan(), taken(EPOCH_US, 9))
+    sample.decided(plan(rate("p", "20/minute")), taken(EPOCH_US, 18))
+    stated = json.loads(sample.state())["accounts"]
+    assert [len(callers) for callers in stated.values()] == [0, 1]
+    sample.stated(EPOCH_US)
+    assert list(json.loads(sample.state())["accounts"]) == ["p token_bucket 20 60000000 20"]
+
+
+def test_many_quotas_are_not_kept() -> None:
+    """An app that builds a quota for each request does not fill the memory."""
+    sample = Sample(8)
+    for _ in range(1_500):
+        sample.decided(plan(rate("p", "10/minute")), taken(EPOCH_US, 9))
+    assert len(sample._seen) > 1_000
+    sample.stated(EPOCH_US)
+    assert sample._seen == {}
+    sample.decided(plan(), taken(EPOCH_US, 9))
+    assert slots(sample) == [[0, 0, 0, 1_501]]
+
+
+def corrected(charge: Charge, delta: int, at_us: int, *, keys: int = 8) -> Sample:
+    sample = Sample(keys)
+    sample.corrected([charge.correction(delta, EPOCH_US)], [at_us])
+    return sample
+
+
+def test_what_is_given_back_is_taken_off_when_it_was() -> None:
+    """Also by a replica that let nothing in; of that slot it has no word of what was before."""
+    at_us = EPOCH_US + 3 * SLOT_US + 1
+    sample = corrected(plan().charges[0], -4, at_us)
+    ((_, gives_back, _),) = accounts(sample).values()
+    assert gives_back == 1
+    assert slots(sample) == [[3 * SLOT_US, SLOT_US - 1, NO_WORD, -4]]
+    sample.decided(plan(), taken(at_us + 5, 3))
+    assert slots(sample) == [[3 * SLOT_US, 6, 6, -3]]
+
+
+def test_what_makes_no_room_is_not_taken_off() -> None:
+    """More than was reserved, a lease, and a refund into a window that has ended."""
+    window = rate("w", quota_of(Algorithm.FIXED_WINDOW, 10))
+    lease = plan(Policy("c", (concurrency_quota(3),)))
+    for sample in (
+        corrected(plan().charges[0], 5, EPOCH_US),
+        corrected(lease.charges[0], -1, EPOCH_US),
+        corrected(plan(window).charges[0], -5, EPOCH_US + MINUTE_US),
+    ):
+        assert json.loads(sample.state())["accounts"] == {}
+
+
+def test_a_refund_of_somebody_who_is_not_audited() -> None:
+    """It is not counted either."""
+    first, second = sorted((plan(caller=n) for n in "ab"), key=lambda one: rank(*names([one])))
+    sample = Sample(1)
+    sample.decided(first, taken(EPOCH_US, 9))
+    sample.corrected([second.charges[0].correction(-1, EPOCH_US)], [EPOCH_US])
+    assert list(accounts(sample)) == names([first])
+
+
+def test_a_break_lasts_until_the_statement_that_told_of_it() -> None:
+    """Its time is the store's, and until that is known everything is within the break."""
+    sample = Sample(8)
+    sample.decided(plan(), taken(EPOCH_US, 9))
+    bucket = plan().charges[0].key
+    sample.interrupt([bucket, "hg1:{another}:p:tb60"])
+    assert slots(sample) == []
+    assert breaks(sample)[bucket] == PENDING
+    sample.stated(EPOCH_US + 7)
+    assert breaks(sample) == {bucket: EPOCH_US + 7, "hg1:{another}:p:tb60": EPOCH_US + 7}
+    sample.stated(EPOCH_US + 7 + BREAK_US)
+    assert len(breaks(sample)) == 2
+    sample.stated(EPOCH_US + 8 + BREAK_US)
+    assert breaks(sample) == {}
+
+
+def test_a_break_while_a_statement_is_on_its_way() -> None:
+    """That statement's time is not the end of a break that it said nothing of."""
+    sample = Sample(8)
+    sample.interrupt(["a"])
+    sample.state()
+    sample.interrupt(["a", "b"])
+    sample.stated(EPOCH_US)
+    assert breaks(sample) == {"a": PENDING, "b": PENDING}
+    sample.stated(EPOCH_US + 1)
+    assert breaks(sample) == {"a": EPOCH_US + 1, "b": EPOCH_US + 1}
+
+
+def test_breaks_are_few() -> None:
+    """The newest are kept."""
+    sample = Sample(8)
+    sample.interrupt(f"bucket{number}" for number in range(MAX_BREAKS + 1))
+    assert len(breaks(sample)) == MAX_BREAKS
+    assert "bucket0" not in breaks(sample)
+    sample.state()
+    sample.interrupt(f"other{number}" for number in range(MAX_BREAKS))
+    sample.stated(EPOCH_US)
+    assert set(breaks(sample).values()) == {PENDING}
+
+
+def test_admitted_units_are_those_of_audited_callers() -> None:
+    """They are told once, less what was given back, and only of hashes up to the bound."""
+    first, second = sorted((plan(caller=n) for n in "ab"), key=lambda one: rank(*names([one])))
+    bounds = {"p token_bucket 10 60000000 10": rank(*names([first]))[0]}
+    sample = Sample(8)
+    sample.decided(first, taken(EPOCH_US, 9))
+    sample.decided(second, taken(EPOCH_US, 9))
+    assert sample.admitted(None) == {"p": 0}
+    assert sample.admitted(bounds) == {"p": 1}
+    assert sample.admitted({}) == {"p": 0}
+    sample.corrected([first.charges[0].correction(-1, EPOCH_US)], [EPOCH_US])
+    assert sample.admitted({}) == {"p": 0}
+    for _ in range(3):
+        sample.decided(first, taken(EPOCH_US, 6))
+    assert sample.admitted({}) == {"p": 2}
+
+
+@pytest.mark.parametrize("parts", [["principal"], ["route", "principal"]], ids=len)
+def test_a_statement_is_bounded(parts: list[str]) -> None:
+    """Whatever callers do, a caller's account takes at most 300 bytes."""
+    huge = Quota(Algorithm.TOKEN_BUCKET, 2**26, MINUTE_US, 2**26)
+    policy = rate("p", huge, key=tuple(map(KeyPart.parse, parts)))
+    sample = Sample(32)
+    for number in range(40):
+        subject = Subject(principal=Principal(f"caller{number}"), route="POST /exports")
+        for slot in range(9):
+            at_us = EPOCH_US + slot * SLOT_US
+            found = Taken(at_us, (admits(0, 1, 1),), spent=True)
+            asked = make_plan([(policy, 2**26)], subject, KEYS)
+            for _ in range(1_000):
+                sample.decided(asked, found)
+    assert len(accounts(sample)) == 32
+    assert len(sample.state()) <= 32 * 300 + 100

@@ -14,6 +14,8 @@ import yaml
 
 from chart.values_reference import CHART, Value, table, values, with_table
 from headgate.version import __version__
+from support.boards import selectors
+from support.promtool import needs_promtool, promtool
 
 ROOT = CHART.parents[1]
 TEMPLATES = sorted(
@@ -68,12 +70,34 @@ def test_the_suites_of_the_templates_pass() -> None:
 
 @needs_helm
 def test_a_template_renders_one_object() -> None:
-    """Each template makes at most one object, whatever the values are."""
+    """Each template makes at most one object, or one for each of what there are several of."""
     for file in VALUE_SETS:
         rendered = helm("template", "hg", CHART, "--values", file)
         sources = Counter(re.findall(r"^# Source: (\S+)$", rendered, re.MULTILINE))
-        sources.pop("headgate/templates/extraobjects.yaml", None)
+        for of_several in ("extraobjects", "grafanadashboards"):
+            sources.pop(f"headgate/templates/{of_several}.yaml", None)
         assert set(sources.values()) == {1}, file
+
+
+@needs_helm
+@needs_promtool
+@pytest.mark.parametrize(
+    ("values", "job"),
+    [("observability", "hg-headgate-admin"), ("ingress", "limits/hg-headgate")],
+)
+def test_the_rules_are_of_one_release(values: str, job: str, tmp_path: Path) -> None:
+    """Prometheus takes the rules of the chart, and each of their selectors is of its release."""
+    file = CHART / f"ci/{values}-values.yaml"
+    shown = ("--show-only", "templates/prometheusrule.yaml")
+    rendered = yaml.safe_load(helm("template", "hg", CHART, "-n", "limits", "-f", file, *shown))
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rendered["spec"]))
+    promtool("check", "rules", tmp_path / "rules.yaml")
+    of_release = {"namespace": ("=", "limits"), "job": ("=", job)}
+    for group in rendered["spec"]["groups"]:
+        for rule in group["rules"]:
+            found = selectors(rule["expr"])
+            assert found
+            assert all(of_release.items() <= matchers.items() for _, matchers in found), rule
 
 
 @needs_helm
@@ -112,8 +136,8 @@ def test_each_refusal_has_a_test() -> None:
 
 def test_template_names_have_the_charts_prefix() -> None:
     """Named templates are global in Helm: none is without the chart's prefix."""
-    helpers = (CHART / "templates/_helpers.tpl").read_text()
-    names = re.findall(r'define "([^"]+)"', helpers)
+    helpers = [path.read_text() for path in (CHART / "templates").glob("_*.tpl")]
+    names = re.findall(r'define "([^"]+)"', "\n".join(helpers))
     assert names
     assert all(name.startswith("headgate.") for name in names)
 
@@ -189,9 +213,13 @@ def test_versions_and_images_agree() -> None:
     assert chart["appVersion"] == __version__
     assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
     ours = f"{defaults['image']['repository']}:{__version__}"
-    theirs = f"{defaults['valkey']['image']['repository']}:{defaults['valkey']['image']['tag']}"
+    theirs, exporter = (
+        f"{image['repository']}:{image['tag']}"
+        for image in (defaults["valkey"]["image"], defaults["valkey"]["exporter"]["image"])
+    )
     listed = yaml.safe_load(chart["annotations"]["artifacthub.io/images"])
-    assert [each["image"] for each in listed] == [ours, theirs]
+    assert [each["image"] for each in listed] == [ours, theirs, exporter]
     images = (ROOT / "deploy/kind/images.env").read_text()
     assert f"HEADGATE_IMAGE={ours}\n" in images
     assert f"VALKEY_IMAGE={theirs}\n" in images
+    assert f"REDIS_EXPORTER_IMAGE={exporter}\n" in images

@@ -204,6 +204,7 @@ on, the number that was applied before it is said once more: taking it back woul
 - {name: HEADGATE_BREAKER_FAILURES, value: {{ .Values.settings.breakerFailures | int | quote }}}
 - {name: HEADGATE_BREAKER_PROBE, value: {{ .Values.settings.breakerProbeSeconds | quote }}}
 - {name: HEADGATE_KEY_PREFIX, value: {{ .Values.settings.keyPrefix | quote }}}
+- {name: HEADGATE_AUDIT_KEYS, value: {{ .Values.settings.auditKeys | int | quote }}}
 {{- /* What the pods divide a limit by while Valkey is away, before they could count each other. */}}
 - {name: HEADGATE_MIN_REPLICAS, value: {{ ternary .Values.autoscaling.minReplicas .Values.replicaCount .Values.autoscaling.enabled | int | max 1 | quote }}}
 - {name: HEADGATE_DIALECT, value: {{ .Values.settings.dialect | quote }}}

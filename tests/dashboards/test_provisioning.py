@@ -1,0 +1,178 @@
+"""What compose and deploy/observability set up fits what they load, and each other."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from headgate.telemetry import names
+from support.boards import FOLDER
+from support.promtool import needs_promtool, promtool
+from support.rules import FILE as RULES
+
+DEPLOY = FOLDER.parent / "deploy"
+COMPOSE = DEPLOY / "compose.yaml"
+SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]
+MANIFESTS = [
+    document
+    for file in sorted((DEPLOY / "observability").glob("*.yaml"))
+    for document in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+]
+IMAGES = dict(
+    re.findall(
+        r"^(\w+)=(.+)$", (DEPLOY / "kind/images.env").read_text(encoding="utf-8"), re.MULTILINE
+    )
+)
+OF_COMPOSE = DEPLOY / "compose/grafana"
+
+
+def has_compose() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    done = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)  # noqa: S607 - the docker of the PATH is meant
+    return done.returncode == 0
+
+
+def of_compose(name: str) -> Any:
+    return yaml.safe_load((OF_COMPOSE / name).read_text(encoding="utf-8"))
+
+
+def of_cluster(name: str) -> Any:
+    (provisioning,) = [
+        each["data"]
+        for each in MANIFESTS
+        if (each.get("metadata") or {}).get("name") == "grafana-provisioning"
+    ]
+    return yaml.safe_load(provisioning[name])
+
+
+def mounts() -> list[tuple[str, Path, str]]:
+    """Return each service's mounts: the service, the path here, and the path there."""
+    found = [
+        (name, mount.split(":")[:2])
+        for name, service in SERVICES.items()
+        for mount in service.get("volumes", ())
+    ]
+    return [(name, DEPLOY / here, there) for name, (here, there) in found]
+
+
+def images_in(document: Any) -> list[str]:
+    """Return the images that a manifest names, also in arguments."""
+    return re.findall(r"(?<![/\w.-])[\w.-]+/[\w./-]+:v?\d[\w.-]*", json.dumps(document))
+
+
+@pytest.mark.skipif(not has_compose(), reason="there is no docker compose")
+def test_docker_compose_takes_the_file() -> None:
+    """`docker compose config` finds no fault."""
+    command = ["docker", "compose", "-f", str(COMPOSE), "config", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_everything_that_is_mounted_is_there() -> None:
+    """No path that compose mounts is missing: Docker would make an empty directory of it."""
+    assert mounts()
+    assert [str(here) for _, here, _ in mounts() if not here.exists()] == []
+
+
+def test_what_compose_waits_for_and_scrapes_is_one_of_its_services() -> None:
+    """Services depend on services, and Prometheus scrapes services."""
+    waited = {other for service in SERVICES.values() for other in service.get("depends_on", ())}
+    (config,) = [here for name, here, there in mounts() if there.endswith("/prometheus.yaml")]
+    scraped = set()
+    for job in yaml.safe_load(config.read_text(encoding="utf-8"))["scrape_configs"]:
+        for found in job.get("dns_sd_configs", ()):
+            scraped |= set(found["names"])
+        for given in job.get("static_configs", ()):
+            scraped |= {target.partition(":")[0] for target in given["targets"]}
+    assert scraped == {"headgate", "exporter"}
+    assert waited | scraped <= set(SERVICES)
+
+
+def test_images_are_those_of_the_cluster() -> None:
+    """Compose and the manifests run the images of images.env; the proxy is compose's alone."""
+    given = [re.fullmatch(r"\$\{(\w+):-(.+)\}", each["image"]) for each in SERVICES.values()]
+    named = {found.group(1): found.group(2) for found in given if found}
+    assert len([found for found in given if found]) == len(SERVICES)
+    assert set(named) - set(IMAGES) == {"PROXY_IMAGE"}
+    assert {name: image for name, image in named.items() if name in IMAGES} == {
+        name: IMAGES[name] for name in named if name in IMAGES
+    }
+    run = {image for document in MANIFESTS for image in images_in(document)}
+    assert run
+    assert run <= set(IMAGES.values())
+
+
+def test_the_policies_of_compose_are_valid(tmp_path: Path) -> None:
+    """Compose begins with a policy file that Headgate takes, and with the keys that it names."""
+    mounted = {there: here for name, here, there in mounts() if name == "headgate"}
+    policies = (mounted["/etc/headgate/policies"] / "policies.yaml").read_text(encoding="utf-8")
+    for there, here in mounted.items():
+        policies = policies.replace(there, str(here))
+    file = tmp_path / "policies.yaml"
+    file.write_text(policies)
+    command = [sys.executable, "-m", "headgate", "policies", "validate", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("provisioned", [of_compose, of_cluster])
+def test_exemplars_lead_to_traces(provisioned: Any) -> None:
+    """The exemplars' label is Headgate's, and its traces are in a source that is there."""
+    sources = {each["uid"]: each for each in provisioned("datasources.yaml")["datasources"]}
+    (destination,) = sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert destination["name"] == names.TRACE_ID
+    assert sources[destination["datasourceUid"]]["type"] == "jaeger"
+
+
+def test_grafana_is_the_same_in_both() -> None:
+    """Data sources and providers of compose and of the cluster differ in their hosts alone."""
+    within = json.dumps(of_cluster("datasources.yaml")).replace(".observability:", ":")
+    assert json.loads(within) == of_compose("datasources.yaml")
+    assert of_cluster("dashboards.yaml") == of_compose("dashboards.yaml")
+
+
+def test_dashboards_are_mounted_where_grafana_looks() -> None:
+    """The provider's folder is the one that the boards are mounted at."""
+    (provider,) = of_compose("dashboards.yaml")["providers"]
+    path = provider["options"]["path"]
+    assert [here.resolve() for _, here, there in mounts() if there == path] == [FOLDER]
+    (grafana,) = [
+        each
+        for each in MANIFESTS
+        if each.get("kind") == "Deployment" and each["metadata"]["name"] == "grafana"
+    ]
+    pod = grafana["spec"]["template"]["spec"]
+    assert path in {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+
+
+def test_the_sidecar_looks_for_what_the_chart_writes() -> None:
+    """The label that kube-prometheus-stack's sidecar wants is the one of the chart's ConfigMap."""
+    (stack,) = [each for each in MANIFESTS if "prometheus" in each and "grafana" in each]
+    sidecar = stack["grafana"]["sidecar"]
+    wanted = {sidecar["dashboards"]["label"]: sidecar["dashboards"]["labelValue"]}
+    chart = yaml.safe_load((FOLDER.parent / "charts/headgate/values.yaml").read_text())
+    assert wanted == chart["dashboards"]["labels"]
+    exemplars = sidecar["datasources"]["exemplarTraceIdDestinations"]
+    assert exemplars["traceIdLabelName"] == names.TRACE_ID
+    assert exemplars["datasourceUid"] in {
+        source["uid"] for source in stack["grafana"]["additionalDataSources"]
+    }
+
+
+@needs_promtool
+def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
+    """Promtool finds no fault with compose's Prometheus, and the rules are where it looks."""
+    there = {there: here for name, here, there in mounts() if name == "prometheus"}
+    config = there["/etc/prometheus/prometheus.yaml"].read_text(encoding="utf-8")
+    assert there["/etc/prometheus/rules.yaml"].resolve() == RULES
+    shutil.copy(RULES, tmp_path)
+    here = config.replace("/etc/prometheus/", f"{tmp_path}/")
+    (tmp_path / "prometheus.yaml").write_text(here)
+    assert "1 rule files found" in promtool("check", "config", tmp_path / "prometheus.yaml")

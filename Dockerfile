@@ -27,6 +27,9 @@ RUN /opt/pip/bin/pip --python /opt/headgate/bin/python install --no-compile --no
   && /opt/headgate/bin/python -m compileall -q --invalidation-mode unchecked-hash /package/lib
 
 FROM ${BASE_IMAGE}
+# Official images come without the bytecode of the standard library, and nothing is written later.
+RUN python3 -c "import compileall, re, sysconfig; \
+      compileall.compile_dir(sysconfig.get_path('stdlib'), rx=re.compile('site-packages'), quiet=2)"
 ARG VERSION=0.1.0
 ARG REVISION=
 LABEL org.opencontainers.image.title="headgate" \

@@ -1,8 +1,10 @@
 """Send requests at steady rates, each on a connection of its own; print one JSON of all of them.
 
 Runs inside the cluster on the image's own Python. The variable LOAD says what to send:
-`{"target": "host:port", "seconds": 10, "streams": [{"method", "path", "headers", "per_second"}]}`.
+`{"target": "host:port", "seconds": 10, "streams": [{"method", "path", "headers", "per_second",
+"forge"}]}`.
 In a header's value `{random}` is a fresh text for each request, and `{address}` a fresh address.
+A stream with claims in `forge` sends a token of its own making each time.
 It ends early when the file STOP is there. A request is `[stream, sent_us, microseconds, status]`;
 in place of a status `refused`, `broken` or `timeout` says what became of the connection.
 """
@@ -16,13 +18,25 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+
 STOP = Path("/tmp/stop")  # noqa: S108 - the pod's own volume
 TIMEOUT = 10.0
+FORGER = ec.generate_private_key(ec.SECP256R1())
+
+
+def forged(claims: dict[str, Any], kid: str) -> str:
+    """Return a token for a fresh subject that claims to be the issuer's, signed by another key."""
+    mine = {**claims, "sub": secrets.token_hex(8), "exp": int(time.time()) + 3600}
+    return jwt.encode(mine, FORGER, "ES256", headers={"kid": kid})
 
 
 async def ask(host: str, port: int, stream: dict[str, Any]) -> int | str:
     """Send a request and return its status, or what became of it."""
     headers = {"Host": host, "Connection": "close", "Content-Length": "0"} | stream["headers"]
+    if stream["forge"]:
+        headers["Authorization"] = f"Bearer {forged(**stream['forge'])}"
     lines = "".join(
         f"{name}: {value}\r\n".replace("{random}", secrets.token_hex(8)).replace(
             "{address}", str(IPv6Address(secrets.randbits(128)))

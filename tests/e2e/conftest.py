@@ -5,11 +5,12 @@ deploy/kind/images.env (a variable of the environment goes before each), install
 the experiments; it takes Docker, kind, kubectl and helm. `--cluster NAME` takes a running cluster
 and leaves it; `--keep-cluster` leaves the created one; `--no-build` takes the images as they are.
 One experiment alone: `-k killed`, or by its number `-m 'experiment(number=2)'`. Figures, plots and
-logs are in e2e-report/.
+logs are in e2e-report/; e2e-report/index.html shows all of it.
 
 Without a path below tests/e2e on the command line none of it is collected.
 """
 
+import inspect
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -18,13 +19,14 @@ import pytest
 
 from support import e2e_cluster as kind
 from support.e2e_cluster import Cluster
+from support.e2e_page import Page
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import values
 from support.e2e_watch import Watch
 
 _NAME = "headgate-e2e"
-_REPORT = pytest.StashKey[Report]()
+_PAGE = pytest.StashKey[Page]()
 _TOOLS = ("docker", "kind", "kubectl", "helm")
 
 
@@ -48,28 +50,38 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     return None if any(path.is_relative_to(here) for path in asked) else True
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the page, whatever ended the run."""
+    page = session.config.stash.get(_PAGE, None)
+    if page is not None:
+        page.write()
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print the table of experiments."""
-    report = config.stash.get(_REPORT, None)
-    if report is not None and report.runs:
-        terminalreporter.section(f"experiments, see {report.folder}")
-        for line in report.table():
+    page = config.stash.get(_PAGE, None)
+    if page is not None and page.report.runs:
+        terminalreporter.section(f"experiments, see {page.report.folder / 'index.html'}")
+        for line in page.report.table():
             terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep all that pods and events say of a failed experiment, and tell where."""
     found = yield
+    proves = inspect.getdoc(getattr(item, "obj", None)) or ""
+    message = "" if call.excinfo is None else call.excinfo.exconly(tryshort=True)
+    _page(item.config).note(item.name, proves, found, message)
     given = getattr(item, "funcargs", {})
     if found.failed and "folder" in given:
         folder: Path = given["folder"]
         kept = f"figures and what the pods logged until the end: {folder}"
-        if found.when == "call":
+        if found.when == "call" and "cluster" in given:
             try:
                 given["cluster"].dump(folder / "cluster")
             except (AssertionError, OSError) as error:
@@ -80,10 +92,23 @@ def pytest_runtest_makereport(
     return found
 
 
+def _page(config: pytest.Config) -> Page:
+    if _PAGE not in config.stash:
+        config.stash[_PAGE] = Page(Report(kind.ROOT / "e2e-report"))
+    return config.stash[_PAGE]
+
+
 @pytest.fixture(scope="session")
 def report(pytestconfig: pytest.Config) -> Report:
     """Where figures and logs go."""
-    return pytestconfig.stash.setdefault(_REPORT, Report(kind.ROOT / "e2e-report"))
+    return _page(pytestconfig).report
+
+
+@pytest.fixture(autouse=True)
+def _shown(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Show each experiment on the page as soon as all else of it is over."""
+    yield
+    _page(pytestconfig).write()
 
 
 @pytest.fixture(scope="session")

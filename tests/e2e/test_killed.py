@@ -38,7 +38,7 @@ def test_killed(release: Release, image: str, watch: Watch, report: Report) -> N
     run = measure("killed", answers, watch, {"killed": len(lost)})
     report.add(run)
     row = run.row
-    row.expect(overshoot=0, server_errors=0)
+    row.expect(overshoot=0, audited=0, server_errors=0)
     row.expect_use()
     within_us = round(timeouts.LOST_POD * 1_000_000)
     stray = [

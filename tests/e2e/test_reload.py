@@ -61,7 +61,7 @@ def test_reload(
     assert _containers(watch) == before
     assert len(before) == 3
     assert all(watch.events(names.LOG_POLICIES_REJECTED)[pod] == 1 for pod in watch.ready())
-    row.expect(overshoot=0, server_errors=0, refused=0, broken=0)
+    row.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
 
 
 def _timed(look: Callable[[], bool], what: str) -> float:

@@ -1,121 +1,102 @@
-"""Experiment 5: Valkey's pod is killed under load, stays away for a while, and comes back empty."""
+"""Experiment 5: Valkey is killed under load, stays away for a while, and comes back."""
 
-import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from kr8s.objects import Pod, StatefulSet
 
 from headgate.core.decision import Outcome
-from headgate.server.demo.allowance import permitted
 from headgate.telemetry import names
 from support import e2e_timeouts as timeouts
+from support.e2e_away import beyond, counted_as_such, each_does_what_it_says, recovery_s, too_slow
 from support.e2e_eventually import eventually
-from support.e2e_load import Load
+from support.e2e_load import Answers, Load
+from support.e2e_outage import NONE, Outage, load, through, until_used
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import QUOTAS, callers, streams
+from support.e2e_scene import QUOTAS, callers
+from support.e2e_store import Store
 from support.e2e_watch import Watch
 
-_UNAVAILABLE = 503
-_BREAKER_OPEN = names.BREAKER_OPEN.name
+SPENT = "spoofed"
+"""A limit whose unit takes minutes to come again: once it is spent, it stays so."""
 
 
 @pytest.mark.experiment(number=5)
-def test_store(release: Release, image: str, watch: Watch, report: Report) -> None:
-    """Each policy does what it says for that, no request waits, and all return within seconds."""
-    before = _lost(watch)
-    with Load(release, image, "store", streams("store", per_second=3), 240) as load:
-        eventually(
-            lambda: watch.decided("bucket", Outcome.ALLOWED) >= 60,
-            within=timeouts.POD,
-            what="requests are decided by the store",
-        )
-        killed_us = watch.mark("store killed")
-        _take_away(release)
-        # The container outlives the pod that was deleted by a moment.
-        eventually(
-            lambda: all(watch.scrape(pod)[_BREAKER_OPEN,] for pod in watch.ready()),
-            within=timeouts.POD,
-            what="every pod sees that the store is away",
-        )
-        away_us = watch.mark("seen by all")
-        eventually(
-            lambda: watch.decided("fixed", Outcome.FAIL_CLOSED) >= 120,
-            within=timeouts.POD,
-            what="requests are decided without the store",
-        )
-        returning_us = watch.mark("store started")
-        _bring_back(release)
-        ready_us = watch.mark("store ready")
-        eventually(
-            lambda: all(now == 1 + then for now, then in zip(_lost(watch), before, strict=True)),
-            within=timeouts.POD,
-            what="every pod counts that the state is lost",
-        )
-        sent = watch.decided("fixed", Outcome.ALLOWED)
-        eventually(
-            lambda: watch.decided("fixed", Outcome.ALLOWED) >= sent + 100,
-            within=timeouts.POD,
-            what="requests are decided by the store again",
-        )
-        load.stop()
-        answers = load.answers()
-    # Local shares are full at the start, and so is what the store comes back with.
-    bursts = 2 * QUOTAS["bucket"].burst
-    beyond = {
-        "bucket": bursts,
-        "fixed": QUOTAS["fixed"].limit,
-        "sliding": answers.of(policy="sliding", caller=callers("store")[0]).admitted,
-    }
-    closed = answers.of(policy="fixed").server_errors
-    recovery_s = max(0.0, *((each.done_us - ready_us) / 1e6 for each in closed))
-    more = {
-        "away_s": (ready_us - away_us) / 1e6,
-        "fail_closed": len(closed),
-        "recovery_s": recovery_s,
-    }
-    row = report.record("store away", answers, watch, more, beyond=beyond)
-    away = answers.between(away_us, returning_us)
-    # Refusals from before are remembered until their time to retry comes.
-    assert set(away.of(policy="fixed").statuses) <= {_UNAVAILABLE, 429}, "deny"
-    assert away.of(policy="fixed").statuses[_UNAVAILABLE] > 0
-    assert set(away.of(policy="sliding").statuses) <= {200, 429}, "allow"
-    assert set(away.of(policy="bucket").statuses) == {200, 429}, "local"
+def test_without_persistence(release: Release, image: str, watch: Watch, report: Report) -> None:
+    """What was spent is forgotten, pods and audit say so, and each policy does what it says."""
+    answers, outage = _lose(release, image, watch)
+    _judge("store forgets", answers, outage, watch, report, forgotten=True)
     for caller in callers("store"):
-        mine = away.of(policy="bucket", caller=caller)
-        assert mine.admitted <= permitted([QUOTAS["bucket"]], mine.start_us, mine.end_us)
-    assert len(answers.server_errors) == len(closed)
-    assert {each.status for each in closed} == {_UNAVAILABLE}
-    assert all(each.sent_us >= killed_us - 1_000_000 for each in closed)
-    assert recovery_s <= timeouts.RECOVERY
-    assert row.slowest_ms <= timeouts.SLOWEST_REQUEST * 1000
+        anew = answers.of(policy=SPENT, caller=caller).between(outage.end_us, answers.end_us)
+        assert anew.admitted >= QUOTAS[SPENT].burst
+    eventually(lambda: watch.audited, within=timeouts.AUDITED, what="the audit tells of it")
+
+
+@pytest.mark.experiment(number=5)
+def test_with_persistence(
+    another_release: Callable[[str], Release],
+    installed: dict[str, object],
+    image: str,
+    folder: Path,
+    report: Report,
+) -> None:
+    """What was spent stays spent, every pod says that the server is another, nothing is lost."""
+    release = another_release("persistent")
+    persistence = {"enabled": True, "size": "64Mi"}
+    release.install(installed, {"replicaCount": 2, "valkey": {"persistence": persistence}})
+    with Watch(release, folder) as watch:
+        answers, outage = _lose(release, image, watch)
+        _judge("store remembers", answers, outage, watch, report, forgotten=False)
+    after = answers.of(policy=SPENT).between(outage.over_us, answers.end_us)
+    assert after.admitted == 0
+    assert watch.audited == 0
+    assert {each.stream.caller for each in after.requests} == set(callers("store"))
+
+
+def _lose(release: Release, image: str, watch: Watch) -> tuple[Answers, Outage]:
+    """Send requests before the store is killed, while it is away and when it is back."""
+    with Load(release, image, "store", load("store", SPENT), 240) as loading:
+        until_used(watch)
+        # A write may wait for two seconds for the disk; a server that dies takes it along.
+        eventually(
+            lambda: watch.decided(SPENT, Outcome.DENIED) >= 60,
+            within=timeouts.POD,
+            what="an allowance was spent seconds ago",
+        )
+        outage = through(watch, "store killed", Store(release).killed())
+        until_used(watch)
+        loading.stop()
+        return loading.answers(), outage
+
+
+def _judge(
+    experiment: str,
+    answers: Answers,
+    outage: Outage,
+    watch: Watch,
+    report: Report,
+    *,
+    forgotten: bool,
+) -> None:
+    """Compare with all that holds whether the store has forgotten what was spent or not."""
+    more = {
+        "away_s": (outage.back_us - outage.seen_us) / 1e6,
+        "fail_closed": len(answers.server_errors),
+        "recovery_s": recovery_s(answers, [outage]),
+        "slowest_without_policy_ms": answers.of(policy=NONE).slowest_ms(),
+    }
+    above = beyond(answers, [outage], forgotten=forgotten)
+    row = report.record(experiment, answers, watch, more, beyond=above)
+    each_does_what_it_says(answers, [outage])
+    counted_as_such(watch, answers, [outage])
+    assert more["recovery_s"] <= timeouts.RECOVERY
+    assert not too_slow(answers, timeouts.SLOWEST_REQUEST)
     row.expect(overshoot=0, refused=0, broken=0)
-    assert all(watch.events(names.LOG_STATE_LOST)[pod] == 1 for pod in watch.ready())
-
-
-def _lost(watch: Watch) -> list[float]:
-    series = (names.STORE_STATE_LOST.name,)
-    return [watch.scrape(pod)[series] for pod in watch.ready()]
-
-
-def _take_away(release: Release) -> None:
-    """Kill the pod, and let no other come."""
-    pod = Pod.get(f"{release.valkey}-0", namespace=release.namespace, api=release.cluster.api)
-    _scale(release, 0)
-    pod.delete(grace_period=0, force=True)
-    eventually(lambda: not pod.exists(), within=timeouts.POD, what="the store is away")
-
-
-def _scale(release: Release, replicas: int) -> None:
-    store = StatefulSet.get(release.valkey, namespace=release.namespace, api=release.cluster.api)
-    store.patch({"spec": {"replicas": replicas}})
-
-
-def _bring_back(release: Release) -> None:
-    _scale(release, 1)
-
-    def ready() -> bool:
-        path = f"/apis/apps/v1/namespaces/{release.namespace}/statefulsets/{release.valkey}"
-        return bool(json.loads(release.cluster.get(path))["status"].get("readyReplicas"))
-
-    eventually(ready, within=timeouts.POD, what="the store is back")
+    for counter, event, times in (
+        (names.STORE_STATE_LOST, names.LOG_STATE_LOST, int(forgotten)),
+        (names.STORE_SERVER_CHANGES, names.LOG_SERVER_CHANGED, int(not forgotten)),
+    ):
+        for pod in watch.ready():
+            assert watch.counted(counter)[pod][()] == times, (counter.name, pod)
+            assert watch.events(event)[pod] == times, (event, pod)

@@ -17,9 +17,16 @@ CONFIG = ROOT / "deploy/kind/cluster.yaml"
 
 def images() -> dict[str, str]:
     """Return the images and versions of `deploy/kind/images.env`, the environment going before."""
+    return {name: os.environ.get(name, value) for name, value in _defaults().items()}
+
+
+def _defaults() -> dict[str, str]:
     lines = (ROOT / "deploy/kind/images.env").read_text().splitlines()
-    pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return {name: os.environ.get(name, value) for name, value in pairs}
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def _tag(image: str) -> str:
+    return image.rpartition(":")[2]
 
 
 def loaded(names: Mapping[str, str]) -> tuple[str, ...]:
@@ -28,8 +35,11 @@ def loaded(names: Mapping[str, str]) -> tuple[str, ...]:
     Args:
         names: What `images` returns.
     """
-    needed = ("HEADGATE_IMAGE", "EXAMPLE_IMAGE", "VALKEY_IMAGE", "REDIS_IMAGE")
-    return tuple(names[each] for each in (*needed, "METRICS_SERVER_IMAGE"))
+    kinds = (
+        *("HEADGATE", "EXAMPLE", "VALKEY", "REDIS", "REDIS_EXPORTER", "METRICS_SERVER", "JAEGER"),
+        *("PROMETHEUS_OPERATOR", "PROMETHEUS_CONFIG_RELOADER", "PROMETHEUS"),
+    )
+    return tuple(names[f"{kind}_IMAGE"] for kind in kinds)
 
 
 def run(*command: str, timeout: float = timeouts.COMMAND, stdin: str | None = None) -> str:
@@ -88,6 +98,31 @@ class Cluster:
         """Run Helm on the cluster."""
         within = timeouts.HELM + timeouts.COMMAND
         return run("helm", f"--kubeconfig={self.kubeconfig}", *arguments, timeout=within)
+
+    def apply(self, manifest: Path) -> None:
+        """Apply a manifest, its images as `deploy/kind/images.env` and the environment have them.
+
+        Args:
+            manifest: File with the images that `deploy/kind/images.env` names.
+        """
+        text = manifest.read_text()
+        chosen = images()
+        for name, default in _defaults().items():
+            if name.endswith("_IMAGE") and chosen[name] != default:
+                text = text.replace(default, chosen[name])
+                # The operator wants to know the version as well.
+                text = text.replace(f"version: {_tag(default)}", f"version: {_tag(chosen[name])}")
+        self.kubectl("apply", "--filename=-", stdin=text)
+
+    def install_crds(self, source: str) -> None:
+        """Install CRDs, those that are there included, and wait until they are served.
+
+        Args:
+            source: A file, a folder or a URL.
+        """
+        apply = ("apply", "--server-side", "--force-conflicts", "--output=name")
+        made = self.kubectl(*apply, f"--filename={source}").split()
+        self.kubectl("wait", "--for=condition=Established", *made)
 
     def on_node(self, node: str, *command: str) -> str:
         """Run a command on a node, which is a container with kind."""

@@ -27,6 +27,7 @@ class Stream:
         path: Of each request.
         per_second: How many in a second.
         headers: Of each request; `{random}` in a value is a fresh text each time.
+        forge: Of a token that the sender makes for each request: `kid` and `claims`.
     """
 
     policy: str
@@ -35,6 +36,7 @@ class Stream:
     path: str
     per_second: float
     headers: Mapping[str, str] = field(default_factory=dict)
+    forge: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,10 @@ class Answers:
     """All requests of a load, in order of time."""
 
     requests: tuple[Request, ...]
+
+    def __add__(self, others: "Answers") -> "Answers":
+        both = (*self.requests, *others.requests)
+        return Answers(tuple(sorted(both, key=lambda each: each.sent_us)))
 
     def of(self, *, policy: str = "", caller: str = "") -> "Answers":
         """Return those of a policy, of a caller, or of both."""
@@ -150,7 +156,7 @@ class Load:
             "seconds": seconds,
             "streams": [asdict(each) for each in streams],
         }
-        script = (ROOT / "tests/e2e/load.py").read_text()
+        script = (ROOT / "deploy/kind/load.py").read_text()
         meta = {"name": name, "namespace": release.namespace, "labels": {"app": "e2e-load"}}
         self._script = ConfigMap({"metadata": meta, "data": {"load.py": script}}, api=api)
         self._pod = Pod({"metadata": meta, "spec": _spec(image, name, config)}, api=api)

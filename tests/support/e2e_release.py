@@ -61,19 +61,25 @@ class Release:
         """Create the namespace."""
         Namespace(self.namespace, api=self.cluster.api).create()
 
-    def install(self, *values: Mapping[str, object]) -> None:
+    def restrict(self) -> None:
+        """Let only pods of Pod Security Standard `restricted` in, and warn of other templates."""
+        labels = (f"pod-security.kubernetes.io/{mode}=restricted" for mode in ("enforce", "warn"))
+        self.kubectl("label", "namespace", self.namespace, *labels)
+
+    def install(self, *values: Mapping[str, object], within: int = timeouts.HELM) -> None:
         """Install the chart, or upgrade it, and wait until all pods are ready.
 
         Args:
             values: Values, the later ones going before.
+            within: Seconds to wait.
         """
         files = []
         for number, each in enumerate(values):
             file = self._folder / f"{self.namespace}-{number}.yaml"
             file.write_text(yaml.safe_dump(dict(each)))
             files.append(f"--values={file}")
-        within = f"--timeout={timeouts.HELM}s"
-        self.helm("upgrade", str(CHART), "--install", *files, "--wait", within)
+        timeout = f"--timeout={within}s"
+        self.helm("upgrade", str(CHART), "--install", *files, "--wait", timeout)
 
     def uninstall(self) -> None:
         """Take the release and its namespace away, and wait until both are gone."""

@@ -1,4 +1,4 @@
-"""What the experiments measured: one row each, as a table, as JSON and as a page."""
+"""What the experiments measured: one row each, as a table and as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from headgate.core.decision import Outcome
 from headgate.core.quota import Quota
-from headgate.server.demo.allowance import permitted
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
+from support.e2e_kept import keep
 from support.e2e_load import Answers
-from support.e2e_overshoot import overshoot
 from support.e2e_scene import QUOTAS
+from support.e2e_series import overshoot_of_all, permitted_to_all
 from support.e2e_watch import Watch
 
 _LET_IN = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
@@ -30,6 +30,7 @@ class Row:
         admitted: Requests let in.
         denied: Requests refused with 429.
         overshoot: Requests let in beyond what is permitted to their caller.
+        audited: The most overshoot that any replica's audit told of.
         server_errors: Answers with 5xx.
         refused: Connections refused.
         broken: Other requests without an answer.
@@ -47,6 +48,7 @@ class Row:
     admitted: int
     denied: int
     overshoot: int
+    audited: int
     server_errors: int
     refused: int
     broken: int
@@ -81,7 +83,7 @@ class Row:
         Raises:
             AssertionError: It is not so; the message has what was expected and what was seen.
         """
-        self.expect(overshoot=0, server_errors=0, refused=0, broken=0)
+        self.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
         self.expect_use()
 
     def expect_use(self) -> None:
@@ -136,13 +138,11 @@ def measure(
     watch.look()
     allowed, over = 0, 0
     for policy, quota in QUOTAS.items():
-        for caller in {each.stream.caller for each in answers.requests}:
-            mine = answers.of(policy=policy, caller=caller)
-            if mine.requests:
-                most = permitted([quota], mine.start_us, mine.end_us)
-                more_of_it = (beyond or {}).get(policy, 0)
-                allowed += most + more_of_it
-                over += max(0, overshoot(quota, mine.let_in) - more_of_it)
+        mine = answers.of(policy=policy)
+        if mine.requests:
+            above = (beyond or {}).get(policy, 0)
+            allowed += permitted_to_all(quota, mine, [mine.end_us], beyond=above)[0]
+            over += overshoot_of_all(quota, mine, beyond=above)
     pods = {
         pod: tuple(
             sum(count for (_, seen), count in decided.items() if seen in outcomes)
@@ -158,6 +158,7 @@ def measure(
         answers.admitted,
         answers.denied,
         over,
+        watch.audited,
         len(answers.server_errors),
         faults.count("refused"),
         len(faults) - faults.count("refused"),
@@ -184,8 +185,9 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, run: Run) -> None:
-        """Add an experiment and write all of them."""
+        """Add an experiment, keep what was seen of it and write all rows."""
         self.runs.append(run)
+        keep(run.answers, run.watch, run.beyond)
         rows = (each.row for each in self.runs)
         found = [asdict(row) | {"tallies_agree": row.tallies_agree} for row in rows]
         (self.folder / "results.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -225,7 +227,17 @@ class Report:
     def table(self) -> list[str]:
         """Return the rows as lines for a terminal."""
         head = (
-            *("experiment", "sent", "permitted", "admitted", "429", "over", "5xx", "refused"),
+            *(
+                "experiment",
+                "sent",
+                "permitted",
+                "admitted",
+                "429",
+                "over",
+                "audit",
+                "5xx",
+                "refused",
+            ),
             *("broken", "p99 ms", "max ms", "counters", "logged", "pods"),
         )
         lines = [head, *(_cells(run.row) for run in self.runs)]
@@ -235,7 +247,15 @@ class Report:
 
 def _cells(row: Row) -> tuple[str, ...]:
     figures = (
-        *(row.sent, row.permitted, row.admitted, row.denied, row.overshoot, row.server_errors),
+        *(
+            row.sent,
+            row.permitted,
+            row.admitted,
+            row.denied,
+            row.overshoot,
+            row.audited,
+            row.server_errors,
+        ),
         *(row.refused, row.broken, row.p99_ms, row.slowest_ms),
         f"{row.counters[0]}+{row.counters[1]}",
         row.logged,

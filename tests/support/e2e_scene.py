@@ -1,17 +1,22 @@
 """What the experiments install: callers with keys, and one policy of each algorithm."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final
 
 import yaml
 
 from headgate.core.quota import Algorithm, rate_quota
 from support.e2e_load import Stream
+from support.e2e_tokens import jwks
 
 CALLERS: Final = 5
+STORE_TIMEOUT: Final = 0.25
+"""Seconds that pods wait for the store. Nodes that share two cores, on which interpreters start,
+stand still for longer than the 50 ms that it has by default."""
 EXPERIMENTS: Final = (
     *("many-pods", "killed", "rolling", "scaled", "autoscaled", "drained", "store", "cut-off"),
-    *("paused", "slow", "reload", "external-tls", "sentinel", "shards"),
+    *("paused", "slow", "reload", "external-tls", "sentinel", "shards", "observed", "without"),
 )
 QUOTAS: Final = {
     "bucket": rate_quota("120/minute", burst=20),
@@ -30,6 +35,7 @@ POLICIES: Final = """\
 version: 1
 identity:
   api_keys: {file: /etc/headgate/keys/keys.yaml}
+  jwt: {issuer: "https://issuer.example", audience: kind-suite, jwks: /etc/headgate/jwks/jwks.json}
 policies:
   - name: bucket
     match: {methods: [GET], routes: ["/items/{item_id}"]}
@@ -47,6 +53,12 @@ policies:
     match: {methods: [GET], routes: [/stream]}
     limits: [{rate: 10/hour}]
 """
+_JWKS: Final = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "issuer"},
+    "data": {"jwks.json": jwks()},
+}
 
 
 def _key(caller: str) -> str:
@@ -71,30 +83,35 @@ def values(image: str, valkey: str) -> dict[str, object]:
         for caller in everyone
     ]
     return {
-        "image": _image(image),
-        "valkey": {"image": _image(valkey)},
+        "image": image_values(image),
+        "valkey": {"image": image_values(valkey)},
         "policies": {"inline": POLICIES},
-        # Nodes that share two cores, on which interpreters start, stand still for longer than the
-        # 50 ms that a store has by default.
-        "settings": {"storeTimeoutSeconds": 0.25},
+        "settings": {"storeTimeoutSeconds": STORE_TIMEOUT},
         "apiKeys": {"inline": yaml.safe_dump({"keys": keys})},
+        "extraObjects": [_JWKS],
+        "extraVolumes": [{"name": "jwks", "configMap": {"name": "issuer"}}],
+        "extraVolumeMounts": [{"name": "jwks", "mountPath": "/etc/headgate/jwks"}],
     }
 
 
-def streams(experiment: str, *, per_second: float) -> tuple[Stream, ...]:
+def streams(
+    experiment: str, *, per_second: float, policies: Sequence[str] = ALGORITHMS
+) -> tuple[Stream, ...]:
     """Return requests of all callers of an experiment, under each algorithm.
 
     Args:
         experiment: Its name.
-        per_second: Requests of each caller under each algorithm.
+        per_second: Requests of each caller under each policy.
+        policies: What holds the requests, where it is not one policy of each algorithm.
     """
     return tuple(
         Stream(policy, caller, *ROUTES[policy], per_second, {"X-API-Key": _key(caller)})
-        for policy in ALGORITHMS
+        for policy in policies
         for caller in callers(experiment)
     )
 
 
-def _image(name: str) -> dict[str, str]:
+def image_values(name: str) -> dict[str, str]:
+    """Return an image as the chart takes it."""
     repository, _, tag = name.rpartition(":")
     return {"repository": repository, "tag": tag}

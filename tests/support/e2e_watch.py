@@ -65,6 +65,7 @@ class Watch:
         self.folder = folder
         self.looks: list[Look] = []
         self.marks: list[Mark] = []
+        self.audited = 0
         self._cluster = release.cluster
         self._pods = release.pods
         self._replicas = f"{release.pods}?labelSelector={release.selector}"
@@ -149,6 +150,10 @@ class Watch:
         """Return how often all pods together decided so since the start."""
         return sum(each[policy, outcome] for each in self.decisions().values())
 
+    def counted(self, counter: names.Metric) -> Mapping[str, Counter[Series]]:
+        """Return for each pod how far a counter rose since the start, by its labels' values."""
+        return {pod: self._counted(pod, counter) for pod in list(self._last)}
+
     def logged(self, pod: str = "") -> Counter[str]:
         """Return for each policy the refusals in a pod's log since the start, or in all logs."""
         found = [lines for name, lines in self._lines.items() if pod in {"", name}]
@@ -163,14 +168,17 @@ class Watch:
         return max((each.at_us for each in self.looks if each.pod == pod), default=0)
 
     def _decisions(self, pod: str) -> Counter[tuple[str, str]]:
+        counts = self._counted(pod, names.DECISIONS)
+        # Labels are in the order of their names.
+        return Counter({(policy, outcome): count for (outcome, policy), count in counts.items()})
+
+    def _counted(self, pod: str, counter: names.Metric) -> Counter[Series]:
         first = self._first.get(pod, {})
         return Counter(
             {
-                # Labels are in the order of their names: outcome, policy.
-                (policy, outcome): int(value - first.get(series, 0))
+                series[1:]: int(value - first.get(series, 0))
                 for series, value in self._last[pod].items()
-                if series[0] == names.DECISIONS.name
-                for outcome, policy in [series[1:]]
+                if series[0] == counter.name
             }
         )
 
@@ -188,6 +196,12 @@ class Watch:
             at_us = time.time_ns() // 1000
             self._last[pod] = self.scrape(pod, within=timeouts.SCRAPE)
             self.looks.append(Look(at_us, pod, self._decisions(pod)))
+            told = (
+                round(value)
+                for series, value in self._last[pod].items()
+                if series[0] == names.AUDIT_OVERSHOOT.name
+            )
+            self.audited = max(self.audited, *told, 0)
             self._follow(pod, "")
 
     def _follow(self, pod: str, since: str) -> None:

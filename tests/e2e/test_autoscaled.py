@@ -1,0 +1,100 @@
+"""Experiment 4: the autoscaler changes the number of pods under load."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support import e2e_timeouts as timeouts
+from support.e2e_cluster import ROOT, Cluster
+from support.e2e_eventually import eventually
+from support.e2e_load import Load
+from support.e2e_release import Release
+from support.e2e_report import Report
+from support.e2e_scene import streams
+from support.e2e_watch import Watch
+
+FEW, MANY = 2, 6
+AUTOSCALING = {
+    "enabled": True,
+    "minReplicas": FEW,
+    "maxReplicas": MANY,
+    # Of a request of 100m: what six idle pods use together is below that of two.
+    "targetCPUUtilizationPercentage": 40,
+    "behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}},
+}
+
+
+@pytest.fixture
+def metrics_server(cluster: Cluster) -> Iterator[None]:
+    """Have the cluster tell how much CPU its pods use."""
+    server, api = (ROOT / f"deploy/kind/metrics-{name}.yaml" for name in ("server", "api"))
+    cluster.apply(server)
+    try:
+        # Once the API server has asked nobody at that address, it goes on to.
+        eventually(lambda: _answers(cluster), within=timeouts.POD, what="metrics-server answers")
+        cluster.apply(api)
+        eventually(
+            lambda: "NodeMetrics" in cluster.kubectl("get", "nodes.metrics.k8s.io", "-o=yaml"),
+            within=timeouts.POD,
+            what="metrics of the nodes",
+        )
+        yield
+    finally:
+        for manifest in (api, server):
+            cluster.kubectl("delete", "--ignore-not-found", f"--filename={manifest}")
+
+
+def _answers(cluster: Cluster) -> bool:
+    """Return whether the API server's node reaches the metrics-server through its Service."""
+    service = cluster.kubectl(
+        *("get", "service", "metrics-server", "--namespace=kube-system"),
+        "--output=jsonpath={.spec.clusterIP}",
+    )
+    node = f"{cluster.name}-control-plane"
+    url = f"https://{service}/livez"
+    return cluster.on_node(node, "curl", "--silent", "--insecure", "--max-time", "2", url) == "ok"
+
+
+@pytest.mark.experiment(number=4)
+@pytest.mark.usefixtures("metrics_server")
+def test_autoscaled(
+    another_release: Callable[[str], Release],
+    installed: dict[str, object],
+    image: str,
+    folder: Path,
+    report: Report,
+) -> None:
+    """The autoscaler brings six pods for much load and two for little, and nobody notices."""
+    release = another_release("autoscaled")
+    release.install(installed, {"autoscaling": AUTOSCALING})
+    little, much = (streams("autoscaled", per_second=rate) for rate in (0.3, 6))
+    with Watch(release, folder) as watch:
+        with Load(release, image, "little", little, 500) as steady:
+            up_s = _until(watch, FEW, "little load")
+            with Load(release, image, "much", much, 240) as heavy:
+                up_s = _until(watch, MANY, "much load")
+                heavy.stop()
+                peak = heavy.answers()
+            down_s = _until(watch, FEW, "little load again")
+            steady.stop()
+            answers = steady.answers() + peak
+        more = {"up_s": up_s, "down_s": down_s}
+        row = report.record("autoscaled", answers, watch, more)
+    # For most of the time it is asked for less than it permits.
+    row.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
+    assert row.denied > 0
+    assert len(row.pods) >= MANY, row.pods
+
+
+def _until(watch: Watch, pods: int, what: str) -> float:
+    """Wait for a number of ready pods and return the seconds that it took."""
+    watch.mark(what)
+    start = time.monotonic()
+    eventually(
+        lambda: len(watch.ready()) == len(watch.pods()) == pods,
+        within=timeouts.AUTOSCALED,
+        what=f"{pods} pods for {what}",
+    )
+    return round(time.monotonic() - start, 1)

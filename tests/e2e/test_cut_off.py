@@ -1,0 +1,105 @@
+"""Experiment 6: Valkey is cut off, late or stands still, and no connection to it ends."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import pytest
+
+from headgate.core.quota import SECOND_US
+from headgate.telemetry import names
+from support import e2e_timeouts as timeouts
+from support.e2e_away import beyond, counted_as_such, each_does_what_it_says, recovery_s, too_slow
+from support.e2e_load import Answers, Load
+from support.e2e_outage import NONE, Outage, load, through, until_over, until_seen, until_used
+from support.e2e_release import Release
+from support.e2e_report import Report
+from support.e2e_scene import STORE_TIMEOUT
+from support.e2e_store import Store
+from support.e2e_watch import Watch
+
+PAUSES = 3
+
+
+@pytest.mark.experiment(number=6)
+def test_cut_off(release: Release, image: str, watch: Watch, report: Report) -> None:
+    """Packets are dropped: no request waits for longer than its pod waits for the store."""
+    fault = Store(release).cut_off()
+    answers, outage = _undergo("cut-off", fault, release, image, watch)
+    _judge("store cut off", answers, [outage], watch, report)
+
+
+@pytest.mark.experiment(number=6)
+def test_slow(release: Release, image: str, watch: Watch, report: Report) -> None:
+    """Packets are late: no request waits for longer than its pod waits for the store."""
+    store = Store(release)
+    try:
+        with store.delayed(timeouts.DELAY):
+            pass
+    except AssertionError as error:
+        if "qdisc kind is unknown" not in str(error):
+            raise
+        pytest.skip(f"the kernel has no netem: {str(error).splitlines()[-1]}")
+    fault = store.delayed(timeouts.DELAY)
+    answers, outage = _undergo("slow", fault, release, image, watch)
+    _judge("store slow", answers, [outage], watch, report)
+
+
+@pytest.mark.experiment(number=6)
+def test_paused(release: Release, image: str, watch: Watch, report: Report) -> None:
+    """The server pauses: no request waits for longer than its pod waits for the store."""
+    outages = []
+    with Load(release, image, "paused", load("paused"), 240) as loading:
+        for _ in range(PAUSES):
+            until_used(watch)
+            start_us = watch.mark("store paused")
+            Store(release).pause(timeouts.PAUSE)
+            seen_us = until_seen(watch)
+            # By itself, and not before.
+            end_us = start_us + round(timeouts.PAUSE * SECOND_US)
+            outages.append(Outage(start_us, seen_us, end_us, end_us, until_over(watch)))
+        until_used(watch)
+        loading.stop()
+        answers = loading.answers()
+    _judge("store paused", answers, outages, watch, report)
+
+
+def _undergo(
+    name: str, fault: AbstractContextManager[None], release: Release, image: str, watch: Watch
+) -> tuple[Answers, Outage]:
+    """Send requests before the fault, while it lasts and after it."""
+    with Load(release, image, name, load(name), 240) as loading:
+        until_used(watch)
+        outage = through(watch, f"store {name}", fault)
+        until_used(watch)
+        loading.stop()
+        return loading.answers(), outage
+
+
+def _judge(
+    experiment: str, answers: Answers, outages: Sequence[Outage], watch: Watch, report: Report
+) -> None:
+    """Compare with what holds for a store that is there and does not answer."""
+    waited = [
+        each
+        for each in answers.requests
+        if each.taken_us >= STORE_TIMEOUT * SECOND_US and each.stream.policy != NONE
+    ]
+    more = {
+        "fail_closed": len(answers.server_errors),
+        "recovery_s": recovery_s(answers, outages),
+        "waited": len(waited),
+        "slowest_without_policy_ms": answers.of(policy=NONE).slowest_ms(),
+    }
+    row = report.record(experiment, answers, watch, more, beyond=beyond(answers, outages))
+    each_does_what_it_says(answers, outages)
+    counted_as_such(watch, answers, outages)
+    slow = too_slow(answers, STORE_TIMEOUT + timeouts.WITHOUT_STORE)
+    assert not slow, f"{len(slow)} requests took too long: {slow[:5]}"
+    assert waited, "no request met the fault"
+    assert more["recovery_s"] <= timeouts.RECOVERY
+    row.expect(overshoot=0, audited=0, refused=0, broken=0)
+    for pod in watch.ready():
+        assert set(+watch.counted(names.STORE_ERRORS)[pod]) == {("timeout",)}, pod
+        assert watch.events(names.LOG_BREAKER_OPEN)[pod] == len(outages), pod
+        for event in (names.LOG_STATE_LOST, names.LOG_SERVER_CHANGED):
+            assert watch.events(event)[pod] == 0, (event, pod)

@@ -1,0 +1,108 @@
+"""Experiment 10: a store of one's own, over TLS, with a user that may do what it has to."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headgate.telemetry import names
+from support.acl import RULE, SINCE_7_2
+from support.certificates import Authority
+from support.e2e_cluster import images
+from support.e2e_external import PORT, External, values
+from support.e2e_load import Load
+from support.e2e_outage import ALLOW, DENY
+from support.e2e_release import Release
+from support.e2e_report import Report
+from support.e2e_scene import streams
+from support.e2e_watch import Watch
+
+NAME = "external-tls"
+HOST = "store"
+URL = f"rediss://{HOST}:{PORT}/0"
+LOGIN, ADMIN = "of-the-user", "of-the-operator"
+GIVEN: dict[str, Any] = {
+    "username": "headgate",
+    "passwordExistingSecret": {"name": "login"},
+    "tls": {"existingSecret": "authority"},
+}
+SERVER = (
+    *("redis-server", "--port", "0", "--tls-port", str(PORT), "--tls-auth-clients", "no"),
+    *("--tls-cert-file", "tls.crt", "--tls-key-file", "tls.key", "--tls-ca-cert-file", "ca.crt"),
+    *("--aclfile", "users.acl", "--save", "", "--maxmemory-policy", "noeviction"),
+)
+CLI = (
+    *("redis-cli", "--tls", "--cacert", "ca.crt"),
+    *("--user", "admin", "--pass", ADMIN, "--no-auth-warning"),
+)
+UNAVAILABLE = 503
+
+
+@pytest.mark.experiment(number=10)
+def test_external_tls(
+    another_release: Callable[[str], Release],
+    installed: dict[str, object],
+    image: str,
+    folder: Path,
+    report: Report,
+) -> None:
+    """With the documented rule nothing is lost; a wrong password or CA is told with the remedy."""
+    release = another_release(NAME)
+    store = External(release, images()["REDIS_IMAGE"], image)
+    _start(store)
+    release.install(installed, values(URL, **GIVEN))
+    with Watch(release, folder) as watch:
+        with Load(release, image, NAME, streams(NAME, per_second=4), 18) as load:
+            answers = load.answers()
+        row = report.record("external, TLS", answers, watch)
+        row.expect_lossless()
+        assert len(row.pods) == 2
+        assert all(allowed and denied for allowed, denied in row.pods.values()), row.pods
+        assert not any(+each for each in watch.counted(names.STORE_ERRORS).values())
+    assert not store.run("store-0", *CLI, "acl", "log"), "the user was refused something"
+    for kind, wrong, remedy in (
+        ("authentication", {"passwordExistingSecret": {"name": "wrong-login"}}, "STORE_PASSWORD"),
+        ("certificate", {"tls": {"existingSecret": "wrong-authority"}}, "ssl_ca_certs"),
+    ):
+        # All pods get ready: that does not depend on the store.
+        release.install(installed, values(URL, **GIVEN | wrong), {"preStopSleepSeconds": 0})
+        _expect_told(release, image, folder / kind, kind, remedy)
+
+
+def _start(store: External) -> None:
+    authority = Authority("store's")
+    certificate, key = authority.issue(HOST)
+    store.secret("authority", {"ca.crt": authority.certificate})
+    store.secret("wrong-authority", {"ca.crt": Authority("another's").certificate})
+    store.secret("login", {"password": LOGIN})
+    store.secret("wrong-login", {"password": f"not-{LOGIN}"})
+    files = {"ca.crt": authority.certificate, "tls.crt": certificate, "tls.key": key}
+    users = f"user default off\nuser admin on >{ADMIN} ~* &* +@all\n"
+    store.secret("files", files | {"users.acl": users})
+    store.start(HOST, 1, *SERVER, files="files")
+
+    def allow(*rule: str) -> str:
+        return store.run("store-0", *CLI, "acl", "setuser", "headgate", "on", f">{LOGIN}", *rule)
+
+    told = allow(*RULE)
+    if "Unknown command" in told:
+        told = allow(*(each for each in RULE if each.lstrip("+") not in SINCE_7_2))
+    assert told == "OK"
+
+
+def _expect_told(release: Release, image: str, folder: Path, kind: str, remedy: str) -> None:
+    """Compare what pods do without the store, and say of it, with what they should."""
+    with Watch(release, folder) as watch:
+        with Load(release, image, kind, streams(NAME, per_second=2), 3) as load:
+            answers = load.answers()
+        assert set(answers.of(policy=DENY).statuses) == {UNAVAILABLE}
+        assert set(answers.of(policy=ALLOW).statuses) == {200}
+        for pod in watch.ready():
+            assert watch.scrape(pod)[names.STORE_ERRORS.name, kind] > 0
+            lines = release.cluster.get(f"{release.pods}/{pod}/log").splitlines()
+            told = [json.loads(line) for line in lines]
+            refused = [each for each in told if each["event"] == names.LOG_STORE_REFUSED]
+            assert refused, f"{pod} says nothing of {kind}"
+            assert all(each["kind"] == kind and remedy in each["error"] for each in refused)

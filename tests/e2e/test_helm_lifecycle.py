@@ -1,0 +1,161 @@
+"""Experiment 9: the chart is installed, upgraded, rolled back and uninstalled."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import pytest
+
+from headgate.core.decision import Outcome
+from support import e2e_timeouts as timeouts
+from support.e2e_eventually import eventually
+from support.e2e_release import Release
+from support.e2e_watch import Watch
+
+_POLICIES = """\
+version: 1
+policies:
+  - name: exports
+    match: {methods: [POST], routes: [/exports]}
+    limits: [{rate: 5/minute}]
+  - name: daily
+    match: {methods: [GET], routes: ["/items/{item_id}"]}
+    limits: [{rate: 3/day}]
+"""
+_OF_KUBERNETES = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+_SPENT = [200, 200, 200, 429]
+_VALUES = {
+    "replicaCount": 2,
+    "policies": {"inline": _POLICIES},
+    "valkey": {"persistence": {"enabled": True}},
+}
+# The autoscaler has no choice: a number of its own would have to be taken back from it by force.
+_AUTOSCALED = {"autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 2}}
+_CHANGED = _AUTOSCALED | {
+    "settings": {"logLevel": "WARNING"},
+    "networkPolicy": {"enabled": True},
+    # Restarts the store as well.
+    "valkey": {"podAnnotations": {"e2e.headgate/revision": "2"}},
+}
+_BROKEN = _AUTOSCALED | {"image": {"tag": "none-such"}}
+
+
+@pytest.mark.experiment(number=9)
+def test_helm_lifecycle(
+    another_release: Callable[[str], Release], installed: dict[str, object], folder: Path
+) -> None:
+    """A release keeps secrets and spendings when it is upgraded and rolled back, and goes whole."""
+    release = another_release("lifecycle")
+    release.restrict()
+    _expect_nothing(release)
+    release.install(installed, _VALUES)
+    objects, secrets = _made(release), _secrets(release)
+    with Watch(release, folder) as watch:
+        release.helm("test")
+        watch.look()
+        assert watch.decided("exports", Outcome.ALLOWED) == 5
+        assert watch.decided("exports", Outcome.DENIED) == 1
+    assert [_ask(release) for _ in _SPENT] == _SPENT
+
+    release.install(installed, _VALUES, _CHANGED)
+    assert _made(release) - objects == {
+        "horizontalpodautoscaler.autoscaling/headgate",
+        "networkpolicy.networking.k8s.io/headgate",
+        "networkpolicy.networking.k8s.io/headgate-valkey",
+    }
+    assert _secrets(release) == secrets
+    assert _ask(release) == _SPENT[-1]
+    release.helm("test")
+
+    _roll_back(release)
+    assert _made(release) == objects
+    assert _secrets(release) == secrets
+    assert _ask(release) == _SPENT[-1]
+
+    release.install(installed, _VALUES, _CHANGED)
+    release.helm("uninstall", "--wait")
+    _expect_nothing(release)
+
+
+@pytest.mark.experiment(number=9)
+def test_failed_upgrade(
+    another_release: Callable[[str], Release], installed: dict[str, object]
+) -> None:
+    """An upgrade that fails takes no pod away, and a rollback takes away all that it brought."""
+    release = another_release("failed-upgrade")
+    release.restrict()
+    _expect_nothing(release)
+    release.install(installed, _VALUES)
+    objects = _made(release)
+    first = [_ask(release) for _ in _SPENT[:2]]
+
+    with pytest.raises(AssertionError, match="UPGRADE FAILED"):
+        release.install(installed, _VALUES, _BROKEN, within=timeouts.GIVEN_UP)
+    assert _made(release) - objects == {"horizontalpodautoscaler.autoscaling/headgate"}
+    assert _available(release) == 2
+    assert [*first, *(_ask(release) for _ in _SPENT[2:])] == _SPENT
+
+    _roll_back(release)
+    assert _made(release) == objects
+    assert _available(release) == 2
+    assert _ask(release) == _SPENT[-1]
+    release.helm("test")
+
+    release.helm("uninstall", "--wait")
+    _expect_nothing(release)
+
+
+def _roll_back(release: Release) -> None:
+    release.helm("rollback", "--wait", f"--timeout={timeouts.HELM}s")
+
+
+def _ask(release: Release) -> int:
+    """Return the status of a request that always comes from the same address, the API server's."""
+    service = f"/api/v1/namespaces/{release.namespace}/services/{release.name}:http"
+    try:
+        release.cluster.get(f"{service}/proxy/items/1")
+    except HTTPError as refused:
+        return refused.code
+    return 200
+
+
+def _secrets(release: Release) -> dict[str, Any]:
+    """Return the password of the store and the key for hashing callers."""
+    names = (release.name, release.valkey)
+    return {
+        name: json.loads(release.kubectl("get", f"secret/{name}", "-ojson"))["data"]
+        for name in names
+    }
+
+
+def _available(release: Release) -> int:
+    found = release.kubectl("get", f"deployment/{release.name}", "-ojson")
+    return int(json.loads(found)["status"]["availableReplicas"])
+
+
+def _made(release: Release) -> set[str]:
+    """Return the objects that Helm made, and what Kubernetes derives from Services."""
+    return _everything(release, "--selector=app.kubernetes.io/managed-by=Helm")
+
+
+def _everything(release: Release, *options: str) -> set[str]:
+    """Return all that is in the namespace, of every kind but events."""
+    kinds = release.kubectl("api-resources", "--verbs=list", "--namespaced", "--output=name")
+    found = release.kubectl("get", ",".join(kinds.split()), "--output=name", *options).split()
+    return {each for each in found if not each.startswith("event")}
+
+
+def _expect_nothing(release: Release) -> None:
+    """Wait until the namespace has only what Kubernetes puts there, and no volume is its own."""
+
+    def look() -> bool:
+        volumes = json.loads(release.kubectl("get", "persistentvolumes", "-ojson"))["items"]
+        claims = [each["spec"].get("claimRef", {}).get("namespace") for each in volumes]
+        assert release.namespace not in claims, claims
+        found = _everything(release)
+        assert found == _OF_KUBERNETES, found ^ _OF_KUBERNETES
+        return True
+
+    eventually(look, within=timeouts.POD, what="nothing is in the namespace")

@@ -1,0 +1,46 @@
+"""Experiment 9: an app that knows nothing of Headgate, installed as its values.yaml says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from headgate.core.decision import Outcome
+from headgate.core.quota import rate_quota
+from headgate.server.demo.allowance import permitted
+from support import e2e_cluster as kind
+from support.e2e_cluster import ROOT
+from support.e2e_load import Load, Stream
+from support.e2e_release import Release
+from support.e2e_scene import values
+from support.e2e_watch import Watch
+
+_VALUES = ROOT / "deploy/examples/orders/values.yaml"
+_QUOTA = rate_quota("5/minute")
+
+
+@pytest.mark.experiment(number=9)
+def test_own_app(another_release: Callable[[str], Release], image: str, folder: Path) -> None:
+    """Its route gets the limit of the policies, over all replicas that serve it."""
+    names = kind.images()
+    given = values(names["EXAMPLE_IMAGE"], names["VALKEY_IMAGE"])
+    here = {each: given[each] for each in ("image", "valkey", "settings")}
+    release = another_release("own-app")
+    release.install(yaml.safe_load(_VALUES.read_text()), here)
+    service = f"/api/v1/namespaces/{release.namespace}/services/{release.name}:http"
+    assert json.loads(release.cluster.get(f"{service}/proxy/orders/7")) == {"order": 7}
+
+    orders = Stream("orders", "orders", "POST", "/orders", 10)
+    with Watch(release, folder) as watch, Load(release, image, "orders", [orders], 4) as load:
+        answers = load.answers()
+        watch.look()
+        decisions = watch.decisions()
+    assert set(answers.statuses) == {200, 429}
+    assert _QUOTA.burst <= answers.admitted
+    assert answers.admitted <= permitted([_QUOTA], answers.start_us, answers.end_us)
+    assert len(decisions) == 3
+    assert all(each["orders", Outcome.DENIED] for each in decisions.values())
+    assert watch.decided("orders", Outcome.ALLOWED) == answers.admitted
+    release.helm("test")

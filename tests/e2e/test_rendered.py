@@ -1,0 +1,83 @@
+"""Experiment 9: the API server takes what the chart renders, under Pod Security `restricted`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import e2e_cluster as kind
+from support.e2e_cluster import ROOT, Cluster
+from support.e2e_release import CHART, Release
+
+_COMBINATIONS = (
+    *sorted((CHART / "ci").glob("*.yaml")),
+    ROOT / "deploy/values/production.yaml",
+    ROOT / "deploy/examples/orders/values.yaml",
+)
+_CRDS = {
+    "PROMETHEUS_OPERATOR_CRDS": "monitoring.coreos.com",
+    "GATEWAY_API_CRDS": "gateway.networking.k8s.io",
+    "GRAFANA_OPERATOR_CRDS": "grafana.integreatly.org",
+}
+
+
+@pytest.fixture(scope="module")
+def target(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    """A release that is only rendered, in a cluster that knows all kinds of objects."""
+    for source in filter(None, _sources().values()):
+        cluster.install_crds(source)
+    found = Release(cluster, "rendered", tmp_path_factory.mktemp("rendered"))
+    found.create_namespace()
+    try:
+        # A pod that violates it is refused; a template of pods only makes the server warn.
+        found.restrict()
+        yield found
+    finally:
+        found.uninstall()
+
+
+@pytest.mark.experiment(number=9)
+@pytest.mark.parametrize(
+    "file", [pytest.param(each, id=f"{each.parent.name}-{each.stem}") for each in _COMBINATIONS]
+)
+def test_rendered(target: Release, file: Path) -> None:
+    """The API server takes all objects of a combination, and has nothing to warn of."""
+    _submit(target, f"--values={file}")
+
+
+@pytest.mark.experiment(number=9)
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("commonLabels.team=two words", "metadata.labels: Invalid value"),
+        ("podSecurityContext.runAsNonRoot=false", "violate PodSecurity"),
+        ("serviceMonitor.relabelings[0].action=explode", "action: Unsupported value"),
+        ("httpRoute.timeouts.request=soon", "timeouts.request in body should match"),
+    ],
+)
+def test_refused(target: Release, value: str, said: str) -> None:
+    """What the API server refuses is seen: of its own kinds, of CRDs, and of Pod Security."""
+    gateway = CHART / "ci/gateway-values.yaml"
+    with pytest.raises(AssertionError, match=said):
+        _submit(target, f"--values={gateway}", f"--set={value}")
+
+
+def _submit(target: Release, *values: str) -> None:
+    """Have the API server check what is rendered, and take a warning for a refusal."""
+    # It refuses a pod, that of `helm test`, whose ServiceAccount is not there.
+    account = _render(target, "--show-only=templates/serviceaccount.yaml", *values)
+    target.kubectl("apply", "--server-side", "--filename=-", stdin=account)
+    objects = _render(target, *values)
+    for name, group in _CRDS.items():
+        if not _sources()[name] and f"apiVersion: {group}/" in objects:
+            pytest.skip(f"{name} is empty")
+    dry_run = ("apply", "--server-side", "--dry-run=server", "--warnings-as-errors")
+    target.kubectl(*dry_run, "--filename=-", stdin=objects)
+
+
+def _sources() -> dict[str, str]:
+    return {name: kind.images()[name] for name in _CRDS}
+
+
+def _render(target: Release, *options: str) -> str:
+    return target.helm("template", str(CHART), *options)

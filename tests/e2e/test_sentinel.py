@@ -1,0 +1,140 @@
+"""Experiment 10: a store with Sentinel, set up as deploy/values/valkey-ha.yaml does, fails over."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from headgate.core.decision import Outcome
+from headgate.telemetry import names
+from support import e2e_timeouts as timeouts
+from support.acl import RULE
+from support.e2e_away import beyond, each_does_what_it_says, recovery_s
+from support.e2e_cluster import ROOT, images
+from support.e2e_eventually import eventually
+from support.e2e_external import PORT, External, values
+from support.e2e_load import Answers, Load
+from support.e2e_outage import (
+    DENY,
+    Outage,
+    load,
+    until_over,
+    until_seen,
+    until_used,
+)
+from support.e2e_release import Release
+from support.e2e_report import Report
+from support.e2e_scene import QUOTAS, callers
+from support.e2e_series import overshoot_of_all
+from support.e2e_watch import Watch
+
+NAME = "sentinel"
+SPENT = "spoofed"
+"""A limit whose unit takes minutes to come again: once it is spent, it stays so."""
+HA = yaml.safe_load((ROOT / "deploy/values/valkey-ha.yaml").read_text())
+SENTINEL_PORT = 26379
+DATA, SENTINELS, LOGIN = "of-the-data", "of-the-sentinels", "of-the-user"
+URL = f"redis+sentinel://sentinel:{SENTINEL_PORT}/mymaster/0?sentinel_password={SENTINELS}"
+SERVER = (
+    *("valkey-server", "--save", "", "--maxmemory-policy", "noeviction"),
+    *("--requirepass", DATA, "--primaryauth", DATA, "--replica-announce-ip", "$(POD_IP)"),
+    *("--min-replicas-to-write", str(HA["replica"]["minReplicasToWrite"])),
+    *("--min-replicas-max-lag", str(HA["replica"]["minReplicasMaxLag"])),
+    *("--user", "headgate", "on", f">{LOGIN}", *RULE),
+)
+CONFIGURATION = f"""\
+port {SENTINEL_PORT}
+dir /data
+requirepass {SENTINELS}
+sentinel monitor mymaster {{primary}} {PORT} {HA["sentinel"]["quorum"]}
+sentinel auth-pass mymaster {DATA}
+sentinel down-after-milliseconds mymaster {HA["sentinel"]["downAfterMilliseconds"]}
+sentinel failover-timeout mymaster {HA["sentinel"]["failoverTimeout"]}
+"""
+
+
+@pytest.mark.experiment(number=10)
+def test_sentinel(
+    another_release: Callable[[str], Release],
+    installed: dict[str, object],
+    image: str,
+    folder: Path,
+    report: Report,
+) -> None:
+    """A replica takes over with all that was spent; until then each policy does what it says."""
+    release = another_release(NAME)
+    store = External(release, images()["VALKEY_IMAGE"], image)
+    _start(store)
+    login = {"username": "headgate", "password": LOGIN}
+    release.install(installed, values(URL, **login))
+    with Watch(release, folder) as watch:
+        with Load(release, image, NAME, load(NAME, SPENT), 240) as loading:
+            answers, outage = _fail_over(store, watch, loading)
+        more = {
+            "fail_closed": len(answers.server_errors),
+            "recovery_s": recovery_s(answers, [outage]),
+        }
+        # A write is not waited for: what was let in in the last moment may be so once more.
+        above = {**beyond(answers, [outage]), DENY: _in_the_last_moment(answers, outage)}
+        row = report.record("sentinel fails over", answers, watch, more, beyond=above)
+        each_does_what_it_says(answers, [outage])
+        assert more["recovery_s"] <= timeouts.FAILOVER + timeouts.RECOVERY
+        assert row.slowest_ms <= timeouts.SLOWEST_REQUEST * 1000
+        row.expect(overshoot=0, refused=0, broken=0)
+        after = answers.between(outage.over_us, answers.end_us)
+        for policy, quota in QUOTAS.items():
+            assert overshoot_of_all(quota, after.of(policy=policy)) == 0, policy
+        # What was spent stays spent.
+        assert after.of(policy=SPENT).denied
+        assert after.of(policy=SPENT).admitted == 0
+        for pod in watch.ready():
+            assert watch.events(names.LOG_SERVER_CHANGED)[pod] == 1, pod
+            assert watch.events(names.LOG_STATE_LOST)[pod] == 0, pod
+
+
+def _start(store: External) -> None:
+    """Start a primary, two replicas and three sentinels, and wait until all know each other."""
+    (primary,) = store.start("primary", 1, *SERVER)
+    store.start("replica", 2, *SERVER, "--replicaof", primary, str(PORT))
+    store.secret("sentinel", {"sentinel.conf": CONFIGURATION.format(primary=primary)})
+    command = ("valkey-server", "/data/sentinel.conf", "--sentinel")
+    store.start("sentinel", 3, *command, files="sentinel", port=SENTINEL_PORT)
+    eventually(
+        lambda: all("slaves=2,sentinels=3" in _ask(store, number) for number in range(3)),
+        within=timeouts.POD,
+        what="the sentinels know of both replicas and of each other",
+    )
+
+
+def _ask(store: External, number: int) -> str:
+    """Return what a sentinel says of the primary."""
+    cli = ("valkey-cli", "-p", str(SENTINEL_PORT), "--pass", SENTINELS, "--no-auth-warning")
+    return store.run(f"sentinel-{number}", *cli, "info", "sentinel").splitlines()[-1]
+
+
+def _fail_over(store: External, watch: Watch, loading: Load) -> tuple[Answers, Outage]:
+    until_used(watch)
+    eventually(
+        lambda: watch.decided(SPENT, Outcome.DENIED) >= 60,
+        within=timeouts.POD,
+        what="an allowance was spent seconds ago",
+    )
+    killed_us = watch.mark("primary killed")
+    store.kill("primary-0")
+    seen_us = until_seen(watch)
+    over_us = until_over(watch)
+    until_used(watch)
+    loading.stop()
+    answers = loading.answers()
+    by_store = answers.of(policy=DENY).between(seen_us, answers.end_us).let_in
+    resumed_us = min(sent_us for sent_us, _ in by_store)
+    # Nobody tells when a replica had taken over, so recovery is counted from the loss on.
+    return answers, Outage(killed_us, seen_us, resumed_us, killed_us, over_us)
+
+
+def _in_the_last_moment(answers: Answers, outage: Outage) -> int:
+    """Return the most that a caller was let in by what the replicas may not have heard of."""
+    start_us = outage.start_us - round(timeouts.REPLICATION * 1_000_000)
+    last = answers.of(policy=DENY).between(start_us, outage.seen_us)
+    return max(last.of(caller=caller).admitted for caller in callers(NAME))

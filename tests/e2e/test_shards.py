@@ -1,0 +1,85 @@
+"""Experiment 10: a Cluster of three shards."""
+
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from headgate.core.keys import KeyScheme
+from headgate.telemetry import names
+from support import e2e_timeouts as timeouts
+from support.acl import IN_CLUSTER, RULE
+from support.e2e_cluster import images
+from support.e2e_eventually import eventually
+from support.e2e_external import PORT, External, values
+from support.e2e_load import Load
+from support.e2e_release import Release
+from support.e2e_report import Report
+from support.e2e_scene import EXPERIMENTS, callers, streams
+from support.e2e_watch import Watch
+
+NAME = "shards"
+SHARDS = ("shards-0", "shards-1", "shards-2")
+LOGIN, ADMIN = "of-the-user", "of-the-operator"
+CENSUS = {KeyScheme().replicas, KeyScheme().epoch}
+SERVER = (
+    *("valkey-server", "--save", "", "--maxmemory-policy", "noeviction"),
+    *("--cluster-enabled", "yes", "--cluster-announce-ip", "$(POD_IP)"),
+    *("--requirepass", ADMIN, "--user", "headgate", "on", f">{LOGIN}", *RULE, *IN_CLUSTER),
+)
+CLI = ("valkey-cli", "--pass", ADMIN, "--no-auth-warning")
+
+
+@pytest.mark.experiment(number=10)
+def test_shards(
+    another_release: Callable[[str], Release],
+    installed: dict[str, object],
+    image: str,
+    folder: Path,
+    report: Report,
+) -> None:
+    """Many callers' buckets are on all shards, and each caller gets what one server lets in."""
+    release = another_release(NAME)
+    store = External(release, images()["VALKEY_IMAGE"], image)
+    addresses = store.start(NAME, len(SHARDS), *SERVER)
+    nodes = [f"{address}:{PORT}" for address in addresses]
+    store.run(SHARDS[0], *CLI, "--cluster", "create", *nodes, "--cluster-yes")
+    login = {"username": "headgate", "password": LOGIN}
+    release.install(installed, values(f"redis+cluster://{NAME}:{PORT}", **login))
+    # Few callers beyond their limits, and many below, so that there are many keys.
+    others = [each for each in EXPERIMENTS if each != NAME]
+    crowd = [streams(each, per_second=0.3, policies=["bucket"]) for each in others]
+    load = (*streams(NAME, per_second=4), *chain.from_iterable(crowd))
+    with Watch(release, folder) as watch:
+        with Load(release, image, NAME, load, 20) as loading:
+            eventually(
+                lambda: all(_buckets(store, shard) for shard in SHARDS),
+                within=timeouts.POD,
+                what="every shard has buckets",
+            )
+            answers = loading.answers()
+        more = {"calls": [_calls(store, shard) for shard in SHARDS]}
+        row = report.record("three shards", answers, watch, more)
+        row.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
+        below = (answers.of(caller=caller) for each in others for caller in callers(each))
+        assert {status for mine in below for status in mine.statuses} == {200}
+        assert len(row.pods) == 2
+        assert all(allowed and denied for allowed, denied in row.pods.values()), row.pods
+        assert not any(+each for each in watch.counted(names.STORE_ERRORS).values())
+    assert not any(store.run(shard, *CLI, "acl", "log") for shard in SHARDS)
+
+
+def _buckets(store: External, shard: str) -> set[str]:
+    """Return the keys of a shard that are not the census."""
+    return set(store.run(shard, *CLI, "--scan").splitlines()) - CENSUS
+
+
+def _calls(store: External, shard: str) -> int:
+    """Return how many scripts a shard has run."""
+    (line,) = (
+        line
+        for line in store.run(shard, *CLI, "info", "commandstats").splitlines()
+        if line.startswith("cmdstat_evalsha:")
+    )
+    return int(line.split("calls=")[1].split(",")[0])

@@ -1,0 +1,107 @@
+"""What must hold for requests while the store is away, whatever keeps the pods from it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+from headgate.core.decision import Outcome
+from headgate.core.quota import SECOND_US
+from headgate.server.demo.allowance import permitted
+from support import e2e_timeouts as timeouts
+from support.e2e_load import Answers, Request
+from support.e2e_outage import ALLOW, DENY, LOCAL, NONE, Outage
+from support.e2e_scene import QUOTAS, STORE_TIMEOUT
+from support.e2e_watch import Watch
+
+
+def each_does_what_it_says(answers: Answers, outages: Sequence[Outage]) -> None:
+    """Compare what became of requests with what their policies say for the time without the store.
+
+    Raises:
+        AssertionError: It is something else, or a request failed while the store was there.
+    """
+    failed = answers.server_errors
+    assert {(each.stream.policy, each.status) for each in failed} == {
+        (DENY, HTTPStatus.SERVICE_UNAVAILABLE)
+    }
+    assert len(failed) == sum(len(_during(answers, each).server_errors) for each in outages)
+    for outage in outages:
+        away = _without_store(answers, outage)
+        assert set(away.of(policy=DENY).statuses) == {HTTPStatus.SERVICE_UNAVAILABLE}, "deny"
+        assert set(away.of(policy=ALLOW).statuses) == {HTTPStatus.OK}, "allow"
+        shared = away.of(policy=LOCAL)
+        assert set(shared.statuses) <= {HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS}, "local"
+        for caller in {each.stream.caller for each in shared.requests}:
+            mine = shared.of(caller=caller)
+            most = permitted([QUOTAS[LOCAL]], mine.start_us, mine.end_us)
+            assert mine.admitted <= most, f"local: {caller} got {mine.admitted} of {most}"
+
+
+def counted_as_such(watch: Watch, answers: Answers, outages: Sequence[Outage]) -> None:
+    """Compare counters of what was decided without the store with what clients saw.
+
+    Raises:
+        AssertionError: They differ.
+    """
+    assert watch.decided(DENY, Outcome.FAIL_CLOSED) == len(answers.server_errors)
+    let_in = answers.of(policy=ALLOW)
+    least = sum(_without_store(let_in, each).admitted for each in outages)
+    most = sum(_during(let_in, each).admitted for each in outages)
+    assert least <= watch.decided(ALLOW, Outcome.FAIL_OPEN) <= most, (least, most)
+
+
+def recovery_s(answers: Answers, outages: Sequence[Outage]) -> float:
+    """Return the seconds after which no request failed any more, the most of all outages."""
+    failed = (
+        request.done_us - outage.back_us
+        for outage in outages
+        for request in _during(answers, outage).server_errors
+    )
+    return max([0, *failed]) / SECOND_US
+
+
+def too_slow(answers: Answers, within_s: float) -> tuple[Request, ...]:
+    """Return the requests that took longer than they may.
+
+    Where requests that never wait for the store take long, all others may take as much longer than
+    their pod waits for the store.
+
+    Args:
+        answers: What became of the requests.
+        within_s: Seconds that a request may take on a cluster that is fast enough.
+    """
+    most_ms = max(within_s * 1000, STORE_TIMEOUT * 1000 + answers.of(policy=NONE).slowest_ms())
+    return tuple(each for each in answers.requests if each.taken_us > most_ms * 1000)
+
+
+def beyond(
+    answers: Answers, outages: Sequence[Outage], *, forgotten: bool = False
+) -> Mapping[str, int]:
+    """Return for each policy what a caller may get beyond what the store has left for it.
+
+    Args:
+        answers: What became of the requests.
+        outages: When they were decided without the store.
+        forgotten: Whether the store lost its state, so that it has the whole allowance again.
+    """
+    let_in = Counter(
+        (each.stream.policy, each.stream.caller)
+        for outage in outages
+        for each in _during(answers, outage).requests
+        if each.status == HTTPStatus.OK and each.stream.policy != DENY
+    )
+    return {
+        policy: forgotten * quota.burst
+        + max((count for (held, _), count in let_in.items() if held == policy), default=0)
+        for policy, quota in QUOTAS.items()
+    }
+
+
+def _without_store(answers: Answers, outage: Outage) -> Answers:
+    """Return the requests that the store has no part in: its refusals are forgotten by then."""
+    return answers.between(outage.seen_us + round(timeouts.REMEMBERED * SECOND_US), outage.end_us)
+
+
+def _during(answers: Answers, outage: Outage) -> Answers:
+    """Return the requests of an outage; some were under way when it began."""
+    return answers.between(outage.start_us - SECOND_US, outage.over_us)

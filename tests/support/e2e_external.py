@@ -1,0 +1,140 @@
+"""Stores that a release does not bring along: each server is a pod, and stays away once lost."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import yaml
+from kr8s.objects import Pod
+
+from support import e2e_timeouts as timeouts
+from support.e2e_release import Release
+
+PORT: Final = 6379
+_COPY = "import glob, shutil; [shutil.copy(each, '/data') for each in glob.glob('/given/*')]"
+
+
+def values(url: str, **external: object) -> dict[str, object]:
+    """Return the values of a release that uses an external store.
+
+    Args:
+        url: Where the store is.
+        external: Further values below `redis.external`.
+    """
+    return {
+        "replicaCount": 2,
+        "valkey": {"enabled": False},
+        "keySecret": {"value": "of all experiments"},
+        "redis": {"external": {"url": url, **external}},
+    }
+
+
+class External:
+    """Servers in the namespace of a release.
+
+    Args:
+        release: Who uses them.
+        image: Image of the servers.
+        python: Image with Python, for what goes before a server.
+    """
+
+    def __init__(self, release: Release, image: str, python: str) -> None:
+        self._release = release
+        self._image = image
+        self._python = python
+
+    def secret(self, name: str, files: Mapping[str, str]) -> None:
+        """Create a Secret."""
+        self._apply({"kind": "Secret", "metadata": {"name": name}, "stringData": dict(files)})
+
+    def start(
+        self, name: str, count: int, *command: str, files: str = "", port: int = PORT
+    ) -> list[str]:
+        """Start servers behind a Service, and return their addresses once they listen.
+
+        Args:
+            name: Of the Service; the pods are `name-0` and so on.
+            count: How many.
+            command: Of each; `$(POD_IP)` in it is the pod's address, and it may write into /data.
+            files: A Secret that is copied to /data before.
+            port: Where they listen.
+        """
+        pods = [f"{name}-{number}" for number in range(count)]
+        ports = [{"port": port}]
+        self._apply(
+            {
+                "kind": "Service",
+                "metadata": {"name": name},
+                "spec": {"selector": {"app": name}, "ports": ports},
+            },
+            *(
+                {
+                    "kind": "Pod",
+                    "metadata": {"name": pod, "labels": {"app": name}},
+                    "spec": self._spec(command, files, port),
+                }
+                for pod in pods
+            ),
+        )
+        ready = ("--for=condition=Ready", f"--timeout={timeouts.POD}s")
+        self._release.kubectl(
+            "wait", *ready, f"--selector=app={name}", "pod", timeout=timeouts.POD + timeouts.COMMAND
+        )
+        return [str(self._found(pod)["status"]["podIP"]) for pod in pods]
+
+    def run(self, pod: str, *command: str) -> str:
+        """Run a command in a server's pod and return what it printed."""
+        return self._release.kubectl("exec", pod, "--container=server", "--", *command).strip()
+
+    def kill(self, pod: str) -> None:
+        """Kill a server, as the loss of its node would, and take its pod away."""
+        found = self._found(pod)
+        container = found["status"]["containerStatuses"][0]["containerID"].split("//")[1]
+        stop = ("crictl", "stop", "--timeout=0", container)
+        self._release.cluster.on_node(found["spec"]["nodeName"], *stop)
+        namespace, api = self._release.namespace, self._release.cluster.api
+        Pod.get(pod, namespace=namespace, api=api).delete(grace_period=0, force=True)
+
+    def _apply(self, *objects: Mapping[str, object]) -> None:
+        made = yaml.safe_dump_all({"apiVersion": "v1", **each} for each in objects)
+        self._release.kubectl("apply", "--filename=-", stdin=made)
+
+    def _found(self, pod: str) -> Any:
+        return json.loads(self._release.cluster.get(f"{self._release.pods}/{pod}"))
+
+    def _spec(self, command: tuple[str, ...], files: str, port: int) -> dict[str, object]:
+        data = {"name": "data", "mountPath": "/data"}
+        address = {"fieldRef": {"fieldPath": "status.podIP"}}
+        server = {
+            "name": "server",
+            "image": self._image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": [*command],
+            "workingDir": "/data",
+            "env": [{"name": "POD_IP", "valueFrom": address}],
+            "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1},
+            "volumeMounts": [data],
+        }
+        volumes: list[dict[str, object]] = [{"name": "data", "emptyDir": {}}]
+        before: list[dict[str, object]] = []
+        if files:
+            # A sentinel writes into its configuration, and nobody can write into a Secret.
+            volumes.append({"name": "given", "secret": {"secretName": files}})
+            before.append(
+                {
+                    "name": "copy",
+                    "image": self._python,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["python", "-c", _COPY],
+                    "volumeMounts": [data, {"name": "given", "mountPath": "/given"}],
+                }
+            )
+        return {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 1,
+            "initContainers": before,
+            "containers": [server],
+            "volumes": volumes,
+        }

@@ -34,6 +34,8 @@ SCRAPE: Final = 1
 """Until a pod has told its counters, while pods come and go."""
 POLL: Final = 0.5
 """Between two looks at something that is waited for."""
+LOOK: Final = 0.1
+"""Between two looks at something that must not be missed."""
 LOST_POD: Final = 3.0
 """After a pod was killed, until no connection goes to it any more."""
 RECOVERY: Final = 5.0

@@ -125,8 +125,8 @@ def open_ledger(quota: Quota, slot: int, before: int) -> Ledger:
         before: Units that were spent in the bucket's own account before the first of this slot.
     """
     if quota.algorithm is Algorithm.TOKEN_BUCKET:
-        # The account rounds up to whole units: one less is surely not too many.
-        return Backlog(quota, min(quota.burst, max(0, before - 1)) * quota.period_us)
+        # The account rounds up to whole units: by less than one, and less is never beyond.
+        return Backlog(quota, min(quota.burst, before) * quota.period_us)
     return Cells(quota, ((_cell(quota, slot), _known(quota, before)),))
 
 

@@ -8,92 +8,22 @@ store let in is counted, and by the time at which it did.
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from headgate.core.audit import Rank, given_back, rank, slot_us
+from headgate.core.audit import given_back, rank
 from headgate.core.charge import Settlement
 from headgate.core.keys import caller_of, policy_of
 from headgate.core.policy import Mode
 from headgate.core.quota import SECOND_US, Quota
+from headgate.limiter.callers import Callers, Counted
 from headgate.limiter.plan import Plan
 from headgate.limiter.ports import Taken
 from headgate.limiter.statement import NO_WORD, PENDING, Limit, write
 
-KEPT_SLOTS = 6
-"""Slots with anything in them that are kept for each caller: half a minute of steady traffic."""
 IDLE_US = 300 * SECOND_US
 """A caller that was not seen for so long makes room for another."""
 BREAK_US = 3_600 * SECOND_US
 """How long a break is told of: as long as a ledger may be left alone and then continued."""
 MAX_BREAKS = 256
 _MAX_QUOTAS = 1_000
-_EVERYBODY: Rank = (sys.maxsize, "")
-
-
-class _Counted:
-    """One caller of one limit."""
-
-    __slots__ = (
-        *("callers", "first", "gives_back", "key", "quota"),
-        *("rank", "seen_us", "slot_us", "slots", "untold"),
-    )
-
-    def __init__(self, callers: "_Callers", key: str, quota: Quota, place: Rank) -> None:
-        self.callers = callers
-        self.key = key
-        self.quota = quota
-        self.rank = place
-        self.slot_us = callers.slot_us
-        self.seen_us = 0
-        self.first = 0
-        self.gives_back = False
-        # As in a statement: first time within the slot, spent before, units.
-        self.slots: dict[int, list[int]] = {}
-        self.untold = 0
-
-    def add(self, at_us: int, before: int, units: int) -> None:
-        slot, after_us = divmod(at_us, self.slot_us)
-        found = self.slots.get(slot)
-        self.untold += units
-        if found is None:
-            self.slots[slot] = [after_us, before, units]
-            if len(self.slots) > KEPT_SLOTS:
-                oldest = min(self.slots)
-                del self.slots[oldest]
-                self.first = max(self.first, oldest + 1)
-            return
-        found[2] += units
-        # Answers may come in another order than the store decided in.
-        first_us = found[0]
-        if after_us < first_us or (after_us == first_us and before < found[1]):
-            found[0], found[1] = after_us, before
-
-
-class _Callers:
-    """The callers of one limit, and the last place among them that is still taken."""
-
-    __slots__ = ("by_name", "last", "limit", "most", "slot_us")
-
-    def __init__(self, limit: Limit, most: int) -> None:
-        self.limit = limit
-        self.slot_us = slot_us(limit.quota)
-        self.most = most
-        self.by_name: dict[str, _Counted] = {}
-        self.last = _EVERYBODY
-
-    def put(self, new: _Counted) -> _Counted | None:
-        """Take a caller in, and return the one that has to go for it."""
-        _, name = new.rank
-        self.by_name[name] = new
-        gone = None
-        if len(self.by_name) > self.most:
-            gone = max(self.by_name.values(), key=lambda each: each.rank)
-            del self.by_name[gone.rank[1]]
-        if len(self.by_name) == self.most:
-            self.last = max(each.rank for each in self.by_name.values())
-        return gone
-
-    def remove(self, counted: _Counted) -> None:
-        del self.by_name[counted.rank[1]]
-        self.last = _EVERYBODY
 
 
 class Sample:
@@ -105,10 +35,10 @@ class Sample:
 
     def __init__(self, keys: int) -> None:
         self._keys = keys
-        self._buckets: dict[str, _Counted] = {}
-        self._limits: dict[Limit, _Callers] = {}
+        self._buckets: dict[str, Counted] = {}
+        self._limits: dict[Limit, Callers] = {}
         # To compare figures takes longer than to know a quota again that was seen before.
-        self._seen: dict[tuple[str, int], tuple[Quota, _Callers]] = {}
+        self._seen: dict[tuple[str, int], tuple[Quota, Callers]] = {}
         self._breaks: dict[str, int] = {}
         self._stated: set[str] = set()
 
@@ -217,7 +147,7 @@ class Sample:
                     each.untold = 0
         return told
 
-    def _find(self, policy: str, key: str, quota: Quota) -> _Counted | None:
+    def _find(self, policy: str, key: str, quota: Quota) -> Counted | None:
         """Return the count of a bucket, if it is one to be counted."""
         seen = self._seen.get((policy, id(quota)))
         callers = seen[1] if seen is not None else self._see(policy, quota)
@@ -230,21 +160,21 @@ class Sample:
                 found.quota = quota
                 return found
             self._drop(found)
-        new = self._buckets[key] = _Counted(callers, key, quota, place)
+        new = self._buckets[key] = Counted(callers, key, quota, place)
         gone = callers.put(new)
         if gone is not None:
             del self._buckets[gone.key]
         return new
 
-    def _see(self, policy: str, quota: Quota) -> _Callers:
+    def _see(self, policy: str, quota: Quota) -> Callers:
         limit = Limit.of(policy, quota)
         callers = self._limits.get(limit)
         if callers is None:
-            callers = self._limits[limit] = _Callers(limit, self._keys)
+            callers = self._limits[limit] = Callers(limit, self._keys)
         # The quota is kept with it: no other one can have its id then.
         self._seen[policy, id(quota)] = (quota, callers)
         return callers
 
-    def _drop(self, counted: _Counted) -> None:
+    def _drop(self, counted: Counted) -> None:
         del self._buckets[counted.key]
         counted.callers.remove(counted)

@@ -228,6 +228,8 @@ def test_a_long_log_is_summed_in_few_cells() -> None:
 
 def test_who_is_smallest_is_the_same_everywhere() -> None:
     """The order depends on the hashes alone, and not on the first of several parts."""
+    # The check value of CRC-32, as every process and release must have it.
+    assert rank("123456789") == (0xCBF43926, "123456789")
     same_route = [f"routeroute123456:{'abcdefgh'[n]}aller" for n in range(8)]
     other = [f"otherother123456:{'abcdefgh'[n]}aller" for n in range(8)]
     ordered = sorted([*same_route, *other], key=rank)

@@ -395,6 +395,19 @@ async def test_no_audit() -> None:
     assert store.count("audit") == 0
 
 
+async def test_who_compares_again_begins_anew(town: Town) -> None:
+    """What happened while another one compared is not known, and so is nothing of before."""
+    await saturate(town, "c")
+    await town.fleet.settled()
+    town.fleet.join("0")
+    await town.fleet.settled()
+    assert [town.fleet.said(name, "p").keys for name in "0a"] == [0, 0]
+    del town.fleet.members["0"]
+    await town.fleet.settled()
+    # Nobody was let in since.
+    assert town.fleet.said("a", "p").keys == 0
+
+
 async def test_the_last_statement_tells_of_all() -> None:
     """A replica that ends in good order is missed nothing of, and another one audits at once."""
     town = Town()

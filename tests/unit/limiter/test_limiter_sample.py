@@ -12,9 +12,10 @@ from headgate.core.keys import KeyScheme, caller_of
 from headgate.core.policy import KeyPart, Mode, Policy
 from headgate.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
 from headgate.core.subject import Principal, Subject
+from headgate.limiter.callers import KEPT_SLOTS
 from headgate.limiter.plan import Plan, make_plan
 from headgate.limiter.ports import Taken
-from headgate.limiter.sample import BREAK_US, IDLE_US, KEPT_SLOTS, MAX_BREAKS, Sample
+from headgate.limiter.sample import BREAK_US, IDLE_US, MAX_BREAKS, Sample
 from headgate.limiter.statement import NO_WORD, PENDING
 from support.clock import EPOCH_US
 from support.limiter import rate

@@ -22,6 +22,7 @@ from meaning import (
 )
 from panels import advice, figure, lines
 from promql import RANGE, RELEASE
+from reloads import last_reload
 from tables import Column, table_of
 
 _NAME = "/".join(f"{{{{{label}}}}}" for label in RELEASE)
@@ -68,18 +69,7 @@ def _glance() -> Row:
                 unit="short",
                 steps=NONE_IS_GOOD,
             ),
-            figure(
-                small(
-                    104,
-                    "Last reload",
-                    "Pods that rejected the policy file that they read last; there the one before "
-                    "serves on.",
-                ),
-                limit_queries.pods_with_a_rejected_file(),
-                unit="short",
-                steps=NONE_IS_GOOD,
-                words={0: ("taken", GREEN)},
-            ),
+            last_reload(104),
             figure(
                 small(105, "Number of releases", "Releases that have a pod: namespaces and jobs."),
                 release_queries.releases(),

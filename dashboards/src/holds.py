@@ -7,7 +7,6 @@ import variables
 from cards import Card, Line, small
 from frame import Board, Row
 from meaning import (
-    GREEN,
     NONE_IS_GOOD,
     NOT_AUDITED,
     ONE_IS_GOOD,
@@ -15,6 +14,7 @@ from meaning import (
     SOME_IS_GOOD,
 )
 from panels import advice, figure, lines
+from reloads import last_reload
 from tables import Column, table_of
 
 
@@ -90,19 +90,7 @@ def _glance() -> Row:
                 unit="short",
                 steps=ONE_IS_GOOD,
             ),
-            figure(
-                small(
-                    106,
-                    "Last reload",
-                    "Pods that rejected the policy file that they read last; there the one before "
-                    "serves on.",
-                    width=3,
-                ),
-                limit_queries.pods_with_a_rejected_file(),
-                unit="short",
-                steps=NONE_IS_GOOD,
-                words={0: ("taken", GREEN)},
-            ),
+            last_reload(106, width=3),
             figure(
                 small(
                     107,

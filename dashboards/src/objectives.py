@@ -51,26 +51,36 @@ BURNS: Final = (
 
 def burning() -> Iterator[Alert]:
     """Return the alerts of both objectives."""
+    yield from _of(
+        "HeadgateAvailabilityBurn",
+        DEGRADED,
+        AVAILABILITY,
+        summary="Too many requests are decided without the shared limit",
+        what="were decided without the shared limit",
+        panel="Decided without the store",
+    )
+    yield from _of(
+        "HeadgateLatencyBurn",
+        SLOW,
+        LATENCY,
+        summary="Too many checks are slow",
+        what=f"took longer than {OBJECTIVE_SECONDS * 1000:g} ms",
+        panel="Check latency by source",
+    )
+
+
+def _of(
+    name: str, checks: str, objective: float, *, summary: str, what: str, panel: str
+) -> Iterator[Alert]:
     for burn in BURNS:
         yield Alert(
-            "HeadgateAvailabilityBurn",
-            _burns(DEGRADED, AVAILABILITY, burn),
+            name,
+            _burns(checks, objective, burn),
             burn.lasting,
             burn.severity,
-            "Too many requests are decided without the shared limit",
-            _spent(burn, "were decided without the shared limit"),
-            (links.HEALTHY, "Decided without the store"),
-            window=burn.long,
-        )
-    for burn in BURNS:
-        yield Alert(
-            "HeadgateLatencyBurn",
-            _burns(SLOW, LATENCY, burn),
-            burn.lasting,
-            burn.severity,
-            "Too many checks are slow",
-            _spent(burn, f"took longer than {OBJECTIVE_SECONDS * 1000:g} ms"),
-            (links.HEALTHY, "Check latency by source"),
+            summary,
+            _spent(burn, what),
+            (links.HEALTHY, panel),
             window=burn.long,
         )
 

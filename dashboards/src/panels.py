@@ -44,7 +44,8 @@ from variables import LOKI, PROMETHEUS
 
 MIN_INTERVAL = "15s"
 """No point stands for less: pods are scraped every 15 to 60 seconds as a rule."""
-_REFS = "ABCDEFGHIJKLMNOP"
+REFS = "ABCDEFGHIJKLMNOP"
+"""Names of queries, as Grafana gives them."""
 
 
 def figure(
@@ -106,7 +107,7 @@ def lines(
         .tooltip(
             common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
         )
-        .targets([_query(line, ref) for line, ref in zip(queries, _REFS, strict=False)])
+        .targets([_query(line, ref) for line, ref in zip(queries, REFS, strict=False)])
     )
     if stacked:
         builder.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))

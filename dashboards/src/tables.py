@@ -15,9 +15,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 import meaning
 from cards import Card, Link
 from meaning import NOT_SCRAPED, Empty, Steps, Words
-from panels import finished
-
-_REFS = "ABCDEFGHIJKLMNOP"
+from panels import REFS, finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def table_of(
     order = common.TableSortByFieldState()
     order.display_name(sort_by or _head(keys[0])).desc(desc=bool(sort_by))
     builder = table.Panel().sort_by([order])
-    for ref, column in zip(_REFS, columns, strict=False):
+    for ref, column in zip(REFS, columns, strict=False):
         query = prometheus_queries.Dataquery().expr(column.expression).instant()
         builder.with_target(query.format(PromQueryFormat.TABLE).ref_id(ref))
         builder.override_by_name(column.title, _properties(column))
@@ -79,7 +77,7 @@ def table_of(
 
 def _organized(keys: Sequence[str], columns: Sequence[Column]) -> dict[str, object]:
     # Of several queries each names its value after itself; a single one does not.
-    values = [f"Value #{ref}" for ref in _REFS] if len(columns) > 1 else ["Value"]
+    values = [f"Value #{ref}" for ref in REFS] if len(columns) > 1 else ["Value"]
     heads = {key: _head(key) for key in keys}
     heads |= {value: column.title for value, column in zip(values, columns, strict=False)}
     return {

@@ -15,6 +15,7 @@ from headgate.telemetry import names
 from support.boards import FOLDER
 from support.promtool import needs_promtool, promtool
 from support.rules import FILE as RULES
+from support.tool import run
 
 DEPLOY = FOLDER.parent / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
@@ -70,9 +71,7 @@ def images_in(document: Any) -> list[str]:
 @pytest.mark.skipif(not has_compose(), reason="there is no docker compose")
 def test_docker_compose_takes_the_file() -> None:
     """`docker compose config` finds no fault."""
-    command = ["docker", "compose", "-f", str(COMPOSE), "config", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run("docker", "compose", "-f", str(COMPOSE), "config", "--quiet")
 
 
 def test_everything_that_is_mounted_is_there() -> None:
@@ -104,9 +103,9 @@ def test_images_are_those_of_the_cluster() -> None:
     assert {name: image for name, image in named.items() if name in IMAGES} == {
         name: IMAGES[name] for name in named if name in IMAGES
     }
-    run = {image for document in MANIFESTS for image in images_in(document)}
-    assert run
-    assert run <= set(IMAGES.values())
+    running = {image for document in MANIFESTS for image in images_in(document)}
+    assert running
+    assert running <= set(IMAGES.values())
 
 
 def test_the_policies_of_compose_are_valid(tmp_path: Path) -> None:
@@ -117,9 +116,7 @@ def test_the_policies_of_compose_are_valid(tmp_path: Path) -> None:
         policies = policies.replace(there, str(here))
     file = tmp_path / "policies.yaml"
     file.write_text(policies)
-    command = [sys.executable, "-m", "headgate", "policies", "validate", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run(sys.executable, "-m", "headgate", "policies", "validate", str(file))
 
 
 @pytest.mark.parametrize("provisioned", [of_compose, of_cluster])

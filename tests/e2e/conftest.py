@@ -18,12 +18,14 @@ from pathlib import Path
 import pytest
 
 from support import e2e_cluster as kind
+from support import e2e_timeouts as timeouts
 from support.e2e_cluster import Cluster
 from support.e2e_page import Page
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import values
 from support.e2e_watch import Watch
+from support.tool import ROOT, run
 
 _NAME = "headgate-e2e"
 _PAGE = pytest.StashKey[Page]()
@@ -94,7 +96,7 @@ def pytest_runtest_makereport(
 
 def _page(config: pytest.Config) -> Page:
     if _PAGE not in config.stash:
-        config.stash[_PAGE] = Page(Report(kind.ROOT / "e2e-report"))
+        config.stash[_PAGE] = Page(Report(ROOT / "e2e-report"))
     return config.stash[_PAGE]
 
 
@@ -120,7 +122,7 @@ def cluster(
     if missing:
         pytest.skip(f"not on PATH: {', '.join(missing)}")
     try:
-        kind.run("docker", "info")
+        run("docker", "info", timeout=timeouts.COMMAND)
     except AssertionError as error:
         pytest.skip(f"Docker does not answer: {error}")
     given = pytestconfig.getoption("cluster")

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from support import e2e_timeouts as timeouts
-from support.e2e_cluster import ROOT, Cluster
+from support.e2e_cluster import Cluster
 from support.e2e_eventually import eventually
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import streams
 from support.e2e_watch import Watch
+from support.tool import ROOT
 
 FEW, MANY = 2, 6
 AUTOSCALING = {

@@ -58,8 +58,7 @@ def test_external_tls(
             answers = load.answers()
         row = report.record("external, TLS", answers, watch)
         row.expect_lossless()
-        assert len(row.pods) == 2
-        assert all(allowed and denied for allowed, denied in row.pods.values()), row.pods
+        row.expect_pods(2)
         assert not any(+each for each in watch.counted(names.STORE_ERRORS).values())
     assert not store.run("store-0", *CLI, "acl", "log"), "the user was refused something"
     for kind, wrong, remedy in (

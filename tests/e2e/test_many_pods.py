@@ -16,5 +16,4 @@ def test_many_pods(release: Release, image: str, watch: Watch, report: Report) -
         answers = load.answers()
     row = report.record("many pods", answers, watch)
     row.expect_lossless()
-    assert len(row.pods) == 3
-    assert all(allowed and denied for allowed, denied in row.pods.values()), row.pods
+    row.expect_pods(3)

@@ -11,11 +11,11 @@ from headgate.core.decision import Outcome
 from headgate.core.quota import rate_quota
 from headgate.server.demo.allowance import permitted
 from support import e2e_cluster as kind
-from support.e2e_cluster import ROOT
 from support.e2e_load import Load, Stream
 from support.e2e_release import Release
 from support.e2e_scene import values
 from support.e2e_watch import Watch
+from support.tool import ROOT
 
 _VALUES = ROOT / "deploy/examples/orders/values.yaml"
 _QUOTA = rate_quota("5/minute")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from support import e2e_cluster as kind
-from support.e2e_cluster import ROOT, Cluster
+from support.e2e_cluster import Cluster
 from support.e2e_release import CHART, Release
+from support.tool import ROOT
 
 _COMBINATIONS = (
     *sorted((CHART / "ci").glob("*.yaml")),

@@ -6,21 +6,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headgate.core.decision import Outcome
 from headgate.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.acl import RULE
 from support.e2e_away import beyond, each_does_what_it_says, recovery_s
-from support.e2e_cluster import ROOT, images
+from support.e2e_cluster import images
 from support.e2e_eventually import eventually
 from support.e2e_external import PORT, External, values
 from support.e2e_load import Answers, Load
 from support.e2e_outage import (
     DENY,
+    SPENT,
     Outage,
     load,
     until_over,
     until_seen,
+    until_spent,
     until_used,
 )
 from support.e2e_release import Release
@@ -28,10 +29,9 @@ from support.e2e_report import Report
 from support.e2e_scene import QUOTAS, callers
 from support.e2e_series import overshoot_of_all
 from support.e2e_watch import Watch
+from support.tool import ROOT
 
 NAME = "sentinel"
-SPENT = "spoofed"
-"""A limit whose unit takes minutes to come again: once it is spent, it stays so."""
 HA = yaml.safe_load((ROOT / "deploy/values/valkey-ha.yaml").read_text())
 SENTINEL_PORT = 26379
 DATA, SENTINELS, LOGIN = "of-the-data", "of-the-sentinels", "of-the-user"
@@ -115,11 +115,7 @@ def _ask(store: External, number: int) -> str:
 
 def _fail_over(store: External, watch: Watch, loading: Load) -> tuple[Answers, Outage]:
     until_used(watch)
-    eventually(
-        lambda: watch.decided(SPENT, Outcome.DENIED) >= 60,
-        within=timeouts.POD,
-        what="an allowance was spent seconds ago",
-    )
+    until_spent(watch)
     killed_us = watch.mark("primary killed")
     store.kill("primary-0")
     seen_us = until_seen(watch)

@@ -5,21 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from headgate.core.decision import Outcome
 from headgate.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.e2e_away import beyond, counted_as_such, each_does_what_it_says, recovery_s, too_slow
 from support.e2e_eventually import eventually
 from support.e2e_load import Answers, Load
-from support.e2e_outage import NONE, Outage, load, through, until_used
+from support.e2e_outage import NONE, SPENT, Outage, load, through, until_spent, until_used
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import QUOTAS, callers
 from support.e2e_store import Store
 from support.e2e_watch import Watch
-
-SPENT = "spoofed"
-"""A limit whose unit takes minutes to come again: once it is spent, it stays so."""
 
 
 @pytest.mark.experiment(number=5)
@@ -59,11 +55,7 @@ def _lose(release: Release, image: str, watch: Watch) -> tuple[Answers, Outage]:
     with Load(release, image, "store", load("store", SPENT), 240) as loading:
         until_used(watch)
         # A write may wait for two seconds for the disk; a server that dies takes it along.
-        eventually(
-            lambda: watch.decided(SPENT, Outcome.DENIED) >= 60,
-            within=timeouts.POD,
-            what="an allowance was spent seconds ago",
-        )
+        until_spent(watch)
         outage = through(watch, "store killed", Store(release).killed())
         until_used(watch)
         loading.stop()

@@ -10,8 +10,8 @@ import kr8s
 from kr8s._async_utils import as_sync_func
 
 from support import e2e_timeouts as timeouts
+from support.tool import ROOT, run
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "deploy/kind/cluster.yaml"
 
 
@@ -25,42 +25,14 @@ def _defaults() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-def _tag(image: str) -> str:
-    return image.rpartition(":")[2]
-
-
 def loaded(names: Mapping[str, str]) -> tuple[str, ...]:
     """Return the images that the nodes need.
 
     Args:
         names: What `images` returns.
     """
-    kinds = (
-        *("HEADGATE", "EXAMPLE", "VALKEY", "REDIS", "REDIS_EXPORTER", "METRICS_SERVER", "JAEGER"),
-        *("PROMETHEUS_OPERATOR", "PROMETHEUS_CONFIG_RELOADER", "PROMETHEUS"),
-    )
+    kinds = ("HEADGATE", "EXAMPLE", "VALKEY", "REDIS", "METRICS_SERVER")
     return tuple(names[f"{kind}_IMAGE"] for kind in kinds)
-
-
-def run(*command: str, timeout: float = timeouts.COMMAND, stdin: str | None = None) -> str:
-    """Run a command and return what it printed.
-
-    Raises:
-        AssertionError: It failed; the message has what it said.
-    """
-    done = subprocess.run(
-        command,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        cwd=ROOT,
-    )
-    if done.returncode:
-        said = (done.stderr + done.stdout)[-4000:]
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
-    return done.stdout
 
 
 class Cluster:
@@ -74,7 +46,8 @@ class Cluster:
     def __init__(self, name: str, kubeconfig: Path) -> None:
         self.name = name
         self.kubeconfig = kubeconfig
-        kubeconfig.write_text(run("kind", "get", "kubeconfig", "--name", name))
+        told = run("kind", "get", "kubeconfig", "--name", name, timeout=timeouts.COMMAND)
+        kubeconfig.write_text(told)
         kubeconfig.chmod(0o600)
         self.api = kr8s.api(kubeconfig=str(kubeconfig))
         self._proxy = subprocess.Popen(
@@ -110,8 +83,6 @@ class Cluster:
         for name, default in _defaults().items():
             if name.endswith("_IMAGE") and chosen[name] != default:
                 text = text.replace(default, chosen[name])
-                # The operator wants to know the version as well.
-                text = text.replace(f"version: {_tag(default)}", f"version: {_tag(chosen[name])}")
         self.kubectl("apply", "--filename=-", stdin=text)
 
     def install_crds(self, source: str) -> None:
@@ -126,7 +97,7 @@ class Cluster:
 
     def on_node(self, node: str, *command: str) -> str:
         """Run a command on a node, which is a container with kind."""
-        return run("docker", "exec", node, *command)
+        return run("docker", "exec", node, *command, timeout=timeouts.COMMAND)
 
     def close(self) -> None:
         """Let go of the cluster, which runs on."""
@@ -210,5 +181,5 @@ def build(names: Mapping[str, str]) -> None:
         command = ("docker", "build", *options, f"--build-arg={argument}", f"--tag={tag}", folder)
         run(*command, timeout=timeouts.BUILD)
     for image in loaded(names):
-        if not run("docker", "images", "--quiet", image):
+        if not run("docker", "images", "--quiet", image, timeout=timeouts.COMMAND):
             run("docker", "pull", image, timeout=timeouts.BUILD)

@@ -9,9 +9,9 @@ from typing import Self
 from kr8s.objects import ConfigMap, Pod
 
 from support import e2e_timeouts as timeouts
-from support.e2e_cluster import ROOT
 from support.e2e_eventually import eventually
 from support.e2e_release import Release
+from support.tool import ROOT
 
 _OK, _TOO_MANY, _SERVER_ERROR = 200, 429, 500
 

@@ -18,6 +18,8 @@ ALLOW: Final = "sliding"
 """The policy that says `allow`."""
 LOCAL: Final = "bucket"
 """The policy that says `local`."""
+SPENT: Final = "spoofed"
+"""The policy whose unit takes minutes to come again: once it is spent, it stays so."""
 NONE: Final = "none"
 """Stands for the policy of requests that no policy holds, so that they never wait for the store."""
 
@@ -61,6 +63,15 @@ def until_used(watch: Watch) -> None:
         lambda: watch.decided(DENY, Outcome.ALLOWED) >= before + 60,
         within=timeouts.POD,
         what="requests are decided by the store",
+    )
+
+
+def until_spent(watch: Watch) -> None:
+    """Wait until an allowance of `SPENT` has been used up for seconds."""
+    eventually(
+        lambda: watch.decided(SPENT, Outcome.DENIED) >= 60,
+        within=timeouts.POD,
+        what="an allowance was spent seconds ago",
     )
 
 

@@ -8,7 +8,8 @@ import yaml
 from kr8s.objects import Namespace
 
 from support import e2e_timeouts as timeouts
-from support.e2e_cluster import ROOT, Cluster
+from support.e2e_cluster import Cluster
+from support.tool import ROOT
 
 CHART: Final = ROOT / "charts/headgate"
 NAME: Final = "headgate"

@@ -86,6 +86,18 @@ class Row:
         self.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
         self.expect_use()
 
+    def expect_pods(self, count: int) -> None:
+        """Compare with pods of which each let in and refused.
+
+        Args:
+            count: How many there have to be.
+
+        Raises:
+            AssertionError: It is not so; the message has what each did.
+        """
+        assert len(self.pods) == count, f"{self.experiment}: expected {count} pods: {self.pods}"
+        assert all(allowed and denied for allowed, denied in self.pods.values()), self.pods
+
     def expect_use(self) -> None:
         """Compare with a limiter that refuses everything, which would not overshoot either.
 
@@ -227,18 +239,8 @@ class Report:
     def table(self) -> list[str]:
         """Return the rows as lines for a terminal."""
         head = (
-            *(
-                "experiment",
-                "sent",
-                "permitted",
-                "admitted",
-                "429",
-                "over",
-                "audit",
-                "5xx",
-                "refused",
-            ),
-            *("broken", "p99 ms", "max ms", "counters", "logged", "pods"),
+            *("experiment", "sent", "permitted", "admitted", "429", "over", "audit"),
+            *("5xx", "refused", "broken", "p99 ms", "max ms", "counters", "logged", "pods"),
         )
         lines = [head, *(_cells(run.row) for run in self.runs)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -247,16 +249,8 @@ class Report:
 
 def _cells(row: Row) -> tuple[str, ...]:
     figures = (
-        *(
-            row.sent,
-            row.permitted,
-            row.admitted,
-            row.denied,
-            row.overshoot,
-            row.audited,
-            row.server_errors,
-        ),
-        *(row.refused, row.broken, row.p99_ms, row.slowest_ms),
+        *(row.sent, row.permitted, row.admitted, row.denied, row.overshoot, row.audited),
+        *(row.server_errors, row.refused, row.broken, row.p99_ms, row.slowest_ms),
         f"{row.counters[0]}+{row.counters[1]}",
         row.logged,
         " ".join(f"{allowed}/{denied}" for allowed, denied in row.pods.values()),

@@ -16,7 +16,7 @@ STORE_TIMEOUT: Final = 0.25
 stand still for longer than the 50 ms that it has by default."""
 EXPERIMENTS: Final = (
     *("many-pods", "killed", "rolling", "scaled", "autoscaled", "drained", "store", "cut-off"),
-    *("paused", "slow", "reload", "external-tls", "sentinel", "shards", "observed", "without"),
+    *("paused", "slow", "reload", "external-tls", "sentinel", "shards"),
 )
 QUOTAS: Final = {
     "bucket": rate_quota("120/minute", burst=20),
@@ -83,8 +83,8 @@ def values(image: str, valkey: str) -> dict[str, object]:
         for caller in everyone
     ]
     return {
-        "image": image_values(image),
-        "valkey": {"image": image_values(valkey)},
+        "image": _image(image),
+        "valkey": {"image": _image(valkey)},
         "policies": {"inline": POLICIES},
         "settings": {"storeTimeoutSeconds": STORE_TIMEOUT},
         "apiKeys": {"inline": yaml.safe_dump({"keys": keys})},
@@ -111,7 +111,6 @@ def streams(
     )
 
 
-def image_values(name: str) -> dict[str, str]:
-    """Return an image as the chart takes it."""
+def _image(name: str) -> dict[str, str]:
     repository, _, tag = name.rpartition(":")
     return {"repository": repository, "tag": tag}

@@ -24,12 +24,6 @@ TALLIES_AGREE: Final = 30
 """Until the logs have the summaries of sampled refusals, which are written after their window."""
 AUDITED: Final = 60
 """Until the audit has compared what replicas let in: its windows and their statements."""
-SCRAPED: Final = 5
-"""Until Prometheus, which asks each second, has all that was counted."""
-ALERTED: Final = 120
-"""Until an alert fires: its own time, and that of two evaluations."""
-RESOLVED: Final = 420
-"""Until an alert over five minutes has ended."""
 SCRAPE: Final = 1
 """Until a pod has told its counters, while pods come and go."""
 POLL: Final = 0.5

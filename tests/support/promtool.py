@@ -2,11 +2,12 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from support.tool import run
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="there is no promtool on the PATH"
@@ -18,14 +19,7 @@ Labels = str
 
 def promtool(*arguments: str | Path) -> str:
     """Run promtool and return what it says; a failure is the test's."""
-    done = subprocess.run(
-        ["promtool", *map(str, arguments)],  # noqa: S607 - the promtool of the PATH is meant
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run("promtool", *map(str, arguments))
 
 
 def check_expressions(folder: Path, expressions: Mapping[str, str]) -> None:

@@ -1,0 +1,33 @@
+"""Runs the programs that tests need beside Python."""
+
+import subprocess
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str, timeout: float = 600, stdin: str | None = None) -> str:
+    """Run a command at the root of the repository and return what it printed.
+
+    Args:
+        command: The program, which is looked up on the PATH, and its arguments.
+        timeout: Seconds after which it is given up.
+        stdin: What it reads.
+
+    Raises:
+        AssertionError: It failed; the message has what it said.
+    """
+    done = subprocess.run(
+        command,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=ROOT,
+    )
+    if done.returncode:
+        said = (done.stderr + done.stdout)[-4000:]
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
+    return done.stdout

@@ -3,7 +3,7 @@
 from typing import Final
 
 from headgate.telemetry import names
-from headgate.telemetry.names import Metric
+from headgate.telemetry.metric import Metric
 
 POD: Final = "pod"
 RELEASE: Final = ("namespace", "job")

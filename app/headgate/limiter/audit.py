@@ -23,6 +23,7 @@ from headgate.limiter.events import (
     StoreFailed,
 )
 from headgate.limiter.ports import Clock, Sleep, Store
+from headgate.limiter.repeated import Repeated
 from headgate.limiter.sample import Sample
 from headgate.limiter.statement import Limit, Statement, read_bounds
 
@@ -70,24 +71,21 @@ class Audit:
         self._policies = policies
         self._replica = replica
         self._keys = keys
-        self._sleep = sleep
         self._auditor: Auditor | None = None
         self._bounds: dict[str, int] | None = None
         self._beyond: dict[tuple[Limit, str], deque[tuple[int, int]]] = {}
-        self._running: asyncio.Task[None] | None = None
+        self._beats = Repeated(self._beat, INTERVAL_SECONDS, sleep)
 
     def start(self) -> None:
         """Make statements from now on."""
         if self._keys:
-            self._running = asyncio.get_running_loop().create_task(self._run())
+            self._beats.start()
 
-    async def _run(self) -> None:
-        while True:
-            await self._sleep(INTERVAL_SECONDS)
-            try:
-                await self.beat()
-            except Exception:  # noqa: BLE001 - whatever it is, limits hold without an audit
-                _log.exception("audit.failed")
+    async def _beat(self) -> None:
+        try:
+            await self.beat()
+        except Exception:  # noqa: BLE001 - whatever it is, limits hold without an audit
+            _log.exception("audit.failed")
 
     async def beat(self, *, last: bool = False) -> None:
         """Make a statement, compare if this replica is the one to do it, and tell."""
@@ -164,9 +162,5 @@ class Audit:
 
     async def aclose(self) -> None:
         """Stop, with a last statement of what was let in until now."""
-        if self._running is None:
-            return
-        self._running.cancel()
-        await asyncio.wait({self._running})
-        self._running = None
-        await self.beat(last=True)
+        if await self._beats.stop():
+            await self.beat(last=True)

@@ -17,6 +17,7 @@ from headgate.core.quota import SECOND_US
 from headgate.limiter.breaker import Breaker
 from headgate.limiter.events import Event, ReplicasCounted, StoreServerChanged, StoreStateLost
 from headgate.limiter.ports import Sleep, Store
+from headgate.limiter.repeated import Repeated
 
 INTERVAL_SECONDS = 2.0
 TTL_US = 6 * SECOND_US
@@ -52,24 +53,18 @@ class Census:
         self._store = store
         self._breaker = breaker
         self._tell = tell
-        self._sleep = sleep
         self._at_least = at_least
         self._epoch = ""
         self._server = ""
         self._told = 0
         self._returning = 0
-        self._beating: asyncio.Task[None] | None = None
+        self._beats = Repeated(self.beat, INTERVAL_SECONDS, sleep)
 
     async def start(self) -> None:
         """Announce this replica now and from now on; a store that is away is no obstacle."""
         await self.beat()
         if self._store.shared:
-            self._beating = asyncio.get_running_loop().create_task(self._beat())
-
-    async def _beat(self) -> None:
-        while True:
-            await self._sleep(INTERVAL_SECONDS)
-            await self.beat()
+            self._beats.start()
 
     async def beat(self) -> None:
         """Announce this replica once, and take note of what the store says."""
@@ -104,10 +99,8 @@ class Census:
 
     async def aclose(self) -> None:
         """Stop announcing, and leave, so that the others' shares grow at once."""
-        if self._beating is None:
-            return
-        self._beating.cancel()
-        await asyncio.wait({self._beating})
-        self._beating = None
-        with contextlib.suppress(StoreError):
-            await self._breaker.call("heartbeat", lambda: self._store.heartbeat(self.replica, 0))
+        if await self._beats.stop():
+            with contextlib.suppress(StoreError):
+                await self._breaker.call(
+                    "heartbeat", lambda: self._store.heartbeat(self.replica, 0)
+                )

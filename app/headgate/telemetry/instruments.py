@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from headgate.telemetry.names import Metric
+from headgate.telemetry.metric import Metric
 
 
 def counter(metric: Metric, registry: CollectorRegistry) -> Counter:

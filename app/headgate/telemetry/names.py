@@ -3,11 +3,10 @@
 Labels are bounded by the policy file and the code. An identity, a key or an address is never one.
 """
 
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from headgate.core.decision import Outcome, Source
+from headgate.telemetry.metric import Kind, Metric
 
 POLICY: Final = "policy"
 OUTCOME: Final = "outcome"
@@ -39,41 +38,6 @@ LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 """Seconds. uvloop's timers tell no less than 1 ms apart."""
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64)
 """Calls, up to the largest pipeline there is."""
-
-
-class Kind(StrEnum):
-    """What a metric is to Prometheus."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A metric's name as it is written in a query, and what it means.
-
-    Args:
-        name: Name, with the `_total` of a counter.
-        kind: Counter, gauge or histogram.
-        help: One sentence for people.
-        labels: Names of its labels, in order.
-        buckets: Upper bounds of a histogram, in the metric's unit.
-    """
-
-    name: str
-    kind: Kind
-    help: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-
-    @property
-    def series(self) -> tuple[str, ...]:
-        """Names that a query can ask for."""
-        if self.kind is Kind.HISTOGRAM:
-            return (f"{self.name}_bucket", f"{self.name}_count", f"{self.name}_sum")
-        return (self.name,)
-
 
 CHECKS: Final = Metric(
     "headgate_checks_total",

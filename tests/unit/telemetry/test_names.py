@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from headgate.stores.lane import MAX_BATCH
 from headgate.telemetry import names
+from headgate.telemetry.metric import Kind, Metric
 from headgate.telemetry.metrics import Metrics
 
 GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
@@ -30,7 +31,7 @@ def test_operations_guide_lists_every_metric() -> None:
 
 def test_every_metric_constant_is_listed() -> None:
     """`METRICS` lists each metric once."""
-    constants = [value for value in vars(names).values() if isinstance(value, names.Metric)]
+    constants = [value for value in vars(names).values() if isinstance(value, Metric)]
     assert sorted(constants, key=repr) == sorted(names.METRICS, key=repr)
 
 
@@ -38,7 +39,7 @@ def test_names_follow_prometheus() -> None:
     """Counters end in `_total` and nothing else does; every help is a sentence."""
     for metric in names.METRICS:
         assert re.fullmatch(r"headgate_[a-z_]+", metric.name)
-        assert metric.name.endswith("_total") == (metric.kind is names.Kind.COUNTER)
+        assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
         assert metric.help.endswith(".")
 
 

@@ -18,8 +18,8 @@ Seconds = Annotated[float, Field(gt=0, le=3_600)]
 class Settings(BaseSettings):
     """What can be set.
 
-    A secret may also be a file, named as its variable in lower case, in the directory that
-    `HEADGATE_SECRETS_DIR` names.
+    A setting, such as a secret, may also be a file, named as its variable in lower case, in the
+    directory that `HEADGATE_SECRETS_DIR` names.
     """
 
     model_config = SettingsConfigDict(

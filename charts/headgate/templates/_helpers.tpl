@@ -136,10 +136,15 @@ true
 {{- end -}}
 {{- end -}}
 
-{{/* The sources of the projected volume of secrets, as YAML. */}}
-{{- define "headgate.secretSources" -}}
+{{- define "headgate.replicasConfigMap" -}}
+{{- printf "%s-replicas" (include "headgate.fullname" .) -}}
+{{- end -}}
+
+{{/* The sources of the projected volume of settings that are files, as YAML: secrets, and the number of
+pods, which would otherwise be part of the pods' template, so that all were replaced to change it. */}}
+{{- define "headgate.fileSources" -}}
 {{- $values := .Values -}}
-{{- $sources := list -}}
+{{- $sources := list (dict "configMap" (dict "name" (include "headgate.replicasConfigMap" .))) -}}
 {{- if or (include "headgate.generatesKeySecret" .) (fromYaml (include "headgate.givenSecrets" .)) -}}
 {{- $sources = append $sources (dict "secret" (dict "name" (include "headgate.fullname" .))) -}}
 {{- end -}}
@@ -151,7 +156,7 @@ true
 {{- $sources = append $sources (fromYaml (include "headgate.secretSource" (list $existing.name $existing.key $file))) -}}
 {{- end -}}
 {{- end -}}
-{{- with $sources -}}{{- toYaml . -}}{{- end -}}
+{{- toYaml $sources -}}
 {{- end -}}
 
 {{- define "headgate.secretSource" -}}
@@ -190,9 +195,7 @@ on, the number that was applied before it is said once more: taking it back woul
 - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
 - {name: HEADGATE_POLICIES, value: {{ printf "/etc/headgate/policies/%s" .Values.policies.key | quote }}}
-{{- if include "headgate.secretSources" . }}
 - {name: HEADGATE_SECRETS_DIR, value: /etc/headgate/secrets}
-{{- end }}
 {{- if .Values.valkey.enabled }}
 - {name: HEADGATE_STORE, value: "redis://{{ include "headgate.valkey.name" . }}:6379/0"}
 {{- end }}
@@ -205,8 +208,6 @@ on, the number that was applied before it is said once more: taking it back woul
 - {name: HEADGATE_BREAKER_PROBE, value: {{ .Values.settings.breakerProbeSeconds | quote }}}
 - {name: HEADGATE_KEY_PREFIX, value: {{ .Values.settings.keyPrefix | quote }}}
 - {name: HEADGATE_AUDIT_KEYS, value: {{ .Values.settings.auditKeys | int | quote }}}
-{{- /* What the pods divide a limit by while Valkey is away, before they could count each other. */}}
-- {name: HEADGATE_MIN_REPLICAS, value: {{ ternary .Values.autoscaling.minReplicas .Values.replicaCount .Values.autoscaling.enabled | int | max 1 | quote }}}
 - {name: HEADGATE_DIALECT, value: {{ .Values.settings.dialect | quote }}}
 - {name: HEADGATE_LOG_LEVEL, value: {{ .Values.settings.logLevel | quote }}}
 - {name: HEADGATE_LOG_FORMAT, value: {{ .Values.settings.logFormat | quote }}}

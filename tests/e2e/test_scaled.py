@@ -1,4 +1,4 @@
-"""Experiment 4: the number of pods changes under load, by hand."""
+"""Experiment 4: the number of pods changes under load, by an upgrade."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,21 +15,22 @@ from support.e2e_scene import streams
 from support.e2e_watch import Watch
 
 FEW, MANY = 2, 6
-INSTALLED = 3
 
 
 @pytest.mark.experiment(number=4)
-def test_scaled(release: Release, image: str, folder: Path, report: Report) -> None:
+def test_scaled(
+    release: Release, installed: dict[str, object], image: str, folder: Path, report: Report
+) -> None:
     """Two pods, six and two again let in what one would; none is replaced, nothing is lost."""
     with (
-        _by_hand(release),
+        _few(release, installed),
         Watch(release, folder) as watch,
         Load(release, image, "scaled", streams("scaled", per_second=4), 240) as load,
     ):
         _until_all_decide(watch)
         for pods in (MANY, FEW):
             watch.mark(f"scaled to {pods}")
-            _scale(release, pods)
+            _scale(release, installed, pods)
             _until_all_decide(watch)
         load.stop()
         answers = load.answers()
@@ -40,19 +41,18 @@ def test_scaled(release: Release, image: str, folder: Path, report: Report) -> N
 
 
 @contextmanager
-def _by_hand(release: Release) -> Iterator[None]:
-    """Take the number of pods from Helm, beginning with few, and give it back at the end."""
+def _few(release: Release, installed: dict[str, object]) -> Iterator[None]:
+    """Begin with few pods, and have at the end what other experiments begin with."""
     try:
-        _scale(release, FEW)
+        _scale(release, installed, FEW)
         yield
     finally:
-        # What the chart says too, or its next upgrade would not agree.
-        _scale(release, INSTALLED)
+        release.install(installed)
 
 
-def _scale(release: Release, pods: int) -> None:
+def _scale(release: Release, installed: dict[str, object], pods: int) -> None:
     """Set the number of pods and wait until they are ready, and the others gone."""
-    release.kubectl("scale", f"deployment/{release.name}", f"--replicas={pods}")
+    release.install(installed, {"replicaCount": pods})
     eventually(lambda: _pods(release) == ["True"] * pods, within=timeouts.POD, what=f"{pods} pods")
 
 

@@ -55,6 +55,8 @@ class Metrics:
         self._cache_hits = counter(names.DENIAL_CACHE_HITS, registry)
         self._suppressed = counter(names.DENIALS_SUPPRESSED, registry)
         self._store_errors = counter(names.STORE_ERRORS, registry)
+        for kind in names.USUAL_STORE_ERRORS:
+            self._store_errors.labels(kind)
         self._state_lost = counter(names.STORE_STATE_LOST, registry)
         self._server_changes = counter(names.STORE_SERVER_CHANGES, registry)
         self._batches = histogram(names.STORE_BATCH_SIZE, registry)

@@ -86,6 +86,8 @@ STORE_ERRORS: Final = Metric(
     "Calls to the store that failed.",
     (ERROR_TYPE,),
 )
+USUAL_STORE_ERRORS: Final = ("connection", "timeout")
+"""Counted from 0: Prometheus sees no growth in a series that begins with its first error."""
 STORE_STATE_LOST: Final = Metric(
     "headgate_store_state_lost_total",
     Kind.COUNTER,

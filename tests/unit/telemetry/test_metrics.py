@@ -116,6 +116,15 @@ def test_store_and_replicas_are_shown() -> None:
     assert observed.value("headgate_breaker_open") == 0
 
 
+def test_usual_store_errors_are_there_before_the_first() -> None:
+    """The first error is seen as growth from 0."""
+    shown = Observed().samples("headgate_store_errors_total")
+    assert {each.labels["error_type"]: each.value for each in shown} == {
+        "connection": 0,
+        "timeout": 0,
+    }
+
+
 def test_suppressed_log_lines_are_counted() -> None:
     """Each denial without a log line is one more suppressed."""
     observed = Observed()

@@ -17,10 +17,16 @@ from pathlib import Path
 
 import pytest
 
+from headgate.telemetry.names import BUILD_INFO
+from support import e2e_backends as backends
 from support import e2e_cluster as kind
 from support import e2e_timeouts as timeouts
 from support.e2e_cluster import Cluster
+from support.e2e_eventually import eventually
+from support.e2e_observed import NAMESPACE, Story, live
+from support.e2e_observed import values as observed_values
 from support.e2e_page import Page
+from support.e2e_prometheus import Prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import values
@@ -177,6 +183,38 @@ def another_release(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[str]
     yield make
     for each in made:
         each.uninstall()
+
+
+@pytest.fixture(scope="session")
+def observed(
+    cluster: Cluster, installed: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Release]:
+    """A release with monitors and rules for Prometheus, which sends its traces to Jaeger."""
+    backends.prepare(cluster)
+    found = Release(cluster, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE))
+    found.create_namespace()
+    try:
+        found.install(installed, *observed_values())
+        yield found
+    finally:
+        found.uninstall()
+
+
+@pytest.fixture(scope="session")
+def prometheus(observed: Release) -> Prometheus:
+    """The Prometheus that scrapes all pods of that release."""
+    backends.start_prometheus(observed.cluster)
+    found = Prometheus(observed.cluster)
+    pods = f'count({BUILD_INFO.name}{{namespace="{NAMESPACE}"}}) == 3'
+    eventually(lambda: found.at(pods), within=timeouts.BACKEND, what="all pods are scraped")
+    return found
+
+
+@pytest.fixture(scope="session")
+def story(observed: Release, prometheus: Prometheus, image: str, report: Report) -> Story:
+    """What that release went through, told once to all tests that ask what was seen of it."""
+    with Watch(observed, report.folder / "test_observed") as watching:
+        return live(observed, prometheus, image, watching)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,10 @@ def loaded(names: Mapping[str, str]) -> tuple[str, ...]:
     Args:
         names: What `images` returns.
     """
-    kinds = ("HEADGATE", "EXAMPLE", "VALKEY", "REDIS", "METRICS_SERVER")
+    kinds = (
+        *("HEADGATE", "EXAMPLE", "VALKEY", "REDIS", "REDIS_EXPORTER", "METRICS_SERVER"),
+        *("PROMETHEUS_OPERATOR", "PROMETHEUS_CONFIG_RELOADER", "PROMETHEUS", "JAEGER"),
+    )
     return tuple(names[f"{kind}_IMAGE"] for kind in kinds)
 
 
@@ -83,6 +86,9 @@ class Cluster:
         for name, default in _defaults().items():
             if name.endswith("_IMAGE") and chosen[name] != default:
                 text = text.replace(default, chosen[name])
+                # The Prometheus Operator goes by the version that it is told, not by the image.
+                told, due = (each.rpartition(":")[2] for each in (default, chosen[name]))
+                text = text.replace(f"version: {told}", f"version: {due}")
         self.kubectl("apply", "--filename=-", stdin=text)
 
     def install_crds(self, source: str) -> None:

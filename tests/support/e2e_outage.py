@@ -1,5 +1,6 @@
 """A time without the store, and how an experiment goes through it."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -96,13 +97,19 @@ def _until(watch: Watch, breaker_open: int, what: str) -> None:
     )
 
 
-def through(watch: Watch, what: str, fault: AbstractContextManager[None]) -> Outage:
+def through(
+    watch: Watch,
+    what: str,
+    fault: AbstractContextManager[None],
+    until: Callable[[], object] = lambda: None,
+) -> Outage:
     """Have the fault until many requests were decided without the store, and until that is over.
 
     Args:
         watch: Observes the pods; the times of the fault are marked there.
         what: What the fault is, in a few words.
         fault: Keeps the pods from the store.
+        until: Waits for what else is to be seen while it lasts.
     """
     start_us = watch.mark(what)
     with fault:
@@ -119,6 +126,7 @@ def through(watch: Watch, what: str, fault: AbstractContextManager[None]) -> Out
             within=timeouts.POD,
             what="local shares are used up",
         )
+        until()
         end_us = watch.mark("store returns")
     back_us = watch.mark("store is back")
     return Outage(start_us, seen_us, end_us, back_us, until_over(watch))

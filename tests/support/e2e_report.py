@@ -155,9 +155,15 @@ def measure(
             above = (beyond or {}).get(policy, 0)
             allowed += permitted_to_all(quota, mine, [mine.end_us], beyond=above)[0]
             over += overshoot_of_all(quota, mine, beyond=above)
+    held = {each.stream.policy for each in answers.requests}
     pods = {
         pod: tuple(
-            sum(count for (_, seen), count in decided.items() if seen in outcomes)
+            sum(
+                count
+                for (policy, seen), count in decided.items()
+                # One in shadow has its say about the same requests.
+                if policy in held and seen in outcomes
+            )
             for outcomes in (_LET_IN, _REFUSED)
         )
         for pod, decided in watch.decisions().items()

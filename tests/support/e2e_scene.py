@@ -17,6 +17,7 @@ stand still for longer than the 50 ms that it has by default."""
 EXPERIMENTS: Final = (
     *("many-pods", "killed", "rolling", "scaled", "autoscaled", "drained", "store", "cut-off"),
     *("paused", "slow", "reload", "external-tls", "sentinel", "shards"),
+    *("observed", "collector-away", "collector-frozen"),
 )
 QUOTAS: Final = {
     "bucket": rate_quota("120/minute", burst=20),
@@ -24,6 +25,8 @@ QUOTAS: Final = {
     "sliding": rate_quota("20 per 10 s", algorithm=Algorithm.SLIDING_WINDOW),
     "spoofed": rate_quota("10/hour"),
 }
+TIERS: Final = ("free", "pro")
+"""Of the callers, in turn."""
 ALGORITHMS: Final = ("bucket", "fixed", "sliding")
 ROUTES: Final = {
     "bucket": ("GET", "/items/1"),
@@ -79,8 +82,12 @@ def values(image: str, valkey: str) -> dict[str, object]:
     """
     everyone = [caller for experiment in EXPERIMENTS for caller in callers(experiment)]
     keys = [
-        {"sha256": hashlib.sha256(_key(caller).encode()).hexdigest(), "principal": caller}
-        for caller in everyone
+        {
+            "sha256": hashlib.sha256(_key(caller).encode()).hexdigest(),
+            "principal": caller,
+            "tier": TIERS[number % len(TIERS)],
+        }
+        for number, caller in enumerate(everyone)
     ]
     return {
         "image": _image(image),

@@ -10,6 +10,7 @@ from kr8s.objects import Pod, StatefulSet
 
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
+from support.e2e_process import Process
 from support.e2e_release import Release
 
 
@@ -79,20 +80,15 @@ class Store:
         return found, partial(self._cluster.on_node, found["spec"]["nodeName"])
 
     def _kill(self) -> None:
-        found, on_node = self._find()
-        containers = {each["name"]: each for each in found["status"]["containerStatuses"]}
-        container = containers["valkey"]["containerID"].removeprefix("containerd://")
-        template = "--template={{.info.pid}}"
-        inspect = ("crictl", "inspect", "--output=go-template", template, container)
-        process = on_node(*inspect).strip()
+        process = Process(self._cluster, f"{self._release.pods}/{self._pod}", "valkey")
         pod = Pod.get(self._pod, namespace=self._release.namespace, api=self._cluster.api)
         # Frozen, it cannot save its state when the kubelet asks it to end.
-        on_node("kill", "-STOP", process)
+        process.signal("STOP")
         try:
             self._scale(0)
             pod.delete(grace_period=0, force=True)
         finally:
-            on_node("kill", "-KILL", process)
+            process.signal("KILL")
         eventually(lambda: not pod.exists(), within=timeouts.POD, what="the store is away")
 
     def _ready(self) -> bool:

@@ -48,3 +48,15 @@ PAUSE: Final = 5.0
 """For how long the store is told to stand still: shorter than its readiness probes put up with."""
 DELAY: Final = 0.4
 """What is added to every packet to a slow store: above all that a pod waits for."""
+BACKEND: Final = 120
+"""Until Prometheus or Jaeger runs."""
+SCRAPED: Final = 30
+"""Until Prometheus has what a pod counts, and an alert that is due fires: a few seconds of each."""
+FIRES: Final = 90
+"""From the fault until its alert fires: the time for which it has to last, and the evaluations."""
+RESOLVED: Final = 360
+"""From the end of the fault until its alerts are resolved: they look back for five minutes."""
+TRACED: Final = 30
+"""Until a trace is with Jaeger: pods send their spans each five seconds."""
+DROPPED: Final = 60
+"""Until a pod has given up spans that nobody takes: the exporter tries for ten seconds."""

@@ -11,13 +11,13 @@ from support.boards import FOLDER
 FILE = FOLDER / "rules.yaml"
 CASES = sorted((Path(__file__).resolve().parents[1] / "dashboards" / "rules").glob("*.yaml"))
 
-_RULES: list[dict[str, Any]] = [
+RULES: list[dict[str, Any]] = [
     rule
     for group in yaml.safe_load(FILE.read_text(encoding="utf-8"))["groups"]
     for rule in group["rules"]
 ]
-ALERTS = [rule for rule in _RULES if "alert" in rule]
-RECORDED = {rule["record"]: str(rule["expr"]) for rule in _RULES if "record" in rule}
+ALERTS = [rule for rule in RULES if "alert" in rule]
+RECORDED = {rule["record"]: str(rule["expr"]) for rule in RULES if "record" in rule}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Asked:
 
 def asked() -> list[Asked]:
     """Return what every rule asks."""
-    return [Asked(rule.get("alert") or rule["record"], rule) for rule in _RULES]
+    return [Asked(rule.get("alert") or rule["record"], rule) for rule in RULES]
 
 
 def cases(alert: str) -> list[dict[str, Any]]:

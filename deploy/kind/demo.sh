@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# The limit, and everything that shows that it holds, on a kind cluster of its own:
+#
+#   deploy/kind/demo.sh           three pods, Valkey, Prometheus, Jaeger, Grafana and a steady load
+#   deploy/kind/demo.sh --down    takes all of it away
+#
+# Takes Docker, kind, kubectl and helm, and the ports 8000, 3000, 9090 and 16686 of 127.0.0.1. Images
+# and versions are those of images.env; a variable of the environment goes before each.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+cluster=headgate-demo
+demo=deploy/kind/demo
+observability=deploy/observability
+
+step() { printf '\n== %s\n' "$*"; }
+fail() { printf 'demo.sh: %s\n' "$*" >&2; exit 1; }
+
+case ${1:-} in
+  '') ;;
+  --down) exec kind delete cluster --name "$cluster" ;;
+  *) fail "unknown argument $1; see the head of $0" ;;
+esac
+
+for tool in docker kind kubectl helm; do
+  command -v "$tool" >/dev/null || fail "$tool is not on the PATH; see README, On Kubernetes"
+done
+docker info >/dev/null 2>&1 || fail "Docker does not answer; start it"
+
+declare -A default
+while IFS='=' read -r name value; do
+  default[$name]=$value
+  printf -v "$name" '%s' "${!name-$value}"
+done < <(grep -E '^[A-Z_]+=' deploy/kind/images.env)
+
+tag() { echo "${1##*:}"; }
+
+# Tell whether an image is here or can be had.
+has() { [ -n "$(docker images -q "$1")" ] || docker pull --quiet "$1"; }
+
+# Apply a manifest with the images of above; the Prometheus Operator goes by the version it is told.
+apply() {
+  local edits=() name
+  for name in "${!default[@]}"; do
+    [[ $name == *_IMAGE ]] || continue
+    edits+=(-e "s|${default[$name]}|${!name}|g" -e "s|version: $(tag "${default[$name]}")\$|version: $(tag "${!name}")|")
+  done
+  sed "${edits[@]}" "$1" | kubectl apply -f - >/dev/null
+}
+
+# Let a port of the nodes lead to a Service.
+open_port() {
+  kubectl -n observability patch service "$1" --type=json --patch '[
+    {"op": "add", "path": "/spec/type", "value": "NodePort"},
+    {"op": "add", "path": "/spec/ports/'"$2"'/nodePort", "value": '"$3"'}]' >/dev/null
+}
+
+# The values that name an image of the chart.
+image() { echo --set "$1.repository=${2%:*}" --set-string "$1.tag=$(tag "$2")"; }
+
+step "Images"
+docker build -q $DOCKER_BUILD_OPTIONS --build-arg "BASE_IMAGE=$BASE_IMAGE" -t "$HEADGATE_IMAGE" .
+images=("$HEADGATE_IMAGE" "$VALKEY_IMAGE" "$REDIS_EXPORTER_IMAGE" "$PROMETHEUS_OPERATOR_IMAGE"
+  "$PROMETHEUS_CONFIG_RELOADER_IMAGE" "$PROMETHEUS_IMAGE" "$JAEGER_IMAGE")
+for each in "${images[@]}"; do
+  has "$each" >/dev/null || fail "the image $each cannot be had"
+done
+grafana=
+if has "$GRAFANA_IMAGE" >/dev/null 2>&1; then
+  grafana=yes
+  images+=("$GRAFANA_IMAGE")
+fi
+
+step "The cluster $cluster: one control plane and two workers"
+kind get clusters 2>/dev/null | grep -qx "$cluster" ||
+  kind create cluster --image "$KIND_NODE_IMAGE" --config "$demo/cluster.yaml" --quiet
+KUBECONFIG=$(mktemp)
+export KUBECONFIG
+trap 'rm -f "$KUBECONFIG"' EXIT
+kind get kubeconfig --name "$cluster" >"$KUBECONFIG"
+kind load docker-image "${images[@]}" --name "$cluster" --quiet
+
+step "Prometheus, Jaeger${grafana:+ and Grafana}"
+kubectl apply --server-side -f "$PROMETHEUS_OPERATOR_CRDS" >/dev/null
+kubectl wait --for=condition=Established crd/prometheuses.monitoring.coreos.com >/dev/null
+for each in prometheus-operator jaeger prometheus; do apply "$observability/$each.yaml"; done
+open_port prometheus 0 30090
+open_port jaeger 2 30686
+if [ -n "$grafana" ]; then
+  kubectl -n observability create configmap headgate-dashboards --from-file=dashboards/ \
+    --dry-run=client -o yaml | kubectl apply --server-side -f - >/dev/null
+  apply "$observability/grafana.yaml"
+  open_port grafana 0 30300
+fi
+
+step "Headgate, three pods on one Valkey"
+helm upgrade --install headgate charts/headgate --wait --timeout 5m \
+  -f "$observability/headgate.yaml" -f "$demo/values.yaml" \
+  --set-file policies.inline=deploy/compose/policies/policies.yaml \
+  --set-file apiKeys.inline=deploy/compose/policies/keys.yaml \
+  $(image image "$HEADGATE_IMAGE") $(image valkey.image "$VALKEY_IMAGE") \
+  $(image valkey.exporter.image "$REDIS_EXPORTER_IMAGE") >/dev/null
+
+step "A steady load: one greedy principal, one patient one"
+kubectl create configmap load --from-file=deploy/kind/load.py --dry-run=client -o yaml |
+  kubectl apply -f - >/dev/null
+apply "$demo/load.yaml"
+kubectl rollout status deployment/load --timeout=2m >/dev/null
+kubectl -n observability wait --for=condition=Available --timeout=5m \
+  prometheus/prometheus deployment/jaeger ${grafana:+deployment/grafana} >/dev/null
+
+step "Look"
+if [ -n "$grafana" ]; then
+  cat <<'LOOK'
+http://127.0.0.1:3000/d/headgate-holds        Does the limit hold? All pods stacked, never above permitted
+http://127.0.0.1:3000/d/headgate-throttled    Who is throttled? The greedy principal, by policy and route
+http://127.0.0.1:3000/d/headgate-healthy      Is the limiter healthy? Latency, store, pods
+http://127.0.0.1:3000/d/headgate-fleet        One row for each release
+LOOK
+else
+  echo "The image $GRAFANA_IMAGE cannot be had, so there is no Grafana: dashboards/ has the boards."
+fi
+cat <<'LOOK'
+http://127.0.0.1:9090/alerts                  Prometheus: the alerts; none fires until something breaks
+http://127.0.0.1:9090/graph?g0.expr=sum%20by%20(pod%2C%20outcome)%20(rate(headgate_decisions_total%5B1m%5D))&g0.tab=0
+http://127.0.0.1:16686/search?service=headgate    Jaeger: server, limiter and store of each request
+curl -i -X POST -H 'X-API-Key: greedy' http://127.0.0.1:8000/exports    what the greedy one sees
+
+What to try: kubectl --context kind-headgate-demo delete pod headgate-valkey-0, and look at the alerts.
+Take it away: deploy/kind/demo.sh --down
+LOOK

@@ -1,0 +1,59 @@
+"""A collector that takes no traces: requests do not notice, and the spans it misses are counted."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from headgate.telemetry import names
+from support import e2e_timeouts as timeouts
+from support.e2e_eventually import eventually
+from support.e2e_jaeger import Jaeger
+from support.e2e_load import Load
+from support.e2e_release import Release
+from support.e2e_report import Report
+from support.e2e_scene import streams
+from support.e2e_watch import Watch
+
+_FAULTS: dict[str, Callable[[Jaeger], AbstractContextManager[None]]] = {
+    "away": Jaeger.away,
+    "frozen": Jaeger.frozen,
+}
+
+
+@pytest.fixture
+def watched(observed: Release, folder: Path) -> Iterator[Watch]:
+    """That release's counters and logs, from the start of the experiment."""
+    with Watch(observed, folder) as watching:
+        yield watching
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_collector(
+    observed: Release, image: str, watched: Watch, report: Report, fault: str
+) -> None:
+    """Nothing is lost but spans, which every pod counts; no request waits for the collector."""
+    name, watch = f"collector-{fault}", watched
+    with Load(observed, image, name, streams(name, per_second=4), 180) as load:
+        with _FAULTS[fault](Jaeger(observed.cluster)):
+            start_us = watch.mark(f"collector {fault}")
+            eventually(
+                lambda: all(_dropped(watch, pod) for pod in watch.ready()),
+                within=timeouts.DROPPED,
+                what="every pod drops spans",
+            )
+            end_us = watch.mark("collector returns")
+        load.stop()
+        answers = load.answers()
+        during = answers.between(start_us, end_us)
+        dropped = {pod: _dropped(watch, pod) for pod in watch.ready()}
+        more = {"p50_ms": during.slowest_ms(0.5), "dropped": sum(dropped.values())}
+        row = report.record(f"collector {fault}", answers, watch, more)
+    row.expect_lossless()
+    assert row.slowest_ms <= timeouts.SLOWEST_REQUEST * 1000
+
+
+def _dropped(watch: Watch, pod: str) -> int:
+    watch.look()
+    return watch.counted(names.SPANS_DROPPED)[pod][()]

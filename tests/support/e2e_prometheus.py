@@ -1,0 +1,78 @@
+"""The Prometheus that the Operator runs on the cluster, and what it answers."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from support.e2e_cluster import Cluster
+
+NAMESPACE: Final = "observability"
+"""Where Prometheus and Jaeger are."""
+_API: Final = f"/api/v1/namespaces/{NAMESPACE}/services/prometheus:http/proxy/api/v1"
+_STEP_S: Final = 5
+
+Labels = Mapping[str, str]
+
+
+class Prometheus:
+    """Asks the Prometheus of a cluster.
+
+    Args:
+        cluster: Where it runs.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def ask(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
+        """Return the data of an answer of its HTTP API.
+
+        Args:
+            path: What to ask, such as `query`.
+            parameters: Of the request.
+
+        Raises:
+            urllib.error.HTTPError: It refuses.
+        """
+        told = json.loads(self._cluster.get(f"{_API}/{path}?{urlencode(parameters or {})}"))
+        return told["data"]
+
+    def at(self, expression: str, at_us: int | None = None) -> list[tuple[Labels, float]]:
+        """Return the series of a query, each with its value at a time.
+
+        Args:
+            expression: The query, which has a vector for its result.
+            at_us: Microseconds since the epoch; now when left out.
+        """
+        when = {} if at_us is None else {"time": str(at_us / 1e6)}
+        found = self.ask("query", {"query": expression} | when)["result"]
+        return [(each["metric"], float(each["value"][1])) for each in found]
+
+    def over(
+        self, expression: str, start_us: int, end_us: int
+    ) -> list[tuple[Labels, list[tuple[int, float]]]]:
+        """Return the series of a query, each with times in microseconds and its values there.
+
+        Values that are not a number are left out.
+        """
+        times = {"start": str(start_us / 1e6), "end": str(end_us / 1e6), "step": str(_STEP_S)}
+        found = self.ask("query_range", {"query": expression} | times)["result"]
+        return [
+            (
+                each["metric"],
+                [
+                    (round(at * 1e6), float(value))
+                    for at, value in each["values"]
+                    if not math.isnan(float(value))
+                ],
+            )
+            for each in found
+        ]
+
+    def exemplars(self, expression: str, start_us: int, end_us: int) -> list[Labels]:
+        """Return the labels of the exemplars of a query's series within a time."""
+        times = {"start": str(start_us / 1e6), "end": str(end_us / 1e6)}
+        found = self.ask("query_exemplars", {"query": expression} | times)
+        return [exemplar["labels"] for series in found for exemplar in series["exemplars"]]

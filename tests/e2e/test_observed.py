@@ -91,8 +91,8 @@ def test_alerts_fire(story: Story, prometheus: Prometheus) -> None:
     )
     early = {name for name, at_us in fired.items() if at_us < story.outage.start_us}
     assert not early, f"fired before the outage: {early}"
-    for name in (UNREACHABLE, DEGRADED):
-        assert fired[name] <= story.outage.end_us, name
+    # The outage went on until both had fired.
+    assert {UNREACHABLE, DEGRADED} <= set(fired)
 
 
 def _fired(prometheus: Prometheus, story: Story, wanted: str) -> Mapping[str, int]:
@@ -143,12 +143,15 @@ def test_traces(observed: Release, story: Story, prometheus: Prometheus) -> None
     found = eventually(
         lambda: jaeger.traces("headgate", tags), within=timeouts.TRACED, what="an allowed request"
     )
+    called = 0
     for trace in found:
-        server, check = _expect_check(trace, "", "allowed")
-        (call,) = (span for span in trace if span.parent == check.number)
-        assert call.tags["span.kind"] == CALLED
-        assert call.tags[names.ATTR_DB_SYSTEM] == "redis"
-        assert "error" not in server.tags
+        _, check = _expect_check(trace, "", "allowed")
+        for call in (span for span in trace if span.parent == check.number):
+            assert call.tags["span.kind"] == CALLED
+            assert call.tags[names.ATTR_DB_SYSTEM] == "redis"
+            called += 1
+    # Of checks that travel together, the first has the call in its trace.
+    assert called, f"none of {len(found)} traces has a call to the store"
 
 
 def _line(text: str) -> dict[str, Any]:
@@ -162,6 +165,7 @@ def _expect_check(spans: Sequence[Span], policy: str, result: str) -> tuple[Span
     (server,) = (span for span in spans if span.tags.get("span.kind") == SERVED)
     (check,) = (span for span in spans if span.name == names.SPAN_CHECK)
     assert check.parent == server.number
+    assert "error" not in server.tags, "a refusal is not an error"
     assert check.tags[names.ATTR_RESULT] == result
     assert check.tags[names.ATTR_POLICY]
     assert policy in check.tags[names.ATTR_POLICY]

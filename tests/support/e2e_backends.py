@@ -23,12 +23,16 @@ def prepare(cluster: Cluster) -> None:
 
 
 def start_prometheus(cluster: Cluster) -> None:
-    """Have the Operator run a Prometheus.
+    """Have the Operator run a Prometheus, which knows nothing of what was before.
 
     It begins with the monitors and rules that are there. What comes later reaches it as a change of
     a Secret, for which kubelets look each minute.
     """
-    cluster.apply(FOLDER / "prometheus.yaml")
+    manifest = FOLDER / "prometheus.yaml"
+    cluster.kubectl(
+        "delete", "--ignore-not-found", "--cascade=foreground", f"--filename={manifest}"
+    )
+    cluster.apply(manifest)
     _wait(cluster, "prometheus/prometheus")
 
 

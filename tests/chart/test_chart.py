@@ -222,3 +222,4 @@ def test_versions_and_images_agree() -> None:
     assert f"HEADGATE_IMAGE={ours}\n" in images
     assert f"VALKEY_IMAGE={theirs}\n" in images
     assert f"REDIS_EXPORTER_IMAGE={exporter}\n" in images
+    assert f"image: {ours}\n" in (ROOT / "deploy/kind/demo/load.yaml").read_text()

@@ -16,6 +16,7 @@ from headgate.version import __version__
 from support import e2e_plot as plot
 from support.e2e_figure import svg
 from support.e2e_report import Report, Run
+from support.e2e_views import View
 
 PASSED, FAILED, INTERRUPTED = "passed", "failed", "interrupted"
 
@@ -49,7 +50,7 @@ class _Shown:
 
 
 class Page:
-    """Writes `index.html` into a report's folder, and each main plot as `admitted.svg`.
+    """Writes `index.html` into a report's folder, each main plot as `admitted.svg`, and the views.
 
     Args:
         report: What to show.
@@ -59,6 +60,8 @@ class Page:
         self.report = report
         self.ended: dict[str, Ended] = {}
         """How each test ended that began, by the name of its folder, in order."""
+        self.views: Sequence[View] = ()
+        """What the dashboards show; each is written into a file of its own, too."""
         self._shown: list[_Shown] = []
 
     def note(self, name: str, proves: str, phase: pytest.TestReport, message: str) -> None:
@@ -84,6 +87,8 @@ class Page:
         shown = {name: self._shown_of(self.report.folder / name) for name in self.ended}
         rows = [run.row for run in self.report.runs]
         starts = [run.answers.start_us for run in self.report.runs if run.answers.requests]
+        for view in self.views:
+            (self.report.folder / f"{view.uid}.svg").write_text(view.picture, encoding="utf-8")
         text = _template().render(
             verdict=self.verdict,
             overshoot=sum(row.overshoot for row in rows),
@@ -92,6 +97,7 @@ class Page:
             began=datetime.fromtimestamp(min(starts) // SECOND_US, UTC) if starts else None,
             version=__version__,
             folder=self.report.folder,
+            views=[(view, _inline(view.picture, f"{view.uid}-")) for view in self.views],
             tests=[(name, self.ended[name], shown[name]) for name in self.ended],
         )
         (self.report.folder / "index.html").write_text(text, encoding="utf-8")

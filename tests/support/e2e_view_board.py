@@ -20,7 +20,7 @@ from support.e2e_view_words import GREY, color
 _WIDTH: Final = 12.0
 _COLUMN: Final = _WIDTH / 24
 """Grafana's grid has 24 columns."""
-_UNIT, _NOTHING = 0.26, 0.8
+_UNIT, _NOTHING = 0.26, 0.9
 """Inches of a unit of that grid's height, and of a panel that has nothing to draw."""
 _HEAD, _ROW, _GAP = 0.62, 0.38, 0.08
 _GRAPHS: Final = {

@@ -52,14 +52,14 @@ def figure(box: Axes, answer: Answer) -> None:
     large = len(text) * _LARGE_CHARACTER < width
     size = _LARGE if large else None
     box.text(
-        width / 2, 0.6 * height, text if large else _wrapped(text, width), size=size, **_MIDDLE
+        width / 2, 0.64 * height, text if large else _wrapped(text, width), size=size, **_MIDDLE
     )
 
 
 def nothing(box: Axes, answer: Answer) -> None:
     """Say why there is nothing to draw."""
     width, height = inches(box)
-    box.text(width / 2, 0.6 * height, _wrapped(answer.instead, width), color=GREY, **_MIDDLE)
+    box.text(width / 2, 0.64 * height, _wrapped(answer.instead, width), color=GREY, **_MIDDLE)
 
 
 def table(box: Axes, answer: Answer) -> None:

@@ -19,11 +19,11 @@ CHARACTER, TOP = 0.068, 0.32
 """Of a character the width, of a panel's title the height."""
 _LEFT, _RIGHT, _AXIS, _LINE, _SMALL = 0.62, 0.15, 0.22, 0.145, 0.061
 """What is beside a plot, below it for its axis and each line of its legend; a small character."""
-_HANDLE = 5
+_HANDLE = 6
 """Of a legend's sign and the space around it, in characters."""
 _LONGEST, _MOST_LINES = 32, 4
 """Of a name in a legend the characters, of a legend the lines."""
-_PALETTE: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW, BLACK)
+_PALETTE: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK, YELLOW)
 _TICKS: Final = (5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 _MOST_TICKS = 7
 _ABOVE = 3

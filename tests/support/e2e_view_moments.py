@@ -1,7 +1,7 @@
 """Asks for the moments that a board marks in its graphs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -40,8 +40,18 @@ def moments(ask: Ask, board: Mapping[str, Any], span: Span) -> list[Moment]:
                 found.setdefault((each.name, marked["iconColor"]), set()).update(times(each, span))
         except (OSError, ValueError):
             failed.append(Moment(f"{marked['name']}: the query failed", marked["iconColor"], ()))
-    known = [Moment(what, color, sorted(at)) for (what, color), at in found.items() if at]
+    known = [Moment(what, color, _merged(at)) for (what, color), at in found.items() if at]
     return known + failed
+
+
+def _merged(times: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    found: list[tuple[float, float]] = []
+    for start, end in sorted(times):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
 
 
 def _times(series: Series, span: Span) -> list[tuple[float, float]]:

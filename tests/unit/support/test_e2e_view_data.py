@@ -107,9 +107,9 @@ def test_what_is_in_logs_is_not_asked() -> None:
 def test_moments_last_as_long_as_there_are_values() -> None:
     """Each is one for all series that are called the same, and looks back a few seconds only."""
     first = over_time((3, "1"), (4, "1"), (9, "1"), result="taken", pod="a")
-    ask = Prometheus(first, over_time((3, "1"), (4, "1"), result="taken", pod="b"))
+    ask = Prometheus(first, over_time((2, "1"), (3, "1"), result="taken", pod="b"))
     found = moments(ask, marks(expr="changes(x[$__rate_interval])"), MINUTE)
-    assert found == [Moment("Policies: taken", "blue", [(3, 4), (9, 9)])]
+    assert found == [Moment("Policies: taken", "blue", [(2, 4), (9, 9)])]
     assert ask.asked[0][1]["query"] == "changes(x[5s])"
 
 

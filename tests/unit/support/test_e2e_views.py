@@ -79,6 +79,7 @@ def graph(found: list[Series], **custom: object) -> tuple[Axes, Axes]:
     board = {"title": "A board", "panels": [panel]}
     _, box = figure(board, [Answer(panel, found)], [OUTAGE], SPAN).axes
     [plot] = box.child_axes
+    assert isinstance(plot, Axes)
     return box, plot
 
 

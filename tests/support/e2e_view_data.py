@@ -10,7 +10,7 @@ from headgate.core.quota import SECOND_US
 from support.boards import filled
 
 Ask = Callable[[str, Mapping[str, str]], Any]
-"""Sends parameters to a path of the HTTP API and returns the answer's `data`.
+"""Sends parameters to a path of the HTTP API, such as `query`, and returns the answer's `data`.
 
 It raises OSError or ValueError where there is none, with the reason as its message.
 """
@@ -18,7 +18,7 @@ It raises OSError or ValueError where there is none, with the reason as its mess
 _POINTS = 100
 """At most this many over time: a picture has to stay small."""
 _RATE_S = 20
-"""The seconds that a rate is over: two windows of most limits of the experiments."""
+"""The seconds that a rate is over: four scrapes, as Grafana has it."""
 _LABEL = re.compile(r"{{\s*(\w+)\s*}}")
 
 
@@ -128,12 +128,12 @@ def asked(ask: Ask, target: Mapping[str, Any], span: Span, rate_s: int) -> list[
     query = span.filled(target["expr"], rate_s)
     start, end = span.start_us / SECOND_US, span.end_us / SECOND_US
     if target.get("instant"):
-        data = ask("/api/v1/query", {"query": query, "time": f"{end:.3f}"})
+        data = ask("query", {"query": query, "time": f"{end:.3f}"})
         return [
             _series(target, each["metric"], [_finite(each["value"][1])]) for each in data["result"]
         ]
     times = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": str(span.step)}
-    data = ask("/api/v1/query_range", {"query": query, **times})
+    data = ask("query_range", {"query": query, **times})
     found = []
     for each in data["result"]:
         values = {round((at - start) / span.step): _finite(value) for at, value in each["values"]}

@@ -9,8 +9,8 @@ from typing import Any
 from headgate.core.quota import SECOND_US
 from support.e2e_view_data import Ask, Series, Span, asked
 
-_RATE_S = 5
-"""The seconds that are looked back for a change: some scrapes, and no more."""
+_RATE_S = 10
+"""The seconds that are looked back for a change: two scrapes, or it might be missed."""
 
 
 @dataclass(frozen=True, slots=True)

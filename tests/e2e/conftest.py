@@ -107,16 +107,22 @@ def _page(config: pytest.Config) -> Page:
 
 
 @pytest.fixture(scope="session")
-def report(pytestconfig: pytest.Config) -> Report:
+def page(pytestconfig: pytest.Config) -> Page:
+    """What shows the run to a person."""
+    return _page(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def report(page: Page) -> Report:
     """Where figures and logs go."""
-    return _page(pytestconfig).report
+    return page.report
 
 
 @pytest.fixture(autouse=True)
-def _shown(pytestconfig: pytest.Config) -> Iterator[None]:
+def _shown(page: Page) -> Iterator[None]:
     """Show each experiment on the page as soon as all else of it is over."""
     yield
-    _page(pytestconfig).write()
+    page.write()
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,11 @@ from support.e2e_eventually import eventually
 from support.e2e_jaeger import Jaeger, Span
 from support.e2e_observed import DEGRADED, NAMESPACE, PLAN, UNREACHABLE, Story
 from support.e2e_outage import ALLOW, DENY, LOCAL
+from support.e2e_page import Page
 from support.e2e_prometheus import Prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report
+from support.e2e_views import draw
 from support.rules import RULES
 
 DECISIONS, OF_RELEASE = names.DECISIONS.name, f'namespace="{NAMESPACE}"'
@@ -103,8 +105,9 @@ def _fired(prometheus: Prometheus, story: Story, wanted: str) -> Mapping[str, in
     return first if wanted in first else {}
 
 
-def test_panels(story: Story, prometheus: Prometheus) -> None:
-    """Every query of every board runs and has data, but for what did not happen."""
+def test_panels(story: Story, prometheus: Prometheus, page: Page) -> None:
+    """Every query of every board runs and has data, but for what did not happen; all are drawn."""
+    page.views = draw(prometheus.ask, story.start_us, time.time_ns() // 1000)
     empty: dict[str, str] = {}
     for query in chain(boards.queries(), boards.moments()):
         expression = boards.filled(query.expression)

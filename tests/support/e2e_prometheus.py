@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 from support.e2e_cluster import Cluster
@@ -34,10 +35,13 @@ class Prometheus:
             parameters: Of the request.
 
         Raises:
-            urllib.error.HTTPError: It refuses.
+            ValueError: It refuses; the message has its reason.
         """
-        told = json.loads(self._cluster.get(f"{_API}/{path}?{urlencode(parameters or {})}"))
-        return told["data"]
+        try:
+            text = self._cluster.get(f"{_API}/{path}?{urlencode(parameters or {})}")
+        except HTTPError as refused:
+            raise ValueError(refused.read().decode()) from refused
+        return json.loads(text)["data"]
 
     def at(self, expression: str, at_us: int | None = None) -> list[tuple[Labels, float]]:
         """Return the series of a query, each with its value at a time.

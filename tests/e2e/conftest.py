@@ -86,8 +86,8 @@ def pytest_runtest_makereport(
     message = "" if call.excinfo is None else call.excinfo.exconly(tryshort=True)
     _page(item.config).note(item.name, proves, found, message)
     given = getattr(item, "funcargs", {})
-    if found.failed and "folder" in given:
-        folder: Path = given["folder"]
+    if found.failed:
+        folder = _page(item.config).report.folder / item.name
         kept = f"figures and what the pods logged until the end: {folder}"
         if found.when == "call" and "cluster" in given:
             try:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -23,12 +24,15 @@ policies:
   - name: daily
     match: {methods: [GET], routes: ["/items/{item_id}"]}
     limits: [{rate: 3/day}]
+    on_store_error: deny
 """
 _OF_KUBERNETES = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
 _SPENT = [200, 200, 200, 429]
 _VALUES = {
     "replicaCount": 2,
     "policies": {"inline": _POLICIES},
+    # What is spent is asked here, and not how fast: a write may wait for the disk.
+    "settings": {"storeTimeoutSeconds": 2},
     "valkey": {"persistence": {"enabled": True}},
 }
 # The autoscaler has no choice: a number of its own would have to be taken back from it by force.
@@ -112,13 +116,20 @@ def _roll_back(release: Release) -> None:
 
 
 def _ask(release: Release) -> int:
-    """Return the status of a request that always comes from the same address, the API server's."""
+    """Return the status of a request that always comes from the same address, the API server's.
+
+    It is sent again as long as there is no store to say what was spent.
+    """
     service = f"/api/v1/namespaces/{release.namespace}/services/{release.name}:http"
-    try:
-        release.cluster.get(f"{service}/proxy/items/1")
-    except HTTPError as refused:
-        return refused.code
-    return 200
+
+    def status() -> int:
+        try:
+            release.cluster.get(f"{service}/proxy/items/1")
+        except HTTPError as refused:
+            return 0 if refused.code == HTTPStatus.SERVICE_UNAVAILABLE else refused.code
+        return HTTPStatus.OK
+
+    return eventually(status, within=timeouts.POD, what="the store says what was spent")
 
 
 def _secrets(release: Release) -> dict[str, Any]:

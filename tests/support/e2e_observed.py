@@ -7,12 +7,13 @@ from typing import Any, Final
 import yaml
 from kr8s.objects import Pod
 
+from headgate.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.e2e_backends import FOLDER
 from support.e2e_cluster import images
 from support.e2e_eventually import eventually
 from support.e2e_load import Answers, Load
-from support.e2e_outage import Outage, load, through, until_used
+from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, load, through, until_used
 from support.e2e_prometheus import Prometheus
 from support.e2e_release import Release
 from support.e2e_scene import POLICIES, TIERS
@@ -23,6 +24,8 @@ NAMESPACE: Final = "observed"
 PLAN: Final = "plan"
 """The policy in shadow, which holds the requests of `LOCAL` as well."""
 UNREACHABLE, DEGRADED = "HeadgateStoreUnreachable", "HeadgateDegraded"
+WINDOWS: Final = 50
+"""Windows of the audit: a few seconds long, one for each of a policy's five callers."""
 _SHADOW: Final = f"""\
   - name: {PLAN}
     match: {{methods: [GET], routes: ["/items/{{item_id}}"]}}
@@ -76,9 +79,12 @@ class Story:
 
 
 def live(release: Release, prometheus: Prometheus, image: str, watch: Watch) -> Story:
-    """Have a pod go and the store die under load, until the alerts of that have fired."""
-    with Load(release, image, NAMESPACE, load(NAMESPACE), 300) as loading:
-        until_used(watch)
+    """Have a pod go and the store die under load, until the alerts of that have fired.
+
+    Before and after there is a time in which nothing happens, to be looked at on the dashboards.
+    """
+    with Load(release, image, NAMESPACE, load(NAMESPACE), 400) as loading:
+        _until_audited(prometheus)
         gone = watch.ready()[0]
         watch.mark("pod deleted")
         Pod.get(gone, namespace=release.namespace, api=release.cluster.api).delete()
@@ -91,7 +97,7 @@ def live(release: Release, prometheus: Prometheus, image: str, watch: Watch) -> 
         outage = through(
             watch, "store killed", Store(release).killed(), lambda: _until_fired(prometheus)
         )
-        until_used(watch)
+        _until_audited(prometheus)
         loading.stop()
         answers = loading.answers()
     return Story(answers, watch, gone, outage)
@@ -101,6 +107,18 @@ def firing(prometheus: Prometheus) -> set[str]:
     """Return the alerts of the release that fire now."""
     found = prometheus.at(f'ALERTS{{namespace="{NAMESPACE}", alertstate="firing"}}')
     return {labels["alertname"] for labels, _ in found}
+
+
+def _until_audited(prometheus: Prometheus) -> None:
+    """Wait until so many windows of each policy were compared that there is something to see."""
+    labels = f'namespace="{NAMESPACE}", {names.POLICY}=~"{ALLOW}|{DENY}|{LOCAL}"'
+    compared = f"min(sum by (policy) ({names.AUDIT_WINDOWS.name}{{{labels}}}))"
+    before = prometheus.at(compared)[0][1]
+    eventually(
+        lambda: prometheus.at(compared)[0][1] >= before + WINDOWS,
+        within=timeouts.AUDITED + timeouts.POD,
+        what=f"{WINDOWS} windows of each policy are compared",
+    )
 
 
 def _until_fired(prometheus: Prometheus) -> None:

@@ -220,7 +220,7 @@ def prometheus(observed: Release) -> Prometheus:
 def story(observed: Release, prometheus: Prometheus, image: str, report: Report) -> Story:
     """What that release went through, told once to all tests that ask what was seen of it."""
     with Watch(observed, report.folder / "test_observed") as watching:
-        return live(observed, prometheus, image, watching)
+        return live(observed, prometheus, image, watching, report)
 
 
 @pytest.fixture(scope="session")

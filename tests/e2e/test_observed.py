@@ -11,7 +11,7 @@ from headgate.core.decision import Outcome
 from headgate.telemetry import names
 from support import boards
 from support import e2e_timeouts as timeouts
-from support.e2e_away import beyond, counted_as_such, each_does_what_it_says
+from support.e2e_away import counted_as_such, each_does_what_it_says
 from support.e2e_eventually import eventually
 from support.e2e_jaeger import Jaeger, Span
 from support.e2e_observed import DEGRADED, NAMESPACE, PLAN, UNREACHABLE, Story
@@ -19,7 +19,6 @@ from support.e2e_outage import ALLOW, DENY, LOCAL
 from support.e2e_page import Page
 from support.e2e_prometheus import Prometheus
 from support.e2e_release import Release
-from support.e2e_report import Report
 from support.e2e_views import draw
 from support.rules import RULES
 
@@ -30,11 +29,9 @@ NOT_HAPPENED = {"Reloads": "nobody changes the policies"}
 SERVED, CALLED = "server", "client"
 
 
-def test_observed(story: Story, prometheus: Prometheus, report: Report) -> None:
+def test_observed(story: Story, prometheus: Prometheus) -> None:
     """Counters of all pods, of one that went as well, add up to what clients saw."""
-    answers = story.answers
-    above = beyond(answers, [story.outage], forgotten=True)
-    row = report.record("observed", answers, story.watch, beyond=above)
+    answers, row = story.answers, story.row
     row.expect(overshoot=0, refused=0, broken=0)
     each_does_what_it_says(answers, [story.outage])
     counted_as_such(story.watch, answers, [story.outage])

@@ -9,6 +9,7 @@ from kr8s.objects import Pod
 
 from headgate.telemetry import names
 from support import e2e_timeouts as timeouts
+from support.e2e_away import beyond
 from support.e2e_backends import FOLDER
 from support.e2e_cluster import images
 from support.e2e_eventually import eventually
@@ -16,6 +17,7 @@ from support.e2e_load import Answers, Load
 from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, load, through, until_used
 from support.e2e_prometheus import Prometheus
 from support.e2e_release import Release
+from support.e2e_report import Report, Row
 from support.e2e_scene import POLICIES, TIERS
 from support.e2e_store import Store
 from support.e2e_watch import Watch
@@ -24,8 +26,9 @@ NAMESPACE: Final = "observed"
 PLAN: Final = "plan"
 """The policy in shadow, which holds the requests of `LOCAL` as well."""
 UNREACHABLE, DEGRADED = "HeadgateStoreUnreachable", "HeadgateDegraded"
-WINDOWS: Final = 50
-"""Windows of the audit: a few seconds long, one for each of a policy's five callers."""
+BEFORE, AFTER = 50, 80
+"""Windows of the audit: a few seconds long, one for each of a policy's five callers. When the store
+is back, many are compared at once."""
 _SHADOW: Final = f"""\
   - name: {PLAN}
     match: {{methods: [GET], routes: ["/items/{{item_id}}"]}}
@@ -60,12 +63,14 @@ class Story:
         watch: What was seen of the pods.
         gone: Name of the pod that went.
         outage: The time without the store.
+        row: Its figures.
     """
 
     answers: Answers
     watch: Watch
     gone: str
     outage: Outage
+    row: Row
 
     @property
     def start_us(self) -> int:
@@ -78,13 +83,15 @@ class Story:
         return self.answers.end_us + round(timeouts.POLL * 1e6)
 
 
-def live(release: Release, prometheus: Prometheus, image: str, watch: Watch) -> Story:
+def live(
+    release: Release, prometheus: Prometheus, image: str, watch: Watch, report: Report
+) -> Story:
     """Have a pod go and the store die under load, until the alerts of that have fired.
 
     Before and after there is a time in which nothing happens, to be looked at on the dashboards.
     """
     with Load(release, image, NAMESPACE, load(NAMESPACE), 400) as loading:
-        _until_audited(prometheus)
+        _until_audited(prometheus, BEFORE)
         gone = watch.ready()[0]
         watch.mark("pod deleted")
         Pod.get(gone, namespace=release.namespace, api=release.cluster.api).delete()
@@ -97,10 +104,13 @@ def live(release: Release, prometheus: Prometheus, image: str, watch: Watch) -> 
         outage = through(
             watch, "store killed", Store(release).killed(), lambda: _until_fired(prometheus)
         )
-        _until_audited(prometheus)
+        _until_audited(prometheus, AFTER)
         loading.stop()
         answers = loading.answers()
-    return Story(answers, watch, gone, outage)
+    above = beyond(answers, [outage], forgotten=True)
+    # While the pods' logs are followed: they have to say the same as the clients.
+    row = report.record(NAMESPACE, answers, watch, beyond=above)
+    return Story(answers, watch, gone, outage, row)
 
 
 def firing(prometheus: Prometheus) -> set[str]:
@@ -109,15 +119,15 @@ def firing(prometheus: Prometheus) -> set[str]:
     return {labels["alertname"] for labels, _ in found}
 
 
-def _until_audited(prometheus: Prometheus) -> None:
-    """Wait until so many windows of each policy were compared that there is something to see."""
+def _until_audited(prometheus: Prometheus, windows: int) -> None:
+    """Wait until so many more windows of each policy were compared."""
     labels = f'namespace="{NAMESPACE}", {names.POLICY}=~"{ALLOW}|{DENY}|{LOCAL}"'
     compared = f"min(sum by (policy) ({names.AUDIT_WINDOWS.name}{{{labels}}}))"
     before = prometheus.at(compared)[0][1]
     eventually(
-        lambda: prometheus.at(compared)[0][1] >= before + WINDOWS,
+        lambda: prometheus.at(compared)[0][1] >= before + windows,
         within=timeouts.AUDITED + timeouts.POD,
-        what=f"{WINDOWS} windows of each policy are compared",
+        what=f"{windows} windows of each policy are compared",
     )
 
 

@@ -11,7 +11,7 @@ from support.e2e_load import Stream
 from support.e2e_tokens import jwks
 
 CALLERS: Final = 5
-STORE_TIMEOUT: Final = 0.25
+STORE_TIMEOUT: Final = 0.5
 """Seconds that pods wait for the store. Nodes that share two cores, on which interpreters start,
 stand still for longer than the 50 ms that it has by default."""
 EXPERIMENTS: Final = (

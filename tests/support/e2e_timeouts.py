@@ -46,7 +46,7 @@ REMEMBERED: Final = 1.0
 """After a pod has lost the store, until it has forgotten whom the store refused."""
 PAUSE: Final = 5.0
 """For how long the store is told to stand still: shorter than its readiness probes put up with."""
-DELAY: Final = 0.4
+DELAY: Final = 0.8
 """What is added to every packet to a slow store: above all that a pod waits for."""
 BACKEND: Final = 120
 """Until Prometheus or Jaeger runs."""

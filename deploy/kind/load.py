@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 STOP = Path("/tmp/stop")  # noqa: S108 - the pod's own volume
 TIMEOUT = 10.0
+BETWEEN = 0.05
 FORGER = ec.generate_private_key(ec.SECP256R1())
 
 
@@ -58,6 +59,23 @@ async def ask(host: str, port: int, stream: dict[str, Any]) -> int | str:
             writer.close()
 
 
+async def reached(host: str, port: int) -> None:
+    """Wait until somebody listens: a node knows a new Service's pods a moment after they are ready.
+
+    Raises:
+        TimeoutError: Nobody does.
+    """
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, port)
+            except OSError:
+                await asyncio.sleep(BETWEEN)
+            else:
+                writer.close()
+                return
+
+
 async def send(number: int, config: dict[str, Any], requests: list[list[Any]]) -> None:
     """Send one request of a stream and note what became of it."""
     host, _, port = config["target"].partition(":")
@@ -88,6 +106,8 @@ async def flow(
 async def main() -> None:
     """Run all streams and print what became of their requests."""
     config = json.loads(os.environ["LOAD"])
+    host, _, port = config["target"].partition(":")
+    await reached(host, int(port))
     requests: list[list[Any]] = []
     async with asyncio.TaskGroup() as group:
         for number in range(len(config["streams"])):

@@ -1,0 +1,66 @@
+"""Draws what was measured: `python benchmarks/charts.py RESULTS CHART`.
+
+It needs matplotlib, which the extra `e2e` brings.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import matplotlib as mpl
+import typer
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_OURS: Final = "#1b6ca8"
+_OTHERS: Final = "#b8bcc2"
+_BARE: Final = "bare"
+_OF_BARE: Final = "of bare"
+
+
+def main(
+    results: Annotated[Path, typer.Argument(help="What run.py kept.")],
+    chart: Annotated[Path, typer.Argument(help="Where the chart goes, as SVG.")],
+) -> None:
+    """Draw the comparison."""
+    # The same results make the same file.
+    mpl.rcParams.update({"svg.hashsalt": "headgate", "svg.fonttype": "none", "font.size": 9})
+    figure = _compared(_scenes(results))
+    figure.savefig(chart, format="svg", metadata={"Date": None}, bbox_inches="tight")
+
+
+def _scenes(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))["scenes"]
+    return found
+
+
+def _compared(scenes: dict[str, Any]) -> Figure:
+    """Draw the share of what the app serves without a limiter, with least and most."""
+    figure = Figure(figsize=(8, 4.2))
+    for place, (scene, title) in enumerate(
+        (("allow", "requests within the limit"), ("deny", "requests over the limit")), start=1
+    ):
+        axes = figure.add_subplot(1, 2, place)
+        found = scenes[scene]["contenders"]
+        names = [name for name in reversed(found) if name != _BARE]
+        _bars(axes, names, [found[name][_OF_BARE] for name in names])
+        axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
+        axes.set_title(title)
+        axes.set_xlabel("requests/s, as a share of no limiter")
+    figure.tight_layout()
+    return figure
+
+
+def _bars(axes: Axes, names: list[str], values: list[dict[str, Any]]) -> None:
+    middle = [each["median"] for each in values]
+    spread = [
+        [each["median"] - each["least"] for each in values],
+        [each["most"] - each["median"] for each in values],
+    ]
+    colors = [_OURS if name.startswith("headgate") else _OTHERS for name in names]
+    axes.barh(names, middle, xerr=spread, color=colors, ecolor="#555555", capsize=2)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

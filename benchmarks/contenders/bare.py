@@ -1,0 +1,13 @@
+"""No limiter: what the others are measured against."""
+
+from fastapi import FastAPI
+
+from contenders.export import Export, Queued, queue
+
+app = FastAPI()
+
+
+@app.post("/exports")
+async def create_export(export: Export) -> Queued:
+    """Queue an export."""
+    return queue(export)

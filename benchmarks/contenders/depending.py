@@ -1,0 +1,34 @@
+"""An app for checks that bring no FastAPI of their own: a dependency that awaits the check."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+
+from contenders.export import HEADER, REFUSED, Export, Queued, queue
+
+Check = Callable[[str], Awaitable[bool]]
+"""Takes a caller's name to whether it is let in."""
+
+
+def limited(open_check: Callable[[], Awaitable[Check]]) -> FastAPI:
+    """Return an app whose route awaits the check, which is opened with the app."""
+    opened: list[Check] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        opened.append(await open_check())
+        yield
+
+    async def limit(request: Request) -> None:
+        if not await opened[0](request.headers[HEADER]):
+            raise HTTPException(REFUSED, "Too Many Requests", {"Retry-After": "1"})
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/exports", dependencies=[Depends(limit)])
+    async def create_export(export: Export) -> Queued:
+        """Queue an export."""
+        return queue(export)
+
+    return app

@@ -1,0 +1,21 @@
+"""Headgate's own check, without HTTP."""
+
+from contenders.depending import Check
+from contenders.export import LIMIT, LIMITS, STORE
+from headgate import Headgate
+from headgate.core.policy import Policy, PolicySet
+from headgate.core.quota import rate_quota
+
+
+async def open_check() -> Check:
+    """Check one policy with token buckets."""
+    limits = [rate_quota(f"{LIMIT} per {minutes} minutes") for minutes in range(1, LIMITS + 1)]
+    policies = PolicySet([Policy("exports", tuple(limits))])
+    headgate = Headgate(STORE, policies)
+    await headgate.start()
+    limiter = headgate.limiter
+
+    async def check(caller: str) -> bool:
+        return (await limiter.check("exports", principal=caller)).allowed
+
+    return check

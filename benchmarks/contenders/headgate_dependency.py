@@ -1,0 +1,16 @@
+"""Headgate as a dependency of the route, with metrics and with JSON lines for denials."""
+
+from fastapi import Depends, FastAPI
+
+from contenders.export import LIMIT, Export, Queued, queue
+from headgate import Headgate, RateLimit
+from headgate.telemetry import configure_logging
+
+configure_logging(json=True)
+app = FastAPI(lifespan=Headgate())
+
+
+@app.post("/exports", dependencies=[Depends(RateLimit(f"{LIMIT}/minute"))])
+async def create_export(export: Export) -> Queued:
+    """Queue an export."""
+    return queue(export)

@@ -1,0 +1,85 @@
+"""One contender's own check, called without HTTP in processes of their own."""
+
+import json
+import os
+import subprocess
+from typing import Any, Final
+
+from harness.cores import SERVER, pin
+from harness.effort import Effort
+from harness.environments import python_of
+from harness.lineup import Contender
+from harness.requests import PRINCIPALS
+from harness.results import Figures
+from harness.server import BENCHMARKS
+from harness.store import Store
+
+TASKS: Final = 256
+_LIMIT: Final = 10_000_000
+
+
+def checks_per_second(
+    store: Store,
+    contender: Contender,
+    effort: Effort,
+    *,
+    principals: int = PRINCIPALS,
+    processes: int = 1,
+    limits: int = 1,
+) -> Figures:
+    """Return the figures of one contender in one round.
+
+    Args:
+        store: The store, which is cleared.
+        contender: Whose check it is.
+        effort: For how long.
+        principals: Callers who are checked.
+        processes: Processes that check at the same time.
+        limits: Limits of the policy.
+
+    Raises:
+        RuntimeError: It refused somebody who is within the limit.
+    """
+    store.clear()
+    variables = {
+        # The drivers' pools refuse more than a hundred connections unless they are told.
+        "BENCH_STORE": f"{store.url}?max_connections={2 * TASKS}",
+        "BENCH_LIMIT": str(_LIMIT),
+        "BENCH_LIMITS": str(limits),
+        "PYTHONPATH": str(BENCHMARKS),
+    }
+    command = [python_of(contender), "-m", "harness.checking", f"contenders.{contender.module}"]
+    command += [str(effort.seconds), str(TASKS), str(principals)]
+    started = [_start(command, variables) for _ in range(processes)]
+    found = [_end(contender, process) for process in started]
+    checks = sum(each["checks"] for each in found)
+    if checks != sum(each["admitted"] for each in found):
+        raise RuntimeError(f"{contender.name} refused somebody who is within the limit")
+    work = store.work()
+    # The store has seen the warm-up, too, which is a quarter as long again.
+    seen = checks + sum(each["warm"] for each in found)
+    return {
+        "checks/s": sum(each["checks"] / each["seconds"] for each in found),
+        "us CPU/check": 1e6 * sum(each["cpu"] for each in found) / checks,
+        "store us/check": 1e6 * work.busy_seconds / seen,
+        "script us/check": work.script_us * work.calls / seen,
+        "checks/call": seen / work.calls,
+        "bytes/check": work.net_bytes / seen,
+        "store busy": work.busy_seconds / (1.25 * effort.seconds),
+    }
+
+
+def _start(command: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        command, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    pin(process.pid, SERVER)
+    return process
+
+
+def _end(contender: Contender, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    said, complaint = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{contender.name} failed: {complaint.decode()[-2_000:]}")
+    found: dict[str, Any] = json.loads(said)
+    return found

@@ -1,0 +1,71 @@
+"""How cost grows: with processes, principals, limits and bodies."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from harness.calls import checks_per_second
+from harness.effort import Effort
+from harness.lineup import BARE, CHECK, MIDDLEWARE
+from harness.requests import PRINCIPALS, spread
+from harness.results import Scene
+from harness.served import under_load
+from harness.store import Store
+
+_HOT: Final = 1
+
+
+def processes(store: Store, effort: Effort) -> Scene:
+    """Check in several processes that share the server's core."""
+    scene = Scene("processes", "checks in several processes on one core, one store on the other")
+    for count in (1, 2, 4, 8) * effort.rounds:
+        found = checks_per_second(store, CHECK, effort, processes=count)
+        scene.add(f"{count} processes", found)
+    return scene
+
+
+def principals(store: Store, effort: Effort) -> Scene:
+    """Check more and more callers."""
+    scene = Scene("principals", "checks of more and more principals")
+    for count in (_HOT, PRINCIPALS, 100_000, effort.many):
+        # As many seconds as it takes to see each of them about once.
+        longer = replace(effort, seconds=max(effort.seconds, min(count, effort.many) / 30_000))
+        scene.add(
+            f"{count:,} principals", checks_per_second(store, CHECK, longer, principals=count)
+        )
+    return scene
+
+
+def limits(store: Store, effort: Effort) -> Scene:
+    """Check more and more limits at a time."""
+    scene = Scene("limits", "checks of several limits, 1,000 principals")
+    for count in (1, 2, 3, 4, 8) * effort.rounds:
+        scene.add(f"{count} limits", checks_per_second(store, CHECK, effort, limits=count))
+    return scene
+
+
+def bodies(store: Store, effort: Effort) -> Scene:
+    """Serve larger and larger requests, with and without the limiter."""
+    scene = Scene("bodies", "requests with larger and larger bodies, of bare")
+    for size in (0, 1_000, 10_000, 100_000) * effort.rounds:
+        found = {
+            contender: under_load(
+                store,
+                contender,
+                effort,
+                requests=lambda size=size: spread(PRINCIPALS // 10, body_bytes=size),  # type: ignore[misc]  # the default argument
+            )
+            for contender in (BARE, MIDDLEWARE)
+        }
+        bare, limited = (found[each]["requests/s"] for each in (BARE, MIDDLEWARE))
+        figures = {"bare requests/s": bare, "requests/s": limited, "of bare": limited / bare}
+        scene.add(f"{size:,} bytes", figures)
+    return scene
+
+
+GROWTH: Final[dict[str, Callable[[Store, Effort], Scene]]] = {
+    "processes": processes,
+    "principals": principals,
+    "limits": limits,
+    "bodies": bodies,
+}

@@ -1,0 +1,57 @@
+"""Who is measured, and how each is started."""
+
+from dataclasses import dataclass
+from typing import Final
+
+OWN: Final = ""
+"""The environment that runs the benchmark itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One app that is measured.
+
+    Args:
+        name: Its name in the results.
+        module: Its module among the contenders.
+        environment: The pinned environment that it runs in; `OWN` for that of the benchmark.
+        policies: Which of Headgate's policy files it runs under; empty for none.
+        served: Whether `headgate serve` runs it, and not uvicorn.
+        variables: Further variables of its environment.
+    """
+
+    name: str
+    module: str
+    environment: str = OWN
+    policies: str = ""
+    served: bool = False
+    variables: tuple[tuple[str, str], ...] = ()
+
+
+BARE: Final = Contender("bare", "bare")
+FLOOR: Final = Contender("floor", "floor")
+MIDDLEWARE: Final = Contender("headgate (middleware)", "headgate_middleware", policies="one")
+DEPENDENCY: Final = Contender("headgate (dependency)", "headgate_dependency", policies="one")
+THREE: Final = Contender("headgate (three limits)", "headgate_middleware", policies="three")
+SERVED: Final = Contender("headgate serve", "bare", policies="one", served=True)
+TRACED: Final = Contender(
+    "headgate serve, traced 1 %",
+    "bare",
+    policies="one",
+    served=True,
+    variables=(
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+    ),
+)
+PEERS: Final = (
+    Contender("slowapi", "slowapi_peer", "slowapi"),
+    Contender("fastapi-limiter", "fastapi_limiter_peer", "fastapi-limiter"),
+    Contender("limits", "limits_peer", "limits"),
+    Contender("throttled-py", "throttled_peer", "throttled-py"),
+    Contender("pyrate-limiter", "pyrate_peer", "pyrate-limiter"),
+    Contender("fastapi-redis-sdk", "redis_sdk_peer", "fastapi-redis-sdk"),
+)
+CHECK: Final = Contender("headgate", "headgate_check")
+"""Headgate without HTTP."""

@@ -1,0 +1,43 @@
+"""The policy files that Headgate runs under."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from harness.requests import key_file
+
+MINUTE: Final = 60
+_SETS: Final[dict[str, list[str]]] = {
+    "one": ["{limit}/minute"],
+    "three": ["{limit}/minute", "50000000/hour", "60000000/day"],
+}
+
+
+def write(folder: Path, *, limit: int, principals: int) -> dict[str, Path]:
+    """Write every policy file, with a file of API keys beside them.
+
+    Args:
+        folder: Where they are written.
+        limit: Requests a minute.
+        principals: How many API keys there are; 0 to know callers by their header alone.
+
+    Returns:
+        The files by name.
+    """
+    found = {}
+    head: dict[str, Any] = {"version": 1}
+    if principals:
+        (folder / "keys.yaml").write_text(key_file(principals), "utf-8")
+        keys = str(folder / "keys.yaml")
+        head["identity"] = {"api_keys": {"header": "X-API-Key", "file": keys}}
+    for name, rates in _SETS.items():
+        policy = {
+            "name": "exports",
+            "match": {"methods": ["POST"], "routes": ["/exports"]},
+            "key": "principal" if principals else "header:x-api-key",
+            "limits": [{"rate": rate.format(limit=limit)} for rate in rates],
+        }
+        found[name] = folder / f"{name}.yaml"
+        # JSON is YAML.
+        found[name].write_text(json.dumps({**head, "policies": [policy]}), "utf-8")
+    return found

@@ -1,0 +1,89 @@
+"""The scenes that are measured, each a table of contenders and figures."""
+
+from collections.abc import Callable
+from itertools import repeat
+from typing import Final
+
+from harness import lineup
+from harness.calls import checks_per_second
+from harness.effort import Effort
+from harness.keys import bytes_per_principal
+from harness.lineup import BARE, FLOOR, Contender
+from harness.requests import request
+from harness.resident import resident
+from harness.results import Scene
+from harness.served import turns, under_load
+from harness.sink import Sink
+from harness.started import starts
+from harness.store import Store
+
+RATE: Final = "requests/s"
+_LIMITED: Final = (lineup.MIDDLEWARE, lineup.DEPENDENCY)
+
+
+def allow(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
+    """Serve 1,000 callers who are all within their limits."""
+    scene = Scene("allow", "allow path, 1,000 principals, 64 connections")
+    contenders = (BARE, FLOOR, *_LIMITED, lineup.THREE, lineup.SERVED, *peers)
+    for contender in turns(contenders, effort.rounds):
+        scene.add(contender.name, under_load(store, contender, effort))
+    scene.compare(RATE, BARE.name)
+    return scene
+
+
+def deny(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
+    """Refuse one caller who is far over the limit."""
+    scene = Scene("deny", "deny flood, one principal, 10 a minute")
+    for contender in turns((BARE, *_LIMITED, *peers), effort.rounds):
+        figures = under_load(
+            store, contender, effort, limit=10, requests=lambda: repeat(request(0))
+        )
+        scene.add(contender.name, figures)
+    scene.compare(RATE, BARE.name)
+    return scene
+
+
+def latency(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
+    """Serve half of what saturates: each its own half, and all the half of the slowest."""
+    scene = Scene("latency", "latency at half of the saturating load")
+    contenders = (BARE, FLOOR, *_LIMITED, *peers)
+    half = {each: under_load(store, each, effort)[RATE] / 2 for each in contenders}
+    for contender in turns(contenders, effort.rounds):
+        scene.add(contender.name, under_load(store, contender, effort, per_second=half[contender]))
+    return scene
+
+
+def check(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
+    """Call each one's own check from 256 tasks, without HTTP."""
+    scene = Scene("check", "own check from 256 tasks, 1,000 principals, no HTTP")
+    for contender in turns((FLOOR, lineup.CHECK, *peers), effort.rounds):
+        scene.add(contender.name, checks_per_second(store, contender, effort))
+    scene.compare("checks/s", FLOOR.name)
+    return scene
+
+
+def traces(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:  # noqa: ARG001 - as all scenes
+    """Trace one request of a hundred, and see what it costs."""
+    scene = Scene("traces", "traces at 1 % sampling, sent to a collector")
+    with Sink() as sink:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.url}
+        for contender in turns((lineup.SERVED, lineup.TRACED), effort.rounds):
+            given = variables if contender is lineup.TRACED else None
+            scene.add(contender.name, under_load(store, contender, effort, variables=given))
+    scene.compare(RATE, lineup.SERVED.name)
+    return scene
+
+
+Measured = Callable[[Store, Effort, tuple[Contender, ...]], Scene]
+"""A scene that is measured with these peers, or without any."""
+
+SCENES: Final[dict[str, Measured]] = {
+    "allow": allow,
+    "deny": deny,
+    "latency": latency,
+    "check": check,
+    "traces": traces,
+    "keys": bytes_per_principal,
+    "start": starts,
+    "resident": resident,
+}

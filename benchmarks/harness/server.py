@@ -1,0 +1,126 @@
+"""Runs one contender's server on a core of its own."""
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from harness.cores import SERVER, pin
+from harness.environments import python_of
+from harness.lineup import Contender
+from harness.policies import write
+from harness.process import cpu_seconds, resident_bytes
+from headgate.stores.embedded import free_port
+
+BENCHMARKS: Final = Path(__file__).resolve().parents[1]
+_START_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 10.0
+_UVICORN: Final = (
+    *("--loop", "uvloop", "--http", "httptools", "--no-access-log"),
+    *("--log-level", "warning", "--workers", "1"),
+)
+
+
+class Server:
+    """A contender's server, from its start to its end.
+
+    Args:
+        contender: What to serve.
+        store: URL of the store.
+        limit: Requests a minute that a caller may make.
+        principals: API keys that Headgate verifies; 0 to know callers by their header alone.
+        variables: Further variables of its environment.
+    """
+
+    def __init__(
+        self,
+        contender: Contender,
+        store: str,
+        *,
+        limit: int,
+        principals: int,
+        variables: dict[str, str] | None = None,
+    ) -> None:
+        self.port = free_port()
+        self._contender = contender
+        self._folder = tempfile.TemporaryDirectory(prefix="headgate-bench-")
+        files = write(Path(self._folder.name), limit=limit, principals=principals)
+        self._variables = {
+            **os.environ,
+            **dict(contender.variables),
+            **(variables or {}),
+            "BENCH_STORE": store,
+            "BENCH_LIMIT": str(limit),
+            "PYTHONPATH": str(BENCHMARKS),
+            "HEADGATE_STORE": store,
+            "HEADGATE_KEY_SECRET": "a secret of the benchmark",
+        }
+        if contender.policies:
+            self._variables["HEADGATE_POLICIES"] = str(files[contender.policies])
+
+    def __enter__(self) -> Self:
+        self.began = time.perf_counter()
+        log = (Path(self._folder.name) / "log").open("wb")
+        with log:
+            self._process: subprocess.Popen[Any] = subprocess.Popen(  # noqa: S603 - our own command
+                self._command(), env=self._variables, stdout=log, stderr=log, cwd=BENCHMARKS
+            )
+        pin(self.pid, SERVER)
+        while not self._accepts():
+            if self._process.poll() is not None or self.seconds > _START_SECONDS:
+                said = (Path(self._folder.name) / "log").read_text("utf-8")[-2_000:]
+                self.__exit__(None, None, None)
+                raise RuntimeError(f"{self._contender.name} did not start:\n{said}")
+            time.sleep(0.005)
+        self.started = self.seconds
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._folder.cleanup()
+
+    def _command(self) -> list[str]:
+        python, app = python_of(self._contender), f"contenders.{self._contender.module}:app"
+        port = ("--port", str(self.port))
+        if self._contender.served:
+            admin = ("--host", "127.0.0.1", "--admin-host", "127.0.0.1", "--admin-port")
+            return [python, "-m", "headgate", "serve", app, *port, *admin, str(free_port())]
+        return [python, "-m", "uvicorn", app, *port, *_UVICORN]
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was started."""
+        return time.perf_counter() - self.began
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Seconds of CPU that it has used."""
+        return cpu_seconds(self.pid)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that it holds."""
+        return resident_bytes(self.pid)

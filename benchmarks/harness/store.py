@@ -1,0 +1,92 @@
+"""The store that contenders share: a real Valkey, and what it says of its work."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis
+
+from harness.cores import OTHERS, pin
+from headgate.stores.embedded import EmbeddedValkey
+
+_SCRIPTS: Final = ("cmdstat_evalsha", "cmdstat_eval", "cmdstat_fcall")
+_OWN: Final = frozenset({"cmdstat_info", "cmdstat_config|resetstat", "cmdstat_flushall"})
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the store did.
+
+    Args:
+        calls: Commands that clients sent; those that a script runs are part of it.
+        script_us: Microseconds of one script call, 0 without any.
+        reads: Times that it read from a connection: a pipeline is one, unless it is large.
+        busy_seconds: CPU that it used.
+        net_bytes: Bytes that came and went.
+    """
+
+    calls: int
+    script_us: float
+    reads: int
+    busy_seconds: float
+    net_bytes: int
+
+
+class Store:
+    """A store without anything in it.
+
+    Args:
+        server: The server's process.
+    """
+
+    def __init__(self, server: EmbeddedValkey) -> None:
+        self.url = server.url
+        self.port = server.port
+        self.client: Any = redis.Redis.from_url(server.url)
+
+    def clear(self) -> None:
+        """Forget all keys, and all counts."""
+        self.client.flushall()
+        self.client.config_resetstat()
+        self._busy = self._cpu()
+
+    def work(self) -> Work:
+        """Return what was done since `clear` or the last call."""
+        found = self.client.info("all")
+        stats = {name: each for name, each in found.items() if name.startswith("cmdstat_")}
+        scripts = [stats[name] for name in _SCRIPTS if name in stats]
+        calls = sum(each["calls"] for each in scripts)
+        micros = sum(each["usec"] for each in scripts)
+        if not calls:
+            calls = sum(each["calls"] for name, each in stats.items() if name not in _OWN)
+            micros = 0
+        self.client.config_resetstat()
+        busy, self._busy = self._busy, self._cpu()
+        return Work(
+            calls,
+            micros / max(1, calls),
+            found["total_reads_processed"],
+            self._busy - busy,
+            found["total_net_input_bytes"] + found["total_net_output_bytes"],
+        )
+
+    def bytes_of_a_bucket(self) -> float:
+        """Return the bytes of a key, but those by which Headgate's replicas know each other."""
+        keys = [key for key in self.client.scan_iter(count=1_000) if b"{fleet}" not in key]
+        # One that has expired meanwhile has none.
+        used = [self.client.memory_usage(key, samples=0) for key in keys]
+        known = [each for each in used if each is not None]
+        return float(sum(known) / len(known))
+
+    def _cpu(self) -> float:
+        found = self.client.info("cpu")
+        return float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
+
+
+@contextmanager
+def running() -> Iterator[Store]:
+    """Run a store on the cores that are not the server's."""
+    with EmbeddedValkey() as server:
+        pin(server.pid, OTHERS)
+        yield Store(server)

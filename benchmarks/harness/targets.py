@@ -1,0 +1,129 @@
+"""What Headgate should reach, and what it did."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from harness.lineup import CHECK, DEPENDENCY, FLOOR, MIDDLEWARE, PEERS, SERVED, THREE, TRACED
+from harness.results import Scene
+
+Scenes = Mapping[str, Scene]
+_OF_BARE: Final = "of bare"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One figure to reach.
+
+    Args:
+        what: What it is.
+        bound: The figure to reach.
+        found: What was measured; None where it was not.
+        most: Whether the bound is the most that it may be, and not the least.
+    """
+
+    what: str
+    bound: float
+    found: Callable[[Scenes], float | None]
+    most: bool = False
+
+    def met(self, found: float) -> bool:
+        """Tell whether the figure was reached."""
+        return found <= self.bound if self.most else found >= self.bound
+
+
+def _median(scene: str, contender: str, figure: str) -> Callable[[Scenes], float | None]:
+    return lambda scenes: scenes[scene].median(contender, figure) if scene in scenes else None
+
+
+def _ratio(
+    above: Callable[[Scenes], float | None], below: Callable[[Scenes], float | None]
+) -> Callable[[Scenes], float | None]:
+    def found(scenes: Scenes) -> float | None:
+        a, b = above(scenes), below(scenes)
+        return a / b if a is not None and b else None
+
+    return found
+
+
+def _best(
+    scene: str, figure: str, choose: Callable[[list[float]], float]
+) -> Callable[[Scenes], float | None]:
+    def found(scenes: Scenes) -> float | None:
+        if scene not in scenes:
+            return None
+        known = [scenes[scene].median(peer.name, figure) for peer in PEERS]
+        measured = [each for each in known if each is not None]
+        return choose(measured) if measured else None
+
+    return found
+
+
+def _most(scene: str, contender: str) -> Callable[[Scenes], float | None]:
+    def found(scenes: Scenes) -> float | None:
+        rounds = scenes[scene].rounds.get(contender, []) if scene in scenes else []
+        return max((value for each in rounds for value in each.values()), default=None)
+
+    return found
+
+
+TARGETS: Final = (
+    Target("allow, middleware, of bare", 0.80, _median("allow", MIDDLEWARE.name, _OF_BARE)),
+    Target("allow, dependency, of bare", 0.70, _median("allow", DEPENDENCY.name, _OF_BARE)),
+    Target(
+        "allow, three limits, of one limit",
+        0.9,
+        _ratio(_median("allow", THREE.name, _OF_BARE), _median("allow", MIDDLEWARE.name, _OF_BARE)),
+    ),
+    Target("deny, of bare", 2.0, _median("deny", MIDDLEWARE.name, _OF_BARE)),
+    Target(
+        "deny, store commands a request",
+        0.01,
+        _median("deny", MIDDLEWARE.name, "commands/request"),
+        most=True,
+    ),
+    Target(
+        "p99 at half load, of the best peer's",
+        1.0,
+        _ratio(_median("latency", MIDDLEWARE.name, "p99 ms"), _best("latency", "p99 ms", min)),
+        most=True,
+    ),
+    Target(
+        "own check, of the best peer's",
+        3.0,
+        _ratio(_median("check", CHECK.name, "checks/s"), _best("check", "checks/s", max)),
+    ),
+    Target(
+        "allow, script calls a request",
+        1.0,
+        _median("allow", MIDDLEWARE.name, "commands/request"),
+        most=True,
+    ),
+    Target(
+        "allow, round trips a request",
+        0.1,
+        _median("allow", MIDDLEWARE.name, "reads/request"),
+        most=True,
+    ),
+    Target(
+        "store time of a check, of the floor's script",
+        1.5,
+        _ratio(
+            _median("allow", MIDDLEWARE.name, "script us/request"),
+            _median("allow", FLOOR.name, "script us/request"),
+        ),
+        most=True,
+    ),
+    Target("store bytes a principal, at most", 130, _most("keys", MIDDLEWARE.name), most=True),
+    Target(
+        "traces at 1 %, of without",
+        0.9,
+        _median("traces", TRACED.name, f"of {SERVED.name}"),
+    ),
+    Target(
+        "resident memory, many principals, of few",
+        1.2,
+        _median("resident", MIDDLEWARE.name, "of few"),
+        most=True,
+    ),
+)

@@ -65,16 +65,18 @@ def test_recovery_is_the_time_until_the_last_failure() -> None:
 
 def test_what_is_too_slow_where_the_cluster_is_fast() -> None:
     """The given time is the most that a request takes."""
-    slow = asked(LOCAL, 12, taken=0.36)
-    found = answers(asked(NONE, 12, 404, taken=0.09), asked(LOCAL, 12, taken=0.34), slow)
-    assert away.too_slow(found, 0.35) == (slow,)
+    within = STORE_TIMEOUT + 0.1
+    slow = asked(LOCAL, 12, taken=within + 0.01)
+    found = answers(asked(NONE, 12, 404, taken=0.09), asked(LOCAL, 12, taken=within - 0.01), slow)
+    assert away.too_slow(found, within) == (slow,)
 
 
 def test_what_is_too_slow_where_the_cluster_is_slow() -> None:
     """The wait for the store and the slowest of those that do not wait for it are the most."""
     slow = asked(LOCAL, 12, taken=STORE_TIMEOUT + 0.21)
-    found = answers(asked(NONE, 12, 404, taken=0.2), asked(LOCAL, 12, taken=0.44), slow)
-    assert away.too_slow(found, 0.35) == (slow,)
+    waited = asked(LOCAL, 12, taken=STORE_TIMEOUT + 0.19)
+    found = answers(asked(NONE, 12, 404, taken=0.2), waited, slow)
+    assert away.too_slow(found, STORE_TIMEOUT + 0.1) == (slow,)
 
 
 def test_what_the_store_has_no_part_in_may_be_beyond_a_quota() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -50,7 +49,7 @@ class LetsEverythingIn(RedisStore):
         """Let in."""
         taken = await super().take(charges, commit=commit)
         verdicts = (
-            replace(verdict, fits=True, remaining=charge.quota.burst, retry_us=0)
+            verdict._replace(fits=True, remaining=charge.quota.burst, retry_us=0)
             for charge, verdict in zip(charges, taken.verdicts, strict=True)
         )
         return Taken(taken.now_us, tuple(verdicts), spent=True)

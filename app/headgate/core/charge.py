@@ -1,6 +1,7 @@
 """What a check asks of the buckets, and what is set right afterwards."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from headgate.core.quota import Quota
 
@@ -27,8 +28,7 @@ class Settlement:
     lease: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """Units asked of one bucket.
 
     Args:

@@ -8,6 +8,7 @@ is available. A policy in shadow is nothing to clients.
 
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import lru_cache
 
 from headgate.core.decision import Decision, LimitResult, Verdict
 from headgate.core.policy import Mode
@@ -62,18 +63,18 @@ def limit_headers(decision: Decision, dialect: Dialect, *, unix_seconds: int = 0
 
 
 def _limits(decision: Decision) -> Iterator[tuple[str, LimitResult]]:
-    for result in decision.results:
-        if result.mode is Mode.SHADOW:
+    for policy, mode, _, limits in decision.results:
+        if mode is Mode.SHADOW:
             continue
-        for limit in result.limits:
-            alone = len(result.limits) == 1
-            yield result.policy if alone else f"{result.policy}.{limit.quota.name}", limit
+        alone = len(limits) == 1
+        for limit in limits:
+            yield policy if alone else f"{policy}.{limit.quota.name}", limit
 
 
 def _draft_11(decision: Decision) -> Headers:
     policies, states = [], []
     for name, limit in _limits(decision):
-        policies.append(f'"{name}";q={limit.quota.burst}{_window(limit.quota)}')
+        policies.append(_member(name, limit.quota))
         if limit.verdict is not None:
             states.append(f'"{name}";r={limit.verdict.remaining}{_until_more(limit.verdict)}')
     headers = []
@@ -82,6 +83,11 @@ def _draft_11(decision: Decision) -> Headers:
     if states:
         headers.append(("RateLimit", ", ".join(states)))
     return headers
+
+
+@lru_cache(1_024)
+def _member(name: str, quota: Quota) -> str:
+    return f'"{name}";q={quota.burst}{_window(quota)}'
 
 
 def _window(quota: Quota) -> str:

@@ -8,15 +8,19 @@ and no two principals need to. `1` is the version of the layout of keys and valu
 import base64
 import hashlib
 import hmac
+from functools import lru_cache
 
 from headgate.core.errors import ConfigError
 from headgate.core.policy import KeyKind, KeyPart, Policy
 from headgate.core.quota import Quota
-from headgate.core.subject import Subject
+from headgate.core.subject import Principal, Subject
 
 _HASH_BYTES = 12
 """96 bits: among a million identities the chance of any two colliding is below 1e-17."""
 MIN_SECRET_BYTES = 16
+_MAX_KEPT = 16_384
+_MAX_KEPT_CHARS = 256
+"""Hashes that are kept: those of the callers who come often, in at most a few megabytes."""
 
 
 class KeyScheme:
@@ -38,6 +42,9 @@ class KeyScheme:
             raise ConfigError("the key prefix is 1 to 32 characters, without braces and spaces")
         self._keyed = hmac.new(secret, digestmod=hashlib.sha256) if secret else hashlib.sha256()
         self._start = f"{prefix}1:"
+        # A caller is hashed for its bucket, for its log lines, and with each of its requests.
+        self._kept = lru_cache(_MAX_KEPT)(self._hash)
+        self._named = lru_cache(_MAX_KEPT)(self._principal)
 
     @property
     def replicas(self) -> str:
@@ -61,15 +68,35 @@ class KeyScheme:
 
     def hash(self, text: str) -> str:
         """Return 16 characters that stand for the text, whatever its length."""
+        # Clients can send long texts: what is kept must not grow with them.
+        return self._kept(text) if len(text) <= _MAX_KEPT_CHARS else self._hash(text)
+
+    def _hash(self, text: str) -> str:
         mac = self._keyed.copy()
         mac.update(text.encode("utf-8", "surrogatepass"))
         return base64.urlsafe_b64encode(mac.digest()[:_HASH_BYTES]).decode()
 
+    def caller(self, subject: Subject) -> str:
+        """Return what stands for a caller in the store, in logs and in traces."""
+        principal = subject.principal
+        if principal is not None and len(principal.name) <= _MAX_KEPT_CHARS:
+            # By the name alone, which is at hand: not even the text is put together anew.
+            return self._named(principal.name)
+        return self.hash(f"p\0{subject.identity}")
+
+    def _principal(self, name: str) -> str:
+        return self._hash(f"p\0{Subject(principal=Principal(name)).identity}")
+
     def buckets(self, policy: Policy, subject: Subject, quotas: tuple[Quota, ...]) -> list[str]:
         """Return the key of each quota's bucket for this subject."""
-        first, *rest = [_value(part, policy, subject) for part in policy.key]
-        start = f"{self._start}{{{self.hash(first)}}}:{policy.name}:"
-        end = f":{self.hash(_join(rest))}" if rest else ""
+        first, *rest = policy.key
+        if first.kind is KeyKind.PRINCIPAL:
+            tag = self.caller(subject)
+        else:
+            tag = self.hash(_value(first, policy, subject))
+        start = f"{self._start}{{{tag}}}:{policy.name}:"
+        values = [_value(part, policy, subject) for part in rest]
+        end = f":{self.hash(_join(values))}" if values else ""
         return [f"{start}{quota.name}{end}" for quota in quotas]
 
     def percentile(self, policy: Policy, subject: Subject) -> int:

@@ -4,13 +4,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from headgate.core.errors import ConfigError
-from headgate.core.quota import Quota
+from headgate.core.quota import Algorithm, Quota
 
 DEFAULT_POLICY = "default"
 ALL_PERCENT = 100
+_MAX_SELECTED = 4_096
+_MAX_METHOD_CHARS = 32
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 """A token of RFC 9110, 5.6.2, and no longer than anybody needs."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}", re.ASCII)
@@ -40,6 +42,9 @@ class KeyKind(StrEnum):
     HEADER = "header"
     ROUTE = "route"
     GLOBAL = "global"
+
+
+_CALLERS_OWN = frozenset({KeyKind.PRINCIPAL, KeyKind.ROUTE, KeyKind.GLOBAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,14 @@ class Policy:
         return self.mode is Mode.ENFORCE and self.enforce_percent == ALL_PERCENT
 
     @cached_property
+    def same_for_caller(self) -> bool:
+        """Whether what a caller spends on a route is the same each time, and from the same."""
+        alike = all(part.kind in _CALLERS_OWN for part in self.key)
+        quotas = (quota for limits in self.every_set() for quota in limits)
+        unleased = all(quota.algorithm is not Algorithm.CONCURRENCY for quota in quotas)
+        return alike and unleased and self.enforce_percent == ALL_PERCENT
+
+    @cached_property
     def headers(self) -> frozenset[str]:
         """Lower-case names of the request headers that the key is made from."""
         return frozenset(part.name for part in self.key if part.kind is KeyKind.HEADER)
@@ -198,6 +211,7 @@ class PolicySet:
             double = next(name for name in names if names.count(name) > 1)
             raise ConfigError(f"two policies are named {double!r}: rename one of them")
         self.headers = frozenset().union(*(policy.headers for policy in self.policies))
+        self._selected = lru_cache(_MAX_SELECTED)(self._select)
 
     def get(self, name: str) -> Policy | None:
         """Return the policy of this name, if there is one."""
@@ -227,6 +241,11 @@ class PolicySet:
 
         `default` is among them unless another one is that is fully enforced.
         """
+        # Some servers take any word for a method: what is kept must not grow with clients' words.
+        kept = len(method) <= _MAX_METHOD_CHARS
+        return (self._selected if kept else self._select)(method, template, tier)
+
+    def _select(self, method: str, template: str, tier: str) -> tuple[Policy, ...]:
         found = self.for_route(method, template)
         named = tuple(
             policy

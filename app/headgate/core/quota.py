@@ -1,7 +1,7 @@
 """A limit resolved to integers, checked so that impossible values cannot be built."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from headgate.core.errors import ConfigError, CostError
@@ -55,6 +55,10 @@ class Quota:
     period_us: int
     burst: int
     cost: int = 1
+    name: str = field(init=False, repr=False, compare=False)
+    """Short name of the limit, unique within a policy and part of its key in the store."""
+    hashed: int = field(init=False, repr=False, compare=False)
+    """Its hash, so that what was prepared for a quota is found again at once."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.limit <= MAX_LIMIT:
@@ -75,6 +79,12 @@ class Quota:
                 f"burst belongs to token_bucket only: leave it out for {self.algorithm}"
             )
         self._check_size()
+        object.__setattr__(self, "name", self._name())
+        figures = (self.algorithm, self.limit, self.period_us, self.burst, self.cost)
+        object.__setattr__(self, "hashed", hash(figures))
+
+    def __hash__(self) -> int:
+        return self.hashed
 
     def _check_size(self) -> None:
         if self.algorithm in {Algorithm.SLIDING_LOG, Algorithm.CONCURRENCY}:
@@ -100,9 +110,7 @@ class Quota:
             return -(-self.burst * self.period_us // self.limit)
         return self.period_us
 
-    @property
-    def name(self) -> str:
-        """Short name of the limit, unique within a policy and part of its key in the store."""
+    def _name(self) -> str:
         code = "".join(word[0] for word in self.algorithm.split("_"))
         seconds, rest = divmod(self.period_us, SECOND_US)
         return f"{code}{seconds}" if not rest else f"{code}{self.period_us // MILLISECOND_US}ms"

@@ -1,9 +1,12 @@
 """Who and what a request is, as far as a limit is concerned."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 UNMATCHED_ROUTE = "unmatched"
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,7 @@ class Principal:
     source: str = "custom"
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """What the key of a bucket can be made from.
 
     Args:
@@ -35,7 +37,7 @@ class Subject:
     client_address: str = "unknown"
     principal: Principal | None = None
     route: str = UNMATCHED_ROUTE
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = NO_HEADERS
 
     @property
     def tier(self) -> str:

@@ -67,6 +67,7 @@ class ClientAddress:
         self._syntax = _SYNTAXES[forwarded] if forwarded else x_forwarded_for
         # Bounded, so that made-up hops cannot fill memory.
         self._hop = lru_cache(_CACHED_ADDRESSES)(self._read_hop)
+        self._peer = lru_cache(_CACHED_ADDRESSES)(self._read_peer)
 
     def of(self, scope: Mapping[str, Any]) -> str:
         """Return the client's address for an ASGI `http` or `websocket` scope; never raises.
@@ -75,22 +76,21 @@ class ClientAddress:
             `192.0.2.1`, `2001:db8::/64`, the peer's own text when it is no IP address, or
             `unknown` without a peer.
         """
-        peer = self._peer(scope)
+        client = scope.get("client")
+        peer = self._peer(str(client[0])[:_MAX_PEER_CHARS] if client else "")
         if not peer.trusted or not self._header:
             return peer.text
-        client = peer
+        hop = peer
         try:
             for text in hops(header_lines(scope, self._header), self._syntax):
-                client = self._hop(text)
-                if not client.trusted:
+                hop = self._hop(text)
+                if not hop.trusted:
                     break
         except ValueError:
             return peer.text
-        return client.text
+        return hop.text
 
-    def _peer(self, scope: Mapping[str, Any]) -> _Hop:
-        client = scope.get("client")
-        host = str(client[0])[:_MAX_PEER_CHARS] if client else ""
+    def _read_peer(self, host: str) -> _Hop:
         try:
             # The zone names an interface of this machine, not the client (RFC 4007 §11).
             return self._hop(host.partition("%")[0])

@@ -6,7 +6,11 @@ from typing import Any
 
 def first_header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
     """Return the first line of this name, or None without one."""
-    return next((value for key, value in scope.get("headers", ()) if key == name), None)
+    for key, value in scope.get("headers", ()):
+        if key == name:
+            found: bytes = value
+            return found
+    return None
 
 
 def header_lines(scope: Mapping[str, Any], name: bytes) -> list[bytes]:

@@ -7,7 +7,6 @@ may still fit, a larger one has to wait for longer, and another quota is another
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 
 from headgate.core.charge import Charge
 from headgate.core.decision import Verdict
@@ -68,8 +67,7 @@ class DenialCache:
         if (charge.units, charge.quota) != (refused.units, refused.quota):
             return None
         self._entries.move_to_end(charge.key)
-        return replace(
-            verdict,
+        return verdict._replace(
             retry_us=verdict.retry_us - age_us,
             next_us=max(1, verdict.next_us - age_us),
             reset_us=max(1, verdict.reset_us - age_us),

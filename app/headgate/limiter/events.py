@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from headgate.core.decision import Decision
 from headgate.core.errors import StoreError
@@ -15,8 +16,7 @@ class BreakerState(StrEnum):
     OPEN = "open"
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(NamedTuple):
     """One check was decided.
 
     Args:

@@ -1,7 +1,6 @@
 """What happens while the shared store is away: each policy does what it says."""
 
 import asyncio
-from dataclasses import replace
 
 from headgate.core.charge import Charge
 from headgate.core.decision import Decision, LimitResult, Outcome, PolicyResult, Source
@@ -61,7 +60,7 @@ class Fallback:
             source=Source.LOCAL,
             spent=taken.spent,
         )
-        decision = replace(decision, results=(*decision.results, *without))
+        decision = decision._replace(results=(*decision.results, *without))
         spent = spent_charges(shared, decision)
         reservation = Reservation(decision, spent, taken.now_us, self._local.settle)
         if reservation.leases:
@@ -90,6 +89,6 @@ def _shares(plan: Plan, parts: list[Part], replicas: int) -> Plan:
     shared: list[Part] = []
     for part in parts:
         first = len(charges)
-        charges += [replace(each, quota=each.quota.share(replicas)) for each in plan.of(part)]
-        shared.append(replace(part, first=first, last=len(charges)))
+        charges += [each._replace(quota=each.quota.share(replicas)) for each in plan.of(part)]
+        shared.append(part._replace(first=first, last=len(charges)))
     return Plan(tuple(shared), tuple(charges))

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Self
 
 from headgate.core.decision import EXEMPT, Decision, Source
 from headgate.core.errors import StoreError
@@ -19,7 +18,8 @@ from headgate.limiter.denials import DenialCache
 from headgate.limiter.events import BreakerState, Decided, Event
 from headgate.limiter.fallback import Fallback
 from headgate.limiter.observing import Observers
-from headgate.limiter.plan import Plan, every_bucket, make_plan
+from headgate.limiter.plan import Plan, every_bucket
+from headgate.limiter.planner import Planner
 from headgate.limiter.ports import Clock, Observer, Store, Tracer
 from headgate.limiter.reservation import Reservation
 from headgate.limiter.till import Till
@@ -32,25 +32,6 @@ class MonotonicClock:
     def now_us(self) -> int:
         """Return monotonic microseconds."""
         return time.monotonic_ns() // 1_000
-
-
-class NoTracer:
-    """Traces nothing, at next to no cost: one object is every span."""
-
-    __slots__ = ()
-
-    def check(self, policies: Sequence[str]) -> Self:  # noqa: ARG002 - the port's signature
-        """Open no span."""
-        return self
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def decided(self, decision: Decision) -> None:
-        """Take no note."""
 
 
 class Limiter:
@@ -88,11 +69,13 @@ class Limiter:
         self.keys = keys or KeyScheme()
         self._local = local
         self._clock = clock or MonotonicClock()
-        self._tracer = tracer or NoTracer()
+        self._tracer = tracer
         self.tell: Callable[[Event], None] = Observers(observers).tell
         self._denials = DenialCache(self._clock)
         self.policies = PolicyBook(self.tell)
+        self._planner = Planner(self.keys)
         self.policies.on_change(self._denials.clear)
+        self.policies.on_change(self._planner.clear)
         self._breaker = Breaker(breaker or BreakerSettings(), self._probe, self.tell)
         self.census = Census(
             store, self._breaker, self.tell, replica=replica, at_least=min_replicas
@@ -182,22 +165,22 @@ class Limiter:
             CostError: A cost is negative, or no limit could ever hold it.
         """
         started_us = self._clock.now_us()
-        plan = make_plan(asks, subject, self.keys)
+        plan = self._planner.plan(asks, subject)
+        if self._tracer is None:
+            reservation = await self._admit(plan)
+            self._tell_decided(reservation.decision, subject, started_us)
+            return reservation
         with self._tracer.check([part.policy.name for part in plan.parts]) as span:
             reservation = await self._admit(plan)
-            decision = reservation.decision
-            span.decided(decision)
-            self.tell(
-                Decided(
-                    decision=decision,
-                    subject=self.subject_hash(subject),
-                    anonymous=subject.principal is None,
-                    tier=subject.tier,
-                    route=subject.route,
-                    seconds=(self._clock.now_us() - started_us) / SECOND_US,
-                )
-            )
+            span.decided(reservation.decision)
+            # Within the span, which the metrics' exemplars point to.
+            self._tell_decided(reservation.decision, subject, started_us)
         return reservation
+
+    def _tell_decided(self, decision: Decision, subject: Subject, started_us: int) -> None:
+        seconds = (self._clock.now_us() - started_us) / SECOND_US
+        caller, anonymous = self.keys.caller(subject), subject.principal is None
+        self.tell(Decided(decision, caller, anonymous, subject.tier, subject.route, seconds))
 
     async def peek(
         self,
@@ -214,7 +197,7 @@ class Limiter:
             StoreError: The store is away: there is nothing to look at.
         """
         asks = [(policy, cost) for policy in self._find(policies)]
-        plan = make_plan(asks, _subject(subject, principal), self.keys)
+        plan = self._planner.plan(asks, _subject(subject, principal))
         if not plan.charges:
             return _without_charges(plan)
         taken = await self._breaker.call(
@@ -248,7 +231,7 @@ class Limiter:
 
     def subject_hash(self, subject: Subject) -> str:
         """Return the hash that stands for a caller in the store, in logs and in traces."""
-        return self.keys.hash(f"p\0{subject.identity}")
+        return self.keys.caller(subject)
 
     def _find(self, policies: Sequence[str | Policy]) -> list[Policy]:
         return [self.policies.named(one) if isinstance(one, str) else one for one in policies]

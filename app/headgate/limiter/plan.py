@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from headgate.core.charge import Charge
 from headgate.core.errors import CostError
@@ -12,8 +12,7 @@ from headgate.core.quota import Algorithm
 from headgate.core.subject import Subject
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One policy's charges: `charges[first:last]` of the plan, in the order of its limits.
 
     A policy in shadow whose limits could never hold the cost has none, and is `impossible`.
@@ -26,22 +25,18 @@ class Part:
     impossible: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """All that one check asks.
 
     Args:
         parts: The policies that take part; one that is off does not.
         charges: The charges of all parts.
+        holds_leases: Whether something must be given back when the request ends.
     """
 
     parts: tuple[Part, ...]
     charges: tuple[Charge, ...]
-
-    @property
-    def holds_leases(self) -> bool:
-        """Whether something must be given back when the request ends."""
-        return any(charge.lease for charge in self.charges)
+    holds_leases: bool = False
 
     def of(self, part: Part) -> Sequence[Charge]:
         """Return the charges of one policy."""
@@ -62,12 +57,12 @@ def make_plan(asks: Iterable[tuple[Policy, int]], subject: Subject, keys: KeySch
     """
     parts: list[Part] = []
     charges: list[Charge] = []
-    lease = ""
+    lease, tier = "", subject.tier
     for policy, cost in asks:
-        if policy.mode is Mode.OFF or any(part.policy.name == policy.name for part in parts):
+        if policy.mode is Mode.OFF or (parts and _names(parts, policy)):
             continue
         mode = _mode(policy, subject, keys)
-        quotas = policy.quotas(subject.tier)
+        quotas = policy.quotas(tier)
         first = len(charges)
         try:
             units = [quota.charge(cost) for quota in quotas]
@@ -80,11 +75,17 @@ def make_plan(asks: Iterable[tuple[Policy, int]], subject: Subject, keys: KeySch
         group = 0 if mode is Mode.ENFORCE else len(parts) + 1
         buckets = keys.buckets(policy, subject, quotas)
         for key, quota, spends in zip(buckets, quotas, units, strict=True):
-            held = quota.algorithm is Algorithm.CONCURRENCY
-            lease = lease or (secrets.token_hex(6) if held else "")
-            charges.append(Charge(key, quota, spends, lease if held else "", group))
+            if quota.algorithm is Algorithm.CONCURRENCY:
+                lease = lease or secrets.token_hex(6)
+                charges.append(Charge(key, quota, spends, lease, group))
+            else:
+                charges.append(Charge(key, quota, spends, "", group))
         parts.append(Part(policy, mode, first, len(charges)))
-    return Plan(tuple(parts), tuple(charges))
+    return Plan(tuple(parts), tuple(charges), holds_leases=bool(lease))
+
+
+def _names(parts: Iterable[Part], policy: Policy) -> bool:
+    return any(part.policy.name == policy.name for part in parts)
 
 
 def _mode(policy: Policy, subject: Subject, keys: KeyScheme) -> Mode:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from headgate.core.charge import Charge, Settlement
 from headgate.core.decision import Decision, Verdict
@@ -15,8 +15,7 @@ Sleep = Callable[[float], Awaitable[None]]
 """A pause of so many seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """A store's answer: its own time in microseconds, and one verdict for each charge, in order.
 
     Args:
@@ -151,8 +150,7 @@ class Tracer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Who sent a request.
 
     Args:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import chain
 from typing import Self
 
 from headgate.core.charge import Charge, Settlement
@@ -35,16 +34,21 @@ class Reservation:
     ) -> None:
         self.decision = decision
         self.policies = tuple(spent)
-        self.leases = [each for each in chain.from_iterable(spent.values()) if _is_lease(each)]
-        self._open = {
-            policy: [each for each in charges if not _is_lease(each)]
-            for policy, charges in spent.items()
-        }
+        self.leases: list[Charge] = []
+        self._open: dict[str, list[Charge]] = {}
+        for policy, charges in spent.items():
+            own: list[Charge] = []
+            for each in charges:
+                held = each.quota.algorithm is Algorithm.CONCURRENCY
+                (self.leases if held else own).append(each)
+            self._open[policy] = own
         self._taken_us = taken_us
         self._settle = settle
 
     def under(self, policy: str) -> Self:
         """Return the part of one policy, to be corrected apart; leases stay with the whole."""
+        if not self.leases and self.policies == (policy,):
+            return self
         # The copy shares what is open, so that the whole and its parts give nothing back twice.
         part = copy.copy(self)
         part.policies = (policy,)
@@ -97,7 +101,3 @@ class Reservation:
     def renewals(self) -> list[Settlement]:
         """Return what keeps the leases alive."""
         return [each.correction(0, self._taken_us) for each in self.leases]
-
-
-def _is_lease(charge: Charge) -> bool:
-    return charge.quota.algorithm is Algorithm.CONCURRENCY

@@ -24,6 +24,7 @@ BREAK_US = 3_600 * SECOND_US
 """How long a break is told of: as long as a ledger may be left alone and then continued."""
 MAX_BREAKS = 256
 _MAX_QUOTAS = 1_000
+_MAX_BEYOND = 8_192
 
 
 class Sample:
@@ -37,8 +38,10 @@ class Sample:
         self._keys = keys
         self._buckets: dict[str, Counted] = {}
         self._limits: dict[Limit, Callers] = {}
-        # To compare figures takes longer than to know a quota again that was seen before.
-        self._seen: dict[tuple[str, int], tuple[Quota, Callers]] = {}
+        # To make a limit takes longer than to know a quota again that was seen before.
+        self._seen: dict[tuple[str, Quota], Callers] = {}
+        # Those who are not counted, most by far, and will not be until somebody makes room.
+        self._beyond: dict[str, Quota] = {}
         self._breaks: dict[str, int] = {}
         self._stated: set[str] = set()
 
@@ -57,6 +60,8 @@ class Sample:
                 quota, units = charge.quota, charge.units
                 counted = self._buckets.get(charge.key)
                 if counted is None or counted.quota is not quota:
+                    if self._beyond.get(charge.key) is quota:
+                        continue
                     counted = self._find(part.policy.name, charge.key, quota)
                     if counted is None:
                         continue
@@ -126,6 +131,7 @@ class Sample:
         unused = [limit for limit, callers in self._limits.items() if not callers.by_name]
         for limit in unused:
             del self._limits[limit]
+            self._beyond.clear()
         if unused or len(self._seen) > _MAX_QUOTAS:
             self._seen.clear()
 
@@ -149,10 +155,12 @@ class Sample:
 
     def _find(self, policy: str, key: str, quota: Quota) -> Counted | None:
         """Return the count of a bucket, if it is one to be counted."""
-        seen = self._seen.get((policy, id(quota)))
-        callers = seen[1] if seen is not None else self._see(policy, quota)
+        callers = self._seen.get((policy, quota)) or self._see(policy, quota)
         place = rank(caller_of(key))
         if place > callers.last:
+            if len(self._beyond) >= _MAX_BEYOND:
+                self._beyond.clear()
+            self._beyond[key] = quota
             return None
         found = self._buckets.get(key)
         if found is not None:
@@ -171,10 +179,10 @@ class Sample:
         callers = self._limits.get(limit)
         if callers is None:
             callers = self._limits[limit] = Callers(limit, self._keys)
-        # The quota is kept with it: no other one can have its id then.
-        self._seen[policy, id(quota)] = (quota, callers)
+        self._seen[policy, quota] = callers
         return callers
 
     def _drop(self, counted: Counted) -> None:
         del self._buckets[counted.key]
         counted.callers.remove(counted)
+        self._beyond.clear()

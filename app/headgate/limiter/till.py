@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from headgate.core.charge import Charge, Settlement
-from headgate.core.decision import Decision
+from headgate.core.decision import Decision, Outcome
 from headgate.core.errors import StoreError
 from headgate.limiter.breaker import NOT_ASKED, Breaker
 from headgate.limiter.denials import DenialCache
@@ -37,15 +37,16 @@ class Till:
         self._leases = LeaseKeeper(self.settle)
         self._orphans: set[asyncio.Task[None]] = set()
 
-    async def take(self, plan: Plan) -> Taken:
+    def take(self, plan: Plan) -> Coroutine[Any, Any, Taken]:
         """Ask the store for all charges of a plan.
 
         Raises:
             StoreError: The store is away.
         """
         taking = self._breaker.call("take", lambda: self._store.take(plan.charges))
-        if not plan.holds_leases:
-            return await taking
+        return self._take_leases(plan, taking) if plan.holds_leases else taking
+
+    async def _take_leases(self, plan: Plan, taking: Coroutine[Any, Any, Taken]) -> Taken:
         # A client that goes away while the store answers must not leave a lease behind.
         task = asyncio.ensure_future(taking)
         try:
@@ -103,9 +104,10 @@ def spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]
     """Return the charges that were spent, by policy: those of each policy that had room."""
     if not decision.spent:
         return {}
-    roomy = {
-        result.policy
-        for result in decision.results
-        if all(limit.verdict is not None and limit.verdict.fits for limit in result.limits)
+    # The results are those of the parts, in their order.
+    pairs = zip(plan.parts, decision.results, strict=False)
+    return {
+        part.policy.name: plan.of(part)
+        for part, result in pairs
+        if result.outcome is Outcome.ALLOWED
     }
-    return {part.policy.name: plan.of(part) for part in plan.parts if part.policy.name in roomy}

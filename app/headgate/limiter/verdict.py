@@ -18,8 +18,8 @@ def decision_of(
     plan: Plan, verdicts: Mapping[int, Verdict], *, source: Source, spent: bool
 ) -> Decision:
     """Say what the verdicts mean; a charge without one was not asked."""
-    results = tuple(_result(plan, part, verdicts) for part in plan.parts)
-    outcomes = {result.outcome for result in results}
+    results = tuple([_result(plan, part, verdicts) for part in plan.parts])
+    outcomes = [result.outcome for result in results]
     if Outcome.DENIED in outcomes:
         # All refusing buckets must have room before the request passes: the longest wait counts.
         retry_us = max(
@@ -34,15 +34,16 @@ def decision_of(
 
 
 def _result(plan: Plan, part: Part, verdicts: Mapping[int, Verdict]) -> PolicyResult:
-    places = range(part.first, part.last)
-    limits = tuple(LimitResult(plan.charges[place].quota, verdicts.get(place)) for place in places)
-    refused = part.impossible or any(
-        limit.verdict is not None and not limit.verdict.fits for limit in limits
-    )
+    refused = part.impossible
+    limits = []
+    for place in range(part.first, part.last):
+        verdict = verdicts.get(place)
+        limits.append(LimitResult(plan.charges[place].quota, verdict))
+        refused = refused or (verdict is not None and not verdict.fits)
     if not refused:
         outcome = Outcome.ALLOWED
     elif part.mode is Mode.ENFORCE:
         outcome = Outcome.DENIED
     else:
         outcome = Outcome.SHADOW_DENIED
-    return PolicyResult(part.policy.name, part.mode, outcome, limits)
+    return PolicyResult(part.policy.name, part.mode, outcome, tuple(limits))

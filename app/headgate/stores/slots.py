@@ -9,7 +9,6 @@ steps others may see an allowance that is too small, never one that is too large
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from headgate.core.charge import Charge, Settlement
@@ -50,7 +49,7 @@ async def take_apart(
     kept = [[place for place in part if charges[place].group not in doomed] for part in parts]
     kept = [part for part in kept if part]
     if not kept:
-        return replace(looked, spent=True)
+        return looked._replace(spent=True)
     answers = await asyncio.gather(
         *(_take(store, charges, part, commit=True) for part in kept), return_exceptions=True
     )

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 from fastapi import Response
 from starlette.requests import HTTPConnection
@@ -13,6 +13,7 @@ from headgate.core.errors import ConfigError
 from headgate.core.policy import KeyKind, KeyPart, Mode, OnStoreError, Policy
 from headgate.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota, rate_quota
 from headgate.limiter.reservation import Reservation
+from headgate.web.ask import Ask
 from headgate.web.gate import Gate, find_gate
 from headgate.web.refuse import refuse
 from headgate.web.routes import entry_of
@@ -54,6 +55,13 @@ class RateLimit:
     Raises:
         ConfigError: The arguments cannot work together; the message says what to write.
     """
+
+    def __new__(cls, rate: str | Quota | None = None, **_: object) -> Self:
+        """Choose the kind by what the limit may hold."""
+        held = rate is None or (isinstance(rate, Quota) and rate.algorithm is Algorithm.CONCURRENCY)
+        kind: Any = cls if held or cls is not RateLimit else _WithoutLeases
+        found: Self = super().__new__(kind)
+        return found
 
     def __init__(
         self,
@@ -118,29 +126,54 @@ class RateLimit:
         self, connection: HTTPConnection, response: Response
     ) -> AsyncIterator[Reservation]:
         """Let the request in, or raise `Refused`."""
-        visit = visit_of(connection.scope)
-        began = visit is None
-        if visit is None:
-            visit = begin(connection.scope, find_gate(connection.scope), entry_of(connection.scope))
-        name = self.policy(visit.gate).name
+        visit, reservation = await self._enter(connection, response)
         try:
-            if name not in visit.policies:
-                # All limits of the route decide together, so that none is spent when one refuses.
-                asks = {id(each): each for each in visit.entry.calls if isinstance(each, RateLimit)}
-                asks[id(self)] = self
-                await _admit(visit, connection, response, list(asks.values()))
-            yield visit.policies[name].under(name)
+            yield reservation
         finally:
-            if began:
-                await visit.leave()
+            await _leave(visit)
+
+    async def _enter(
+        self, connection: HTTPConnection, response: Response
+    ) -> tuple[Visit, Reservation]:
+        scope = connection.scope
+        visit = visit_of(scope) or begin(scope, find_gate(scope), entry_of(scope))
+        name = self.policy(visit.gate).name
+        if name not in visit.policies:
+            # All limits of the route decide together, so that none is spent when one refuses.
+            asks = visit.entry.asks
+            # Called by hand, it is no dependency of the route.
+            asks = asks if self in asks else (*asks, self)
+            await _admit(visit, connection, response, asks)
+        return visit, visit.policies[name].under(name)
+
+
+class _WithoutLeases(RateLimit):
+    """A limit that never holds anything for as long as a request lasts.
+
+    It is no generator, then: on one FastAPI spends as much time as on the rest of a dependency.
+    """
+
+    async def __call__(  # type: ignore[override]  # FastAPI looks at what it is, and so does nobody else
+        self, connection: HTTPConnection, response: Response
+    ) -> Reservation:
+        """Let the request in, or raise `Refused`."""
+        _, reservation = await self._enter(connection, response)
+        return reservation
+
+
+async def _leave(visit: Visit) -> None:
+    # The middleware, if there is one, holds what is held for longer: until all is sent.
+    if visit.holds_leases and not visit.shows_headers:
+        await visit.leave()
 
 
 async def _admit(
-    visit: Visit, connection: HTTPConnection, response: Response, asks: list[RateLimit]
+    visit: Visit, connection: HTTPConnection, response: Response, asks: Sequence[Ask]
 ) -> None:
     fresh = [ask for ask in asks if ask.policy(visit.gate).name not in visit.policies]
     refusal = await visit.admit(connection.scope, fresh)
     if refusal is not None:
+        await _leave(visit)
         raise refuse(refusal, connection)
     if not visit.shows_headers:
         for name, value in visit.fields():

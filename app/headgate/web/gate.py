@@ -1,7 +1,8 @@
 """What stands behind the dependency and the middleware, and how they find it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from headgate.core.decision import Decision
@@ -41,10 +42,22 @@ class Gate:
 
     def headers(self, decision: Decision) -> Headers:
         """Return the fields for a response, with Retry-After if it is a refusal."""
-        fields = limit_headers(decision, self.dialect, unix_seconds=int(time.time()))
+        told_in_time = self.dialect is Dialect.X_RATELIMIT_EPOCH
+        now = int(time.time()) if told_in_time else 0
+        fields = limit_headers(decision, self.dialect, unix_seconds=now)
         if not decision.allowed:
             fields.append(("Retry-After", retry_after(decision)))
         return fields
+
+
+def raw(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Return header fields as ASGI has them."""
+    return [(_name(name), value.encode("latin-1")) for name, value in fields]
+
+
+@lru_cache(64)
+def _name(name: str) -> bytes:
+    return name.lower().encode()
 
 
 class DefaultGate:

@@ -1,7 +1,7 @@
 """The limits of the policy file, before anything of the app runs: plain ASGI, nothing buffered."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -9,13 +9,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headgate.web.dependency import RateLimit
-from headgate.web.gate import Gate, find_gate
+from headgate.web.gate import Gate, find_gate, raw
 from headgate.web.problem import Refusal
 from headgate.web.refuse import send_refusal
 from headgate.web.routes import RouteTable, entry_of
 from headgate.web.visit import Visit, begin, visit_of
 
+_LIMITED = frozenset({"http", "websocket"})
 _FIELDS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 Kind = TypeVar("Kind")
 _EXPOSE = "Access-Control-Expose-Headers"
@@ -41,7 +41,7 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, or refuse it."""
-        if scope["type"] not in {"http", "websocket"} or _is_preflight(scope):
+        if scope["type"] not in _LIMITED or _is_preflight(scope):
             await self.app(scope, receive, send)
             return
         if self._starlette is not None:
@@ -54,16 +54,18 @@ class RateLimitMiddleware:
             return
         entry = entry_of(scope, self._routes)
         visit = begin(scope, gate, entry, shows_headers=True)
-        asks = {id(each): each for each in entry.calls if isinstance(each, RateLimit)}
         sender = _Sender(visit, scope, send)
         try:
-            refusal = await visit.admit(scope, asks.values(), matched=True)
+            refusal = await visit.admit(scope, entry.asks, matched=True)
             if refusal is None:
                 await self.app(scope, receive, sender)
+            elif self._cors is None and refusal.tells_limits:
+                await send_refusal(refusal, scope, receive, send)
             else:
                 await self._refuse(refusal, scope, receive, sender)
         finally:
-            await visit.leave()
+            if visit.holds_leases:
+                await visit.leave()
 
     async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,19 +89,20 @@ class _Sender:
         self._scope = scope
         self._send = send
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
         if message["type"] in _FIELDS and (fields := self._visit.fields()):
-            message.setdefault("headers", [])
-            self._add(MutableHeaders(scope=message), fields)
-        await self._send(message)
+            ours = raw(fields)
+            names = {name for name, _ in ours}
+            others = [each for each in message.get("headers", ()) if each[0] not in names]
+            message["headers"] = [*others, *ours]
+            if b"origin" in dict(self._scope["headers"]):
+                self._expose(MutableHeaders(scope=message))
+        return self._send(message)
 
-    def _add(self, headers: MutableHeaders, fields: Iterable[tuple[str, str]]) -> None:
-        for name, value in fields:
-            headers[name] = value
-        if "origin" in Headers(scope=self._scope):
-            lists = [*headers.getlist(_EXPOSE), self._visit.gate.exposed]
-            names = dict.fromkeys(name.strip() for one in lists for name in one.split(","))
-            headers[_EXPOSE] = ", ".join(names)
+    def _expose(self, headers: MutableHeaders) -> None:
+        lists = [*headers.getlist(_EXPOSE), self._visit.gate.exposed]
+        names = dict.fromkeys(name.strip() for one in lists for name in one.split(","))
+        headers[_EXPOSE] = ", ".join(names)
 
 
 def _is_preflight(scope: Scope) -> bool:

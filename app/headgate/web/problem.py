@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from headgate.core.decision import Decision, Outcome
-from headgate.core.headers import retry_after
+from headgate.core.headers import Headers, retry_after
 from headgate.limiter.ports import Identity
-from headgate.web.gate import Gate
+from headgate.web.gate import Gate, raw
 
 MEDIA_TYPE = "application/problem+json"
 _REGISTRY = "https://iana.org/assignments/http-problem-types"
@@ -18,40 +19,52 @@ TOO_MANY_REQUESTS = 429
 SERVICE_UNAVAILABLE = 503
 UNAUTHORIZED = 401
 CONTENT_TOO_LARGE = 413
+_MAX_KEPT = 1_024
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A response that turns a request away."""
+    """A response that turns a request away.
+
+    Args:
+        status: Its status.
+        headers: Its headers.
+        body: Its body.
+        tells_limits: Whether the limits' fields are among the headers.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    tells_limits: bool = False
 
     @property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """The headers as ASGI sends them."""
-        return [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers]
+        return raw(self.headers)
 
 
 def refused(decision: Decision, gate: Gate) -> Refusal:
     """Turn a refusing decision into 429, or 503 where the store is away and a policy refuses."""
-    wait = retry_after(decision)
-    if decision.outcome is Outcome.FAIL_CLOSED:
-        status, kind = SERVICE_UNAVAILABLE, REDUCED_CAPACITY
+    away = decision.outcome is Outcome.FAIL_CLOSED
+    status = SERVICE_UNAVAILABLE if away else TOO_MANY_REQUESTS
+    body = _refusing(status, decision.violated, retry_after(decision))
+    return Refusal(status, _headers(gate, body, gate.headers(decision)), body, tells_limits=True)
+
+
+@lru_cache(_MAX_KEPT)
+def _refusing(status: int, violated: tuple[str, ...], wait: str) -> bytes:
+    """Return the body of a refusal; in a flood it is the same for a second."""
+    if status == SERVICE_UNAVAILABLE:
+        kind = REDUCED_CAPACITY
         title = "Request cannot be satisfied due to temporary server capacity constraints"
         detail = f"The limit cannot be checked at the moment; try again in {wait} s."
     else:
-        status, kind = TOO_MANY_REQUESTS, QUOTA_EXCEEDED
+        kind = QUOTA_EXCEEDED
         title = "Request cannot be satisfied as assigned quota has been exceeded"
-        detail = f"The quota of {', '.join(decision.violated)} is spent; try again in {wait} s."
-    return _problem(
-        gate,
-        status,
-        {"type": kind, "title": title, "detail": detail},
-        gate.headers(decision),
-        {"violated-policies": list(decision.violated)},
-    )
+        detail = f"The quota of {', '.join(violated)} is spent; try again in {wait} s."
+    members = {"type": kind, "title": title, "detail": detail}
+    return _body(status, members, {"violated-policies": list(violated)})
 
 
 def unauthorized(identity: Identity, gate: Gate) -> Refusal:
@@ -62,7 +75,8 @@ def unauthorized(identity: Identity, gate: Gate) -> Refusal:
         "title": "Unauthorized",
         "detail": f"The credential was not accepted: {reason}.",
     }
-    return _problem(gate, UNAUTHORIZED, members, [("WWW-Authenticate", "Bearer")], {})
+    body = _body(UNAUTHORIZED, members, {})
+    return Refusal(UNAUTHORIZED, _headers(gate, body, [("WWW-Authenticate", "Bearer")]), body)
 
 
 def too_costly(message: str, gate: Gate) -> Refusal:
@@ -71,28 +85,22 @@ def too_costly(message: str, gate: Gate) -> Refusal:
     Without Retry-After, RFC 9110, 15.5.14 says the condition is not temporary: waiting is no help.
     """
     members = {"type": "about:blank", "title": "Content Too Large", "detail": f"{message}."}
-    return _problem(gate, CONTENT_TOO_LARGE, members, [], {})
+    body = _body(CONTENT_TOO_LARGE, members, {})
+    return Refusal(CONTENT_TOO_LARGE, _headers(gate, body, []), body)
 
 
-def _problem(
-    gate: Gate,
-    status: int,
-    members: dict[str, str],
-    headers: list[tuple[str, str]],
-    extension: dict[str, Any],
-) -> Refusal:
-    body = json.dumps({**members, "status": status, **extension}).encode()
-    return Refusal(
-        status,
-        (
-            ("Content-Type", MEDIA_TYPE),
-            ("Content-Length", str(len(body))),
-            # RFC 6585, section 4: a 429 must not be stored by a cache; the others must not either.
-            ("Cache-Control", "no-store"),
-            ("Access-Control-Expose-Headers", gate.exposed),
-            *headers,
-        ),
-        body,
+def _body(status: int, members: dict[str, str], extension: dict[str, Any]) -> bytes:
+    return json.dumps({**members, "status": status, **extension}).encode()
+
+
+def _headers(gate: Gate, body: bytes, headers: Headers) -> tuple[tuple[str, str], ...]:
+    return (
+        ("Content-Type", MEDIA_TYPE),
+        ("Content-Length", str(len(body))),
+        # RFC 6585, section 4: a 429 must not be stored by a cache; the others must not either.
+        ("Cache-Control", "no-store"),
+        ("Access-Control-Expose-Headers", gate.exposed),
+        *headers,
     )
 
 

@@ -10,6 +10,7 @@ happens to a limiter that does not ask).
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -19,11 +20,12 @@ from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute, compile_pa
 from starlette.types import Scope
 
 from headgate.core.subject import UNMATCHED_ROUTE
+from headgate.web.ask import Ask
 
 WEBSOCKET = "WEBSOCKET"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """One route of an app.
 
@@ -39,7 +41,12 @@ class Entry:
     calls: tuple[Any, ...] = ()
     host: str = ""
 
-    @property
+    @cached_property
+    def asks(self) -> tuple[Ask, ...]:
+        """Those of the calls that ask for policies, each once."""
+        return tuple({id(each): each for each in self.calls if isinstance(each, Ask)}.values())
+
+    @cached_property
     def name(self) -> str:
         """The route's methods and template, as buckets, logs and traces know it."""
         if not self.template:
@@ -67,6 +74,11 @@ class RouteTable:
         for entry in self.entries:
             if "{" not in entry.template and entry.template not in self._exact:
                 self._exact[entry.template] = tuple(self._matching(entry.template))
+
+    @property
+    def has_hosts(self) -> bool:
+        """Whether routes differ by the host that is asked for."""
+        return bool(self._hosts)
 
     def find(self, method: str, path: str, host: str = "") -> Entry:
         """Return the route for a method and path, or for the path alone, or `UNMATCHED`.
@@ -145,8 +157,12 @@ def entry_of(scope: Scope, table: RouteTable | None = None) -> Entry:
         table: The routes, when they are not those of a Starlette app.
     """
     method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
-    host = Headers(scope=scope).get("host", "").partition(":")[0].lower()
-    return (table or _table_of(scope)).find(method, _path_of(scope), host)
+    table = table or _table_of(scope)
+    return table.find(method, _path_of(scope), _host_of(scope) if table.has_hosts else "")
+
+
+def _host_of(scope: Scope) -> str:
+    return Headers(scope=scope).get("host", "").partition(":")[0].lower()
 
 
 def _table_of(scope: Scope) -> RouteTable:

@@ -1,8 +1,7 @@
 """One request's way through the gate: whoever meets it first decides, the others see it done."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from anyio import CancelScope
 from starlette.requests import HTTPConnection
@@ -11,25 +10,14 @@ from starlette.types import Scope
 from headgate.core.errors import CostError
 from headgate.core.headers import Headers
 from headgate.core.policy import Policy
-from headgate.core.subject import UNMATCHED_ROUTE, Subject
+from headgate.core.subject import NO_HEADERS, UNMATCHED_ROUTE, Subject
 from headgate.limiter.reservation import Reservation
+from headgate.web.ask import Ask
 from headgate.web.gate import Gate
 from headgate.web.problem import Refusal, refused, too_costly, unauthorized
 from headgate.web.routes import WEBSOCKET, Entry
 
 _KEY = "headgate"
-
-
-class Ask(Protocol):
-    """What asks for a policy at a cost: a dependency of the route."""
-
-    def policy(self, gate: Gate) -> Policy:
-        """Return the policy that is asked for."""
-        ...
-
-    async def cost_of(self, connection: HTTPConnection) -> int:
-        """Return what the request costs under it."""
-        ...
 
 
 @dataclass(slots=True)
@@ -42,6 +30,7 @@ class Visit:
         shows_headers: Whether somebody outside will put the fields on the response.
         reservations: What was decided, in order.
         policies: Names of the policies that were asked.
+        holds_leases: Whether something is held for as long as the request lasts.
     """
 
     gate: Gate
@@ -49,14 +38,17 @@ class Visit:
     shows_headers: bool = False
     reservations: list[Reservation] = field(default_factory=list)
     policies: dict[str, Reservation] = field(default_factory=dict)
+    holds_leases: bool = False
 
     def fields(self) -> Headers:
         """Return what a response says of all decisions; nothing where none could be made."""
         if not self.reservations:
             return []
+        if len(self.reservations) == 1:
+            return self.gate.headers(self.reservations[0].decision)
         first, *others = [each.decision for each in self.reservations]
         results = sum((each.results for each in others), first.results)
-        return self.gate.headers(replace(first, results=results))
+        return self.gate.headers(first._replace(results=results))
 
     async def admit(
         self, scope: Scope, asks: Iterable[Ask], *, matched: bool = False
@@ -68,30 +60,31 @@ class Visit:
             asks: Dependencies that ask for policies.
             matched: Whether to ask as well for the policies that match the request.
         """
-        connection = HTTPConnection(scope)
         identity = await self.gate.identifier.identify(scope)
-        tier = identity.principal.tier if identity.principal else ""
-        wanted = {}
+        wanted: dict[str, tuple[Policy, int]] = {}
         if matched:
+            tier = identity.principal.tier if identity.principal else ""
             method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
             template = self.entry.template or UNMATCHED_ROUTE
-            found = self.gate.limiter.policies.current.select(method, template, tier)
-            wanted = {policy.name: (policy, 1) for policy in found}
+            for policy in self.gate.limiter.policies.current.select(method, template, tier):
+                wanted[policy.name] = (policy, 1)
         for ask in asks:
             policy = ask.policy(self.gate)
-            wanted[policy.name] = (policy, await ask.cost_of(connection))
+            wanted[policy.name] = (policy, await ask.cost_of(HTTPConnection(scope)))
         subject = Subject(
             identity.client_address,
             identity.principal,
             self.entry.name,
-            _headers(connection, [policy for policy, _ in wanted.values()]),
+            _headers(scope, wanted.values()),
         )
         try:
             reservation = await self.gate.limiter.admit(list(wanted.values()), subject)
         except CostError as error:
             return too_costly(str(error), self.gate)
         self.reservations.append(reservation)
-        self.policies.update(dict.fromkeys(wanted, reservation))
+        self.holds_leases = self.holds_leases or bool(reservation.leases)
+        for name in wanted:
+            self.policies[name] = reservation
         if not reservation.decision.allowed:
             return refused(reservation.decision, self.gate)
         if identity.error is not None and self.gate.reject_invalid:
@@ -106,10 +99,13 @@ class Visit:
                 await reservation.release()
 
 
-def _headers(connection: HTTPConnection, policies: Sequence[Policy]) -> dict[str, str]:
+def _headers(scope: Scope, wanted: Iterable[tuple[Policy, int]]) -> Mapping[str, str]:
     """Return the headers that the policies' keys are made of; repeated ones as one list."""
-    names = frozenset[str]().union(*(policy.headers for policy in policies))
-    found = {name: connection.headers.getlist(name) for name in names}
+    names = {name for policy, _ in wanted if policy.headers for name in policy.headers}
+    if not names:
+        return NO_HEADERS
+    headers = HTTPConnection(scope).headers
+    found = {name: headers.getlist(name) for name in names}
     return {name: ", ".join(values) for name, values in found.items() if values}
 
 

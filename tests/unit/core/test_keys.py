@@ -211,3 +211,13 @@ def test_prefix_that_breaks_keys_is_refused(prefix: str) -> None:
     """A prefix with braces would move the hash tag; an empty or a long one is refused too."""
     with pytest.raises(ConfigError, match="key prefix"):
         KeyScheme(prefix=prefix)
+
+
+def test_what_is_long_has_the_same_name_kept_or_not() -> None:
+    """Long texts, which clients can send, are hashed each time, and to the same."""
+    keys = KeyScheme()
+    for length in (10, 1_000):
+        subject = Subject(principal=Principal("a" * length))
+        assert keys.caller(subject) == keys.caller(subject) == keys.hash(f"p\0{subject.identity}")
+    assert keys._kept.cache_info().currsize == 1
+    assert keys._named.cache_info().currsize == 1

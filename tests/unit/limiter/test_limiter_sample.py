@@ -196,16 +196,37 @@ def test_a_changed_limit_is_counted_anew() -> None:
     assert list(json.loads(sample.state())["accounts"]) == ["p token_bucket 20 60000000 20"]
 
 
-def test_many_quotas_are_not_kept() -> None:
+def test_quotas_made_anew_are_one() -> None:
     """An app that builds a quota for each request does not fill the memory."""
     sample = Sample(8)
     for _ in range(1_500):
         sample.decided(plan(rate("p", "10/minute")), taken(EPOCH_US, 9))
+    assert len(sample._seen) == 1
+    assert slots(sample) == [[0, 0, 0, 1_500]]
+
+
+def test_many_quotas_are_not_kept() -> None:
+    """Limits that come and go without end are known for as long as they are asked."""
+    sample = Sample(8)
+    for number in range(1_500):
+        sample.decided(plan(rate("p", f"{10 + number}/minute")), taken(EPOCH_US, 9))
     assert len(sample._seen) > 1_000
     sample.stated(EPOCH_US)
     assert sample._seen == {}
-    sample.decided(plan(), taken(EPOCH_US, 9))
-    assert slots(sample) == [[0, 0, 0, 1_501]]
+
+
+def test_who_is_beyond_the_sample_is_counted_under_a_new_limit() -> None:
+    """Whom one limit's sample has no room for may be among the first of another's."""
+    sample = Sample(1)
+    callers = [f"caller{number}" for number in range(8)]
+    for _ in range(2):
+        for caller in callers:
+            sample.decided(plan(caller=caller), taken(EPOCH_US, 9))
+    first = min(callers, key=lambda each: rank(names([plan(caller=each)])[0]))
+    other = next(each for each in callers if each != first)
+    sample.decided(plan(rate("p", "20/minute"), caller=other), taken(EPOCH_US, 19))
+    accounts_of = json.loads(sample.state())["accounts"]
+    assert list(accounts_of["p token_bucket 20 60000000 20"]) == names([plan(caller=other)])
 
 
 def corrected(charge: Charge, delta: int, at_us: int, *, keys: int = 8) -> Sample:
@@ -319,3 +340,14 @@ def test_a_statement_is_bounded(parts: list[str]) -> None:
                 sample.decided(asked, found)
     assert len(accounts(sample)) == 32
     assert len(sample.state()) <= 32 * 300 + 100
+
+
+def test_who_is_beyond_the_sample_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those who are not counted only so many are known as such."""
+    monkeypatch.setattr("headgate.limiter.sample._MAX_BEYOND", 4)
+    sample = Sample(1)
+    for number in range(40):
+        sample.decided(plan(caller=f"caller{number}"), taken(EPOCH_US, 9))
+        assert len(sample._beyond) <= 4
+    sample.stated(EPOCH_US + 2 * IDLE_US)
+    assert not sample._beyond

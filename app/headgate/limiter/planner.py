@@ -1,0 +1,49 @@
+"""Makes plans, and keeps those that come out the same each time a caller comes back."""
+
+from collections.abc import Sequence
+
+from headgate.core.keys import KeyScheme
+from headgate.core.policy import Policy
+from headgate.core.subject import Subject
+from headgate.limiter.plan import Plan, make_plan
+
+MAX_KEPT = 8_192
+
+Asks = Sequence[tuple[Policy, int]]
+
+
+class Planner:
+    """Turns what is asked, and by whom, into plans.
+
+    Args:
+        keys: How buckets are named.
+    """
+
+    def __init__(self, keys: KeyScheme) -> None:
+        self._keys = keys
+        self._kept: dict[tuple[str, str, str, str], tuple[Asks, Plan]] = {}
+
+    def plan(self, asks: Asks, subject: Subject) -> Plan:
+        """Return the plan of a check.
+
+        Raises:
+            CostError: A cost is negative, or no limit could ever hold it.
+        """
+        for policy, _ in asks:
+            if not policy.same_for_caller:
+                return make_plan(asks, subject, self._keys)
+        if not asks:
+            return make_plan(asks, subject, self._keys)
+        place = self._keys.caller(subject), subject.tier, subject.route, asks[0][0].name
+        found = self._kept.get(place)
+        if found is not None and found[0] == asks:
+            return found[1]
+        plan = make_plan(asks, subject, self._keys)
+        if len(self._kept) >= MAX_KEPT:
+            self._kept.clear()
+        self._kept[place] = asks, plan
+        return plan
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()

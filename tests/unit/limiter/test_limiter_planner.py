@@ -1,0 +1,89 @@
+"""Plans are kept where a caller's next one is the same, and made anew everywhere else."""
+
+import pytest
+
+from headgate.core.keys import KeyScheme
+from headgate.core.policy import KeyPart, Policy
+from headgate.core.quota import rate_quota
+from headgate.core.subject import Principal, Subject
+from headgate.limiter.plan import Plan, make_plan
+from headgate.limiter.planner import MAX_KEPT, Planner
+from support.limiter import Bench, in_flight, rate
+
+KEYS = KeyScheme()
+ANN = Principal("ann")
+TEN = rate("p", "10/minute")
+FIVE = Policy(
+    "p", (rate_quota("5/minute"),), tiers={"pro": (rate_quota("50/minute"),)}, enforce_percent=100
+)
+
+
+def planned(
+    planner: Planner,
+    *policies: Policy,
+    caller: Principal = ANN,
+    route: str = "GET /",
+    cost: int = 1,
+) -> Plan:
+    asks = [(policy, cost) for policy in policies]
+    subject = Subject(principal=caller, route=route)
+    plan = planner.plan(asks, subject)
+    if not plan.holds_leases:
+        assert plan == make_plan(asks, subject, KEYS)
+    return plan
+
+
+def test_a_caller_who_comes_back_has_the_plan_of_before() -> None:
+    """The same policies at the same cost on the same route are the same plan."""
+    planner = Planner(KEYS)
+    assert planned(planner, TEN) is planned(planner, TEN)
+    assert planned(planner, TEN, rate("q", "5/hour")).charges[1].key.split(":")[2] == "q"
+
+
+def test_whatever_changes_a_plan_is_told_apart() -> None:
+    """Another caller, tier, route, cost, or policy of the same name has a plan of its own."""
+    planner = Planner(KEYS)
+    routed = Policy("p", TEN.limits, key=(KeyPart.parse("principal"), KeyPart.parse("route")))
+    for _ in range(2):
+        planned(planner, TEN)
+        planned(planner, TEN, cost=2)
+        planned(planner, TEN, caller=Principal("bob"))
+        planned(planner, FIVE)
+        planned(planner, FIVE, caller=Principal("ann", "pro"))
+        planned(planner, routed)
+        planned(planner, routed, route="GET /other")
+    assert planned(planner) == Plan((), ())
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy("p", TEN.limits, key=(KeyPart.parse("header:x-team"),)),
+        Policy("p", TEN.limits, key=(KeyPart.parse("client_address"),)),
+        Policy("p", TEN.limits, enforce_percent=50),
+        in_flight("p", 2),
+    ],
+    ids=["header", "address", "percentage", "leases"],
+)
+def test_what_depends_on_more_than_the_caller_is_made_anew(policy: Policy) -> None:
+    """Nothing is kept that the next request of the same caller could have otherwise."""
+    planner = Planner(KEYS)
+    assert planned(planner, policy) is not planned(planner, policy)
+
+
+def test_no_more_than_so_many_are_kept() -> None:
+    """Callers who never come back do not fill the memory."""
+    planner = Planner(KEYS)
+    for number in range(MAX_KEPT + 1):
+        planned(planner, TEN, caller=Principal(f"caller{number}"))
+    assert len(planner._kept) == 1
+
+
+async def test_plans_of_policies_that_are_gone_are_forgotten() -> None:
+    """A new set of policies starts with nothing kept."""
+    async with Bench(TEN) as bench:
+        await bench.limiter.check("p", principal="ann")
+        planner = bench.limiter._planner
+        assert planner._kept
+        bench.limiter.policies.replace(bench.limiter.policies.current)
+        assert not planner._kept

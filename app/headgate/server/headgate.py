@@ -164,6 +164,7 @@ class Headgate:
             await asyncio.sleep(_FLUSH_SECONDS)
             self._denials.flush()
             self._events.flush()
+            self.metrics.flush()
 
     async def aclose(self) -> None:
         """Leave the fleet, close the store and write out what the logs still hold."""

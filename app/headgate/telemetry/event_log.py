@@ -7,6 +7,7 @@ from structlog.typing import FilteringBoundLogger
 from headgate.limiter.events import (
     BreakerChanged,
     BreakerState,
+    Decided,
     Event,
     OvershootFound,
     PoliciesLoaded,
@@ -54,6 +55,11 @@ class EventLog:
 
     def observe(self, event: Event) -> None:
         """Write a line for the event, if it is one for this log."""
+        # Decisions are by far the most frequent, and told by the log of denials.
+        if not isinstance(event, Decided):
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
         match event:
             case StoreFailed():
                 self._store_failed(event)

@@ -5,7 +5,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
 )
@@ -27,9 +26,11 @@ from headgate.limiter.events import (
 )
 from headgate.telemetry import names
 from headgate.telemetry.audit_metrics import AuditMetrics
+from headgate.telemetry.durations import Durations
 from headgate.telemetry.instruments import counter, gauge, histogram
-from headgate.telemetry.policy_counters import PolicyCounters
+from headgate.telemetry.policy_counters import Kind, PolicyCounters, kind_of
 from headgate.telemetry.policy_gauges import PolicyGauges
+from headgate.telemetry.tally import Tally
 
 
 class Metrics:
@@ -47,11 +48,11 @@ class Metrics:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=registry)
         self._registry = registry
+        self._tally: Tally[Kind] = Tally(registry, self._count)
         checks = counter(names.CHECKS, registry)
         self._checks: dict[Outcome, Counter] = {item: checks.labels(item) for item in Outcome}
         self._policies = PolicyCounters(registry)
-        durations = histogram(names.CHECK_DURATION, registry)
-        self._durations: dict[Source, Histogram] = {item: durations.labels(item) for item in Source}
+        self._durations = Durations(registry)
         self._cache_hits = counter(names.DENIAL_CACHE_HITS, registry)
         self._suppressed = counter(names.DENIALS_SUPPRESSED, registry)
         self._store_errors = counter(names.STORE_ERRORS, registry)
@@ -88,6 +89,8 @@ class Metrics:
             case ReplicasCounted():
                 self._replicas.set(event.replicas)
             case PoliciesLoaded():
+                # What is not told yet was decided under the policies before these.
+                self._tally.flush()
                 self._gauges.show(event.policies)
                 self._policies.load(event.policies)
                 self._reloads[names.SUCCESS].inc()
@@ -97,6 +100,10 @@ class Metrics:
                 self._last_reload.set(0)
             case Audited():
                 self._audit.show(event)
+
+    def flush(self) -> None:
+        """Bring the counters up to date for those who read one without the registry's others."""
+        self._tally.flush()
 
     def denial_suppressed(self) -> None:
         """Count a denial that got no log line of its own."""
@@ -128,13 +135,18 @@ class Metrics:
         return encode(self._registry), content_type
 
     def _decided(self, event: Decided) -> None:
-        decision = event.decision
-        exemplar = _exemplar()
-        self._checks[decision.outcome].inc()
-        self._durations[decision.source].observe(event.seconds, exemplar)
-        if decision.source is Source.CACHE:
-            self._cache_hits.inc()
-        self._policies.count(event, exemplar)
+        kind, exemplar = kind_of(event), _exemplar()
+        self._durations.observe(kind.source, event.seconds, exemplar)
+        if exemplar is None:
+            self._tally.add(kind)
+        else:
+            self._count(kind, 1, exemplar)
+
+    def _count(self, kind: Kind, number: int, exemplar: dict[str, str] | None = None) -> None:
+        self._checks[kind.outcome].inc(number)
+        if kind.source is Source.CACHE:
+            self._cache_hits.inc(number)
+        self._policies.count(kind, number, exemplar)
 
 
 def _exemplar() -> dict[str, str] | None:

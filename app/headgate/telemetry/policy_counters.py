@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter
 
-from headgate.core.decision import Decision, Outcome, PolicyResult
+from headgate.core.decision import LimitResult, Outcome, Source
 from headgate.core.policy import PolicySet
 from headgate.core.subject import UNMATCHED_ROUTE
 from headgate.limiter.events import Decided
@@ -17,6 +18,25 @@ ROUTES = 1_000
 _NEAR = 5
 """A limit is near when a fifth of it is left: 80 % is used."""
 _REFUSALS = frozenset({Outcome.DENIED, Outcome.SHADOW_DENIED})
+_REFUSED = frozenset({Outcome.DENIED, Outcome.FAIL_CLOSED})
+
+
+class Kind(NamedTuple):
+    """What of a decision is counted: decisions of one kind are counted together.
+
+    Args:
+        outcome: What was decided.
+        source: Who decided.
+        route: The route, of what a policy refused.
+        tier: The caller's tier.
+        said: Each policy that counts, what it said, and whether it let in near its limit.
+    """
+
+    outcome: Outcome
+    source: Source
+    route: str
+    tier: str
+    said: tuple[tuple[str, Outcome, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +68,26 @@ class PolicyCounters:
         self._tiers = {**{tier: tier for tier in _named(policies)}, "": names.NO_TIER}
         self._bound = {policy.name: self._bind(policy.name) for policy in policies.policies}
 
-    def count(self, event: Decided, exemplar: dict[str, str] | None) -> None:
-        """Count a decision under its policies.
+    def count(self, kind: Kind, number: int, exemplar: dict[str, str] | None = None) -> None:
+        """Count decisions under their policies.
 
         Args:
-            event: What was decided.
+            kind: What was decided.
+            number: How often it was.
             exemplar: The trace to show with what was denied; None for none.
         """
-        for result in _counted(event.decision):
-            bound = self._bound.get(result.policy)
+        tier = self._tiers.get(kind.tier, names.OTHER_TIER)
+        for policy, outcome, near in kind.said:
+            bound = self._bound.get(policy)
             if bound is None:
-                bound = self._bound[result.policy] = self._bind(result.policy)
-            outcome = result.outcome
+                bound = self._bound[policy] = self._bind(policy)
             refused = exemplar if outcome is Outcome.DENIED else None
-            bound.outcomes[outcome].inc(1, refused)
+            bound.outcomes[outcome].inc(number, refused)
             if outcome in _REFUSALS:
-                self._refusals(bound, result, event).inc(1, refused)
-            elif outcome is Outcome.ALLOWED and _is_near(result):
-                bound.near_limit[self._tier(event)].inc()
+                place = (kind.route, tier, outcome)
+                self._refusals(bound, policy, place).inc(number, refused)
+            elif near:
+                bound.near_limit[tier].inc(number)
 
     def _bind(self, policy: str) -> _Bound:
         tiers = {*self._tiers.values(), names.OTHER_TIER}
@@ -74,17 +96,13 @@ class PolicyCounters:
             near_limit={tier: self._near_limit.labels(policy, tier) for tier in tiers},
         )
 
-    def _tier(self, event: Decided) -> str:
-        return self._tiers.get(event.tier, names.OTHER_TIER)
-
-    def _refusals(self, bound: _Bound, result: PolicyResult, event: Decided) -> Counter:
-        key = (event.route, self._tier(event), result.outcome)
-        found = bound.denials.get(key)
+    def _refusals(self, bound: _Bound, policy: str, place: tuple[str, str, Outcome]) -> Counter:
+        found = bound.denials.get(place)
         if found is None:
-            route = self._route(event.route)
-            found = self._denials.labels(result.policy, route, *key[1:])
+            route = self._route(place[0])
+            found = self._denials.labels(policy, route, *place[1:])
             if route != names.OTHERS:
-                bound.denials[key] = found
+                bound.denials[place] = found
         return found
 
     def _route(self, route: str) -> str:
@@ -104,19 +122,24 @@ def _named(policies: PolicySet) -> Iterator[str]:
             yield from policy.match.tiers
 
 
-def _counted(decision: Decision) -> tuple[PolicyResult, ...]:
-    """Return all policies, or of a refused request those that refused: the others spent nothing."""
-    if decision.allowed:
-        return decision.results
-    return tuple(
-        result
-        for result in decision.results
-        if result.outcome in {Outcome.DENIED, Outcome.FAIL_CLOSED}
-    )
+def kind_of(event: Decided) -> Kind:
+    """Return what of a decision is counted.
+
+    Of a refused request only the policies that refused are: the others spent nothing.
+    """
+    outcome, source, results, _, _ = event.decision
+    said = []
+    refused = outcome in _REFUSED
+    tells_route = refused
+    for policy, _, result, limits in results:
+        if result in _REFUSED or not refused:
+            said.append((policy, result, result is Outcome.ALLOWED and _is_near(limits)))
+            tells_route = tells_route or result is Outcome.SHADOW_DENIED
+    return Kind(outcome, source, event.route if tells_route else "", event.tier, tuple(said))
 
 
-def _is_near(result: PolicyResult) -> bool:
-    return any(
-        limit.verdict is not None and limit.verdict.remaining * _NEAR <= limit.quota.burst
-        for limit in result.limits
-    )
+def _is_near(limits: tuple[LimitResult, ...]) -> bool:
+    for quota, verdict in limits:
+        if verdict is not None and verdict.remaining * _NEAR <= quota.burst:
+            return True
+    return False

@@ -1,5 +1,6 @@
 """The Lua scripts and the pure core decide alike, to the microsecond, over any schedule."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import count
@@ -169,3 +170,48 @@ async def test_changed_limits_are_decided_alike(
     new = [Quota(quota.algorithm, limit, quota.period_us, limit) for quota, limit in limits]
     schedule = [*((old, step) for step in before), *((new, step) for step in after)]
     await both_agree(lua, clock, schedule)
+
+
+@settings(max_examples=_EXAMPLES // 4, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    limits=st.lists(quotas(12, 20), min_size=1, max_size=3),
+    turns=st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 1), st.floats(0, 1), st.booleans()), min_size=1, max_size=9
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+)
+async def test_checks_of_one_script_call_are_decided_in_order(
+    lua: RedisStore,
+    clock: MovedClock,
+    limits: list[Quota],
+    turns: list[list[tuple[int, float, bool]]],
+) -> None:
+    """Checks that travel together, on one bucket or on several, are decided as one by one."""
+    clock.now_us = EPOCH_US
+    core = MemoryStore(clock)
+    example = next(_names)
+    for number, turn in enumerate(turns):
+        asked = [
+            (
+                [
+                    Charge(
+                        f"{example}:{caller}:{place}",
+                        quota,
+                        round(share * quota.burst),
+                        f"{number}-{at}",
+                    )
+                    for place, quota in enumerate(limits)
+                ],
+                commit,
+            )
+            for at, (caller, share, commit) in enumerate(turn)
+        ]
+        expected = [await core.take(charges, commit=commit) for charges, commit in asked]
+        found = await asyncio.gather(
+            *(lua.take(charges, commit=commit) for charges, commit in asked)
+        )
+        assert list(found) == expected
+        clock.advance(5_000)

@@ -2,45 +2,31 @@
 
 Alone, a call leaves in the turn it was made in: nothing waits for company. In a crowd, the calls
 made while others are on their way leave together. That keeps the number of connections small, and
-the operation timeout honest: it measures the store, not the queue in front of it.
+the operation timeout honest: it measures the store, not the queue in front of it. Calls of a script
+that decides several at a time are one call then, and each hears its own part of the answer.
 """
 
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+import redis.asyncio
+from opentelemetry import trace
 from redis.exceptions import NoScriptError, ReadOnlyError
 
-from headgate.core.errors import StoreUnavailable
+from headgate.stores.command import Call, Script, join, parts
 from headgate.stores.connect import Client, Timeouts
 from headgate.stores.faults import translate
+from headgate.stores.flight import GRACE_TURNS, Flight, asked, late
+from headgate.stores.wire import Wire
 
 MAX_IN_FLIGHT = 2
 """Pipelines under way at once, each on its own connection."""
 MAX_BATCH = 64
 """Calls in one pipeline. At up to 50 us a script, a replica's pipelines hold the server for 6 ms at
 most: a crowd at several replicas is not taken for a store that is away."""
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script and its SHA-1, by which the server knows it."""
-
-    name: str
-    text: str
-    sha: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Call:
-    script: Script
-    keys: list[str]
-    args: list[Any]
-    answer: asyncio.Future[Any]
-    context: contextvars.Context
 
 
 class Lane:
@@ -50,109 +36,195 @@ class Lane:
         client: The driver's client; never retries by itself.
         timeouts: How long to wait for an answer.
         sent: Told for each pipeline how many calls are in it.
+        place: Tells of a key in which Cluster slot it is.
     """
 
     def __init__(
-        self, client: Client, timeouts: Timeouts, *, sent: Callable[[int], None] = lambda _: None
+        self,
+        client: Client,
+        timeouts: Timeouts,
+        *,
+        sent: Callable[[int], None] = lambda _: None,
+        place: Callable[[str], int] = lambda _: 0,
     ) -> None:
         self._client = client
         self._timeouts = timeouts
         self._sent = sent
-        self._waiting: deque[_Call] = deque()
+        self._place = place
+        # A cluster's driver knows which node has which slot, and when they move.
+        pool = client.connection_pool if isinstance(client, redis.asyncio.Redis) else None
+        self._wire = Wire(pool) if pool is not None else None
+        self._waiting: deque[Call] = deque()
+        self._flights: set[Flight] = set()
         self._under_way: set[asyncio.Task[None]] = set()
         self._late: set[asyncio.Future[Any]] = set()
         self._scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def call(self, script: Script, keys: list[str], args: list[Any]) -> Any:
-        """Run a script once and return its answer.
+    def call(self, script: Script, keys: list[str], args: list[Any]) -> asyncio.Future[Any]:
+        """Run a script once; its answer is awaited.
 
-        Raises:
-            StoreError: The store did not answer, or not with success.
+        The answer raises `StoreError` if the store did not answer, or not with success.
         """
-        loop = asyncio.get_running_loop()
-        call = _Call(script, keys, args, loop.create_future(), contextvars.copy_context())
+        loop = self._here()
+        call = Call(script, keys, args, loop.create_future(), contextvars.copy_context())
         self._waiting.append(call)
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._depart)
-        return await call.answer
+        return call.answer
+
+    def _here(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop; with one before it ended all that was under way in that.
+
+        A test client makes a loop for each request.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._scheduled = False
+            for each in (self._waiting, self._flights, self._under_way, self._late):
+                each.clear()
+            if self._wire is not None:
+                self._wire.forget()
+        return loop
+
+    async def open(self) -> None:
+        """Connect, so that no call waits for that.
+
+        Raises:
+            RedisError: There is nobody to connect to.
+        """
+        self._here()
+        if self._wire is not None:
+            await self._wire.open()
 
     async def aclose(self) -> None:
         """Wait for what is under way; the timeouts bound it."""
-        while under_way := self._under_way | self._late:
-            await asyncio.wait(under_way)
+        self._here()
+        while self._flights or self._under_way or self._late:
+            flying = {call.answer for flight in self._flights for call in flight.batch}
+            await asyncio.wait(flying | self._under_way | self._late)
+            await asyncio.sleep(0)
+        if self._wire is not None:
+            self._wire.close()
 
     def _depart(self) -> None:
         self._scheduled = False
-        while self._waiting and len(self._under_way) < MAX_IN_FLIGHT:
+        while self._waiting and len(self._under_way) + len(self._flights) < MAX_IN_FLIGHT:
             size = min(MAX_BATCH, len(self._waiting))
             batch = [self._waiting.popleft() for _ in range(size)]
             batch = [call for call in batch if not call.answer.done()]
-            if batch:
+            if not batch:
+                continue
+            # What is traced goes by the driver, whose instrumentation makes a span of it.
+            traced = self._wire is None or batch[0].context.run(_is_traced)
+            line = None if traced or self._wire is None else self._wire.line
+            if line is None:
                 # In the context of its first call, whose trace it belongs to.
-                task = asyncio.get_running_loop().create_task(
-                    self._travel(batch), context=batch[0].context
-                )
-                self._under_way.add(task)
-                task.add_done_callback(self._arrived)
+                self._go(self._travel(batch, traced=traced), batch[0].context)
+            else:
+                self._sent(len(batch))
+                commands = join(batch, self._place)
+                seconds = self._timeouts.operation
+                self._flights.add(Flight(batch, commands, line, seconds, self._landed))
+
+    def _landed(self, flight: Flight, outcome: list[Any] | Exception) -> None:
+        self._flights.discard(flight)
+        if isinstance(outcome, Exception):
+            self._fail(flight.batch, outcome)
+        else:
+            missing, demoted = self._deliver(parts(flight.commands, outcome))
+            if demoted:
+                self._go(self.disconnect())
+            if missing:
+                self._go(self._travel_again(missing, traced=False))
+        if self._waiting:
+            self._depart()
+
+    def _go(
+        self, way: Coroutine[Any, Any, None], context: contextvars.Context | None = None
+    ) -> None:
+        task = asyncio.get_running_loop().create_task(way, context=context)
+        self._under_way.add(task)
+        task.add_done_callback(self._arrived)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
         if self._waiting:
             self._depart()
 
-    async def _travel(self, batch: list[_Call]) -> None:
+    async def _travel(self, batch: list[Call], *, traced: bool) -> None:
         try:
-            missing = self._deliver(batch, await self._within(self._send(batch)))
-            if missing:
-                # The server was restarted, failed over or flushed since the scripts were loaded.
-                # What it does not know it has not run, so these calls are safe to send again.
-                await self._within(self._load(missing))
-                self._deliver(missing, await self._within(self._send(missing)), last=True)
+            missing, demoted = self._deliver(await self._within(self._send(batch, traced=traced)))
+            if demoted:
+                await self.disconnect()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
-            # Who waited behind a store that does not answer is not made to wait for it again.
-            batch += self._waiting
-            self._waiting.clear()
-            for call in batch:
-                if not call.answer.done():
-                    call.answer.set_exception(translate(error))
+            self._fail(batch, error)
+        else:
+            if missing:
+                await self._travel_again(missing, traced=traced)
+
+    async def _travel_again(self, missing: list[Call], *, traced: bool) -> None:
+        # The server was restarted, failed over or flushed since the scripts were loaded. What it
+        # does not know it has not run, so these calls are safe to send again.
+        try:
+            await self._within(self._load(missing))
+            answers = await self._within(self._send(missing, traced=traced))
+            self._deliver(answers, last=True)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(missing, error)
+
+    def _fail(self, batch: list[Call], error: Exception) -> None:
+        # Who waited behind a store that does not answer is not made to wait for it again.
+        batch += self._waiting
+        self._waiting.clear()
+        for call in batch:
+            if not call.answer.done():
+                call.answer.set_exception(translate(error))
 
     def _deliver(
-        self, batch: list[_Call], answers: list[Any], *, last: bool = False
-    ) -> list[_Call]:
-        """Hand out answers and return the calls whose script the server did not know."""
-        missing = []
-        for call, answer in zip(batch, answers, strict=True):
+        self, answers: Iterable[tuple[Call, Any]], *, last: bool = False
+    ) -> tuple[list[Call], bool]:
+        """Hand out answers.
+
+        Returns:
+            The calls whose script the server did not know, and whether it is a primary no more:
+            behind its name there may be another one by now.
+        """
+        missing, demoted = [], False
+        for call, answer in answers:
+            if not isinstance(answer, Exception):
+                if not call.answer.done():
+                    call.answer.set_result(answer)
+                continue
+            demoted = demoted or isinstance(answer, ReadOnlyError)
             if isinstance(answer, NoScriptError) and not last:
                 missing.append(call)
-            elif call.answer.done():
-                continue
-            elif isinstance(answer, Exception):
+            elif not call.answer.done():
                 call.answer.set_exception(translate(answer))
-            else:
-                call.answer.set_result(answer)
-        return missing
+        return missing, demoted
 
-    async def _send(self, batch: list[_Call]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for call in batch:
-            # Not `evalsha()`: redis-py's Cluster pipeline blocks the method, not the command.
-            pipeline.execute_command(
-                "EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args
-            )
+    async def _send(self, batch: list[Call], *, traced: bool) -> list[tuple[Call, Any]]:
+        commands = join(batch, self._place)
         self._sent(len(batch))
-        answers: list[Any] = await pipeline.execute(raise_on_error=False)
-        if any(isinstance(answer, ReadOnlyError) for answer in answers):
-            # Behind one name there may be another primary by now: look again next time.
-            await self.disconnect()
-        return answers
+        if self._wire is not None and not traced:
+            line = await self._wire.open()
+            return list(parts(commands, await asked(line, commands)))
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            # Not `evalsha()`: redis-py's Cluster pipeline blocks the method, not the command.
+            pipeline.execute_command(*command.words())
+        return list(parts(commands, await pipeline.execute(raise_on_error=False)))
 
-    async def _load(self, batch: list[_Call]) -> list[Any]:
+    async def _load(self, batch: list[Call]) -> list[Any]:
         scripts = {call.script.sha: call.script.text for call in batch}
         return [await self._client.script_load(text) for text in scripts.values()]
 
     async def disconnect(self) -> None:
-        """Close idle connections, so that the next call opens one to whoever answers then."""
+        """Close connections, so that the next call opens one to whoever answers then."""
+        if self._wire is not None:
+            self._wire.close()
         pool = getattr(self._client, "connection_pool", None)
         if pool is not None:
             await pool.disconnect(inuse_connections=False)
@@ -166,20 +238,17 @@ class Lane:
     async def _within(self, work: Any) -> Any:
         task = asyncio.ensure_future(work)
         await asyncio.wait({task}, timeout=self._timeouts.operation)
-        for _ in range(_GRACE_TURNS):
+        for _ in range(GRACE_TURNS):
             if task.done():
                 return task.result()
-            # A busy loop may hear of the answer and of the timeout in the same turn. An answer that
-            # has arrived is worth more than the clock, and costs only these turns to take up.
             await asyncio.sleep(0)
         # Not waited for: on Python 3.11 a cancellation can get lost in the driver's own waiting,
         # and then the call ends by the driver's longer timeout.
         task.cancel()
         self._late.add(task)
         task.add_done_callback(self._forget)
-        raise StoreUnavailable(
-            f"timeout: no answer within {self._timeouts.operation * 1000:g} ms", kind="timeout"
-        )
+        raise late(self._timeouts.operation)
 
 
-_GRACE_TURNS = 8
+def _is_traced() -> bool:
+    return trace.get_current_span().is_recording()

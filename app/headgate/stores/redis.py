@@ -12,15 +12,17 @@ from headgate.core.charge import Charge, Settlement
 from headgate.core.decision import Verdict
 from headgate.core.keys import KeyScheme
 from headgate.limiter.ports import Posted, Pulse, Taken
+from headgate.stores.command import FIGURES
 from headgate.stores.connect import Timeouts, connect, location
 from headgate.stores.faults import translate
 from headgate.stores.lane import MAX_IN_FLIGHT, Lane
 from headgate.stores.scripts import script
 from headgate.stores.slots import take_apart
 from headgate.stores.statements import AUDIT, post
+from headgate.stores.words import words
 
-_TAKE, _SETTLE, _HEARTBEAT = script("take"), script("settle"), script("heartbeat")
-_FIGURES = 5
+_TAKE = script("take", joined=True)
+_SETTLE, _HEARTBEAT = script("settle"), script("heartbeat")
 CONNECTIONS = MAX_IN_FLIGHT + 1
 """For pipelines, and one for statements."""
 
@@ -58,9 +60,10 @@ class RedisStore:
         self._keys = keys
         self._timeouts = timeouts or Timeouts()
         self.client = connect(url, self._timeouts, username=username, password=password)
-        self._lane = Lane(self.client, self._timeouts, sent=sent)
-        self._now_us = now_us or (lambda: 0)
         self._cluster = isinstance(self.client, redis.asyncio.RedisCluster)
+        place = _slot if self._cluster else _anywhere
+        self._lane = Lane(self.client, self._timeouts, sent=sent, place=place)
+        self._now_us = now_us or (lambda: 0)
 
     async def open(self) -> None:
         """Connect, load the scripts and see that the store answers.
@@ -81,6 +84,7 @@ class RedisStore:
         if isinstance(self.client, redis.asyncio.RedisCluster):
             await self.client.initialize()
             return
+        await self._lane.open()
         pool = self.client.connection_pool
         opened = await asyncio.gather(
             # redis-py has no types here
@@ -101,35 +105,26 @@ class RedisStore:
 
     async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
         """Decide all charges together: one script call, or in a Cluster one for each slot."""
-        parts = self._by_slot(charges)
-        if len(parts) == 1:
-            return await self.take_together(charges, commit=commit)
-        return await take_apart(self, charges, parts, commit=commit)
+        if self._cluster:
+            parts = _by_slot(charges)
+            if len(parts) > 1:
+                return await take_apart(self, charges, parts, commit=commit)
+        return await self.take_together(charges, commit=commit)
 
     async def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Taken:
         """Decide charges whose buckets one script call may see."""
-        args: list[Any] = [self._now_us(), int(commit)]
-        for charge in charges:
-            args += (*_shape(charge), charge.units, charge.group, charge.lease)
-        reply = await self._lane.call(_TAKE, [charge.key for charge in charges], args)
+        keys = [charge.key for charge in charges]
+        args = [self._now_us(), *words(charges, commit=commit)]
+        reply = await self._lane.call(_TAKE, keys, args)
         try:
             return _taken(reply, len(charges))
         except (TypeError, ValueError) as error:
             raise translate(error) from error
 
-    def _by_slot(self, charges: Sequence[Charge]) -> list[list[int]]:
-        """Return the places of the charges that one script call may hold."""
-        if not self._cluster:
-            return [list(range(len(charges)))]
-        slots: dict[int, list[int]] = {}
-        for place, charge in enumerate(charges):
-            slots.setdefault(key_slot(charge.key.encode()), []).append(place)
-        return list(slots.values())
-
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
         """Correct charges that were spent, and return when each was."""
         slots: dict[int, list[Settlement]] = {}
-        found = [key_slot(each.key.encode()) if self._cluster else 0 for each in settlements]
+        found = [_slot(each.key) if self._cluster else 0 for each in settlements]
         for slot, each in zip(found, settlements, strict=True):
             slots.setdefault(slot, []).append(each)
         times_us = await asyncio.gather(*(self._settle(part) for part in slots.values()))
@@ -139,7 +134,9 @@ class RedisStore:
     async def _settle(self, settlements: Sequence[Settlement]) -> int:
         args: list[Any] = [self._now_us()]
         for each in settlements:
-            args += (*_shape(each), each.delta, each.taken_us, each.units, each.lease)
+            quota = each.quota
+            args += (quota.algorithm.value, quota.limit, quota.period_us, quota.burst)
+            args += (each.delta, each.taken_us, each.units, each.lease)
         reply = await self._lane.call(_SETTLE, [each.key for each in settlements], args)
         try:
             return int(reply)
@@ -174,17 +171,32 @@ class RedisStore:
         return await post(self.client, self._timeouts, keys, args)
 
 
-def _shape(of: Charge | Settlement) -> tuple[str, int, int, int]:
-    quota = of.quota
-    return quota.algorithm.value, quota.limit, quota.period_us, quota.burst
+def _anywhere(_key: str) -> int:
+    return 0
+
+
+def _slot(key: str) -> int:
+    return key_slot(key.encode())
+
+
+def _by_slot(charges: Sequence[Charge]) -> list[list[int]]:
+    """Return the places of the charges that one script call may hold."""
+    slots: dict[int, list[int]] = {}
+    for place, charge in enumerate(charges):
+        slots.setdefault(_slot(charge.key), []).append(place)
+    return list(slots.values())
 
 
 def _taken(reply: list[int], charges: int) -> Taken:
+    if charges == 1:
+        now_us, spent, fits, remaining, retry_us, next_us, reset_us = reply
+        verdict = Verdict(bool(fits), remaining, retry_us, next_us, reset_us)
+        return Taken(now_us, (verdict,), bool(spent))
     now_us, spent, *figures = reply
     verdicts = tuple(
         Verdict(bool(fits), remaining, retry_us, next_us, reset_us)
         for fits, remaining, retry_us, next_us, reset_us in (
-            figures[at : at + _FIGURES] for at in range(0, charges * _FIGURES, _FIGURES)
+            figures[at : at + FIGURES] for at in range(0, charges * FIGURES, FIGURES)
         )
     )
     return Taken(now_us, verdicts, bool(spent))

@@ -12,8 +12,9 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from headgate.core.errors import StoreRefused, StoreUnavailable
+from headgate.stores.command import Script
 from headgate.stores.connect import Client, Timeouts
-from headgate.stores.lane import MAX_BATCH, MAX_IN_FLIGHT, Lane, Script
+from headgate.stores.lane import MAX_BATCH, MAX_IN_FLIGHT, Lane
 from support.lane import FakeClient, Sent
 from support.tracing import exact_cancellation
 
@@ -133,12 +134,10 @@ async def test_caller_that_left_before_departure_is_not_sent() -> None:
     client = FakeClient()
     lane = lane_to(client)
     left, stays = call(lane, "left"), call(lane, "stays")
-    await turns(1)
     left.cancel()
     assert await stays == "stays"
     assert [sent.commands[0][3] for sent in client.sent] == ["stays"]
     alone = call(lane, "alone")
-    await turns(1)
     alone.cancel()
     await turns()
     assert client.sizes == [1]

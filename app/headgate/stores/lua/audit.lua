@@ -15,11 +15,11 @@ local ttl, last = tonumber(ARGV[5]), ARGV[6] == '1'
 redis.call('HSET', statements, name, text(now) .. ':' .. ARGV[3])
 if ARGV[4] ~= '' then redis.call('HSET', statements, '', ARGV[4]) end
 redis.call('PEXPIREAT', statements, expiry_ms(now + ttl))
-redis.call('ZREMRANGEBYSCORE', replicas, '-inf', text(now))
+redis.call('ZREMRANGEBYSCORE', replicas, '-inf', now)
 if last then
   redis.call('ZREM', replicas, name)
 else
-  redis.call('ZADD', replicas, text(now + ttl), name)
+  redis.call('ZADD', replicas, now + ttl, name)
   redis.call('PEXPIREAT', replicas, expiry_ms(now + ttl))
 end
 

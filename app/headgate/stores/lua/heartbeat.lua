@@ -9,9 +9,9 @@
 -- Returns  number of live replicas, the mark, the server's run_id (empty where it may not be asked)
 
 local ttl = tonumber(ARGV[3])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if ttl > 0 then
-  redis.call('ZADD', KEYS[1], text(now + ttl), ARGV[2])
+  redis.call('ZADD', KEYS[1], now + ttl, ARGV[2])
   redis.call('PEXPIREAT', KEYS[1], expiry_ms(now + ttl))
 else
   redis.call('ZREM', KEYS[1], ARGV[2])

@@ -1,18 +1,28 @@
 -- What every script starts with: the clock, the table of algorithms, and exact integers.
 --
--- Every number is an integer below 2^53, which a Lua number (a double) holds exactly. Times are
--- microseconds. Each algorithm is a table of five functions over a state of up to three numbers:
+-- Every number is an integer below 2^53, which a Lua number (a double) holds exactly, and which the
+-- server writes in full where a command is given one. Times are microseconds. Each algorithm is a
+-- function that makes a table of functions over a state of up to three numbers, made only where it
+-- is met, because the server makes everything anew with each call:
 --
---   load(q, now)                    one read of the bucket: a, b, c
---   spend(q, now, units, a, b, c)   the state after spending: a, b, c
---   verdict(q, now, units, a, b, c) fits, retry_us for that many units
---   report(q, now, a, b, c)         remaining, next_us, reset_us
---   save(q, now, units, a, b, c)    one write of the bucket, with its time to live
+--   load(key, q)                 one read of the bucket: a, b, c
+--   spend(q, a, b, c)            the state after spending: a, b, c
+--   verdict(key, q, a, b, c)     fits, retry_us for q.units
+--   report(key, q, a, b, c)      remaining, next_us, reset_us
+--   save(key, q, a, b, c)        one write of the bucket, with its time to live
 --
--- and settle(q, now, delta, taken_us, units, a, b, c), which corrects and saves.
--- `q` is a bucket: key, limit, period, burst, lease.
+-- and settle(key, q, delta, taken_us, a, b, c), which corrects and saves. `q` says what is asked of
+-- a bucket: limit, period, burst, units, lease. `alone` has shorter ways by algorithm: it makes of a
+-- `q` a function of a key that does all of it for the only charge of a check, or nothing at all and
+-- returns nil.
 
-local algorithms = {}
+local algorithms, alone, made = {}, {}, {}
+
+local function rule_of(name)
+  local rule = made[name] or algorithms[name]()
+  made[name] = rule
+  return rule
+end
 
 -- A test may move its own clock, given in ARGV[1]. Keys then live an hour longer in real time, so
 -- that it is the moved clock, and never the real one, that a state expires by.
@@ -29,7 +39,7 @@ local function ceil_div(a, b)
   return div(a + b - 1, b)
 end
 
-local function text(n)  -- all digits: the default format of a number keeps only 14
+local function text(n)  -- all digits: joined with `..` a number keeps only 14
   return string.format('%.0f', n)
 end
 
@@ -37,7 +47,8 @@ end
 -- time and not a time to live: that would be counted from the start of the current millisecond, and
 -- the key would go up to a millisecond before its state says nothing.
 local function expiry_ms(at)
-  return text(ceil_div(math.max(at, now + 1) + ahead, 1000))
+  if at <= now then at = now + 1 end
+  return ceil_div(at + ahead, 1000)
 end
 
 local function set(key, value, at)

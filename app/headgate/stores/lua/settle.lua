@@ -10,17 +10,17 @@ local width = 8
 
 for i = 1, #KEYS do
   local at = 1 + (i - 1) * width
-  local rule = algorithms[ARGV[at + 1]]
+  local rule = rule_of(ARGV[at + 1])
   local q = {
-    key = KEYS[i],
     limit = tonumber(ARGV[at + 2]),
     period = tonumber(ARGV[at + 3]),
     burst = tonumber(ARGV[at + 4]),
+    units = tonumber(ARGV[at + 7]),
     lease = ARGV[at + 8],
   }
-  local a, b, c = rule.load(q, now)
+  local a, b, c = rule.load(KEYS[i], q)
   if type(a) == 'table' then return a end
-  rule.settle(q, now, tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7]), a, b, c)
+  rule.settle(KEYS[i], q, tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), a, b, c)
 end
 
 return now

@@ -1,54 +1,102 @@
--- Decide all charges of a check together, and spend them when they fit.
+-- Decide checks one after the other, the charges of each together, and spend them when they fit.
 --
--- KEYS     one bucket a charge
--- ARGV[1]  now in microseconds since the epoch; 0 for the server's clock
--- ARGV[2]  1 to spend, 0 only to look
--- then for each charge: algorithm, limit, period, burst, units, group, lease
+-- KEYS       one bucket a charge, the charges of a check side by side
+-- ARGV[1]    now in microseconds since the epoch; 0 for the server's clock
+-- ARGV[i+1]  for KEYS[i]: `begin algorithm limit period burst units group lease`, where begin is 1
+--            for the first charge of a check that spends, 0 of one that only looks, + for the rest
 --
--- Returns  now, 1 if group 0 was spent, then for each charge:
---          fits, remaining, retry_us, next_us, reset_us
+-- Returns    now, then for each check: 1 if group 0 was spent, or an error that is this check's
+--            alone, and for each of its charges: fits, remaining, retry_us, next_us, reset_us
 --
 -- Charges of group 0 are spent together or not at all. Each other group is spent together, if it
 -- fits, whenever group 0 is: it never refuses.
 
-local width = 7
-local buckets, broken = {}, {}
+-- Most checks of a call ask for the same: it is read once.
+local read = {}
 
-for i = 1, #KEYS do
-  local at = 2 + (i - 1) * width
-  local q = {
-    key = KEYS[i],
-    rule = algorithms[ARGV[at + 1]],
-    limit = tonumber(ARGV[at + 2]),
-    period = tonumber(ARGV[at + 3]),
-    burst = tonumber(ARGV[at + 4]),
-    units = tonumber(ARGV[at + 5]),
-    group = ARGV[at + 6],
-    lease = ARGV[at + 7],
+local function asked(i)
+  local word = ARGV[i + 1]
+  local q = word and read[word]
+  if q or not word then return q end
+  local begin, rule, limit, period, burst, units, group, lease =
+    string.match(word, '^(%S+) (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (.*)$')
+  q = {
+    begin = begin,
+    rule = rule,
+    limit = tonumber(limit),
+    period = tonumber(period),
+    burst = tonumber(burst),
+    units = tonumber(units),
+    group = group,
+    lease = lease,
   }
-  q.a, q.b, q.c = q.rule.load(q, now)
-  if type(q.a) == 'table' then return q.a end
-  q.fits, q.retry = q.rule.verdict(q, now, q.units, q.a, q.b, q.c)
-  if not q.fits then broken[q.group] = true end
-  buckets[i] = q
+  q.alone = alone[rule] and alone[rule](q)
+  read[word] = q
+  return q
 end
 
-local spent = ARGV[2] == '1' and not broken['0']
-local reply = { now, spent and 1 or 0 }
+local reply, at = { now }, 2
 
-for i = 1, #buckets do
-  local q = buckets[i]
-  if spent and not broken[q.group] then
-    q.a, q.b, q.c = q.rule.spend(q, now, q.units, q.a, q.b, q.c)
-    q.rule.save(q, now, q.units, q.a, q.b, q.c)
+local function answer(place, fits, remaining, retry_us, next_us, reset_us)
+  reply[place] = fits and 1 or 0
+  reply[place + 1] = remaining
+  reply[place + 2] = retry_us
+  reply[place + 3] = next_us
+  reply[place + 4] = reset_us
+end
+
+local function decide(first, last)
+  local states, broken = {}, {}
+  for i = first, last do
+    local q = asked(i)
+    local rule = rule_of(q.rule)
+    local a, b, c = rule.load(KEYS[i], q)
+    if type(a) == 'table' then error(a) end
+    local fits, retry_us = rule.verdict(KEYS[i], q, a, b, c)
+    if not fits then broken[q.group] = true end
+    states[i] = { fits, retry_us, a, b, c }
   end
-  local remaining, next_us, reset_us = q.rule.report(q, now, q.a, q.b, q.c)
-  local at = #reply
-  reply[at + 1] = q.fits and 1 or 0
-  reply[at + 2] = remaining
-  reply[at + 3] = q.retry
-  reply[at + 4] = next_us
-  reply[at + 5] = reset_us
+  local spent = asked(first).begin == '1' and not broken['0']
+  reply[at] = spent and 1 or 0
+  for i = first, last do
+    local q = asked(i)
+    local rule = rule_of(q.rule)
+    local fits, retry_us, a, b, c = unpack(states[i], 1, 5)
+    if spent and not broken[q.group] then
+      a, b, c = rule.spend(q, a, b, c)
+      rule.save(KEYS[i], q, a, b, c)
+    end
+    local remaining, next_us, reset_us = rule.report(KEYS[i], q, a, b, c)
+    answer(at + 1 + (i - first) * 5, fits, remaining, retry_us, next_us, reset_us)
+  end
 end
 
+local first, q = 1, asked(1)
+while q do
+  local last, following = first, asked(first + 1)
+  while following and following.begin == '+' do
+    last = last + 1
+    following = asked(last + 1)
+  end
+  local remaining
+  if first == last and q.alone then
+    local commits, fits, retry_us, next_us, reset_us = q.begin == '1'
+    fits, remaining, retry_us, next_us, reset_us = q.alone(KEYS[first], commits)
+    if remaining then
+      reply[at] = commits and (fits or q.group ~= '0') and 1 or 0
+      answer(at + 1, fits, remaining, retry_us, next_us, reset_us)
+    end
+  end
+  local charges = last - first + 1
+  if not remaining then
+    -- Before Redis 7 an error within is text, since then a table.
+    local done, failure = pcall(decide, first, last)
+    if not done then
+      for i = at + 1, at + charges * 5 do reply[i] = 0 end
+      reply[at] = redis.error_reply(type(failure) == 'table' and failure.err or failure)
+    end
+  end
+  at = at + 1 + charges * 5
+  first, q = last + 1, following
+end
 return reply

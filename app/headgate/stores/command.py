@@ -1,0 +1,103 @@
+"""Calls of scripts, and the commands that they travel in: one each, or one for several."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+FIGURES = 5
+"""Numbers that a joined script answers for each key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and its SHA-1, by which the server knows it.
+
+    Args:
+        name: Its name.
+        text: Lua.
+        sha: Its SHA-1.
+        joined: Whether it decides several calls at a time. They share the first argument, and each
+            has one more for each of its keys. They share the first element of the answer, and each
+            has one more, which is an error where it failed, and `FIGURES` for each of its keys.
+    """
+
+    name: str
+    text: str
+    sha: str
+    joined: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of a script, who waits for its answer, and in which context it was made."""
+
+    script: Script
+    keys: list[str]
+    args: list[Any]
+    answer: asyncio.Future[Any]
+    context: contextvars.Context
+
+
+class Command:
+    """What is sent to the server for one call, or for several that are joined.
+
+    Args:
+        calls: The calls, in the order in which they are decided.
+    """
+
+    __slots__ = ("_calls",)
+
+    def __init__(self, calls: list[Call]) -> None:
+        self._calls = calls
+
+    def words(self) -> list[Any]:
+        """Return the command's words."""
+        first = self._calls[0]
+        if len(self._calls) == 1:
+            return ["EVALSHA", first.script.sha, len(first.keys), *first.keys, *first.args]
+        keys = [key for call in self._calls for key in call.keys]
+        args = [word for call in self._calls for word in call.args[1:]]
+        return ["EVALSHA", first.script.sha, len(keys), *keys, first.args[0], *args]
+
+    def answers(self, answer: Any) -> Iterator[tuple[Call, Any]]:
+        """Yield each call with its part of the answer."""
+        if not isinstance(answer, list) or not self._calls[0].script.joined:
+            for call in self._calls:
+                yield call, answer
+            return
+        at = 1
+        for call in self._calls:
+            end = at + 1 + FIGURES * len(call.keys)
+            failed = isinstance(answer[at], Exception)
+            yield call, answer[at] if failed else [answer[0], *answer[at:end]]
+            at = end
+
+
+def join(calls: Iterable[Call], place: Callable[[str], int]) -> list[Command]:
+    """Put together what can be one command.
+
+    Args:
+        calls: Calls that leave together.
+        place: Tells of a key in which Cluster slot it is; a script cannot see two.
+    """
+    commands: list[Command] = []
+    joined: dict[tuple[str, Any, int], list[Call]] = {}
+    for call in calls:
+        if not call.script.joined:
+            commands.append(Command([call]))
+            continue
+        like = (call.script.sha, call.args[0], place(call.keys[0]))
+        others = joined.get(like)
+        if others is None:
+            joined[like] = others = []
+            commands.append(Command(others))
+        others.append(call)
+    return commands
+
+
+def parts(commands: Iterable[Command], answers: Iterable[Any]) -> Iterator[tuple[Call, Any]]:
+    """Yield the calls of commands, each with its part of their answers."""
+    for command, answer in zip(commands, answers, strict=True):
+        yield from command.answers(answer)

@@ -1,4 +1,4 @@
-"""Draws what was measured: `python benchmarks/charts.py RESULTS CHART`.
+"""Draws what was measured: `python benchmarks/charts.py RESULTS SCALING FOLDER`.
 
 It needs matplotlib, which the extra `e2e` brings.
 """
@@ -20,18 +20,23 @@ _OF_BARE: Final = "of bare"
 
 def main(
     results: Annotated[Path, typer.Argument(help="What run.py kept.")],
-    chart: Annotated[Path, typer.Argument(help="Where the chart goes, as SVG.")],
+    scaling: Annotated[Path, typer.Argument(help="What scaling.py kept.")],
+    folder: Annotated[Path, typer.Argument(help="Where the charts go.")],
 ) -> None:
-    """Draw the comparison."""
+    """Draw the comparison and the store's share."""
     # The same results make the same file.
     mpl.rcParams.update({"svg.hashsalt": "headgate", "svg.fonttype": "none", "font.size": 9})
-    figure = _compared(_scenes(results))
-    figure.savefig(chart, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    _save(_compared(_scenes(results)), folder / "benchmark.svg")
+    _save(_store(_scenes(scaling)), folder / "capacity.svg")
 
 
 def _scenes(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))["scenes"]
     return found
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
 def _compared(scenes: dict[str, Any]) -> Figure:
@@ -60,6 +65,18 @@ def _bars(axes: Axes, names: list[str], values: list[dict[str, Any]]) -> None:
     colors = [_OURS if name.startswith("headgate") else _OTHERS for name in names]
     axes.barh(names, middle, xerr=spread, color=colors, ecolor="#555555", capsize=2)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _store(scenes: dict[str, Any]) -> Figure:
+    """Draw what a check costs the store, by how many travel together."""
+    figure = Figure(figsize=(5, 3))
+    axes = figure.add_subplot()
+    found = scenes["store"]["contenders"]
+    names = list(reversed(found))
+    _bars(axes, names, [found[name]["store us/check"] for name in names])
+    axes.set_xlabel("microseconds of the store's CPU for each check")
+    figure.tight_layout()
+    return figure
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from contenders.depending import Check
 from contenders.export import LIMIT, LIMITS, STORE
 from headgate import Headgate
+from headgate.core.decision import Source
 from headgate.core.policy import Policy, PolicySet
 from headgate.core.quota import rate_quota
 
@@ -16,6 +17,8 @@ async def open_check() -> Check:
     limiter = headgate.limiter
 
     async def check(caller: str) -> bool:
-        return (await limiter.check("exports", principal=caller)).allowed
+        decision = await limiter.check("exports", principal=caller)
+        # What a share in memory decides, while the store is late, says nothing of the store.
+        return decision.allowed and decision.source is Source.STORE
 
     return check

@@ -38,7 +38,7 @@ def checks_per_second(
         limits: Limits of the policy.
 
     Raises:
-        RuntimeError: It refused somebody who is within the limit.
+        RuntimeError: It refused somebody who is within the limit, or decided without the store.
     """
     store.clear()
     variables = {
@@ -54,7 +54,9 @@ def checks_per_second(
     found = [_end(contender, process) for process in started]
     checks = sum(each["checks"] for each in found)
     if checks != sum(each["admitted"] for each in found):
-        raise RuntimeError(f"{contender.name} refused somebody who is within the limit")
+        raise RuntimeError(
+            f"{contender.name} refused somebody who is within the limit, or was not asked"
+        )
     work = store.work()
     # The store has seen the warm-up, too, which is a quarter as long again.
     seen = checks + sum(each["warm"] for each in found)

@@ -1,4 +1,4 @@
-"""How cost grows: with processes, principals, limits and bodies."""
+"""How cost grows: with processes, principals, limits, bodies, and with what the store is asked."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +9,7 @@ from harness.effort import Effort
 from harness.lineup import BARE, CHECK, MIDDLEWARE
 from harness.requests import PRINCIPALS, spread
 from harness.results import Scene
+from harness.saturated import saturated
 from harness.served import under_load
 from harness.store import Store
 
@@ -63,9 +64,20 @@ def bodies(store: Store, effort: Effort) -> Scene:
     return scene
 
 
+def store_alone(store: Store, effort: Effort) -> Scene:
+    """Ask the store for all that it can decide."""
+    scene = Scene("store", "one store asked without a pause, one token bucket a check")
+    for joined in (1, 4, 16, 64) * effort.rounds:
+        scene.add(f"{joined} checks a call", saturated(store, effort, joined=joined))
+    for _ in range(effort.rounds):
+        scene.add("64 checks a call, one bucket", saturated(store, effort, joined=64, hot=True))
+    return scene
+
+
 GROWTH: Final[dict[str, Callable[[Store, Effort], Scene]]] = {
     "processes": processes,
     "principals": principals,
     "limits": limits,
     "bodies": bodies,
+    "store": store_alone,
 }

@@ -6,11 +6,10 @@ fills, so that `q`/`w` is the rate and `r` is never above `q`; `t` is the time u
 is available. A policy in shadow is nothing to clients.
 """
 
-from collections.abc import Iterator
 from enum import StrEnum
 from functools import lru_cache
 
-from headgate.core.decision import Decision, LimitResult, Verdict
+from headgate.core.decision import Decision, Verdict
 from headgate.core.policy import Mode
 from headgate.core.quota import SECOND_US, Algorithm, Quota
 
@@ -62,21 +61,16 @@ def limit_headers(decision: Decision, dialect: Dialect, *, unix_seconds: int = 0
     return _x_ratelimit(decision, unix_seconds if dialect is Dialect.X_RATELIMIT_EPOCH else 0)
 
 
-def _limits(decision: Decision) -> Iterator[tuple[str, LimitResult]]:
+def _draft_11(decision: Decision) -> Headers:
+    policies, states = [], []
     for policy, mode, _, limits in decision.results:
         if mode is Mode.SHADOW:
             continue
-        alone = len(limits) == 1
-        for limit in limits:
-            yield policy if alone else f"{policy}.{limit.quota.name}", limit
-
-
-def _draft_11(decision: Decision) -> Headers:
-    policies, states = [], []
-    for name, limit in _limits(decision):
-        policies.append(_member(name, limit.quota))
-        if limit.verdict is not None:
-            states.append(f'"{name}";r={limit.verdict.remaining}{_until_more(limit.verdict)}')
+        for quota, verdict in limits:
+            name, told = _member(policy, quota, len(limits) == 1)
+            policies.append(told)
+            if verdict is not None:
+                states.append(f"{name};r={verdict.remaining}{_until_more(verdict)}")
     headers = []
     if policies:
         headers.append(("RateLimit-Policy", ", ".join(policies)))
@@ -86,8 +80,10 @@ def _draft_11(decision: Decision) -> Headers:
 
 
 @lru_cache(1_024)
-def _member(name: str, quota: Quota) -> str:
-    return f'"{name}";q={quota.burst}{_window(quota)}'
+def _member(policy: str, quota: Quota, alone: bool) -> tuple[str, str]:  # noqa: FBT001 - a key
+    """Return how a limit is named, and what is told of it whatever was decided."""
+    name = f'"{policy}"' if alone else f'"{policy}.{quota.name}"'
+    return name, f"{name};q={quota.burst}{_window(quota)}"
 
 
 def _window(quota: Quota) -> str:
@@ -102,7 +98,8 @@ def _until_more(verdict: Verdict) -> str:
 
 def _x_ratelimit(decision: Decision, unix_seconds: int) -> Headers:
     """Tell the limit that binds: the one that refuses longest, or has least left."""
-    known = [(limit.quota, limit.verdict) for _, limit in _limits(decision) if limit.verdict]
+    told = [result.limits for result in decision.results if result.mode is not Mode.SHADOW]
+    known = [(quota, verdict) for limits in told for quota, verdict in limits if verdict]
     if not known:
         return []
     quota, verdict = min(known, key=lambda each: (-each[1].retry_us, each[1].remaining))

@@ -67,10 +67,9 @@ class DenialCache:
         if (charge.units, charge.quota) != (refused.units, refused.quota):
             return None
         self._entries.move_to_end(charge.key)
-        return verdict._replace(
-            retry_us=verdict.retry_us - age_us,
-            next_us=max(1, verdict.next_us - age_us),
-            reset_us=max(1, verdict.reset_us - age_us),
+        fits, remaining, retry_us, next_us, reset_us = verdict
+        return Verdict(
+            fits, remaining, retry_us - age_us, max(1, next_us - age_us), max(1, reset_us - age_us)
         )
 
     def forget(self, keys: Sequence[str]) -> None:

@@ -56,7 +56,7 @@ class Fallback:
         taken = await self._local.take(shared.charges)
         decision = decision_of(
             shared,
-            dict(enumerate(taken.verdicts)),
+            taken.verdicts,
             source=Source.LOCAL,
             spent=taken.spent,
         )
@@ -91,4 +91,4 @@ def _shares(plan: Plan, parts: list[Part], replicas: int) -> Plan:
         first = len(charges)
         charges += [each._replace(quota=each.quota.share(replicas)) for each in plan.of(part)]
         shared.append(part._replace(first=first, last=len(charges)))
-    return Plan(tuple(shared), tuple(charges))
+    return Plan(tuple(shared), tuple(charges), plan.caller)

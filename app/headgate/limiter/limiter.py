@@ -168,18 +168,20 @@ class Limiter:
         plan = self._planner.plan(asks, subject)
         if self._tracer is None:
             reservation = await self._admit(plan)
-            self._tell_decided(reservation.decision, subject, started_us)
+            self._tell_decided(reservation.decision, plan.caller, subject, started_us)
             return reservation
         with self._tracer.check([part.policy.name for part in plan.parts]) as span:
             reservation = await self._admit(plan)
             span.decided(reservation.decision)
             # Within the span, which the metrics' exemplars point to.
-            self._tell_decided(reservation.decision, subject, started_us)
+            self._tell_decided(reservation.decision, plan.caller, subject, started_us)
         return reservation
 
-    def _tell_decided(self, decision: Decision, subject: Subject, started_us: int) -> None:
+    def _tell_decided(
+        self, decision: Decision, caller: str, subject: Subject, started_us: int
+    ) -> None:
         seconds = (self._clock.now_us() - started_us) / SECOND_US
-        caller, anonymous = self.keys.caller(subject), subject.principal is None
+        anonymous = subject.principal is None
         self.tell(Decided(decision, caller, anonymous, subject.tier, subject.route, seconds))
 
     async def peek(
@@ -203,7 +205,7 @@ class Limiter:
         taken = await self._breaker.call(
             "take", lambda: self.store.take(plan.charges, commit=False)
         )
-        return decision_of(plan, dict(enumerate(taken.verdicts)), source=Source.STORE, spent=False)
+        return decision_of(plan, taken.verdicts, source=Source.STORE, spent=False)
 
     async def reset(
         self,
@@ -241,15 +243,15 @@ class Limiter:
             return Reservation(_without_charges(plan), {}, 0, self._till.settle)
         known = self._denials.refusals(plan.charges)
         if known:
-            refused = decision_of(plan, known, source=Source.CACHE, spent=False)
+            verdicts = [known.get(place) for place in range(len(plan.charges))]
+            refused = decision_of(plan, verdicts, source=Source.CACHE, spent=False)
             return Reservation(refused, {}, 0, self._till.settle)
         try:
             taken = await self._till.take(plan)
         except StoreError:
             return await self._fallback.decide(plan, self.census.replicas)
         self.audit.sample.decided(plan, taken)
-        verdicts = dict(enumerate(taken.verdicts))
-        decision = decision_of(plan, verdicts, source=Source.STORE, spent=taken.spent)
+        decision = decision_of(plan, taken.verdicts, source=Source.STORE, spent=taken.spent)
         if not decision.allowed:
             for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
                 if charge.group == 0 and not verdict.fits:
@@ -259,7 +261,7 @@ class Limiter:
 
 def _without_charges(plan: Plan) -> Decision:
     """Decide where there is nothing to ask the store: no policy, or only impossible shadows."""
-    return decision_of(plan, {}, source=Source.NONE, spent=False) if plan.parts else EXEMPT
+    return decision_of(plan, (), source=Source.NONE, spent=False) if plan.parts else EXEMPT
 
 
 def _subject(subject: Subject | None, principal: str | Principal | None) -> Subject:

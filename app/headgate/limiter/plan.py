@@ -31,11 +31,13 @@ class Plan(NamedTuple):
     Args:
         parts: The policies that take part; one that is off does not.
         charges: The charges of all parts.
+        caller: What stands for the caller in the store, in logs and in traces.
         holds_leases: Whether something must be given back when the request ends.
     """
 
     parts: tuple[Part, ...]
     charges: tuple[Charge, ...]
+    caller: str
     holds_leases: bool = False
 
     def of(self, part: Part) -> Sequence[Charge]:
@@ -81,7 +83,7 @@ def make_plan(asks: Iterable[tuple[Policy, int]], subject: Subject, keys: KeySch
             else:
                 charges.append(Charge(key, quota, spends, "", group))
         parts.append(Part(policy, mode, first, len(charges)))
-    return Plan(tuple(parts), tuple(charges), holds_leases=bool(lease))
+    return Plan(tuple(parts), tuple(charges), keys.caller(subject), holds_leases=bool(lease))
 
 
 def _names(parts: Iterable[Part], policy: Policy) -> bool:

@@ -83,7 +83,7 @@ class Store(Protocol):
         """Make the store ready for calls within the operation timeout; also used as a probe."""
         ...
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Awaitable[Taken]:
         """Decide all charges together on the store's clock, and spend them when they fit."""
         ...
 

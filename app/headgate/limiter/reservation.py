@@ -1,13 +1,12 @@
 """What a check has spent, until its owner says what it really cost."""
 
 import copy
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
 from headgate.core.charge import Charge, Settlement
 from headgate.core.decision import Decision
 from headgate.core.errors import CostError
-from headgate.core.quota import Algorithm
 
 Settle = Callable[[Sequence[Settlement]], Awaitable[object]]
 
@@ -20,7 +19,7 @@ class Reservation:
 
     Args:
         decision: What was decided.
-        spent: The charges that were spent, by policy.
+        spent: The charges that were spent, by policy; it is the reservation's from then on.
         taken_us: When, on the clock of the store that they were spent from.
         settle: How to correct them; it never raises.
     """
@@ -28,20 +27,14 @@ class Reservation:
     def __init__(
         self,
         decision: Decision,
-        spent: Mapping[str, Sequence[Charge]],
+        spent: dict[str, Sequence[Charge]],
         taken_us: int,
         settle: Settle,
     ) -> None:
         self.decision = decision
         self.policies = tuple(spent)
-        self.leases: list[Charge] = []
-        self._open: dict[str, list[Charge]] = {}
-        for policy, charges in spent.items():
-            own: list[Charge] = []
-            for each in charges:
-                held = each.quota.algorithm is Algorithm.CONCURRENCY
-                (self.leases if held else own).append(each)
-            self._open[policy] = own
+        self.leases = [each for charges in spent.values() for each in charges if each.lease]
+        self._open = spent
         self._taken_us = taken_us
         self._settle = settle
 
@@ -80,7 +73,7 @@ class Reservation:
             [
                 each.correction(change, self._taken_us)
                 for each in spent
-                if (change := actual * each.quota.cost - each.units)
+                if not each.lease and (change := actual * each.quota.cost - each.units)
             ]
         )
 

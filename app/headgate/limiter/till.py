@@ -104,6 +104,8 @@ def spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]
     """Return the charges that were spent, by policy: those of each policy that had room."""
     if not decision.spent:
         return {}
+    if len(plan.parts) == 1 and decision.outcome is Outcome.ALLOWED:
+        return {plan.parts[0].policy.name: plan.charges}
     # The results are those of the parts, in their order.
     pairs = zip(plan.parts, decision.results, strict=False)
     return {

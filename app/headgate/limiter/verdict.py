@@ -1,6 +1,6 @@
 """From a store's verdicts to a decision."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from headgate.core.decision import (
     Decision,
@@ -11,39 +11,35 @@ from headgate.core.decision import (
     Verdict,
 )
 from headgate.core.policy import Mode
-from headgate.limiter.plan import Part, Plan
+from headgate.limiter.plan import Plan
 
 
 def decision_of(
-    plan: Plan, verdicts: Mapping[int, Verdict], *, source: Source, spent: bool
+    plan: Plan, verdicts: Sequence[Verdict | None], *, source: Source, spent: bool
 ) -> Decision:
     """Say what the verdicts mean; a charge without one was not asked."""
-    results = tuple([_result(plan, part, verdicts) for part in plan.parts])
-    outcomes = [result.outcome for result in results]
-    if Outcome.DENIED in outcomes:
-        # All refusing buckets must have room before the request passes: the longest wait counts.
-        retry_us = max(
-            verdict.retry_us
-            for place, verdict in verdicts.items()
-            if plan.charges[place].group == 0 and not verdict.fits
-        )
-        return Decision(Outcome.DENIED, source, results, retry_us)
-    shadow = Outcome.SHADOW_DENIED in outcomes
-    outcome = Outcome.SHADOW_DENIED if shadow else Outcome.ALLOWED
-    return Decision(outcome, source, results, 0, spent)
+    results, outcome = [], Outcome.ALLOWED
+    for policy, mode, first, last, impossible in plan.parts:
+        refused, limits = impossible, []
+        for place in range(first, last):
+            verdict = verdicts[place]
+            limits.append(LimitResult(plan.charges[place].quota, verdict))
+            if verdict is not None and not verdict.fits:
+                refused = True
+        said = Outcome.ALLOWED
+        if refused:
+            said = Outcome.DENIED if mode is Mode.ENFORCE else Outcome.SHADOW_DENIED
+            outcome = Outcome.DENIED if Outcome.DENIED in {outcome, said} else said
+        results.append(PolicyResult(policy.name, mode, said, tuple(limits)))
+    if outcome is Outcome.DENIED:
+        return Decision(outcome, source, tuple(results), _longest(plan, verdicts))
+    return Decision(outcome, source, tuple(results), 0, spent)
 
 
-def _result(plan: Plan, part: Part, verdicts: Mapping[int, Verdict]) -> PolicyResult:
-    refused = part.impossible
-    limits = []
-    for place in range(part.first, part.last):
-        verdict = verdicts.get(place)
-        limits.append(LimitResult(plan.charges[place].quota, verdict))
-        refused = refused or (verdict is not None and not verdict.fits)
-    if not refused:
-        outcome = Outcome.ALLOWED
-    elif part.mode is Mode.ENFORCE:
-        outcome = Outcome.DENIED
-    else:
-        outcome = Outcome.SHADOW_DENIED
-    return PolicyResult(part.policy.name, part.mode, outcome, tuple(limits))
+def _longest(plan: Plan, verdicts: Sequence[Verdict | None]) -> int:
+    """Return the longest wait: all refusing buckets must have room before the request passes."""
+    return max(
+        verdict.retry_us
+        for charge, verdict in zip(plan.charges, verdicts, strict=True)
+        if charge.group == 0 and verdict is not None and not verdict.fits
+    )

@@ -18,6 +18,7 @@ from headgate.limiter.ports import Clock, Observer, Tracer
 from headgate.policies import IdentitySection, Loaded, PolicyWatcher, load
 from headgate.server.background import Background
 from headgate.server.coverage import Coverage, has_middleware, with_mounted
+from headgate.server.memory import settle, unsettle
 from headgate.server.parts import (
     Resolver,
     build_identifier,
@@ -196,7 +197,11 @@ class Headgate:
             return
         async with self:
             self.attach(app)
-            yield {"headgate": self.gate}
+            settle()
+            try:
+                yield {"headgate": self.gate}
+            finally:
+                unsettle()
 
     def _stand_behind(self, front: "Headgate") -> None:
         enforced = front.loaded.policies.policies

@@ -6,7 +6,6 @@ answers until then, and the limiter is closed last.
 
 import asyncio
 import contextlib
-import gc
 import math
 import signal
 import socket
@@ -19,6 +18,7 @@ from headgate.core.errors import ConfigError
 from headgate.server.admin import Admin, create_admin
 from headgate.server.front import Front, load_target
 from headgate.server.headgate import Headgate
+from headgate.server.memory import settle
 from headgate.server.parts import build_logger
 from headgate.server.routes.health import Status
 from headgate.server.settings import Settings
@@ -157,10 +157,7 @@ async def _tell(
 ) -> None:
     await api.listening.wait()
     await side.listening.wait()
-    # What was made at start stays until the end. The collector, which looks at all that is old once
-    # enough has grown old, would go through it every few hundred requests.
-    gc.collect()
-    gc.freeze()
+    settle()
     if admin.status is Status.STARTING:
         admin.status = Status.READY
     log.info("service.ready", port=api.listening_port, admin_port=side.listening_port)

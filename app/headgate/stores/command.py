@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from headgate.stores.faults import translate
+
 FIGURES = 5
 """Numbers that a joined script answers for each key."""
 
@@ -31,13 +33,32 @@ class Script:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call of a script, who waits for its answer, and in which context it was made."""
+    """One call of a script.
+
+    Args:
+        script: The script.
+        keys: Its keys.
+        args: Its arguments.
+        answer: What is waited for.
+        context: In which the call was made.
+        read: What makes of the script's answer what is waited for.
+    """
 
     script: Script
     keys: list[str]
     args: list[Any]
     answer: asyncio.Future[Any]
     context: contextvars.Context
+    read: Callable[[Any], Any]
+
+    def hear(self, answer: Any) -> None:
+        """Take the script's answer, unless nobody waits any more."""
+        if self.answer.done():
+            return
+        try:
+            self.answer.set_result(self.read(answer))
+        except (TypeError, ValueError, AttributeError) as error:
+            self.answer.set_exception(translate(error))
 
 
 class Command:

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.asyncio
 from opentelemetry import trace
@@ -21,6 +21,8 @@ from headgate.stores.connect import Client, Timeouts
 from headgate.stores.faults import translate
 from headgate.stores.flight import GRACE_TURNS, Flight, asked, late
 from headgate.stores.wire import Wire
+
+Result = TypeVar("Result")
 
 MAX_IN_FLIGHT = 2
 """Pipelines under way at once, each on its own connection."""
@@ -61,18 +63,28 @@ class Lane:
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def call(self, script: Script, keys: list[str], args: list[Any]) -> asyncio.Future[Any]:
+    def call(
+        self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Result]
+    ) -> asyncio.Future[Result]:
         """Run a script once; its answer is awaited.
 
         The answer raises `StoreError` if the store did not answer, or not with success.
+
+        Args:
+            script: The script.
+            keys: Its keys.
+            args: Its arguments.
+            read: Makes of the script's answer what is waited for; where it raises, the answer is
+                none that the script gives.
         """
         loop = self._here()
-        call = Call(script, keys, args, loop.create_future(), contextvars.copy_context())
-        self._waiting.append(call)
+        answer: asyncio.Future[Result] = loop.create_future()
+        context = contextvars.copy_context()
+        self._waiting.append(Call(script, keys, args, answer, context, read))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._depart)
-        return call.answer
+        return answer
 
     def _here(self) -> asyncio.AbstractEventLoop:
         """Return the event loop; with one before it ended all that was under way in that.
@@ -195,8 +207,7 @@ class Lane:
         missing, demoted = [], False
         for call, answer in answers:
             if not isinstance(answer, Exception):
-                if not call.answer.done():
-                    call.answer.set_result(answer)
+                call.hear(answer)
                 continue
             demoted = demoted or isinstance(answer, ReadOnlyError)
             if isinstance(answer, NoScriptError) and not last:

@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import redis.asyncio
@@ -103,23 +104,20 @@ class RedisStore:
         await self._lane.aclose()
         await self.client.aclose()
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Awaitable[Taken]:
         """Decide all charges together: one script call, or in a Cluster one for each slot."""
         if self._cluster:
             parts = _by_slot(charges)
             if len(parts) > 1:
-                return await take_apart(self, charges, parts, commit=commit)
-        return await self.take_together(charges, commit=commit)
+                return take_apart(self, charges, parts, commit=commit)
+        return self.take_together(charges, commit=commit)
 
-    async def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Taken:
+    def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Awaitable[Taken]:
         """Decide charges whose buckets one script call may see."""
         keys = [charge.key for charge in charges]
         args = [self._now_us(), *words(charges, commit=commit)]
-        reply = await self._lane.call(_TAKE, keys, args)
-        try:
-            return _taken(reply, len(charges))
-        except (TypeError, ValueError) as error:
-            raise translate(error) from error
+        read = _taken_alone if len(keys) == 1 else partial(_taken, len(keys))
+        return self._lane.call(_TAKE, keys, args, read)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
         """Correct charges that were spent, and return when each was."""
@@ -137,11 +135,7 @@ class RedisStore:
             quota = each.quota
             args += (quota.algorithm.value, quota.limit, quota.period_us, quota.burst)
             args += (each.delta, each.taken_us, each.units, each.lease)
-        reply = await self._lane.call(_SETTLE, [each.key for each in settlements], args)
-        try:
-            return int(reply)
-        except (TypeError, ValueError) as error:
-            raise translate(error) from error
+        return await self._lane.call(_SETTLE, [each.key for each in settlements], args, int)
 
     async def forget(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many there were."""
@@ -155,12 +149,7 @@ class RedisStore:
         """Announce a replica for `ttl_us` microseconds, 0 to leave, and count the live ones."""
         keys = [self._keys.replicas, self._keys.epoch]
         args = [self._now_us(), replica, ttl_us, secrets.token_hex(8)]
-        reply = await self._lane.call(_HEARTBEAT, keys, args)
-        try:
-            replicas, epoch, server = reply
-            return Pulse(int(replicas), epoch.decode(), server.decode())
-        except (TypeError, ValueError, AttributeError) as error:
-            raise translate(error) from error
+        return await self._lane.call(_HEARTBEAT, keys, args, _pulse)
 
     async def audit(
         self, replica: str, statement: str, word: str, ttl_us: int, *, last: bool = False
@@ -187,11 +176,13 @@ def _by_slot(charges: Sequence[Charge]) -> list[list[int]]:
     return list(slots.values())
 
 
-def _taken(reply: list[int], charges: int) -> Taken:
-    if charges == 1:
-        now_us, spent, fits, remaining, retry_us, next_us, reset_us = reply
-        verdict = Verdict(bool(fits), remaining, retry_us, next_us, reset_us)
-        return Taken(now_us, (verdict,), bool(spent))
+def _taken_alone(reply: list[int]) -> Taken:
+    now_us, spent, fits, remaining, retry_us, next_us, reset_us = reply
+    verdict = Verdict(bool(fits), remaining, retry_us, next_us, reset_us)
+    return Taken(now_us, (verdict,), bool(spent))
+
+
+def _taken(charges: int, reply: list[int]) -> Taken:
     now_us, spent, *figures = reply
     verdicts = tuple(
         Verdict(bool(fits), remaining, retry_us, next_us, reset_us)
@@ -200,3 +191,8 @@ def _taken(reply: list[int], charges: int) -> Taken:
         )
     )
     return Taken(now_us, verdicts, bool(spent))
+
+
+def _pulse(reply: tuple[int, bytes, bytes]) -> Pulse:
+    replicas, epoch, server = reply
+    return Pulse(int(replicas), epoch.decode(), server.decode())

@@ -8,7 +8,7 @@ steps others may see an allowance that is too small, never one that is too large
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from headgate.core.charge import Charge, Settlement
@@ -23,7 +23,7 @@ Part = list[int]
 class SlotStore(Protocol):
     """What a store of several slots offers for each of them."""
 
-    async def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Taken:
+    def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Awaitable[Taken]:
         """Decide charges of one slot."""
         ...
 

@@ -52,6 +52,7 @@ class DenialLog:
     ) -> None:
         self._log: FilteringBoundLogger = logger or structlog.get_logger("headgate.requests")
         self._suppressed = suppressed
+        self._flooded = False
         self._samplers = {
             outcome: Sampler(
                 clock,
@@ -71,8 +72,10 @@ class DenialLog:
         outcome = event.decision.outcome
         sampler = self._samplers.get(outcome)
         if sampler is None:
-            self.flush()
+            if self._flooded:
+                self.flush()
             return
+        self._flooded = True
         policies = _named(event.decision)
         if sampler.admit((next(iter(policies), ""), event.subject)):
             self._write(event, policies)
@@ -81,8 +84,8 @@ class DenialLog:
 
     def flush(self) -> None:
         """Write the summaries of windows that have ended."""
-        for sampler in self._samplers.values():
-            sampler.flush()
+        still_open = [sampler.flush() for sampler in self._samplers.values()]
+        self._flooded = any(still_open)
 
     def close(self) -> None:
         """Write the summaries of all windows, so that no refusal is missing."""

@@ -1,5 +1,7 @@
 """Counts every decision for Prometheus, with the trace of a slow or denied one as exemplar."""
 
+from collections.abc import Iterable
+
 from opentelemetry import trace
 from prometheus_client import (
     CollectorRegistry,
@@ -48,7 +50,7 @@ class Metrics:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=registry)
         self._registry = registry
-        self._tally: Tally[Kind] = Tally(registry, self._count)
+        self._tally: Tally[Decided] = Tally(registry, self._count_all)
         checks = counter(names.CHECKS, registry)
         self._checks: dict[Outcome, Counter] = {item: checks.labels(item) for item in Outcome}
         self._policies = PolicyCounters(registry)
@@ -135,12 +137,21 @@ class Metrics:
         return encode(self._registry), content_type
 
     def _decided(self, event: Decided) -> None:
-        kind, exemplar = kind_of(event), _exemplar()
-        self._durations.observe(kind.source, event.seconds, exemplar)
+        exemplar = _exemplar()
         if exemplar is None:
-            self._tally.add(kind)
-        else:
-            self._count(kind, 1, exemplar)
+            self._tally.add(event)
+            return
+        self._durations.observe(event.decision.source, event.seconds, exemplar)
+        self._count(kind_of(event), 1, exemplar)
+
+    def _count_all(self, events: Iterable[Decided]) -> None:
+        kinds: dict[Kind, int] = {}
+        for event in events:
+            self._durations.observe(event.decision.source, event.seconds, None)
+            kind = kind_of(event)
+            kinds[kind] = kinds.get(kind, 0) + 1
+        for kind, number in kinds.items():
+            self._count(kind, number)
 
     def _count(self, kind: Kind, number: int, exemplar: dict[str, str] | None = None) -> None:
         self._checks[kind.outcome].inc(number)
@@ -151,7 +162,10 @@ class Metrics:
 
 def _exemplar() -> dict[str, str] | None:
     """Return the current trace where it is kept; pointing to any other would lead nowhere."""
-    context = trace.get_current_span().get_span_context()
+    span = trace.get_current_span()
+    if span is trace.INVALID_SPAN:
+        return None
+    context = span.get_span_context()
     if not context.trace_flags.sampled:
         return None
     return {

@@ -68,10 +68,11 @@ class Sampler(Generic[K]):
         window.seen += 1
         return window.seen <= self._first
 
-    def flush(self) -> None:
-        """Summarise the windows that have ended."""
+    def flush(self) -> bool:
+        """Summarise the windows that have ended, and return whether any has not."""
         if self._windows:
             self._close_until(self._clock.now_us())
+        return bool(self._windows)
 
     def close(self) -> None:
         """Summarise every window now."""

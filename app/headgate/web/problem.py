@@ -1,8 +1,8 @@
 """Refusals as problem details (RFC 9457), of the types that the RateLimit draft registers."""
 
 import json
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable
+from functools import cached_property, lru_cache
 from typing import Any
 
 from headgate.core.decision import Decision, Outcome
@@ -22,7 +22,6 @@ CONTENT_TOO_LARGE = 413
 _MAX_KEPT = 1_024
 
 
-@dataclass(frozen=True, slots=True)
 class Refusal:
     """A response that turns a request away.
 
@@ -33,12 +32,15 @@ class Refusal:
         tells_limits: Whether the limits' fields are among the headers.
     """
 
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-    tells_limits: bool = False
+    def __init__(
+        self, status: int, headers: Headers, body: bytes, *, tells_limits: bool = False
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.tells_limits = tells_limits
 
-    @property
+    @cached_property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """The headers as ASGI sends them."""
         return raw(self.headers)
@@ -48,13 +50,19 @@ def refused(decision: Decision, gate: Gate) -> Refusal:
     """Turn a refusing decision into 429, or 503 where the store is away and a policy refuses."""
     away = decision.outcome is Outcome.FAIL_CLOSED
     status = SERVICE_UNAVAILABLE if away else TOO_MANY_REQUESTS
-    body = _refusing(status, decision.violated, retry_after(decision))
-    return Refusal(status, _headers(gate, body, gate.headers(decision)), body, tells_limits=True)
+    fields = tuple(gate.headers(decision))
+    return _refusing(status, decision.violated, retry_after(decision), gate.exposed, fields)
 
 
 @lru_cache(_MAX_KEPT)
-def _refusing(status: int, violated: tuple[str, ...], wait: str) -> bytes:
-    """Return the body of a refusal; in a flood it is the same for a second."""
+def _refusing(
+    status: int,
+    violated: tuple[str, ...],
+    wait: str,
+    exposed: str,
+    fields: tuple[tuple[str, str], ...],
+) -> Refusal:
+    """Return a refusal; in a flood it is the same for a second."""
     if status == SERVICE_UNAVAILABLE:
         kind = REDUCED_CAPACITY
         title = "Request cannot be satisfied due to temporary server capacity constraints"
@@ -64,7 +72,8 @@ def _refusing(status: int, violated: tuple[str, ...], wait: str) -> bytes:
         title = "Request cannot be satisfied as assigned quota has been exceeded"
         detail = f"The quota of {', '.join(violated)} is spent; try again in {wait} s."
     members = {"type": kind, "title": title, "detail": detail}
-    return _body(status, members, {"violated-policies": list(violated)})
+    body = _body(status, members, {"violated-policies": list(violated)})
+    return Refusal(status, _headers(exposed, body, fields), body, tells_limits=True)
 
 
 def unauthorized(identity: Identity, gate: Gate) -> Refusal:
@@ -76,7 +85,8 @@ def unauthorized(identity: Identity, gate: Gate) -> Refusal:
         "detail": f"The credential was not accepted: {reason}.",
     }
     body = _body(UNAUTHORIZED, members, {})
-    return Refusal(UNAUTHORIZED, _headers(gate, body, [("WWW-Authenticate", "Bearer")]), body)
+    headers = _headers(gate.exposed, body, [("WWW-Authenticate", "Bearer")])
+    return Refusal(UNAUTHORIZED, headers, body)
 
 
 def too_costly(message: str, gate: Gate) -> Refusal:
@@ -86,22 +96,22 @@ def too_costly(message: str, gate: Gate) -> Refusal:
     """
     members = {"type": "about:blank", "title": "Content Too Large", "detail": f"{message}."}
     body = _body(CONTENT_TOO_LARGE, members, {})
-    return Refusal(CONTENT_TOO_LARGE, _headers(gate, body, []), body)
+    return Refusal(CONTENT_TOO_LARGE, _headers(gate.exposed, body, []), body)
 
 
 def _body(status: int, members: dict[str, str], extension: dict[str, Any]) -> bytes:
     return json.dumps({**members, "status": status, **extension}).encode()
 
 
-def _headers(gate: Gate, body: bytes, headers: Headers) -> tuple[tuple[str, str], ...]:
-    return (
+def _headers(exposed: str, body: bytes, fields: Iterable[tuple[str, str]]) -> Headers:
+    return [
         ("Content-Type", MEDIA_TYPE),
         ("Content-Length", str(len(body))),
         # RFC 6585, section 4: a 429 must not be stored by a cache; the others must not either.
         ("Cache-Control", "no-store"),
-        ("Access-Control-Expose-Headers", gate.exposed),
-        *headers,
-    )
+        ("Access-Control-Expose-Headers", exposed),
+        *fields,
+    ]
 
 
 def _documented(description: str) -> dict[str, Any]:

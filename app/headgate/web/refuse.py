@@ -16,7 +16,8 @@ TRY_AGAIN_LATER = 1013
 
 async def send_refusal(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request that has not been answered yet."""
-    start = {"status": refusal.status, "headers": refusal.raw_headers}
+    # What is sent is the receiver's to change, and the refusal is others' too.
+    start = {"status": refusal.status, "headers": [*refusal.raw_headers]}
     if scope["type"] == "http":
         await send({"type": "http.response.start", **start})
         await send({"type": "http.response.body", "body": refusal.body})

@@ -28,6 +28,7 @@ def call(loop: asyncio.AbstractEventLoop, *keys: str, script: Script = TAKE, now
         [now, *(f"word-{key}" for key in keys)],
         loop.create_future(),
         contextvars.copy_context(),
+        read=list,
     )
 
 

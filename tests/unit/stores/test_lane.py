@@ -28,9 +28,14 @@ def lane_to(client: FakeClient, timeouts: Timeouts = PATIENT) -> Lane:
     return Lane(cast("Client", client), timeouts)
 
 
+def same(answer: Any) -> Any:
+    """Read an answer as it is."""
+    return answer
+
+
 def call(lane: Lane, answer: Any, script: Script = SCRIPT) -> asyncio.Task[Any]:
     """Call a script that answers this."""
-    return asyncio.ensure_future(lane.call(script, [str(answer)], []))
+    return asyncio.ensure_future(lane.call(script, [str(answer)], [], same))
 
 
 async def turns(count: int = 5) -> None:
@@ -61,7 +66,7 @@ async def test_call_alone_leaves_in_its_turn() -> None:
 async def test_command_names_script_keys_and_arguments() -> None:
     """What is sent is EVALSHA with the script's SHA, the number of keys, keys and arguments."""
     client = FakeClient()
-    await lane_to(client).call(SCRIPT, ["a", "b"], [1, "x"])
+    await lane_to(client).call(SCRIPT, ["a", "b"], [1, "x"], same)
     assert client.sent[0].commands == [("EVALSHA", "text", 2, "a", "b", 1, "x")]
 
 
@@ -125,7 +130,7 @@ async def test_script_that_stays_unknown_is_an_error() -> None:
     """A server that forgets a script at once is not asked a third time."""
     client = Forgetful()
     with pytest.raises(StoreRefused, match="NOSCRIPT"):
-        await lane_to(client).call(OTHER, ["a"], [])
+        await lane_to(client).call(OTHER, ["a"], [], same)
     assert (client.loaded, client.sizes) == (["other"], [1, 1])
 
 
@@ -197,10 +202,10 @@ async def test_answer_that_does_not_come_is_a_timeout() -> None:
     client = FakeClient(held=True)
     lane = lane_to(client, Timeouts(connect=10, operation=0.02))
     with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms") as caught:
-        await lane.call(SCRIPT, ["a"], [])
+        await lane.call(SCRIPT, ["a"], [], same)
     assert caught.value.kind == "timeout"
     client.release()
-    assert await lane.call(SCRIPT, ["b"], []) == "b"
+    assert await lane.call(SCRIPT, ["b"], [], same) == "b"
 
 
 class Deaf(FakeClient):
@@ -220,13 +225,13 @@ async def test_what_ends_after_its_timeout_is_nobodys(broken: bool) -> None:  # 
     client = Deaf(held=True)
     lane = lane_to(client, Timeouts(connect=10, operation=0.02))
     with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms"):
-        await lane.call(SCRIPT, ["a"], [])
+        await lane.call(SCRIPT, ["a"], [], same)
     if broken:
         client.failures.append(Disconnected("closed"))
     client.release()
     with anyio.fail_after(10):
         await lane.aclose()
-    assert await lane_to(client).call(SCRIPT, ["b"], []) == "b"
+    assert await lane_to(client).call(SCRIPT, ["b"], [], same) == "b"
     await turns()
     assert not lane._late
 
@@ -253,7 +258,7 @@ async def test_answer_that_arrived_in_a_busy_turn_is_taken() -> None:
     client = FakeClient()
     client.answer = busy
     lane = lane_to(client, Timeouts(connect=10, operation=0.01))
-    assert await lane.call(SCRIPT, ["late"], []) == "late"
+    assert await lane.call(SCRIPT, ["late"], [], same) == "late"
 
 
 class Pool:
@@ -273,11 +278,11 @@ async def test_read_only_server_is_looked_up_anew() -> None:
     client.answer = lambda _: ReadOnlyError("replica")
     lane = lane_to(client)
     with pytest.raises(StoreRefused) as caught:
-        await lane.call(SCRIPT, ["a"], [])
+        await lane.call(SCRIPT, ["a"], [], same)
     assert (caught.value.kind, pool.closed) == ("read_only", 0)
     client.connection_pool = pool
     with pytest.raises(StoreRefused):
-        await lane.call(SCRIPT, ["a"], [])
+        await lane.call(SCRIPT, ["a"], [], same)
     assert pool.closed == 1
 
 
@@ -305,7 +310,7 @@ async def test_pipeline_belongs_to_the_trace_of_its_first_call() -> None:
 
     async def traced(name: str) -> Any:
         trace.set(name)
-        return await lane.call(SCRIPT, ["a"], [])
+        return await lane.call(SCRIPT, ["a"], [], same)
 
     answers = await asyncio.gather(traced("first"), traced("second"))
     assert list(answers) == ["first", "first"]

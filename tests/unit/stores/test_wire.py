@@ -79,7 +79,8 @@ def wire_to(*connections: Connection) -> Wire:
 def commands(*keys: str) -> tuple[list[Call], list[Any]]:
     loop = asyncio.get_running_loop()
     calls = [
-        Call(PLAIN, [key], [], loop.create_future(), contextvars.copy_context()) for key in keys
+        Call(PLAIN, [key], [], loop.create_future(), contextvars.copy_context(), str)
+        for key in keys
     ]
     return calls, join(calls, lambda _: 0)
 

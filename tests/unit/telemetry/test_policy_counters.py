@@ -122,6 +122,7 @@ def test_routes_are_bounded() -> None:
     observed = Observed(loaded())
     for number in range(ROUTES + 7):
         observed.observe(decided(Outcome.DENIED, route=f"GET /{number}"))
+    observed.metrics.flush()
     assert len(observed.metrics._policies._bound["default"].denials) == ROUTES
     observed.observe(loaded(), decided(Outcome.DENIED, route="GET /new"))
     observed.observe(decided(Outcome.DENIED, route="GET /0"))

@@ -1,40 +1,43 @@
-"""What is counted by kind reaches the counters before anybody reads them, and only once."""
+"""What is kept to be counted reaches the counters before anybody reads them, and only once."""
+
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter
 
 from headgate.core.decision import Outcome
 from headgate.telemetry.metrics import Metrics
-from headgate.telemetry.tally import MAX_KINDS, Tally
+from headgate.telemetry.tally import MAX_WAITING, Tally
 from support.telemetry import decided, result
 
 
 def test_counters_are_up_to_date_when_the_registry_is_read() -> None:
-    """Nothing is told until then, and nothing twice."""
+    """Nothing is counted until then, and nothing twice."""
     registry = CollectorRegistry()
-    told: list[tuple[str, int]] = []
+    counted: list[str] = []
 
-    def tell(kind: str, count: int) -> None:
-        told.append((kind, count))
-        counter.labels(kind).inc(count)
+    def count(kinds: Iterable[str]) -> None:
+        for kind in kinds:
+            counted.append(kind)
+            counter.labels(kind).inc()
 
-    tally = Tally(registry, tell)
+    tally = Tally(registry, count)
     counter = Counter("seen", "Seen.", ["kind"], registry=registry)
     for kind in ("a", "b", "a"):
         tally.add(kind)
-    assert told == []
+    assert counted == []
     assert registry.get_sample_value("seen_total", {"kind": "a"}) == 2
     assert registry.get_sample_value("seen_total", {"kind": "b"}) == 1
-    assert sorted(told) == [("a", 2), ("b", 1)]
+    assert counted == ["a", "b", "a"]
     assert list(tally.describe()) == []
 
 
-def test_kinds_without_end_do_not_fill_the_memory() -> None:
-    """When there are too many at a time they are told early."""
-    told: list[int] = []
-    tally: Tally[int] = Tally(CollectorRegistry(), lambda _, count: told.append(count))
-    for kind in range(MAX_KINDS):
-        tally.add(kind)
-    assert told == [1] * MAX_KINDS
+def test_what_nobody_looks_at_does_not_fill_the_memory() -> None:
+    """When it is many it is counted."""
+    counted: list[int] = []
+    tally: Tally[int] = Tally(CollectorRegistry(), counted.extend)
+    for number in range(2 * MAX_WAITING + 1):
+        tally.add(number)
+    assert counted == list(range(2 * MAX_WAITING))
 
 
 def test_a_counter_can_be_brought_up_to_date_by_itself() -> None:

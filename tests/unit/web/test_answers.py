@@ -267,7 +267,7 @@ def test_own_handler_for_refusals(kind: Any) -> None:
 
 def test_refusal_where_nobody_handles_errors() -> None:
     """Without an app's error handling the refusal is the plain HTTP error it is, with a wait."""
-    refusal = Refusal(429, (("Content-Type", "x"), ("Retry-After", "7")), b"")
+    refusal = Refusal(429, [("Content-Type", "x"), ("Retry-After", "7")], b"")
     error = refuse(refusal, HTTPConnection(http_scope()))
     assert (error.status_code, error.headers) == (429, {"Retry-After": "7"})
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from opentelemetry import context, trace
 
@@ -62,6 +62,24 @@ class LimiterSpan:
             span.set_attributes(_STORE_CALL)
 
 
+class NoSpan:
+    """Traces nothing; one object is every span."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def decided(self, decision: Decision) -> None:
+        """Take no note."""
+
+
+_NO_SPAN: Final = NoSpan()
+
+
 class LimiterTracing:
     """Makes a span for each check.
 
@@ -73,6 +91,13 @@ class LimiterTracing:
     def __init__(self, provider: trace.TracerProvider | None = None, *, version: str = "") -> None:
         self._tracer = trace.get_tracer("headgate", version, provider)
 
-    def check(self, policies: Sequence[str]) -> LimiterSpan:
-        """Return the span of a check under these policies, to be used as a context manager."""
+    def check(self, policies: Sequence[str]) -> LimiterSpan | NoSpan:
+        """Return the span of a check under these policies, to be used as a context manager.
+
+        Within a request of this process that is not sampled there is none: a sampler would drop it
+        with its parent, and to ask one takes longer than the check.
+        """
+        above = trace.get_current_span().get_span_context()
+        if above.is_valid and not above.is_remote and not above.trace_flags.sampled:
+            return _NO_SPAN
         return LimiterSpan(self._tracer, policies)

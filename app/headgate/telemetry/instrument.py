@@ -9,6 +9,7 @@ from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.trace import Span, TracerProvider
 
 from headgate.telemetry import names
+from headgate.telemetry.head_sampling import sample_at_head
 
 _OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
 
@@ -28,6 +29,7 @@ def instrument_app(app: FastAPI, provider: TracerProvider) -> None:
     FastAPIInstrumentor.instrument_app(
         app, tracer_provider=provider, exclude_spans=["receive", "send"]
     )
+    sample_at_head(app, provider)
 
 
 def instrument_redis(client: Any, provider: TracerProvider) -> None:

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 
 from headgate.core.errors import ConfigError
+from headgate.telemetry.head_sampling import ChosenIds
 from headgate.telemetry.span_queue import BATCH, CAPACITY, SpanQueue
 
 _ENDPOINTS = (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
@@ -56,7 +57,8 @@ def configure_tracing(
         return None
     capacity = _number(OTEL_BSP_MAX_QUEUE_SIZE, CAPACITY)
     batch = _number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, BATCH)
-    provider = TracerProvider(resource=_resource(service_name, version, instance))
+    resource = _resource(service_name, version, instance)
+    provider = TracerProvider(resource=resource, id_generator=ChosenIds())
     for exporter in exporters:
         provider.add_span_processor(SpanQueue(exporter, dropped, capacity=capacity, batch=batch))
     return provider

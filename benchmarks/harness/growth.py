@@ -12,6 +12,7 @@ from harness.results import Scene
 from harness.saturated import saturated
 from harness.served import under_load
 from harness.store import Store
+from harness.worker import worker
 
 _HOT: Final = 1
 
@@ -75,6 +76,7 @@ def store_alone(store: Store, effort: Effort) -> Scene:
 
 
 GROWTH: Final[dict[str, Callable[[Store, Effort], Scene]]] = {
+    "worker": worker,
     "processes": processes,
     "principals": principals,
     "limits": limits,

@@ -339,8 +339,10 @@ async def tcp(said: bytes) -> AsyncIterator[str]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
-        while await reader.read(1_024):
-            writer.write(said)
+        # Who does not like what it hears may hang up without a farewell.
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1_024):
+                writer.write(said)
         writer.close()
 
     listening = await asyncio.start_server(serve, "127.0.0.1", 0)

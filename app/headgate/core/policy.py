@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 
 from headgate.core.errors import ConfigError
 from headgate.core.quota import Algorithm, Quota
+from headgate.core.slices import Slicing, cut
 
 DEFAULT_POLICY = "default"
 ALL_PERCENT = 100
@@ -114,6 +115,8 @@ class Policy:
         enforce_percent: Share of the keys, chosen by their hash, for which `enforce` refuses;
             the rest is counted as in shadow.
         on_store_error: What to do while the store is away.
+        lease: The largest part of each limit that a replica may take in one call and spend by
+            itself, above 0 and at most 0.5; None to ask the store each time.
 
     Raises:
         ConfigError: The values cannot work together.
@@ -127,6 +130,7 @@ class Policy:
     mode: Mode = Mode.ENFORCE
     enforce_percent: int = ALL_PERCENT
     on_store_error: OnStoreError = OnStoreError.LOCAL
+    lease: float | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -149,17 +153,32 @@ class Policy:
                     f"policy {self.name} has two limits of one algorithm and period: keep the "
                     "lower one"
                 )
+        _ = self._slicings
 
     def every_set(self) -> list[tuple[Quota, ...]]:
         """Return the limits of all tiers."""
         return [*([self.limits] if self.limits else []), *self.tiers.values()]
 
     def quotas(self, tier: str) -> tuple[Quota, ...]:
-        """Return the limits that hold a caller of this tier."""
+        """Return the limits that hold a caller of this tier, as their buckets keep them."""
+        slicing = self.slicing(tier)
+        return self._written(tier) if slicing is None else slicing.limits
+
+    def slicing(self, tier: str) -> Slicing | None:
+        """Return the slices in which a replica spends these limits; None to ask the store."""
+        return self._slicings[self._written(tier)] if self.lease is not None else None
+
+    def _written(self, tier: str) -> tuple[Quota, ...]:
         found = self.tiers.get(tier)
         if found is not None:
             return found
         return self.limits or next(iter(self.tiers.values()))
+
+    @cached_property
+    def _slicings(self) -> Mapping[tuple[Quota, ...], Slicing]:
+        if self.lease is None:
+            return {}
+        return {quotas: cut(quotas, self.lease) for quotas in self.every_set()}
 
     @property
     def enforces_all(self) -> bool:

@@ -90,7 +90,8 @@ class Limiter:
             replica=self.census.replica,
             keys=audit_keys,
         )
-        self._till = Till(store, self._breaker, self._denials, self.audit.sample)
+        self._till = Till(store, self._breaker, self._denials, self.audit.sample, self._clock)
+        self.policies.on_change(self._till.slices.clear)
 
     async def start(self) -> None:
         """Connect and announce this replica; a store that is away is reported, not raised."""
@@ -229,6 +230,7 @@ class Limiter:
         finally:
             # Not before: what is refused until the store has forgotten would be remembered.
             self._denials.forget(buckets)
+            self._till.slices.forget(buckets)
             self.audit.sample.interrupt(buckets)
 
     def subject_hash(self, subject: Subject) -> str:

@@ -9,6 +9,7 @@ from headgate.core.errors import CostError
 from headgate.core.keys import KeyScheme
 from headgate.core.policy import ALL_PERCENT, Mode, Policy
 from headgate.core.quota import Algorithm
+from headgate.core.slices import Slicing
 from headgate.core.subject import Subject
 
 
@@ -33,12 +34,14 @@ class Plan(NamedTuple):
         charges: The charges of all parts.
         caller: What stands for the caller in the store, in logs and in traces.
         holds_leases: Whether something must be given back when the request ends.
+        slicing: The slices that it may be served from; None to ask the store.
     """
 
     parts: tuple[Part, ...]
     charges: tuple[Charge, ...]
     caller: str
     holds_leases: bool = False
+    slicing: Slicing | None = None
 
     def of(self, part: Part) -> Sequence[Charge]:
         """Return the charges of one policy."""
@@ -83,7 +86,16 @@ def make_plan(asks: Iterable[tuple[Policy, int]], subject: Subject, keys: KeySch
             else:
                 charges.append(Charge(key, quota, spends, "", group))
         parts.append(Part(policy, mode, first, len(charges)))
-    return Plan(tuple(parts), tuple(charges), keys.caller(subject), holds_leases=bool(lease))
+    slicing = _slicing(parts, charges, tier)
+    caller = keys.caller(subject)
+    return Plan(tuple(parts), tuple(charges), caller, bool(lease), slicing)
+
+
+def _slicing(parts: Sequence[Part], charges: Sequence[Charge], tier: str) -> Slicing | None:
+    """Return the slices of the only policy; with several, or at no cost, the store decides."""
+    if len(parts) > 1 or not charges or charges[0].group or not charges[0].units:
+        return None
+    return parts[0].policy.slicing(tier)
 
 
 def _names(parts: Iterable[Part], policy: Policy) -> bool:

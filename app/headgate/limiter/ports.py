@@ -23,12 +23,14 @@ class Taken(NamedTuple):
         verdicts: One verdict for each charge.
         spent: Whether the charges of group 0 were spent.
         times_us: When each charge was decided, where several servers did; empty otherwise.
+        sliced: Whether the charges are of a slice, which was spent as a whole at that time.
     """
 
     now_us: int
     verdicts: tuple[Verdict, ...]
     spent: bool
     times_us: tuple[int, ...] = ()
+    sliced: bool = False
 
     def at_us(self, place: int) -> int:
         """Return when a charge was decided, on the clock of the server that did."""

@@ -47,7 +47,8 @@ class Sample:
 
     def decided(self, plan: Plan, taken: Taken) -> None:
         """Count what the store let in; a caller that it refused is seen, too."""
-        if not self._keys:
+        # A slice was counted as a whole when it was taken.
+        if not self._keys or taken.sliced:
             return
         charges, spent = plan.charges, taken.spent
         for part in plan.parts:

@@ -12,9 +12,10 @@ from headgate.limiter.breaker import NOT_ASKED, Breaker
 from headgate.limiter.denials import DenialCache
 from headgate.limiter.leases import LeaseKeeper
 from headgate.limiter.plan import Plan
-from headgate.limiter.ports import Store, Taken
+from headgate.limiter.ports import Clock, Store, Taken
 from headgate.limiter.reservation import Reservation
 from headgate.limiter.sample import Sample
+from headgate.limiter.slices import Slices
 
 
 class Till:
@@ -25,10 +26,11 @@ class Till:
         breaker: The way to it.
         denials: What is known to refuse; a bucket that gets something back is struck from it.
         sample: Is told of what was given back.
+        clock: The process's own time.
     """
 
     def __init__(
-        self, store: Store, breaker: Breaker, denials: DenialCache, sample: Sample
+        self, store: Store, breaker: Breaker, denials: DenialCache, sample: Sample, clock: Clock
     ) -> None:
         self._store = store
         self._breaker = breaker
@@ -36,15 +38,21 @@ class Till:
         self._sample = sample
         self._leases = LeaseKeeper(self.settle)
         self._orphans: set[asyncio.Task[None]] = set()
+        self.slices = Slices(self._take, self.settle, sample, clock)
 
     def take(self, plan: Plan) -> Coroutine[Any, Any, Taken]:
-        """Ask the store for all charges of a plan.
+        """Spend all charges of a plan, from the store or from a slice of it.
 
         Raises:
             StoreError: The store is away.
         """
-        taking = self._breaker.call("take", lambda: self._store.take(plan.charges))
+        if plan.slicing is not None:
+            return self.slices.take(plan, plan.slicing)
+        taking = self._take(plan.charges)
         return self._take_leases(plan, taking) if plan.holds_leases else taking
+
+    def _take(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, Taken]:
+        return self._breaker.call("take", lambda: self._store.take(charges))
 
     async def _take_leases(self, plan: Plan, taking: Coroutine[Any, Any, Taken]) -> Taken:
         # A client that goes away while the store answers must not leave a lease behind.
@@ -94,8 +102,9 @@ class Till:
         self._denials.forget([each.key for each in settlements])
 
     async def aclose(self) -> None:
-        """Stop renewing leases, and finish giving back what nobody waits for."""
+        """Stop renewing leases, give back slices, and finish what nobody waits for."""
         await self._leases.aclose()
+        await self.slices.aclose()
         if self._orphans:
             await asyncio.wait(self._orphans)
 

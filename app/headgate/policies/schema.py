@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from headgate.core.errors import ConfigError
 from headgate.core.policy import DEFAULT_POLICY, KeyPart, Match, Mode, OnStoreError, Policy
+from headgate.core.slices import MAX_FRACTION
 from headgate.core.subject import UNMATCHED_ROUTE
 from headgate.policies.identity import ApiKeysSection, IdentitySection, JwtSection
 from headgate.policies.limits import (
@@ -43,6 +44,19 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+def _part(value: Any) -> Any:
+    # Fractions are text to the reader of these files.
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{value!r} is no part of a limit: write a number such as 0.1") from None
+
+
+Part = Annotated[
+    float,
+    BeforeValidator(_part),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": MAX_FRACTION}),
+]
 Method = Annotated[
     Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "WEBSOCKET"],
     BeforeValidator(_upper),
@@ -114,6 +128,11 @@ class PolicySection(Section):
     on_store_error: MayBeAbsent[OnStoreError] = Field(
         None, description="What the policy does while the store is away."
     )
+    lease: MayBeAbsent[Part] = Field(
+        None,
+        description="Largest part of each limit, above 0 and at most 0.5, that a replica may take "
+        "in one call and spend by itself. Left out, every check asks the store.",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "PolicySection":
@@ -139,6 +158,7 @@ class PolicySection(Section):
             mode=self.mode or defaults.mode,
             enforce_percent=self.enforce_percent,
             on_store_error=self.on_store_error or defaults.on_store_error,
+            lease=self.lease,
         )
 
 

@@ -100,6 +100,22 @@ def test_every_field_reaches_the_policy() -> None:
     )
 
 
+def test_lease() -> None:
+    """A part is read as it is written, and a policy without one asks the store each time."""
+    leased = """\
+version: 1
+policies:
+  - {name: a, key: global, limits: [{rate: 100/minute}], lease: 0.29}
+  - {name: b, limits: [{rate: 100/minute}]}
+"""
+    limits = (rate_quota("100/minute"),)
+
+    assert parse(leased).policies.policies == (
+        Policy("a", limits, key=(KeyPart(KeyKind.GLOBAL),), lease=0.29),
+        Policy("b", limits),
+    )
+
+
 def test_identity_section() -> None:
     """Networks are written one way, a single address being one; the other fields stay."""
     more = """\

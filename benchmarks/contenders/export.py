@@ -10,6 +10,8 @@ LIMIT: Final = int(os.environ.get("BENCH_LIMIT", "1000000"))
 """Requests a minute that one API key may make."""
 LIMITS: Final = int(os.environ.get("BENCH_LIMITS", "1"))
 """How many limits hold it: that one, and as many in longer periods."""
+LEASE: Final = float(os.environ.get("BENCH_LEASE", "0")) or None
+"""The part of them that is taken in one call; None for none."""
 HEADER: Final = "X-API-Key"
 REFUSED: Final = 429
 

@@ -1,7 +1,7 @@
 """Headgate's own check, without HTTP."""
 
 from contenders.depending import Check
-from contenders.export import LIMIT, LIMITS, STORE
+from contenders.export import LEASE, LIMIT, LIMITS, STORE
 from headgate import Headgate
 from headgate.core.decision import Source
 from headgate.core.policy import Policy, PolicySet
@@ -11,7 +11,7 @@ from headgate.core.quota import rate_quota
 async def open_check() -> Check:
     """Check one policy with token buckets."""
     limits = [rate_quota(f"{LIMIT} per {minutes} minutes") for minutes in range(1, LIMITS + 1)]
-    policies = PolicySet([Policy("exports", tuple(limits))])
+    policies = PolicySet([Policy("exports", tuple(limits), lease=LEASE)])
     headgate = Headgate(STORE, policies)
     await headgate.start()
     limiter = headgate.limiter

@@ -26,6 +26,7 @@ def checks_per_second(
     principals: int = PRINCIPALS,
     processes: int = 1,
     limits: int = 1,
+    lease: float = 0,
 ) -> Figures:
     """Return the figures of one contender in one round.
 
@@ -36,6 +37,7 @@ def checks_per_second(
         principals: Callers who are checked.
         processes: Processes that check at the same time.
         limits: Limits of the policy.
+        lease: The part of them that is taken in one call; 0 for none.
 
     Raises:
         RuntimeError: It refused somebody who is within the limit, or decided without the store.
@@ -46,6 +48,7 @@ def checks_per_second(
         "BENCH_STORE": f"{store.url}?max_connections={2 * TASKS}",
         "BENCH_LIMIT": str(_LIMIT),
         "BENCH_LIMITS": str(limits),
+        "BENCH_LEASE": str(lease),
         "PYTHONPATH": str(BENCHMARKS),
     }
     command = [python_of(contender), "-m", "harness.checking", f"contenders.{contender.module}"]

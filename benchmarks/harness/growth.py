@@ -38,6 +38,18 @@ def principals(store: Store, effort: Effort) -> Scene:
     return scene
 
 
+def hot(store: Store, effort: Effort) -> Scene:
+    """Check the one bucket that all share, asking for each check and in slices."""
+    scene = Scene("hot", "checks of one bucket in several processes, with a lease and without")
+    for count in (1, 2, 4) * effort.rounds:
+        for name, lease in (("without", 0), ("with a lease of 1 %", 0.01)):
+            found = checks_per_second(
+                store, CHECK, effort, principals=_HOT, processes=count, lease=lease
+            )
+            scene.add(f"{count} processes, {name}", found)
+    return scene
+
+
 def limits(store: Store, effort: Effort) -> Scene:
     """Check more and more limits at a time."""
     scene = Scene("limits", "checks of several limits, 1,000 principals")
@@ -79,6 +91,7 @@ GROWTH: Final[dict[str, Callable[[Store, Effort], Scene]]] = {
     "worker": worker,
     "processes": processes,
     "principals": principals,
+    "hot": hot,
     "limits": limits,
     "bodies": bodies,
     "store": store_alone,

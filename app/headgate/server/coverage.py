@@ -136,6 +136,7 @@ def describe(policy: Policy, tier: str = "") -> dict[str, Any]:
         "mode": policy.mode,
         "enforce_percent": policy.enforce_percent,
         "on_store_error": policy.on_store_error,
+        "lease": policy.lease,
         "limits": [describe_quota(quota) for quota in policy.quotas(tier)],
     }
 

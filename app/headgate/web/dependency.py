@@ -28,6 +28,7 @@ _DEFAULTS = (
     None,
     Mode.ENFORCE,
     OnStoreError.LOCAL,
+    None,
 )
 
 
@@ -51,6 +52,8 @@ class RateLimit:
             the usual ones.
         mode: Enforce, or only count.
         on_store_error: What to do while the store is away.
+        lease: Largest part of the limit that a replica may take in one call and spend by itself,
+            for a bucket that all share; above 0 and at most 0.5.
 
     Raises:
         ConfigError: The arguments cannot work together; the message says what to write.
@@ -75,6 +78,7 @@ class RateLimit:
         name: str | None = None,
         mode: str = Mode.ENFORCE,
         on_store_error: str = OnStoreError.LOCAL,
+        lease: float | None = None,
     ) -> None:
         if (rate is None) == (policy is None):
             raise ConfigError('write either RateLimit("5/minute") or RateLimit(policy="exports")')
@@ -82,18 +86,13 @@ class RateLimit:
         self._named = policy or ""
         self._policy: Policy | None = None
         if rate is None:
-            if (burst, algorithm, key, name, mode, on_store_error) != _DEFAULTS:
+            if (burst, algorithm, key, name, mode, on_store_error, lease) != _DEFAULTS:
                 raise ConfigError(
-                    "write burst, algorithm, key, name, mode and on_store_error of a named policy "
-                    "in the policy file"
+                    "write burst, algorithm, key, name, mode, on_store_error and lease of a named "
+                    "policy in the policy file"
                 )
             return
         quota = _quota(rate, burst, algorithm)
-        if isinstance(cost, int) and not 0 <= cost <= quota.burst // quota.cost:
-            raise ConfigError(
-                f"a cost of {cost} can never pass: write a cost from 0 to "
-                f"{quota.burst // quota.cost}, or a larger burst"
-            )
         parts = tuple(map(KeyPart.parse, [key] if isinstance(key, str) else key))
         if not parts:
             raise ConfigError("an empty key: write principal, client_address or global")
@@ -103,7 +102,14 @@ class RateLimit:
             key=parts if name else (*parts, KeyPart(KeyKind.ROUTE)),
             mode=_choose(Mode, mode),
             on_store_error=_choose(OnStoreError, on_store_error),
+            lease=lease,
         )
+        (kept,) = self._policy.quotas("")
+        if isinstance(cost, int) and not 0 <= cost <= kept.burst // kept.cost:
+            raise ConfigError(
+                f"a cost of {cost} can never pass: write a cost from 0 to "
+                f"{kept.burst // kept.cost}, or a larger burst"
+            )
 
     def policy(self, gate: Gate) -> Policy:
         """Return the policy that this limit stands for.

@@ -63,6 +63,15 @@ def test_burst() -> None:
     assert _passes(client) == 9
 
 
+def test_lease() -> None:
+    """With a lease the bucket holds less by a slice, and clients are told so."""
+    client = _app(GateBench(), RateLimit("10/minute", key="global", lease=0.2))
+    assert limits_of(client.post("/exports")) == {
+        "10/60s-global": {"q": 8, "w": 48, "r": 7, "t": 6}
+    }
+    assert _passes(client) == 7
+
+
 def test_fraction_of_a_second() -> None:
     """A window may be a fraction of a second, in whole milliseconds."""
     client = _app(GateBench(), rate_limit(limit=1, window=0.25))
@@ -221,6 +230,9 @@ def test_key_parts() -> None:
         (lambda: RateLimit(rate_quota("5/minute"), burst=9), "burst .* into the Quota"),
         (lambda: RateLimit("5/minute", cost=6), "write a cost from 0 to 5"),
         (lambda: RateLimit("5/minute", cost=-1), "write a cost from 0 to 5"),
+        (lambda: RateLimit("10/minute", cost=9, lease=0.2), "write a cost from 0 to 8"),
+        (lambda: RateLimit("10/minute", lease=0.6), r"at most 0\.5"),
+        (lambda: RateLimit(policy="exports", lease=0.1), "lease of a named policy in the policy f"),
         (lambda: RateLimit("5/minute", key="header"), "write principal, client_address"),
         (lambda: RateLimit("5/minute", key=[]), "empty key: write principal"),
         (lambda: RateLimit("5/minute", name="a b"), "not a policy name: write"),

@@ -126,7 +126,7 @@ class Slices:
                 hot.refuse(taken)
                 return
             amount = max(asked[0].cost, min(hot.shrink(taken, sent_us), demand))
-        self._sample.decided(Plan(asked[0].plan.parts, charges), taken)
+        self._sample.decided(asked[0].plan._replace(charges=charges), taken)
         new = Slice(charges, taken, sent_us, _end_us(hot.slicing, charges, taken, sent_us), amount)
         hot.add(new)
         now_us = self._clock.now_us()

@@ -16,9 +16,11 @@ from headgate.stores.embedded import EmbeddedValkey
 from headgate.stores.memory import MemoryStore
 from headgate.stores.redis import RedisStore
 from support.clock import EPOCH_US, MovedClock
-from support.stores import redis_store, settlement
+from support.stores import settlement
+from support.ways import Way, going, store_on
 
-_EXAMPLES = 400
+_EXAMPLES = 200
+"""In each way to travel."""
 _names = count()
 
 
@@ -55,13 +57,16 @@ def clock() -> MovedClock:
     return MovedClock()
 
 
-@pytest.fixture(scope="module")
-async def lua(valkey: EmbeddedValkey, clock: MovedClock) -> AsyncIterator[RedisStore]:
-    """Return one open store for all examples."""
-    store = redis_store(valkey.url, now_us=clock)
-    await store.open()
-    yield store
-    await store.aclose()
+@pytest.fixture(scope="module", params=list(Way))
+async def lua(
+    request: pytest.FixtureRequest, valkey: EmbeddedValkey, clock: MovedClock
+) -> AsyncIterator[RedisStore]:
+    """Return one open store for all examples of a way to travel."""
+    with going(request.param) as way:
+        store = store_on(way, valkey.url, now_us=clock)
+        await store.open()
+        yield store
+        await store.aclose()
 
 
 def quotas(largest: int, longest_ms: int) -> st.SearchStrategy[Quota]:
@@ -172,7 +177,7 @@ async def test_changed_limits_are_decided_alike(
     await both_agree(lua, clock, schedule)
 
 
-@settings(max_examples=_EXAMPLES // 4, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=_EXAMPLES // 2, suppress_health_check=[HealthCheck.too_slow])
 @given(
     limits=st.lists(quotas(12, 20), min_size=1, max_size=3),
     turns=st.lists(

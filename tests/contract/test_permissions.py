@@ -11,7 +11,8 @@ import yaml
 from headgate.core.quota import SECOND_US, Algorithm
 from headgate.stores.redis import RedisStore
 from support.acl import IN_CLUSTER, RULE
-from support.stores import charge, quota_of, redis_store, settlement
+from support.stores import charge, quota_of, settlement
+from support.ways import Way, store_on
 
 PRODUCTION = Path(__file__).parents[2] / "deploy/values/valkey-ha.yaml"
 
@@ -28,11 +29,13 @@ async def say(store: RedisStore, command: str, *arguments: str) -> Any:
     [("valkey", RULE), ("cluster", (*RULE, *IN_CLUSTER))],
     indirect=["shared_store"],
 )
-async def test_documented_rule_is_enough(shared_store: RedisStore, rule: Sequence[str]) -> None:
+async def test_documented_rule_is_enough(
+    shared_store: RedisStore, way: Way, rule: Sequence[str]
+) -> None:
     """A user with that rule and no more is refused nothing, whatever a limiter asks for."""
     await say(shared_store, "ACL SETUSER", "headgate", "on", ">pw", *rule)
     await say(shared_store, "ACL LOG", "RESET")
-    store = redis_store(shared_store.location.replace("//", "//headgate:pw@"))
+    store = store_on(way, shared_store.location.replace("//", "//headgate:pw@"))
     try:
         await store.open()
         for algorithm in Algorithm:

@@ -16,16 +16,17 @@ from support.admitted import (
     token_bucket_keeps,
 )
 from support.clock import MovedClock
-from support.stores import charge, look, quota_of, redis_store, spend
+from support.stores import charge, look, quota_of, spend
+from support.ways import Way, store_on
 
 PERIOD_US = 20_000
 PERIODS = 12
 
 
 @pytest.fixture
-async def on_server_time(valkey: EmbeddedValkey) -> AsyncIterator[RedisStore]:
+async def on_server_time(valkey: EmbeddedValkey, way: Way) -> AsyncIterator[RedisStore]:
     """Return a store that runs on the server's clock, and its keys' real time to live."""
-    store = redis_store(valkey.url)
+    store = store_on(way, valkey.url)
     await store.open()
     await store.client.flushall()
     yield store

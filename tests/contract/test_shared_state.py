@@ -7,7 +7,8 @@ from headgate.limiter.ports import Store
 from headgate.stores.embedded import EmbeddedValkey
 from headgate.stores.redis import RedisStore
 from support.clock import MovedClock
-from support.stores import BUCKET, MINUTE_US, charge, quota_of, redis_store, settlement, spend
+from support.stores import BUCKET, MINUTE_US, charge, quota_of, settlement, spend
+from support.ways import Way, store_on
 
 ALGORITHMS = list(Algorithm)
 BOTH = pytest.mark.parametrize("shared_store", ["valkey", "cluster"], indirect=True)
@@ -48,10 +49,10 @@ async def test_every_key_expires_after_each_operation(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_time_to_live_is_that_of_the_state(
-    valkey: EmbeddedValkey, algorithm: Algorithm
+    valkey: EmbeddedValkey, way: Way, algorithm: Algorithm
 ) -> None:
     """On the server's own clock a key lives until its state says nothing, and not much longer."""
-    store = redis_store(valkey.url)
+    store = store_on(way, valkey.url)
     await store.open()
     await store.client.flushall()
     await spend(store, quota_of(algorithm, 5, period_us=1_000 * SECOND_US))
@@ -61,9 +62,9 @@ async def test_time_to_live_is_that_of_the_state(
     await store.aclose()
 
 
-async def test_time_to_live_is_never_floored_to_nothing(valkey: EmbeddedValkey) -> None:
+async def test_time_to_live_is_never_floored_to_nothing(valkey: EmbeddedValkey, way: Way) -> None:
     """A bucket that is full again within a millisecond still has a time to live (throttled-py)."""
-    store = redis_store(valkey.url)
+    store = store_on(way, valkey.url)
     await store.open()
     await store.client.flushall()
     # One unit is back after a fiftieth of a millisecond.
@@ -136,10 +137,10 @@ async def test_heartbeat_answers_everywhere(store: Store) -> None:
 
 
 async def test_two_clients_share_one_bucket(
-    shared_store: RedisStore, clock: MovedClock, valkey: EmbeddedValkey
+    shared_store: RedisStore, clock: MovedClock, valkey: EmbeddedValkey, way: Way
 ) -> None:
     """Two replicas admit together what one would (dataspoke #112, litellm #2730)."""
-    other = redis_store(valkey.url, now_us=clock)
+    other = store_on(way, valkey.url, now_us=clock)
     await other.open()
     quota = quota_of(Algorithm.TOKEN_BUCKET, 5)
     admitted = [(await spend(one, quota)).fits for _ in range(5) for one in (shared_store, other)]

@@ -1,7 +1,7 @@
 """The audit over a real store: 0 while it keeps the limits, and not 0 when it does not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import pytest
 
@@ -16,6 +16,7 @@ from headgate.stores.redis import RedisStore
 from support.audit import Fleet
 from support.clock import MovedClock
 from support.limiter import rate
+from support.savings import EACH, leave_out
 from support.stores import PATIENT, quota_of
 
 CALLERS = [f"caller{number}" for number in range(5)]
@@ -97,6 +98,15 @@ def shown(fleet: Fleet) -> dict[str, int]:
     return {name: fleet.overshoot(name) for name in NAMES}
 
 
+@pytest.fixture(params=EACH)
+def _saving(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave out what the mode is without."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out(EACH[request.param], patch)
+        yield
+
+
+@pytest.mark.usefixtures("_saving")
 @pytest.mark.parametrize("kind", ["valkey", "cluster"])
 async def test_a_store_that_keeps_the_limits(
     fleet_over: Maker, request: pytest.FixtureRequest, kind: str

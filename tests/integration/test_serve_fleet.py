@@ -1,23 +1,30 @@
-"""Several processes of the service over one store."""
+"""Several processes of the service over one store, with all savings on the way and with none."""
 
 import asyncio
 import contextlib
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from headgate.stores.embedded import EmbeddedValkey
+from support.savings import ALL_OR_NONE, EACH, Saving
 from support.server import Service, eventually, fetch, send
 
 LIMIT, REPLICAS, REQUESTS = 100, 4, 2_000
 TOKEN = "a-token-of-the-admin"  # noqa: S105 - of this test alone
+WITH_ALL_OR_NONE = pytest.mark.parametrize("without", ALL_OR_NONE.values(), ids=ALL_OR_NONE)
+
+Without = Sequence[Saving]
 
 
-def settings(valkey: EmbeddedValkey, prefix: str) -> dict[str, str]:
+def settings(valkey: EmbeddedValkey, prefix: str, without: Without) -> dict[str, str]:
     return {
         "HEADGATE_STORE": valkey.url,
-        "HEADGATE_KEY_PREFIX": prefix,
+        "HEADGATE_KEY_PREFIX": "-".join([prefix, *without]),
         "HEADGATE_ADMIN_TOKEN": TOKEN,
         # These tests are about counting: a machine that pauses must not turn into a store away.
         "HEADGATE_STORE_TIMEOUT": "5",
@@ -32,18 +39,31 @@ def policy_file(folder: Path, limit: str) -> str:
     return str(path)
 
 
-async def test_replicas_admit_what_one_would(tmp_path: Path, valkey: EmbeddedValkey) -> None:
-    """Of 2,000 requests at once at 4 replicas the limit's 100 pass; counters and logs agree."""
+@pytest.mark.parametrize("without", EACH.values(), ids=EACH)
+async def test_replicas_admit_what_one_would(
+    tmp_path: Path, valkey: EmbeddedValkey, without: Without
+) -> None:
+    """Of 2,000 requests at 4 replicas, 1,000 at once, 100 pass as limited; counters and logs agree.
+
+    Those of the second half that meet a denial which is remembered cost the store nothing.
+    """
     policies = policy_file(tmp_path, f"{{rate: {LIMIT}/day}}")
     with contextlib.ExitStack() as stack:
+        given = settings(valkey, "fleet", without)
         fleet = [
-            stack.enter_context(Service("--policies", policies, settings=settings(valkey, "fleet")))
+            stack.enter_context(Service("--policies", policies, settings=given, without=without))
             for _ in range(REPLICAS)
         ]
         for service in fleet:
             await service.ready()
-        ports = [service.port for service in fleet] * (REQUESTS // REPLICAS)
-        answers = await asyncio.gather(*(fetch(port, "/exports", method="POST") for port in ports))
+        ports = [service.port for service in fleet] * (REQUESTS // REPLICAS // 2)
+        answers = [
+            answer
+            for _ in range(2)
+            for answer in await asyncio.gather(
+                *(fetch(port, "/exports", method="POST") for port in ports)
+            )
+        ]
 
         assert Counter(answer.status for answer in answers) == {200: LIMIT, 429: REQUESTS - LIMIT}
         assert all("retry-after" in each.headers for each in answers if each.status == 429)
@@ -63,6 +83,7 @@ async def test_replicas_admit_what_one_would(tmp_path: Path, valkey: EmbeddedVal
             "denied": denied,
             "denied in all": denied,
         }
+        await saved_what_is_on(fleet, without)
         top = [(await service.admin("/top")).json["denied"] for service in fleet]
         assert sum(each["count"] for denied_here in top for each in denied_here) == denied
         for service in fleet:
@@ -76,13 +97,30 @@ async def test_replicas_admit_what_one_would(tmp_path: Path, valkey: EmbeddedVal
         assert lines + suppressed == denied
 
 
-async def test_reset_reaches_the_other_replicas(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+async def saved_what_is_on(fleet: Sequence[Service], without: Without) -> None:
+    """See that the crowd met what a mode is named after, and nothing that it is without."""
+    hits, calls, pipelines = [
+        sum([await service.metric(name) for service in fleet])
+        for name in (
+            "headgate_denial_cache_hits_total",
+            "headgate_store_batch_size_sum",
+            "headgate_store_batch_size_count",
+        )
+    ]
+    assert (hits > 0) is (Saving.CACHE not in without)
+    assert (calls > pipelines) is (Saving.BATCHING not in without)
+
+
+@WITH_ALL_OR_NONE
+async def test_reset_reaches_the_other_replicas(
+    tmp_path: Path, valkey: EmbeddedValkey, without: Without
+) -> None:
     """What is reset at one replica is let in at another within a second."""
     policies = policy_file(tmp_path, "{rate: 1/day}")
-    given = settings(valkey, "reset")
+    given = settings(valkey, "reset", without)
     with (
-        Service("--policies", policies, settings=given) as here,
-        Service("--policies", policies, settings=given) as there,
+        Service("--policies", policies, settings=given, without=without) as here,
+        Service("--policies", policies, settings=given, without=without) as there,
     ):
         await here.ready()
         await there.ready()
@@ -107,15 +145,16 @@ async def test_reset_reaches_the_other_replicas(tmp_path: Path, valkey: Embedded
         assert time.monotonic() - began < 2
 
 
+@WITH_ALL_OR_NONE
 async def test_a_killed_process_leaves_no_lease_for_ever(
-    tmp_path: Path, valkey: EmbeddedValkey
+    tmp_path: Path, valkey: EmbeddedValkey, without: Without
 ) -> None:
     """The place of a request whose process was killed is free again when its lease has ended."""
     policies = policy_file(tmp_path, "{concurrency: 1, lease: 1}")
-    given = settings(valkey, "lease")
+    given = settings(valkey, "lease", without)
     with (
-        Service("--policies", policies, settings=given) as killed,
-        Service("--policies", policies, settings=given) as other,
+        Service("--policies", policies, settings=given, without=without) as killed,
+        Service("--policies", policies, settings=given, without=without) as other,
     ):
         await killed.ready()
         await other.ready()
@@ -132,15 +171,16 @@ async def test_a_killed_process_leaves_no_lease_for_ever(
         await eventually(let_in)
 
 
+@WITH_ALL_OR_NONE
 async def test_few_streams_at_a_time_over_all_replicas(
-    tmp_path: Path, valkey: EmbeddedValkey
+    tmp_path: Path, valkey: EmbeddedValkey, without: Without
 ) -> None:
     """A stream holds its place until it has ended, at whichever replica it runs."""
     policies = policy_file(tmp_path, "{concurrency: 1, lease: 30}")
-    given = settings(valkey, "streams")
+    given = settings(valkey, "streams", without)
     with (
-        Service("--policies", policies, settings=given) as here,
-        Service("--policies", policies, settings=given) as there,
+        Service("--policies", policies, settings=given, without=without) as here,
+        Service("--policies", policies, settings=given, without=without) as there,
     ):
         await here.ready()
         await there.ready()

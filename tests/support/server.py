@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,12 +21,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 import headgate
+from support.savings import Saving
 
 Found = TypeVar("Found")
 PATIENCE_SECONDS = 15.0
 """How long a test waits for what must come; only a test that fails ever waits so long."""
 _POLL_SECONDS = 0.02
 _APP = str(Path(headgate.__file__).parents[1])
+_TESTS = str(Path(__file__).parents[1])
 _SAMPLE = re.compile(r"^(\w+)(?:{(.*?)})? ([^ #]+)(?: # ({.*?}).*)?$")
 
 
@@ -145,21 +147,27 @@ class Service:
         arguments: Further arguments of the command.
         folder: Where it runs.
         settings: `HEADGATE_*` and other variables; those of the test run are not passed on.
+        without: What is not saved on the way to the store.
     """
 
     def __init__(
-        self, *arguments: str, folder: Path | None = None, settings: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        folder: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        without: Sequence[Saving] = (),
     ) -> None:
         own = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("HEADGATE_", "OTEL_"))
         }
-        paths = [_APP, *filter(None, [own.get("PYTHONPATH")])]
+        paths = [_APP, _TESTS, *filter(None, [own.get("PYTHONPATH")])]
         environment = {**own, "PYTHONPATH": os.pathsep.join(paths), **(settings or {})}
         ports = ("--port", "0", "--admin-port", "0")
         hosts = ("--host", "127.0.0.1", "--admin-host", "127.0.0.1")
-        command = [sys.executable, "-m", "headgate", "serve", *hosts, *ports, *arguments]
+        program = ("support.savings", ",".join(without)) if without else ("headgate",)
+        command = [sys.executable, "-m", *program, "serve", *hosts, *ports, *arguments]
         self.output: list[str] = []
         self._process = subprocess.Popen(
             command,

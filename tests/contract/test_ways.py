@@ -1,0 +1,30 @@
+"""The ways in which the other contracts are tested differ in what is sent, and in nothing else."""
+
+import asyncio
+
+from headgate.core.quota import Algorithm
+from headgate.stores.embedded import EmbeddedValkey
+from support.clock import MovedClock
+from support.stores import charge, quota_of
+from support.ways import Way, store_on
+
+PIPELINES = {Way.FOLDED: [9], Way.BATCHED: [9], Way.SINGLE: [1, 1, 1]}
+SCRIPT_CALLS = {Way.FOLDED: 1, Way.BATCHED: 9, Way.SINGLE: 3}
+
+
+async def test_what_a_turn_of_three_checks_sends(
+    valkey: EmbeddedValkey, clock: MovedClock, way: Way
+) -> None:
+    """With their company they are one script call, as many as there are checks, or three."""
+    pipelines: list[int] = []
+    store = store_on(way, valkey.url, now_us=clock, sent=pipelines.append)
+    await store.open()
+    await store.client.flushall()
+    await store.client.config_resetstat()
+    spent = charge(quota_of(Algorithm.TOKEN_BUCKET, 2))
+    taken = await asyncio.gather(*(store.take([spent]) for _ in range(3)))
+    assert [each.spent for each in taken] == [True, True, False]
+    assert pipelines == PIPELINES[way]
+    sent = (await store.client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    assert sent == SCRIPT_CALLS[way]
+    await store.aclose()

@@ -1,0 +1,63 @@
+"""What is saved on the way to the store, to be left out: it must change no decision.
+
+`python -m support.savings batching,cache serve ...` is the command `headgate serve ...` without two
+of them, for tests of several processes.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Any, Final
+
+import pytest
+
+from headgate.cli import main
+from headgate.limiter.denials import DenialCache
+from headgate.stores.command import Call, Command
+
+
+class Saving(StrEnum):
+    """Something that is saved."""
+
+    BATCHING = "batching"
+    """Pipelines: several calls of one turn of the event loop travel together."""
+    FOLDING = "folding"
+    """Script calls: several checks of a pipeline are one."""
+    CACHE = "cache"
+    """Questions: what is known to refuse is not asked for again."""
+
+
+EACH: Final[dict[str, tuple[Saving, ...]]] = {
+    "all": (),
+    "no_folding": (Saving.FOLDING,),
+    "no_cache": (Saving.CACHE,),
+    "none": tuple(Saving),
+}
+"""What is left out, by the name of what is on."""
+ALL_OR_NONE: Final = {name: EACH[name] for name in ("all", "none")}
+
+
+def _apart(calls: Iterable[Call], _place: Callable[[str], int]) -> list[Command]:
+    return [Command([call]) for call in calls]
+
+
+_WITHOUT: Final[dict[Saving, tuple[str, Any]]] = {
+    Saving.BATCHING: ("headgate.stores.lane.MAX_BATCH", 1),
+    Saving.FOLDING: ("headgate.stores.lane.join", _apart),
+    Saving.CACHE: (
+        "headgate.limiter.limiter.DenialCache",
+        functools.partial(DenialCache, max_entries=0),
+    ),
+}
+
+
+def leave_out(savings: Iterable[Saving], patch: pytest.MonkeyPatch) -> None:
+    """Do without, until the patch is undone."""
+    for saving in savings:
+        patch.setattr(*_WITHOUT[saving])
+
+
+if __name__ == "__main__":
+    leave_out(map(Saving, sys.argv.pop(1).split(",")), pytest.MonkeyPatch())
+    main()

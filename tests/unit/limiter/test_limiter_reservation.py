@@ -88,6 +88,17 @@ async def test_a_part_is_corrected_apart() -> None:
         assert await bench.left("c") == 1
 
 
+async def test_a_part_that_is_all_there_is_is_the_whole() -> None:
+    """Where there are one policy and no leases, `under` has nothing to take apart."""
+    async with Bench(rate("a", "10/minute")) as bench:
+        reservation = await bench.limiter.reserve("a", principal="ann", cost=4)
+        assert reservation.under("a") is reservation
+        assert reservation.under("unknown") is not reservation
+        await reservation.under("a").refund()
+        await reservation.refund()
+        assert await bench.left("a") == 10
+
+
 @pytest.mark.parametrize("whole_first", [False, True])
 async def test_a_part_and_the_whole_are_not_both_given_back(whole_first: bool) -> None:  # noqa: FBT001 - a case
     """What two owners of one policy's part give back is given back once."""

@@ -11,15 +11,15 @@ from harness.server import Server
 from harness.store import Store
 
 _CALLERS: Final = 100
-_MANY: Final = 50
 
 
-def bytes_per_principal(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:  # noqa: ARG001 - as all scenes
+def bytes_per_principal(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
     """Look at the store after one request of each caller, and after many."""
     scene = Scene("keys", "MEMORY USAGE in the store for each principal and limit, bytes")
+    many = effort.asked
     for contender in (MIDDLEWARE, THREE, FLOOR, *peers):
         # So high a limit, and so few requests, that what was spent is not back before the look.
-        for limit, each in ((2 * _MANY, 1), (2 * _MANY, _MANY), (20 * _MANY, _MANY)):
+        for limit, each in ((2 * many, 1), (2 * many, many), (20 * many, many)):
             used = _used(store, contender, limit, each)
             scene.add(contender.name, {f"{limit:,}/minute, {each} requests": used})
     return scene

@@ -34,7 +34,8 @@ async def asked(line: Line, commands: list[Command]) -> list[Any]:
     try:
         return await heard
     except asyncio.CancelledError:
-        line.close()
+        # Nobody waits any more because it took too long, for those who come behind as well.
+        line.close(TimeoutError("no answer to what was sent before"))
         raise
 
 
@@ -81,5 +82,6 @@ class Flight:
             return
         self.ended = True
         # A server that is late with one answer is left, with all that it still owes.
-        self._line.close()
-        self._landed(self, late(self._seconds))
+        why = late(self._seconds)
+        self._line.close(why)
+        self._landed(self, why)

@@ -99,13 +99,13 @@ class Line(asyncio.Protocol):
         packed = [hiredis.pack_command(tuple(each)) for each in commands]
         self._writer.transport.write(b"".join(packed))
 
-    def close(self) -> None:
-        """Close it, and tell those who wait for an answer."""
+    def close(self, why: Exception | None = None) -> None:
+        """Close it, and tell those who wait for an answer why there is none."""
         self.closed = True
         self._writer.transport.abort()
         waiting, self._waiting = self._waiting, deque()
         for _, _, heard in waiting:
-            heard(Disconnected("the connection was closed"))
+            heard(why or Disconnected("the connection was closed"))
 
     def data_received(self, data: bytes) -> None:
         """Hand out the answers that have come."""

@@ -11,6 +11,7 @@ from redis.exceptions import NoScriptError
 
 from headgate.core.errors import StoreUnavailable
 from headgate.stores.command import Call, Script, join
+from headgate.stores.faults import translate
 from headgate.stores.flight import Flight, asked
 from headgate.stores.wire import Line, Wire
 
@@ -146,10 +147,13 @@ async def test_who_gives_up_leaves_the_connection() -> None:
     _, asking = commands("a")
     waiting = asyncio.ensure_future(asked(line, asking))
     await asyncio.sleep(0)
+    behind: list[Any] = []
+    line.ask([("GET", "b")], behind.append)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert line.closed
+    assert [translate(each).kind for each in behind] == ["timeout"]
 
 
 async def test_an_answer_is_returned_and_a_loss_raised() -> None:
@@ -186,6 +190,28 @@ async def test_a_flight_that_is_late_leaves_its_connection() -> None:
     assert line.closed
     line.connection_lost(None)
     assert len(landed) == 1
+
+
+async def test_what_waits_behind_a_late_flight_is_late_too() -> None:
+    """The connection is closed for want of an answer: that is what the others hear."""
+    line = Line(Connection())
+    (first, asking), (second, also) = commands("a"), commands("b")
+    landed: dict[str, Any] = {}
+    done = asyncio.Event()
+
+    def land(flight: Flight, outcome: Any) -> None:
+        landed[flight.batch[0].keys[0]] = outcome
+        if len(landed) == 2:
+            done.set()
+
+    Flight(first, asking, line, 0.001, land)
+    Flight(second, also, line, 60, land)
+    with anyio.fail_after(10):
+        await done.wait()
+    assert {key: translate(outcome).kind for key, outcome in landed.items()} == {
+        "a": "timeout",
+        "b": "timeout",
+    }
 
 
 async def test_a_flight_lands_with_its_answers() -> None:

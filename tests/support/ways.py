@@ -51,11 +51,15 @@ class InCompany(RedisStore):
         key = charges[0].key
         before, taken, after = await asyncio.gather(
             self._look(f"{key}:before", 977, 983),
-            super().take_together(charges, commit=commit),
+            self._take(charges, commit=commit),
             self._look(f"{key}:after", 991),
         )
         assert before.now_us <= taken.now_us <= after.now_us
         return taken
+
+    async def _take(self, charges: Sequence[Charge], *, commit: bool) -> Taken:
+        # In its turn, and not when it is made.
+        return await super().take_together(charges, commit=commit)
 
     async def _look(self, key: str, *limits: int) -> Taken:
         taken = await super().take_together(

@@ -70,7 +70,7 @@ def test_autoscaled(
     """The autoscaler brings six pods for much load and two for little, and nobody notices."""
     release = another_release("autoscaled")
     release.install(installed, {"autoscaling": AUTOSCALING})
-    little, much = (streams("autoscaled", per_second=rate) for rate in (0.3, 6))
+    little, much = (streams("autoscaled", per_second=rate) for rate in (0.3, 10))
     with Watch(release, folder) as watch:
         with Load(release, image, "little", little, 500) as steady:
             up_s = _until(watch, FEW, "little load")

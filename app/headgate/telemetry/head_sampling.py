@@ -13,11 +13,17 @@ from opentelemetry import context, propagate, trace
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision, ParentBased, StaticSampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    Decision,
+    ParentBased,
+    ParentBasedTraceIdRatio,
+    StaticSampler,
+    TraceIdRatioBased,
+)
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _REQUESTS: Final = frozenset({"http", "websocket"})
-_BY_ID_ALONE: Final = (ParentBased, TraceIdRatioBased, StaticSampler)
+_BY_ID_ALONE: Final = (ParentBased, ParentBasedTraceIdRatio, TraceIdRatioBased, StaticSampler)
 """Samplers that look at nothing that is gathered later."""
 _WITHIN: Final = "headgate.trace"
 

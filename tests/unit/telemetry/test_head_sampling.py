@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.sampling import (
 
 from headgate.telemetry.head_sampling import ChosenIds
 from headgate.telemetry.instrument import instrument_app
+from headgate.telemetry.traces import configure_tracing
 
 PARENT = "00-{:032x}-{:016x}-{}"
 
@@ -135,3 +136,37 @@ def test_what_a_request_leaves_running_begins_traces_of_its_own() -> None:
     """The id that a request was judged by is used once."""
     ids = ChosenIds()
     assert ids.generate_trace_id() != ids.generate_trace_id()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument"),
+    [
+        ("always_off", ""),
+        ("traceidratio", "0"),
+        ("parentbased_always_off", ""),
+        ("parentbased_traceidratio", "0"),
+    ],
+)
+def test_the_standard_variables_samplers_are_asked_at_the_head(
+    no_otel_variables: pytest.MonkeyPatch, sampler: str, argument: str
+) -> None:
+    """OpenTelemetry's middleware would ask again for a request that is passed on to it."""
+    no_otel_variables.setenv("OTEL_TRACES_EXPORTER", "console")
+    no_otel_variables.setenv("OTEL_TRACES_SAMPLER", sampler)
+    no_otel_variables.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
+    provider = configure_tracing("headgate")
+    assert provider is not None
+    asked: list[str] = []
+    judge = provider.sampler.should_sample
+
+    def ask(parent: Any, trace_id: int, name: str, *_rest: Any) -> SamplingResult:
+        asked.append(name)
+        return judge(parent, trace_id, name)
+
+    no_otel_variables.setattr(provider.sampler, "should_sample", ask)
+    app = FastAPI()
+    instrument_app(app, provider)
+    assert TestClient(app).get("/").status_code == 404
+    assert asked == [""]
+    FastAPIInstrumentor.uninstrument_app(app)
+    provider.shutdown()

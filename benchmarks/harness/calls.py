@@ -1,17 +1,12 @@
 """One contender's own check, called without HTTP in processes of their own."""
 
-import json
-import os
-import subprocess
-from typing import Any, Final
+from typing import Final
 
-from harness.cores import SERVER, pin
+from harness.apart import answer, start
 from harness.effort import Effort
-from harness.environments import python_of
 from harness.lineup import Contender
 from harness.requests import PRINCIPALS
 from harness.results import Figures
-from harness.server import BENCHMARKS
 from harness.store import Store
 
 TASKS: Final = 256
@@ -49,12 +44,10 @@ def checks_per_second(
         "BENCH_LIMIT": str(_LIMIT),
         "BENCH_LIMITS": str(limits),
         "BENCH_LEASE": str(lease),
-        "PYTHONPATH": str(BENCHMARKS),
     }
-    command = [python_of(contender), "-m", "harness.checking", f"contenders.{contender.module}"]
-    command += [str(effort.seconds), str(TASKS), str(principals)]
-    started = [_start(command, variables) for _ in range(processes)]
-    found = [_end(contender, process) for process in started]
+    arguments = [effort.seconds, TASKS, principals]
+    started = [start(contender, "harness.checking", arguments, variables) for _ in range(processes)]
+    found = [answer(contender, process) for process in started]
     checks = sum(each["checks"] for each in found)
     if checks != sum(each["admitted"] for each in found):
         raise RuntimeError(
@@ -72,19 +65,3 @@ def checks_per_second(
         "bytes/check": work.net_bytes / seen,
         "store busy": work.busy_seconds / (1.25 * effort.seconds),
     }
-
-
-def _start(command: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        command, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    pin(process.pid, SERVER)
-    return process
-
-
-def _end(contender: Contender, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    said, complaint = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{contender.name} failed: {complaint.decode()[-2_000:]}")
-    found: dict[str, Any] = json.loads(said)
-    return found

@@ -1,21 +1,16 @@
 """What one worker's time goes to, in a process without a server."""
 
-import json
-import os
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Final
 
-from harness.cores import SERVER, pin
+from harness.apart import answer, start
 from harness.effort import Effort
-from harness.environments import python_of
 from harness.lineup import BARE, DEPENDENCY, MIDDLEWARE, Contender
 from harness.policies import write
 from harness.requests import PRINCIPALS
 from harness.results import Figures, Scene
 from harness.served import PLENTY
-from harness.server import BENCHMARKS
 from harness.store import Store
 
 _REQUESTS_A_SECOND: Final = 1_000
@@ -41,25 +36,11 @@ def _taken(
     with tempfile.TemporaryDirectory(prefix="headgate-bench-") as folder:
         files = write(Path(folder), limit=limit, principals=principals)
         variables = {
-            **os.environ,
             "BENCH_LIMIT": str(limit),
-            "PYTHONPATH": str(BENCHMARKS),
             "HEADGATE_STORE": store.url,
             "HEADGATE_KEY_SECRET": "a secret of the benchmark",
             "HEADGATE_POLICIES": str(files[contender.policies or "one"]),
         }
-        requests = str(max(1, round(effort.seconds * _REQUESTS_A_SECOND)))
-        command = [python_of(contender), "-m", "harness.within", f"contenders.{contender.module}"]
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            [*command, requests, str(principals)],
-            env=variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        pin(process.pid, SERVER)
-        said, complaint = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{contender.name} failed: {complaint.decode()[-2_000:]}")
-    # What it logs comes before.
-    found: Figures = json.loads(said.splitlines()[-1])
-    return found
+        requests = max(1, round(effort.seconds * _REQUESTS_A_SECOND))
+        process = start(contender, "harness.within", [requests, principals], variables)
+        return answer(contender, process)

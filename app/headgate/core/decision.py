@@ -4,7 +4,7 @@ Named tuples: several are made for each request, at a third of what a frozen dat
 """
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from headgate.core.policy import Mode
 from headgate.core.quota import Quota
@@ -39,7 +39,8 @@ class Outcome(StrEnum):
     EXEMPT = "exempt"
 
 
-_REFUSING = frozenset({Outcome.DENIED, Outcome.FAIL_CLOSED})
+REFUSING: Final = frozenset({Outcome.DENIED, Outcome.FAIL_CLOSED})
+"""Of a policy, or of all together: the request is turned away."""
 
 
 class Source(StrEnum):
@@ -100,7 +101,7 @@ class Decision(NamedTuple):
     @property
     def violated(self) -> tuple[str, ...]:
         """Names of the policies that refused the request."""
-        return tuple([each.policy for each in self.results if each.outcome in _REFUSING])
+        return tuple([each.policy for each in self.results if each.outcome in REFUSING])
 
 
 EXEMPT = Decision(Outcome.EXEMPT, Source.NONE)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter
 
-from headgate.core.decision import LimitResult, Outcome, Source
+from headgate.core.decision import REFUSING, LimitResult, Outcome, Source
 from headgate.core.policy import PolicySet
 from headgate.core.subject import UNMATCHED_ROUTE
 from headgate.limiter.events import Decided
@@ -18,7 +18,6 @@ ROUTES = 1_000
 _NEAR = 5
 """A limit is near when a fifth of it is left: 80 % is used."""
 _REFUSALS = frozenset({Outcome.DENIED, Outcome.SHADOW_DENIED})
-_REFUSED = frozenset({Outcome.DENIED, Outcome.FAIL_CLOSED})
 
 
 class Kind(NamedTuple):
@@ -129,10 +128,10 @@ def kind_of(event: Decided) -> Kind:
     """
     outcome, source, results, _, _ = event.decision
     said = []
-    refused = outcome in _REFUSED
+    refused = outcome in REFUSING
     tells_route = refused
     for policy, _, result, limits in results:
-        if result in _REFUSED or not refused:
+        if result in REFUSING or not refused:
             said.append((policy, result, result is Outcome.ALLOWED and _is_near(limits)))
             tells_route = tells_route or result is Outcome.SHADOW_DENIED
     return Kind(outcome, source, event.route if tells_route else "", event.tier, tuple(said))

@@ -57,10 +57,13 @@ def configure_logging(
     root.handlers[:] = [handler]
     root.setLevel(number)
     for name in _UVICORN:
-        # uvicorn's own handlers would write a second line in a second format.
         logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
+        if logger.hasHandlers():
+            # uvicorn's own handlers would write a second line in a second format.
+            logger.handlers.clear()
+            logger.propagate = True
+        # One without any was switched off, by `--no-access-log`: uvicorn asks the same question
+        # before it makes a line.
 
 
 def add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

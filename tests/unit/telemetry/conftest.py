@@ -36,9 +36,15 @@ def own_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     config = structlog.get_config()
+    servers = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access")]
+    before = [(each, each.handlers[:], each.level, each.propagate) for each in servers]
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    for logger, its_handlers, its_level, propagate in before:
+        logger.handlers[:] = its_handlers
+        logger.setLevel(its_level)
+        logger.propagate = propagate
     structlog.configure(**config)
 
 

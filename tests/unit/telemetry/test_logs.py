@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import structlog
+import uvicorn
 from opentelemetry.sdk.trace import TracerProvider
 
 from headgate.core.errors import ConfigError
@@ -49,6 +50,18 @@ def test_other_libraries_share_the_renderer(name: str) -> None:
     (line,) = lines(stream)
     assert (line["event"], line["level"], line["logger"]) == ("served it", "warning", name)
     assert set(line) == {"event", "level", "logger", "timestamp"}
+
+
+def test_access_log_that_is_off_stays_off() -> None:
+    """A server told to write no access log writes none through the common renderer either."""
+    uvicorn.Config("app:app", access_log=False)
+    stream = io.StringIO()
+    configure_logging(stream=stream)
+    configure_logging(stream=stream)
+    assert not logging.getLogger("uvicorn.access").hasHandlers()
+    logging.getLogger("uvicorn.access").warning("served it")
+    logging.getLogger("uvicorn.error").warning("failed")
+    assert [line["logger"] for line in lines(stream)] == ["uvicorn.error"]
 
 
 def test_line_has_the_current_trace(provider: TracerProvider) -> None:

@@ -243,10 +243,8 @@ class Limiter:
     async def _admit(self, plan: Plan) -> Reservation:
         if not plan.charges:
             return Reservation(_without_charges(plan), {}, 0, self._till.settle)
-        known = self._denials.refusals(plan.charges)
-        if known:
-            verdicts = [known.get(place) for place in range(len(plan.charges))]
-            refused = decision_of(plan, verdicts, source=Source.CACHE, spent=False)
+        refused = self._denials.decide(plan)
+        if refused is not None:
             return Reservation(refused, {}, 0, self._till.settle)
         try:
             taken = await self._till.take(plan)

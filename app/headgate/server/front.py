@@ -17,8 +17,9 @@ from headgate.server.coverage import has_middleware
 from headgate.server.headgate import Headgate
 from headgate.server.service import create_app
 from headgate.telemetry import instrument_app
+from headgate.web.ask import WEBSOCKET
 from headgate.web.middleware import RateLimitMiddleware
-from headgate.web.routes import WEBSOCKET, Entry, RouteTable, entry_of, scan
+from headgate.web.routes import Entry, RouteTable, entry_of, scan
 
 
 def load_target(target: str) -> ASGIApp:

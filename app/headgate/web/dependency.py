@@ -1,8 +1,7 @@
 """Limits as FastAPI dependencies: `Depends(RateLimit("5/minute"))`."""
 
-import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
@@ -13,13 +12,12 @@ from headgate.core.errors import ConfigError
 from headgate.core.policy import KeyKind, KeyPart, Mode, OnStoreError, Policy
 from headgate.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota, rate_quota
 from headgate.limiter.reservation import Reservation
-from headgate.web.ask import Ask
+from headgate.web.ask import Ask, Cost
 from headgate.web.gate import Gate, find_gate
 from headgate.web.refuse import refuse
 from headgate.web.routes import entry_of
 from headgate.web.visit import Visit, begin, visit_of
 
-Cost = int | Callable[[HTTPConnection], int | Awaitable[int]]
 Choice = TypeVar("Choice", bound=StrEnum)
 _DEFAULTS = (
     None,
@@ -82,7 +80,7 @@ class RateLimit:
     ) -> None:
         if (rate is None) == (policy is None):
             raise ConfigError('write either RateLimit("5/minute") or RateLimit(policy="exports")')
-        self._cost = cost
+        self.cost = cost
         self._named = policy or ""
         self._policy: Policy | None = None
         if rate is None:
@@ -120,13 +118,6 @@ class RateLimit:
         if self._policy is not None:
             return self._policy
         return gate.limiter.policies.named(self._named)
-
-    async def cost_of(self, connection: HTTPConnection) -> int:
-        """Return what a request costs."""
-        if isinstance(self._cost, int):
-            return self._cost
-        cost = self._cost(connection)
-        return await cost if inspect.isawaitable(cost) else cost
 
     async def __call__(
         self, connection: HTTPConnection, response: Response
@@ -176,8 +167,9 @@ async def _leave(visit: Visit) -> None:
 async def _admit(
     visit: Visit, connection: HTTPConnection, response: Response, asks: Sequence[Ask]
 ) -> None:
-    fresh = [ask for ask in asks if ask.policy(visit.gate).name not in visit.policies]
-    refusal = await visit.admit(connection.scope, fresh)
+    if visit.policies:
+        asks = [ask for ask in asks if ask.policy(visit.gate).name not in visit.policies]
+    refusal = await visit.admit(connection.scope, asks)
     if refusal is not None:
         await _leave(visit)
         raise refuse(refusal, connection)

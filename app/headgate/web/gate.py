@@ -1,8 +1,7 @@
 """What stands behind the dependency and the middleware, and how they find it."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headgate.core.decision import Decision
@@ -10,6 +9,7 @@ from headgate.core.errors import ConfigError
 from headgate.core.headers import EXPOSED, Dialect, Headers, limit_headers, retry_after
 from headgate.limiter.limiter import Limiter
 from headgate.limiter.ports import Identifier
+from headgate.web.refusal import Refusal
 
 
 class Gate:
@@ -34,6 +34,8 @@ class Gate:
         self.identifier = identifier
         self.dialect = dialect
         self.reject_invalid = reject_invalid
+        # By the id of the decision, which is kept with it: in a flood one is given again and again.
+        self.refusals: dict[int, tuple[Decision, Refusal]] = {}
 
     @property
     def exposed(self) -> str:
@@ -48,16 +50,6 @@ class Gate:
         if not decision.allowed:
             fields.append(("Retry-After", retry_after(decision)))
         return fields
-
-
-def raw(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Return header fields as ASGI has them."""
-    return [(_name(name), value.encode("latin-1")) for name, value in fields]
-
-
-@lru_cache(64)
-def _name(name: str) -> bytes:
-    return name.lower().encode()
 
 
 class DefaultGate:

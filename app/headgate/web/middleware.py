@@ -9,8 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headgate.web.gate import Gate, find_gate, raw
-from headgate.web.problem import Refusal
+from headgate.web.gate import Gate, find_gate
+from headgate.web.refusal import Refusal, raw
 from headgate.web.refuse import send_refusal
 from headgate.web.routes import RouteTable, entry_of
 from headgate.web.visit import Visit, begin, visit_of

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from headgate.core.decision import Decision, Outcome
+from headgate.core.errors import IdentityError
 from headgate.core.headers import Headers, retry_after
-from headgate.limiter.ports import Identity
-from headgate.web.gate import Gate, raw
+from headgate.web.gate import Gate
+from headgate.web.refusal import Refusal
 
 MEDIA_TYPE = "application/problem+json"
 _REGISTRY = "https://iana.org/assignments/http-problem-types"
@@ -22,32 +23,19 @@ CONTENT_TOO_LARGE = 413
 _MAX_KEPT = 1_024
 
 
-class Refusal:
-    """A response that turns a request away.
-
-    Args:
-        status: Its status.
-        headers: Its headers.
-        body: Its body.
-        tells_limits: Whether the limits' fields are among the headers.
-    """
-
-    def __init__(
-        self, status: int, headers: Headers, body: bytes, *, tells_limits: bool = False
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.tells_limits = tells_limits
-
-    @cached_property
-    def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers as ASGI sends them."""
-        return raw(self.headers)
-
-
 def refused(decision: Decision, gate: Gate) -> Refusal:
     """Turn a refusing decision into 429, or 503 where the store is away and a policy refuses."""
+    known = gate.refusals.get(id(decision))
+    if known is not None and known[0] is decision:
+        return known[1]
+    refusal = _refused(decision, gate)
+    if len(gate.refusals) >= _MAX_KEPT:
+        gate.refusals.clear()
+    gate.refusals[id(decision)] = decision, refusal
+    return refusal
+
+
+def _refused(decision: Decision, gate: Gate) -> Refusal:
     away = decision.outcome is Outcome.FAIL_CLOSED
     status = SERVICE_UNAVAILABLE if away else TOO_MANY_REQUESTS
     fields = tuple(gate.headers(decision))
@@ -76,13 +64,12 @@ def _refusing(
     return Refusal(status, _headers(exposed, body, fields), body, tells_limits=True)
 
 
-def unauthorized(identity: Identity, gate: Gate) -> Refusal:
+def unauthorized(error: IdentityError, gate: Gate) -> Refusal:
     """Turn a credential that did not verify into 401 (RFC 9110, 15.5.2)."""
-    reason = identity.error.reason if identity.error else "missing"
     members = {
         "type": "about:blank",
         "title": "Unauthorized",
-        "detail": f"The credential was not accepted: {reason}.",
+        "detail": f"The credential was not accepted: {error.reason}.",
     }
     body = _body(UNAUTHORIZED, members, {})
     headers = _headers(gate.exposed, body, [("WWW-Authenticate", "Bearer")])

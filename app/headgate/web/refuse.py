@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
-from headgate.web.problem import Refusal
+from headgate.web.refusal import Refusal
 
 TRY_AGAIN_LATER = 1013
 """Close code of the IANA WebSocket registry; before the handshake a server makes it a 403."""

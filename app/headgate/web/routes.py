@@ -9,7 +9,7 @@ happens to a limiter that does not ask).
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -20,9 +20,7 @@ from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute, compile_pa
 from starlette.types import Scope
 
 from headgate.core.subject import UNMATCHED_ROUTE
-from headgate.web.ask import Ask
-
-WEBSOCKET = "WEBSOCKET"
+from headgate.web.ask import WEBSOCKET, Ask, Wants
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,14 @@ class Entry:
         methods: Methods in upper case; empty for any.
         calls: What the route's dependencies call, sub-dependencies included.
         host: Pattern of the hosts that have the route; empty for any.
+        wants: What requests ask for here.
     """
 
     template: str = ""
     methods: frozenset[str] = frozenset()
     calls: tuple[Any, ...] = ()
     host: str = ""
+    wants: Wants = field(init=False, repr=False, compare=False, default_factory=Wants)
 
     @cached_property
     def asks(self) -> tuple[Ask, ...]:
@@ -156,9 +156,14 @@ def entry_of(scope: Scope, table: RouteTable | None = None) -> Entry:
         scope: The request, on its way into the app or already at the route.
         table: The routes, when they are not those of a Starlette app.
     """
-    method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
     table = table or _table_of(scope)
-    return table.find(method, _path_of(scope), _host_of(scope) if table.has_hosts else "")
+    return table.find(method_of(scope), _path_of(scope), _host_of(scope) if table.has_hosts else "")
+
+
+def method_of(scope: Scope) -> str:
+    """Return the request's method, `WEBSOCKET` for a handshake."""
+    method: str = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
+    return method
 
 
 def _host_of(scope: Scope) -> str:

@@ -1,6 +1,6 @@
 """One request's way through the gate: whoever meets it first decides, the others see it done."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from anyio import CancelScope
@@ -9,13 +9,13 @@ from starlette.types import Scope
 
 from headgate.core.errors import CostError
 from headgate.core.headers import Headers
-from headgate.core.policy import Policy
-from headgate.core.subject import NO_HEADERS, UNMATCHED_ROUTE, Subject
+from headgate.core.subject import NO_HEADERS, Subject
 from headgate.limiter.reservation import Reservation
-from headgate.web.ask import Ask
+from headgate.web.ask import UNASKED, Ask
 from headgate.web.gate import Gate
-from headgate.web.problem import Refusal, refused, too_costly, unauthorized
-from headgate.web.routes import WEBSOCKET, Entry
+from headgate.web.problem import refused, too_costly, unauthorized
+from headgate.web.refusal import Refusal
+from headgate.web.routes import Entry, method_of
 
 _KEY = "headgate"
 
@@ -51,7 +51,7 @@ class Visit:
         return self.gate.headers(first._replace(results=results))
 
     async def admit(
-        self, scope: Scope, asks: Iterable[Ask], *, matched: bool = False
+        self, scope: Scope, asks: Sequence[Ask], *, matched: bool = False
     ) -> Refusal | None:
         """Decide together what was asked, and return the refusal if there is one.
 
@@ -60,35 +60,25 @@ class Visit:
             asks: Dependencies that ask for policies.
             matched: Whether to ask as well for the policies that match the request.
         """
-        identity = await self.gate.identifier.identify(scope)
-        wanted: dict[str, tuple[Policy, int]] = {}
-        if matched:
-            tier = identity.principal.tier if identity.principal else ""
-            method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
-            template = self.entry.template or UNMATCHED_ROUTE
-            for policy in self.gate.limiter.policies.current.select(method, template, tier):
-                wanted[policy.name] = (policy, 1)
-        for ask in asks:
-            policy = ask.policy(self.gate)
-            wanted[policy.name] = (policy, await ask.cost_of(HTTPConnection(scope)))
-        subject = Subject(
-            identity.client_address,
-            identity.principal,
-            self.entry.name,
-            _headers(scope, wanted.values()),
-        )
+        gate, entry = self.gate, self.entry
+        address, principal, error = await gate.identifier.identify(scope)
+        tier = principal.tier if principal else ""
+        method = method_of(scope) if matched else UNASKED
+        wanted = entry.wants.find(gate, asks, method, entry.template, tier)
+        pairs = await wanted.priced(scope) if wanted.told else wanted.pairs
+        headers = _headers(scope, wanted.headers) if wanted.headers else NO_HEADERS
+        subject = Subject(address, principal, entry.name, headers)
         try:
-            reservation = await self.gate.limiter.admit(list(wanted.values()), subject)
-        except CostError as error:
-            return too_costly(str(error), self.gate)
+            reservation = await gate.limiter.admit(pairs, subject)
+        except CostError as fault:
+            return too_costly(str(fault), gate)
         self.reservations.append(reservation)
         self.holds_leases = self.holds_leases or bool(reservation.leases)
-        for name in wanted:
-            self.policies[name] = reservation
+        self.policies.update(dict.fromkeys(wanted.names, reservation))
         if not reservation.decision.allowed:
-            return refused(reservation.decision, self.gate)
-        if identity.error is not None and self.gate.reject_invalid:
-            return unauthorized(identity, self.gate)
+            return refused(reservation.decision, gate)
+        if error is not None and gate.reject_invalid:
+            return unauthorized(error, gate)
         return None
 
     async def leave(self) -> None:
@@ -99,11 +89,8 @@ class Visit:
                 await reservation.release()
 
 
-def _headers(scope: Scope, wanted: Iterable[tuple[Policy, int]]) -> Mapping[str, str]:
+def _headers(scope: Scope, names: Iterable[str]) -> Mapping[str, str]:
     """Return the headers that the policies' keys are made of; repeated ones as one list."""
-    names = {name for policy, _ in wanted if policy.headers for name in policy.headers}
-    if not names:
-        return NO_HEADERS
     headers = HTTPConnection(scope).headers
     found = {name: headers.getlist(name) for name in names}
     return {name: ", ".join(values) for name, values in found.items() if values}

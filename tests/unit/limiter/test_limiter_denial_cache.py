@@ -6,7 +6,7 @@ from headgate.core.charge import Charge
 from headgate.core.decision import Source, Verdict
 from headgate.core.policy import Mode, PolicySet
 from headgate.core.quota import concurrency_quota, rate_quota
-from headgate.limiter.denials import DenialCache
+from headgate.limiter.denials import SAME_US, DenialCache
 from headgate.limiter.events import Decided
 from support.limiter import Bench, MovedClock, in_flight, rate, running, window
 
@@ -92,9 +92,35 @@ async def test_the_times_of_a_known_denial_count_down() -> None:
     charge = Charge("k", MINUTE, 1)
     cache.remember(charge, REFUSED)
     clock.us += 350_000
-    found = cache.refusals([charge])[0]
+    (found,) = cache.refusals([charge])
+    assert found is not None
     assert (found.retry_us, found.next_us, found.reset_us) == (50_000, 1, 59_650_000)
     assert not found.fits
+
+
+async def test_a_flood_is_told_the_same_for_a_moment() -> None:
+    """For 10 ms a refused caller is given one decision again, and then one with new figures."""
+    async with Bench(rate("a", "10/second")) as bench:
+        await _spend(bench, "a", 10)
+        assert not (await bench.limiter.check("a", principal="ann")).allowed
+        first = await bench.limiter.check("a", principal="ann")
+        bench.clock.us += SAME_US - 1
+        assert await bench.limiter.check("a", principal="ann") is first
+        bench.clock.us += 1
+        second = await bench.limiter.check("a", principal="ann")
+        assert second.retry_after_us == first.retry_after_us - SAME_US
+
+
+async def test_a_decision_is_given_again_for_the_same_question_only() -> None:
+    """A check of more policies, or at another cost, is not told what another one was told."""
+    async with Bench(rate("a", "1/minute"), rate("b", "5/minute")) as bench:
+        await _spend(bench, "a")
+        for _ in range(2):
+            await bench.limiter.check("a", principal="ann")
+        both = await bench.limiter.check("a", "b", principal="ann")
+        assert [each.policy for each in both.results] == ["a", "b"]
+        free = await bench.limiter.check("a", principal="ann", cost=0)
+        assert (free.allowed, free.source) == (True, Source.STORE)
 
 
 async def test_the_cache_is_bounded() -> None:
@@ -103,10 +129,10 @@ async def test_the_cache_is_bounded() -> None:
     one, two, three = (Charge(key, MINUTE, 1) for key in ("one", "two", "three"))
     cache.remember(one, REFUSED)
     cache.remember(two, REFUSED)
-    assert list(cache.refusals([one])) == [0]
+    assert cache.refusals([one]) == [REFUSED]
     cache.remember(three, REFUSED)
     assert len(cache) == 2
-    assert list(cache.refusals([one, two, three])) == [0, 2]
+    assert cache.refusals([one, two, three]) == [REFUSED, None, REFUSED]
 
 
 async def test_a_remembered_key_that_is_remembered_again_is_the_newest() -> None:
@@ -115,7 +141,7 @@ async def test_a_remembered_key_that_is_remembered_again_is_the_newest() -> None
     one, two, three = (Charge(key, MINUTE, 1) for key in ("one", "two", "three"))
     for charge in (one, two, one, three):
         cache.remember(charge, REFUSED)
-    assert list(cache.refusals([one, two, three])) == [0, 2]
+    assert cache.refusals([one, two, three]) == [REFUSED, None, REFUSED]
 
 
 async def test_concurrency_is_never_remembered() -> None:

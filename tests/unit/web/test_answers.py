@@ -16,7 +16,8 @@ from headgate.core.policy import Mode, OnStoreError
 from headgate.web.dependency import RateLimit
 from headgate.web.gate import DefaultGate
 from headgate.web.middleware import RateLimitMiddleware
-from headgate.web.problem import RESPONSES, Refusal
+from headgate.web.problem import RESPONSES
+from headgate.web.refusal import Refusal
 from headgate.web.refuse import Refused, refuse
 from support.web import GateBench, assert_each_once, caller, http_scope, limits_of, rate
 

@@ -1,0 +1,40 @@
+"""A response that turns a request away, ready to be sent."""
+
+from collections.abc import Iterable
+from functools import cached_property, lru_cache
+
+from headgate.core.headers import Headers
+
+
+def raw(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Return header fields as ASGI has them."""
+    return [(_name(name), value.encode("latin-1")) for name, value in fields]
+
+
+@lru_cache(64)
+def _name(name: str) -> bytes:
+    return name.lower().encode()
+
+
+class Refusal:
+    """A response that turns a request away.
+
+    Args:
+        status: Its status.
+        headers: Its headers.
+        body: Its body.
+        tells_limits: Whether the limits' fields are among the headers.
+    """
+
+    def __init__(
+        self, status: int, headers: Headers, body: bytes, *, tells_limits: bool = False
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.tells_limits = tells_limits
+
+    @cached_property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers as ASGI sends them."""
+        return raw(self.headers)

@@ -53,6 +53,8 @@ class DenialLog:
         self._log: FilteringBoundLogger = logger or structlog.get_logger("headgate.requests")
         self._suppressed = suppressed
         self._flooded = False
+        self._last: Decision | None = None
+        self._policies: tuple[str, ...] = ()
         self._samplers = {
             outcome: Sampler(
                 clock,
@@ -76,8 +78,11 @@ class DenialLog:
                 self.flush()
             return
         self._flooded = True
-        policies = _named(event.decision)
-        if sampler.admit((next(iter(policies), ""), event.subject)):
+        # In a flood one decision is given again and again.
+        if event.decision is not self._last:
+            self._last, self._policies = event.decision, _named(event.decision)
+        policies = self._policies
+        if sampler.admit((policies[0] if policies else "", event.subject)):
             self._write(event, policies)
         elif outcome is Outcome.DENIED:
             self._suppressed()

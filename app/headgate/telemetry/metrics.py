@@ -12,7 +12,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from headgate.core.decision import Outcome, Source
+from headgate.core.decision import Decision, Outcome, Source
 from headgate.limiter.events import (
     Audited,
     BreakerChanged,
@@ -51,6 +51,7 @@ class Metrics:
                 collector(registry=registry)
         self._registry = registry
         self._tally: Tally[Decided] = Tally(registry, self._count_all)
+        self._without_line: Tally[None] = Tally(registry, self._count_suppressed)
         checks = counter(names.CHECKS, registry)
         self._checks: dict[Outcome, Counter] = {item: checks.labels(item) for item in Outcome}
         self._policies = PolicyCounters(registry)
@@ -106,10 +107,11 @@ class Metrics:
     def flush(self) -> None:
         """Bring the counters up to date for those who read one without the registry's others."""
         self._tally.flush()
+        self._without_line.flush()
 
     def denial_suppressed(self) -> None:
         """Count a denial that got no log line of its own."""
-        self._suppressed.inc()
+        self._without_line.add(None)
 
     def batch_sent(self, calls: int) -> None:
         """Count the calls that travelled to the store in one pipeline."""
@@ -146,12 +148,18 @@ class Metrics:
 
     def _count_all(self, events: Iterable[Decided]) -> None:
         kinds: dict[Kind, int] = {}
+        decision: Decision | None = None
         for event in events:
             self._durations.observe(event.decision.source, event.seconds, None)
-            kind = kind_of(event)
+            # In a flood one decision is given again and again, and is always of one kind.
+            if event.decision is not decision:
+                decision, kind = event.decision, kind_of(event)
             kinds[kind] = kinds.get(kind, 0) + 1
         for kind, number in kinds.items():
             self._count(kind, number)
+
+    def _count_suppressed(self, denials: Iterable[None]) -> None:
+        self._suppressed.inc(sum(1 for _ in denials))
 
     def _count(self, kind: Kind, number: int, exemplar: dict[str, str] | None = None) -> None:
         self._checks[kind.outcome].inc(number)

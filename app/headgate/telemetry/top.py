@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from headgate.core.decision import Outcome
+from headgate.core.decision import Decision, Outcome
 from headgate.limiter.events import Decided, Event
 
 CAPACITY = 1000
@@ -96,11 +96,16 @@ class TopDenied:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._denied: SpaceSaving[tuple[str, str]] = SpaceSaving(capacity)
+        self._last: Decision | None = None
+        self._violated: tuple[str, ...] = ()
 
     def observe(self, event: Event) -> None:
         """Count a denial under each policy that denied."""
         if isinstance(event, Decided) and event.decision.outcome is Outcome.DENIED:
-            for policy in event.decision.violated:
+            # In a flood one decision is given again and again.
+            if event.decision is not self._last:
+                self._last, self._violated = event.decision, event.decision.violated
+            for policy in self._violated:
                 self._denied.add((policy, event.subject))
 
     def report(self, length: int = REPORTED) -> list[DeniedSubject]:

@@ -9,7 +9,7 @@ is available. A policy in shadow is nothing to clients.
 from enum import StrEnum
 from functools import lru_cache
 
-from headgate.core.decision import Decision, Verdict
+from headgate.core.decision import Decision
 from headgate.core.policy import Mode
 from headgate.core.quota import SECOND_US, Algorithm, Quota
 
@@ -70,7 +70,9 @@ def _draft_11(decision: Decision) -> Headers:
             name, told = _member(policy, quota, len(limits) == 1)
             policies.append(told)
             if verdict is not None:
-                states.append(f"{name};r={verdict.remaining}{_until_more(verdict)}")
+                _, remaining, _, next_us, _ = verdict
+                until_more = f";t={seconds(next_us)}" if next_us else ""
+                states.append(f"{name};r={remaining}{until_more}")
     headers = []
     if policies:
         headers.append(("RateLimit-Policy", ", ".join(policies)))
@@ -90,10 +92,6 @@ def _window(quota: Quota) -> str:
     if quota.algorithm is Algorithm.CONCURRENCY:
         return ';qu="concurrent-requests"'
     return f";w={seconds(quota.fill_us)}"
-
-
-def _until_more(verdict: Verdict) -> str:
-    return f";t={seconds(verdict.next_us)}" if verdict.next_us else ""
 
 
 def _x_ratelimit(decision: Decision, unix_seconds: int) -> Headers:

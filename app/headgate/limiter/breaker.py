@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from headgate.core.errors import BucketCorrupt, ConfigError, StoreError, StoreUnavailable
 from headgate.limiter.events import BreakerChanged, BreakerState, Event, StoreFailed
@@ -16,6 +16,7 @@ from headgate.limiter.ports import Sleep
 
 _log = logging.getLogger("headgate")
 Result = TypeVar("Result")
+Given = TypeVarTuple("Given")
 NOT_ASKED = "breaker_open"
 """Kind of the error of a call that was not tried."""
 
@@ -69,8 +70,15 @@ class Breaker:
         """Whether calls go to the store."""
         return BreakerState.CLOSED if self._probing is None else BreakerState.OPEN
 
-    async def call(self, operation: str, work: Callable[[], Awaitable[Result]]) -> Result:
+    async def call(
+        self, operation: str, work: Callable[[*Given], Awaitable[Result]], *given: *Given
+    ) -> Result:
         """Do the work unless the breaker is open.
+
+        Args:
+            operation: The verb of the store's port, for those who hear of a failure.
+            work: What to do.
+            given: What it is given.
 
         Raises:
             StoreError: The work failed, or was not tried because the breaker is open.
@@ -79,7 +87,7 @@ class Breaker:
             raise StoreUnavailable("the breaker is open", kind=NOT_ASKED)
         openings = self._openings
         try:
-            result = await work()
+            result = await work(*given)
         except StoreError as error:
             self._tell(StoreFailed(operation, error))
             # A call that began before the breaker opened says nothing of the store that came back,

@@ -101,6 +101,4 @@ class Census:
         """Stop announcing, and leave, so that the others' shares grow at once."""
         if await self._beats.stop():
             with contextlib.suppress(StoreError):
-                await self._breaker.call(
-                    "heartbeat", lambda: self._store.heartbeat(self.replica, 0)
-                )
+                await self._breaker.call("heartbeat", self._store.heartbeat, self.replica, 0)

@@ -226,7 +226,7 @@ class Limiter:
         buckets = every_bucket(self._find(policies), _subject(subject, principal), self.keys)
         await self._local.forget(buckets)
         try:
-            return await self._breaker.call("forget", lambda: self.store.forget(buckets))
+            return await self._breaker.call("forget", self.store.forget, buckets)
         finally:
             # Not before: what is refused until the store has forgotten would be remembered.
             self._denials.forget(buckets)

@@ -52,7 +52,7 @@ class Till:
         return self._take_leases(plan, taking) if plan.holds_leases else taking
 
     def _take(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, Taken]:
-        return self._breaker.call("take", lambda: self._store.take(charges))
+        return self._breaker.call("take", self._store.take, charges)
 
     async def _take_leases(self, plan: Plan, taking: Coroutine[Any, Any, Taken]) -> Taken:
         # A client that goes away while the store answers must not leave a lease behind.
@@ -91,7 +91,7 @@ class Till:
 
     async def _settle(self, settlements: Sequence[Settlement]) -> None:
         try:
-            times_us = await self._breaker.call("settle", lambda: self._store.settle(settlements))
+            times_us = await self._breaker.call("settle", self._store.settle, settlements)
         except StoreError as error:
             if error.kind != NOT_ASKED:
                 # It may have been done all the same.

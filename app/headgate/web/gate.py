@@ -44,9 +44,9 @@ class Gate:
 
     def headers(self, decision: Decision) -> Headers:
         """Return the fields for a response, with Retry-After if it is a refusal."""
-        told_in_time = self.dialect is Dialect.X_RATELIMIT_EPOCH
-        now = int(time.time()) if told_in_time else 0
-        fields = limit_headers(decision, self.dialect, unix_seconds=now)
+        dialect = self.dialect
+        now = int(time.time()) if dialect is Dialect.X_RATELIMIT_EPOCH else 0
+        fields = limit_headers(decision, dialect, unix_seconds=now)
         if not decision.allowed:
             fields.append(("Retry-After", retry_after(decision)))
         return fields

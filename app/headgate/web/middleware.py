@@ -41,7 +41,8 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, or refuse it."""
-        if scope["type"] not in _LIMITED or _is_preflight(scope):
+        kind = scope["type"]
+        if kind not in _LIMITED or (kind == "http" and _is_preflight(scope)):
             await self.app(scope, receive, send)
             return
         if self._starlette is not None:
@@ -84,6 +85,8 @@ class RateLimitMiddleware:
 class _Sender:
     """Sends on, with the limits' fields on the first message."""
 
+    __slots__ = ("_scope", "_send", "_visit")
+
     def __init__(self, visit: Visit, scope: Scope, send: Send) -> None:
         self._visit = visit
         self._scope = scope
@@ -107,7 +110,7 @@ class _Sender:
 
 def _is_preflight(scope: Scope) -> bool:
     """Tell whether a browser asks before it asks (Fetch, CORS-preflight): that costs nothing."""
-    if scope["type"] != "http" or scope["method"] != "OPTIONS":
+    if scope["method"] != "OPTIONS":
         return False
     headers = Headers(scope=scope)
     return "origin" in headers and "access-control-request-method" in headers

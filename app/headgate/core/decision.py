@@ -96,7 +96,7 @@ class Decision(NamedTuple):
     @property
     def allowed(self) -> bool:
         """Whether the request is let in."""
-        return self.outcome is not Outcome.DENIED and self.outcome is not Outcome.FAIL_CLOSED
+        return self.outcome not in REFUSING
 
     @property
     def violated(self) -> tuple[str, ...]:

@@ -29,19 +29,16 @@ class Planner:
         Raises:
             CostError: A cost is negative, or no limit could ever hold it.
         """
-        for policy, _ in asks:
-            if not policy.same_for_caller:
-                return make_plan(asks, subject, self._keys)
-        if not asks:
-            return make_plan(asks, subject, self._keys)
-        place = self._keys.caller(subject), subject.tier, subject.route, asks[0][0].name
+        name = asks[0][0].name if asks else ""
+        place = self._keys.caller(subject), subject.tier, subject.route, name
         found = self._kept.get(place)
         if found is not None and found[0] == asks:
             return found[1]
         plan = make_plan(asks, subject, self._keys)
-        if len(self._kept) >= MAX_KEPT:
-            self._kept.clear()
-        self._kept[place] = asks, plan
+        if asks and all(policy.same_for_caller for policy, _ in asks):
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[place] = asks, plan
         return plan
 
     def clear(self) -> None:

@@ -33,7 +33,9 @@ class Reservation:
     ) -> None:
         self.decision = decision
         self.policies = tuple(spent)
-        self.leases = [each for charges in spent.values() for each in charges if each.lease]
+        self.leases = (
+            [each for charges in spent.values() for each in charges if each.lease] if spent else []
+        )
         self._open = spent
         self._taken_us = taken_us
         self._settle = settle

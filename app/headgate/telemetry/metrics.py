@@ -147,16 +147,17 @@ class Metrics:
         self._count(kind_of(event), 1, exemplar)
 
     def _count_all(self, events: Iterable[Decided]) -> None:
-        kinds: dict[Kind, int] = {}
+        kinds: dict[Kind, list[float]] = {}
         decision: Decision | None = None
         for event in events:
-            self._durations.observe(event.decision.source, event.seconds, None)
             # In a flood one decision is given again and again, and is always of one kind.
             if event.decision is not decision:
-                decision, kind = event.decision, kind_of(event)
-            kinds[kind] = kinds.get(kind, 0) + 1
-        for kind, number in kinds.items():
-            self._count(kind, number)
+                decision = event.decision
+                durations = kinds.setdefault(kind_of(event), [])
+            durations.append(event.seconds)
+        for kind, durations in kinds.items():
+            self._durations.observe_all(kind.source, durations)
+            self._count(kind, len(durations))
 
     def _count_suppressed(self, denials: Iterable[None]) -> None:
         self._suppressed.inc(sum(1 for _ in denials))

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from headgate.core.decision import Decision, Outcome
+from headgate.core.decision import Outcome
 from headgate.limiter.events import Decided, Event
 
 CAPACITY = 1000
@@ -28,13 +28,12 @@ class SpaceSaving(Generic[K]):
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._counts: dict[K, int] = {}
-        # By count, the keys that have it, each with the error of its count. A count grows by one,
-        # so the least one does too, and is never searched for.
+        # By count, the keys that have it, each with the error of its count.
         self._buckets: dict[int, dict[K, int]] = {}
         self._least = 0
 
-    def add(self, key: K) -> None:
-        """Count one more of the key, in place of a key of the least count if there is no room."""
+    def add(self, key: K, number: int = 1) -> None:
+        """Count more of the key, in place of a key of the least count if there is no room."""
         count = self._counts.get(key)
         if count is not None:
             error = self._take_out(count, key)
@@ -45,10 +44,12 @@ class SpaceSaving(Generic[K]):
             evicted = next(iter(self._buckets[count]))
             del self._counts[evicted]
             self._take_out(count, evicted)
-        self._counts[key] = count + 1
-        self._buckets.setdefault(count + 1, {})[key] = error
+        self._counts[key] = count + number
+        self._buckets.setdefault(count + number, {})[key] = error
         if self._least not in self._buckets:
-            self._least += 1
+            # Counted one by one, the least count grows by one and is not searched for.
+            following = self._least + 1
+            self._least = following if following in self._buckets else min(self._buckets)
 
     def top(self, length: int = REPORTED) -> list[tuple[K, int, int]]:
         """Return the most frequent keys, most frequent first.
@@ -96,17 +97,24 @@ class TopDenied:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._denied: SpaceSaving[tuple[str, str]] = SpaceSaving(capacity)
-        self._last: Decision | None = None
-        self._violated: tuple[str, ...] = ()
+        self._last: Decided | None = None
+        self._more = 0
 
     def observe(self, event: Event) -> None:
         """Count a denial under each policy that denied."""
         if isinstance(event, Decided) and event.decision.outcome is Outcome.DENIED:
-            # In a flood one decision is given again and again.
-            if event.decision is not self._last:
-                self._last, self._violated = event.decision, event.decision.violated
-            for policy in self._violated:
-                self._denied.add((policy, event.subject))
+            last = self._last
+            # In a flood one decision is given to one caller again and again.
+            if last is None or event.decision is not last.decision or event.subject != last.subject:
+                self._add_last()
+                self._last = event
+            self._more += 1
+
+    def _add_last(self) -> None:
+        if self._last is not None:
+            for policy in self._last.decision.violated:
+                self._denied.add((policy, self._last.subject), self._more)
+        self._last, self._more = None, 0
 
     def report(self, length: int = REPORTED) -> list[DeniedSubject]:
         """Return the subjects denied most, most denied first.
@@ -114,6 +122,7 @@ class TopDenied:
         Args:
             length: How many at most.
         """
+        self._add_last()
         return [
             DeniedSubject(policy, subject, count, error)
             for (policy, subject), count, error in self._denied.top(length)

@@ -95,9 +95,10 @@ class _Sender:
     def __call__(self, message: Message) -> Awaitable[None]:
         if message["type"] in _FIELDS and (fields := self._visit.fields()):
             ours = raw(fields)
-            names = {name for name, _ in ours}
-            others = [each for each in message.get("headers", ()) if each[0] not in names]
-            message["headers"] = [*others, *ours]
+            theirs, names = message.get("headers", ()), dict(ours)
+            if not names.keys().isdisjoint(dict(theirs)):
+                theirs = [each for each in theirs if each[0] not in names]
+            message["headers"] = [*theirs, *ours]
             if b"origin" in dict(self._scope["headers"]):
                 self._expose(MutableHeaders(scope=message))
         return self._send(message)

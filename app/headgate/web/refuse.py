@@ -17,17 +17,17 @@ TRY_AGAIN_LATER = 1013
 async def send_refusal(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request that has not been answered yet."""
     # What is sent is the receiver's to change, and the refusal is others' too.
-    start = {"status": refusal.status, "headers": [*refusal.raw_headers]}
+    status, headers, body = refusal.status, [*refusal.raw_headers], refusal.body
     if scope["type"] == "http":
-        await send({"type": "http.response.start", **start})
-        await send({"type": "http.response.body", "body": refusal.body})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
         return
     message = await receive()
     if message["type"] != "websocket.connect":
         return
     if "websocket.http.response" in scope.get("extensions", {}):
-        await send({"type": "websocket.http.response.start", **start})
-        await send({"type": "websocket.http.response.body", "body": refusal.body})
+        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
     else:
         await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "rate limited"})
 

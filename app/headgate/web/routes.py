@@ -183,5 +183,7 @@ def _table_of(scope: Scope) -> RouteTable:
 def _path_of(scope: Scope) -> str:
     """Return the path below the outermost app's root path."""
     path: str = scope["path"]
-    root: str = scope.get("app_root_path", scope.get("root_path", ""))
+    root: str = scope.get("root_path", "")
+    if root:
+        root = scope.get("app_root_path", root)
     return path[len(root) :] if root and path.startswith(f"{root}/") else path

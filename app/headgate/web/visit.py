@@ -1,7 +1,6 @@
 """One request's way through the gate: whoever meets it first decides, the others see it done."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from anyio import CancelScope
 from starlette.requests import HTTPConnection
@@ -20,7 +19,6 @@ from headgate.web.routes import Entry, method_of
 _KEY = "headgate"
 
 
-@dataclass(slots=True)
 class Visit:
     """A request, and what was decided of it so far.
 
@@ -28,17 +26,19 @@ class Visit:
         gate: Decides.
         entry: The route it goes to.
         shows_headers: Whether somebody outside will put the fields on the response.
-        reservations: What was decided, in order.
-        policies: Names of the policies that were asked.
-        holds_leases: Whether something is held for as long as the request lasts.
     """
 
-    gate: Gate
-    entry: Entry
-    shows_headers: bool = False
-    reservations: list[Reservation] = field(default_factory=list)
-    policies: dict[str, Reservation] = field(default_factory=dict)
-    holds_leases: bool = False
+    __slots__ = ("entry", "gate", "holds_leases", "policies", "reservations", "shows_headers")
+
+    def __init__(self, gate: Gate, entry: Entry, *, shows_headers: bool) -> None:
+        self.gate = gate
+        self.entry = entry
+        self.shows_headers = shows_headers
+        # What was decided, in order, and for each policy that was asked.
+        self.reservations: list[Reservation] = []
+        self.policies: dict[str, Reservation] = {}
+        # For as long as the request lasts.
+        self.holds_leases = False
 
     def fields(self) -> Headers:
         """Return what a response says of all decisions; nothing where none could be made."""
@@ -73,8 +73,10 @@ class Visit:
         except CostError as fault:
             return too_costly(str(fault), gate)
         self.reservations.append(reservation)
-        self.holds_leases = self.holds_leases or bool(reservation.leases)
-        self.policies.update(dict.fromkeys(wanted.names, reservation))
+        for name in wanted.names:
+            self.policies[name] = reservation
+        if reservation.leases:
+            self.holds_leases = True
         if not reservation.decision.allowed:
             return refused(reservation.decision, gate)
         if error is not None and gate.reject_invalid:
@@ -104,5 +106,5 @@ def visit_of(scope: Scope) -> Visit | None:
 
 def begin(scope: Scope, gate: Gate, entry: Entry, *, shows_headers: bool = False) -> Visit:
     """Begin the visit of a request."""
-    visit = scope[_KEY] = Visit(gate, entry, shows_headers)
+    visit = scope[_KEY] = Visit(gate, entry, shows_headers=shows_headers)
     return visit

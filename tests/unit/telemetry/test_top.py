@@ -10,29 +10,39 @@ from headgate.limiter.events import StoreStateLost
 from headgate.telemetry.top import DeniedSubject, SpaceSaving, TopDenied
 from support.telemetry import decided, result
 
+STREAM = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), max_size=300)
 
-@given(st.lists(st.integers(0, 12), max_size=300), st.integers(1, 15))
-def test_count_is_within_its_error(stream: list[int], capacity: int) -> None:
+
+def true_counts(stream: list[tuple[int, int]]) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    for key, number in stream:
+        counts[key] += number
+    return counts
+
+
+@given(STREAM, st.integers(1, 15))
+def test_count_is_within_its_error(stream: list[tuple[int, int]], capacity: int) -> None:
     """Every reported count is at least the true one, and by at most its error above it."""
     counter: SpaceSaving[int] = SpaceSaving(capacity)
-    for key in stream:
-        counter.add(key)
-    true = Counter(stream)
+    for key, number in stream:
+        counter.add(key, number)
+    true = true_counts(stream)
     top = counter.top(capacity)
     assert all(count - error <= true[key] <= count for key, count, error in top)
     assert [count for _, count, _ in top] == sorted((count for _, count, _ in top), reverse=True)
-    assert sum(count for _, count, _ in top) == len(stream)
+    assert sum(count for _, count, _ in top) == true.total()
     assert len(top) <= capacity
 
 
-@given(st.lists(st.integers(0, 12), max_size=300), st.integers(1, 15))
-def test_every_frequent_key_is_kept(stream: list[int], capacity: int) -> None:
+@given(STREAM, st.integers(1, 15))
+def test_every_frequent_key_is_kept(stream: list[tuple[int, int]], capacity: int) -> None:
     """A key seen more than total / capacity times is always among those kept (theorem 1)."""
     counter: SpaceSaving[int] = SpaceSaving(capacity)
-    for key in stream:
-        counter.add(key)
+    for key, number in stream:
+        counter.add(key, number)
     kept = {key for key, _, _ in counter.top(capacity)}
-    assert {key for key, n in Counter(stream).items() if n * capacity > len(stream)} <= kept
+    true = true_counts(stream)
+    assert {key for key, n in true.items() if n * capacity > true.total()} <= kept
 
 
 def test_counts_are_exact_while_there_is_room() -> None:
@@ -51,6 +61,18 @@ def test_denials_are_counted_per_policy_and_subject() -> None:
     top.observe(decided(Outcome.DENIED, result("a", Outcome.DENIED), subject="s1"))
     assert top.report() == [DeniedSubject("a", "s1", 2, 0), DeniedSubject("b", "s1", 1, 0)]
     assert top.report(1) == [DeniedSubject("a", "s1", 2, 0)]
+
+
+def test_a_flood_counts_every_denial_for_its_caller() -> None:
+    """One decision given again and again counts each time, for the caller that it was given to."""
+    top = TopDenied()
+    flood = decided(Outcome.DENIED, result("a", Outcome.DENIED), subject="s1")
+    for event in (flood, flood, flood._replace(subject="s2"), flood):
+        top.observe(event)
+    expected = [DeniedSubject("a", "s1", 3, 0), DeniedSubject("a", "s2", 1, 0)]
+    assert top.report() == expected
+    top.observe(flood)
+    assert top.report(1) == [DeniedSubject("a", "s1", 4, 0)]
 
 
 def test_only_denials_are_counted() -> None:

@@ -10,7 +10,7 @@ from headgate.limiter.leases import LeaseKeeper
 from headgate.limiter.plan import Part, Plan
 from headgate.limiter.ports import Sleep, Store
 from headgate.limiter.reservation import Reservation
-from headgate.limiter.till import spent_charges
+from headgate.limiter.till import leases, spent_charges
 from headgate.limiter.verdict import decision_of
 
 RETRY_US = SECOND_US
@@ -62,10 +62,9 @@ class Fallback:
         )
         decision = decision._replace(results=(*decision.results, *without))
         spent = spent_charges(shared, decision)
-        reservation = Reservation(decision, spent, taken.now_us, self._local.settle)
-        if reservation.leases:
-            self._leases.hold(reservation)
-        return reservation
+        return self._leases.hold(
+            Reservation(decision, spent, taken.now_us, self._local.settle, leases(spent))
+        )
 
     async def aclose(self) -> None:
         """Stop renewing local leases."""

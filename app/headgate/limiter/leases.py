@@ -24,8 +24,10 @@ class LeaseKeeper:
         self._held: dict[int, WeakSet[Reservation]] = {}
         self._renewing: dict[int, asyncio.Task[None]] = {}
 
-    def hold(self, reservation: Reservation) -> None:
-        """Keep the leases of a reservation until they are given back."""
+    def hold(self, reservation: Reservation) -> Reservation:
+        """Keep the leases of a reservation, if it has any, until they are given back."""
+        if not reservation.leases:
+            return reservation
         # Each length of lease has a task of its own: a short one cannot wait for a long one.
         life_us = min(each.quota.period_us for each in reservation.leases)
         # What its owner has dropped can never be given back: it is not renewed, and so it ends.
@@ -33,6 +35,7 @@ class LeaseKeeper:
         if life_us not in self._renewing:
             task = asyncio.get_running_loop().create_task(self._renew(life_us))
             self._renewing[life_us] = task
+        return reservation
 
     async def _renew(self, life_us: int) -> None:
         held = self._held[life_us]

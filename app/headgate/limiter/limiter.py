@@ -141,8 +141,8 @@ class Limiter:
             ConfigError: There is no policy of that name.
             CostError: The cost is negative, or no limit could ever hold it.
         """
-        reservation = await self.reserve(*policies, subject=subject, principal=principal, cost=cost)
-        return reservation.decision
+        asks = self._asks(policies, cost)
+        return (await self.admit(asks, _subject(subject, principal))).decision
 
     async def reserve(
         self,
@@ -155,9 +155,7 @@ class Limiter:
 
         Args and errors are those of `check`.
         """
-        return await self.admit(
-            [(policy, cost) for policy in self._find(policies)], _subject(subject, principal)
-        )
+        return await self.admit(self._asks(policies, cost), _subject(subject, principal))
 
     async def admit(self, asks: Sequence[tuple[Policy, int]], subject: Subject) -> Reservation:
         """Decide policies together, each at its own cost.
@@ -199,8 +197,7 @@ class Limiter:
         Raises:
             StoreError: The store is away: there is nothing to look at.
         """
-        asks = [(policy, cost) for policy in self._find(policies)]
-        plan = self._planner.plan(asks, _subject(subject, principal))
+        plan = self._planner.plan(self._asks(policies, cost), _subject(subject, principal))
         if not plan.charges:
             return _without_charges(plan)
         taken = await self._breaker.call(
@@ -223,7 +220,8 @@ class Limiter:
             ConfigError: There is no policy of that name.
             StoreError: The store is away.
         """
-        buckets = every_bucket(self._find(policies), _subject(subject, principal), self.keys)
+        found = [policy for policy, _ in self._asks(policies, 1)]
+        buckets = every_bucket(found, _subject(subject, principal), self.keys)
         await self._local.forget(buckets)
         try:
             return await self._breaker.call("forget", self.store.forget, buckets)
@@ -237,8 +235,9 @@ class Limiter:
         """Return the hash that stands for a caller in the store, in logs and in traces."""
         return self.keys.caller(subject)
 
-    def _find(self, policies: Sequence[str | Policy]) -> list[Policy]:
-        return [self.policies.named(one) if isinstance(one, str) else one for one in policies]
+    def _asks(self, policies: Sequence[str | Policy], cost: int) -> list[tuple[Policy, int]]:
+        named = self.policies.named
+        return [(named(one) if isinstance(one, str) else one, cost) for one in policies]
 
     async def _admit(self, plan: Plan) -> Reservation:
         if not plan.charges:

@@ -22,6 +22,7 @@ class Reservation:
         spent: The charges that were spent, by policy; it is the reservation's from then on.
         taken_us: When, on the clock of the store that they were spent from.
         settle: How to correct them; it never raises.
+        leases: Those of the charges that are leases.
     """
 
     def __init__(
@@ -30,12 +31,11 @@ class Reservation:
         spent: dict[str, Sequence[Charge]],
         taken_us: int,
         settle: Settle,
+        leases: Sequence[Charge] = (),
     ) -> None:
         self.decision = decision
         self.policies = tuple(spent)
-        self.leases = (
-            [each for charges in spent.values() for each in charges if each.lease] if spent else []
-        )
+        self.leases = leases
         self._open = spent
         self._taken_us = taken_us
         self._settle = settle
@@ -47,7 +47,7 @@ class Reservation:
         # The copy shares what is open, so that the whole and its parts give nothing back twice.
         part = copy.copy(self)
         part.policies = (policy,)
-        part.leases = []
+        part.leases = ()
         return part
 
     async def __aenter__(self) -> Self:
@@ -88,7 +88,7 @@ class Reservation:
         await self._finish([])
 
     async def _finish(self, corrections: list[Settlement]) -> None:
-        released, self.leases = self.leases, []
+        released, self.leases = self.leases, ()
         corrections += [each.correction(-each.units, self._taken_us) for each in released]
         if corrections:
             await self._settle(corrections)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from headgate.core.charge import Charge, Settlement
@@ -67,8 +67,8 @@ class Till:
         with contextlib.suppress(StoreError):
             taken = await task
             if taken.spent:
-                leases = [each for each in plan.charges if each.lease]
-                await self._settle([each.correction(-each.units, taken.now_us) for each in leases])
+                held = [each for each in plan.charges if each.lease]
+                await self._settle([each.correction(-each.units, taken.now_us) for each in held])
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -79,10 +79,9 @@ class Till:
     def hold(self, plan: Plan, decision: Decision, taken_us: int) -> Reservation:
         """Return what the caller may correct later, and keep its leases alive until then."""
         spent = spent_charges(plan, decision)
-        reservation = Reservation(decision, spent, taken_us, self.settle)
-        if reservation.leases:
-            self._leases.hold(reservation)
-        return reservation
+        if not plan.holds_leases:
+            return Reservation(decision, spent, taken_us, self.settle)
+        return self._leases.hold(Reservation(decision, spent, taken_us, self.settle, leases(spent)))
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Correct charges; where the store is away they expire by themselves."""
@@ -107,6 +106,11 @@ class Till:
         await self.slices.aclose()
         if self._orphans:
             await asyncio.wait(self._orphans)
+
+
+def leases(spent: Mapping[str, Sequence[Charge]]) -> list[Charge]:
+    """Return those of the spent charges that must be given back when the request ends."""
+    return [each for charges in spent.values() for each in charges if each.lease]
 
 
 def spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:

@@ -127,14 +127,15 @@ def kind_of(event: Decided) -> Kind:
     Of a refused request only the policies that refused are: the others spent nothing.
     """
     outcome, source, results, _, _ = event.decision
-    said = []
-    refused = outcome in REFUSING
-    tells_route = refused
-    for policy, _, result, limits in results:
-        if result in REFUSING or not refused:
-            said.append((policy, result, result is Outcome.ALLOWED and _is_near(limits)))
-            tells_route = tells_route or result is Outcome.SHADOW_DENIED
-    return Kind(outcome, source, event.route if tells_route else "", event.tier, tuple(said))
+    if outcome in REFUSING:
+        said = [(each.policy, each.outcome, False) for each in results if each.outcome in REFUSING]
+        return Kind(outcome, source, event.route, event.tier, tuple(said))
+    said = [
+        (policy, result, result is Outcome.ALLOWED and _is_near(limits))
+        for policy, _, result, limits in results
+    ]
+    route = event.route if outcome is Outcome.SHADOW_DENIED else ""
+    return Kind(outcome, source, route, event.tier, tuple(said))
 
 
 def _is_near(limits: tuple[LimitResult, ...]) -> bool:

@@ -80,7 +80,7 @@ async def test_a_part_is_corrected_apart() -> None:
         for name in ("a", "c", "unknown"):
             part = reservation.under(name)
             assert part.decision is reservation.decision
-            assert part.leases == []
+            assert not part.leases
             await part.refund()
         assert (await bench.left("a"), await bench.left("b")) == (10, 9)
         assert await bench.left("c") == 0

@@ -48,8 +48,12 @@ def latency(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene
     scene = Scene("latency", "latency at half of the saturating load")
     contenders = (BARE, FLOOR, *_LIMITED, *peers)
     half = {each: under_load(store, each, effort)[RATE] / 2 for each in contenders}
+    least = min(half.values())
     for contender in turns(contenders, effort.rounds):
-        scene.add(contender.name, under_load(store, contender, effort, per_second=half[contender]))
+        figures = under_load(store, contender, effort, per_second=half[contender])
+        alike = under_load(store, contender, effort, per_second=least)
+        figures |= {f"{name}, same load": alike[name] for name in ("p50 ms", "p99 ms")}
+        scene.add(contender.name, figures)
     return scene
 
 

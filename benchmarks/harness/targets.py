@@ -89,6 +89,15 @@ TARGETS: Final = (
         most=True,
     ),
     Target(
+        "p99 at the same load, of the best peer's",
+        1.0,
+        _ratio(
+            _median("latency", MIDDLEWARE.name, "p99 ms, same load"),
+            _best("latency", "p99 ms, same load", min),
+        ),
+        most=True,
+    ),
+    Target(
         "own check, of the best peer's",
         3.0,
         _ratio(_median("check", CHECK.name, "checks/s"), _best("check", "checks/s", max)),

@@ -17,7 +17,7 @@ WEBSOCKET: Final = "WEBSOCKET"
 UNASKED: Final = ""
 """Stands for the method where the policies that match the request are not asked for."""
 _METHODS: Final = frozenset({UNASKED, WEBSOCKET, *HTTPMethod})
-_MAX_KEPT: Final = 64
+MAX_KEPT: Final = 64
 
 Cost = int | Callable[[HTTPConnection], int | Awaitable[int]]
 """What a request costs, or what tells it."""
@@ -94,7 +94,7 @@ class Wants:
         found = _wanted(gate, policies, asks, matching)
         # Some servers take any word for a method: what is kept must not grow with clients' words.
         if method in _METHODS:
-            if len(self._kept) >= _MAX_KEPT:
+            if len(self._kept) >= MAX_KEPT:
                 self._kept.clear()
             self._kept[method, tier] = found
         return found

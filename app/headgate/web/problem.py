@@ -20,7 +20,7 @@ TOO_MANY_REQUESTS = 429
 SERVICE_UNAVAILABLE = 503
 UNAUTHORIZED = 401
 CONTENT_TOO_LARGE = 413
-_MAX_KEPT = 1_024
+MAX_KEPT = 1_024
 
 
 def refused(decision: Decision, gate: Gate) -> Refusal:
@@ -29,7 +29,7 @@ def refused(decision: Decision, gate: Gate) -> Refusal:
     if known is not None and known[0] is decision:
         return known[1]
     refusal = _refused(decision, gate)
-    if len(gate.refusals) >= _MAX_KEPT:
+    if len(gate.refusals) >= MAX_KEPT:
         gate.refusals.clear()
     gate.refusals[id(decision)] = decision, refusal
     return refusal
@@ -42,7 +42,7 @@ def _refused(decision: Decision, gate: Gate) -> Refusal:
     return _refusing(status, decision.violated, retry_after(decision), gate.exposed, fields)
 
 
-@lru_cache(_MAX_KEPT)
+@lru_cache(MAX_KEPT)
 def _refusing(
     status: int,
     violated: tuple[str, ...],

@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 STOP = Path("/tmp/stop")  # noqa: S108 - the pod's own volume
 TIMEOUT = 10.0
+REACHED_WITHIN = 60.0
+ATTEMPT = 1.0
 BETWEEN = 0.05
 FORGER = ec.generate_private_key(ec.SECP256R1())
 
@@ -65,10 +67,13 @@ async def reached(host: str, port: int) -> None:
     Raises:
         TimeoutError: Nobody does.
     """
-    async with asyncio.timeout(TIMEOUT):
+    async with asyncio.timeout(REACHED_WITHIN):
         while True:
             try:
-                _, writer = await asyncio.open_connection(host, port)
+                # What is sent before the node knows the Service gets lost, and so does all that is
+                # sent again on the same connection.
+                async with asyncio.timeout(ATTEMPT):
+                    _, writer = await asyncio.open_connection(host, port)
             except OSError:
                 await asyncio.sleep(BETWEEN)
             else:

@@ -187,6 +187,7 @@ class Load:
 
     def stop(self) -> None:
         """Send no more."""
+        assert self.running, f"the load ended before it was told to:\n{self._said()}"
         touch = "open('/tmp/stop', 'w')"
         self._release.kubectl("exec", self._pod.name, "--", "python", "-c", touch)
 
@@ -194,7 +195,7 @@ class Load:
         """Wait for the end and return what became of the requests."""
         within = self._seconds + timeouts.LOAD_ENDS
         eventually(lambda: not self.running, within=within, what="the load ends")
-        text = self._release.kubectl("logs", self._pod.name)
+        text = self._said()
         assert self.phase == "Succeeded", f"the load failed:\n{text[-2000:]}"
         requests = (
             Request(
@@ -207,6 +208,9 @@ class Load:
             for number, sent_us, taken_us, status in json.loads(text)
         )
         return Answers(tuple(sorted(requests, key=lambda each: each.sent_us)))
+
+    def _said(self) -> str:
+        return self._release.kubectl("logs", self._pod.name)
 
     def _remove(self) -> None:
         self._pod.delete(grace_period=0)

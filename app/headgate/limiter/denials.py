@@ -90,13 +90,13 @@ class DenialCache:
 
         Only charges of group 0 are looked up: the other groups refuse nothing.
         """
-        return [None if charge.group else self._refusal(charge) for charge in charges]
+        now_us = self._clock.now_us()
+        return [None if charge.group else self._refusal(charge, now_us) for charge in charges]
 
-    def _refusal(self, charge: Charge) -> Verdict | None:
+    def _refusal(self, charge: Charge, now_us: int) -> Verdict | None:
         known = self._entries.get(charge.key)
         if known is None:
             return None
-        now_us = self._clock.now_us()
         if now_us >= known.until_us:
             del self._entries[charge.key]
             return None

@@ -7,7 +7,7 @@ part of what it costs to count a check; this one takes one.
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import Exemplar, HistogramMetricFamily
@@ -42,22 +42,18 @@ class Durations(Collector):
         self._lock = threading.Lock()
         registry.register(self)
 
-    def observe(self, source: Source, seconds: float, exemplar: dict[str, str]) -> None:
-        """Count a duration; the exemplar is its trace."""
-        series = self._series[source]
-        with self._lock:
-            series.sum += seconds
-            bucket = bisect_left(self._bounds, seconds)
-            series.counts[bucket] += 1
-            series.exemplars[bucket] = Exemplar(exemplar, seconds, time.time())
-
-    def observe_all(self, source: Source, durations: Sequence[float]) -> None:
-        """Count durations without a trace."""
+    def observe(
+        self, source: Source, durations: Iterable[float], exemplar: dict[str, str] | None = None
+    ) -> None:
+        """Count durations; the exemplar is their trace, None for none."""
         series, bounds = self._series[source], self._bounds
         with self._lock:
-            series.sum += sum(durations)
             for seconds in durations:
-                series.counts[bisect_left(bounds, seconds)] += 1
+                bucket = bisect_left(bounds, seconds)
+                series.counts[bucket] += 1
+                series.sum += seconds
+                if exemplar is not None:
+                    series.exemplars[bucket] = Exemplar(exemplar, seconds, time.time())
 
     def describe(self) -> Iterable[Metric]:
         """Return its name and kind."""

@@ -58,12 +58,12 @@ def configure_logging(
     root.setLevel(number)
     for name in _UVICORN:
         logger = logging.getLogger(name)
-        if logger.hasHandlers():
-            # uvicorn's own handlers would write a second line in a second format.
-            logger.handlers.clear()
-            logger.propagate = True
-        # One without any was switched off, by `--no-access-log`: uvicorn asks the same question
-        # before it makes a line.
+        if not logger.hasHandlers():
+            # Switched off, by `--no-access-log`: uvicorn asks the same before it makes a line.
+            continue
+        # uvicorn's own handlers would write a second line in a second format.
+        logger.handlers.clear()
+        logger.propagate = True
 
 
 def add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -143,7 +143,7 @@ class Metrics:
         if exemplar is None:
             self._tally.add(event)
             return
-        self._durations.observe(event.decision.source, event.seconds, exemplar)
+        self._durations.observe(event.decision.source, [event.seconds], exemplar)
         self._count(kind_of(event), 1, exemplar)
 
     def _count_all(self, events: Iterable[Decided]) -> None:
@@ -156,7 +156,7 @@ class Metrics:
                 durations = kinds.setdefault(kind_of(event), [])
             durations.append(event.seconds)
         for kind, durations in kinds.items():
-            self._durations.observe_all(kind.source, durations)
+            self._durations.observe(kind.source, durations)
             self._count(kind, len(durations))
 
     def _count_suppressed(self, denials: Iterable[None]) -> None:

@@ -51,7 +51,6 @@ class Sampler(Generic[K]):
         self._capacity = capacity
         # All windows have one length, so the order of insertion is the order in which they end.
         self._windows: dict[K, _Window] = {}
-        self._first_end_us = 0
 
     def admit(self, key: K) -> bool:
         """Count one of this key.
@@ -60,14 +59,12 @@ class Sampler(Generic[K]):
             Whether to let it through; if not, it will be in a summary.
         """
         now_us = self._clock.now_us()
-        if now_us >= self._first_end_us:
-            self._close_until(now_us)
+        self._close_until(now_us)
         window = self._windows.get(key)
         if window is None:
             if len(self._windows) >= self._capacity:
                 key = self._overflow
             window = self._windows.setdefault(key, _Window(now_us + self._window_us))
-            self._first_end_us = next(iter(self._windows.values())).ends_us
         window.seen += 1
         return window.seen <= self._first
 

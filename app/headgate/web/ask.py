@@ -19,7 +19,9 @@ UNASKED: Final = ""
 _METHODS: Final = frozenset({UNASKED, WEBSOCKET, *HTTPMethod})
 MAX_KEPT: Final = 64
 
-Cost = int | Callable[[HTTPConnection], int | Awaitable[int]]
+Telling = Callable[[HTTPConnection], int | Awaitable[int]]
+"""Tells what a request costs."""
+Cost = int | Telling
 """What a request costs, or what tells it."""
 
 
@@ -52,7 +54,7 @@ class Wanted(NamedTuple):
     policies: PolicySet
     asks: Sequence[Ask]
     pairs: list[tuple[Policy, int]]
-    told: list[tuple[int, Callable[[HTTPConnection], int | Awaitable[int]]]]
+    told: list[tuple[int, Telling]]
     names: tuple[str, ...]
     headers: frozenset[str]
 

@@ -1,6 +1,12 @@
-"""What was made at start, kept out of the garbage collector's rounds."""
+"""The garbage collector, set for a service: few rounds, and what was made at start left out."""
 
 import gc
+
+YOUNG = 10_000
+"""Objects that are made before the collector looks at those who are new. Python's own 700 are less
+than a crowd of requests waiting for the store is made of, and none of that is garbage."""
+
+_before: list[tuple[int, int, int]] = []
 
 
 def settle() -> None:
@@ -13,8 +19,15 @@ def settle() -> None:
     # What nobody uses any more is not to stay with the rest.
     gc.collect()
     gc.freeze()
+    young, middle, old = gc.get_threshold()
+    # One who has switched the collector off, or set it higher, meant it.
+    if 0 < young < YOUNG:
+        _before.append((young, middle, old))
+        gc.set_threshold(YOUNG, middle, old)
 
 
 def unsettle() -> None:
-    """Let the collector look at everything again."""
+    """Let the collector look at everything again, as often as before."""
     gc.unfreeze()
+    if _before:
+        gc.set_threshold(*_before.pop())

@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from headgate.core.decision import Decision, LimitResult, Outcome, PolicyResult, Source, Verdict
+from headgate.core.decision import Decision, Outcome, PolicyResult, Source, Verdict
 from headgate.core.policy import Mode
 from headgate.core.quota import rate_quota
 from headgate.limiter.events import Decided
@@ -56,7 +56,7 @@ def result(
 ) -> PolicyResult:
     """Return one policy's part in a decision, under a limit of 10 a minute."""
     verdict = Verdict(outcome is Outcome.ALLOWED, remaining, 0, 0, 0)
-    return PolicyResult(policy, Mode.ENFORCE, outcome, (LimitResult(TEN_A_MINUTE, verdict),))
+    return PolicyResult(policy, Mode.ENFORCE, outcome, (TEN_A_MINUTE,), (verdict,))
 
 
 def decided(

@@ -29,7 +29,11 @@ class Verdict(NamedTuple):
 
 
 class Outcome(StrEnum):
-    """What became of a request under one policy, and as a whole."""
+    """What became of a request under one policy, and as a whole.
+
+    Modules that see every request keep the members that they compare with: to look one up in its
+    class takes as long as three calls before Python 3.12.
+    """
 
     ALLOWED = "allowed"
     DENIED = "denied"
@@ -67,13 +71,20 @@ class PolicyResult(NamedTuple):
         mode: `enforce`, or `shadow` where the policy or the key's percentage says so.
         outcome: What the policy said; a policy that would have let a refused request in says
             `allowed`, and has spent nothing.
-        limits: Its limits, in the policy's order.
+        quotas: Its limits, in the policy's order.
+        verdicts: What each of them said; None where it was not asked.
     """
 
     policy: str
     mode: Mode
     outcome: Outcome
-    limits: tuple[LimitResult, ...]
+    quotas: tuple[Quota, ...] = ()
+    verdicts: tuple[Verdict | None, ...] = ()
+
+    @property
+    def limits(self) -> tuple[LimitResult, ...]:
+        """Each limit with its verdict."""
+        return tuple(map(LimitResult, self.quotas, self.verdicts))
 
 
 class Decision(NamedTuple):

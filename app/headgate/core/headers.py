@@ -8,12 +8,14 @@ is available. A policy in shadow is nothing to clients.
 
 from enum import StrEnum
 from functools import lru_cache
+from typing import Final
 
 from headgate.core.decision import Decision
 from headgate.core.policy import Mode
 from headgate.core.quota import SECOND_US, Algorithm, Quota
 
 Headers = list[tuple[str, str]]
+_SHADOW: Final = Mode.SHADOW
 
 
 class Dialect(StrEnum):
@@ -25,6 +27,7 @@ class Dialect(StrEnum):
     NONE = "none"
 
 
+_DRAFT_11: Final = Dialect.DRAFT_11
 EXPOSED = {
     Dialect.DRAFT_11: "RateLimit, RateLimit-Policy, Retry-After",
     Dialect.X_RATELIMIT: "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After",
@@ -54,7 +57,7 @@ def limit_headers(decision: Decision, dialect: Dialect, *, unix_seconds: int = 0
         dialect: How to tell it.
         unix_seconds: The time, for the dialect that gives the reset as a time.
     """
-    if dialect is Dialect.DRAFT_11:
+    if dialect is _DRAFT_11:
         return _draft_11(decision)
     if dialect is Dialect.NONE:
         return []
@@ -63,16 +66,16 @@ def limit_headers(decision: Decision, dialect: Dialect, *, unix_seconds: int = 0
 
 def _draft_11(decision: Decision) -> Headers:
     policies, states = [], []
-    for policy, mode, _, limits in decision.results:
-        if mode is Mode.SHADOW:
+    for policy, mode, _, quotas, verdicts in decision.results:
+        if mode is _SHADOW or not quotas:
             continue
-        for quota, verdict in limits:
-            name, told = _member(policy, quota, len(limits) == 1)
-            policies.append(told)
+        told, names = _members(policy, quotas)
+        policies.append(told)
+        for place, verdict in enumerate(verdicts):
             if verdict is not None:
                 _, remaining, _, next_us, _ = verdict
-                until_more = f";t={seconds(next_us)}" if next_us else ""
-                states.append(f"{name};r={remaining}{until_more}")
+                until_more = f";t={-(-next_us // SECOND_US)}" if next_us else ""
+                states.append(f"{names[place]};r={remaining}{until_more}")
     headers = []
     if policies:
         headers.append(("RateLimit-Policy", ", ".join(policies)))
@@ -82,10 +85,14 @@ def _draft_11(decision: Decision) -> Headers:
 
 
 @lru_cache(1_024)
-def _member(policy: str, quota: Quota, alone: bool) -> tuple[str, str]:  # noqa: FBT001 - a key
-    """Return how a limit is named, and what is told of it whatever was decided."""
-    name = f'"{policy}"' if alone else f'"{policy}.{quota.name}"'
-    return name, f"{name};q={quota.burst}{_window(quota)}"
+def _members(policy: str, quotas: tuple[Quota, ...]) -> tuple[str, list[str]]:
+    """Return what is told of a policy's limits whatever was decided, and how each is named."""
+    alone = len(quotas) == 1
+    names = [f'"{policy}"' if alone else f'"{policy}.{quota.name}"' for quota in quotas]
+    told = [
+        f"{name};q={quota.burst}{_window(quota)}" for name, quota in zip(names, quotas, strict=True)
+    ]
+    return ", ".join(told), names
 
 
 def _window(quota: Quota) -> str:

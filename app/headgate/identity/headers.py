@@ -6,9 +6,11 @@ from typing import Any
 
 def first_header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
     """Return the first line of this name, or None without one."""
-    # Of lines of one name, the dictionary keeps the one that it is given last.
-    lines: dict[bytes, bytes] = dict(reversed(scope.get("headers", ())))
-    return lines.get(name)
+    for key, value in scope.get("headers", ()):
+        if key == name:
+            line: bytes = value
+            return line
+    return None
 
 
 def header_lines(scope: Mapping[str, Any], name: bytes) -> list[bytes]:

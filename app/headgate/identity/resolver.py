@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from headgate.core.errors import IdentityError
+from headgate.core.made import made
 from headgate.core.subject import Principal
 from headgate.identity.api_key import ApiKeys
 from headgate.identity.client_address import ClientAddress
@@ -71,7 +72,7 @@ class RequestIdentifier:
                 )
             else:
                 if principal is not None:
-                    return Identity(address, principal)
+                    return made(Identity, (address, principal, None))
         return Identity(address, error=first)
 
 

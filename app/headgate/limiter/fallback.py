@@ -3,7 +3,7 @@
 import asyncio
 
 from headgate.core.charge import Charge
-from headgate.core.decision import Decision, LimitResult, Outcome, PolicyResult, Source
+from headgate.core.decision import Decision, Outcome, PolicyResult, Source
 from headgate.core.policy import Mode, OnStoreError
 from headgate.core.quota import SECOND_US
 from headgate.limiter.leases import LeaseKeeper
@@ -42,14 +42,14 @@ class Fallback:
         closed = [part for part in enforced if self._refuses(plan, part, replicas)]
         if closed:
             results = tuple(
-                _without(plan, part, Outcome.FAIL_CLOSED if part in closed else Outcome.ALLOWED)
+                _without(part, Outcome.FAIL_CLOSED if part in closed else Outcome.ALLOWED)
                 for part in enforced
             )
             refused = Decision(Outcome.FAIL_CLOSED, Source.NONE, results, RETRY_US)
             return Reservation(refused, {}, 0, self._local.settle)
         opened = [part for part in enforced if part.policy.on_store_error is OnStoreError.ALLOW]
         shared = _shares(plan, [part for part in enforced if part not in opened], replicas)
-        without = tuple(_without(plan, part, Outcome.FAIL_OPEN) for part in opened)
+        without = tuple(_without(part, Outcome.FAIL_OPEN) for part in opened)
         if not shared.parts:
             let_in = Decision(Outcome.FAIL_OPEN, Source.NONE, without)
             return Reservation(let_in, {}, 0, self._local.settle)
@@ -78,9 +78,9 @@ class Fallback:
         return part.policy.on_store_error is OnStoreError.DENY
 
 
-def _without(plan: Plan, part: Part, outcome: Outcome) -> PolicyResult:
-    limits = tuple(LimitResult(charge.quota) for charge in plan.of(part))
-    return PolicyResult(part.policy.name, part.mode, outcome, limits)
+def _without(part: Part, outcome: Outcome) -> PolicyResult:
+    unasked = (None,) * len(part.quotas)
+    return PolicyResult(part.policy.name, part.mode, outcome, part.quotas, unasked)
 
 
 def _shares(plan: Plan, parts: list[Part], replicas: int) -> Plan:
@@ -88,6 +88,8 @@ def _shares(plan: Plan, parts: list[Part], replicas: int) -> Plan:
     shared: list[Part] = []
     for part in parts:
         first = len(charges)
-        charges += [each._replace(quota=each.quota.share(replicas)) for each in plan.of(part)]
-        shared.append(part._replace(first=first, last=len(charges)))
+        quotas = tuple(quota.share(replicas) for quota in part.quotas)
+        pairs = zip(plan.of(part), quotas, strict=True)
+        charges += [each._replace(quota=quota) for each, quota in pairs]
+        shared.append(part._replace(first=first, last=len(charges), quotas=quotas))
     return Plan(tuple(shared), tuple(charges), plan.caller)

@@ -3,10 +3,12 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from headgate.core.decision import EXEMPT, Decision, Source
 from headgate.core.errors import StoreError
 from headgate.core.keys import KeyScheme
+from headgate.core.made import made
 from headgate.core.policy import Policy
 from headgate.core.quota import SECOND_US
 from headgate.core.subject import Principal, Subject
@@ -24,6 +26,8 @@ from headgate.limiter.ports import Clock, Observer, Store, Tracer
 from headgate.limiter.reservation import Reservation
 from headgate.limiter.till import Till
 from headgate.limiter.verdict import decision_of
+
+_STORE: Final = Source.STORE
 
 
 class MonotonicClock:
@@ -180,8 +184,9 @@ class Limiter:
         self, decision: Decision, caller: str, subject: Subject, started_us: int
     ) -> None:
         seconds = (self._clock.now_us() - started_us) / SECOND_US
-        anonymous = subject.principal is None
-        self.tell(Decided(decision, caller, anonymous, subject.tier, subject.route, seconds))
+        _, principal, route, _ = subject
+        tier = principal.tier if principal is not None else ""
+        self.tell(made(Decided, (decision, caller, principal is None, tier, route, seconds)))
 
     async def peek(
         self,
@@ -250,7 +255,7 @@ class Limiter:
         except StoreError:
             return await self._fallback.decide(plan, self.census.replicas)
         self.audit.sample.decided(plan, taken)
-        decision = decision_of(plan, taken.verdicts, source=Source.STORE, spent=taken.spent)
+        decision = decision_of(plan, taken.verdicts, source=_STORE, spent=taken.spent)
         if not decision.allowed:
             for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
                 if charge.group == 0 and not verdict.fits:

@@ -8,7 +8,7 @@ from headgate.core.charge import Charge
 from headgate.core.errors import CostError
 from headgate.core.keys import KeyScheme
 from headgate.core.policy import ALL_PERCENT, Mode, Policy
-from headgate.core.quota import Algorithm
+from headgate.core.quota import Algorithm, Quota
 from headgate.core.slices import Slicing
 from headgate.core.subject import Subject
 
@@ -23,6 +23,7 @@ class Part(NamedTuple):
     mode: Mode
     first: int
     last: int
+    quotas: tuple[Quota, ...] = ()
     impossible: bool = False
 
 
@@ -35,6 +36,7 @@ class Plan(NamedTuple):
         caller: What stands for the caller in the store, in logs and in traces.
         holds_leases: Whether something must be given back when the request ends.
         slicing: The slices that it may be served from; None to ask the store.
+        counted: Places of the charges that the audit counts: enforced ones that stay spent.
     """
 
     parts: tuple[Part, ...]
@@ -42,6 +44,7 @@ class Plan(NamedTuple):
     caller: str
     holds_leases: bool = False
     slicing: Slicing | None = None
+    counted: tuple[int, ...] = ()
 
     def of(self, part: Part) -> Sequence[Charge]:
         """Return the charges of one policy."""
@@ -85,10 +88,12 @@ def make_plan(asks: Iterable[tuple[Policy, int]], subject: Subject, keys: KeySch
                 charges.append(Charge(key, quota, spends, lease, group))
             else:
                 charges.append(Charge(key, quota, spends, "", group))
-        parts.append(Part(policy, mode, first, len(charges)))
+        parts.append(Part(policy, mode, first, len(charges), tuple(quotas)))
     slicing = _slicing(parts, charges, tier)
     caller = keys.caller(subject)
-    return Plan(tuple(parts), tuple(charges), caller, bool(lease), slicing)
+    # Enforced charges are those of group 0.
+    counted = [at for at, each in enumerate(charges) if not (each.group or each.lease)]
+    return Plan(tuple(parts), tuple(charges), caller, bool(lease), slicing, tuple(counted))
 
 
 def _slicing(parts: Sequence[Part], charges: Sequence[Charge], tier: str) -> Slicing | None:

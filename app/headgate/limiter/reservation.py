@@ -25,6 +25,11 @@ class Reservation:
         leases: Those of the charges that are leases.
     """
 
+    __slots__ = (
+        *("_open", "_settle", "_taken_us", "decision", "leases", "policies"),
+        "__weakref__",  # of those that hold leases, who keeps them alive
+    )
+
     def __init__(
         self,
         decision: Decision,

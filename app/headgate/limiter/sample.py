@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from headgate.core.audit import given_back, rank
 from headgate.core.charge import Settlement
 from headgate.core.keys import caller_of, policy_of
-from headgate.core.policy import Mode
 from headgate.core.quota import SECOND_US, Quota
 from headgate.limiter.callers import Callers, Counted
 from headgate.limiter.plan import Plan
@@ -50,26 +49,19 @@ class Sample:
         # A slice was counted as a whole when it was taken.
         if not self._keys or taken.sliced:
             return
-        charges, spent = plan.charges, taken.spent
-        for part in plan.parts:
-            if part.mode is not Mode.ENFORCE:
-                continue
-            for place in range(part.first, part.last):
-                charge = charges[place]
-                if charge.lease:
+        for place in plan.counted:
+            key, quota, units, _, _ = plan.charges[place]
+            counted = self._buckets.get(key)
+            if counted is None or counted.quota is not quota:
+                if self._beyond.get(key) is quota:
                     continue
-                quota, units = charge.quota, charge.units
-                counted = self._buckets.get(charge.key)
-                if counted is None or counted.quota is not quota:
-                    if self._beyond.get(charge.key) is quota:
-                        continue
-                    counted = self._find(part.policy.name, charge.key, quota)
-                    if counted is None:
-                        continue
-                counted.seen_us = at_us = taken.at_us(place)
-                if spent and units:
-                    before = quota.burst - taken.verdicts[place].remaining - units
-                    counted.add(at_us, max(0, before), units)
+                counted = self._find(key, quota)
+                if counted is None:
+                    continue
+            counted.seen_us = at_us = taken.at_us(place)
+            if taken.spent and units:
+                before = quota.burst - taken.verdicts[place].remaining - units
+                counted.add(at_us, max(0, before), units)
 
     def corrected(self, settlements: Sequence[Settlement], times_us: Sequence[int]) -> None:
         """Take off what was given back; what was spent without asking is beyond by agreement.
@@ -82,7 +74,7 @@ class Sample:
             if not self._keys or each.lease or each.delta >= 0:
                 continue
             units = given_back(each.quota, -each.delta, each.taken_us, at_us)
-            counted = self._find(policy_of(each.key), each.key, each.quota) if units else None
+            counted = self._find(each.key, each.quota) if units else None
             if counted is not None:
                 counted.seen_us = at_us
                 counted.gives_back = True
@@ -154,8 +146,9 @@ class Sample:
                     each.untold = 0
         return told
 
-    def _find(self, policy: str, key: str, quota: Quota) -> Counted | None:
+    def _find(self, key: str, quota: Quota) -> Counted | None:
         """Return the count of a bucket, if it is one to be counted."""
+        policy = policy_of(key)
         callers = self._seen.get((policy, quota)) or self._see(policy, quota)
         place = rank(caller_of(key))
         if place > callers.last:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,18 +82,17 @@ class Command:
         args = [word for call in self._calls for word in call.args[1:]]
         return ["EVALSHA", first.script.sha, len(keys), *keys, first.args[0], *args]
 
-    def answers(self, answer: Any) -> Iterator[tuple[Call, Any]]:
-        """Yield each call with its part of the answer."""
+    def answers(self, answer: Any) -> list[tuple[Call, Any]]:
+        """Return each call with its part of the answer."""
         if not isinstance(answer, list) or not self._calls[0].script.joined:
-            for call in self._calls:
-                yield call, answer
-            return
-        at = 1
+            return [(call, answer) for call in self._calls]
+        found, at = [], 1
         for call in self._calls:
             end = at + 1 + FIGURES * len(call.keys)
             failed = isinstance(answer[at], Exception)
-            yield call, answer[at] if failed else [answer[0], *answer[at:end]]
+            found.append((call, answer[at] if failed else [answer[0], *answer[at:end]]))
             at = end
+        return found
 
 
 def join(calls: Iterable[Call], place: Callable[[str], int]) -> list[Command]:
@@ -118,7 +117,9 @@ def join(calls: Iterable[Call], place: Callable[[str], int]) -> list[Command]:
     return commands
 
 
-def parts(commands: Iterable[Command], answers: Iterable[Any]) -> Iterator[tuple[Call, Any]]:
-    """Yield the calls of commands, each with its part of their answers."""
+def parts(commands: Iterable[Command], answers: Iterable[Any]) -> list[tuple[Call, Any]]:
+    """Return the calls of commands, each with its part of their answers."""
+    found: list[tuple[Call, Any]] = []
     for command, answer in zip(commands, answers, strict=True):
-        yield from command.answers(answer)
+        found += command.answers(answer)
+    return found

@@ -221,12 +221,12 @@ class Lane:
         self._sent(len(batch))
         if self._wire is not None and not traced:
             line = await self._wire.open()
-            return list(parts(commands, await asked(line, commands)))
+            return parts(commands, await asked(line, commands))
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             # Not `evalsha()`: redis-py's Cluster pipeline blocks the method, not the command.
             pipeline.execute_command(*command.words())
-        return list(parts(commands, await pipeline.execute(raise_on_error=False)))
+        return parts(commands, await pipeline.execute(raise_on_error=False))
 
     async def _load(self, batch: list[Call]) -> list[Any]:
         scripts = {call.script.sha: call.script.text for call in batch}

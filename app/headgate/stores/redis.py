@@ -12,6 +12,7 @@ from redis.crc import key_slot
 from headgate.core.charge import Charge, Settlement
 from headgate.core.decision import Verdict
 from headgate.core.keys import KeyScheme
+from headgate.core.made import made
 from headgate.limiter.ports import Posted, Pulse, Taken
 from headgate.stores.command import FIGURES
 from headgate.stores.connect import Timeouts, connect, location
@@ -20,7 +21,7 @@ from headgate.stores.lane import MAX_IN_FLIGHT, Lane
 from headgate.stores.scripts import script
 from headgate.stores.slots import take_apart
 from headgate.stores.statements import AUDIT, post
-from headgate.stores.words import words
+from headgate.stores.words import Words
 
 _TAKE = script("take", joined=True)
 _SETTLE, _HEARTBEAT = script("settle"), script("heartbeat")
@@ -65,6 +66,7 @@ class RedisStore:
         place = _slot if self._cluster else _anywhere
         self._lane = Lane(self.client, self._timeouts, sent=sent, place=place)
         self._now_us = now_us or (lambda: 0)
+        self._words = Words()
 
     async def open(self) -> None:
         """Connect, load the scripts and see that the store answers.
@@ -114,8 +116,8 @@ class RedisStore:
 
     def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Awaitable[Taken]:
         """Decide charges whose buckets one script call may see."""
-        keys = [charge.key for charge in charges]
-        args = [self._now_us(), *words(charges, commit=commit)]
+        keys, words = self._words.of(charges, commit=commit)
+        args = [self._now_us(), *words]
         read = _taken_alone if len(keys) == 1 else partial(_taken, len(keys))
         return self._lane.call(_TAKE, keys, args, read)
 
@@ -178,8 +180,8 @@ def _by_slot(charges: Sequence[Charge]) -> list[list[int]]:
 
 def _taken_alone(reply: list[int]) -> Taken:
     now_us, spent, fits, remaining, retry_us, next_us, reset_us = reply
-    verdict = Verdict(bool(fits), remaining, retry_us, next_us, reset_us)
-    return Taken(now_us, (verdict,), bool(spent))
+    verdict = made(Verdict, (fits == 1, remaining, retry_us, next_us, reset_us))
+    return made(Taken, (now_us, (verdict,), spent == 1, (), False))
 
 
 def _taken(charges: int, reply: list[int]) -> Taken:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from opentelemetry import trace
+from opentelemetry import context, trace
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -171,13 +171,13 @@ class Metrics:
 
 def _exemplar() -> dict[str, str] | None:
     """Return the current trace where it is kept; pointing to any other would lead nowhere."""
-    span = trace.get_current_span()
-    if span is trace.INVALID_SPAN:
+    # Where nothing is traced nothing is current: that is seen in less than half the time.
+    if not context.get_current():
         return None
-    context = span.get_span_context()
-    if not context.trace_flags.sampled:
+    span = trace.get_current_span().get_span_context()
+    if not span.trace_flags.sampled:
         return None
     return {
-        names.TRACE_ID: trace.format_trace_id(context.trace_id),
-        names.SPAN_ID: trace.format_span_id(context.span_id),
+        names.TRACE_ID: trace.format_trace_id(span.trace_id),
+        names.SPAN_ID: trace.format_span_id(span.span_id),
     }

@@ -1,13 +1,15 @@
 """Counts what each policy said, and of what it refused also the route and the caller's tier."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter
 
-from headgate.core.decision import REFUSING, LimitResult, Outcome, Source
+from headgate.core.decision import REFUSING, Outcome, Source, Verdict
+from headgate.core.made import made
 from headgate.core.policy import PolicySet
+from headgate.core.quota import Quota
 from headgate.core.subject import UNMATCHED_ROUTE
 from headgate.limiter.events import Decided
 from headgate.telemetry import names
@@ -17,6 +19,8 @@ ROUTES = 1_000
 """Routes told apart; an app has fewer, but a check made in code may name anything as its route."""
 _NEAR = 5
 """A limit is near when a fifth of it is left: 80 % is used."""
+_ALLOWED: Final = Outcome.ALLOWED
+_SHADOW_DENIED: Final = Outcome.SHADOW_DENIED
 _REFUSALS = frozenset({Outcome.DENIED, Outcome.SHADOW_DENIED})
 
 
@@ -129,17 +133,17 @@ def kind_of(event: Decided) -> Kind:
     outcome, source, results, _, _ = event.decision
     if outcome in REFUSING:
         said = [(each.policy, each.outcome, False) for each in results if each.outcome in REFUSING]
-        return Kind(outcome, source, event.route, event.tier, tuple(said))
+        return made(Kind, (outcome, source, event.route, event.tier, tuple(said)))
     said = [
-        (policy, result, result is Outcome.ALLOWED and _is_near(limits))
-        for policy, _, result, limits in results
+        (policy, result, result is _ALLOWED and _is_near(quotas, verdicts))
+        for policy, _, result, quotas, verdicts in results
     ]
-    route = event.route if outcome is Outcome.SHADOW_DENIED else ""
-    return Kind(outcome, source, route, event.tier, tuple(said))
+    route = event.route if outcome is _SHADOW_DENIED else ""
+    return made(Kind, (outcome, source, route, event.tier, tuple(said)))
 
 
-def _is_near(limits: tuple[LimitResult, ...]) -> bool:
-    for quota, verdict in limits:
-        if verdict is not None and verdict.remaining * _NEAR <= quota.burst:
+def _is_near(quotas: Sequence[Quota], verdicts: Iterable[Verdict | None]) -> bool:
+    for place, verdict in enumerate(verdicts):
+        if verdict is not None and verdict.remaining * _NEAR <= quotas[place].burst:
             return True
     return False

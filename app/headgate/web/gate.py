@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headgate.core.decision import Decision
+from headgate.core.decision import REFUSING, Decision
 from headgate.core.errors import ConfigError
 from headgate.core.headers import EXPOSED, Dialect, Headers, limit_headers, retry_after
 from headgate.limiter.limiter import Limiter
@@ -34,6 +34,7 @@ class Gate:
         self.identifier = identifier
         self.dialect = dialect
         self.reject_invalid = reject_invalid
+        self._tells_time = dialect is Dialect.X_RATELIMIT_EPOCH
         # By the id of the decision, which is kept with it: in a flood one is given again and again.
         self.refusals: dict[int, tuple[Decision, Refusal]] = {}
 
@@ -44,10 +45,9 @@ class Gate:
 
     def headers(self, decision: Decision) -> Headers:
         """Return the fields for a response, with Retry-After if it is a refusal."""
-        dialect = self.dialect
-        now = int(time.time()) if dialect is Dialect.X_RATELIMIT_EPOCH else 0
-        fields = limit_headers(decision, dialect, unix_seconds=now)
-        if not decision.allowed:
+        now = int(time.time()) if self._tells_time else 0
+        fields = limit_headers(decision, self.dialect, unix_seconds=now)
+        if decision.outcome in REFUSING:
             fields.append(("Retry-After", retry_after(decision)))
         return fields
 

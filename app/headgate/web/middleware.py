@@ -1,7 +1,7 @@
 """The limits of the policy file, before anything of the app runs: plain ASGI, nothing buffered."""
 
 import copy
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -9,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from headgate.core.headers import EXPOSED
 from headgate.web.gate import Gate, find_gate
 from headgate.web.refusal import Refusal, raw
 from headgate.web.refuse import send_refusal
@@ -19,6 +20,8 @@ _LIMITED = frozenset({"http", "websocket"})
 _FIELDS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 Kind = TypeVar("Kind")
 _EXPOSE = "Access-Control-Expose-Headers"
+_OURS = frozenset(name.lower().encode() for each in EXPOSED.values() for name in each.split(", "))
+_ORIGIN = frozenset({b"origin"})
 
 
 class RateLimitMiddleware:
@@ -95,11 +98,12 @@ class _Sender:
     def __call__(self, message: Message) -> Awaitable[None]:
         if message["type"] in _FIELDS and (fields := self._visit.fields()):
             ours = raw(fields)
-            theirs, names = message.get("headers", ()), dict(ours)
-            if not names.keys().isdisjoint(dict(theirs)):
+            theirs = message.get("headers", ())
+            if _has(theirs, _OURS):
+                names = dict(ours)
                 theirs = [each for each in theirs if each[0] not in names]
             message["headers"] = [*theirs, *ours]
-            if b"origin" in dict(self._scope["headers"]):
+            if _has(self._scope["headers"], _ORIGIN):
                 self._expose(MutableHeaders(scope=message))
         return self._send(message)
 
@@ -107,6 +111,14 @@ class _Sender:
         lists = [*headers.getlist(_EXPOSE), self._visit.gate.exposed]
         names = dict.fromkeys(name.strip() for one in lists for name in one.split(","))
         headers[_EXPOSE] = ", ".join(names)
+
+
+def _has(fields: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> bool:
+    """Tell whether one of the fields has one of the names; they are few, so no table is made."""
+    for name, _ in fields:  # noqa: SIM110 - to make a generator takes as long as all else here
+        if name in names:
+            return True
+    return False
 
 
 def _is_preflight(scope: Scope) -> bool:

@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from headgate.core.errors import CostError
 from headgate.core.headers import Headers
+from headgate.core.made import made
 from headgate.core.subject import NO_HEADERS, Subject
 from headgate.limiter.reservation import Reservation
 from headgate.web.ask import UNASKED, Ask
@@ -67,7 +68,7 @@ class Visit:
         wanted = entry.wants.find(gate, asks, method, entry.template, tier)
         pairs = await wanted.priced(scope) if wanted.told else wanted.pairs
         headers = _headers(scope, wanted.headers) if wanted.headers else NO_HEADERS
-        subject = Subject(address, principal, entry.name, headers)
+        subject = made(Subject, (address, principal, entry.name, headers))
         try:
             reservation = await gate.limiter.admit(pairs, subject)
         except CostError as fault:

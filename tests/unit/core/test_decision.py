@@ -27,7 +27,7 @@ def test_only_denied_and_fail_closed_keep_out(
 
 def test_violated_names_the_policies_that_refused() -> None:
     """A policy in shadow, or one that would have let the request in, has not refused it."""
-    results = tuple(PolicyResult(outcome.value, Mode.ENFORCE, outcome, ()) for outcome in Outcome)
+    results = tuple(PolicyResult(outcome.value, Mode.ENFORCE, outcome) for outcome in Outcome)
     decision = Decision(Outcome.DENIED, Source.STORE, results)
     assert decision.violated == ("denied", "fail_closed")
 

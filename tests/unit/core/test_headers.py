@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from headgate.core.decision import (
     EXEMPT,
     Decision,
-    LimitResult,
     Outcome,
     PolicyResult,
     Source,
@@ -29,9 +28,8 @@ SPENT = refuses(0, 4_000_001, 4_000_001, 100 * SECOND_US)
 
 def result(name: str, *limits: tuple[Quota, Verdict | None]) -> PolicyResult:
     """Return one policy's part in a decision."""
-    return PolicyResult(
-        name, Mode.ENFORCE, Outcome.ALLOWED, tuple(LimitResult(*each) for each in limits)
-    )
+    quotas, verdicts = zip(*limits, strict=True)
+    return PolicyResult(name, Mode.ENFORCE, Outcome.ALLOWED, quotas, verdicts)
 
 
 def decision(*results: PolicyResult, retry_after_us: int = 0) -> Decision:
@@ -96,8 +94,7 @@ def test_limit_that_was_not_asked_has_no_state() -> None:
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_policy_in_shadow_is_nothing_to_clients(dialect: Dialect) -> None:
     """A policy that is only tried is told in no dialect."""
-    limits = (LimitResult(MINUTE, SPENT),)
-    shadow = PolicyResult("tried", Mode.SHADOW, Outcome.SHADOW_DENIED, limits)
+    shadow = PolicyResult("tried", Mode.SHADOW, Outcome.SHADOW_DENIED, (MINUTE,), (SPENT,))
     enforced = result("exports", (DAY, SOME))
     assert limit_headers(decision(shadow), dialect) == []
     alone = limit_headers(decision(enforced), dialect)

@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from headgate.core.decision import EXEMPT, Decision, Source
 from headgate.core.errors import StoreError
@@ -22,7 +22,7 @@ from headgate.limiter.fallback import Fallback
 from headgate.limiter.observing import Observers
 from headgate.limiter.plan import Plan, every_bucket
 from headgate.limiter.planner import Planner
-from headgate.limiter.ports import Clock, Observer, Store, Tracer
+from headgate.limiter.ports import Clock, Observer, Store, Taken, Tracer
 from headgate.limiter.reservation import Reservation
 from headgate.limiter.till import Till
 from headgate.limiter.verdict import decision_of
@@ -161,7 +161,9 @@ class Limiter:
         """
         return await self.admit(self._asks(policies, cost), _subject(subject, principal))
 
-    async def admit(self, asks: Sequence[tuple[Policy, int]], subject: Subject) -> Reservation:
+    def admit(
+        self, asks: Sequence[tuple[Policy, int]], subject: Subject
+    ) -> Coroutine[Any, Any, Reservation]:
         """Decide policies together, each at its own cost.
 
         Raises:
@@ -170,15 +172,43 @@ class Limiter:
         started_us = self._clock.now_us()
         plan = self._planner.plan(asks, subject)
         if self._tracer is None:
-            reservation = await self._admit(plan)
-            self._tell_decided(reservation.decision, plan.caller, subject, started_us)
-            return reservation
-        with self._tracer.check([part.policy.name for part in plan.parts]) as span:
-            reservation = await self._admit(plan)
+            return self._admit(plan, subject, started_us)
+        return self._trace(self._tracer, plan, subject, started_us)
+
+    async def _trace(
+        self, tracer: Tracer, plan: Plan, subject: Subject, started_us: int
+    ) -> Reservation:
+        with tracer.check([part.policy.name for part in plan.parts]) as span:
+            reservation = await self._admit(plan, subject, started_us)
             span.decided(reservation.decision)
-            # Within the span, which the metrics' exemplars point to.
-            self._tell_decided(reservation.decision, plan.caller, subject, started_us)
         return reservation
+
+    async def _admit(self, plan: Plan, subject: Subject, started_us: int) -> Reservation:
+        reservation = self._refuse(plan)
+        if reservation is None:
+            try:
+                taken = await self._till.take(plan)
+            except StoreError:
+                reservation = await self._fallback.decide(plan, self.census.replicas)
+            else:
+                reservation = self._taken(plan, taken)
+        # Within the span, which the metrics' exemplars point to.
+        self._tell_decided(reservation.decision, plan.caller, subject, started_us)
+        return reservation
+
+    def _refuse(self, plan: Plan) -> Reservation | None:
+        """Decide without the store, where there is nothing to ask it."""
+        decision = self._denials.decide(plan) if plan.charges else _without_charges(plan)
+        return None if decision is None else Reservation(decision, {}, 0, self._till.settle)
+
+    def _taken(self, plan: Plan, taken: Taken) -> Reservation:
+        self.audit.sample.decided(plan, taken)
+        decision = decision_of(plan, taken.verdicts, source=_STORE, spent=taken.spent)
+        if not decision.allowed:
+            for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
+                if charge.group == 0 and not verdict.fits:
+                    self._denials.remember(charge, verdict)
+        return self._till.hold(plan, decision, taken.now_us)
 
     def _tell_decided(
         self, decision: Decision, caller: str, subject: Subject, started_us: int
@@ -243,24 +273,6 @@ class Limiter:
     def _asks(self, policies: Sequence[str | Policy], cost: int) -> list[tuple[Policy, int]]:
         named = self.policies.named
         return [(named(one) if isinstance(one, str) else one, cost) for one in policies]
-
-    async def _admit(self, plan: Plan) -> Reservation:
-        if not plan.charges:
-            return Reservation(_without_charges(plan), {}, 0, self._till.settle)
-        refused = self._denials.decide(plan)
-        if refused is not None:
-            return Reservation(refused, {}, 0, self._till.settle)
-        try:
-            taken = await self._till.take(plan)
-        except StoreError:
-            return await self._fallback.decide(plan, self.census.replicas)
-        self.audit.sample.decided(plan, taken)
-        decision = decision_of(plan, taken.verdicts, source=_STORE, spent=taken.spent)
-        if not decision.allowed:
-            for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
-                if charge.group == 0 and not verdict.fits:
-                    self._denials.remember(charge, verdict)
-        return self._till.hold(plan, decision, taken.now_us)
 
 
 def _without_charges(plan: Plan) -> Decision:

@@ -4,13 +4,12 @@ OpenTelemetry's middleware gathers what a span would say and asks the sampler th
 long as serving a small request, and with few requests sampled it is nearly always for nothing.
 """
 
-from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final
 
 from fastapi import FastAPI
 from opentelemetry import context, propagate, trace
-from opentelemetry.instrumentation.utils import suppress_http_instrumentation
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
@@ -25,8 +24,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 _REQUESTS: Final = frozenset({"http", "websocket"})
 _BY_ID_ALONE: Final = (ParentBased, ParentBasedTraceIdRatio, TraceIdRatioBased, StaticSampler)
 """Samplers that look at nothing that is gathered later."""
-_WITHIN: Final = "headgate.trace"
-
 _chosen: ContextVar[list[int]] = ContextVar("chosen")
 
 
@@ -53,20 +50,38 @@ def sample_at_head(app: FastAPI, provider: trace.TracerProvider) -> None:
         return
     if not isinstance(provider.id_generator, ChosenIds):
         return
-    app.add_middleware(_Within)
     build = app.build_middleware_stack
 
     def build_with_sampling() -> ASGIApp:
-        return _Head(build(), provider)
+        traced = build()
+        untraced = _behind_tracing(traced)
+        return traced if untraced is None else _Head(traced, untraced, provider)
 
     app.build_middleware_stack = build_with_sampling  # type: ignore[method-assign]  # as the instrumentation does
 
 
-class _Head:
-    """Stands before OpenTelemetry's middleware."""
+def _behind_tracing(app: Any) -> ASGIApp | None:
+    """Return what OpenTelemetry's middleware is wrapped around, itself among what is around it."""
+    while app is not None:
+        inner: ASGIApp | None = getattr(app, "app", None)
+        if isinstance(app, OpenTelemetryMiddleware):
+            return inner
+        app = inner
+    return None
 
-    def __init__(self, app: ASGIApp, provider: TracerProvider) -> None:
-        self._app = app
+
+class _Head:
+    """Stands before OpenTelemetry's middleware.
+
+    Args:
+        traced: The app with it.
+        untraced: The app without it.
+        provider: Where spans go.
+    """
+
+    def __init__(self, traced: ASGIApp, untraced: ASGIApp, provider: TracerProvider) -> None:
+        self._traced = traced
+        self._untraced = untraced
         self._provider = provider
         self._parents = frozenset(
             name.lower().encode() for name in propagate.get_global_textmap().fields
@@ -74,7 +89,7 @@ class _Head:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in _REQUESTS or self._has_parent(scope):
-            await self._app(scope, receive, send)
+            await self._traced(scope, receive, send)
             return
         ids = self._provider.id_generator
         trace_id = ids.generate_trace_id()
@@ -82,7 +97,7 @@ class _Head:
         if judged.decision is Decision.RECORD_AND_SAMPLE:
             chosen = _chosen.set([trace_id])
             try:
-                await self._app(scope, receive, send)
+                await self._traced(scope, receive, send)
             finally:
                 _chosen.reset(chosen)
             return
@@ -91,33 +106,17 @@ class _Head:
                 trace_id, ids.generate_span_id(), is_remote=False, trace_state=judged.trace_state
             )
         )
-        within = scope[_WITHIN] = trace.set_span_in_context(span)
-        token = context.attach(within)
+        token = context.attach(trace.set_span_in_context(span))
         try:
-            with suppress_http_instrumentation():
-                await self._app(scope, receive, send)
+            await self._untraced(scope, receive, send)
         finally:
             context.detach(token)
 
-    def _has_parent(self, scope: MutableMapping[str, Any]) -> bool:
-        if any(name in self._parents for name, _ in scope["headers"]):
-            return True
-        return trace.get_current_span().get_span_context().is_valid
-
-
-class _Within:
-    """Stands behind it, so that what the app calls is instrumented as ever."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        within = scope.pop(_WITHIN, None)
-        if within is None:
-            await self._app(scope, receive, send)
-            return
-        token = context.attach(within)
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            context.detach(token)
+    def _has_parent(self, scope: Scope) -> bool:
+        for name, _ in scope["headers"]:
+            if name in self._parents:
+                return True
+        # Where nothing is current, which is seen at once, no span is.
+        return bool(context.get_current()) and (
+            trace.get_current_span().get_span_context().is_valid
+        )

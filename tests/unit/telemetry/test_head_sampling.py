@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 from opentelemetry import trace
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
@@ -109,6 +110,22 @@ def test_sampled_requests_are_those_whose_ids_say_so(
     for each in made.seen:
         judged = half.should_sample(None, each.trace_id, "").decision is Decision.RECORD_AND_SAMPLE
         assert judged is bool(each.trace_flags.sampled)
+
+
+def test_an_unsampled_request_that_fails_is_answered_by_the_apps_own_handler(traced: Make) -> None:
+    """What the app does with an exception does not depend on whether it is traced."""
+    made = traced(ParentBased(ALWAYS_OFF))
+
+    @made.app.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("broken")
+
+    @made.app.exception_handler(Exception)
+    async def answer(_request: object, error: Exception) -> PlainTextResponse:
+        return PlainTextResponse(str(error), 500)
+
+    client = TestClient(made.app, raise_server_exceptions=False)
+    assert client.get("/broken").text == "broken"
 
 
 @pytest.mark.parametrize(("flags", "count"), [("01", 1), ("00", 0)])

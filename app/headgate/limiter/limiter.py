@@ -3,31 +3,28 @@
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any
 
-from headgate.core.decision import EXEMPT, Decision, Source
+from headgate.core.decision import Decision, Source
 from headgate.core.errors import StoreError
 from headgate.core.keys import KeyScheme
-from headgate.core.made import made
 from headgate.core.policy import Policy
-from headgate.core.quota import SECOND_US
 from headgate.core.subject import Principal, Subject
+from headgate.limiter.admission import Admission, without_charges
 from headgate.limiter.audit import DEFAULT_KEYS, Audit
 from headgate.limiter.book import PolicyBook
 from headgate.limiter.breaker import Breaker, BreakerSettings
 from headgate.limiter.census import Census
 from headgate.limiter.denials import DenialCache
-from headgate.limiter.events import BreakerState, Decided, Event
+from headgate.limiter.events import BreakerState, Event
 from headgate.limiter.fallback import Fallback
 from headgate.limiter.observing import Observers
 from headgate.limiter.plan import Plan, every_bucket
 from headgate.limiter.planner import Planner
-from headgate.limiter.ports import Clock, Observer, Store, Taken, Tracer
+from headgate.limiter.ports import Clock, Observer, Store, Tracer
 from headgate.limiter.reservation import Reservation
 from headgate.limiter.till import Till
 from headgate.limiter.verdict import decision_of
-
-_STORE: Final = Source.STORE
 
 
 class MonotonicClock:
@@ -96,6 +93,15 @@ class Limiter:
         )
         self._till = Till(store, self._breaker, self._denials, self.audit.sample, self._clock)
         self.policies.on_change(self._till.slices.clear)
+        self._admission = Admission(
+            self._till,
+            denials=self._denials,
+            fallback=self._fallback,
+            census=self.census,
+            sample=self.audit.sample,
+            clock=self._clock,
+            tell=self.tell,
+        )
 
     async def start(self) -> None:
         """Connect and announce this replica; a store that is away is reported, not raised."""
@@ -172,51 +178,17 @@ class Limiter:
         started_us = self._clock.now_us()
         plan = self._planner.plan(asks, subject)
         if self._tracer is None:
-            return self._admit(plan, subject, started_us)
+            return self._admission.decide(plan, subject, started_us)
         return self._trace(self._tracer, plan, subject, started_us)
 
     async def _trace(
         self, tracer: Tracer, plan: Plan, subject: Subject, started_us: int
     ) -> Reservation:
         with tracer.check([part.policy.name for part in plan.parts]) as span:
-            reservation = await self._admit(plan, subject, started_us)
+            # It is told of within the span, which the metrics' exemplars point to.
+            reservation = await self._admission.decide(plan, subject, started_us)
             span.decided(reservation.decision)
         return reservation
-
-    async def _admit(self, plan: Plan, subject: Subject, started_us: int) -> Reservation:
-        reservation = self._refuse(plan)
-        if reservation is None:
-            try:
-                taken = await self._till.take(plan)
-            except StoreError:
-                reservation = await self._fallback.decide(plan, self.census.replicas)
-            else:
-                reservation = self._taken(plan, taken)
-        # Within the span, which the metrics' exemplars point to.
-        self._tell_decided(reservation.decision, plan.caller, subject, started_us)
-        return reservation
-
-    def _refuse(self, plan: Plan) -> Reservation | None:
-        """Decide without the store, where there is nothing to ask it."""
-        decision = self._denials.decide(plan) if plan.charges else _without_charges(plan)
-        return None if decision is None else Reservation(decision, {}, 0, self._till.settle)
-
-    def _taken(self, plan: Plan, taken: Taken) -> Reservation:
-        self.audit.sample.decided(plan, taken)
-        decision = decision_of(plan, taken.verdicts, source=_STORE, spent=taken.spent)
-        if not decision.allowed:
-            for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
-                if charge.group == 0 and not verdict.fits:
-                    self._denials.remember(charge, verdict)
-        return self._till.hold(plan, decision, taken.now_us)
-
-    def _tell_decided(
-        self, decision: Decision, caller: str, subject: Subject, started_us: int
-    ) -> None:
-        seconds = (self._clock.now_us() - started_us) / SECOND_US
-        _, principal, route, _ = subject
-        tier = principal.tier if principal is not None else ""
-        self.tell(made(Decided, (decision, caller, principal is None, tier, route, seconds)))
 
     async def peek(
         self,
@@ -234,7 +206,7 @@ class Limiter:
         """
         plan = self._planner.plan(self._asks(policies, cost), _subject(subject, principal))
         if not plan.charges:
-            return _without_charges(plan)
+            return without_charges(plan)
         taken = await self._breaker.call(
             "take", lambda: self.store.take(plan.charges, commit=False)
         )
@@ -273,11 +245,6 @@ class Limiter:
     def _asks(self, policies: Sequence[str | Policy], cost: int) -> list[tuple[Policy, int]]:
         named = self.policies.named
         return [(named(one) if isinstance(one, str) else one, cost) for one in policies]
-
-
-def _without_charges(plan: Plan) -> Decision:
-    """Decide where there is nothing to ask the store: no policy, or only impossible shadows."""
-    return decision_of(plan, (), source=Source.NONE, spent=False) if plan.parts else EXEMPT
 
 
 def _subject(subject: Subject | None, principal: str | Principal | None) -> Subject:

@@ -1,50 +1,19 @@
-"""Slices: taken in one call, spent without one, in order, and given back where that is exact."""
+"""Slices: taken in one call, and spent without one, in order."""
 
 import asyncio
 from collections.abc import Sequence
 
 import pytest
 
-from headgate.core.charge import Charge
-from headgate.core.decision import Decision, Source
-from headgate.core.errors import StoreError
-from headgate.core.keys import KeyScheme
-from headgate.core.policy import Mode, Policy, PolicySet
+from headgate.core.decision import Source
+from headgate.core.policy import Mode, Policy
 from headgate.core.quota import rate_quota
-from headgate.core.subject import Principal, Subject
-from headgate.limiter.hot import Waiter
-from headgate.limiter.plan import make_plan
-from headgate.limiter.ports import Taken
-from headgate.limiter.sample import Sample
-from headgate.limiter.slices import Slices
 from headgate.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import MovedClock as FleetClock
-from support.limiter import Bench, MovedClock, Pauses, ToldStore, away, rate, remaining, window
+from support.limiter import Bench, away, rate, remaining
+from support.slices import BUCKET, WINDOW, begin, checks, left
 from support.stores import MINUTE_US
-
-BUCKET = rate("p", "100/minute", lease=0.1)
-"""The bucket holds 90, a slice is 10, and lives 6 s."""
-ANN = Subject(principal=Principal("ann"))
-WINDOW = rate("w", window(100), lease=0.1)
-
-
-def left(decision: Decision) -> int:
-    """Return what a decision says is left."""
-    return remaining(decision.results[0].limits[0])
-
-
-async def checks(bench: Bench, times: int, *, cost: int = 1, policy: str = "p") -> list[Decision]:
-    """Check one after the other."""
-    return [await bench.limiter.check(policy, principal="ann", cost=cost) for _ in range(times)]
-
-
-def begin(bench: Bench, *costs: int) -> list["asyncio.Task[Decision]"]:
-    """Begin checks at the same time."""
-    loop = asyncio.get_running_loop()
-    return [
-        loop.create_task(bench.limiter.check("p", principal="ann", cost=cost)) for cost in costs
-    ]
 
 
 async def test_a_hot_bucket_needs_few_calls() -> None:
@@ -170,76 +139,6 @@ async def test_a_larger_cost_waits_for_a_slice_of_its_own() -> None:
         assert await bench.left("p") == 76
 
 
-@pytest.mark.parametrize("late", [False, True])
-async def test_who_goes_away_loses_nothing(*, late: bool) -> None:
-    """What was asked for one that is gone is there for the next."""
-    async with Bench(BUCKET) as bench:
-        hold = bench.store.hold("take", late=late)
-        first, second = begin(bench, 1, 1)
-        await hold.wait()
-        first.cancel()
-        hold.go.set()
-        assert left(await second) == 89
-        await checks(bench, 1)
-        assert (bench.store.count("take"), await bench.left("p")) == (1, 88)
-
-
-async def _gone_when_answered(bench: Bench) -> None:
-    """Let two check, of whom the second goes away between its answer and its turn."""
-    hold = bench.store.hold("take")
-    first, second = begin(bench, 1, 1)
-    await hold.wait()
-    ((hot,),) = [bench.limiter._till.slices._hot.values()]
-    hot.waiting[0].answer.add_done_callback(lambda _: second.cancel())
-    hold.go.set()
-    await first
-    with pytest.raises(asyncio.CancelledError):
-        await second
-
-
-async def test_who_goes_away_when_the_answer_is_there() -> None:
-    """Units that were given to a check that ends all the same are put back."""
-    async with Bench(BUCKET) as bench:
-        await _gone_when_answered(bench)
-        (decision,) = await checks(bench, 1)
-        assert (left(decision), bench.store.count("take")) == (88, 1)
-
-
-async def test_who_goes_away_with_a_part_of_a_slice() -> None:
-    """The slice that is still there has it again."""
-    async with Bench(BUCKET) as bench:
-        await checks(bench, 3)
-        await _gone_when_answered(bench)
-        (decision,) = await checks(bench, 1)
-        assert (left(decision), bench.store.count("take")) == (85, 3)
-
-
-async def test_who_goes_away_after_all_was_given_back() -> None:
-    """What is put back into a slice that was given back already is not given back again."""
-    async with Bench(WINDOW) as bench:
-        await checks(bench, 4, policy="w")
-        slices = bench.limiter._till.slices
-        ((hot,),) = [slices._hot.values()]
-        waiter = Waiter(make_plan([(WINDOW, 1)], ANN, KeyScheme()), 1)
-        (slice_,) = hot.slices
-        hot.give(waiter, slice_, bench.clock.us)
-        bench.clock.move(6)
-        await checks(bench, 1, policy="w")
-        await slices.beat()
-        hot.put_back(waiter)
-        await slices.beat()
-        assert [each.delta for each in bench.store.settled] == [-2, -1]
-
-
-async def test_who_goes_away_with_a_refusal() -> None:
-    """A refusal took nothing, and nothing is put back."""
-    async with Bench(rate("p", "2/minute", lease=0.5)) as bench:
-        await checks(bench, 1)
-        await _gone_when_answered(bench)
-        ((hot,),) = [bench.limiter._till.slices._hot.values()]
-        assert hot.slices == []
-
-
 async def test_near_the_limit() -> None:
     """Where a slice is refused, what is there is shared among those who wait, and no more taken."""
     async with Bench(BUCKET) as bench:
@@ -253,19 +152,6 @@ async def test_near_the_limit() -> None:
         bench.clock.move(1.3)
         assert [each.allowed for each in await checks(bench, 3)] == [True, True, False]
         assert bench.store.count("take") == before + 4 + 3
-
-
-async def test_who_goes_away_before_a_refusal() -> None:
-    """The others hear of it."""
-    async with Bench(rate("p", "2/minute", lease=0.5)) as bench:
-        await checks(bench, 1)
-        hold = bench.store.hold("take")
-        first, second, third = begin(bench, 1, 1, 1)
-        await hold.wait()
-        second.cancel()
-        hold.go.set()
-        assert not (await first).allowed
-        assert not (await third).allowed
 
 
 async def test_a_whole_slice_is_tried_again_when_there_is_room() -> None:
@@ -330,170 +216,6 @@ async def test_all_who_wait_hear_of_a_failure() -> None:
         assert bench.store.count("take") == 1
 
 
-async def test_refund_and_commit() -> None:
-    """What a request gives back goes to the store, as of when its slice was taken."""
-    async with Bench(BUCKET) as bench:
-        await checks(bench, 3)
-        taken_us = bench.clock.us
-        bench.clock.move(1)
-        await checks(bench, 1)
-        reservation = await bench.limiter.reserve("p", principal="ann", cost=3)
-        await reservation.commit(1)
-        (settled,) = bench.store.settled
-        assert (settled.delta, settled.taken_us) == (-2, bench.clock.us)
-        hold = await bench.limiter.reserve("p", principal="ann")
-        bench.clock.move(1)
-        await hold.refund()
-        assert bench.store.settled[-1].delta == -1
-        assert bench.store.settled[-1].taken_us == taken_us + 1_000_000
-
-
-async def test_reset_drops_slices() -> None:
-    """After a reset there is nothing to give back to, and the next check asks the store."""
-    async with Bench(BUCKET, WINDOW) as bench:
-        await checks(bench, 4)
-        await checks(bench, 4, policy="w")
-        assert await bench.limiter.reset("p", principal="ann") == 1
-        assert (await bench.left("p"), await bench.left("w")) == (90, 93)
-        before = bench.store.count("take")
-        await checks(bench, 3, policy="w")
-        assert bench.store.count("take") == before
-        await checks(bench, 1)
-        assert bench.store.count("take") == before + 1
-    assert bench.store.settled == []
-
-
-async def test_reload_gives_slices_back() -> None:
-    """New policies have slices of their own; those of the old ones go back."""
-    async with Bench(WINDOW) as bench:
-        await checks(bench, 4, policy="w")
-        bench.limiter.policies.replace(PolicySet([WINDOW]))
-        await bench.limiter._till.slices.beat()
-        assert await bench.left("w") == 96
-
-
-async def test_closing_gives_slices_back() -> None:
-    """A window takes all back, a token bucket what it cannot have gained within a second."""
-    for policy, given in (("p", 7), ("w", 9)):
-        async with Bench(BUCKET, WINDOW) as bench:
-            await checks(bench, 16, policy=policy)
-        assert [each.delta for each in bench.store.settled] == [-given]
-
-
-async def test_closing_waits_for_a_slice_under_way() -> None:
-    """A call that is under way when a replica ends is answered, and its rest goes back."""
-    async with Bench(WINDOW) as bench:
-        await checks(bench, 1, policy="w")
-        hold = bench.store.hold("take", late=True)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(bench.limiter.check("w", principal="ann"))
-            await hold.wait()
-            group.create_task(bench.limiter._till.slices.aclose())
-            for _ in range(5):
-                await asyncio.sleep(0)
-            hold.go.set()
-        assert [each.delta for each in bench.store.settled] == [-1]
-
-
-async def test_a_window_ends_its_slices() -> None:
-    """A slice is not used in the next window, whose limit it was not taken from."""
-    async with Bench(WINDOW) as bench:
-        # The clock stands 20 s into a minute.
-        bench.clock.move(39)
-        await checks(bench, 4, policy="w")
-        bench.clock.move(0.999_999)
-        await checks(bench, 1, policy="w")
-        assert bench.store.count("take") == 3
-        bench.clock.move(0.000_001)
-        await checks(bench, 1, policy="w")
-        assert bench.store.count("take") == 4
-
-
-async def test_a_window_takes_unused_units_back() -> None:
-    """What was not used of a slice when it ends is given back once, to a window that is open."""
-    async with Bench(WINDOW) as bench:
-        await checks(bench, 4, policy="w")
-        bench.clock.move(6)
-        slices = bench.limiter._till.slices
-        await slices.beat()
-        await slices.beat()
-        assert [each.delta for each in bench.store.settled] == [-3]
-        assert await bench.left("w") == 96
-        assert slices._hot == {}
-
-
-class Counter:
-    """Slices over a told store, with pauses that the test ends."""
-
-    def __init__(self, *, max_buckets: int = 10) -> None:
-        self.clock = MovedClock()
-        self.store = ToldStore(self.clock)
-        self.pauses = Pauses()
-        self.error: Exception | None = None
-        self.slices = Slices(
-            self.ask,
-            self.store.settle,
-            Sample(0),
-            self.clock,
-            sleep=self.pauses,
-            max_buckets=max_buckets,
-        )
-
-    async def ask(self, charges: Sequence[Charge]) -> Taken:
-        """Ask the store, or fail as the test says."""
-        if self.error is not None:
-            raise self.error
-        return await self.store.take(charges)
-
-    async def take(self, caller: str, *, times: int = 1) -> None:
-        """Spend as often."""
-        subject = Subject(principal=Principal(caller))
-        plan = make_plan([(WINDOW, 1)], subject, KeyScheme())
-        assert plan.slicing is not None
-        for _ in range(times):
-            assert (await self.slices.take(plan, plan.slicing)).sliced
-
-
-async def test_looks_for_what_is_unused() -> None:
-    """Once there was a slice, what is unused is looked for every second."""
-    counter = Counter()
-    assert counter.pauses.asked.lines == []
-    await counter.take("ann", times=4)
-    await counter.take("bob")
-    await counter.pauses.begun(1)
-    counter.clock.move(6)
-    counter.pauses.end()
-    await counter.store.did("settle")
-    await counter.slices.aclose()
-    assert set(counter.pauses.asked.lines) == {1.0}
-    assert [each.delta for each in counter.store.settled] == [-3]
-
-
-async def test_no_more_buckets_than_that() -> None:
-    """The bucket that became hot first makes room, and its slice goes back."""
-    counter = Counter(max_buckets=2)
-    for caller in ("ann", "bob", "cid"):
-        await counter.take(caller, times=2)
-    assert len(counter.slices._hot) == 2
-    await counter.slices.beat()
-    assert [each.delta for each in counter.store.settled] == [-1]
-    await counter.slices.aclose()
-
-
-async def test_no_error_leaves_anybody_waiting() -> None:
-    """An error that nobody thought of reaches who waits, and the next check asks anew."""
-    counter = Counter()
-    counter.error = RuntimeError("unthinkable")
-    with pytest.raises(RuntimeError, match="unthinkable"):
-        await counter.take("ann")
-    counter.error = away()
-    with pytest.raises(StoreError):
-        await counter.take("ann")
-    counter.error = None
-    await counter.take("ann")
-    await counter.slices.aclose()
-
-
 async def test_a_slow_answer() -> None:
     """Who asked before the store decided is let in, and what is left is used no longer."""
     async with Bench(BUCKET) as bench:
@@ -506,23 +228,3 @@ async def test_a_slow_answer() -> None:
         assert (await task).source is Source.STORE
         await checks(bench, 1)
         assert bench.store.count("take") == 3
-
-
-@pytest.mark.parametrize("policy", [BUCKET, WINDOW], ids=["token_bucket", "fixed_window"])
-async def test_the_audit_counts_slices(policy: Policy) -> None:
-    """A slice is counted when it is taken, and what is given back is taken off: it reads 0."""
-    store = MemoryStore(clock := FleetClock())
-    fleet = Fleet(clock, lambda: store, policy)
-    passed = 0
-    await fleet.beat()
-    for second in range(150):
-        for name in ("a", "b", "c"):
-            passed += await fleet.spend(name, policy.name, "ann", times=second % 7)
-            await fleet[name]._till.slices.beat()
-        await fleet.beats(1)
-    for name in ("a", "b", "c"):
-        await fleet[name]._till.slices.aclose()
-    await fleet.settled()
-    assert (fleet.found(), fleet.overshoot(policy.name)) == ([], 0)
-    assert passed <= fleet.total(policy.name, "admitted") <= passed + 3 * 10
-    await fleet.aclose()

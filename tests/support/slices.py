@@ -1,0 +1,30 @@
+"""Checks of one caller under policies with slices."""
+
+import asyncio
+
+from headgate.core.decision import Decision
+from headgate.core.subject import Principal, Subject
+from support.limiter import Bench, rate, remaining, window
+
+BUCKET = rate("p", "100/minute", lease=0.1)
+"""The bucket holds 90, a slice is 10, and lives 6 s."""
+WINDOW = rate("w", window(100), lease=0.1)
+ANN = Subject(principal=Principal("ann"))
+
+
+def left(decision: Decision) -> int:
+    """Return what a decision says is left."""
+    return remaining(decision.results[0].limits[0])
+
+
+async def checks(bench: Bench, times: int, *, cost: int = 1, policy: str = "p") -> list[Decision]:
+    """Check one after the other."""
+    return [await bench.limiter.check(policy, principal="ann", cost=cost) for _ in range(times)]
+
+
+def begin(bench: Bench, *costs: int) -> list["asyncio.Task[Decision]"]:
+    """Begin checks at the same time."""
+    loop = asyncio.get_running_loop()
+    return [
+        loop.create_task(bench.limiter.check("p", principal="ann", cost=cost)) for cost in costs
+    ]

@@ -58,15 +58,14 @@ class RateLimitMiddleware:
             return
         entry = entry_of(scope, self._routes)
         visit = begin(scope, gate, entry, shows_headers=True)
-        sender = _Sender(visit, scope, send)
         try:
             refusal = await visit.admit(scope, entry.asks, matched=True)
             if refusal is None:
-                await self.app(scope, receive, sender)
+                await self.app(scope, receive, _Sender(visit, scope, send))
             elif self._cors is None and refusal.tells_limits:
                 await send_refusal(refusal, scope, receive, send)
             else:
-                await self._refuse(refusal, scope, receive, sender)
+                await self._refuse(refusal, scope, receive, _Sender(visit, scope, send))
         finally:
             if visit.holds_leases:
                 await visit.leave()

@@ -29,11 +29,7 @@ class Verdict(NamedTuple):
 
 
 class Outcome(StrEnum):
-    """What became of a request under one policy, and as a whole.
-
-    Modules that see every request keep the members that they compare with: to look one up in its
-    class takes as long as three calls before Python 3.12.
-    """
+    """What became of a request under one policy, and as a whole."""
 
     ALLOWED = "allowed"
     DENIED = "denied"
@@ -43,6 +39,10 @@ class Outcome(StrEnum):
     EXEMPT = "exempt"
 
 
+ALLOWED: Final = Outcome.ALLOWED
+DENIED: Final = Outcome.DENIED
+"""For those who see every request: before Python 3.12 a look into the class is three calls long, by
+`python -m timeit -s 'from headgate.core.decision import Outcome' Outcome.DENIED`."""
 REFUSING: Final = frozenset({Outcome.DENIED, Outcome.FAIL_CLOSED})
 """Of a policy, or of all together: the request is turned away."""
 

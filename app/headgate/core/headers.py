@@ -74,7 +74,7 @@ def _draft_11(decision: Decision) -> Headers:
         for place, verdict in enumerate(verdicts):
             if verdict is not None:
                 _, remaining, _, next_us, _ = verdict
-                until_more = f";t={-(-next_us // SECOND_US)}" if next_us else ""
+                until_more = f";t={seconds(next_us)}" if next_us else ""
                 states.append(f"{names[place]};r={remaining}{until_more}")
     headers = []
     if policies:

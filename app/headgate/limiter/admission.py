@@ -71,10 +71,9 @@ class Admission:
             else:
                 reservation = self._taken(plan, taken)
         seconds = (self._clock.now_us() - started_us) / SECOND_US
-        _, principal, route, _ = subject
-        tier = principal.tier if principal is not None else ""
-        decided = (reservation.decision, plan.caller, principal is None, tier, route, seconds)
-        self._tell(made(Decided, decided))
+        decision, anonymous = reservation.decision, subject.principal is None
+        fields = (decision, plan.caller, anonymous, subject.tier, subject.route, seconds)
+        self._tell(made(Decided, fields))
         return reservation
 
     def _unasked(self, plan: Plan) -> Reservation | None:

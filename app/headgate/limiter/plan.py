@@ -36,7 +36,6 @@ class Plan(NamedTuple):
         caller: What stands for the caller in the store, in logs and in traces.
         holds_leases: Whether something must be given back when the request ends.
         slicing: The slices that it may be served from; None to ask the store.
-        counted: Places of the charges that the audit counts: enforced ones that stay spent.
     """
 
     parts: tuple[Part, ...]
@@ -44,7 +43,6 @@ class Plan(NamedTuple):
     caller: str
     holds_leases: bool = False
     slicing: Slicing | None = None
-    counted: tuple[int, ...] = ()
 
     def of(self, part: Part) -> Sequence[Charge]:
         """Return the charges of one policy."""
@@ -88,12 +86,10 @@ def make_plan(asks: Iterable[tuple[Policy, int]], subject: Subject, keys: KeySch
                 charges.append(Charge(key, quota, spends, lease, group))
             else:
                 charges.append(Charge(key, quota, spends, "", group))
-        parts.append(Part(policy, mode, first, len(charges), tuple(quotas)))
+        parts.append(Part(policy, mode, first, len(charges), quotas))
     slicing = _slicing(parts, charges, tier)
     caller = keys.caller(subject)
-    # Enforced charges are those of group 0.
-    counted = [at for at, each in enumerate(charges) if not (each.group or each.lease)]
-    return Plan(tuple(parts), tuple(charges), caller, bool(lease), slicing, tuple(counted))
+    return Plan(tuple(parts), tuple(charges), caller, bool(lease), slicing)
 
 
 def _slicing(parts: Sequence[Part], charges: Sequence[Charge], tier: str) -> Slicing | None:

@@ -30,9 +30,7 @@ class Planner:
             CostError: A cost is negative, or no limit could ever hold it.
         """
         name = asks[0][0].name if asks else ""
-        _, principal, route, _ = subject
-        tier = principal.tier if principal is not None else ""
-        place = self._keys.caller(subject), tier, route, name
+        place = self._keys.caller(subject), subject.tier, subject.route, name
         found = self._kept.get(place)
         if found is not None and found[0] == asks:
             return found[1]

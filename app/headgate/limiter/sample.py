@@ -49,8 +49,10 @@ class Sample:
         # A slice was counted as a whole when it was taken.
         if not self._keys or taken.sliced:
             return
-        for place in plan.counted:
-            key, quota, units, _, _ = plan.charges[place]
+        for place, (key, quota, units, lease, group) in enumerate(plan.charges):
+            # What is enforced, and stays spent.
+            if group or lease:
+                continue
             counted = self._buckets.get(key)
             if counted is None or counted.quota is not quota:
                 if self._beyond.get(key) is quota:

@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from headgate.core.charge import Charge, Settlement
-from headgate.core.decision import Decision, Outcome
+from headgate.core.decision import ALLOWED, Decision
 from headgate.core.errors import StoreError
 from headgate.limiter.breaker import NOT_ASKED, Breaker
 from headgate.limiter.denials import DenialCache
@@ -16,8 +16,6 @@ from headgate.limiter.ports import Clock, Store, Taken
 from headgate.limiter.reservation import Reservation
 from headgate.limiter.sample import Sample
 from headgate.limiter.slices import Slices
-
-_ALLOWED: Final = Outcome.ALLOWED
 
 
 class Till:
@@ -119,8 +117,8 @@ def spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]
     """Return the charges that were spent, by policy: those of each policy that had room."""
     if not decision.spent:
         return {}
-    if len(plan.parts) == 1 and decision.outcome is _ALLOWED:
+    if len(plan.parts) == 1 and decision.outcome is ALLOWED:
         return {plan.parts[0].policy.name: plan.charges}
     # The results are those of the parts, in their order.
     pairs = zip(plan.parts, decision.results, strict=False)
-    return {part.policy.name: plan.of(part) for part, result in pairs if result.outcome is _ALLOWED}
+    return {part.policy.name: plan.of(part) for part, result in pairs if result.outcome is ALLOWED}

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from headgate.core.decision import (
+    ALLOWED,
+    DENIED,
     Decision,
     Outcome,
     PolicyResult,
@@ -13,26 +15,24 @@ from headgate.core.made import made
 from headgate.core.policy import Mode
 from headgate.limiter.plan import Plan
 
-_ALLOWED: Outcome = Outcome.ALLOWED
-_DENIED: Outcome = Outcome.DENIED
-
 
 def decision_of(
     plan: Plan, verdicts: Sequence[Verdict | None], *, source: Source, spent: bool
 ) -> Decision:
     """Say what the verdicts mean; a charge without one was not asked."""
-    results, outcome = [], _ALLOWED
+    results: list[PolicyResult] = []
+    outcome: Outcome = ALLOWED
     for policy, mode, first, last, quotas, impossible in plan.parts:
         refused, heard = impossible, tuple(verdicts[first:last])
         for verdict in heard:
             if verdict is not None and not verdict.fits:
                 refused = True
-        said = _ALLOWED
+        said: Outcome = ALLOWED
         if refused:
-            said = _DENIED if mode is Mode.ENFORCE else Outcome.SHADOW_DENIED
-            outcome = _DENIED if _DENIED in {outcome, said} else said
+            said = DENIED if mode is Mode.ENFORCE else Outcome.SHADOW_DENIED
+            outcome = DENIED if DENIED in {outcome, said} else said
         results.append(made(PolicyResult, (policy.name, mode, said, quotas, heard)))
-    if outcome is _DENIED:
+    if outcome is DENIED:
         return Decision(outcome, source, tuple(results), _longest(plan, verdicts))
     return made(Decision, (outcome, source, tuple(results), 0, spent))
 

@@ -21,7 +21,7 @@ from headgate.stores.lane import MAX_IN_FLIGHT, Lane
 from headgate.stores.scripts import script
 from headgate.stores.slots import take_apart
 from headgate.stores.statements import AUDIT, post
-from headgate.stores.words import Words
+from headgate.stores.words import words
 
 _TAKE = script("take", joined=True)
 _SETTLE, _HEARTBEAT = script("settle"), script("heartbeat")
@@ -66,7 +66,6 @@ class RedisStore:
         place = _slot if self._cluster else _anywhere
         self._lane = Lane(self.client, self._timeouts, sent=sent, place=place)
         self._now_us = now_us or (lambda: 0)
-        self._words = Words()
 
     async def open(self) -> None:
         """Connect, load the scripts and see that the store answers.
@@ -116,8 +115,8 @@ class RedisStore:
 
     def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Awaitable[Taken]:
         """Decide charges whose buckets one script call may see."""
-        keys, words = self._words.of(charges, commit=commit)
-        args = [self._now_us(), *words]
+        keys = [charge.key for charge in charges]
+        args = [self._now_us(), *words(charges, commit=commit)]
         read = _taken_alone if len(keys) == 1 else partial(_taken, len(keys))
         return self._lane.call(_TAKE, keys, args, read)
 

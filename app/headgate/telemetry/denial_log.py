@@ -6,7 +6,7 @@ import structlog
 from opentelemetry import context
 from structlog.typing import FilteringBoundLogger
 
-from headgate.core.decision import Decision, Outcome
+from headgate.core.decision import DENIED, Decision, Outcome
 from headgate.core.quota import SECOND_US
 from headgate.limiter.events import Decided, Event
 from headgate.limiter.ports import Clock
@@ -84,7 +84,7 @@ class DenialLog:
         policies = self._policies
         if sampler.admit((policies[0] if policies else "", event.subject)):
             self._write(event, policies)
-        elif outcome is Outcome.DENIED:
+        elif outcome is DENIED:
             self._suppressed()
 
     def flush(self) -> None:

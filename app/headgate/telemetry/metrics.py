@@ -78,14 +78,9 @@ class Metrics:
 
     def observe(self, event: Event) -> None:
         """Count an event."""
-        # Decisions are by far the most frequent.
-        if isinstance(event, Decided):
-            self._decided(event)
-        else:
-            self._count_rare(event)
-
-    def _count_rare(self, event: Event) -> None:
         match event:
+            case Decided():
+                self._decided(event)
             case StoreFailed():
                 self._store_errors.labels(event.error.kind).inc()
             case BreakerChanged():

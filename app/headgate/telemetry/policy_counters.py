@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter
 
-from headgate.core.decision import REFUSING, Outcome, Source, Verdict
+from headgate.core.decision import ALLOWED, DENIED, REFUSING, Outcome, Source, Verdict
 from headgate.core.made import made
 from headgate.core.policy import PolicySet
 from headgate.core.quota import Quota
@@ -19,7 +19,6 @@ ROUTES = 1_000
 """Routes told apart; an app has fewer, but a check made in code may name anything as its route."""
 _NEAR = 5
 """A limit is near when a fifth of it is left: 80 % is used."""
-_ALLOWED: Final = Outcome.ALLOWED
 _SHADOW_DENIED: Final = Outcome.SHADOW_DENIED
 _REFUSALS = frozenset({Outcome.DENIED, Outcome.SHADOW_DENIED})
 
@@ -84,7 +83,7 @@ class PolicyCounters:
             bound = self._bound.get(policy)
             if bound is None:
                 bound = self._bound[policy] = self._bind(policy)
-            refused = exemplar if outcome is Outcome.DENIED else None
+            refused = exemplar if outcome is DENIED else None
             bound.outcomes[outcome].inc(number, refused)
             if outcome in _REFUSALS:
                 place = (kind.route, tier, outcome)
@@ -135,7 +134,7 @@ def kind_of(event: Decided) -> Kind:
         said = [(each.policy, each.outcome, False) for each in results if each.outcome in REFUSING]
         return made(Kind, (outcome, source, event.route, event.tier, tuple(said)))
     said = [
-        (policy, result, result is _ALLOWED and _is_near(quotas, verdicts))
+        (policy, result, result is ALLOWED and _is_near(quotas, verdicts))
         for policy, _, result, quotas, verdicts in results
     ]
     route = event.route if outcome is _SHADOW_DENIED else ""

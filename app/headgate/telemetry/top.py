@@ -7,14 +7,13 @@ in Data Streams", ICDT 2005. Every subject denied more than `total / capacity` t
 import heapq
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from headgate.core.decision import Outcome
+from headgate.core.decision import DENIED
 from headgate.limiter.events import Decided, Event
 
 CAPACITY = 1000
 REPORTED = 20
-_DENIED: Final = Outcome.DENIED
 
 K = TypeVar("K", bound=Hashable)
 
@@ -103,7 +102,7 @@ class TopDenied:
 
     def observe(self, event: Event) -> None:
         """Count a denial under each policy that denied."""
-        if isinstance(event, Decided) and event.decision.outcome is _DENIED:
+        if isinstance(event, Decided) and event.decision.outcome is DENIED:
             last = self._last
             # In a flood one decision is given to one caller again and again.
             if last is None or event.decision is not last.decision or event.subject != last.subject:

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from headgate.core.decision import REFUSING, Decision
+from headgate.core.decision import Decision
 from headgate.core.errors import ConfigError
 from headgate.core.headers import EXPOSED, Dialect, Headers, limit_headers, retry_after
 from headgate.limiter.limiter import Limiter
 from headgate.limiter.ports import Identifier
 from headgate.web.refusal import Refusal
+
+_EPOCH: Final = Dialect.X_RATELIMIT_EPOCH
 
 
 class Gate:
@@ -34,7 +36,6 @@ class Gate:
         self.identifier = identifier
         self.dialect = dialect
         self.reject_invalid = reject_invalid
-        self._tells_time = dialect is Dialect.X_RATELIMIT_EPOCH
         # By the id of the decision, which is kept with it: in a flood one is given again and again.
         self.refusals: dict[int, tuple[Decision, Refusal]] = {}
 
@@ -45,9 +46,9 @@ class Gate:
 
     def headers(self, decision: Decision) -> Headers:
         """Return the fields for a response, with Retry-After if it is a refusal."""
-        now = int(time.time()) if self._tells_time else 0
+        now = int(time.time()) if self.dialect is _EPOCH else 0
         fields = limit_headers(decision, self.dialect, unix_seconds=now)
-        if decision.outcome in REFUSING:
+        if not decision.allowed:
             fields.append(("Retry-After", retry_after(decision)))
         return fields
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from harness.calls import checks_per_second
@@ -10,7 +11,7 @@ from harness.lineup import BARE, CHECK, MIDDLEWARE
 from harness.requests import PRINCIPALS, spread
 from harness.results import Scene
 from harness.saturated import saturated
-from harness.served import under_load
+from harness.served import Traffic, beside
 from harness.store import Store
 from harness.worker import worker
 
@@ -62,17 +63,11 @@ def bodies(store: Store, effort: Effort) -> Scene:
     """Serve larger and larger requests, with and without the limiter."""
     scene = Scene("bodies", "requests with larger and larger bodies, of bare")
     for size in (0, 1_000, 10_000, 100_000) * effort.rounds:
-        found = {
-            contender: under_load(
-                store,
-                contender,
-                effort,
-                requests=lambda size=size: spread(PRINCIPALS // 10, body_bytes=size),  # type: ignore[misc]  # the default argument
-            )
-            for contender in (BARE, MIDDLEWARE)
-        }
-        bare, limited = (found[each]["requests/s"] for each in (BARE, MIDDLEWARE))
-        figures = {"bare requests/s": bare, "requests/s": limited, "of bare": limited / bare}
+        sized = partial(spread, PRINCIPALS // 10, body_bytes=size)
+        traffic = Traffic(store, requests=sized)
+        bare, limited = beside(BARE, MIDDLEWARE, traffic, effort)
+        figures = {"bare requests/s": bare["requests/s"], "requests/s": limited["requests/s"]}
+        figures["of bare"] = limited["of bare"]
         scene.add(f"{size:,} bytes", figures)
     return scene
 

@@ -48,13 +48,13 @@ class Heard:
 
     Args:
         seconds: How long it took.
-        busy: Share of that time for which the client itself was at work.
+        busy_seconds: CPU that the client itself used.
         statuses: Answers by status.
         latencies: Seconds of each answer.
     """
 
     seconds: float = 0.0
-    busy: float = 0.0
+    busy_seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
 
@@ -67,6 +67,13 @@ class Heard:
     def per_second(self) -> float:
         """How many were answered in a second."""
         return self.answers / self.seconds
+
+    def add(self, other: "Heard") -> None:
+        """Take over what was heard another time."""
+        self.seconds += other.seconds
+        self.busy_seconds += other.busy_seconds
+        self.statuses += other.statuses
+        self.latencies += other.latencies
 
     def quantile_ms(self, share: float) -> float:
         """Return the milliseconds within which a share of the requests was answered."""
@@ -103,7 +110,7 @@ async def _send(load: Load) -> Heard:
         line.begin(began + (number / load.per_second if load.per_second else 0.0))
     await asyncio.gather(*ended)
     heard.seconds = time.perf_counter() - began
-    heard.busy = (time.process_time() - worked) / heard.seconds
+    heard.busy_seconds = time.process_time() - worked
     for line in lines:
         line.end()
     return heard

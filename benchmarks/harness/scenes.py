@@ -1,6 +1,7 @@
 """The scenes that are measured, each a table of contenders and figures."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import repeat
 from typing import Final
 
@@ -12,7 +13,7 @@ from harness.lineup import BARE, FLOOR, Contender
 from harness.requests import request
 from harness.resident import resident
 from harness.results import Scene
-from harness.served import turns, under_load
+from harness.served import Traffic, beside, turns, under_load
 from harness.sink import Sink
 from harness.started import starts
 from harness.store import Store
@@ -24,34 +25,41 @@ _LIMITED: Final = (lineup.MIDDLEWARE, lineup.DEPENDENCY)
 def allow(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
     """Serve 1,000 callers who are all within their limits."""
     scene = Scene("allow", "allow path, 1,000 principals, 64 connections")
-    contenders = (BARE, FLOOR, *_LIMITED, lineup.THREE, lineup.SERVED, *peers)
-    for contender in turns(contenders, effort.rounds):
-        scene.add(contender.name, under_load(store, contender, effort))
-    scene.compare(RATE, BARE.name)
+    contenders = (FLOOR, *_LIMITED, lineup.THREE, lineup.SERVED, *peers)
+    _beside(scene, BARE, contenders, Traffic(store), effort)
     return scene
 
 
 def deny(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
     """Refuse one caller who is far over the limit."""
     scene = Scene("deny", "deny flood, one principal, 10 a minute")
-    for contender in turns((BARE, *_LIMITED, *peers), effort.rounds):
-        figures = under_load(
-            store, contender, effort, limit=10, requests=lambda: repeat(request(0))
-        )
-        scene.add(contender.name, figures)
-    scene.compare(RATE, BARE.name)
+    flood = Traffic(store, limit=10, requests=lambda: repeat(request(0)))
+    _beside(scene, BARE, (*_LIMITED, *peers), flood, effort)
     return scene
+
+
+def _beside(
+    scene: Scene,
+    base: Contender,
+    contenders: tuple[Contender, ...],
+    traffic: Traffic,
+    effort: Effort,
+) -> None:
+    for contender in turns(contenders, effort.rounds):
+        figures, others = beside(base, contender, traffic, effort)
+        scene.add(base.name, figures)
+        scene.add(contender.name, others)
 
 
 def latency(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
     """Serve half of what saturates: each its own half, and all the half of the slowest."""
     scene = Scene("latency", "latency at half of the saturating load")
-    contenders = (BARE, FLOOR, *_LIMITED, *peers)
-    half = {each: under_load(store, each, effort)[RATE] / 2 for each in contenders}
+    contenders, traffic = (BARE, FLOOR, *_LIMITED, *peers), Traffic(store)
+    half = {each: under_load(each, traffic, effort)[RATE] / 2 for each in contenders}
     least = min(half.values())
     for contender in turns(contenders, effort.rounds):
-        figures = under_load(store, contender, effort, per_second=half[contender])
-        alike = under_load(store, contender, effort, per_second=least)
+        figures = under_load(contender, traffic, effort, per_second=half[contender])
+        alike = under_load(contender, traffic, effort, per_second=least)
         figures |= {f"{name}, same load": alike[name] for name in ("p50 ms", "p99 ms")}
         scene.add(contender.name, figures)
     return scene
@@ -70,11 +78,9 @@ def traces(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
     """Trace one request of a hundred, and see what it costs."""
     scene = Scene("traces", "traces at 1 % sampling, sent to a collector")
     with Sink() as sink:
-        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.url}
-        for contender in turns((lineup.SERVED, lineup.TRACED), effort.rounds):
-            given = variables if contender is lineup.TRACED else None
-            scene.add(contender.name, under_load(store, contender, effort, variables=given))
-    scene.compare(RATE, lineup.SERVED.name)
+        endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+        traced = replace(lineup.TRACED, variables=(*lineup.TRACED.variables, endpoint))
+        _beside(scene, lineup.SERVED, (traced,), Traffic(store), effort)
     return scene
 
 

@@ -1,6 +1,7 @@
-"""One contender under load: started, warmed up, measured, stopped."""
+"""Contenders under load: started, warmed up, measured, stopped."""
 
 from collections.abc import Callable, Iterator
+from statistics import median
 from typing import Final
 
 from harness.effort import Effort
@@ -9,60 +10,125 @@ from harness.load import Heard, Load, send
 from harness.requests import PRINCIPALS, spread
 from harness.results import Figures
 from harness.server import Server
-from harness.store import Store
+from harness.store import Store, Work
 
 PLENTY: Final = 1_000_000
 """Requests a minute that nobody here can make."""
+_TURN_SECONDS: Final = 0.25
+"""Short beside the time in which the speed of a shared core changes, and a thousand requests."""
 
 
-def under_load(
-    store: Store,
-    contender: Contender,
-    effort: Effort,
-    *,
-    limit: int = PLENTY,
-    principals: int = PRINCIPALS,
-    per_second: float = 0.0,
-    requests: Callable[[], Iterator[bytes]] | None = None,
-    variables: dict[str, str] | None = None,
-) -> Figures:
-    """Return the figures of one contender in one round.
+class Traffic:
+    """What is sent, and what to.
 
-    Raises:
-        RuntimeError: It answered something that is neither 200 nor 429.
+    Args:
+        store: The store behind the servers.
+        limit: Requests a minute that a caller may make.
+        requests: Makes what is sent.
     """
-    sent = requests() if requests else spread(principals)
-    store.clear()
-    with Server(
-        contender, store.url, limit=limit, principals=PRINCIPALS, variables=variables
-    ) as server:
-        heard = send(Load(server.port, sent, seconds=effort.warm))
-        _check(contender, heard)
-        store.work()
-        worked = server.cpu_seconds
-        heard = send(Load(server.port, sent, seconds=effort.seconds, per_second=per_second))
-        _check(contender, heard)
-        work = store.work()
-        answered = heard.answers
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        limit: int = PLENTY,
+        requests: Callable[[], Iterator[bytes]] = lambda: spread(PRINCIPALS),
+    ) -> None:
+        self.store = store
+        self.requests = requests
+        self._limit = limit
+
+    def server(self, contender: Contender) -> Server:
+        """Return a server of a contender, not started yet."""
+        return Server(contender, self.store.url, limit=self._limit, principals=PRINCIPALS)
+
+
+class _Account:
+    """What one contender served, in one stretch or in several turns."""
+
+    def __init__(self, contender: Contender, server: Server, traffic: Traffic) -> None:
+        self._contender = contender
+        self._server = server
+        self._store = traffic.store
+        self._requests = traffic.requests()
+        self._heard = Heard()
+        self._work = Work()
+        self._cpu_seconds = 0.0
+
+    def send(self, seconds: float, per_second: float = 0.0) -> Heard:
+        """Send requests, and return what was answered.
+
+        Raises:
+            RuntimeError: It answered something that is neither 200 nor 429.
+        """
+        heard = send(Load(self._server.port, self._requests, seconds, per_second))
+        others = {each: n for each, n in heard.statuses.items() if each not in {200, 429}}
+        if others:
+            raise RuntimeError(f"{self._contender.name} answered {others}")
+        return heard
+
+    def measure(self, seconds: float, per_second: float = 0.0) -> float:
+        """Send requests, enter what was done into the account, and return the answers a second."""
+        self._store.work()
+        worked = self._server.cpu_seconds
+        heard = self.send(seconds, per_second)
+        self._heard.add(heard)
+        self._work += self._store.work()
+        self._cpu_seconds += self._server.cpu_seconds - worked
+        return heard.per_second
+
+    def figures(self) -> Figures:
+        """Return what the account says."""
+        heard, work = self._heard, self._work
         return {
             "requests/s": heard.per_second,
             "p50 ms": heard.quantile_ms(0.5),
             "p99 ms": heard.quantile_ms(0.99),
-            "denied": heard.statuses[429] / answered,
-            "commands/request": work.calls / answered,
-            "reads/request": work.reads / answered,
-            "script us/request": work.script_us * work.calls / answered,
-            "server busy": (server.cpu_seconds - worked) / heard.seconds,
+            "denied": heard.statuses[429] / heard.answers,
+            "commands/request": work.calls / heard.answers,
+            "reads/request": work.reads / heard.answers,
+            "script us/request": work.all_scripts_us / heard.answers,
+            "server us/request": 1e6 * self._cpu_seconds / heard.answers,
+            "server busy": self._cpu_seconds / heard.seconds,
             "store busy": work.busy_seconds / heard.seconds,
-            "load busy": heard.busy,
-            "resident MB": server.resident_bytes / 2**20,
+            "load busy": heard.busy_seconds / heard.seconds,
+            "resident MB": self._server.resident_bytes / 2**20,
         }
 
 
-def _check(contender: Contender, heard: Heard) -> None:
-    others = {status: count for status, count in heard.statuses.items() if status not in {200, 429}}
-    if others:
-        raise RuntimeError(f"{contender.name} answered {others}")
+def under_load(
+    contender: Contender, traffic: Traffic, effort: Effort, *, per_second: float = 0.0
+) -> Figures:
+    """Return the figures of one contender in one round, at so many requests a second or at most."""
+    traffic.store.clear()
+    with traffic.server(contender) as server:
+        account = _Account(contender, server, traffic)
+        account.send(effort.warm)
+        account.measure(effort.seconds, per_second)
+        return account.figures()
+
+
+def beside(
+    base: Contender, contender: Contender, traffic: Traffic, effort: Effort
+) -> tuple[Figures, Figures]:
+    """Return the figures of two contenders in one round, whose servers take turns.
+
+    Each ratio is that of two turns side by side, so that what slows the machine down for longer
+    slows both. That of the round is their median.
+    """
+    traffic.store.clear()
+    with traffic.server(base) as first, traffic.server(contender) as second:
+        one, other = _Account(base, first, traffic), _Account(contender, second, traffic)
+        for each in (one, other):
+            each.send(effort.warm)
+        ratios = []
+        for number in range(max(1, round(effort.seconds / _TURN_SECONDS))):
+            # Neither is always the one that comes after the other.
+            order = (one, other) if number % 2 else (other, one)
+            rates = {each: each.measure(_TURN_SECONDS) for each in order}
+            ratios.append(rates[other] / rates[one])
+        of = f"of {base.name}"
+        return {**one.figures(), of: 1.0}, {**other.figures(), of: median(ratios)}
 
 
 def turns(contenders: tuple[Contender, ...], rounds: int) -> Iterator[Contender]:

@@ -33,18 +33,9 @@ class Server:
         store: URL of the store.
         limit: Requests a minute that a caller may make.
         principals: API keys that Headgate verifies; 0 to know callers by their header alone.
-        variables: Further variables of its environment.
     """
 
-    def __init__(
-        self,
-        contender: Contender,
-        store: str,
-        *,
-        limit: int,
-        principals: int,
-        variables: dict[str, str] | None = None,
-    ) -> None:
+    def __init__(self, contender: Contender, store: str, *, limit: int, principals: int) -> None:
         self.port = free_port()
         self._contender = contender
         self._folder = tempfile.TemporaryDirectory(prefix="headgate-bench-")
@@ -52,7 +43,6 @@ class Server:
         self._variables = {
             **os.environ,
             **dict(contender.variables),
-            **(variables or {}),
             "BENCH_STORE": store,
             "BENCH_LIMIT": str(limit),
             "PYTHONPATH": str(BENCHMARKS),

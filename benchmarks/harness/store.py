@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 import redis
@@ -20,17 +20,27 @@ class Work:
 
     Args:
         calls: Commands that clients sent; those that a script runs are part of it.
-        script_us: Microseconds of one script call, 0 without any.
+        all_scripts_us: Microseconds of all script calls, 0 without any.
         reads: Times that it read from a connection: a pipeline is one, unless it is large.
         busy_seconds: CPU that it used.
         net_bytes: Bytes that came and went.
     """
 
-    calls: int
-    script_us: float
-    reads: int
-    busy_seconds: float
-    net_bytes: int
+    calls: int = 0
+    all_scripts_us: float = 0.0
+    reads: int = 0
+    busy_seconds: float = 0.0
+    net_bytes: int = 0
+
+    @property
+    def script_us(self) -> float:
+        """Microseconds of one script call."""
+        return self.all_scripts_us / max(1, self.calls)
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            *(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
+        )
 
 
 class Store:
@@ -65,7 +75,7 @@ class Store:
         busy, self._busy = self._busy, self._cpu()
         return Work(
             calls,
-            micros / max(1, calls),
+            micros,
             found["total_reads_processed"],
             self._busy - busy,
             found["total_net_input_bytes"] + found["total_net_output_bytes"],

@@ -9,7 +9,7 @@ from headgate.core.charge import Charge
 from headgate.core.keys import KeyScheme
 from headgate.core.quota import SECOND_US, Algorithm
 from headgate.limiter.events import StoreFailed, StoreStateLost
-from headgate.limiter.ports import Taken
+from headgate.limiter.ports import Heard, Taken
 from headgate.stores.embedded import EmbeddedValkey
 from headgate.stores.memory import MemoryStore
 from headgate.stores.redis import RedisStore
@@ -38,7 +38,9 @@ class DecidesAlone(RedisStore):
         super().__init__(url, keys, timeouts=PATIENT, now_us=clock)
         self._own = MemoryStore(clock)
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def take(
+        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
+    ) -> Taken:
         """Decide without the others."""
         return await self._own.take(charges, commit=commit)
 
@@ -46,7 +48,9 @@ class DecidesAlone(RedisStore):
 class LetsEverythingIn(RedisStore):
     """A store that refuses nothing, and says that there is always enough."""
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def take(
+        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
+    ) -> Taken:
         """Let in."""
         taken = await super().take(charges, commit=commit)
         verdicts = (

@@ -14,7 +14,7 @@ from headgate.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
 from headgate.limiter.breaker import BreakerSettings
 from headgate.limiter.events import Event
 from headgate.limiter.limiter import Limiter
-from headgate.limiter.ports import Posted, Pulse, Taken
+from headgate.limiter.ports import Heard, Posted, Pulse, Taken
 from headgate.stores.memory import MemoryStore
 
 Line = TypeVar("Line")
@@ -172,7 +172,9 @@ class ToldStore:
 
         await self._do("open", work)
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def take(
+        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
+    ) -> Taken:
         """Decide in memory."""
         taken: Taken = await self._do("take", lambda: self.memory.take(charges, commit=commit))
         return taken

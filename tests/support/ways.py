@@ -11,7 +11,7 @@ import pytest
 from headgate.core.charge import Charge
 from headgate.core.keys import KeyScheme
 from headgate.core.quota import Algorithm
-from headgate.limiter.ports import Taken
+from headgate.limiter.ports import Heard, Taken
 from headgate.stores.redis import RedisStore
 from support.savings import Saving, leave_out
 from support.stores import PATIENT, admits, charge, quota_of
@@ -46,7 +46,9 @@ def going(way: Way) -> Iterator[Way]:
 class InCompany(RedisStore):
     """A store whose every check travels between two others, which are decided rightly as well."""
 
-    async def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Taken:
+    async def take_together(
+        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool
+    ) -> Taken:
         """Decide, while others look at buckets of their own in the same slot."""
         key = charges[0].key
         before, taken, after = await asyncio.gather(

@@ -19,7 +19,7 @@ from headgate.identity import ClientAddress, RequestIdentifier
 from headgate.limiter.breaker import BreakerSettings
 from headgate.limiter.events import Decided, Event
 from headgate.limiter.limiter import Limiter
-from headgate.limiter.ports import Taken
+from headgate.limiter.ports import Heard, Taken
 from headgate.stores.memory import MemoryStore
 from headgate.testing import MovedClock
 from headgate.web.gate import Gate
@@ -58,7 +58,9 @@ class FallibleStore(MemoryStore):
         self.away = False
         self.takes = 0
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def take(
+        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
+    ) -> Taken:
         """Decide, after a moment."""
         self.takes += 1
         await _travel()

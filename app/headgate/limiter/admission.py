@@ -1,6 +1,7 @@
 """Deciding one plan: by what is known to be refused, by the shared store, or without it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from headgate.core.decision import EXEMPT, Decision, Source
@@ -20,6 +21,28 @@ from headgate.limiter.till import Till
 from headgate.limiter.verdict import decision_of
 
 _STORE: Final = Source.STORE
+
+
+class Check:
+    """One check, until it is decided.
+
+    Args:
+        plan: What it asks.
+        subject: Who and what is asking.
+        started_us: When it began to, by the clock.
+        then: Is told of the decision, before whoever waits for it goes on.
+    """
+
+    __slots__ = ("plan", "reservation", "started_us", "subject", "then")
+
+    def __init__(
+        self, plan: Plan, subject: Subject, started_us: int, then: Callable[[Reservation], None]
+    ) -> None:
+        self.plan = plan
+        self.subject = subject
+        self.started_us = started_us
+        self.then = then
+        self.reservation: Reservation | None = None
 
 
 class Admission:
@@ -54,26 +77,31 @@ class Admission:
         self._clock = clock
         self._tell = tell
 
-    async def decide(self, plan: Plan, subject: Subject, started_us: int) -> Reservation:
-        """Decide a plan.
-
-        Args:
-            plan: What a check asks.
-            subject: Who and what is asking.
-            started_us: When it began to, by the clock.
-        """
-        reservation = self._unasked(plan)
+    async def decide(self, check: Check) -> Reservation:
+        """Decide a check."""
+        reservation = self._unasked(check.plan)
         if reservation is None:
             try:
-                taken = await self._till.take(plan)
+                taken = await self._till.take(check.plan, partial(self._heard, check))
             except StoreError:
-                reservation = await self._fallback.decide(plan, self._census.replicas)
+                reservation = await self._fallback.decide(check.plan, self._census.replicas)
             else:
-                reservation = self._taken(plan, taken)
-        seconds = (self._clock.now_us() - started_us) / SECOND_US
+                return check.reservation or self._heard(check, taken)
+        return self._end(check, reservation)
+
+    def _heard(self, check: Check, taken: Taken) -> Reservation:
+        """Decide by what the store said."""
+        return self._end(check, self._taken(check.plan, taken))
+
+    def _end(self, check: Check, reservation: Reservation) -> Reservation:
+        """Tell of a decision."""
+        check.reservation = reservation
+        subject = check.subject
+        seconds = (self._clock.now_us() - check.started_us) / SECOND_US
         decision, anonymous = reservation.decision, subject.principal is None
-        fields = (decision, plan.caller, anonymous, subject.tier, subject.route, seconds)
+        fields = (decision, check.plan.caller, anonymous, subject.tier, subject.route, seconds)
         self._tell(made(Decided, fields))
+        check.then(reservation)
         return reservation
 
     def _unasked(self, plan: Plan) -> Reservation | None:

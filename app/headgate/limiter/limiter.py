@@ -10,7 +10,7 @@ from headgate.core.errors import StoreError
 from headgate.core.keys import KeyScheme
 from headgate.core.policy import Policy
 from headgate.core.subject import Principal, Subject
-from headgate.limiter.admission import Admission, without_charges
+from headgate.limiter.admission import Admission, Check, without_charges
 from headgate.limiter.audit import DEFAULT_KEYS, Audit
 from headgate.limiter.book import PolicyBook
 from headgate.limiter.breaker import Breaker, BreakerSettings
@@ -19,7 +19,7 @@ from headgate.limiter.denials import DenialCache
 from headgate.limiter.events import BreakerState, Event
 from headgate.limiter.fallback import Fallback
 from headgate.limiter.observing import Observers
-from headgate.limiter.plan import Plan, every_bucket
+from headgate.limiter.plan import every_bucket
 from headgate.limiter.planner import Planner
 from headgate.limiter.ports import Clock, Observer, Store, Tracer
 from headgate.limiter.reservation import Reservation
@@ -168,25 +168,32 @@ class Limiter:
         return await self.admit(self._asks(policies, cost), _subject(subject, principal))
 
     def admit(
-        self, asks: Sequence[tuple[Policy, int]], subject: Subject
+        self,
+        asks: Sequence[tuple[Policy, int]],
+        subject: Subject,
+        then: Callable[[Reservation], None] = lambda _: None,
     ) -> Coroutine[Any, Any, Reservation]:
         """Decide policies together, each at its own cost.
+
+        Args:
+            asks: Each policy with its cost.
+            subject: Who and what is asking.
+            then: Is told of the decision, before whoever waits for it goes on: one after the
+                other for all that one pipeline brings, which finds the code in the cache.
 
         Raises:
             CostError: A cost is negative, or no limit could ever hold it.
         """
         started_us = self._clock.now_us()
-        plan = self._planner.plan(asks, subject)
+        check = Check(self._planner.plan(asks, subject), subject, started_us, then)
         if self._tracer is None:
-            return self._admission.decide(plan, subject, started_us)
-        return self._trace(self._tracer, plan, subject, started_us)
+            return self._admission.decide(check)
+        return self._trace(self._tracer, check)
 
-    async def _trace(
-        self, tracer: Tracer, plan: Plan, subject: Subject, started_us: int
-    ) -> Reservation:
-        with tracer.check([part.policy.name for part in plan.parts]) as span:
+    async def _trace(self, tracer: Tracer, check: Check) -> Reservation:
+        with tracer.check([part.policy.name for part in check.plan.parts]) as span:
             # It is told of within the span, which the metrics' exemplars point to.
-            reservation = await self._admission.decide(plan, subject, started_us)
+            reservation = await self._admission.decide(check)
             span.decided(reservation.decision)
         return reservation
 

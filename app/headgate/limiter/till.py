@@ -12,7 +12,7 @@ from headgate.limiter.breaker import NOT_ASKED, Breaker
 from headgate.limiter.denials import DenialCache
 from headgate.limiter.leases import LeaseKeeper
 from headgate.limiter.plan import Plan
-from headgate.limiter.ports import Clock, Store, Taken
+from headgate.limiter.ports import Clock, Heard, Store, Taken
 from headgate.limiter.reservation import Reservation
 from headgate.limiter.sample import Sample
 from headgate.limiter.slices import Slices
@@ -40,16 +40,21 @@ class Till:
         self._orphans: set[asyncio.Task[None]] = set()
         self.slices = Slices(self._take, self.settle, sample, clock)
 
-    def take(self, plan: Plan) -> Coroutine[Any, Any, Taken]:
+    def take(self, plan: Plan, heard: Heard) -> Coroutine[Any, Any, Taken]:
         """Spend all charges of a plan, from the store or from a slice of it.
+
+        Args:
+            plan: What a check asks.
+            heard: May be told the store's answer as soon as it is there.
 
         Raises:
             StoreError: The store is away.
         """
         if plan.slicing is not None:
             return self.slices.take(plan, plan.slicing)
-        taking = self._take(plan.charges)
-        return self._take_leases(plan, taking) if plan.holds_leases else taking
+        if plan.holds_leases:
+            return self._take_leases(plan, self._take(plan.charges))
+        return self._breaker.call("take", self._store.take, plan.charges, heard)
 
     def _take(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, Taken]:
         return self._breaker.call("take", self._store.take, charges)

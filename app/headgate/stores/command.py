@@ -42,6 +42,7 @@ class Call:
         answer: What is waited for.
         context: In which the call was made.
         read: What makes of the script's answer what is waited for.
+        heard: Is told what was made, in the context in which the call was.
     """
 
     script: Script
@@ -50,15 +51,24 @@ class Call:
     answer: asyncio.Future[Any]
     context: contextvars.Context
     read: Callable[[Any], Any]
+    heard: Callable[[Any], object] | None = None
 
     def hear(self, answer: Any) -> None:
         """Take the script's answer, unless nobody waits any more."""
         if self.answer.done():
             return
         try:
-            self.answer.set_result(self.read(answer))
+            found = self.read(answer)
         except (TypeError, ValueError, AttributeError) as error:
             self.answer.set_exception(translate(error))
+            return
+        if self.heard is not None:
+            try:
+                self.context.run(self.heard, found)
+            except Exception as error:  # noqa: BLE001 - it is the one's who waits
+                self.answer.set_exception(error)
+                return
+        self.answer.set_result(found)
 
 
 class Command:

@@ -64,7 +64,12 @@ class Lane:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def call(
-        self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Result]
+        self,
+        script: Script,
+        keys: list[str],
+        args: list[Any],
+        read: Callable[[Any], Result],
+        heard: Callable[[Result], object] | None = None,
     ) -> asyncio.Future[Result]:
         """Run a script once; its answer is awaited.
 
@@ -76,11 +81,12 @@ class Lane:
             args: Its arguments.
             read: Makes of the script's answer what is waited for; where it raises, the answer is
                 none that the script gives.
+            heard: Is told what was made, before the one who waits goes on.
         """
         loop = self._here()
         answer: asyncio.Future[Result] = loop.create_future()
         context = contextvars.copy_context()
-        self._waiting.append(Call(script, keys, args, answer, context, read))
+        self._waiting.append(Call(script, keys, args, answer, context, read, heard))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._depart)
@@ -133,8 +139,9 @@ class Lane:
             traced = self._wire is None or batch[0].context.run(_is_traced)
             line = None if traced or self._wire is None else self._wire.line
             if line is None:
-                # In the context of its first call, whose trace it belongs to.
-                self._go(self._travel(batch, traced=traced), batch[0].context)
+                # In the context of its first call, whose trace it belongs to. A copy: it hears the
+                # answer in its own, and none can be entered twice.
+                self._go(self._travel(batch, traced=traced), batch[0].context.copy())
             else:
                 self._sent(len(batch))
                 commands = join(batch, self._place)

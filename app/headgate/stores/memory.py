@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from headgate.core.algorithms import State, module_of
 from headgate.core.charge import Charge, Settlement
 from headgate.core.quota import Quota
-from headgate.limiter.ports import Posted, Pulse, Taken
+from headgate.limiter.ports import Heard, Posted, Pulse, Taken
 
 
 def wall_clock_us() -> int:
@@ -49,7 +49,9 @@ class MemoryStore:
         self._expiries.clear()
         self._due.clear()
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def take(
+        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
+    ) -> Taken:
         """Decide all charges together; no other task runs in between."""
         now_us = self._now_us()
         self._expire(now_us)

@@ -13,7 +13,7 @@ from headgate.core.charge import Charge, Settlement
 from headgate.core.decision import Verdict
 from headgate.core.keys import KeyScheme
 from headgate.core.made import made
-from headgate.limiter.ports import Posted, Pulse, Taken
+from headgate.limiter.ports import Heard, Posted, Pulse, Taken
 from headgate.stores.command import FIGURES
 from headgate.stores.connect import Timeouts, connect, location
 from headgate.stores.faults import translate
@@ -105,20 +105,24 @@ class RedisStore:
         await self._lane.aclose()
         await self.client.aclose()
 
-    def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Awaitable[Taken]:
+    def take(
+        self, charges: Sequence[Charge], heard: Heard | None = None, *, commit: bool = True
+    ) -> Awaitable[Taken]:
         """Decide all charges together: one script call, or in a Cluster one for each slot."""
         if self._cluster:
             parts = _by_slot(charges)
             if len(parts) > 1:
                 return take_apart(self, charges, parts, commit=commit)
-        return self.take_together(charges, commit=commit)
+        return self.take_together(charges, heard, commit=commit)
 
-    def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Awaitable[Taken]:
+    def take_together(
+        self, charges: Sequence[Charge], heard: Heard | None = None, *, commit: bool
+    ) -> Awaitable[Taken]:
         """Decide charges whose buckets one script call may see."""
         keys = [charge.key for charge in charges]
         args = [self._now_us(), *words(charges, commit=commit)]
         read = _taken_alone if len(keys) == 1 else partial(_taken, len(keys))
-        return self._lane.call(_TAKE, keys, args, read)
+        return self._lane.call(_TAKE, keys, args, read, heard)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
         """Correct charges that were spent, and return when each was."""
@@ -194,6 +198,6 @@ def _taken(charges: int, reply: list[int]) -> Taken:
     return Taken(now_us, verdicts, bool(spent))
 
 
-def _pulse(reply: tuple[int, bytes, bytes]) -> Pulse:
+def _pulse(reply: list[Any]) -> Pulse:
     replicas, epoch, server = reply
     return Pulse(int(replicas), epoch.decode(), server.decode())

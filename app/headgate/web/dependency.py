@@ -174,8 +174,11 @@ async def _admit(
         await _leave(visit)
         raise refuse(refusal, connection)
     if not visit.shows_headers:
-        for name, value in visit.fields():
-            response.headers[name] = value
+        ours = visit.fields()
+        names = dict(ours)
+        # FastAPI puts these on the response. An earlier limit of the route may have told of itself.
+        theirs = [each for each in response.raw_headers if each[0] not in names]
+        response.raw_headers[:] = [*theirs, *ours]
 
 
 def _quota(rate: str | Quota, burst: int | None, algorithm: str) -> Quota:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from headgate.core.decision import Decision
 from headgate.core.errors import ConfigError
@@ -56,7 +56,7 @@ class Gate:
 class DefaultGate:
     """Makes a gate for an app that sets up none; `open` is given by the package's root."""
 
-    open: Callable[[], Gate] | None = None
+    open: ClassVar[Callable[[], Gate] | None] = None
 
 
 def find_gate(scope: Mapping[str, Any]) -> Gate:

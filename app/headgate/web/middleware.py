@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headgate.core.headers import EXPOSED
 from headgate.web.gate import Gate, find_gate
-from headgate.web.refusal import Refusal, raw
+from headgate.web.refusal import Refusal
 from headgate.web.refuse import send_refusal
 from headgate.web.routes import RouteTable, entry_of
 from headgate.web.visit import Visit, begin, visit_of
@@ -95,8 +95,7 @@ class _Sender:
         self._send = send
 
     def __call__(self, message: Message) -> Awaitable[None]:
-        if message["type"] in _FIELDS and (fields := self._visit.fields()):
-            ours = raw(fields)
+        if message["type"] in _FIELDS and (ours := self._visit.fields()):
             theirs = message.get("headers", ())
             if _has(theirs, _OURS):
                 names = dict(ours)

@@ -5,8 +5,11 @@ from functools import cached_property, lru_cache
 
 from headgate.core.headers import Headers
 
+RawHeaders = list[tuple[bytes, bytes]]
+"""Header fields as ASGI has them."""
 
-def raw(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+
+def raw(fields: Iterable[tuple[str, str]]) -> RawHeaders:
     """Return header fields as ASGI has them."""
     return [(_name(name), value.encode("latin-1")) for name, value in fields]
 

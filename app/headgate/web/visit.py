@@ -7,14 +7,13 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from headgate.core.errors import CostError
-from headgate.core.headers import Headers
 from headgate.core.made import made
 from headgate.core.subject import NO_HEADERS, Subject
 from headgate.limiter.reservation import Reservation
 from headgate.web.ask import UNASKED, Ask
 from headgate.web.gate import Gate
 from headgate.web.problem import refused, too_costly, unauthorized
-from headgate.web.refusal import Refusal
+from headgate.web.refusal import RawHeaders, Refusal, raw
 from headgate.web.routes import Entry, method_of
 
 _KEY = "headgate"
@@ -29,7 +28,15 @@ class Visit:
         shows_headers: Whether somebody outside will put the fields on the response.
     """
 
-    __slots__ = ("entry", "gate", "holds_leases", "policies", "reservations", "shows_headers")
+    __slots__ = (
+        "_fields",
+        "entry",
+        "gate",
+        "holds_leases",
+        "policies",
+        "reservations",
+        "shows_headers",
+    )
 
     def __init__(self, gate: Gate, entry: Entry, *, shows_headers: bool) -> None:
         self.gate = gate
@@ -38,18 +45,32 @@ class Visit:
         # What was decided, in order, and for each policy that was asked.
         self.reservations: list[Reservation] = []
         self.policies: dict[str, Reservation] = {}
+        self._fields: RawHeaders | None = None
         # For as long as the request lasts.
         self.holds_leases = False
 
-    def fields(self) -> Headers:
+    def fields(self) -> RawHeaders:
         """Return what a response says of all decisions; nothing where none could be made."""
+        if self._fields is None:
+            self._fields = self._told()
+        return self._fields
+
+    def _told(self) -> RawHeaders:
         if not self.reservations:
             return []
         if len(self.reservations) == 1:
-            return self.gate.headers(self.reservations[0].decision)
+            return raw(self.gate.headers(self.reservations[0].decision))
         first, *others = [each.decision for each in self.reservations]
         results = sum((each.results for each in others), first.results)
-        return self.gate.headers(first._replace(results=results))
+        return raw(self.gate.headers(first._replace(results=results)))
+
+    def _decided(self, reservation: Reservation) -> None:
+        """Take note of a decision, and prepare what the response will say of it."""
+        self.reservations.append(reservation)
+        if reservation.leases:
+            self.holds_leases = True
+        # A refusal is a response of its own, and brings its fields along.
+        self._fields = self._told() if reservation.decision.allowed else None
 
     async def admit(
         self, scope: Scope, asks: Sequence[Ask], *, matched: bool = False
@@ -70,14 +91,11 @@ class Visit:
         headers = _headers(scope, wanted.headers) if wanted.headers else NO_HEADERS
         subject = made(Subject, (address, principal, entry.name, headers))
         try:
-            reservation = await gate.limiter.admit(pairs, subject)
+            reservation = await gate.limiter.admit(pairs, subject, self._decided)
         except CostError as fault:
             return too_costly(str(fault), gate)
-        self.reservations.append(reservation)
         for name in wanted.names:
             self.policies[name] = reservation
-        if reservation.leases:
-            self.holds_leases = True
         if not reservation.decision.allowed:
             return refused(reservation.decision, gate)
         if error is not None and gate.reject_invalid:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from headgate.core.charge import Charge, Settlement
 from headgate.core.errors import StoreUnavailable
 from headgate.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
-from headgate.limiter.ports import Posted, Taken
+from headgate.limiter.ports import Heard, Posted, Taken
 from headgate.limiter.reservation import Reservation
 from headgate.stores.memory import MemoryStore
 from support.audit import Fleet
@@ -56,7 +56,9 @@ class CutOff(MemoryStore):
 
     away = False
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def take(
+        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
+    ) -> Taken:
         """Decide."""
         return self._answer(await super().take(charges, commit=commit))
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from harness.effort import Effort
-from harness.lineup import FLOOR, MIDDLEWARE, THREE, Contender
+from harness.lineup import FLOOR, MIDDLEWARE, THREE, Company, Contender
 from harness.load import Load, send
 from harness.requests import spread
 from harness.results import Scene
@@ -13,11 +13,11 @@ from harness.store import Store
 _CALLERS: Final = 100
 
 
-def bytes_per_principal(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
+def bytes_per_principal(store: Store, effort: Effort, company: Company) -> Scene:
     """Look at the store after one request of each caller, and after many."""
     scene = Scene("keys", "MEMORY USAGE in the store for each principal and limit, bytes")
     many = effort.asked
-    for contender in (MIDDLEWARE, THREE, FLOOR, *peers):
+    for contender in (MIDDLEWARE, THREE, FLOOR, *company.peers):
         # So high a limit, and so few requests, that what was spent is not back before the look.
         for limit, each in ((2 * many, 1), (2 * many, many), (20 * many, many)):
             used = _used(store, contender, limit, each)

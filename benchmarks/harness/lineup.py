@@ -1,10 +1,12 @@
 """Who is measured, and how each is started."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 OWN: Final = ""
 """The environment that runs the benchmark itself."""
+COMPILED: Final = "compiled"
+"""The environment with Headgate's compiled wheel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +57,25 @@ PEERS: Final = (
 )
 CHECK: Final = Contender("headgate", "headgate_check")
 """Headgate without HTTP."""
+
+
+def compiled(contender: Contender) -> Contender:
+    """Return the same from the compiled wheel."""
+    return replace(contender, name=f"{contender.name}, compiled", environment=COMPILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """Who is measured beside Headgate as it is.
+
+    Args:
+        peers: Other limiters.
+        compiled: Whether Headgate's compiled wheel is measured as well.
+    """
+
+    peers: tuple[Contender, ...] = PEERS
+    compiled: bool = True
+
+    def ours(self, *contenders: Contender) -> tuple[Contender, ...]:
+        """Return these, and each from the compiled wheel if that is measured."""
+        return (*contenders, *map(compiled, contenders)) if self.compiled else contenders

@@ -3,7 +3,7 @@
 from typing import Final
 
 from harness.effort import Effort
-from harness.lineup import MIDDLEWARE, Contender
+from harness.lineup import MIDDLEWARE, Company
 from harness.load import Load, send
 from harness.requests import spread
 from harness.results import Scene
@@ -14,7 +14,7 @@ from harness.store import Store
 _MIB: Final = 2**20
 
 
-def resident(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:  # noqa: ARG001 - as all scenes
+def resident(store: Store, effort: Effort, company: Company) -> Scene:  # noqa: ARG001 - as all scenes
     """Send one request of each principal, and look twice."""
     scene = Scene("resident", "resident memory of one replica, MiB")
     store.clear()

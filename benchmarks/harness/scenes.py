@@ -9,7 +9,7 @@ from harness import lineup
 from harness.calls import checks_per_second
 from harness.effort import Effort
 from harness.keys import bytes_per_principal
-from harness.lineup import BARE, FLOOR, Contender
+from harness.lineup import BARE, FLOOR, Company, Contender
 from harness.requests import request
 from harness.resident import resident
 from harness.results import Scene
@@ -22,19 +22,25 @@ RATE: Final = "requests/s"
 _LIMITED: Final = (lineup.MIDDLEWARE, lineup.DEPENDENCY)
 
 
-def allow(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
+def allow(store: Store, effort: Effort, company: Company) -> Scene:
     """Serve 1,000 callers who are all within their limits."""
     scene = Scene("allow", "allow path, 1,000 principals, 64 connections")
-    contenders = (FLOOR, *_LIMITED, lineup.THREE, lineup.SERVED, *peers)
+    contenders = (
+        FLOOR,
+        *company.ours(*_LIMITED),
+        lineup.THREE,
+        lineup.SERVED,
+        *company.peers,
+    )
     _beside(scene, BARE, contenders, Traffic(store), effort)
     return scene
 
 
-def deny(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
+def deny(store: Store, effort: Effort, company: Company) -> Scene:
     """Refuse one caller who is far over the limit."""
     scene = Scene("deny", "deny flood, one principal, 10 a minute")
     flood = Traffic(store, limit=10, requests=lambda: repeat(request(0)))
-    _beside(scene, BARE, (*_LIMITED, *peers), flood, effort)
+    _beside(scene, BARE, (*company.ours(*_LIMITED), *company.peers), flood, effort)
     return scene
 
 
@@ -51,10 +57,10 @@ def _beside(
         scene.add(contender.name, others)
 
 
-def latency(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
+def latency(store: Store, effort: Effort, company: Company) -> Scene:
     """Serve half of what saturates: each its own half, and all the half of the slowest."""
     scene = Scene("latency", "latency at half of the saturating load")
-    contenders, traffic = (BARE, FLOOR, *_LIMITED, *peers), Traffic(store)
+    contenders, traffic = (BARE, FLOOR, *company.ours(*_LIMITED), *company.peers), Traffic(store)
     half = {each: under_load(each, traffic, effort)[RATE] / 2 for each in contenders}
     least = min(half.values())
     for contender in turns(contenders, effort.rounds):
@@ -65,16 +71,16 @@ def latency(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene
     return scene
 
 
-def check(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
+def check(store: Store, effort: Effort, company: Company) -> Scene:
     """Call each one's own check from 256 tasks, without HTTP."""
     scene = Scene("check", "own check from 256 tasks, 1,000 principals, no HTTP")
-    for contender in turns((FLOOR, lineup.CHECK, *peers), effort.rounds):
+    for contender in turns((FLOOR, *company.ours(lineup.CHECK), *company.peers), effort.rounds):
         scene.add(contender.name, checks_per_second(store, contender, effort))
     scene.compare("checks/s", FLOOR.name)
     return scene
 
 
-def traces(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:  # noqa: ARG001 - as all scenes
+def traces(store: Store, effort: Effort, company: Company) -> Scene:  # noqa: ARG001 - as all scenes
     """Trace one request of a hundred, and see what it costs."""
     scene = Scene("traces", "traces at 1 % sampling, sent to a collector")
     with Sink() as sink:
@@ -84,8 +90,8 @@ def traces(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:
     return scene
 
 
-Measured = Callable[[Store, Effort, tuple[Contender, ...]], Scene]
-"""A scene that is measured with these peers, or without any."""
+Measured = Callable[[Store, Effort, Company], Scene]
+"""A scene that is measured in company, or alone."""
 
 SCENES: Final[dict[str, Measured]] = {
     "allow": allow,

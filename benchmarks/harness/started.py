@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Final
 
 from harness.effort import Effort
-from harness.lineup import BARE, MIDDLEWARE, SERVED, Contender
+from harness.lineup import BARE, MIDDLEWARE, SERVED, Company
 from harness.requests import PRINCIPALS
 from harness.results import Scene
 from harness.served import PLENTY, turns
@@ -18,7 +18,7 @@ _LINE: Final = re.compile(r"import time: +(\d+) \| +\d+ \| *([\w.]+)")
 _SHOWN: Final = 6
 
 
-def starts(store: Store, effort: Effort, peers: tuple[Contender, ...]) -> Scene:  # noqa: ARG001 - as all scenes
+def starts(store: Store, effort: Effort, company: Company) -> Scene:  # noqa: ARG001 - as all scenes
     """Start each, and import by itself what `headgate serve` imports."""
     scene = Scene("start", "seconds from start until connections are accepted")
     for contender in turns((BARE, MIDDLEWARE, SERVED), effort.rounds):

@@ -4,7 +4,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from harness.lineup import CHECK, DEPENDENCY, FLOOR, MIDDLEWARE, PEERS, SERVED, THREE, TRACED
+from harness.lineup import (
+    CHECK,
+    DEPENDENCY,
+    FLOOR,
+    MIDDLEWARE,
+    PEERS,
+    SERVED,
+    THREE,
+    TRACED,
+    compiled,
+)
 from harness.results import Scene
 
 Scenes = Mapping[str, Scene]
@@ -67,9 +77,16 @@ def _most(scene: str, contender: str) -> Callable[[Scenes], float | None]:
     return found
 
 
+_COMPILED: Final = compiled(MIDDLEWARE).name
 TARGETS: Final = (
     Target("allow, middleware, of bare", 0.80, _median("allow", MIDDLEWARE.name, _OF_BARE)),
     Target("allow, dependency, of bare", 0.70, _median("allow", DEPENDENCY.name, _OF_BARE)),
+    Target("allow, middleware, compiled, of bare", 0.80, _median("allow", _COMPILED, _OF_BARE)),
+    Target(
+        "allow, dependency, compiled, of bare",
+        0.70,
+        _median("allow", compiled(DEPENDENCY).name, _OF_BARE),
+    ),
     Target(
         "allow, three limits, of one limit",
         0.9,
@@ -86,6 +103,12 @@ TARGETS: Final = (
         "p99 at half load, of the best peer's",
         1.0,
         _ratio(_median("latency", MIDDLEWARE.name, "p99 ms"), _best("latency", "p99 ms", min)),
+        most=True,
+    ),
+    Target(
+        "p99 at half load, compiled, of the best peer's",
+        1.0,
+        _ratio(_median("latency", _COMPILED, "p99 ms"), _best("latency", "p99 ms", min)),
         most=True,
     ),
     Target(

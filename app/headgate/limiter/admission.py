@@ -107,7 +107,7 @@ class Admission:
     def _unasked(self, plan: Plan) -> Reservation | None:
         """Decide where the store need not be asked."""
         decision = self._denials.decide(plan) if plan.charges else without_charges(plan)
-        return None if decision is None else Reservation(decision, {}, 0, self._till.settle)
+        return None if decision is None else Reservation(decision, plan, 0, self._till.settle)
 
     def _taken(self, plan: Plan, taken: Taken) -> Reservation:
         """Decide by what the store said."""

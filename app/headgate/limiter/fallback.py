@@ -10,7 +10,6 @@ from headgate.limiter.leases import LeaseKeeper
 from headgate.limiter.plan import Part, Plan
 from headgate.limiter.ports import Sleep, Store
 from headgate.limiter.reservation import Reservation
-from headgate.limiter.till import leases, spent_charges
 from headgate.limiter.verdict import decision_of
 
 RETRY_US = SECOND_US
@@ -46,13 +45,13 @@ class Fallback:
                 for part in enforced
             )
             refused = Decision(Outcome.FAIL_CLOSED, Source.NONE, results, RETRY_US)
-            return Reservation(refused, {}, 0, self._local.settle)
+            return Reservation(refused, plan, 0, self._local.settle)
         opened = [part for part in enforced if part.policy.on_store_error is OnStoreError.ALLOW]
         shared = _shares(plan, [part for part in enforced if part not in opened], replicas)
         without = tuple(_without(part, Outcome.FAIL_OPEN) for part in opened)
         if not shared.parts:
             let_in = Decision(Outcome.FAIL_OPEN, Source.NONE, without)
-            return Reservation(let_in, {}, 0, self._local.settle)
+            return Reservation(let_in, plan, 0, self._local.settle)
         taken = await self._local.take(shared.charges)
         decision = decision_of(
             shared,
@@ -61,10 +60,7 @@ class Fallback:
             spent=taken.spent,
         )
         decision = decision._replace(results=(*decision.results, *without))
-        spent = spent_charges(shared, decision)
-        return self._leases.hold(
-            Reservation(decision, spent, taken.now_us, self._local.settle, leases(spent))
-        )
+        return self._leases.hold(Reservation(decision, shared, taken.now_us, self._local.settle))
 
     async def aclose(self) -> None:
         """Stop renewing local leases."""
@@ -92,4 +88,4 @@ def _shares(plan: Plan, parts: list[Part], replicas: int) -> Plan:
         pairs = zip(plan.of(part), quotas, strict=True)
         charges += [each._replace(quota=quota) for each, quota in pairs]
         shared.append(part._replace(first=first, last=len(charges), quotas=quotas))
-    return Plan(tuple(shared), tuple(charges), plan.caller)
+    return Plan(tuple(shared), tuple(charges), plan.caller, plan.holds_leases)

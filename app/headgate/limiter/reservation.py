@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
 from headgate.core.charge import Charge, Settlement
-from headgate.core.decision import Decision
+from headgate.core.decision import ALLOWED, Decision
 from headgate.core.errors import CostError
+from headgate.limiter.plan import Plan
 
 Settle = Callable[[Sequence[Settlement]], Awaitable[object]]
 
@@ -19,39 +20,45 @@ class Reservation:
 
     Args:
         decision: What was decided.
-        spent: The charges that were spent, by policy; it is the reservation's from then on.
-        taken_us: When, on the clock of the store that they were spent from.
-        settle: How to correct them; it never raises.
-        leases: Those of the charges that are leases.
+        plan: What was asked.
+        taken_us: When it was spent, on the clock of the store that it was spent from.
+        settle: How to correct it; it never raises.
     """
 
     __slots__ = (
-        *("_open", "_settle", "_taken_us", "decision", "leases", "policies"),
+        *("_open", "_policy", "_plan", "_settle", "_taken_us", "decision", "leases"),
         "__weakref__",  # of those that hold leases, who keeps them alive
     )
 
-    def __init__(
-        self,
-        decision: Decision,
-        spent: dict[str, Sequence[Charge]],
-        taken_us: int,
-        settle: Settle,
-        leases: Sequence[Charge] = (),
-    ) -> None:
+    def __init__(self, decision: Decision, plan: Plan, taken_us: int, settle: Settle) -> None:
         self.decision = decision
-        self.policies = tuple(spent)
-        self.leases = leases
-        self._open = spent
+        self.leases: Sequence[Charge] = ()
+        self._plan = plan
         self._taken_us = taken_us
         self._settle = settle
+        # The policy that this is a part of; empty for all of the plan's.
+        self._policy = ""
+        # Found when somebody corrects it, which few requests do.
+        self._open: dict[str, Sequence[Charge]] | None = None
+        if plan.holds_leases:
+            held = self._spent().values()
+            self.leases = [each for charges in held for each in charges if each.lease]
+
+    def _spent(self) -> dict[str, Sequence[Charge]]:
+        """Return the charges that are spent and not corrected yet, by policy."""
+        if self._open is None:
+            self._open = _spent_charges(self._plan, self.decision)
+        return self._open
 
     def under(self, policy: str) -> Self:
         """Return the part of one policy, to be corrected apart; leases stay with the whole."""
-        if not self.leases and self.policies == (policy,):
+        parts = self._plan.parts
+        if not self.leases and len(parts) == 1 and parts[0].policy.name == policy:
             return self
         # The copy shares what is open, so that the whole and its parts give nothing back twice.
+        self._spent()
         part = copy.copy(self)
-        part.policies = (policy,)
+        part._policy = policy  # noqa: SLF001 - of our own kind
         part.leases = ()
         return part
 
@@ -75,7 +82,9 @@ class Reservation:
         """
         if actual < 0:
             raise CostError(f"a cost cannot be negative: {actual}")
-        spent = [each for policy in self.policies for each in self._open.pop(policy, ())]
+        still = self._spent()
+        policies = (self._policy,) if self._policy else tuple(still)
+        spent = [each for policy in policies for each in still.pop(policy, ())]
         await self._finish(
             [
                 each.correction(change, self._taken_us)
@@ -101,3 +110,12 @@ class Reservation:
     def renewals(self) -> list[Settlement]:
         """Return what keeps the leases alive."""
         return [each.correction(0, self._taken_us) for each in self.leases]
+
+
+def _spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:
+    """Return the charges that were spent, by policy: those of each policy that had room."""
+    if not decision.spent:
+        return {}
+    # The results are those of the parts, in their order.
+    pairs = zip(plan.parts, decision.results, strict=False)
+    return {part.policy.name: plan.of(part) for part, result in pairs if result.outcome is ALLOWED}

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from headgate.core.charge import Charge, Settlement
-from headgate.core.decision import ALLOWED, Decision
+from headgate.core.decision import Decision
 from headgate.core.errors import StoreError
 from headgate.limiter.breaker import NOT_ASKED, Breaker
 from headgate.limiter.denials import DenialCache
@@ -83,10 +83,8 @@ class Till:
 
     def hold(self, plan: Plan, decision: Decision, taken_us: int) -> Reservation:
         """Return what the caller may correct later, and keep its leases alive until then."""
-        spent = spent_charges(plan, decision)
-        if not plan.holds_leases:
-            return Reservation(decision, spent, taken_us, self.settle)
-        return self._leases.hold(Reservation(decision, spent, taken_us, self.settle, leases(spent)))
+        held = Reservation(decision, plan, taken_us, self.settle)
+        return self._leases.hold(held) if plan.holds_leases else held
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Correct charges; where the store is away they expire by themselves."""
@@ -111,19 +109,3 @@ class Till:
         await self.slices.aclose()
         if self._orphans:
             await asyncio.wait(self._orphans)
-
-
-def leases(spent: Mapping[str, Sequence[Charge]]) -> list[Charge]:
-    """Return those of the spent charges that must be given back when the request ends."""
-    return [each for charges in spent.values() for each in charges if each.lease]
-
-
-def spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:
-    """Return the charges that were spent, by policy: those of each policy that had room."""
-    if not decision.spent:
-        return {}
-    if len(plan.parts) == 1 and decision.outcome is ALLOWED:
-        return {plan.parts[0].policy.name: plan.charges}
-    # The results are those of the parts, in their order.
-    pairs = zip(plan.parts, decision.results, strict=False)
-    return {part.policy.name: plan.of(part) for part, result in pairs if result.outcome is ALLOWED}

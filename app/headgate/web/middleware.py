@@ -1,27 +1,22 @@
 """The limits of the policy file, before anything of the app runs: plain ASGI, nothing buffered."""
 
 import copy
-from collections.abc import Awaitable, Iterable
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headgate.core.headers import EXPOSED
 from headgate.web.gate import Gate, find_gate
 from headgate.web.refusal import Refusal
 from headgate.web.refuse import send_refusal
 from headgate.web.routes import RouteTable, entry_of
-from headgate.web.visit import Visit, begin, visit_of
+from headgate.web.sender import Sender
+from headgate.web.visit import begin, visit_of
 
 _LIMITED = frozenset({"http", "websocket"})
-_FIELDS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 Kind = TypeVar("Kind")
-_EXPOSE = "Access-Control-Expose-Headers"
-_OURS = frozenset(name.lower().encode() for each in EXPOSED.values() for name in each.split(", "))
-_ORIGIN = frozenset({b"origin"})
 
 
 class RateLimitMiddleware:
@@ -61,11 +56,11 @@ class RateLimitMiddleware:
         try:
             refusal = await visit.admit(scope, entry.asks, matched=True)
             if refusal is None:
-                await self.app(scope, receive, _Sender(visit, scope, send))
+                await self.app(scope, receive, Sender(visit, scope, send))
             elif self._cors is None and refusal.tells_limits:
                 await send_refusal(refusal, scope, receive, send)
             else:
-                await self._refuse(refusal, scope, receive, _Sender(visit, scope, send))
+                await self._refuse(refusal, scope, receive, Sender(visit, scope, send))
         finally:
             if visit.holds_leases:
                 await visit.leave()
@@ -82,41 +77,6 @@ class RateLimitMiddleware:
         cors = copy.copy(self._cors)
         cors.app = answer
         await cors(scope, receive, send)
-
-
-class _Sender:
-    """Sends on, with the limits' fields on the first message."""
-
-    __slots__ = ("_scope", "_send", "_visit")
-
-    def __init__(self, visit: Visit, scope: Scope, send: Send) -> None:
-        self._visit = visit
-        self._scope = scope
-        self._send = send
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        if message["type"] in _FIELDS and (ours := self._visit.fields()):
-            theirs = message.get("headers", ())
-            if _has(theirs, _OURS):
-                names = dict(ours)
-                theirs = [each for each in theirs if each[0] not in names]
-            message["headers"] = [*theirs, *ours]
-            if _has(self._scope["headers"], _ORIGIN):
-                self._expose(MutableHeaders(scope=message))
-        return self._send(message)
-
-    def _expose(self, headers: MutableHeaders) -> None:
-        lists = [*headers.getlist(_EXPOSE), self._visit.gate.exposed]
-        names = dict.fromkeys(name.strip() for one in lists for name in one.split(","))
-        headers[_EXPOSE] = ", ".join(names)
-
-
-def _has(fields: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> bool:
-    """Tell whether one of the fields has one of the names; they are few, so no table is made."""
-    for name, _ in fields:  # noqa: SIM110 - to make a generator takes as long as all else here
-        if name in names:
-            return True
-    return False
 
 
 def _is_preflight(scope: Scope) -> bool:

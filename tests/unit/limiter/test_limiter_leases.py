@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from headgate.core.charge import Charge
-from headgate.core.decision import Decision, Outcome, Source
+from headgate.core.decision import Decision, Outcome, PolicyResult, Source
 from headgate.core.keys import KeyScheme
+from headgate.core.policy import Mode, Policy
 from headgate.core.quota import concurrency_quota
 from headgate.core.subject import Subject
 from headgate.limiter.fallback import Fallback
 from headgate.limiter.leases import LeaseKeeper
-from headgate.limiter.plan import make_plan
+from headgate.limiter.plan import Part, Plan, make_plan
 from headgate.limiter.reservation import Reservation
 from headgate.stores.memory import MemoryStore
 from support.limiter import Bench, MovedClock, Pauses, ToldStore, away, in_flight, rate, running
@@ -36,7 +37,12 @@ class Cloakroom:
         charge = Charge(key, concurrency_quota(1, lease_us=lease_us), 1, f"lease-{key}")
         taken = await self.store.take([charge])
         assert taken.spent
-        held = Reservation(ALLOWED, {"c": [charge]}, taken.now_us, self.store.settle, [charge])
+        policy = Policy("c", (charge.quota,))
+        decision = ALLOWED._replace(
+            results=(PolicyResult("c", Mode.ENFORCE, Outcome.ALLOWED, (), ()),)
+        )
+        plan = Plan((Part(policy, Mode.ENFORCE, 0, 1),), (charge,), "caller", holds_leases=True)
+        held = Reservation(decision, plan, taken.now_us, self.store.settle)
         self.keeper.hold(held)
         return held
 

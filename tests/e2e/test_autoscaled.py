@@ -21,8 +21,8 @@ AUTOSCALING = {
     "enabled": True,
     "minReplicas": FEW,
     "maxReplicas": MANY,
-    # Of a request of 100m: what six idle pods use together is below that of two.
-    "targetCPUUtilizationPercentage": 40,
+    # Of a request of 100m: above what an idle pod uses, and far below what the load takes.
+    "targetCPUUtilizationPercentage": 30,
     "behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}},
 }
 
@@ -70,7 +70,7 @@ def test_autoscaled(
     """The autoscaler brings six pods for much load and two for little, and nobody notices."""
     release = another_release("autoscaled")
     release.install(installed, {"autoscaling": AUTOSCALING})
-    little, much = (streams("autoscaled", per_second=rate) for rate in (0.3, 10))
+    little, much = (streams("autoscaled", per_second=rate) for rate in (0.3, 15))
     with Watch(release, folder) as watch:
         with Load(release, image, "little", little, 500) as steady:
             up_s = _until(watch, FEW, "little load")

@@ -54,10 +54,12 @@ class Till:
             return self.slices.take(plan, plan.slicing)
         if plan.holds_leases:
             return self._take_leases(plan, self._take(plan.charges))
-        return self._breaker.call("take", self._store.take, plan.charges, heard)
+        return self._take(plan.charges, heard)
 
-    def _take(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, Taken]:
-        return self._breaker.call("take", self._store.take, charges)
+    def _take(
+        self, charges: Sequence[Charge], heard: Heard | None = None
+    ) -> Coroutine[Any, Any, Taken]:
+        return self._breaker.call("take", self._store.take, charges, heard)
 
     async def _take_leases(self, plan: Plan, taking: Coroutine[Any, Any, Taken]) -> Taken:
         # A client that goes away while the store answers must not leave a lease behind.

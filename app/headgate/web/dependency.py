@@ -14,6 +14,7 @@ from headgate.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota, rat
 from headgate.limiter.reservation import Reservation
 from headgate.web.ask import Ask, Cost
 from headgate.web.gate import Gate, find_gate
+from headgate.web.refusal import merged
 from headgate.web.refuse import refuse
 from headgate.web.routes import entry_of
 from headgate.web.visit import Visit, begin, visit_of
@@ -174,11 +175,8 @@ async def _admit(
         await _leave(visit)
         raise refuse(refusal, connection)
     if not visit.shows_headers:
-        ours = visit.fields()
-        names = dict(ours)
         # FastAPI puts these on the response. An earlier limit of the route may have told of itself.
-        theirs = [each for each in response.raw_headers if each[0] not in names]
-        response.raw_headers[:] = [*theirs, *ours]
+        response.raw_headers[:] = merged(response.raw_headers, visit.fields())
 
 
 def _quota(rate: str | Quota, burst: int | None, algorithm: str) -> Quota:

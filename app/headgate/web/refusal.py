@@ -14,6 +14,12 @@ def raw(fields: Iterable[tuple[str, str]]) -> RawHeaders:
     return [(_name(name), value.encode("latin-1")) for name, value in fields]
 
 
+def merged(theirs: Iterable[tuple[bytes, bytes]], ours: RawHeaders) -> RawHeaders:
+    """Return an app's fields and ours, in place of those of the same names."""
+    names = dict(ours)
+    return [*[each for each in theirs if each[0] not in names], *ours]
+
+
 @lru_cache(64)
 def _name(name: str) -> bytes:
     return name.lower().encode()

@@ -7,6 +7,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Scope, Send
 
 from headgate.core.headers import EXPOSED
+from headgate.web.refusal import merged
 from headgate.web.visit import Visit
 
 _FIELDS: Final = frozenset(
@@ -39,10 +40,9 @@ class Sender:
         """Send a message on."""
         if message["type"] in _FIELDS and (ours := self._visit.fields()):
             theirs = message.get("headers", ())
-            if _has(theirs, _OURS):
-                names = dict(ours)
-                theirs = [each for each in theirs if each[0] not in names]
-            message["headers"] = [*theirs, *ours]
+            # Few apps have any of their own, and then no table of names is made.
+            clash = _has(theirs, _OURS)
+            message["headers"] = merged(theirs, ours) if clash else [*theirs, *ours]
             if _has(self._scope["headers"], _ORIGIN):
                 self._expose(MutableHeaders(scope=message))
         return self._send(message)

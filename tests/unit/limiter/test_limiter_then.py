@@ -7,12 +7,12 @@ import pytest
 from headgate.core.charge import Charge
 from headgate.core.policy import PolicySet
 from headgate.core.subject import Principal, Subject
-from headgate.limiter.events import Decided, Event
+from headgate.limiter.events import Decided
 from headgate.limiter.limiter import Limiter
 from headgate.limiter.ports import Heard, Taken
 from headgate.limiter.reservation import Reservation
 from headgate.stores.memory import MemoryStore
-from support.limiter import rate
+from support.limiter import Recorder, rate
 
 ANN = Subject(principal=Principal("ann"))
 
@@ -30,22 +30,10 @@ class Early(MemoryStore):
         return taken
 
 
-class Told:
-    """An observer that keeps the decisions it is told."""
-
-    def __init__(self) -> None:
-        self.decisions: list[object] = []
-
-    def observe(self, event: Event) -> None:
-        """Keep a decision."""
-        if isinstance(event, Decided):
-            self.decisions.append(event.decision)
-
-
 @pytest.mark.parametrize("store", [MemoryStore, Early])
 async def test_each_decision_is_told_once(store: type[MemoryStore]) -> None:
     """From the store, or remembered: the one who asks and the observers hear of it once."""
-    policy, told, heard = rate("a", "1/minute"), Told(), list[Reservation]()
+    policy, told, heard = rate("a", "1/minute"), Recorder(), list[Reservation]()
     limiter = Limiter(store(), local=MemoryStore(), observers=[told])
     await limiter.start()
     limiter.policies.replace(PolicySet((policy,)))
@@ -53,4 +41,4 @@ async def test_each_decision_is_told_once(store: type[MemoryStore]) -> None:
     await limiter.aclose()
     assert [each.decision.source for each in found] == ["store", "store", "cache"]
     assert heard == found
-    assert told.decisions == [each.decision for each in found]
+    assert [each.decision for each in told.of(Decided)] == [each.decision for each in found]

@@ -93,7 +93,7 @@ def _start(store: External) -> None:
 
 def _expect_told(release: Release, image: str, folder: Path, kind: str, remedy: str) -> None:
     """Compare what pods do without the store, and say of it, with what they should."""
-    with Watch(release, folder) as watch:
+    with Watch(release, folder, without_store=True) as watch:
         with Load(release, image, kind, streams(NAME, per_second=2), 3) as load:
             answers = load.answers()
         assert set(answers.of(policy=DENY).statuses) == {UNAVAILABLE}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from headgate.core.decision import Outcome
-from headgate.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
 from support.e2e_load import Stream
@@ -89,12 +88,7 @@ def until_over(watch: Watch) -> int:
 
 
 def _until(watch: Watch, breaker_open: int, what: str) -> None:
-    series = (names.BREAKER_OPEN.name,)
-    eventually(
-        lambda: {watch.scrape(pod)[series] for pod in watch.ready()} == {breaker_open},
-        within=timeouts.POD,
-        what=what,
-    )
+    eventually(lambda: watch.away() == {breaker_open}, within=timeouts.POD, what=what)
 
 
 def through(

@@ -60,9 +60,10 @@ class Watch:
     Args:
         release: Whose pods.
         folder: Folder of the experiment, for the pods' logs.
+        without_store: Whether the pods cannot reach any store.
     """
 
-    def __init__(self, release: Release, folder: Path) -> None:
+    def __init__(self, release: Release, folder: Path, *, without_store: bool = False) -> None:
         self.folder = folder
         self.looks: list[Look] = []
         self.marks: list[Mark] = []
@@ -75,6 +76,7 @@ class Watch:
         self._lines: dict[str, Counter[str]] = {}
         self._events: dict[str, Counter[str]] = {}
         self._followed: set[str] = set()
+        self._without_store = without_store
         self._done = threading.Event()
         self._looking = threading.Thread(target=self._look, daemon=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +84,9 @@ class Watch:
     def __enter__(self) -> Self:
         # Those that an earlier experiment let go would be taken for new ones.
         eventually(lambda: not self._leaving(), within=timeouts.POD, what="no pod is leaving")
+        # A pod that came before its store finds it a probe later than everybody else.
+        away = {float(self._without_store)}
+        eventually(lambda: self.away() == away, within=timeouts.POD, what="all know of the store")
         for pod in self.pods():
             name = pod["metadata"]["name"]
             self._first[name] = self.scrape(name)
@@ -109,6 +114,10 @@ class Watch:
                 for each in pod["status"].get("conditions", ())
             )
         ]
+
+    def away(self) -> set[float]:
+        """Return whether the store is away, as the pods that are ready see it: 1, 0 or both."""
+        return {self.scrape(pod)[(names.BREAKER_OPEN.name,)] for pod in self.ready()}
 
     def scrape(self, pod: str, *, within: float = timeouts.COMMAND) -> dict[Series, float]:
         """Return a pod's metrics now."""

@@ -18,7 +18,7 @@ from headgate.limiter.ports import Clock, Observer, Tracer
 from headgate.policies import IdentitySection, Loaded, PolicyWatcher, load
 from headgate.server.background import Background
 from headgate.server.coverage import Coverage, has_middleware, with_mounted
-from headgate.server.memory import settle, unsettle
+from headgate.server.memory import fewer_rounds, freeze, unfreeze
 from headgate.server.parts import (
     Resolver,
     build_identifier,
@@ -110,6 +110,7 @@ class Headgate:
         )
         self.coverage = Coverage(self._log, self.gate)
         self._background = Background(self._log)
+        self._following = contextlib.ExitStack()
 
     async def start(self) -> None:
         """Connect to the store, put the policies in force and follow their file.
@@ -121,6 +122,7 @@ class Headgate:
 
     async def follow(self) -> None:
         """Connect to the store and follow the policies' file; `enforce` came before."""
+        self._following.enter_context(fewer_rounds())
         await self.limiter.start()
         self._background.run(self._flush())
         self._background.run(watch_lag(self.metrics.loop_lagged, self._clock))
@@ -173,6 +175,7 @@ class Headgate:
         try:
             await self.limiter.aclose()
         finally:
+            self._following.close()
             self._denials.close()
             self._events.close()
 
@@ -197,11 +200,11 @@ class Headgate:
             return
         async with self:
             self.attach(app)
-            settle()
+            freeze()
             try:
                 yield {"headgate": self.gate}
             finally:
-                unsettle()
+                unfreeze()
 
     def _stand_behind(self, front: "Headgate") -> None:
         enforced = front.loaded.policies.policies

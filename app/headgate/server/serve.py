@@ -18,7 +18,7 @@ from headgate.core.errors import ConfigError
 from headgate.server.admin import Admin, create_admin
 from headgate.server.front import Front, load_target
 from headgate.server.headgate import Headgate
-from headgate.server.memory import settle
+from headgate.server.memory import freeze
 from headgate.server.parts import build_logger
 from headgate.server.routes.health import Status
 from headgate.server.settings import Settings
@@ -157,7 +157,7 @@ async def _tell(
 ) -> None:
     await api.listening.wait()
     await side.listening.wait()
-    settle()
+    freeze()
     if admin.status is Status.STARTING:
         admin.status = Status.READY
     log.info("service.ready", port=api.listening_port, admin_port=side.listening_port)

@@ -39,6 +39,14 @@ def test_the_collector_comes_less_often_for_as_long_as_the_app_lives() -> None:
     assert gc.get_threshold() == (700, 11, 12)
 
 
+async def test_the_collector_comes_less_often_in_a_worker_without_an_app() -> None:
+    """It does from the start of a `Headgate` until its end."""
+    gc.set_threshold(700, 11, 12)
+    async with Headgate(store="memory://"):
+        assert gc.get_threshold() == (YOUNG, 11, 12)
+    assert gc.get_threshold() == (700, 11, 12)
+
+
 @pytest.mark.parametrize("young", [0, YOUNG + 1])
 def test_a_collector_that_was_set_by_somebody_stays_as_it_is(young: int) -> None:
     """Switched off, or coming less often still, it is not set at all."""

@@ -12,9 +12,10 @@
 --   save(key, q, a, b, c)        one write of the bucket, with its time to live
 --
 -- and settle(key, q, delta, taken_us, a, b, c), which corrects and saves. `q` says what is asked of
--- a bucket: limit, period, burst, units, lease. `alone` has shorter ways by algorithm: it makes of a
--- `q` a function of a key that does all of it for the only charge of a check, or nothing at all and
--- returns nil.
+-- a bucket: limit, period, burst, units, lease, and of `take` whether it commits, and its group.
+-- `alone` has shorter ways by algorithm: it makes of a `q` a function that decides the only charge of
+-- a check, given its key, the reply and its place there, or nothing at all and returns false. It is
+-- nil where there is no shorter way.
 
 local algorithms, alone, made = {}, {}, {}
 

@@ -11,17 +11,14 @@
 -- Charges of group 0 are spent together or not at all. Each other group is spent together, if it
 -- fits, whenever group 0 is: it never refuses.
 
--- Most checks of a call ask for the same: it is read once.
-local read = {}
-
-local function asked(i)
-  local word = ARGV[i + 1]
-  local q = word and read[word]
-  if q or not word then return q end
+-- What is asked, by its word. Most checks of a call ask for the same: it is read once.
+local asked = setmetatable({}, { __index = function(read, word)
+  if not word then return nil end
   local begin, rule, limit, period, burst, units, group, lease =
     string.match(word, '^(%S+) (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (.*)$')
-  q = {
-    begin = begin,
+  local q = {
+    commits = begin == '1',
+    joins = begin == '+',
     rule = rule,
     limit = tonumber(limit),
     period = tonumber(period),
@@ -33,22 +30,14 @@ local function asked(i)
   q.alone = alone[rule] and alone[rule](q)
   read[word] = q
   return q
-end
+end })
 
 local reply, at = { now }, 2
-
-local function answer(place, fits, remaining, retry_us, next_us, reset_us)
-  reply[place] = fits and 1 or 0
-  reply[place + 1] = remaining
-  reply[place + 2] = retry_us
-  reply[place + 3] = next_us
-  reply[place + 4] = reset_us
-end
 
 local function decide(first, last)
   local states, broken = {}, {}
   for i = first, last do
-    local q = asked(i)
+    local q = asked[ARGV[i + 1]]
     local rule = rule_of(q.rule)
     local a, b, c = rule.load(KEYS[i], q)
     if type(a) == 'table' then error(a) end
@@ -56,10 +45,10 @@ local function decide(first, last)
     if not fits then broken[q.group] = true end
     states[i] = { fits, retry_us, a, b, c }
   end
-  local spent = asked(first).begin == '1' and not broken['0']
+  local spent = asked[ARGV[first + 1]].commits and not broken['0']
   reply[at] = spent and 1 or 0
   for i = first, last do
-    local q = asked(i)
+    local q = asked[ARGV[i + 1]]
     local rule = rule_of(q.rule)
     local fits, retry_us, a, b, c = unpack(states[i], 1, 5)
     if spent and not broken[q.group] then
@@ -67,28 +56,23 @@ local function decide(first, last)
       rule.save(KEYS[i], q, a, b, c)
     end
     local remaining, next_us, reset_us = rule.report(KEYS[i], q, a, b, c)
-    answer(at + 1 + (i - first) * 5, fits, remaining, retry_us, next_us, reset_us)
+    reply[#reply + 1] = fits and 1 or 0
+    reply[#reply + 1] = remaining
+    reply[#reply + 1] = retry_us
+    reply[#reply + 1] = next_us
+    reply[#reply + 1] = reset_us
   end
 end
 
-local first, q = 1, asked(1)
+local first, q = 1, asked[ARGV[2]]
 while q do
-  local last, following = first, asked(first + 1)
-  while following and following.begin == '+' do
+  local last, following = first, asked[ARGV[first + 2]]
+  while following and following.joins do
     last = last + 1
-    following = asked(last + 1)
-  end
-  local remaining
-  if first == last and q.alone then
-    local commits, fits, retry_us, next_us, reset_us = q.begin == '1'
-    fits, remaining, retry_us, next_us, reset_us = q.alone(KEYS[first], commits)
-    if remaining then
-      reply[at] = commits and (fits or q.group ~= '0') and 1 or 0
-      answer(at + 1, fits, remaining, retry_us, next_us, reset_us)
-    end
+    following = asked[ARGV[last + 2]]
   end
   local charges = last - first + 1
-  if not remaining then
+  if charges > 1 or not q.alone or not q.alone(KEYS[first], reply, at) then
     -- Before Redis 7 an error within is text, since then a table.
     local done, failure = pcall(decide, first, last)
     if not done then

@@ -105,34 +105,42 @@ algorithms.token_bucket = function()
   }
 end
 
--- Where the time of one unit is whole microseconds, as with most limits, nothing has a part.
+-- Where the time of one unit is whole microseconds, as with most limits, nothing has a part. Nearly
+-- all checks go this way, and calls of functions would take most of its time: it makes but those of
+-- the commands.
 alone.token_bucket = function(asked)
   if asked.period % asked.limit ~= 0 then return nil end
-  local step, burst = asked.period / asked.limit, asked.burst
-  local size, cost = step * burst, step * asked.units
+  local step, burst, commits = asked.period / asked.limit, asked.burst, asked.commits
+  local size, cost, refuses = step * burst, step * asked.units, asked.group == '0'
 
-  return function(key, commits)
+  return function(key, reply, at)
     local value, debt = redis.pcall('GET', key), 0
     if value then
       -- What is no such number, an error included, is the longer way's.
       local whole = tonumber(value)
-      if not whole or whole < 0 or whole % 1 ~= 0 then return nil end
+      if not whole or whole < 0 or whole % 1 ~= 0 then return false end
       if whole > now then debt = whole - now end
     end
     local retry = debt + cost - size
     local fits = retry <= 0
-    if fits then
-      retry = 0
-      if commits and cost > 0 then
+    if fits and commits then
+      if cost > 0 then
         debt = debt + cost
-        redis.call('SET', key, now + debt, 'PXAT', expiry_ms(now + debt))
-      elseif commits and debt == 0 then
+        local ends = now + debt + ahead + 999  -- as in `expiry_ms`: it is not past
+        redis.call('SET', key, now + debt, 'PXAT', (ends - ends % 1000) / 1000)
+      elseif debt == 0 then
         redis.call('DEL', key)
       end
     end
-    local free = size - debt
-    local remaining = free > 0 and div(free, step) or 0
-    if remaining == burst then return fits, remaining, retry, 0, debt end
-    return fits, remaining, retry, debt - (burst - remaining - 1) * step, debt
+    local free, remaining, next_us = size - debt, 0, 0
+    if free > 0 then remaining = (free - free % step) / step end
+    if remaining < burst then next_us = debt - (burst - remaining - 1) * step end
+    reply[at] = commits and (fits or not refuses) and 1 or 0
+    reply[at + 1] = fits and 1 or 0
+    reply[at + 2] = remaining
+    reply[at + 3] = fits and 0 or retry
+    reply[at + 4] = next_us
+    reply[at + 5] = debt
+    return true
   end
 end

@@ -13,7 +13,7 @@ from harness.lineup import BARE, FLOOR, Company, Contender
 from harness.requests import request
 from harness.resident import resident
 from harness.results import Scene
-from harness.served import Traffic, beside, turns, under_load
+from harness.served import Traffic, beside, side_by_side, turns
 from harness.sink import Sink
 from harness.started import starts
 from harness.store import Store
@@ -61,13 +61,19 @@ def latency(store: Store, effort: Effort, company: Company) -> Scene:
     """Serve half of what saturates: each its own half, and all the half of the slowest."""
     scene = Scene("latency", "latency at half of the saturating load")
     contenders, traffic = (BARE, FLOOR, *company.ours(*_LIMITED), *company.peers), Traffic(store)
-    half = {each: under_load(each, traffic, effort)[RATE] / 2 for each in contenders}
-    least = min(half.values())
-    for contender in turns(contenders, effort.rounds):
-        figures = under_load(contender, traffic, effort, per_second=half[contender])
-        alike = under_load(contender, traffic, effort, per_second=least)
-        figures |= {f"{name}, same load": alike[name] for name in ("p50 ms", "p99 ms")}
-        scene.add(contender.name, figures)
+    with side_by_side(contenders, traffic, effort) as begin:
+        most = begin()
+        most.measure(effort.seconds)
+        half = {each: most.figures(each)[RATE] / 2 for each in contenders}
+        least = dict.fromkeys(half, min(half.values()))
+        for _ in range(effort.rounds):
+            own, alike = begin(), begin()
+            own.measure(effort.seconds, half)
+            alike.measure(effort.seconds, least)
+            for each in contenders:
+                same = alike.figures(each)
+                same = {f"{name}, same load": same[name] for name in ("p50 ms", "p99 ms")}
+                scene.add(each.name, own.figures(each) | same)
     return scene
 
 

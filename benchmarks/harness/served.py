@@ -1,8 +1,9 @@
-"""Contenders under load: started, warmed up, measured, stopped."""
+"""Contenders under load: started beside each other, warmed up, measured in turn, stopped."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from statistics import median
-from typing import Final
+from typing import Final, TypeVar
 
 from harness.effort import Effort
 from harness.lineup import Contender
@@ -11,6 +12,8 @@ from harness.requests import PRINCIPALS, spread
 from harness.results import Figures
 from harness.server import Server
 from harness.store import Store, Work
+
+Item = TypeVar("Item")
 
 PLENTY: Final = 1_000_000
 """Requests a minute that nobody here can make."""
@@ -96,43 +99,77 @@ class _Account:
         }
 
 
-def under_load(
-    contender: Contender, traffic: Traffic, effort: Effort, *, per_second: float = 0.0
-) -> Figures:
-    """Return the figures of one contender in one round, at so many requests a second or at most."""
+class Round:
+    """What contenders served in turn, for a short time each, again and again.
+
+    What slows the machine down for longer slows all of them.
+
+    Args:
+        servers: The contenders' servers.
+        traffic: What is sent.
+    """
+
+    def __init__(self, servers: Mapping[Contender, Server], traffic: Traffic) -> None:
+        self._accounts = {each: _Account(each, server, traffic) for each, server in servers.items()}
+        self._rates: list[dict[Contender, float]] = []
+
+    def warm(self, seconds: float) -> None:
+        """Send requests to each, and forget what was answered."""
+        for account in self._accounts.values():
+            account.send(seconds)
+
+    def measure(self, seconds: float, per_second: Mapping[Contender, float] | None = None) -> None:
+        """Send requests to each for so many seconds: as many as it answers, or at its own rate."""
+        for number in range(max(1, round(seconds / _TURN_SECONDS))):
+            self._rates.append(
+                {
+                    each: self._accounts[each].measure(
+                        _TURN_SECONDS, per_second[each] if per_second else 0.0
+                    )
+                    for each in _rotated((*self._accounts,), number)
+                }
+            )
+
+    def figures(self, contender: Contender) -> Figures:
+        """Return the figures of one contender."""
+        return self._accounts[contender].figures()
+
+    def ratio(self, contender: Contender, base: Contender) -> float:
+        """Return the ratio of two contenders' rates, the median of those of their turns."""
+        return median(rates[contender] / rates[base] for rates in self._rates)
+
+
+@contextmanager
+def side_by_side(
+    contenders: tuple[Contender, ...], traffic: Traffic, effort: Effort
+) -> Iterator[Callable[[], Round]]:
+    """Run the servers of contenders, warmed up, and yield what begins a round of them."""
     traffic.store.clear()
-    with traffic.server(contender) as server:
-        account = _Account(contender, server, traffic)
-        account.send(effort.warm)
-        account.measure(effort.seconds, per_second)
-        return account.figures()
+    with ExitStack() as stack:
+        servers = {each: stack.enter_context(traffic.server(each)) for each in contenders}
+        Round(servers, traffic).warm(effort.warm)
+        yield lambda: Round(servers, traffic)
 
 
 def beside(
     base: Contender, contender: Contender, traffic: Traffic, effort: Effort
 ) -> tuple[Figures, Figures]:
-    """Return the figures of two contenders in one round, whose servers take turns.
-
-    Each ratio is that of two turns side by side, so that what slows the machine down for longer
-    slows both. That of the round is their median.
-    """
-    traffic.store.clear()
-    with traffic.server(base) as first, traffic.server(contender) as second:
-        one, other = _Account(base, first, traffic), _Account(contender, second, traffic)
-        for each in (one, other):
-            each.send(effort.warm)
-        ratios = []
-        for number in range(max(1, round(effort.seconds / _TURN_SECONDS))):
-            # Neither is always the one that comes after the other.
-            order = (one, other) if number % 2 else (other, one)
-            rates = {each: each.measure(_TURN_SECONDS) for each in order}
-            ratios.append(rates[other] / rates[one])
+    """Return the figures of two contenders in one round, with the ratio to the first."""
+    with side_by_side((base, contender), traffic, effort) as begin:
+        taken = begin()
+        taken.measure(effort.seconds)
         of = f"of {base.name}"
-        return {**one.figures(), of: 1.0}, {**other.figures(), of: median(ratios)}
+        ratio = taken.ratio(contender, base)
+        return {**taken.figures(base), of: 1.0}, {**taken.figures(contender), of: ratio}
 
 
 def turns(contenders: tuple[Contender, ...], rounds: int) -> Iterator[Contender]:
     """Yield every contender once a round, each round beginning with another one."""
     for number in range(rounds):
-        first = number % len(contenders)
-        yield from contenders[first:] + contenders[:first]
+        yield from _rotated(contenders, number)
+
+
+def _rotated(items: tuple[Item, ...], number: int) -> tuple[Item, ...]:
+    """Return items in their order, beginning with another one for each number."""
+    first = number % len(items)
+    return items[first:] + items[:first]

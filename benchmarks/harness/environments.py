@@ -30,7 +30,8 @@ def python_of(contender: Contender) -> str:
 
 def _compiled() -> Path:
     files = ("pyproject.toml", "constraints.txt", "deploy/wheel/compiled.py")
-    sources = [*(_PROJECT / name for name in files), *sorted((_PROJECT / "app").rglob("*.py"))]
+    package = sorted(each for kind in ("py", "lua") for each in _PROJECT.glob(f"app/**/*.{kind}"))
+    sources = [*(_PROJECT / name for name in files), *package]
     wanted = ("-c", str(_PROJECT / "constraints.txt"), f"{_PROJECT}[demo]")
     return _made(COMPILED, sources, wanted, {"HATCH_BUILD_HOOK_ENABLE_CUSTOM": "true"})
 

@@ -11,6 +11,8 @@
 
 local statements, replicas, name = KEYS[1], KEYS[2], ARGV[2]
 local ttl, last = tonumber(ARGV[5]), ARGV[6] == '1'
+local lib = library()
+local text, expiry_ms = lib.text, lib.expiry_ms
 
 redis.call('HSET', statements, name, text(now) .. ':' .. ARGV[3])
 if ARGV[4] ~= '' then redis.call('HSET', statements, '', ARGV[4]) end

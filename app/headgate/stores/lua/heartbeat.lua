@@ -8,7 +8,7 @@
 --
 -- Returns  number of live replicas, the mark, the server's run_id (empty where it may not be asked)
 
-local ttl = tonumber(ARGV[3])
+local ttl, expiry_ms = tonumber(ARGV[3]), library().expiry_ms
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if ttl > 0 then
   redis.call('ZADD', KEYS[1], now + ttl, ARGV[2])

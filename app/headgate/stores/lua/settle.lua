@@ -6,7 +6,7 @@
 --
 -- Returns  now
 
-local width = 8
+local width, rule_of = 8, library().rule_of
 
 for i = 1, #KEYS do
   local at = 1 + (i - 1) * width

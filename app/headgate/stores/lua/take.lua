@@ -11,15 +11,17 @@
 -- Charges of group 0 are spent together or not at all. Each other group is spent together, if it
 -- fits, whenever group 0 is: it never refuses.
 
--- What is asked, by its word. Most checks of a call ask for the same: it is read once.
-local asked = setmetatable({}, { __index = function(read, word)
-  if not word then return nil end
+local keys, words, reply = KEYS, ARGV, { now }
+
+-- The charges from one to another are one check, whose figures begin at a place of the reply.
+local lib, asked
+
+local function read(word)
   local begin, rule, limit, period, burst, units, group, lease =
     string.match(word, '^(%S+) (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (.*)$')
-  local q = {
+  return {
     commits = begin == '1',
-    joins = begin == '+',
-    rule = rule,
+    rule = lib.rule_of(rule),
     limit = tonumber(limit),
     period = tonumber(period),
     burst = tonumber(burst),
@@ -27,35 +29,31 @@ local asked = setmetatable({}, { __index = function(read, word)
     group = group,
     lease = lease,
   }
-  q.alone = alone[rule] and alone[rule](q)
-  read[word] = q
-  return q
-end })
+end
 
-local reply, at = { now }, 2
-
-local function decide(first, last)
+local function decide(first, last, place)
   local states, broken = {}, {}
   for i = first, last do
-    local q = asked[ARGV[i + 1]]
-    local rule = rule_of(q.rule)
-    local a, b, c = rule.load(KEYS[i], q)
+    local word = words[i + 1]
+    -- Most checks of a call ask for the same: it is read once.
+    local q = asked[word] or read(word)
+    asked[word] = q
+    local a, b, c = q.rule.load(keys[i], q)
     if type(a) == 'table' then error(a) end
-    local fits, retry_us = rule.verdict(KEYS[i], q, a, b, c)
+    local fits, retry_us = q.rule.verdict(keys[i], q, a, b, c)
     if not fits then broken[q.group] = true end
     states[i] = { fits, retry_us, a, b, c }
   end
-  local spent = asked[ARGV[first + 1]].commits and not broken['0']
-  reply[at] = spent and 1 or 0
+  local spent = asked[words[first + 1]].commits and not broken['0']
+  reply[place] = spent and 1 or 0
   for i = first, last do
-    local q = asked[ARGV[i + 1]]
-    local rule = rule_of(q.rule)
+    local q = asked[words[i + 1]]
     local fits, retry_us, a, b, c = unpack(states[i], 1, 5)
     if spent and not broken[q.group] then
-      a, b, c = rule.spend(q, a, b, c)
-      rule.save(KEYS[i], q, a, b, c)
+      a, b, c = q.rule.spend(q, a, b, c)
+      q.rule.save(keys[i], q, a, b, c)
     end
-    local remaining, next_us, reset_us = rule.report(KEYS[i], q, a, b, c)
+    local remaining, next_us, reset_us = q.rule.report(keys[i], q, a, b, c)
     reply[#reply + 1] = fits and 1 or 0
     reply[#reply + 1] = remaining
     reply[#reply + 1] = retry_us
@@ -64,23 +62,65 @@ local function decide(first, last)
   end
 end
 
-local first, q = 1, asked[ARGV[2]]
-while q do
-  local last, following = first, asked[ARGV[first + 2]]
-  while following and following.joins do
-    last = last + 1
-    following = asked[ARGV[last + 2]]
+local function decide_safely(first, last, place)
+  if not lib then
+    lib, asked = library(), {}
   end
-  local charges = last - first + 1
-  if charges > 1 or not q.alone or not q.alone(KEYS[first], reply, at) then
-    -- Before Redis 7 an error within is text, since then a table.
-    local done, failure = pcall(decide, first, last)
-    if not done then
-      for i = at + 1, at + charges * 5 do reply[i] = 0 end
-      reply[at] = redis.error_reply(type(failure) == 'table' and failure.err or failure)
+  -- Before Redis 7 an error within is text, since then a table.
+  local done, failure = pcall(decide, first, last, place)
+  if not done then
+    for i = place + 1, place + (last - first + 1) * 5 do reply[i] = 0 end
+    reply[place] = redis.error_reply(type(failure) == 'table' and failure.err or failure)
+  end
+end
+
+-- Nearly all checks ask one token bucket of which a unit's time is whole microseconds, so that nothing
+-- has a part. They are decided right here, as token_bucket.lua would: to make the library, and to call
+-- its functions, takes longer than the commands themselves.
+local word, simple, step, size, cost, burst, refuses
+local i, place, following = 1, 2, words[2]
+while following do
+  if following ~= word then
+    word = following
+    local limit, period, units, group
+    limit, period, burst, units, group =
+      string.match(word, '^1 token_bucket (%d+) (%d+) (%d+) (%d+) (%d+) ')
+    simple = limit and period % limit == 0 and units ~= '0'
+    if simple then
+      step, burst, refuses = period / limit, tonumber(burst), group == '0'
+      size, cost = step * burst, step * units
     end
   end
-  at = at + 1 + charges * 5
-  first, q = last + 1, following
+  local first = i
+  repeat
+    i = i + 1
+    following = words[i + 1]
+  until following == word or not following or string.byte(following) ~= 43  -- '+'
+
+  local key = keys[first]
+  local full = simple and i == first + 1 and tonumber(redis.pcall('GET', key) or 0)
+  -- What is no such number, an error included, is the longer way's.
+  if full and full >= 0 and full % 1 == 0 then
+    local debt = full > now and full - now or 0
+    local retry = debt + cost - size
+    local fits = retry <= 0
+    if fits then
+      debt, retry = debt + cost, 0
+      local ends = now + debt + ahead + 999  -- as in `expiry_ms`: it is not past
+      redis.call('SET', key, now + debt, 'PXAT', (ends - ends % 1000) / 1000)
+    end
+    local free, remaining, next_us = size - debt, 0, 0
+    if free > 0 then remaining = (free - free % step) / step end
+    if remaining < burst then next_us = debt - (burst - remaining - 1) * step end
+    reply[place] = (fits or not refuses) and 1 or 0
+    reply[place + 1] = fits and 1 or 0
+    reply[place + 2] = remaining
+    reply[place + 3] = retry
+    reply[place + 4] = next_us
+    reply[place + 5] = debt
+  else
+    decide_safely(first, i - 1, place)
+  end
+  place = place + 1 + (i - first) * 5
 end
 return reply

@@ -1,9 +1,7 @@
--- What every script starts with: the clock, the table of algorithms, and exact integers.
+-- What algorithms are made of: `library()` has this and all of them within it, and a script calls it
+-- only where it needs one, because the server makes everything anew with each call.
 --
--- Every number is an integer below 2^53, which a Lua number (a double) holds exactly, and which the
--- server writes in full where a command is given one. Times are microseconds. Each algorithm is a
--- function that makes a table of functions over a state of up to three numbers, made only where it
--- is met, because the server makes everything anew with each call:
+-- Each algorithm is a function that makes a table of functions over a state of up to three numbers:
 --
 --   load(key, q)                 one read of the bucket: a, b, c
 --   spend(q, a, b, c)            the state after spending: a, b, c
@@ -12,25 +10,15 @@
 --   save(key, q, a, b, c)        one write of the bucket, with its time to live
 --
 -- and settle(key, q, delta, taken_us, a, b, c), which corrects and saves. `q` says what is asked of
--- a bucket: limit, period, burst, units, lease, and of `take` whether it commits, and its group.
--- `alone` has shorter ways by algorithm: it makes of a `q` a function that decides the only charge of
--- a check, given its key, the reply and its place there, or nothing at all and returns false. It is
--- nil where there is no shorter way.
+-- a bucket: limit, period, burst, units and lease.
 
-local algorithms, alone, made = {}, {}, {}
+local algorithms, made, lib = {}, {}, {}
 
-local function rule_of(name)
+function lib.rule_of(name)
   local rule = made[name] or algorithms[name]()
   made[name] = rule
   return rule
 end
-
--- A test may move its own clock, given in ARGV[1]. Keys then live an hour longer in real time, so
--- that it is the moved clock, and never the real one, that a state expires by.
-local now, ahead = tonumber(ARGV[1]), 0
-local time = redis.call('TIME')
-time = time[1] * 1000000 + time[2]
-if now == 0 then now = time else ahead = time - now + 3600000000 end
 
 local function div(a, b)  -- floor(a / b), exact
   return (a - a % b) / b
@@ -70,3 +58,5 @@ local function numbers(value, few, many)
   if count < few or count > many then return corrupt() end
   return a, b, c
 end
+
+lib.text, lib.expiry_ms = text, expiry_ms

@@ -11,7 +11,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 def raw(fields: Iterable[tuple[str, str]]) -> RawHeaders:
     """Return header fields as ASGI has them."""
-    return [(_name(name), value.encode("latin-1")) for name, value in fields]
+    return [_raw(each) for each in fields]
 
 
 def merged(theirs: Iterable[tuple[bytes, bytes]], ours: RawHeaders) -> RawHeaders:
@@ -20,9 +20,10 @@ def merged(theirs: Iterable[tuple[bytes, bytes]], ours: RawHeaders) -> RawHeader
     return [*[each for each in theirs if each[0] not in names], *ours]
 
 
-@lru_cache(64)
-def _name(name: str) -> bytes:
-    return name.lower().encode()
+@lru_cache(1_024)
+def _raw(field: tuple[str, str]) -> tuple[bytes, bytes]:
+    name, value = field
+    return name.lower().encode(), value.encode("latin-1")
 
 
 class Refusal:

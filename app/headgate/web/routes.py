@@ -70,15 +70,12 @@ class RouteTable:
         self.entries = tuple(entries)
         self._patterns = [(_pattern(entry.template), entry) for entry in self.entries]
         self._hosts = {entry.host: _pattern(entry.host) for entry in self.entries if entry.host}
+        self.has_hosts = bool(self._hosts)
+        """Whether routes differ by the host that is asked for."""
         self._exact: dict[str, tuple[Entry, ...]] = {}
         for entry in self.entries:
             if "{" not in entry.template and entry.template not in self._exact:
                 self._exact[entry.template] = tuple(self._matching(entry.template))
-
-    @property
-    def has_hosts(self) -> bool:
-        """Whether routes differ by the host that is asked for."""
-        return bool(self._hosts)
 
     def find(self, method: str, path: str, host: str = "") -> Entry:
         """Return the route for a method and path, or for the path alone, or `UNMATCHED`.

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from headgate.core.quota import Algorithm, Quota
+from headgate.core.quota import SECOND_US, Algorithm, Quota
 from headgate.limiter.ports import Store
 from headgate.stores.embedded import EmbeddedValkey
 from headgate.stores.redis import RedisStore
@@ -16,7 +16,7 @@ from support.admitted import (
     token_bucket_keeps,
 )
 from support.clock import MovedClock
-from support.stores import charge, look, quota_of, spend
+from support.stores import charge, look, quota_of, settlement, spend
 from support.ways import Way, store_on
 
 PERIOD_US = 20_000
@@ -73,6 +73,22 @@ async def test_no_key_expires_before_its_state_says_nothing(
         expires_ms = await on_server_time.client.pexpiretime(spent.key)
         whole_us = taken.now_us + taken.verdicts[0].reset_us
         assert expires_ms * 1_000 >= whole_us
+
+
+async def test_key_that_is_written_again_and_again_stays_until_its_bucket_is_full(
+    on_server_time: RedisStore,
+) -> None:
+    """Whoever wrote it last, a bucket's key goes when it is full, or within ten seconds of that."""
+    quota = quota_of(Algorithm.TOKEN_BUCKET, 60)
+    alone, other = charge(quota), charge(quota, key="other")
+    for number in range(60):
+        taken = await on_server_time.take([alone, other] if number % 5 == 4 else [alone])
+        if number % 7 == 6:
+            (taken_us,) = await on_server_time.settle([settlement(alone, -1, taken.now_us)])
+            assert taken_us >= taken.now_us
+        full_us = int(await on_server_time.client.get(alone.key) or 0)
+        expires_us = 1_000 * await on_server_time.client.pexpiretime(alone.key)
+        assert full_us <= expires_us < full_us + 10 * SECOND_US
 
 
 async def test_held_lease_holds_on_the_servers_clock(on_server_time: RedisStore) -> None:

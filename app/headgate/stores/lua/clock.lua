@@ -9,3 +9,8 @@ local now, ahead = tonumber(ARGV[1]), 0
 local time = redis.call('TIME')
 time = time[1] * 1000000 + time[2]
 if now == 0 then now = time else ahead = time - now + 3600000000 end
+
+-- The key of a token bucket goes at the end of the slot in which the bucket is full, so that most checks
+-- write the value alone. A slot is longer than most units take to come back, and short because what is
+-- left by callers who do not come again stays for as long.
+local slot = 10000000

@@ -106,8 +106,14 @@ while following do
     local fits = retry <= 0
     if fits then
       debt, retry = debt + cost, 0
-      local ends = now + debt + ahead + 999  -- as in `expiry_ms`: it is not past
-      redis.call('SET', key, now + debt, 'PXAT', (ends - ends % 1000) / 1000)
+      local whole = now + debt
+      local goes = whole + slot - 1
+      goes = goes - goes % slot
+      if full > goes - slot then
+        redis.call('SET', key, whole, 'KEEPTTL')
+      else
+        redis.call('SET', key, whole, 'PXAT', math.ceil((goes + ahead) / 1000))
+      end
     end
     local free, remaining, next_us = size - debt, 0, 0
     if free > 0 then remaining = (free - free % step) / step end

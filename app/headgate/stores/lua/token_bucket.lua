@@ -34,13 +34,15 @@ algorithms.token_bucket = function()
     return a, b
   end
 
+  -- A key goes at the end of the slot of time in which its bucket is full: `take` leaves that alone
+  -- while a bucket stays within one slot.
   local function bucket_save(key, _, a, b)
     if a == 0 and b == 0 then
       redis.call('DEL', key)
     elseif b == 0 then
-      set(key, now + a, now + a)
+      set(key, now + a, ceil_div(now + a, slot) * slot)
     else
-      set(key, text(now + a) .. ':' .. b, now + a + 1)
+      set(key, text(now + a) .. ':' .. b, ceil_div(now + a + 1, slot) * slot)
     end
   end
 

@@ -13,7 +13,7 @@
 
 local keys, words, reply = KEYS, ARGV, { now }
 
--- The charges from one to another are one check, whose figures begin at a place of the reply.
+-- The library, and what was asked by its word: made for the first check that needs the longer way.
 local lib, asked
 
 local function read(word)
@@ -31,6 +31,7 @@ local function read(word)
   }
 end
 
+-- The charges from first to last are one check, whose figures begin at a place of the reply.
 local function decide(first, last, place)
   local states, broken = {}, {}
   for i = first, last do
@@ -109,7 +110,7 @@ while following do
       local whole = now + debt
       local goes = whole + slot - 1
       goes = goes - goes % slot
-      if full > goes - slot then
+      if full > goes - slot then  -- it is the key's time already
         redis.call('SET', key, whole, 'KEEPTTL')
       else
         redis.call('SET', key, whole, 'PXAT', math.ceil((goes + ahead) / 1000))

@@ -39,10 +39,9 @@ algorithms.token_bucket = function()
   local function bucket_save(key, _, a, b)
     if a == 0 and b == 0 then
       redis.call('DEL', key)
-    elseif b == 0 then
-      set(key, now + a, ceil_div(now + a, slot) * slot)
     else
-      set(key, text(now + a) .. ':' .. b, ceil_div(now + a + 1, slot) * slot)
+      local value = b == 0 and now + a or text(now + a) .. ':' .. b
+      set(key, value, ceil_div(now + up(a, b), slot) * slot)
     end
   end
 

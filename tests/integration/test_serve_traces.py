@@ -10,7 +10,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from headgate.stores.embedded import EmbeddedValkey, free_port
 from headgate.telemetry.span_queue import CLOSE_SECONDS
-from support.server import Collector, Service, eventually
+from support.collector import Collector
+from support.server import Service, eventually
 
 PLAIN = """
 async def app(scope, receive, send):

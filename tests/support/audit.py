@@ -13,7 +13,7 @@ from headgate.limiter.limiter import Limiter
 from headgate.limiter.ports import Store
 from headgate.stores.memory import MemoryStore
 from support.clock import MovedClock
-from support.limiter import Recorder
+from support.limiter import Recorder, rate
 
 BEAT_US = 2 * SECOND_US
 
@@ -135,3 +135,25 @@ class Fleet:
         """Close all."""
         for limiter in self.members.values():
             await limiter.aclose()
+
+
+MINUTE = rate("p", "6/minute")
+
+
+class Town:
+    """Three replicas over one store in memory that can be made to forget its buckets."""
+
+    def __init__(self, *policies: object, keys: int = 32) -> None:
+        self.clock = MovedClock()
+        self.store = MemoryStore(self.clock)
+        given = [policy for policy in policies if policy is not None] or [MINUTE]
+        self.fleet = Fleet(self.clock, lambda: self.store, *given, keys=keys)  # type: ignore[arg-type]  # policies
+
+    async def lose_buckets(self) -> None:
+        """Forget all buckets, and nothing else."""
+        await self.store.forget(list(self.store._buckets))
+
+
+async def saturate(town: Town, *names: str) -> int:
+    """Let one caller ask at these replicas until all of them refuse."""
+    return sum([await town.fleet.spend(name, "p", "ann", times=9) for name in names])

@@ -1,5 +1,6 @@
 """Requests, a token issuer and a JWKS server for the tests of identities."""
 
+import base64
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import jwt
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from headgate.core.errors import IdentityError
+from headgate.identity import BearerTokens
 
 ISSUER = "https://issuer.example"
 AUDIENCE = "api"
@@ -121,3 +126,22 @@ def jwks_server(document: bytes) -> Iterator[JwksServer]:
         finally:
             httpd.shutdown()
             thread.join()
+
+
+async def refusal(tokens: BearerTokens, presented: str | bytes) -> str:
+    """Return the reason for which a token is refused."""
+    with pytest.raises(IdentityError) as caught:
+        await tokens.resolve(bearer(presented))
+    return caught.value.reason
+
+
+def segment(value: Any) -> str:
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+CLAIMS = {"iss": ISSUER, "aud": AUDIENCE, "sub": "mallory", "exp": NOW + 600}
+
+
+def unsigned(algorithm: str = "none") -> str:
+    return f"{segment({'alg': algorithm, 'kid': 'one'})}.{segment(CLAIMS)}."

@@ -3,9 +3,13 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from redis.exceptions import NoScriptError
+
+from headgate.stores.command import Script
+from headgate.stores.connect import Client, Timeouts
+from headgate.stores.lane import Lane
 
 Answer = Callable[[tuple[Any, ...]], Any]
 
@@ -78,3 +82,31 @@ class FakeClient:
     def sizes(self) -> list[int]:
         """How many commands each pipeline had."""
         return [len(sent.commands) for sent in self.sent]
+
+
+SCRIPT, OTHER = Script("take", "text", "text"), Script("settle", "other", "other")
+
+
+PATIENT = Timeouts(connect=10, operation=10)
+
+
+def lane_to(client: FakeClient, timeouts: Timeouts = PATIENT) -> Lane:
+    """Return a lane to a server that knows the first script."""
+    client.known.add(SCRIPT.sha)
+    return Lane(cast("Client", client), timeouts)
+
+
+def same(answer: Any) -> Any:
+    """Read an answer as it is."""
+    return answer
+
+
+def call(lane: Lane, answer: Any, script: Script = SCRIPT) -> asyncio.Task[Any]:
+    """Call a script that answers this."""
+    return asyncio.ensure_future(lane.call(script, [str(answer)], [], same))
+
+
+async def turns(count: int = 5) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)

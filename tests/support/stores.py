@@ -1,18 +1,26 @@
 """Charges, settlements and stores in the few words that tests need of them."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import anyio
+import pytest
 
 from headgate.core.charge import Charge, Settlement
 from headgate.core.decision import Verdict
+from headgate.core.errors import StoreError
 from headgate.core.keys import KeyScheme
 from headgate.core.quota import SECOND_US, Algorithm, Quota
 from headgate.limiter.ports import Store, Taken
 from headgate.stores.connect import Timeouts
+from headgate.stores.embedded import EmbeddedValkey
 from headgate.stores.redis import RedisStore
 
 MINUTE_US = 60 * SECOND_US
 PATIENT = Timeouts(connect=10.0, operation=10.0)
 """For tests that are not about time: a shared machine may pause."""
+BRISK = Timeouts(connect=0.3, operation=0.1)
+"""For tests of a store that does not answer."""
 BUCKET = "hg1:{caller}:policy:limit"
 
 
@@ -72,3 +80,22 @@ def redis_store(
 ) -> RedisStore:
     """Return a store that is not yet open."""
     return RedisStore(url, KeyScheme(), timeouts=timeouts, now_us=now_us)
+
+
+@contextlib.asynccontextmanager
+async def failing(expected: type[StoreError], kind: str) -> AsyncIterator[None]:
+    """Expect an error of this kind, within a time that no hang would keep."""
+    with anyio.fail_after(20), pytest.raises(expected) as caught:
+        yield
+    assert caught.value.kind == kind
+
+
+@contextlib.asynccontextmanager
+async def opened(server: EmbeddedValkey, timeouts: Timeouts = PATIENT) -> AsyncIterator[RedisStore]:
+    """Open a store and close it."""
+    store = redis_store(server.url, timeouts=timeouts)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.aclose()

@@ -12,7 +12,8 @@ from headgate.core.errors import ConfigError
 from headgate.server.serve import serve
 from headgate.server.settings import Settings
 from headgate.stores.embedded import EmbeddedValkey
-from support.server import Collector, fetch
+from support.collector import Collector
+from support.server import fetch
 
 POLICIES = "version: 1\npolicies: [{name: default, limits: [{rate: 1/day}]}]\n"
 

@@ -12,18 +12,24 @@ import redis.asyncio
 
 from headgate.core.errors import (
     BucketCorrupt,
-    StoreError,
     StoreRefused,
     StoreUnavailable,
 )
 from headgate.core.quota import Algorithm
-from headgate.stores.connect import Timeouts
 from headgate.stores.embedded import EmbeddedValkey
-from headgate.stores.redis import RedisStore
-from support.stores import BUCKET, PATIENT, charge, quota_of, redis_store, settlement, spend
+from support.stores import (
+    BRISK,
+    BUCKET,
+    charge,
+    failing,
+    opened,
+    quota_of,
+    redis_store,
+    settlement,
+    spend,
+)
 from support.tracing import exact_cancellation
 
-BRISK = Timeouts(connect=0.3, operation=0.1)
 DAY_US = 86_400_000_000
 QUOTA = quota_of(Algorithm.FIXED_WINDOW, 1_000, period_us=366 * DAY_US)
 ALGORITHMS = list(Algorithm)
@@ -49,17 +55,6 @@ async def say(admin: redis.asyncio.Redis, *command: str) -> None:
     await admin.execute_command(*command)  # type: ignore[no-untyped-call]  # untyped driver
 
 
-@contextlib.asynccontextmanager
-async def opened(server: EmbeddedValkey, timeouts: Timeouts = PATIENT) -> AsyncIterator[RedisStore]:
-    """Open a store and close it."""
-    store = redis_store(server.url, timeouts=timeouts)
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.aclose()
-
-
 @contextlib.contextmanager
 def stopped(server: EmbeddedValkey) -> Iterator[None]:
     """Stop the server's process from doing anything, and let it go on."""
@@ -68,14 +63,6 @@ def stopped(server: EmbeddedValkey) -> Iterator[None]:
         yield
     finally:
         os.kill(server.pid, signal.SIGCONT)
-
-
-@contextlib.asynccontextmanager
-async def failing(expected: type[StoreError], kind: str) -> AsyncIterator[None]:
-    """Expect an error of this kind, within a time that no hang would keep."""
-    with anyio.fail_after(20), pytest.raises(expected) as caught:
-        yield
-    assert caught.value.kind == kind
 
 
 @exact_cancellation
@@ -293,29 +280,6 @@ async def test_foreign_value_is_a_corrupt_bucket(
         assert await admin.exists(BUCKET) == 1
 
 
-@pytest.mark.parametrize("credentials", ["", ":wrong@", "nobody:pw@"])
-async def test_wrong_password_is_told(credentials: str) -> None:
-    """Without the right password the store refuses, whatever is asked first."""
-    with EmbeddedValkey("--requirepass", "right") as server:
-        url = f"redis://{credentials}127.0.0.1:{server.port}"
-        for ask in (RedisStore.open, _heartbeat):
-            store = redis_store(url)
-            async with failing(StoreRefused, "authentication"):
-                await ask(store)
-            await store.aclose()
-        store = redis_store(f"redis://:right@127.0.0.1:{server.port}")
-        await store.open()
-        await store.aclose()
-
-
-async def _heartbeat(store: RedisStore) -> None:
-    await store.heartbeat("replica", 1)
-
-
-async def _spend(store: RedisStore) -> None:
-    await spend(store, QUOTA)
-
-
 @pytest.mark.parametrize("rule", ["+@all ~other:*", "+@all -set ~*"])
 async def test_user_without_permission_is_told(
     server: EmbeddedValkey, admin: redis.asyncio.Redis, rule: str
@@ -330,70 +294,3 @@ async def test_user_without_permission_is_told(
         await store.aclose()
     finally:
         await say(admin, "ACL", "DELUSER", "few")
-
-
-@contextlib.asynccontextmanager
-async def tcp(said: bytes) -> AsyncIterator[str]:
-    """Serve something that is no store: it says this to whatever it hears."""
-    writers: list[asyncio.StreamWriter] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        # Who does not like what it hears may hang up without a farewell.
-        with contextlib.suppress(ConnectionError):
-            while await reader.read(1_024):
-                writer.write(said)
-        writer.close()
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
-    try:
-        yield f"redis://127.0.0.1:{port}"
-    finally:
-        listening.close()
-        for writer in writers:
-            writer.close()
-        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
-
-
-@exact_cancellation
-async def test_server_that_never_answers_is_a_timeout() -> None:
-    """A port that accepts and says nothing is given up in time, when opened and when asked."""
-    async with tcp(b"") as url:
-        store = redis_store(url, timeouts=BRISK)
-        async with failing(StoreUnavailable, "timeout"):
-            await store.open()
-        async with failing(StoreUnavailable, "timeout"):
-            await spend(store, QUOTA)
-        await store.aclose()
-
-
-@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\xff\r\n", b"+OK\r\n"])
-async def test_server_of_another_protocol_is_a_store_error(said: bytes) -> None:
-    """A port that speaks something else is an error of the store, never another kind of error."""
-    async with tcp(said) as url:
-        for ask in (_heartbeat, _spend):
-            store = redis_store(url, timeouts=BRISK)
-            with anyio.fail_after(20), pytest.raises(StoreError):
-                await ask(store)
-            await store.aclose()
-
-
-async def test_nobody_there_is_unavailable() -> None:
-    """A port that nobody listens on is known at once."""
-    with EmbeddedValkey() as server:
-        url = server.url
-    store = redis_store(url)
-    for ask in (RedisStore.open, _heartbeat):
-        async with failing(StoreUnavailable, "connection"):
-            await ask(store)
-    async with failing(StoreUnavailable, "connection"):
-        await store.forget([BUCKET])
-    await store.aclose()
-
-
-async def test_location_is_told_without_credentials() -> None:
-    """A store says where it is, without how to get in."""
-    store = redis_store("redis://ann:pw@127.0.0.1:6379/3")
-    assert (store.location, store.shared) == ("redis://127.0.0.1:6379/3", True)
-    await store.aclose()

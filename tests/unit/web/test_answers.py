@@ -1,12 +1,11 @@
 """What clients are told: fields on every answer, problem details on refusals."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.testclient import TestClient
@@ -14,7 +13,6 @@ from starlette.testclient import TestClient
 from headgate.core.headers import Dialect
 from headgate.core.policy import Mode, OnStoreError
 from headgate.web.dependency import RateLimit
-from headgate.web.gate import DefaultGate
 from headgate.web.middleware import RateLimitMiddleware
 from headgate.web.problem import RESPONSES
 from headgate.web.refusal import Refusal
@@ -201,36 +199,6 @@ def test_epoch_dialect() -> None:
     assert later >= reset > 1_700_000_000
 
 
-def test_endpoint_that_returns_a_response() -> None:
-    """Behind the middleware the fields are on a response that the endpoint built itself."""
-    bench = GateBench(rate("default", "5/minute"))
-    app = bench.serve(FastAPI())
-
-    @app.get("/items")
-    async def built() -> PlainTextResponse:
-        return PlainTextResponse("x", headers={"RateLimit": "the endpoint's", "X-Own": "kept"})
-
-    app.add_middleware(RateLimitMiddleware)
-    response = TestClient(app).get("/items")
-    assert limits_of(response)["default"]["r"] == 4
-    assert response.headers["X-Own"] == "kept"
-
-
-def test_error_of_the_endpoint() -> None:
-    """An endpoint's own errors carry the fields too, behind the middleware."""
-    bench = GateBench(rate("default", "5/minute"))
-    app = bench.serve(FastAPI())
-
-    @app.get("/items")
-    async def failing() -> None:
-        raise HTTPException(418)
-
-    app.add_middleware(RateLimitMiddleware)
-    response = TestClient(app).get("/items")
-    assert response.status_code == 418
-    assert limits_of(response)["default"]["r"] == 4
-
-
 def test_own_handler_for_http_exceptions() -> None:
     """A handler for all HTTP errors leaves refusals as they are: always well-formed."""
     app = by_dependency(GateBench(rate("default", "1/minute")))
@@ -293,58 +261,6 @@ def test_cost_above_the_limit(door: Door) -> None:
         "detail": "a cost of 11 can never pass a limit that holds 10.",
     }
     assert limits_of(client.post("/rows?rows=10"))["10/60s"]["r"] == 0
-
-
-@pytest.fixture
-def default_gate() -> Any:
-    """Put the way to open a gate back after the test."""
-    before = DefaultGate.open
-    yield
-    DefaultGate.open = before
-
-
-@pytest.mark.usefixtures("default_gate")
-def test_app_that_sets_up_nothing() -> None:
-    """An app without a gate gets one, opened once."""
-    bench = GateBench()
-    opened: list[GateBench] = []
-
-    def open_gate() -> Any:
-        opened.append(bench)
-        return bench.gate
-
-    DefaultGate.open = staticmethod(open_gate)
-    app = FastAPI()
-    app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
-    client = TestClient(app)
-    assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
-    assert opened == [bench]
-
-
-@pytest.mark.usefixtures("default_gate")
-def test_nothing_can_open_a_gate() -> None:
-    """Without the package's root there is no default gate, and the error says what to do."""
-    DefaultGate.open = None
-    app = FastAPI()
-    app.add_middleware(RateLimitMiddleware)
-    with pytest.raises(RuntimeError, match="import headgate"):
-        TestClient(app).get("/")
-
-
-def test_gate_of_the_lifespan() -> None:
-    """The gate that the lifespan opened serves the app and what is mounted in it."""
-    bench = GateBench()
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        yield {"headgate": bench.gate}
-
-    inner, app = FastAPI(), FastAPI(lifespan=lifespan)
-    inner.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
-    app.mount("/sub", inner)
-    with TestClient(app) as client:
-        assert [client.get("/sub/items").status_code for _ in range(2)] == [200, 429]
-    assert not hasattr(app.state, "headgate")
 
 
 def test_openapi_documents_problem_details() -> None:

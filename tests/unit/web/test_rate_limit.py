@@ -12,6 +12,7 @@ from headgate.core.errors import ConfigError
 from headgate.core.quota import Algorithm, rate_quota
 from headgate.limiter.reservation import Reservation
 from headgate.web.dependency import RateLimit, rate_limit
+from support.exports import limited_app, passes
 from support.web import GateBench, caller, limits_of, rate
 
 
@@ -34,82 +35,64 @@ def test_the_seeds_own_test() -> None:
     assert "Retry-After" in blocked.headers
 
 
-def _app(bench: GateBench, *limits: RateLimit) -> TestClient:
-    app = bench.serve(FastAPI())
-
-    @app.post("/exports", dependencies=[Depends(limit) for limit in limits])
-    async def create_export() -> None: ...
-
-    @app.get("/imports", dependencies=[Depends(limit) for limit in limits])
-    async def list_imports() -> None: ...
-
-    return TestClient(app)
-
-
-def _passes(client: TestClient, headers: dict[str, str] | None = None) -> int:
-    """Return how many requests pass until one is refused."""
-    for passed in range(100):
-        response = client.post("/exports", headers=headers)
-        if response.status_code != 200:
-            assert response.status_code == 429
-            return passed
-    raise AssertionError("nothing is ever refused")
-
-
 def test_burst() -> None:
     """A burst is what can be spent at once, above the rate."""
-    client = _app(GateBench(), RateLimit("5/minute", burst=10))
+    client = limited_app(GateBench(), RateLimit("5/minute", burst=10))
     assert limits_of(client.post("/exports")) == {"5/60s": {"q": 10, "w": 120, "r": 9, "t": 12}}
-    assert _passes(client) == 9
+    assert passes(client) == 9
 
 
 def test_lease() -> None:
     """With a lease the bucket holds less by a slice, and clients are told so."""
-    client = _app(GateBench(), RateLimit("10/minute", key="global", lease=0.2))
+    client = limited_app(GateBench(), RateLimit("10/minute", key="global", lease=0.2))
     assert limits_of(client.post("/exports")) == {
         "10/60s-global": {"q": 8, "w": 48, "r": 7, "t": 6}
     }
-    assert _passes(client) == 7
+    assert passes(client) == 7
 
 
 def test_fraction_of_a_second() -> None:
     """A window may be a fraction of a second, in whole milliseconds."""
-    client = _app(GateBench(), rate_limit(limit=1, window=0.25))
+    client = limited_app(GateBench(), rate_limit(limit=1, window=0.25))
     assert client.post("/exports").headers["RateLimit-Policy"] == '"1/0.25s";q=1;w=1'
 
 
 def test_named_policy_at_a_cost() -> None:
     """A route can name a policy of the file and spend more than one of it."""
-    client = _app(GateBench(rate("exports", "7/minute")), RateLimit(policy="exports", cost=3))
+    client = limited_app(
+        GateBench(rate("exports", "7/minute")), RateLimit(policy="exports", cost=3)
+    )
     assert limits_of(client.post("/exports")) == {"exports": {"q": 7, "w": 60, "r": 4, "t": 9}}
-    assert _passes(client) == 1
+    assert passes(client) == 1
 
 
 def test_quota_object() -> None:
     """A quota that was built elsewhere serves as the rate."""
-    client = _app(GateBench(), RateLimit(rate_quota("2/hour", algorithm=Algorithm.FIXED_WINDOW)))
-    assert _passes(client) == 2
+    client = limited_app(
+        GateBench(), RateLimit(rate_quota("2/hour", algorithm=Algorithm.FIXED_WINDOW))
+    )
+    assert passes(client) == 2
 
 
 def test_named_policy_follows_a_reload() -> None:
     """A named policy is the one in force, not the one at import."""
     bench = GateBench(rate("exports", "1/minute"))
-    client = _app(bench, RateLimit(policy="exports"))
-    assert _passes(client) == 1
+    client = limited_app(bench, RateLimit(policy="exports"))
+    assert passes(client) == 1
     bench.limiter.policies.replace(GateBench(rate("exports", "5/minute")).limiter.policies.current)
-    assert _passes(client, caller("ann")) == 5
+    assert passes(client, caller("ann")) == 5
 
 
 def test_named_policy_in_shadow_or_off() -> None:
     """A policy that only counts, or is off, refuses nobody."""
     for mode in ("shadow", "off"):
-        client = _app(GateBench(), RateLimit("1/minute", mode=mode))
+        client = limited_app(GateBench(), RateLimit("1/minute", mode=mode))
         assert {client.post("/exports").status_code for _ in range(3)} == {200}
 
 
 def test_no_policy_of_that_name() -> None:
     """A policy that does not exist is an error that lists those that do, not a free pass."""
-    client = _app(GateBench(rate("default", "5/minute")), RateLimit(policy="exprots"))
+    client = limited_app(GateBench(rate("default", "5/minute")), RateLimit(policy="exprots"))
     with pytest.raises(ConfigError, match="no policy 'exprots' in code: default"):
         client.post("/exports")
 
@@ -124,7 +107,7 @@ def test_cost_function() -> None:
         return rows(connection)
 
     for cost in (rows, rows_later):
-        client = _app(GateBench(), RateLimit("10/minute", cost=cost))
+        client = limited_app(GateBench(), RateLimit("10/minute", cost=cost))
         assert limits_of(client.post("/exports?rows=7"))["10/60s"]["r"] == 3
         assert client.post("/exports?rows=4").status_code == 429
         assert limits_of(client.post("/exports?rows=3"))["10/60s"]["r"] == 0
@@ -171,49 +154,49 @@ def test_reservation_of_one_policy_among_several() -> None:
 
 def test_routes_have_buckets_of_their_own() -> None:
     """One limit object on two routes is a limit on each of them."""
-    client = _app(GateBench(), RateLimit("2/minute"))
-    assert _passes(client) == 2
+    client = limited_app(GateBench(), RateLimit("2/minute"))
+    assert passes(client) == 2
     assert client.get("/imports").status_code == 200
 
 
 def test_name_is_shared_by_routes() -> None:
     """Routes whose limits have one name share its buckets."""
-    client = _app(GateBench(), RateLimit("2/minute", name="io"))
-    assert _passes(client) == 2
+    client = limited_app(GateBench(), RateLimit("2/minute", name="io"))
+    assert passes(client) == 2
     assert client.get("/imports").status_code == 429
 
 
 def test_two_identities_have_two_buckets() -> None:
     """Each caller has a bucket of its own, and so has the address (fastapi-limiter #80)."""
-    client = _app(GateBench(), RateLimit("2/minute"))
-    assert _passes(client, caller("ann")) == 2
-    assert _passes(client, caller("bob")) == 2
-    assert _passes(client) == 2
-    assert _passes(client, caller("ann")) == 0
+    client = limited_app(GateBench(), RateLimit("2/minute"))
+    assert passes(client, caller("ann")) == 2
+    assert passes(client, caller("bob")) == 2
+    assert passes(client) == 2
+    assert passes(client, caller("ann")) == 0
 
 
 def test_unverified_callers_share_their_address() -> None:
     """A credential that does not verify moves nobody to a fresh bucket."""
-    client = _app(GateBench(), RateLimit("2/minute"))
-    assert _passes(client) == 2
-    assert _passes(client, caller("nobody")) == 0
+    client = limited_app(GateBench(), RateLimit("2/minute"))
+    assert passes(client) == 2
+    assert passes(client, caller("nobody")) == 0
 
 
 def test_key_parts() -> None:
     """A key can be something else than the caller, or several things at once."""
-    tenants = _app(GateBench(), RateLimit("2/minute", key="header:X-Tenant"))
-    assert _passes(tenants, {"x-tenant": "a"} | caller("ann")) == 2
-    assert _passes(tenants, {"x-tenant": "a"} | caller("bob")) == 0
-    assert _passes(tenants, {"x-tenant": "b"} | caller("bob")) == 2
+    tenants = limited_app(GateBench(), RateLimit("2/minute", key="header:X-Tenant"))
+    assert passes(tenants, {"x-tenant": "a"} | caller("ann")) == 2
+    assert passes(tenants, {"x-tenant": "a"} | caller("bob")) == 0
+    assert passes(tenants, {"x-tenant": "b"} | caller("bob")) == 2
 
-    both = _app(GateBench(), RateLimit("2/minute", key=["principal", "header:x-tenant"]))
-    assert _passes(both, {"x-tenant": "a"} | caller("ann")) == 2
-    assert _passes(both, {"x-tenant": "a"} | caller("bob")) == 2
-    assert _passes(both, {"x-tenant": "a"} | caller("ann")) == 0
+    both = limited_app(GateBench(), RateLimit("2/minute", key=["principal", "header:x-tenant"]))
+    assert passes(both, {"x-tenant": "a"} | caller("ann")) == 2
+    assert passes(both, {"x-tenant": "a"} | caller("bob")) == 2
+    assert passes(both, {"x-tenant": "a"} | caller("ann")) == 0
 
-    everybody = _app(GateBench(), RateLimit("2/minute", key="global"))
-    assert _passes(everybody, caller("ann")) == 2
-    assert _passes(everybody, caller("bob")) == 0
+    everybody = limited_app(GateBench(), RateLimit("2/minute", key="global"))
+    assert passes(everybody, caller("ann")) == 2
+    assert passes(everybody, caller("bob")) == 0
 
 
 @pytest.mark.parametrize(
@@ -248,105 +231,3 @@ def test_arguments_that_cannot_work(make: Callable[[], RateLimit], fix: str) -> 
     """Arguments that cannot work are refused at import, with what to write instead."""
     with pytest.raises(ConfigError, match=fix):
         make()
-
-
-def test_several_limits_decide_together() -> None:
-    """Limits of app, router and route are one decision: a refusal spends nothing in any of them."""
-    bench = GateBench(rate("app", "10/hour"), rate("router", "9/hour"))
-    app = bench.serve(FastAPI(dependencies=[Depends(RateLimit(policy="app"))]))
-    router = APIRouter(dependencies=[Depends(RateLimit(policy="router"))])
-
-    @router.post("/exports", dependencies=[Depends(RateLimit("1/minute"))])
-    async def create_export() -> None: ...
-
-    @router.get("/imports")
-    async def list_imports() -> None: ...
-
-    app.include_router(router, prefix="/v1")
-    client = TestClient(app)
-
-    first = limits_of(client.post("/v1/exports"))
-    assert {name: each["r"] for name, each in first.items()} == {
-        "app": 9,
-        "router": 8,
-        "1/60s": 0,
-    }
-    for _ in range(3):
-        refused = client.post("/v1/exports")
-        assert refused.status_code == 429
-        assert refused.json()["violated-policies"] == ["1/60s"]
-    found = limits_of(client.get("/v1/imports"))
-    assert {name: each["r"] for name, each in found.items()} == {"app": 8, "router": 7}
-    assert bench.store.takes == 3, "refusals known to last ask nobody"
-
-
-def test_equal_rates_with_other_keys_are_two_limits() -> None:
-    """Two limits of one rate on a route both hold when they count by different things."""
-    client = _app(GateBench(), RateLimit("2/minute"), RateLimit("2/minute", key="header:x-tenant"))
-    tenant = {"x-tenant": "a"}
-    assert _passes(client, caller("ann") | tenant) == 2
-    assert _passes(client, caller("bob") | tenant) == 0, "the tenant's limit"
-    assert _passes(client, caller("ann") | {"x-tenant": "b"}) == 0, "the caller's limit"
-
-
-def test_equal_rates_with_other_algorithms_are_two_limits() -> None:
-    """Two limits of one rate on a route both hold when they count in different ways."""
-    client = _app(
-        GateBench(),
-        RateLimit("2/minute", burst=5),
-        RateLimit("2/minute", algorithm="fixed_window"),
-    )
-    assert _passes(client) == 2
-
-
-def test_one_limit_met_twice_counts_once() -> None:
-    """The same limit on the app and on the route is one limit, at the route's cost."""
-    app = GateBench().serve(FastAPI(dependencies=[Depends(RateLimit("10/minute"))]))
-
-    @app.get("/items", dependencies=[Depends(RateLimit("10/minute", cost=4))])
-    async def items() -> None: ...
-
-    assert limits_of(TestClient(app).get("/items"))["10/60s"]["r"] == 6
-
-
-def test_uncached_dependency_counts_once() -> None:
-    """A limit that FastAPI calls twice for one request is counted once."""
-    limit = RateLimit("10/minute")
-    app = GateBench().serve(FastAPI(dependencies=[Depends(limit, use_cache=False)]))
-
-    @app.get("/items", dependencies=[Depends(limit, use_cache=False)])
-    async def items() -> None: ...
-
-    assert limits_of(TestClient(app).get("/items"))["10/60s"]["r"] == 9
-
-
-def test_limit_below_another_dependency() -> None:
-    """A limit that a dependency depends on holds the route."""
-    limit = RateLimit("1/minute")
-
-    def session(_limit: Annotated[Reservation, Depends(limit)]) -> None: ...
-
-    app = GateBench().serve(FastAPI())
-
-    @app.get("/items", dependencies=[Depends(session)])
-    async def items() -> None: ...
-
-    client = TestClient(app)
-    assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
-
-
-def test_one_dependency_does_not_depend_on_the_table() -> None:
-    """A limit holds a route that was added after the app's routes were read."""
-    app = GateBench().serve(FastAPI())
-    limit = RateLimit("1/minute")
-
-    @app.get("/early", dependencies=[Depends(limit)])
-    async def early() -> None: ...
-
-    client = TestClient(app)
-    assert client.get("/early").status_code == 200
-
-    @app.get("/late", dependencies=[Depends(limit)])
-    async def late() -> None: ...
-
-    assert [client.get("/late").status_code for _ in range(2)] == [200, 429]

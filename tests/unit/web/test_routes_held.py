@@ -1,42 +1,20 @@
 """Which route a request is held under: its template, wherever it was declared."""
 
-from pathlib import Path
-from typing import Any
-
-import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Host, Mount, Route, Router
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Host, Mount, Route
 from starlette.testclient import TestClient
 
 from headgate.core.policy import KeyKind, KeyPart, Match
 from headgate.web.dependency import RateLimit
 from headgate.web.middleware import RateLimitMiddleware
-from headgate.web.routes import UNMATCHED, Entry, RouteTable, scan
+from headgate.web.routes import Entry, RouteTable
+from support.held import endpoint, held, held_bench, starlette_endpoint
 from support.web import GateBench, answers, caller, http_scope, limits_of, rate
 
 CALLER_AND_ROUTE = (KeyPart(KeyKind.PRINCIPAL), KeyPart(KeyKind.ROUTE))
-
-
-async def endpoint() -> None: ...
-
-
-async def starlette_endpoint(_request: Request) -> PlainTextResponse:
-    return PlainTextResponse("")
-
-
-def _bench() -> GateBench:
-    return GateBench(rate("default", "100/minute"))
-
-
-def _limited(app: FastAPI, bench: GateBench) -> TestClient:
-    app.add_middleware(RateLimitMiddleware)
-    return TestClient(bench.serve(app))
 
 
 def test_template_not_url() -> None:
@@ -46,7 +24,7 @@ def test_template_not_url() -> None:
     app = FastAPI()
     app.get("/items/{item_id}")(endpoint)
     app.get("/other")(endpoint)
-    client = _limited(app, bench)
+    client = held(app, bench)
     assert [client.get(f"/items/{i}").status_code for i in range(3)] == [200, 200, 429]
     assert set(limits_of(client.get("/other"))) == {"default"}
 
@@ -56,7 +34,7 @@ def test_key_by_route_is_the_template() -> None:
     bench = GateBench(rate("default", "2/minute", key=CALLER_AND_ROUTE))
     app = FastAPI()
     app.get("/items/{item_id}")(endpoint)
-    client = _limited(app, bench)
+    client = held(app, bench)
     assert [client.get(f"/items/{i}").status_code for i in range(3)] == [200, 200, 429]
 
 
@@ -74,7 +52,7 @@ def test_top_level_route_and_included_router() -> None:
     inner.get("/inner")(endpoint)
     inner.include_router(deep, prefix="/deep")
     app.include_router(inner, prefix="/v1")
-    client = _limited(app, bench)
+    client = held(app, bench)
     for path, name in names.items():
         url = path.format(x="any")
         assert set(limits_of(client.get(url))) == {name}
@@ -99,91 +77,9 @@ def test_router_without_prefix_at_its_root() -> None:
     router.get("")(endpoint)
     app = FastAPI()
     app.include_router(router, prefix="/v1")
-    bench = _bench()
-    assert _limited(app, bench).get("/v1").status_code == 200
+    bench = held_bench()
+    assert held(app, bench).get("/v1").status_code == 200
     assert bench.routes == ["GET /v1"]
-
-
-def test_mounted_apps_and_static_files(tmp_path: Path) -> None:
-    """Routes of mounted apps are known in full, static files under their mount."""
-    (tmp_path / "logo.txt").write_text("logo")
-    inner, outer = FastAPI(), FastAPI()
-    inner.get("/items/{id}")(endpoint)
-    outer.mount("/tenants/{id}/api", inner)
-    outer.mount("/static", StaticFiles(directory=tmp_path))
-    bench = _bench()
-    client = _limited(outer, bench)
-    assert client.get("/tenants/acme/api/items/1").status_code == 200
-    assert client.get("/static/logo.txt").text == "logo"
-    assert bench.routes == [
-        "GET /tenants/{id}/api/items/{id}",
-        "ANY /static/{path:path}",
-    ]
-
-
-@pytest.mark.parametrize("middleware", [True, False])
-def test_dependency_in_a_mounted_app(*, middleware: bool) -> None:
-    """A limit in a mounted app has one bucket per template, with and without the middleware.
-
-    A made-up part of the mount's path would otherwise open a fresh bucket.
-    """
-    inner, outer = FastAPI(), FastAPI()
-    inner.get("/items", dependencies=[Depends(RateLimit("2/minute"))])(endpoint)
-    bench = GateBench()
-    outer.mount("/{tenant}/api", bench.serve(inner))
-    if middleware:
-        outer.add_middleware(RateLimitMiddleware)
-    client = TestClient(bench.serve(outer))
-    found = [client.get(f"/{tenant}/api/items").status_code for tenant in ("a", "b", "c")]
-    assert found == [200, 200, 429]
-    assert set(bench.routes) == {"GET /{tenant}/api/items"}
-
-
-def test_middleware_of_a_mounted_app() -> None:
-    """The middleware of a mounted app knows its routes by the same templates as the outer one's."""
-    inner, outer = FastAPI(), FastAPI()
-    inner.get("/items")(endpoint)
-    inner.add_middleware(RateLimitMiddleware)
-    bench = _bench()
-    outer.mount("/sub", bench.serve(inner))
-    client = TestClient(outer)
-    assert set(limits_of(client.get("/sub/items"))) == {"default"}
-    assert bench.routes == ["GET /sub/items"]
-
-
-def test_mounted_app_behind_middleware_of_its_own() -> None:
-    """An app mounted with middleware around it is looked into all the same."""
-    inner, outer = FastAPI(), FastAPI()
-    inner.get("/one", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
-    inner.get("/two", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
-    outer.mount("/sub", GZipMiddleware(inner))
-    outer.router.routes.append(
-        Mount(
-            "/lib",
-            Router([Route("/three", starlette_endpoint)]),
-            middleware=[Middleware(GZipMiddleware)],
-        )
-    )
-    bench = _bench()
-    client = _limited(outer, bench)
-    for path in ("/sub/one", "/sub/two", "/lib/three"):
-        assert client.get(path).status_code == 200
-    assert bench.routes == ["GET /sub/one", "GET /sub/two", "GET /lib/three"]
-
-
-def test_mount_of_something_opaque() -> None:
-    """An app that shows no routes is one route, all its paths together."""
-
-    async def opaque(scope: Any, receive: Any, send: Any) -> None:
-        await PlainTextResponse("")(scope, receive, send)
-
-    app = FastAPI()
-    app.mount("/opaque", opaque)
-    bench = _bench()
-    client = _limited(app, bench)
-    client.get("/opaque/1")
-    client.post("/opaque/2")
-    assert bench.routes == ["ANY /opaque/{path:path}"] * 2
 
 
 def test_hosts() -> None:
@@ -194,7 +90,7 @@ def test_hosts() -> None:
     app = FastAPI()
     app.router.routes += [Host("api.example.org", api), Host("{sub}.example.org", www)]
     app.get("/items")(endpoint)
-    client = _limited(app, _bench())
+    client = held(app, held_bench())
     for host, name in (
         ("api.example.org", "api"),
         ("API.example.org:8080", "api"),
@@ -213,8 +109,8 @@ def test_host_in_an_included_router() -> None:
     router.routes.append(Mount("/sub", api))
     app = FastAPI()
     app.include_router(router, prefix="/v1")
-    bench = _bench()
-    client = _limited(app, bench)
+    bench = held_bench()
+    client = held(app, bench)
     for path, host in (("/v1/items", "api.example.org"), ("/v1/sub/items", "example.org")):
         included = client.get(path, headers={"host": host}).status_code == 200
         # FastAPI before 0.137 includes neither hosts nor mounts.
@@ -226,7 +122,7 @@ def test_root_path() -> None:
     for path in ("/items", "/api/items"):
         app = FastAPI(openapi_url=None)
         app.get("/items")(endpoint)
-        bench = _bench()
+        bench = held_bench()
         app.add_middleware(RateLimitMiddleware)
         client = TestClient(bench.serve(app), root_path="/api")
         assert client.get(path).status_code == 200
@@ -252,7 +148,7 @@ def test_unknown_paths_and_methods() -> None:
     )
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.post("/exports", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
-    client = _limited(app, bench)
+    client = held(app, bench)
     for left, (method, path, status) in enumerate(
         [("GET", "/nowhere", 404), ("GET", "/exports", 405), ("POST", "/exports/", 307)], start=1
     ):
@@ -268,7 +164,7 @@ def test_head_is_held_as_get() -> None:
     match = Match(frozenset({"GET"}), ("/items",))
     bench = GateBench(rate("items", "2/minute", match=match, key=CALLER_AND_ROUTE))
     app = FastAPI(routes=[Route("/items", starlette_endpoint)])
-    client = _limited(app, bench)
+    client = held(app, bench)
     found = [client.request(method, "/items").status_code for method in ("HEAD", "GET", "HEAD")]
     assert found == [200, 200, 429]
 
@@ -280,7 +176,7 @@ def test_route_with_several_methods() -> None:
         "/items", endpoint, methods=["PUT", "GET"], dependencies=[Depends(RateLimit("2/minute"))]
     )
     bench = GateBench()
-    client = _limited(app, bench)
+    client = held(app, bench)
     assert [client.request(each, "/items").status_code for each in ("GET", "PUT", "GET")] == [
         200,
         200,
@@ -294,7 +190,7 @@ def test_two_routes_of_one_path() -> None:
     app = FastAPI()
     app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
     app.put("/items", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
-    client = _limited(app, GateBench())
+    client = held(app, GateBench())
     assert [client.request(each, "/items").status_code for each in ("GET", "PUT")] == [200, 200]
 
 
@@ -303,13 +199,13 @@ def test_dynamic_route_before_a_static_one() -> None:
     app = FastAPI()
     app.get("/items/{item_id}", dependencies=[Depends(RateLimit("1/minute", name="any"))])(endpoint)
     app.get("/items/latest", dependencies=[Depends(RateLimit("1/minute", name="latest"))])(endpoint)
-    client = _limited(app, GateBench())
+    client = held(app, GateBench())
     assert set(limits_of(client.get("/items/latest"))) == {"any"}
 
 
 def test_plain_starlette_app() -> None:
     """The middleware limits an app that is not FastAPI's."""
-    bench = _bench()
+    bench = held_bench()
     app = Starlette(
         routes=[Route("/items/{id:int}", starlette_endpoint)],
         middleware=[Middleware(RateLimitMiddleware, gate=bench.gate)],
@@ -320,43 +216,10 @@ def test_plain_starlette_app() -> None:
 
 async def test_app_that_is_not_starlettes() -> None:
     """Any ASGI app can be limited: with a gate, and routes as far as they are known."""
-    bench = _bench()
+    bench = held_bench()
     app = RateLimitMiddleware(
         PlainTextResponse(""), gate=bench.gate, routes=RouteTable([Entry("/items/{id}")])
     )
     await answers(app, http_scope("/items/7"))
     await answers(app, http_scope("/else"))
     assert bench.routes == ["ANY /items/{id}", "unmatched"]
-
-
-def test_table() -> None:
-    """A table finds by method and path, else by path alone, and knows what it does not know."""
-    get, post = Entry("/a", frozenset({"GET"}), ("limit",)), Entry("/a", frozenset({"POST"}))
-    any_method, socket = Entry("/b/{x}"), Entry("/ws", frozenset({"WEBSOCKET"}))
-    table = RouteTable([get, post, any_method, socket])
-    assert table.find("POST", "/a") is post
-    assert table.find("PUT", "/a") == Entry("/a", frozenset({"GET"}))
-    assert table.find("WEBSOCKET", "/a") is UNMATCHED
-    assert table.find("PUT", "/b/1") is any_method
-    assert table.find("WEBSOCKET", "/ws") is socket
-    assert table.find("GET", "/b/1/2") is UNMATCHED
-    assert table.find("GET", "") is UNMATCHED
-
-
-@pytest.mark.parametrize(
-    ("methods", "name"),
-    [("GET HEAD", "GET /a"), ("PUT GET", "GET,PUT /a"), ("HEAD", "HEAD /a"), ("", "ANY /a")],
-)
-def test_name(methods: str, name: str) -> None:
-    """A route is named by its methods, HEAD as a part of GET, and its template."""
-    assert Entry("/a", frozenset(methods.split())).name == name
-
-
-def test_odd_routes_are_left_out() -> None:
-    """A route object without a path is left to the default policy."""
-
-    class Odd(Route):
-        def __init__(self) -> None:
-            self.path = ""
-
-    assert list(scan([Odd()])) == []

@@ -1,0 +1,29 @@
+"""An app with routes to limit, and how often one lets in."""
+
+from fastapi import Depends, FastAPI
+from starlette.testclient import TestClient
+
+from headgate.web.dependency import RateLimit
+from support.web import GateBench
+
+
+def limited_app(bench: GateBench, *limits: RateLimit) -> TestClient:
+    app = bench.serve(FastAPI())
+
+    @app.post("/exports", dependencies=[Depends(limit) for limit in limits])
+    async def create_export() -> None: ...
+
+    @app.get("/imports", dependencies=[Depends(limit) for limit in limits])
+    async def list_imports() -> None: ...
+
+    return TestClient(app)
+
+
+def passes(client: TestClient, headers: dict[str, str] | None = None) -> int:
+    """Return how many requests pass until one is refused."""
+    for passed in range(100):
+        response = client.post("/exports", headers=headers)
+        if response.status_code != 200:
+            assert response.status_code == 429
+            return passed
+    raise AssertionError("nothing is ever refused")

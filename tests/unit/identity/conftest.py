@@ -1,0 +1,29 @@
+"""What tests of tokens share."""
+
+from pathlib import Path
+
+import pytest
+
+from headgate.identity import BearerTokens, FileKeys
+from support.identity import (
+    AUDIENCE,
+    ISSUER,
+    Clock,
+    ec_jwk,
+    jwks,
+    rsa_jwk,
+)
+
+
+@pytest.fixture(name="clock")
+def _clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(name="tokens")
+def _tokens(tmp_path: Path, clock: Clock) -> BearerTokens:
+    path = tmp_path / "jwks.json"
+    path.write_bytes(jwks(rsa_jwk("one"), rsa_jwk("two"), ec_jwk("ec")))
+    return BearerTokens(
+        FileKeys(path), issuer=ISSUER, audience=AUDIENCE, tier_claim="plan", clock=clock
+    )

@@ -1,0 +1,38 @@
+"""What an app answers by itself has the fields as well, behind the middleware."""
+
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from headgate.web.middleware import RateLimitMiddleware
+from support.web import GateBench, limits_of, rate
+
+
+def test_endpoint_that_returns_a_response() -> None:
+    """Behind the middleware the fields are on a response that the endpoint built itself."""
+    bench = GateBench(rate("default", "5/minute"))
+    app = bench.serve(FastAPI())
+
+    @app.get("/items")
+    async def built() -> PlainTextResponse:
+        return PlainTextResponse("x", headers={"RateLimit": "the endpoint's", "X-Own": "kept"})
+
+    app.add_middleware(RateLimitMiddleware)
+    response = TestClient(app).get("/items")
+    assert limits_of(response)["default"]["r"] == 4
+    assert response.headers["X-Own"] == "kept"
+
+
+def test_error_of_the_endpoint() -> None:
+    """An endpoint's own errors carry the fields too, behind the middleware."""
+    bench = GateBench(rate("default", "5/minute"))
+    app = bench.serve(FastAPI())
+
+    @app.get("/items")
+    async def failing() -> None:
+        raise HTTPException(418)
+
+    app.add_middleware(RateLimitMiddleware)
+    response = TestClient(app).get("/items")
+    assert response.status_code == 418
+    assert limits_of(response)["default"]["r"] == 4

@@ -1,0 +1,115 @@
+"""Several limits of one route decide together, and one that is met twice counts once."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.testclient import TestClient
+
+from headgate.limiter.reservation import Reservation
+from headgate.web.dependency import RateLimit
+from support.exports import limited_app, passes
+from support.web import GateBench, caller, limits_of, rate
+
+
+def test_several_limits_decide_together() -> None:
+    """Limits of app, router and route are one decision: a refusal spends nothing in any of them."""
+    bench = GateBench(rate("app", "10/hour"), rate("router", "9/hour"))
+    app = bench.serve(FastAPI(dependencies=[Depends(RateLimit(policy="app"))]))
+    router = APIRouter(dependencies=[Depends(RateLimit(policy="router"))])
+
+    @router.post("/exports", dependencies=[Depends(RateLimit("1/minute"))])
+    async def create_export() -> None: ...
+
+    @router.get("/imports")
+    async def list_imports() -> None: ...
+
+    app.include_router(router, prefix="/v1")
+    client = TestClient(app)
+
+    first = limits_of(client.post("/v1/exports"))
+    assert {name: each["r"] for name, each in first.items()} == {
+        "app": 9,
+        "router": 8,
+        "1/60s": 0,
+    }
+    for _ in range(3):
+        refused = client.post("/v1/exports")
+        assert refused.status_code == 429
+        assert refused.json()["violated-policies"] == ["1/60s"]
+    found = limits_of(client.get("/v1/imports"))
+    assert {name: each["r"] for name, each in found.items()} == {"app": 8, "router": 7}
+    assert bench.store.takes == 3, "refusals known to last ask nobody"
+
+
+def test_equal_rates_with_other_keys_are_two_limits() -> None:
+    """Two limits of one rate on a route both hold when they count by different things."""
+    client = limited_app(
+        GateBench(), RateLimit("2/minute"), RateLimit("2/minute", key="header:x-tenant")
+    )
+    tenant = {"x-tenant": "a"}
+    assert passes(client, caller("ann") | tenant) == 2
+    assert passes(client, caller("bob") | tenant) == 0, "the tenant's limit"
+    assert passes(client, caller("ann") | {"x-tenant": "b"}) == 0, "the caller's limit"
+
+
+def test_equal_rates_with_other_algorithms_are_two_limits() -> None:
+    """Two limits of one rate on a route both hold when they count in different ways."""
+    client = limited_app(
+        GateBench(),
+        RateLimit("2/minute", burst=5),
+        RateLimit("2/minute", algorithm="fixed_window"),
+    )
+    assert passes(client) == 2
+
+
+def test_one_limit_met_twice_counts_once() -> None:
+    """The same limit on the app and on the route is one limit, at the route's cost."""
+    app = GateBench().serve(FastAPI(dependencies=[Depends(RateLimit("10/minute"))]))
+
+    @app.get("/items", dependencies=[Depends(RateLimit("10/minute", cost=4))])
+    async def items() -> None: ...
+
+    assert limits_of(TestClient(app).get("/items"))["10/60s"]["r"] == 6
+
+
+def test_uncached_dependency_counts_once() -> None:
+    """A limit that FastAPI calls twice for one request is counted once."""
+    limit = RateLimit("10/minute")
+    app = GateBench().serve(FastAPI(dependencies=[Depends(limit, use_cache=False)]))
+
+    @app.get("/items", dependencies=[Depends(limit, use_cache=False)])
+    async def items() -> None: ...
+
+    assert limits_of(TestClient(app).get("/items"))["10/60s"]["r"] == 9
+
+
+def test_limit_below_another_dependency() -> None:
+    """A limit that a dependency depends on holds the route."""
+    limit = RateLimit("1/minute")
+
+    def session(_limit: Annotated[Reservation, Depends(limit)]) -> None: ...
+
+    app = GateBench().serve(FastAPI())
+
+    @app.get("/items", dependencies=[Depends(session)])
+    async def items() -> None: ...
+
+    client = TestClient(app)
+    assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
+
+
+def test_one_dependency_does_not_depend_on_the_table() -> None:
+    """A limit holds a route that was added after the app's routes were read."""
+    app = GateBench().serve(FastAPI())
+    limit = RateLimit("1/minute")
+
+    @app.get("/early", dependencies=[Depends(limit)])
+    async def early() -> None: ...
+
+    client = TestClient(app)
+    assert client.get("/early").status_code == 200
+
+    @app.get("/late", dependencies=[Depends(limit)])
+    async def late() -> None: ...
+
+    assert [client.get("/late").status_code for _ in range(2)] == [200, 429]

@@ -11,11 +11,27 @@ from urllib.parse import urlencode
 
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 MOST_REQUESTS = 500
+PATIENCE_SECONDS = 30.0
+
+
+def connected(server: str) -> HTTPConnection:
+    """Return a connection. A node may learn the way to pods after they are ready."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        connection = HTTPConnection(server, timeout=10)
+        try:
+            connection.connect()
+        except ConnectionRefusedError:
+            if time.monotonic() >= deadline:
+                sys.exit(f"{server} refuses connections: kubectl get endpointslices")
+            time.sleep(0.5)
+        else:
+            return connection
 
 
 def ask(server: str, method: str, target: str) -> tuple[HTTPResponse, bytes]:
     """Send a request on a connection of its own, so that it can meet any replica."""
-    connection = HTTPConnection(server, timeout=10)
+    connection = connected(server)
     try:
         connection.request(method, target)
         answer = connection.getresponse()

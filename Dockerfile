@@ -1,29 +1,37 @@
-# The service: a Python interpreter, the locked dependencies and Headgate. No compiler, no pip.
+# The service: a Python interpreter, the locked dependencies and Headgate, of which what sees every
+# request is compiled. No compiler, no pip.
 #
 #   docker build -t headgate:0.1.0 .
 #
 # Nothing is written at run time, so the root file system can be read-only; no shell is needed.
 # Your own app on top of it: deploy/examples/orders/Dockerfile.
-ARG BASE_IMAGE=python:3.11-slim
+ARG PYTHON=3.11
+ARG BASE_IMAGE=python:${PYTHON}-slim
+# The same Python with its headers and a C compiler, which the image itself does without.
+ARG BUILD_IMAGE=python:${PYTHON}
 
-FROM ${BASE_IMAGE} AS dependencies
+FROM ${BUILD_IMAGE} AS dependencies
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 # pip stays here: it installs into the environment from outside.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/headgate
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
+# What a package is built with goes by the second in newer versions of pip.
+ENV PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraints.txt
 RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
       > requirements.txt \
   && /opt/pip/bin/pip --python /opt/headgate/bin/python install --no-compile \
-      -r requirements.txt -c constraints.txt \
+      -r requirements.txt \
   # Not trusting time stamps, the bytecode is never looked at twice and never written again.
   && /opt/headgate/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/headgate/lib
 
 FROM dependencies AS package
 COPY LICENSE README.md ./
+COPY deploy/wheel deploy/wheel
 COPY app app
 # Into a folder of its own, laid over the environment below: a change of the source is a small layer.
-RUN /opt/pip/bin/pip --python /opt/headgate/bin/python install --no-compile --no-deps --prefix /package . \
+RUN HATCH_BUILD_HOOK_ENABLE_CUSTOM=true \
+    /opt/pip/bin/pip --python /opt/headgate/bin/python install --no-compile --no-deps --prefix /package . \
   && /opt/headgate/bin/python -m compileall -q --invalidation-mode unchecked-hash /package/lib
 
 FROM ${BASE_IMAGE}

@@ -59,7 +59,8 @@ open_port() {
 image() { echo --set "$1.repository=${2%:*}" --set-string "$1.tag=$(tag "$2")"; }
 
 step "Images"
-docker build -q $DOCKER_BUILD_OPTIONS --build-arg "BASE_IMAGE=$BASE_IMAGE" -t "$HEADGATE_IMAGE" .
+docker build -q $DOCKER_BUILD_OPTIONS --build-arg "BASE_IMAGE=$BASE_IMAGE" --build-arg "BUILD_IMAGE=$BUILD_IMAGE" \
+  -t "$HEADGATE_IMAGE" .
 images=("$HEADGATE_IMAGE" "$VALKEY_IMAGE" "$REDIS_EXPORTER_IMAGE" "$PROMETHEUS_OPERATOR_IMAGE"
   "$PROMETHEUS_CONFIG_RELOADER_IMAGE" "$PROMETHEUS_IMAGE" "$JAEGER_IMAGE")
 for each in "${images[@]}"; do

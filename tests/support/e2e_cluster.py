@@ -176,15 +176,12 @@ def build(names: Mapping[str, str]) -> None:
         names: What `images` returns.
     """
     options = names["DOCKER_BUILD_OPTIONS"].split()
-    for tag, argument, folder in (
-        (names["HEADGATE_IMAGE"], f"BASE_IMAGE={names['BASE_IMAGE']}", "."),
-        (
-            names["EXAMPLE_IMAGE"],
-            f"HEADGATE_IMAGE={names['HEADGATE_IMAGE']}",
-            "deploy/examples/orders",
-        ),
+    for image, of, folder in (
+        ("HEADGATE_IMAGE", ("BASE_IMAGE", "BUILD_IMAGE"), "."),
+        ("EXAMPLE_IMAGE", ("HEADGATE_IMAGE",), "deploy/examples/orders"),
     ):
-        command = ("docker", "build", *options, f"--build-arg={argument}", f"--tag={tag}", folder)
+        arguments = [f"--build-arg={each}={names[each]}" for each in of]
+        command = ("docker", "build", *options, *arguments, f"--tag={names[image]}", folder)
         run(*command, timeout=timeouts.BUILD)
     for image in loaded(names):
         if not run("docker", "images", "--quiet", image, timeout=timeouts.COMMAND):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from headgate.core.decision import EXEMPT, Decision, Source
+from headgate.core.decision import DENIED, EXEMPT, Decision, Source
 from headgate.core.errors import StoreError
 from headgate.core.made import made
 from headgate.core.quota import SECOND_US
@@ -91,7 +91,14 @@ class Admission:
 
     def _heard(self, check: Check, taken: Taken) -> Reservation:
         """Decide by what the store said."""
-        return self._end(check, self._taken(check.plan, taken))
+        plan = check.plan
+        self._sample.decided(plan, taken)
+        decision = decision_of(plan, taken.verdicts, source=_STORE, spent=taken.spent)
+        if decision.outcome is DENIED:
+            for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
+                if charge.group == 0 and not verdict.fits:
+                    self._denials.remember(charge, verdict)
+        return self._end(check, self._till.hold(plan, decision, taken.now_us))
 
     def _end(self, check: Check, reservation: Reservation) -> Reservation:
         """Tell of a decision."""
@@ -108,16 +115,6 @@ class Admission:
         """Decide where the store need not be asked."""
         decision = self._denials.decide(plan) if plan.charges else without_charges(plan)
         return None if decision is None else Reservation(decision, plan, 0, self._till.settle)
-
-    def _taken(self, plan: Plan, taken: Taken) -> Reservation:
-        """Decide by what the store said."""
-        self._sample.decided(plan, taken)
-        decision = decision_of(plan, taken.verdicts, source=_STORE, spent=taken.spent)
-        if not decision.allowed:
-            for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
-                if charge.group == 0 and not verdict.fits:
-                    self._denials.remember(charge, verdict)
-        return self._till.hold(plan, decision, taken.now_us)
 
 
 def without_charges(plan: Plan) -> Decision:

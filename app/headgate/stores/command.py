@@ -105,12 +105,13 @@ class Command:
         return found
 
 
-def join(calls: Iterable[Call], place: Callable[[str], int]) -> list[Command]:
+def join(calls: Iterable[Call], place: Callable[[str], int] | None = None) -> list[Command]:
     """Put together what can be one command.
 
     Args:
         calls: Calls that leave together.
-        place: Tells of a key in which Cluster slot it is; a script cannot see two.
+        place: Tells of a key in which Cluster slot it is, where there are any: a script cannot see
+            two.
     """
     commands: list[Command] = []
     joined: dict[tuple[str, Any, int], list[Call]] = {}
@@ -118,7 +119,7 @@ def join(calls: Iterable[Call], place: Callable[[str], int]) -> list[Command]:
         if not call.script.joined:
             commands.append(Command([call]))
             continue
-        like = (call.script.sha, call.args[0], place(call.keys[0]))
+        like = (call.script.sha, call.args[0], place(call.keys[0]) if place else 0)
         others = joined.get(like)
         if others is None:
             joined[like] = others = []

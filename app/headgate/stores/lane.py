@@ -38,7 +38,7 @@ class Lane:
         client: The driver's client; never retries by itself.
         timeouts: How long to wait for an answer.
         sent: Told for each pipeline how many calls are in it.
-        place: Tells of a key in which Cluster slot it is.
+        place: Tells of a key in which Cluster slot it is; None where there are none.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Lane:
         timeouts: Timeouts,
         *,
         sent: Callable[[int], None] = lambda _: None,
-        place: Callable[[str], int] = lambda _: 0,
+        place: Callable[[str], int] | None = None,
     ) -> None:
         self._client = client
         self._timeouts = timeouts

@@ -63,7 +63,7 @@ class RedisStore:
         self._timeouts = timeouts or Timeouts()
         self.client = connect(url, self._timeouts, username=username, password=password)
         self._cluster = isinstance(self.client, redis.asyncio.RedisCluster)
-        place = _slot if self._cluster else _anywhere
+        place = _slot if self._cluster else None
         self._lane = Lane(self.client, self._timeouts, sent=sent, place=place)
         self._now_us = now_us or (lambda: 0)
 
@@ -163,10 +163,6 @@ class RedisStore:
         keys = [self._keys.statements, self._keys.auditors]
         args = [self._now_us(), replica, statement, word, ttl_us, int(last)]
         return await post(self.client, self._timeouts, keys, args)
-
-
-def _anywhere(_key: str) -> int:
-    return 0
 
 
 def _slot(key: str) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter
@@ -130,6 +131,9 @@ def kind_of(event: Decided) -> Kind:
     Of a refused request only the policies that refused are: the others spent nothing.
     """
     outcome, source, results, _, _ = event.decision
+    if outcome is ALLOWED and len(results) == 1:
+        policy, _, _, quotas, verdicts = results[0]
+        return _let_in(source, event.tier, policy, _is_near(quotas, verdicts))
     if outcome in REFUSING:
         said = [(each.policy, each.outcome, False) for each in results if each.outcome in REFUSING]
         return made(Kind, (outcome, source, event.route, event.tier, tuple(said)))
@@ -139,6 +143,11 @@ def kind_of(event: Decided) -> Kind:
     ]
     route = event.route if outcome is _SHADOW_DENIED else ""
     return made(Kind, (outcome, source, route, event.tier, tuple(said)))
+
+
+@lru_cache(1_024)
+def _let_in(source: Source, tier: str, policy: str, near: bool) -> Kind:  # noqa: FBT001 - a key
+    return Kind(ALLOWED, source, "", tier, ((policy, ALLOWED, near),))
 
 
 def _is_near(quotas: Sequence[Quota], verdicts: Iterable[Verdict | None]) -> bool:

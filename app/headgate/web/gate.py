@@ -4,14 +4,19 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
-from headgate.core.decision import Decision
+from headgate.core.decision import ALLOWED, Decision
 from headgate.core.errors import ConfigError
-from headgate.core.headers import EXPOSED, Dialect, Headers, limit_headers, retry_after
+from headgate.core.headers import EXPOSED, Dialect, Headers, limit_headers, retry_after, seconds
+from headgate.core.policy import Mode
+from headgate.core.quota import Quota
 from headgate.limiter.limiter import Limiter
 from headgate.limiter.ports import Identifier
-from headgate.web.refusal import Refusal
+from headgate.web.refusal import RawHeaders, Refusal, raw
 
+MAX_KEPT: Final = 4_096
+_DRAFT_11: Final = Dialect.DRAFT_11
 _EPOCH: Final = Dialect.X_RATELIMIT_EPOCH
+_SHADOW: Final = Mode.SHADOW
 
 
 class Gate:
@@ -38,6 +43,8 @@ class Gate:
         self.reject_invalid = reject_invalid
         # By the id of the decision, which is kept with it: in a flood one is given again and again.
         self.refusals: dict[int, tuple[Decision, Refusal]] = {}
+        # By all that they say; the limits by their id, and kept with it.
+        self._fields: dict[tuple[str, int, int, int], tuple[tuple[Quota, ...], RawHeaders]] = {}
 
     @property
     def exposed(self) -> str:
@@ -51,6 +58,28 @@ class Gate:
         if not decision.allowed:
             fields.append(("Retry-After", retry_after(decision)))
         return fields
+
+    def fields(self, decision: Decision) -> RawHeaders:
+        """Return the same as ASGI has them, in a list that others are given as well.
+
+        One limit's are kept: many callers have as much left, and to write them takes as long as to
+        decide.
+        """
+        outcome, _, results, _, _ = decision
+        if outcome is not ALLOWED or len(results) != 1 or self.dialect is not _DRAFT_11:
+            return raw(self.headers(decision))
+        policy, mode, _, quotas, verdicts = results[0]
+        verdict = verdicts[0] if len(verdicts) == 1 else None
+        if verdict is None or mode is _SHADOW:
+            return raw(self.headers(decision))
+        _, remaining, _, next_us, _ = verdict
+        place = policy, id(quotas), remaining, seconds(next_us)
+        known = self._fields.get(place)
+        if known is None:
+            if len(self._fields) >= MAX_KEPT:
+                self._fields.clear()
+            known = self._fields[place] = quotas, raw(self.headers(decision))
+        return known[1]
 
 
 class DefaultGate:

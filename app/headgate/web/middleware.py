@@ -40,7 +40,8 @@ class RateLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, or refuse it."""
         kind = scope["type"]
-        if kind not in _LIMITED or (kind == "http" and _is_preflight(scope)):
+        asks_before = kind == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope)
+        if asks_before or kind not in _LIMITED:
             await self.app(scope, receive, send)
             return
         if self._starlette is not None:
@@ -80,9 +81,11 @@ class RateLimitMiddleware:
 
 
 def _is_preflight(scope: Scope) -> bool:
-    """Tell whether a browser asks before it asks (Fetch, CORS-preflight): that costs nothing."""
-    if scope["method"] != "OPTIONS":
-        return False
+    """Tell whether a browser asks before it asks (Fetch, CORS-preflight): that costs nothing.
+
+    Args:
+        scope: An OPTIONS request.
+    """
     headers = Headers(scope=scope)
     return "origin" in headers and "access-control-request-method" in headers
 

@@ -6,6 +6,7 @@ from anyio import CancelScope
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from headgate.core.decision import ALLOWED
 from headgate.core.errors import CostError
 from headgate.core.made import made
 from headgate.core.subject import NO_HEADERS, Subject
@@ -13,7 +14,7 @@ from headgate.limiter.reservation import Reservation
 from headgate.web.ask import UNASKED, Ask
 from headgate.web.gate import Gate
 from headgate.web.problem import refused, too_costly, unauthorized
-from headgate.web.refusal import RawHeaders, Refusal, raw
+from headgate.web.refusal import RawHeaders, Refusal
 from headgate.web.routes import Entry, method_of
 
 _KEY = "headgate"
@@ -58,11 +59,9 @@ class Visit:
     def _told(self) -> RawHeaders:
         if not self.reservations:
             return []
-        if len(self.reservations) == 1:
-            return raw(self.gate.headers(self.reservations[0].decision))
         first, *others = [each.decision for each in self.reservations]
         results = sum((each.results for each in others), first.results)
-        return raw(self.gate.headers(first._replace(results=results)))
+        return self.gate.fields(first._replace(results=results))
 
     def _decided(self, reservation: Reservation) -> None:
         """Take note of a decision, and prepare what the response will say of it."""
@@ -70,7 +69,8 @@ class Visit:
         if reservation.leases:
             self.holds_leases = True
         # A refusal is a response of its own, and brings its fields along.
-        self._fields = self._told() if reservation.decision.allowed else None
+        alone = len(self.reservations) == 1 and reservation.decision.outcome is ALLOWED
+        self._fields = self.gate.fields(reservation.decision) if alone else None
 
     async def admit(
         self, scope: Scope, asks: Sequence[Ask], *, matched: bool = False

@@ -1,11 +1,19 @@
 """What is kept between requests is right for the next one, and bounded whatever clients send."""
 
+import itertools
+
+import pytest
+
 from headgate import RateLimit
-from headgate.core.decision import Decision, Outcome, Source
-from headgate.core.policy import KeyPart, Match, PolicySet
+from headgate.core.decision import Decision, Outcome, PolicyResult, Source, Verdict
+from headgate.core.headers import Dialect
+from headgate.core.policy import KeyPart, Match, Mode, PolicySet
+from headgate.core.quota import rate_quota
 from headgate.web.ask import MAX_KEPT, UNASKED, Wanted, Wants
+from headgate.web.gate import MAX_KEPT as MAX_FIELDS
 from headgate.web.problem import MAX_KEPT as MAX_REFUSALS
 from headgate.web.problem import refused
+from headgate.web.refusal import raw
 from support.web import GateBench, rate
 
 ALL = rate("all", "5/minute", match=Match(), key=(KeyPart.parse("header:x-team"),))
@@ -84,3 +92,40 @@ def test_one_decision_has_one_refusal() -> None:
         refused(decision, gate)
     assert len(gate.refusals) == 1
     assert refused(decisions[0], gate).body == first.body
+
+
+LIMITS = (rate_quota("5/minute"),), (rate_quota("5/second"),), (rate_quota("5/hour", burst=9),)
+VERDICTS = [
+    None,
+    *itertools.starmap(Verdict, itertools.product([True], [0, 1], [0], [0, 1, 1_000_001], [0, 9])),
+]
+RESULTS = [
+    PolicyResult(name, mode, Outcome.ALLOWED, quotas, (verdict,))
+    for name, mode, quotas, verdict in itertools.product(["a", "b"], Mode, LIMITS, VERDICTS)
+]
+
+
+@pytest.mark.parametrize("dialect", [Dialect.DRAFT_11, Dialect.X_RATELIMIT, Dialect.NONE])
+def test_fields_that_are_kept_are_those_of_the_decision(dialect: Dialect) -> None:
+    """Whatever was decided before, a response says what its own decision does."""
+    gate = GateBench(ALL, dialect=dialect).gate
+    for result in RESULTS * 2:
+        decision = Decision(Outcome.ALLOWED, Source.STORE, (result,), spent=True)
+        assert gate.fields(decision) == raw(gate.headers(decision))
+
+
+def test_fields_do_not_fill_the_memory() -> None:
+    """Fields that come out the same are written once; beyond so many they are written anew."""
+    gate = GateBench(ALL).gate
+
+    def told(remaining: int) -> list[tuple[bytes, bytes]]:
+        verdict = Verdict(fits=True, remaining=remaining, retry_us=0, next_us=1, reset_us=1)
+        result = PolicyResult("all", Mode.ENFORCE, Outcome.ALLOWED, LIMITS[0], (verdict,))
+        return gate.fields(Decision(Outcome.ALLOWED, Source.STORE, (result,)))
+
+    first = told(0)
+    assert told(0) is first
+    for remaining in range(MAX_FIELDS + 1):
+        told(remaining)
+    assert told(0) is not first
+    assert told(0) == first

@@ -55,6 +55,7 @@ class _Account:
         self._store = traffic.store
         self._requests = traffic.requests()
         self._heard = Heard()
+        self._p99s_ms: list[float] = []
         self._work = Work()
         self._cpu_seconds = 0.0
 
@@ -76,6 +77,7 @@ class _Account:
         worked = self._server.cpu_seconds
         heard = self.send(seconds, per_second)
         self._heard.add(heard)
+        self._p99s_ms.append(heard.quantile_ms(0.99))
         self._work += self._store.work()
         self._cpu_seconds += self._server.cpu_seconds - worked
         return heard.per_second
@@ -86,7 +88,9 @@ class _Account:
         return {
             "requests/s": heard.per_second,
             "p50 ms": heard.quantile_ms(0.5),
-            "p99 ms": heard.quantile_ms(0.99),
+            # Of its turns: what stops the whole machine for a moment falls on few of them.
+            "p99 ms": median(self._p99s_ms),
+            "p99 ms, all turns as one": heard.quantile_ms(0.99),
             "denied": heard.statuses[429] / heard.answers,
             "commands/request": work.calls / heard.answers,
             "reads/request": work.reads / heard.answers,

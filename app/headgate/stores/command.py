@@ -105,7 +105,7 @@ class Command:
         return found
 
 
-def join(calls: Iterable[Call], place: Callable[[str], int] | None = None) -> list[Command]:
+def join(calls: Iterable[Call], place: Callable[[str], int] | None) -> list[Command]:
     """Put together what can be one command.
 
     Args:

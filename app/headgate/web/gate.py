@@ -17,6 +17,8 @@ MAX_KEPT: Final = 4_096
 _DRAFT_11: Final = Dialect.DRAFT_11
 _EPOCH: Final = Dialect.X_RATELIMIT_EPOCH
 _SHADOW: Final = Mode.SHADOW
+_Place = tuple[str, int, int, int]
+_Kept = tuple[tuple[Quota, ...], RawHeaders]
 
 
 class Gate:
@@ -44,7 +46,7 @@ class Gate:
         # By the id of the decision, which is kept with it: in a flood one is given again and again.
         self.refusals: dict[int, tuple[Decision, Refusal]] = {}
         # By all that they say; the limits by their id, and kept with it.
-        self._fields: dict[tuple[str, int, int, int], tuple[tuple[Quota, ...], RawHeaders]] = {}
+        self._fields: dict[_Place, _Kept] = {}
 
     @property
     def exposed(self) -> str:
@@ -66,20 +68,20 @@ class Gate:
         decide.
         """
         outcome, _, results, _, _ = decision
-        if outcome is not ALLOWED or len(results) != 1 or self.dialect is not _DRAFT_11:
-            return raw(self.headers(decision))
-        policy, mode, _, quotas, verdicts = results[0]
-        verdict = verdicts[0] if len(verdicts) == 1 else None
-        if verdict is None or mode is _SHADOW:
-            return raw(self.headers(decision))
-        _, remaining, _, next_us, _ = verdict
-        place = policy, id(quotas), remaining, seconds(next_us)
-        known = self._fields.get(place)
-        if known is None:
-            if len(self._fields) >= MAX_KEPT:
-                self._fields.clear()
-            known = self._fields[place] = quotas, raw(self.headers(decision))
-        return known[1]
+        if outcome is ALLOWED and len(results) == 1 and self.dialect is _DRAFT_11:
+            policy, mode, _, quotas, verdicts = results[0]
+            if mode is not _SHADOW and len(verdicts) == 1 and verdicts[0] is not None:
+                _, remaining, _, next_us, _ = verdicts[0]
+                place = policy, id(quotas), remaining, seconds(next_us)
+                known = self._fields.get(place) or self._keep(place, quotas, decision)
+                return known[1]
+        return raw(self.headers(decision))
+
+    def _keep(self, place: _Place, quotas: tuple[Quota, ...], decision: Decision) -> _Kept:
+        if len(self._fields) >= MAX_KEPT:
+            self._fields.clear()
+        kept = self._fields[place] = quotas, raw(self.headers(decision))
+        return kept
 
 
 class DefaultGate:

@@ -40,8 +40,7 @@ class RateLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, or refuse it."""
         kind = scope["type"]
-        asks_before = kind == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope)
-        if asks_before or kind not in _LIMITED:
+        if kind not in _LIMITED or (kind == "http" and _is_preflight(scope)):
             await self.app(scope, receive, send)
             return
         if self._starlette is not None:
@@ -81,11 +80,9 @@ class RateLimitMiddleware:
 
 
 def _is_preflight(scope: Scope) -> bool:
-    """Tell whether a browser asks before it asks (Fetch, CORS-preflight): that costs nothing.
-
-    Args:
-        scope: An OPTIONS request.
-    """
+    """Tell whether a browser asks before it asks (Fetch, CORS-preflight): that costs nothing."""
+    if scope["method"] != "OPTIONS":
+        return False
     headers = Headers(scope=scope)
     return "origin" in headers and "access-control-request-method" in headers
 

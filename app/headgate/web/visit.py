@@ -6,7 +6,6 @@ from anyio import CancelScope
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from headgate.core.decision import ALLOWED
 from headgate.core.errors import CostError
 from headgate.core.made import made
 from headgate.core.subject import NO_HEADERS, Subject
@@ -59,6 +58,8 @@ class Visit:
     def _told(self) -> RawHeaders:
         if not self.reservations:
             return []
+        if len(self.reservations) == 1:
+            return self.gate.fields(self.reservations[0].decision)
         first, *others = [each.decision for each in self.reservations]
         results = sum((each.results for each in others), first.results)
         return self.gate.fields(first._replace(results=results))
@@ -69,8 +70,7 @@ class Visit:
         if reservation.leases:
             self.holds_leases = True
         # A refusal is a response of its own, and brings its fields along.
-        alone = len(self.reservations) == 1 and reservation.decision.outcome is ALLOWED
-        self._fields = self.gate.fields(reservation.decision) if alone else None
+        self._fields = self._told() if reservation.decision.allowed else None
 
     async def admit(
         self, scope: Scope, asks: Sequence[Ask], *, matched: bool = False

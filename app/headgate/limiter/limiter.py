@@ -186,9 +186,10 @@ class Limiter:
         """
         started_us = self._clock.now_us()
         check = Check(self._planner.plan(asks, subject), subject, started_us, then)
-        if self._tracer is None:
-            return self._admission.decide(check)
-        return self._trace(self._tracer, check)
+        tracer = self._tracer
+        if tracer is not None and tracer.follows():
+            return self._trace(tracer, check)
+        return self._admission.decide(check)
 
     async def _trace(self, tracer: Tracer, check: Check) -> Reservation:
         with tracer.check([part.policy.name for part in check.plan.parts]) as span:

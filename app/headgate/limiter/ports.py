@@ -160,6 +160,10 @@ class CheckSpan(Protocol):
 class Tracer(Protocol):
     """Traces checks, so that the store's calls appear within them."""
 
+    def follows(self) -> bool:
+        """Tell whether a check that begins here is traced."""
+        ...
+
     def check(self, policies: Sequence[str]) -> AbstractContextManager[CheckSpan]:
         """Open the span of one check over the policies of these names."""
         ...

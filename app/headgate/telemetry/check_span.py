@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from opentelemetry import context, trace
 
 from headgate.core.decision import Decision, Source
 from headgate.core.quota import MILLISECOND_US
 from headgate.telemetry import names
+from headgate.telemetry.unsampled import is_unsampled
 
 _STORE_CALL = {
     names.ATTR_DB_SYSTEM: "redis",
@@ -62,24 +63,6 @@ class LimiterSpan:
             span.set_attributes(_STORE_CALL)
 
 
-class NoSpan:
-    """Traces nothing; one object is every span."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def decided(self, decision: Decision) -> None:
-        """Take no note."""
-
-
-_NO_SPAN: Final = NoSpan()
-
-
 class LimiterTracing:
     """Makes a span for each check.
 
@@ -91,13 +74,17 @@ class LimiterTracing:
     def __init__(self, provider: trace.TracerProvider | None = None, *, version: str = "") -> None:
         self._tracer = trace.get_tracer("headgate", version, provider)
 
-    def check(self, policies: Sequence[str]) -> LimiterSpan | NoSpan:
-        """Return the span of a check under these policies, to be used as a context manager.
+    def follows(self) -> bool:
+        """Tell whether a check that begins here is to have a span.
 
-        Within a request of this process that is not sampled there is none: a sampler would drop it
-        with its parent, and to ask one takes longer than the check.
+        Not within a request of this process that is not sampled: a sampler would drop the span with
+        its parent, and to ask one takes longer than the check.
         """
+        if is_unsampled():
+            return False
         above = trace.get_current_span().get_span_context()
-        if above.is_valid and not above.is_remote and not above.trace_flags.sampled:
-            return _NO_SPAN
+        return not above.is_valid or above.is_remote or above.trace_flags.sampled
+
+    def check(self, policies: Sequence[str]) -> LimiterSpan:
+        """Return the span of a check under these policies, to be used as a context manager."""
         return LimiterSpan(self._tracer, policies)

@@ -33,6 +33,7 @@ from headgate.telemetry.instruments import counter, gauge, histogram
 from headgate.telemetry.policy_counters import Kind, PolicyCounters, kind_of
 from headgate.telemetry.policy_gauges import PolicyGauges
 from headgate.telemetry.tally import Tally
+from headgate.telemetry.unsampled import is_unsampled
 
 
 class Metrics:
@@ -171,8 +172,8 @@ class Metrics:
 
 def _exemplar() -> dict[str, str] | None:
     """Return the current trace where it is kept; pointing to any other would lead nowhere."""
-    # Where nothing is traced nothing is current: that is seen in less than half the time.
-    if not context.get_current():
+    # Where nothing is traced nothing is current: either is seen in less than half the time.
+    if not context.get_current() or is_unsampled():
         return None
     span = trace.get_current_span().get_span_context()
     if not span.trace_flags.sampled:

@@ -71,10 +71,13 @@ async def test_a_request_that_outlives_the_limiter_leaves_no_probe() -> None:
 
 
 async def test_a_check_is_traced_with_its_decision() -> None:
-    """A tracer opens one span for each check, with the policies and then the decision."""
+    """A tracer opens one span for each check that it follows, with what was decided."""
     said: list[object] = []
 
     class Tracer:
+        def follows(self) -> bool:
+            return len(said) < 3
+
         @contextmanager
         def check(self, policies: Sequence[str]) -> Iterator[CheckSpan]:
             said.append(list(policies))
@@ -88,3 +91,5 @@ async def test_a_check_is_traced_with_its_decision() -> None:
     limiter = Limiter(bench.store, local=bench.local, tracer=Tracer())
     decision = await limiter.check(rate("a", "1/minute"), rate("b", "1/minute"), principal="ann")
     assert said == [["a", "b"], decision, "closed"]
+    assert (await limiter.check(rate("a", "9/minute"), principal="ben")).allowed
+    assert len(said) == 3

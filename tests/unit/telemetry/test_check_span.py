@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from headgate.core.decision import Outcome, Source
-from headgate.telemetry.check_span import LimiterTracing, NoSpan
+from headgate.telemetry.check_span import LimiterTracing
 from support.telemetry import decided
 
 DENIED = decided(Outcome.DENIED, retry_after_us=1_500_001).decision
@@ -119,23 +119,23 @@ def test_span_that_is_not_kept_costs_no_attributes(spans: InMemorySpanExporter) 
 
 
 def test_a_check_of_a_request_that_is_not_sampled_has_no_span() -> None:
-    """The request's own span stays the current one, so that its trace goes on to the store."""
+    """Whoever made the request's span, a sampler would drop the check's with it."""
     silent = TracerProvider(sampler=ALWAYS_OFF)
-    with silent.get_tracer("test").start_as_current_span("request") as request:
-        with LimiterTracing(silent).check(["a"]) as span:
-            span.decided(DENIED)
-            assert trace.get_current_span() is request
-        assert isinstance(span, NoSpan)
+    with silent.get_tracer("test").start_as_current_span("request"):
+        assert not LimiterTracing(silent).follows()
+
+
+def test_a_check_of_a_request_that_is_sampled_has_a_span(provider: TracerProvider) -> None:
+    """So has one that nothing is known of: that is for the sampler to judge."""
+    assert LimiterTracing(provider).follows()
+    with provider.get_tracer("test").start_as_current_span("request"):
+        assert LimiterTracing(provider).follows()
 
 
 def test_a_check_under_a_remote_parent_is_for_the_sampler_to_judge(
-    provider: TracerProvider, spans: InMemorySpanExporter
+    provider: TracerProvider,
 ) -> None:
     """Where nothing traces the request itself, a sampler may want what the caller did not."""
     caller = trace.SpanContext(1, 1, is_remote=True)
-    with (
-        trace.use_span(trace.NonRecordingSpan(caller)),
-        LimiterTracing(provider).check(["a"]) as made,
-    ):
-        assert not isinstance(made, NoSpan)
-    assert len(spans.get_finished_spans()) == 1
+    with trace.use_span(trace.NonRecordingSpan(caller)):
+        assert LimiterTracing(provider).follows()

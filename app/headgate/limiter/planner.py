@@ -8,6 +8,8 @@ from headgate.core.subject import Subject
 from headgate.limiter.plan import Plan, make_plan
 
 MAX_KEPT = 8_192
+MAX_KEPT_CHARS = 256
+"""Of a caller's name: clients can send long ones, and what is kept must not grow with them."""
 
 Asks = Sequence[tuple[Policy, int]]
 
@@ -21,7 +23,7 @@ class Planner:
 
     def __init__(self, keys: KeyScheme) -> None:
         self._keys = keys
-        self._kept: dict[tuple[str, str, str, str], tuple[Asks, Plan]] = {}
+        self._kept: dict[tuple[str, str, str, str, str], tuple[Asks, Plan]] = {}
 
     def plan(self, asks: Asks, subject: Subject) -> Plan:
         """Return the plan of a check.
@@ -29,8 +31,12 @@ class Planner:
         Raises:
             CostError: A cost is negative, or no limit could ever hold it.
         """
-        name = asks[0][0].name if asks else ""
-        place = self._keys.caller(subject), subject.tier, subject.route, name
+        address, principal, route, _ = subject
+        policy = asks[0][0].name if asks else ""
+        if principal is None:
+            place = "", address, "", route, policy
+        else:
+            place = principal.name, "", principal.tier, route, policy
         found = self._kept.get(place)
         if found is not None and found[0] == asks:
             return found[1]

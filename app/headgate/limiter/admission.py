@@ -79,7 +79,7 @@ class Admission:
 
     async def decide(self, check: Check) -> Reservation:
         """Decide a check."""
-        reservation = self._unasked(check.plan)
+        reservation = self._unasked(check)
         if reservation is None:
             try:
                 taken = await self._till.take(check.plan, partial(self._heard, check))
@@ -111,9 +111,13 @@ class Admission:
         check.then(reservation)
         return reservation
 
-    def _unasked(self, plan: Plan) -> Reservation | None:
+    def _unasked(self, check: Check) -> Reservation | None:
         """Decide where the store need not be asked."""
-        decision = self._denials.decide(plan) if plan.charges else without_charges(plan)
+        plan = check.plan
+        if plan.charges:
+            decision = self._denials.decide(plan, check.started_us)
+        else:
+            decision = without_charges(plan)
         return None if decision is None else Reservation(decision, plan, 0, self._till.settle)
 
 

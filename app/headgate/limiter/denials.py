@@ -66,16 +66,20 @@ class DenialCache:
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
 
-    def decide(self, plan: Plan) -> Decision | None:
-        """Return the refusal of a plan of which a charge is known to be refused, if one is."""
+    def decide(self, plan: Plan, now_us: int) -> Decision | None:
+        """Return the refusal of a plan of which a charge is known to be refused, if one is.
+
+        Args:
+            plan: What a check asks.
+            now_us: When it does, by the clock.
+        """
         if not self._entries:
             return None
-        now_us = self._clock.now_us()
         for charge in plan.charges:
             known = self._entries.get(charge.key)
             if known is not None and known.plan is plan and now_us < known.same_until_us:
                 return known.decision
-        verdicts = self.refusals(plan.charges)
+        verdicts = self.refusals(plan.charges, now_us)
         for charge, verdict in zip(plan.charges, verdicts, strict=True):
             if verdict is not None:
                 decision = decision_of(plan, verdicts, source=Source.CACHE, spent=False)
@@ -85,12 +89,11 @@ class DenialCache:
                 return decision
         return None
 
-    def refusals(self, charges: Sequence[Charge]) -> list[Verdict | None]:
+    def refusals(self, charges: Sequence[Charge], now_us: int) -> list[Verdict | None]:
         """Return for each charge what is still known to refuse it, with the time that is left.
 
         Only charges of group 0 are looked up: the other groups refuse nothing.
         """
-        now_us = self._clock.now_us()
         return [None if charge.group else self._refusal(charge, now_us) for charge in charges]
 
     def _refusal(self, charge: Charge, now_us: int) -> Verdict | None:

@@ -51,6 +51,7 @@ class Sampler(Generic[K]):
         self._capacity = capacity
         # All windows have one length, so the order of insertion is the order in which they end.
         self._windows: dict[K, _Window] = {}
+        self._first_end_us = 0
 
     def admit(self, key: K) -> bool:
         """Count one of this key.
@@ -59,7 +60,8 @@ class Sampler(Generic[K]):
             Whether to let it through; if not, it will be in a summary.
         """
         now_us = self._clock.now_us()
-        self._close_until(now_us)
+        if now_us >= self._first_end_us:
+            self._close_until(now_us)
         window = self._windows.get(key)
         if window is None:
             if len(self._windows) >= self._capacity:
@@ -80,8 +82,13 @@ class Sampler(Generic[K]):
             self._close_oldest()
 
     def _close_until(self, now_us: int) -> None:
-        while self._windows and next(iter(self._windows.values())).ends_us <= now_us:
+        while self._windows:
+            self._first_end_us = next(iter(self._windows.values())).ends_us
+            if self._first_end_us > now_us:
+                return
             self._close_oldest()
+        # Whatever begins from now on ends no sooner.
+        self._first_end_us = now_us + self._window_us
 
     def _close_oldest(self) -> None:
         key = next(iter(self._windows))

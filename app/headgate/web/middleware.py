@@ -40,7 +40,7 @@ class RateLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, or refuse it."""
         kind = scope["type"]
-        if kind not in _LIMITED or (kind == "http" and _is_preflight(scope)):
+        if kind not in _LIMITED or (scope.get("method") == "OPTIONS" and _is_preflight(scope)):
             await self.app(scope, receive, send)
             return
         if self._starlette is not None:
@@ -80,9 +80,7 @@ class RateLimitMiddleware:
 
 
 def _is_preflight(scope: Scope) -> bool:
-    """Tell whether a browser asks before it asks (Fetch, CORS-preflight): that costs nothing."""
-    if scope["method"] != "OPTIONS":
-        return False
+    """Tell of OPTIONS whether a browser asks before it asks (Fetch, CORS-preflight): it is free."""
     headers = Headers(scope=scope)
     return "origin" in headers and "access-control-request-method" in headers
 

@@ -154,7 +154,8 @@ def entry_of(scope: Scope, table: RouteTable | None = None) -> Entry:
         table: The routes, when they are not those of a Starlette app.
     """
     table = table or _table_of(scope)
-    return table.find(method_of(scope), _path_of(scope), _host_of(scope) if table.has_hosts else "")
+    path = _path_below(scope, root) if (root := scope.get("root_path")) else scope["path"]
+    return table.find(method_of(scope), path, _host_of(scope) if table.has_hosts else "")
 
 
 def method_of(scope: Scope) -> str:
@@ -177,10 +178,8 @@ def _table_of(scope: Scope) -> RouteTable:
     return table
 
 
-def _path_of(scope: Scope) -> str:
-    """Return the path below the outermost app's root path."""
+def _path_below(scope: Scope, root: str) -> str:
+    """Return the path below the root path of the outermost app; `root` is that of the app here."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if root:
-        root = scope.get("app_root_path", root)
+    root = scope.get("app_root_path", root)
     return path[len(root) :] if root and path.startswith(f"{root}/") else path

@@ -92,7 +92,7 @@ async def test_the_times_of_a_known_denial_count_down() -> None:
     charge = Charge("k", MINUTE, 1)
     cache.remember(charge, REFUSED)
     clock.us += 350_000
-    (found,) = cache.refusals([charge])
+    (found,) = cache.refusals([charge], clock.us)
     assert found is not None
     assert (found.retry_us, found.next_us, found.reset_us) == (50_000, 1, 59_650_000)
     assert not found.fits
@@ -125,23 +125,25 @@ async def test_a_decision_is_given_again_for_the_same_question_only() -> None:
 
 async def test_the_cache_is_bounded() -> None:
     """Beyond its size the cache drops the key that was not asked for longest."""
-    cache = DenialCache(MovedClock(), max_entries=2)
+    clock = MovedClock()
+    cache = DenialCache(clock, max_entries=2)
     one, two, three = (Charge(key, MINUTE, 1) for key in ("one", "two", "three"))
     cache.remember(one, REFUSED)
     cache.remember(two, REFUSED)
-    assert cache.refusals([one]) == [REFUSED]
+    assert cache.refusals([one], clock.us) == [REFUSED]
     cache.remember(three, REFUSED)
     assert len(cache) == 2
-    assert cache.refusals([one, two, three]) == [REFUSED, None, REFUSED]
+    assert cache.refusals([one, two, three], clock.us) == [REFUSED, None, REFUSED]
 
 
 async def test_a_remembered_key_that_is_remembered_again_is_the_newest() -> None:
     """A key that was refused again is not the next to be dropped."""
-    cache = DenialCache(MovedClock(), max_entries=2)
+    clock = MovedClock()
+    cache = DenialCache(clock, max_entries=2)
     one, two, three = (Charge(key, MINUTE, 1) for key in ("one", "two", "three"))
     for charge in (one, two, one, three):
         cache.remember(charge, REFUSED)
-    assert cache.refusals([one, two, three]) == [REFUSED, None, REFUSED]
+    assert cache.refusals([one, two, three], clock.us) == [REFUSED, None, REFUSED]
 
 
 async def test_concurrency_is_never_remembered() -> None:

@@ -9,7 +9,7 @@ from headgate.limiter.plan import Plan, make_plan
 
 MAX_KEPT = 8_192
 MAX_KEPT_CHARS = 256
-"""Of a caller's name: clients can send long ones, and what is kept must not grow with them."""
+"""Of a caller's name or address: what is kept must not grow with what clients send."""
 
 Asks = Sequence[tuple[Policy, int]]
 
@@ -41,7 +41,8 @@ class Planner:
         if found is not None and found[0] == asks:
             return found[1]
         plan = make_plan(asks, subject, self._keys)
-        if asks and all(policy.same_for_caller for policy, _ in asks):
+        short = len(place[0]) + len(place[1]) <= MAX_KEPT_CHARS
+        if short and asks and all(each.same_for_caller for each, _ in asks):
             if len(self._kept) >= MAX_KEPT:
                 self._kept.clear()
             self._kept[place] = asks, plan

@@ -138,7 +138,7 @@ class _Head:
             finally:
                 _chosen.reset(chosen)
             return
-        token = context.attach(drawn)
+        token = context.attach(drawn.here())
         try:
             await self._untraced(scope, receive, send)
         finally:
@@ -148,5 +148,7 @@ class _Head:
         for name, _ in scope["headers"]:
             if name in self._parents:
                 return True
-        # Whatever else is current has to stay so, a span of this process among it.
-        return bool(context.get_current())
+        # Where nothing is current, which is seen at once, no span is.
+        return bool(context.get_current()) and (
+            trace.get_current_span().get_span_context().is_valid
+        )

@@ -17,6 +17,12 @@ class Unsampled(context.Context):
         """Return the context of a span that is not sampled."""
         return cls(trace.set_span_in_context(trace.NonRecordingSpan(span), context.Context()))
 
+    def here(self) -> context.Context:
+        """Return its span among whatever else is current."""
+        if not context.get_current():
+            return self
+        return trace.set_span_in_context(trace.get_current_span(self))
+
 
 def is_unsampled() -> bool:
     """Tell whether that of a request is current, and nothing is put on top of it."""

@@ -7,7 +7,7 @@ from headgate.core.policy import KeyPart, Policy
 from headgate.core.quota import rate_quota
 from headgate.core.subject import Principal, Subject
 from headgate.limiter.plan import Plan, make_plan
-from headgate.limiter.planner import MAX_KEPT, Planner
+from headgate.limiter.planner import MAX_KEPT, MAX_KEPT_CHARS, Planner
 from support.limiter import Bench, in_flight, rate
 
 KEYS = KeyScheme()
@@ -77,6 +77,27 @@ def test_no_more_than_so_many_are_kept() -> None:
     for number in range(MAX_KEPT + 1):
         planned(planner, TEN, caller=Principal(f"caller{number}"))
     assert len(planner._kept) == 1
+
+
+def test_a_long_name_is_not_kept() -> None:
+    """A caller may be called by as much as a token holds: that does not fill the memory either."""
+    planner = Planner(KEYS)
+    asks = [(TEN, 1)]
+    for length, kept in ((MAX_KEPT_CHARS, True), (MAX_KEPT_CHARS + 1, False)):
+        name = "a" * length
+        for subject in (Subject(principal=Principal(name)), Subject(client_address=name)):
+            assert (planner.plan(asks, subject) is planner.plan(asks, subject)) is kept
+
+
+def test_a_name_that_looks_like_an_address_is_another_caller() -> None:
+    """A principal and an anonymous caller have plans of their own, whatever they are called."""
+    planner = Planner(KEYS)
+    asks = [(TEN, 1)]
+    address = "192.0.2.1"
+    by_name = planner.plan(asks, Subject(principal=Principal(address)))
+    by_address = planner.plan(asks, Subject(client_address=address))
+    assert by_name.charges[0].key != by_address.charges[0].key
+    assert planner.plan(asks, Subject(client_address=address)) is by_address
 
 
 async def test_plans_of_policies_that_are_gone_are_forgotten() -> None:

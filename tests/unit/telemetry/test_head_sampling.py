@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.sdk.trace import TracerProvider
@@ -127,6 +127,25 @@ def test_an_unsampled_request_that_fails_is_answered_by_the_apps_own_handler(tra
 
     client = TestClient(made.app, raise_server_exceptions=False)
     assert client.get("/broken").text == "broken"
+
+
+def test_what_is_current_around_the_app_stays_so(traced: Make) -> None:
+    """A request within other work keeps what that work has made current, sampled or not."""
+    made = traced(ParentBased(ALWAYS_OFF))
+    found: list[object] = []
+
+    @made.app.get("/baggage")
+    async def told() -> None:
+        found.append(baggage.get_baggage("a"))
+        found.append(trace.get_current_span().get_span_context().trace_flags.sampled)
+
+    async def around(scope: Any, receive: Any, send: Any) -> None:
+        token = context.attach(baggage.set_baggage("a", "b"))
+        await made.app(scope, receive, send)
+        context.detach(token)
+
+    assert TestClient(around).get("/baggage").status_code == 200
+    assert found == ["b", False]
 
 
 @pytest.mark.parametrize(("flags", "count"), [("01", 1), ("00", 0)])

@@ -19,7 +19,7 @@ _HASH_BYTES = 12
 """96 bits: among a million identities the chance of any two colliding is below 1e-17."""
 MIN_SECRET_BYTES = 16
 _MAX_KEPT = 16_384
-_MAX_KEPT_CHARS = 256
+MAX_KEPT_CHARS = 256
 """Hashes that are kept: those of the callers who come often, in at most a few megabytes."""
 
 
@@ -69,7 +69,7 @@ class KeyScheme:
     def hash(self, text: str) -> str:
         """Return 16 characters that stand for the text, whatever its length."""
         # Clients can send long texts: what is kept must not grow with them.
-        return self._kept(text) if len(text) <= _MAX_KEPT_CHARS else self._hash(text)
+        return self._kept(text) if len(text) <= MAX_KEPT_CHARS else self._hash(text)
 
     def _hash(self, text: str) -> str:
         mac = self._keyed.copy()
@@ -79,7 +79,7 @@ class KeyScheme:
     def caller(self, subject: Subject) -> str:
         """Return what stands for a caller in the store, in logs and in traces."""
         principal = subject.principal
-        if principal is not None and len(principal.name) <= _MAX_KEPT_CHARS:
+        if principal is not None and len(principal.name) <= MAX_KEPT_CHARS:
             # By the name alone, which is at hand: not even the text is put together anew.
             return self._named(principal.name)
         return self.hash(f"p\0{subject.identity}")

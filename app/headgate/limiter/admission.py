@@ -103,10 +103,10 @@ class Admission:
     def _end(self, check: Check, reservation: Reservation) -> Reservation:
         """Tell of a decision."""
         check.reservation = reservation
-        _, principal, route, _ = check.subject
+        subject = check.subject
         seconds = (self._clock.now_us() - check.started_us) / SECOND_US
-        decision, tier = reservation.decision, "" if principal is None else principal.tier
-        fields = (decision, check.plan.caller, principal is None, tier, route, seconds)
+        decision, anonymous = reservation.decision, subject.principal is None
+        fields = (decision, check.plan.caller, anonymous, subject.tier, subject.route, seconds)
         self._tell(made(Decided, fields))
         check.then(reservation)
         return reservation

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-from headgate.core.keys import KeyScheme
+from headgate.core.keys import MAX_KEPT_CHARS, KeyScheme
 from headgate.core.policy import Policy
 from headgate.core.subject import Subject
 from headgate.limiter.plan import Plan, make_plan
 
 MAX_KEPT = 8_192
-MAX_KEPT_CHARS = 256
-"""Of a caller's name or address: what is kept must not grow with what clients send."""
 
 Asks = Sequence[tuple[Policy, int]]
 
@@ -41,6 +39,7 @@ class Planner:
         if found is not None and found[0] == asks:
             return found[1]
         plan = make_plan(asks, subject, self._keys)
+        # Clients can send long names: what is kept must not grow with them.
         short = len(place[0]) + len(place[1]) <= MAX_KEPT_CHARS
         if short and asks and all(each.same_for_caller for each, _ in asks):
             if len(self._kept) >= MAX_KEPT:

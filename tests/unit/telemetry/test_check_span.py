@@ -119,10 +119,11 @@ def test_span_that_is_not_kept_costs_no_attributes(spans: InMemorySpanExporter) 
 
 
 def test_a_check_of_a_request_that_is_not_sampled_has_no_span() -> None:
-    """Whoever made the request's span, a sampler would drop the check's with it."""
+    """The request's own span stays the current one, so that its trace goes on to the store."""
     silent = TracerProvider(sampler=ALWAYS_OFF)
-    with silent.get_tracer("test").start_as_current_span("request"):
+    with silent.get_tracer("test").start_as_current_span("request") as request:
         assert not LimiterTracing(silent).follows()
+        assert trace.get_current_span() is request
 
 
 def test_a_check_of_a_request_that_is_sampled_has_a_span(provider: TracerProvider) -> None:
@@ -133,9 +134,13 @@ def test_a_check_of_a_request_that_is_sampled_has_a_span(provider: TracerProvide
 
 
 def test_a_check_under_a_remote_parent_is_for_the_sampler_to_judge(
-    provider: TracerProvider,
+    provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
     """Where nothing traces the request itself, a sampler may want what the caller did not."""
     caller = trace.SpanContext(1, 1, is_remote=True)
+    tracing = LimiterTracing(provider)
     with trace.use_span(trace.NonRecordingSpan(caller)):
-        assert LimiterTracing(provider).follows()
+        assert tracing.follows()
+        with tracing.check(["a"]):
+            pass
+    assert len(spans.get_finished_spans()) == 1

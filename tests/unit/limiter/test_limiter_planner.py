@@ -74,9 +74,28 @@ def test_what_depends_on_more_than_the_caller_is_made_anew(policy: Policy) -> No
 def test_no_more_than_so_many_are_kept() -> None:
     """Callers who never come back do not fill the memory."""
     planner = Planner(KEYS)
-    for number in range(MAX_KEPT + 1):
-        planned(planner, TEN, caller=Principal(f"caller{number}"))
-    assert len(planner._kept) == 1
+    for number in range(MAX_KEPT):
+        planned(planner, TEN, caller=Principal(f"caller{number // 2}"), route=f"GET /{number % 2}")
+    assert sum(len(each.plans) for each in planner._kept.values()) == MAX_KEPT
+    planned(planner, TEN, cost=2)
+    assert sum(len(each.plans) for each in planner._kept.values()) == 1
+
+
+def test_a_plan_made_anew_for_the_same_caller_takes_the_place_of_the_one_before() -> None:
+    """A cost that changes from request to request does not push out other callers."""
+    planner = Planner(KEYS)
+    other = planned(planner, TEN, caller=Principal("bob"))
+    for cost in range(MAX_KEPT + 1):
+        planned(planner, TEN, cost=cost % 2)
+    assert planned(planner, TEN, caller=Principal("bob")) is other
+
+
+def test_callers_of_a_route_share_what_is_the_same_for_all() -> None:
+    """Which policies take part is kept once, and not once for each caller."""
+    planner = Planner(KEYS)
+    ann, bob = (planned(planner, FIVE, caller=Principal(name)) for name in ("ann", "bob"))
+    assert ann.parts is bob.parts
+    assert ann.charges != bob.charges
 
 
 def test_a_long_name_is_not_kept() -> None:

@@ -46,6 +46,11 @@ def test_shards(
     addresses = store.start(NAME, len(SHARDS), *SERVER)
     nodes = [f"{address}:{PORT}" for address in addresses]
     store.run(SHARDS[0], *CLI, "--cluster", "create", *nodes, "--cluster-yes")
+    eventually(
+        lambda: all(_is_up(store, shard) for shard in SHARDS),
+        within=timeouts.POD,
+        what="every shard serves",
+    )
     login = {"username": "headgate", "password": LOGIN}
     release.install(installed, values(f"redis+cluster://{NAME}:{PORT}", **login))
     # Few callers beyond their limits, and many below, so that there are many keys.
@@ -68,6 +73,11 @@ def test_shards(
         row.expect_pods(2)
         assert not any(+each for each in watch.counted(names.STORE_ERRORS).values())
     assert not any(store.run(shard, *CLI, "acl", "log") for shard in SHARDS)
+
+
+def _is_up(store: External, shard: str) -> bool:
+    """Tell whether a shard serves: a new Cluster is down for seconds after all agree on it."""
+    return "cluster_state:ok" in store.run(shard, *CLI, "cluster", "info").splitlines()
 
 
 def _buckets(store: External, shard: str) -> set[str]:

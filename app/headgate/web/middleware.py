@@ -8,11 +8,10 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headgate.web.ask import UNASKED
 from headgate.web.gate import Gate, find_gate
 from headgate.web.refusal import Refusal
 from headgate.web.refuse import send_refusal
-from headgate.web.routes import RouteTable, entry_of, method_of
+from headgate.web.routes import RouteTable, entry_of
 from headgate.web.sender import Sender
 from headgate.web.visit import begin, visit_of
 
@@ -40,8 +39,8 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, or refuse it."""
-        method = method_of(scope) if scope["type"] in _LIMITED else UNASKED
-        if method == UNASKED or (method == "OPTIONS" and _is_preflight(scope)):
+        kind = scope["type"]
+        if kind not in _LIMITED or (scope.get("method") == "OPTIONS" and _is_preflight(scope)):
             await self.app(scope, receive, send)
             return
         if self._starlette is not None:
@@ -55,7 +54,7 @@ class RateLimitMiddleware:
         entry = entry_of(scope, self._routes)
         visit = begin(scope, gate, entry, shows_headers=True)
         try:
-            refusal = await visit.admit(scope, entry.asks, method)
+            refusal = await visit.admit(scope, entry.asks, matched=True)
             if refusal is None:
                 await self.app(scope, receive, Sender(visit, scope, send))
             elif self._cors is None and refusal.tells_limits:

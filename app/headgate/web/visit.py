@@ -14,7 +14,7 @@ from headgate.web.ask import UNASKED, Ask
 from headgate.web.gate import Gate
 from headgate.web.problem import refused, too_costly, unauthorized
 from headgate.web.refusal import RawHeaders, Refusal
-from headgate.web.routes import Entry
+from headgate.web.routes import Entry, method_of
 
 _KEY = "headgate"
 
@@ -73,18 +73,19 @@ class Visit:
         self._fields = self._told() if reservation.decision.allowed else None
 
     async def admit(
-        self, scope: Scope, asks: Sequence[Ask], method: str = UNASKED
+        self, scope: Scope, asks: Sequence[Ask], *, matched: bool = False
     ) -> Refusal | None:
         """Decide together what was asked, and return the refusal if there is one.
 
         Args:
             scope: The request.
             asks: Dependencies that ask for policies.
-            method: The request's method, to ask as well for the policies that match the request.
+            matched: Whether to ask as well for the policies that match the request.
         """
         gate, entry = self.gate, self.entry
         address, principal, error = await gate.identifier.identify(scope)
         tier = principal.tier if principal else ""
+        method = method_of(scope) if matched else UNASKED
         wanted = entry.wants.find(gate, asks, method, entry.template, tier)
         pairs = await wanted.priced(scope) if wanted.told else wanted.pairs
         headers = _headers(scope, wanted.headers) if wanted.headers else NO_HEADERS

@@ -25,7 +25,7 @@ def main(
 ) -> None:
     """Draw the comparison and the store's share."""
     # The same results make the same file.
-    mpl.rcParams.update({"svg.hashsalt": "headgate", "svg.fonttype": "none", "font.size": 9})
+    mpl.rcParams.update({"svg.hashsalt": "fleetlimit", "svg.fonttype": "none", "font.size": 9})
     _save(_compared(_scenes(results)), folder / "benchmark.svg")
     _save(_store(_scenes(scaling)), folder / "capacity.svg")
 
@@ -62,7 +62,7 @@ def _bars(axes: Axes, names: list[str], values: list[dict[str, Any]]) -> None:
         [each["median"] - each["least"] for each in values],
         [each["most"] - each["median"] for each in values],
     ]
-    colors = [_OURS if name.startswith("headgate") else _OTHERS for name in names]
+    colors = [_OURS if name.startswith("fleetlimit") else _OTHERS for name in names]
     axes.barh(names, middle, xerr=spread, color=colors, ecolor="#555555", capsize=2)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -1,4 +1,4 @@
-"""Measures what Headgate costs, beside no limiter, one bare round trip, and its peers.
+"""Measures what Fleetlimit costs, beside no limiter, one bare round trip, and its peers.
 
 `python benchmarks/run.py` measures everything, `--short` only tries whether it works. It needs
 `pip install '.[demo]'`; the environments of the peers and of the

@@ -7,12 +7,12 @@ import hypothesis
 import pytest
 import structlog
 
-from headgate.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.embedded import EmbeddedValkey
 from support.cluster import cluster
 
 # A shared machine may pause for longer than any deadline that would say something.
-hypothesis.settings.register_profile("headgate", deadline=None)
-hypothesis.settings.load_profile("headgate")
+hypothesis.settings.register_profile("fleetlimit", deadline=None)
+hypothesis.settings.load_profile("fleetlimit")
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _logging_as_found() -> Iterator[None]:
-    """Undo what a test that serves configures: to others Headgate is in somebody else's app."""
+    """Undo what a test that serves configures: to others Fleetlimit is in somebody else's app."""
     yield
     structlog.reset_defaults()
 

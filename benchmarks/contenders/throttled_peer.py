@@ -1,4 +1,4 @@
-"""throttled-py, asynchronous, with GCRA, which is what Headgate's token bucket is too."""
+"""throttled-py, asynchronous, with GCRA, which is what Fleetlimit's token bucket is too."""
 
 from throttled.asyncio import RateLimiterType, Throttled
 from throttled.asyncio.rate_limiter import per_min

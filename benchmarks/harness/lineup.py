@@ -6,7 +6,7 @@ from typing import Final
 OWN: Final = ""
 """The environment that runs the benchmark itself."""
 COMPILED: Final = "compiled"
-"""The environment with Headgate's compiled wheel."""
+"""The environment with Fleetlimit's compiled wheel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,8 @@ class Contender:
         name: Its name in the results.
         module: Its module among the contenders.
         environment: The pinned environment that it runs in; `OWN` for that of the benchmark.
-        policies: Which of Headgate's policy files it runs under; empty for none.
-        served: Whether `headgate serve` runs it, and not uvicorn.
+        policies: Which of Fleetlimit's policy files it runs under; empty for none.
+        served: Whether `fleetlimit serve` runs it, and not uvicorn.
         variables: Further variables of its environment.
     """
 
@@ -32,12 +32,12 @@ class Contender:
 
 BARE: Final = Contender("bare", "bare")
 FLOOR: Final = Contender("floor", "floor")
-MIDDLEWARE: Final = Contender("headgate (middleware)", "headgate_middleware", policies="one")
-DEPENDENCY: Final = Contender("headgate (dependency)", "headgate_dependency", policies="one")
-THREE: Final = Contender("headgate (three limits)", "headgate_middleware", policies="three")
-SERVED: Final = Contender("headgate serve", "bare", policies="one", served=True)
+MIDDLEWARE: Final = Contender("fleetlimit (middleware)", "fleetlimit_middleware", policies="one")
+DEPENDENCY: Final = Contender("fleetlimit (dependency)", "fleetlimit_dependency", policies="one")
+THREE: Final = Contender("fleetlimit (three limits)", "fleetlimit_middleware", policies="three")
+SERVED: Final = Contender("fleetlimit serve", "bare", policies="one", served=True)
 TRACED: Final = Contender(
-    "headgate serve, traced 1 %",
+    "fleetlimit serve, traced 1 %",
     "bare",
     policies="one",
     served=True,
@@ -55,8 +55,8 @@ PEERS: Final = (
     Contender("pyrate-limiter", "pyrate_peer", "pyrate-limiter"),
     Contender("fastapi-redis-sdk", "redis_sdk_peer", "fastapi-redis-sdk"),
 )
-CHECK: Final = Contender("headgate", "headgate_check")
-"""Headgate without HTTP."""
+CHECK: Final = Contender("fleetlimit", "fleetlimit_check")
+"""Fleetlimit without HTTP."""
 
 
 def compiled(contender: Contender) -> Contender:
@@ -66,11 +66,11 @@ def compiled(contender: Contender) -> Contender:
 
 @dataclass(frozen=True, slots=True)
 class Company:
-    """Who is measured beside Headgate as it is.
+    """Who is measured beside Fleetlimit as it is.
 
     Args:
         peers: Other limiters.
-        compiled: Whether Headgate's compiled wheel is measured as well.
+        compiled: Whether Fleetlimit's compiled wheel is measured as well.
     """
 
     peers: tuple[Contender, ...] = PEERS

@@ -1,4 +1,4 @@
-"""The policy files that Headgate runs under."""
+"""The policy files that Fleetlimit runs under."""
 
 import json
 from pathlib import Path

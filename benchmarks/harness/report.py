@@ -18,7 +18,7 @@ from harness.store import Store, running
 from harness.targets import TARGETS
 
 _WIDTH = 190
-_PACKAGES = ("headgate", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "redis")
+_PACKAGES = ("fleetlimit", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "redis")
 
 
 def measure(

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import hiredis
 
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.stores.scripts import script
+from fleetlimit.stores.words import words
 from harness.effort import Effort
 from harness.results import Figures
 from harness.store import Store
-from headgate.core.charge import Charge
-from headgate.core.quota import rate_quota
-from headgate.stores.scripts import script
-from headgate.stores.words import words
 
 _CONNECTIONS: Final = 4
 _CALLERS: Final = 10_000
@@ -64,7 +64,7 @@ def saturated(store: Store, effort: Effort, *, joined: int, hot: bool = False) -
 def _commands(sha: str, joined: int, callers: int) -> list[bytes]:
     quota = rate_quota("60000000/minute")
     (word,) = words([Charge("", quota, 1)], commit=True)
-    names = itertools.cycle(f"hg1:{{caller{number:010}}}:exports:tb60" for number in range(callers))
+    names = itertools.cycle(f"fl1:{{caller{number:010}}}:exports:tb60" for number in range(callers))
     commands = []
     for _ in range(max(1, callers // joined)):
         keys = list(itertools.islice(names, joined))

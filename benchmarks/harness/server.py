@@ -9,12 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from fleetlimit.stores.embedded import free_port
 from harness.cores import SERVER, pin
 from harness.environments import python_of
 from harness.lineup import Contender
 from harness.policies import write
 from harness.process import cpu_seconds, resident_bytes
-from headgate.stores.embedded import free_port
 
 BENCHMARKS: Final = Path(__file__).resolve().parents[1]
 _START_SECONDS: Final = 30.0
@@ -32,13 +32,13 @@ class Server:
         contender: What to serve.
         store: URL of the store.
         limit: Requests a minute that a caller may make.
-        principals: API keys that Headgate verifies; 0 to know callers by their header alone.
+        principals: API keys that Fleetlimit verifies; 0 to know callers by their header alone.
     """
 
     def __init__(self, contender: Contender, store: str, *, limit: int, principals: int) -> None:
         self.port = free_port()
         self._contender = contender
-        self._folder = tempfile.TemporaryDirectory(prefix="headgate-bench-")
+        self._folder = tempfile.TemporaryDirectory(prefix="fleetlimit-bench-")
         files = write(Path(self._folder.name), limit=limit, principals=principals)
         self._variables = {
             **os.environ,
@@ -46,11 +46,11 @@ class Server:
             "BENCH_STORE": store,
             "BENCH_LIMIT": str(limit),
             "PYTHONPATH": str(BENCHMARKS),
-            "HEADGATE_STORE": store,
-            "HEADGATE_KEY_SECRET": "a secret of the benchmark",
+            "FLEETLIMIT_STORE": store,
+            "FLEETLIMIT_KEY_SECRET": "a secret of the benchmark",
         }
         if contender.policies:
-            self._variables["HEADGATE_POLICIES"] = str(files[contender.policies])
+            self._variables["FLEETLIMIT_POLICIES"] = str(files[contender.policies])
 
     def __enter__(self) -> Self:
         self.began = time.perf_counter()
@@ -88,7 +88,7 @@ class Server:
         port = ("--port", str(self.port))
         if self._contender.served:
             admin = ("--host", "127.0.0.1", "--admin-host", "127.0.0.1", "--admin-port")
-            return [python, "-m", "headgate", "serve", app, *port, *admin, str(free_port())]
+            return [python, "-m", "fleetlimit", "serve", app, *port, *admin, str(free_port())]
         return [python, "-m", "uvicorn", app, *port, *_UVICORN]
 
     def _accepts(self) -> bool:

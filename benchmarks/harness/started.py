@@ -19,7 +19,7 @@ _SHOWN: Final = 6
 
 
 def starts(store: Store, effort: Effort, company: Company) -> Scene:  # noqa: ARG001 - as all scenes
-    """Start each, and import by itself what `headgate serve` imports."""
+    """Start each, and import by itself what `fleetlimit serve` imports."""
     scene = Scene("start", "seconds from start until connections are accepted")
     for contender in turns((BARE, MIDDLEWARE, SERVED), effort.rounds):
         store.clear()
@@ -36,7 +36,7 @@ def starts(store: Store, effort: Effort, company: Company) -> Scene:  # noqa: AR
 def _imports() -> Counter[str]:
     """Return the seconds that each package takes to be imported, without those it imports."""
     said = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import headgate.cli"],
+        [sys.executable, "-X", "importtime", "-c", "import fleetlimit.cli"],
         check=True,
         capture_output=True,
         text=True,

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import redis
 
+from fleetlimit.stores.embedded import EmbeddedValkey
 from harness.cores import OTHERS, pin
-from headgate.stores.embedded import EmbeddedValkey
 
 _SCRIPTS: Final = ("cmdstat_evalsha", "cmdstat_eval", "cmdstat_fcall")
 _OWN: Final = frozenset({"cmdstat_info", "cmdstat_config|resetstat", "cmdstat_flushall"})
@@ -82,7 +82,7 @@ class Store:
         )
 
     def bytes_of_a_bucket(self) -> float:
-        """Return the bytes of a key, but those by which Headgate's replicas know each other."""
+        """Return the bytes of a key, but those by which Fleetlimit's replicas know each other."""
         keys = [key for key in self.client.scan_iter(count=1_000) if b"{fleet}" not in key]
         # One that has expired meanwhile has none.
         used = [self.client.memory_usage(key, samples=0) for key in keys]

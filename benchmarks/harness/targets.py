@@ -1,4 +1,4 @@
-"""What Headgate should reach, and what it did."""
+"""What Fleetlimit should reach, and what it did."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

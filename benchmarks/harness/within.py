@@ -24,11 +24,11 @@ CONNECTIONS: Final = 64
 _TURNS: Final = 5
 _BODY: Final = b'{"format": "csv", "rows": 100, "note": ""}'
 _PARTS: Final = {
-    "headgate/web/": "headgate: web",
-    "headgate/identity/": "headgate: identity",
-    "headgate/telemetry/": "headgate: telemetry",
-    "headgate/stores/": "headgate: store",
-    "headgate/": "headgate: deciding",
+    "fleetlimit/web/": "fleetlimit: web",
+    "fleetlimit/identity/": "fleetlimit: identity",
+    "fleetlimit/telemetry/": "fleetlimit: telemetry",
+    "fleetlimit/stores/": "fleetlimit: store",
+    "fleetlimit/": "fleetlimit: deciding",
     "fastapi/": "FastAPI, Starlette",
     "starlette/": "FastAPI, Starlette",
 }

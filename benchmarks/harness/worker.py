@@ -33,13 +33,13 @@ def _taken(
     store: Store, contender: Contender, effort: Effort, limit: int, principals: int
 ) -> Figures:
     store.clear()
-    with tempfile.TemporaryDirectory(prefix="headgate-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fleetlimit-bench-") as folder:
         files = write(Path(folder), limit=limit, principals=principals)
         variables = {
             "BENCH_LIMIT": str(limit),
-            "HEADGATE_STORE": store.url,
-            "HEADGATE_KEY_SECRET": "a secret of the benchmark",
-            "HEADGATE_POLICIES": str(files[contender.policies or "one"]),
+            "FLEETLIMIT_STORE": store.url,
+            "FLEETLIMIT_KEY_SECRET": "a secret of the benchmark",
+            "FLEETLIMIT_POLICIES": str(files[contender.policies or "one"]),
         }
         requests = max(1, round(effort.seconds * _REQUESTS_A_SECOND))
         process = start(contender, "harness.within", [requests, principals], variables)

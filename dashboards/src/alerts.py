@@ -5,8 +5,8 @@ from typing import Final
 
 import links
 from alert import PAGE, TICKET, Alert
-from headgate.core.decision import Outcome
-from headgate.telemetry import names
+from fleetlimit.core.decision import Outcome
+from fleetlimit.telemetry import names
 from promql import RELEASE, by, one_of, total
 from recordings import DECISIONS, DEGRADED, NEAR_LIMIT, SHORTEST, recorded, share
 
@@ -20,7 +20,7 @@ _BY_POLICY: Final = (*RELEASE, names.POLICY)
 def limits() -> Iterator[Alert]:
     """Return the alerts about what policies let in and refuse."""
     yield Alert(
-        "HeadgateOvershoot",
+        "FleetlimitOvershoot",
         f"{by('max', _BY_POLICY, recorded(names.AUDIT_OVERSHOOT.name))} > 0",
         "0m",
         PAGE,
@@ -32,7 +32,7 @@ def limits() -> Iterator[Alert]:
     denied = recorded(DECISIONS, one_of(names.OUTCOME, Outcome.DENIED))
     decided = recorded(DECISIONS, one_of(names.OUTCOME, Outcome.ALLOWED, Outcome.DENIED))
     yield Alert(
-        "HeadgatePolicyDenying",
+        "FleetlimitPolicyDenying",
         f"{total(denied, *_BY_POLICY)}\n/ {total(decided, *_BY_POLICY)}\n> {MUCH}",
         "1h",
         TICKET,
@@ -43,7 +43,7 @@ def limits() -> Iterator[Alert]:
     )
     allowed = total(recorded(DECISIONS, one_of(names.OUTCOME, Outcome.ALLOWED)), *_BY_POLICY)
     yield Alert(
-        "HeadgateNearLimit",
+        "FleetlimitNearLimit",
         f"{recorded(NEAR_LIMIT)}\n/ on ({', '.join(_BY_POLICY)}) group_left () {allowed}\n> {MUCH}",
         "1h",
         TICKET,
@@ -60,7 +60,7 @@ def store() -> Iterator[Alert]:
     breaker = recorded(names.BREAKER_OPEN.name)
     all_open = by("min", RELEASE, breaker)
     yield Alert(
-        "HeadgateStoreUnreachable",
+        "FleetlimitStoreUnreachable",
         f"{all_open} == 1",
         "30s",
         PAGE,
@@ -70,7 +70,7 @@ def store() -> Iterator[Alert]:
         (links.HEALTHY, "Breaker"),
     )
     yield Alert(
-        "HeadgateBreakerOpen",
+        "FleetlimitBreakerOpen",
         f"{breaker} == 1\nand on ({', '.join(RELEASE)}) {all_open} == 0",
         "2m",
         TICKET,
@@ -79,7 +79,7 @@ def store() -> Iterator[Alert]:
         (links.HEALTHY, "Breaker"),
     )
     yield Alert(
-        "HeadgateDegraded",
+        "FleetlimitDegraded",
         f"{recorded(share(DEGRADED, SHORTEST))} > {SEEN}",
         "15m",
         TICKET,
@@ -90,7 +90,7 @@ def store() -> Iterator[Alert]:
     )
     lost = f"increase({recorded(names.STORE_STATE_LOST.name)}[10m])"
     yield Alert(
-        "HeadgateStateLost",
+        "FleetlimitStateLost",
         f"{by('max', RELEASE, lost)} > 0",
         "0m",
         TICKET,
@@ -104,7 +104,7 @@ def policies() -> Iterator[Alert]:
     """Return the alerts about the policies in force."""
     digests = by("count", (*RELEASE, names.DIGEST), recorded(names.POLICY_INFO.name))
     yield Alert(
-        "HeadgateReplicasDisagree",
+        "FleetlimitReplicasDisagree",
         f"{by('count', RELEASE, digests)} > 1",
         "5m",
         PAGE,
@@ -114,7 +114,7 @@ def policies() -> Iterator[Alert]:
     )
     rejected = f"{recorded(names.POLICY_LAST_RELOAD.name)} == 0"
     yield Alert(
-        "HeadgateReloadFailing",
+        "FleetlimitReloadFailing",
         by("count", RELEASE, rejected),
         "1m",
         TICKET,
@@ -128,11 +128,11 @@ def policies() -> Iterator[Alert]:
 def metrics() -> Iterator[Alert]:
     """Return the alert about the other alerts."""
     yield Alert(
-        "HeadgateMetricsMissing",
+        "FleetlimitMetricsMissing",
         f"absent({recorded(names.BUILD_INFO.name)})",
         "5m",
         PAGE,
-        "There are no metrics of Headgate",
+        "There are no metrics of Fleetlimit",
         "Prometheus finds no replica{{ with $labels.job }} of {{ . }}{{ end }}, so no other alert "
         "can fire.",
         (links.FLEET, "Replicas"),

@@ -3,8 +3,8 @@
 import links
 import log_queries
 from cards import Card, Line, Link
+from fleetlimit.telemetry import names
 from frame import Row
-from headgate.telemetry import names
 from meaning import NO_LOGS
 from panels import bars_of_logs
 

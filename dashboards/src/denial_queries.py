@@ -1,7 +1,7 @@
 """Asks who is throttled: denials by policy, route and tier, and those that come close."""
 
-from headgate.core.decision import Outcome
-from headgate.telemetry import names
+from fleetlimit.core.decision import Outcome
+from fleetlimit.telemetry import names
 from promql import increase, one_of, or_zero, picked, rate, ratio, total
 
 _POLICY = picked(names.POLICY)

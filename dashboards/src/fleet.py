@@ -35,7 +35,7 @@ def board() -> Board:
     return Board(
         links.FLEET,
         "Fleet",
-        "All releases of Headgate that this Prometheus scrapes, a row each.",
+        "All releases of Fleetlimit that this Prometheus scrapes, a row each.",
         (*variables.release(), variables.runbook()),
         (_glance(), _releases(), _compared()),
     )

@@ -1,4 +1,4 @@
-"""Metrics that are not Headgate's: of Prometheus, of its Python client, of redis_exporter."""
+"""Metrics that are not Fleetlimit's: of Prometheus, of its Python client, of redis_exporter."""
 
 from typing import Final
 

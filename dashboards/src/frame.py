@@ -17,7 +17,7 @@ from grafana_foundation_sdk.models.dashboard import (
 from moments import moments
 from variables import Variable
 
-TAG = "headgate"
+TAG = "fleetlimit"
 _COLUMNS = 24
 
 
@@ -60,9 +60,9 @@ class Board:
 
     def dashboard(self) -> Dashboard:
         """Return it as Grafana has it."""
-        others = DashboardLink("Headgate").type(DashboardLinkType.DASHBOARDS).tags([TAG])
+        others = DashboardLink("Fleetlimit").type(DashboardLinkType.DASHBOARDS).tags([TAG])
         built = (
-            Builder(f"Headgate / {self.title}")
+            Builder(f"Fleetlimit / {self.title}")
             .uid(self.uid)
             .description(self.about)
             .tags([TAG])

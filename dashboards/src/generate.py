@@ -14,7 +14,7 @@ import rules
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 OPEN: Final = "dashboards"
-CHARTED: Final = "charts/headgate/files"
+CHARTED: Final = "charts/fleetlimit/files"
 
 
 def files() -> dict[str, str]:

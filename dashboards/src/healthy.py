@@ -7,8 +7,8 @@ import pods_row
 import store_row
 import variables
 from cards import Card, Line, small
+from fleetlimit.telemetry import names
 from frame import Board, Row
-from headgate.telemetry import names
 from meaning import (
     GREEN,
     NO_CHECKS,

@@ -1,15 +1,15 @@
 """Asks whether the limit holds: what was admitted, by which pods, under which policies."""
 
+from fleetlimit.core.decision import Outcome
+from fleetlimit.telemetry import names
 from foreign import UP
-from headgate.core.decision import Outcome
-from headgate.telemetry import names
 from promql import (
     POD,
     RANGE,
     RELEASE,
     by,
     highest,
-    of_headgate,
+    of_fleetlimit,
     one_of,
     picked,
     rate,
@@ -70,7 +70,7 @@ def admitted_share_by_pod() -> str:
 
 def serving_pods() -> str:
     """Return how many pods answer the scrape."""
-    return f"sum({of_headgate(series(UP))})"
+    return f"sum({of_fleetlimit(series(UP))})"
 
 
 def most_replicas_counted() -> str:

@@ -1,8 +1,8 @@
 """Asks whether the limiter is healthy: its checks, its calls to the store, its pods."""
 
+from fleetlimit.core.decision import Outcome, Source
+from fleetlimit.telemetry import names
 from foreign import PROCESS_CPU, PROCESS_MEMORY
-from headgate.core.decision import Outcome, Source
-from headgate.telemetry import names
 from promql import (
     POD,
     WINDOW,
@@ -10,7 +10,7 @@ from promql import (
     by,
     highest,
     increase,
-    of_headgate,
+    of_fleetlimit,
     one_of,
     or_zero,
     quantile,
@@ -116,12 +116,12 @@ def event_loop_lag(at: float, *labels: str) -> str:
 
 def cpu_by_pod() -> str:
     """Return the processor time that each pod uses each second."""
-    return total(of_headgate(rate(PROCESS_CPU)), POD)
+    return total(of_fleetlimit(rate(PROCESS_CPU)), POD)
 
 
 def memory_by_pod() -> str:
     """Return the memory that each pod has."""
-    return total(of_headgate(series(PROCESS_MEMORY)), POD)
+    return total(of_fleetlimit(series(PROCESS_MEMORY)), POD)
 
 
 def spans_dropped() -> str:

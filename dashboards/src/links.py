@@ -5,10 +5,10 @@ import re
 from typing import Final
 from urllib.parse import quote
 
-HOLDS: Final = "headgate-holds"
-THROTTLED: Final = "headgate-throttled"
-HEALTHY: Final = "headgate-healthy"
-FLEET: Final = "headgate-fleet"
+HOLDS: Final = "fleetlimit-holds"
+THROTTLED: Final = "fleetlimit-throttled"
+HEALTHY: Final = "fleetlimit-healthy"
+FLEET: Final = "fleetlimit-fleet"
 
 _PLACEHOLDER: Final = re.compile(r"(\$\{[^}]*\})")
 

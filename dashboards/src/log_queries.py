@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from headgate.telemetry import names
+from fleetlimit.telemetry import names
 
 EVENT: Final = "event"
 CALLER: Final = "subject"

@@ -1,8 +1,8 @@
 """Asks when something happened, to mark it in every graph of a board."""
 
+from fleetlimit.telemetry import names
 from foreign import PROCESS_START
-from headgate.telemetry import names
-from promql import RELEASE, WINDOW, by, highest, of_headgate, series, total
+from promql import RELEASE, WINDOW, by, highest, of_fleetlimit, series, total
 
 
 def policies_reloaded() -> str:
@@ -22,7 +22,7 @@ def store_away() -> str:
 
 def process_starts() -> str:
     """Return when each pod started, in milliseconds."""
-    return f"1000 * ({of_headgate(series(PROCESS_START))})"
+    return f"1000 * ({of_fleetlimit(series(PROCESS_START))})"
 
 
 def _happened(counter: str, *labels: str) -> str:

@@ -52,7 +52,7 @@ BURNS: Final = (
 def burning() -> Iterator[Alert]:
     """Return the alerts of both objectives."""
     yield from _of(
-        "HeadgateAvailabilityBurn",
+        "FleetlimitAvailabilityBurn",
         DEGRADED,
         AVAILABILITY,
         summary="Too many requests are decided without the shared limit",
@@ -60,7 +60,7 @@ def burning() -> Iterator[Alert]:
         panel="Decided without the store",
     )
     yield from _of(
-        "HeadgateLatencyBurn",
+        "FleetlimitLatencyBurn",
         SLOW,
         LATENCY,
         summary="Too many checks are slow",

@@ -1,4 +1,4 @@
-"""The row about what Headgate's own pods use and lose."""
+"""The row about what Fleetlimit's own pods use and lose."""
 
 import limiter_queries
 from cards import Card, Line

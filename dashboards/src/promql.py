@@ -2,12 +2,12 @@
 
 from typing import Final
 
-from headgate.telemetry import names
-from headgate.telemetry.metric import Metric
+from fleetlimit.telemetry import names
+from fleetlimit.telemetry.metric import Metric
 
 POD: Final = "pod"
 RELEASE: Final = ("namespace", "job")
-"""Labels of the scrape that tell releases of Headgate apart."""
+"""Labels of the scrape that tell releases of Fleetlimit apart."""
 
 OF_PODS: Final = 'namespace=~"$namespace", job=~"$job", instance=~"$instance"'
 OF_STORES: Final = 'job=~"$store_job", instance=~"$store_instance"'
@@ -103,8 +103,8 @@ def or_zero_by_release(expression: str) -> str:
     return f"({expression} or 0 * {by('count', RELEASE, series(names.BUILD_INFO.name))})"
 
 
-def of_headgate(expression: str) -> str:
-    """Keep the series of scrape jobs that have a pod of Headgate.
+def of_fleetlimit(expression: str) -> str:
+    """Keep the series of scrape jobs that have a pod of Fleetlimit.
 
     Metrics that every process has need it: where the reader picked all jobs, all jobs answer.
     """

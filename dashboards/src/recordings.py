@@ -7,8 +7,8 @@ cost does not grow with the number of pods.
 from collections.abc import Iterator
 from typing import Final
 
-from headgate.core.decision import Outcome, Source
-from headgate.telemetry import names
+from fleetlimit.core.decision import Outcome, Source
+from fleetlimit.telemetry import names
 from promql import RELEASE, bucket, one_of, series, total
 
 OF_RELEASE: Final = 'job!=""'
@@ -19,12 +19,12 @@ OBJECTIVE_SECONDS: Final = 0.025
 SHORTEST: Final = "5m"
 LONGER: Final = ("30m", "1h", "2h", "6h", "1d", "3d")
 
-DECISIONS: Final = "policy:headgate_decisions:rate5m"
-NEAR_LIMIT: Final = "policy:headgate_near_limit:rate5m"
-CHECKS: Final = "job:headgate_checks:rate5m"
-DEGRADED: Final = "job:headgate_checks_degraded"
+DECISIONS: Final = "policy:fleetlimit_decisions:rate5m"
+NEAR_LIMIT: Final = "policy:fleetlimit_near_limit:rate5m"
+CHECKS: Final = "job:fleetlimit_checks:rate5m"
+DEGRADED: Final = "job:fleetlimit_checks_degraded"
 """Checks that were not decided by the shared limit."""
-SLOW: Final = "job:headgate_checks_slow"
+SLOW: Final = "job:fleetlimit_checks_slow"
 """Checks that took longer than the objective allows."""
 
 Rule = dict[str, object]

@@ -1,7 +1,7 @@
 """Asks for one figure of each release, or for how many releases there are of a kind."""
 
+from fleetlimit.telemetry import names
 from foreign import UP
-from headgate.telemetry import names
 from limit_queries import policy_sets_by_release
 from promql import (
     RANGE,
@@ -9,7 +9,7 @@ from promql import (
     WINDOW,
     by,
     highest,
-    of_headgate,
+    of_fleetlimit,
     or_zero,
     or_zero_by_release,
     rate,
@@ -25,7 +25,7 @@ def releases() -> str:
 
 def pods() -> str:
     """Return how many pods of each release answer the scrape."""
-    return total(of_headgate(series(UP)), *RELEASE)
+    return total(of_fleetlimit(series(UP)), *RELEASE)
 
 
 def overshoot(over: str = WINDOW) -> str:

@@ -51,7 +51,7 @@ def row() -> Row:
             ),
             figure(
                 Card(
-                    504, "Connections", "Connections to the stores, of Headgate and others.", 6, 4
+                    504, "Connections", "Connections to the stores, of Fleetlimit and others.", 6, 4
                 ),
                 store_queries.clients(),
                 unit="short",
@@ -83,7 +83,7 @@ def row() -> Row:
                     508,
                     "Keys",
                     "Keys in all databases of each store: one for each limit and caller that was "
-                    "used within its life, where the store is Headgate's alone.",
+                    "used within its life, where the store is Fleetlimit's alone.",
                 ),
                 Line(store_queries.keys_by_instance(), "{{instance}}"),
                 unit="short",

@@ -6,9 +6,9 @@ import links
 import log_queries
 import variables
 from cards import Card, Line, Link, small
+from fleetlimit.core.decision import Outcome
+from fleetlimit.telemetry import names
 from frame import Board, Row
-from headgate.core.decision import Outcome
-from headgate.telemetry import names
 from meaning import BLUE, GREEN, GREY, NEUTRAL, NO_DENIALS, NO_SHADOW, ORANGE, PURPLE, RED
 from panels import advice, figure, lines
 from tables import Column, table_of

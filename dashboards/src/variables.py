@@ -16,7 +16,7 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
-from headgate.telemetry import names
+from fleetlimit.telemetry import names
 
 PROMETHEUS: Final = DataSourceRef("prometheus", "${datasource}")
 LOKI: Final = DataSourceRef("loki", "${loki}")

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-cluster=headgate-demo
+cluster=fleetlimit-demo
 demo=deploy/kind/demo
 observability=deploy/observability
 
@@ -60,8 +60,8 @@ image() { echo --set "$1.repository=${2%:*}" --set-string "$1.tag=$(tag "$2")"; 
 
 step "Images"
 docker build -q $DOCKER_BUILD_OPTIONS --build-arg "BASE_IMAGE=$BASE_IMAGE" --build-arg "BUILD_IMAGE=$BUILD_IMAGE" \
-  -t "$HEADGATE_IMAGE" .
-images=("$HEADGATE_IMAGE" "$VALKEY_IMAGE" "$REDIS_EXPORTER_IMAGE" "$PROMETHEUS_OPERATOR_IMAGE"
+  -t "$FLEETLIMIT_IMAGE" .
+images=("$FLEETLIMIT_IMAGE" "$VALKEY_IMAGE" "$REDIS_EXPORTER_IMAGE" "$PROMETHEUS_OPERATOR_IMAGE"
   "$PROMETHEUS_CONFIG_RELOADER_IMAGE" "$PROMETHEUS_IMAGE" "$JAEGER_IMAGE")
 for each in "${images[@]}"; do
   has "$each" >/dev/null || fail "the image $each cannot be had"
@@ -88,18 +88,18 @@ for each in prometheus-operator jaeger prometheus; do apply "$observability/$eac
 open_port prometheus 0 30090
 open_port jaeger 2 30686
 if [ -n "$grafana" ]; then
-  kubectl -n observability create configmap headgate-dashboards --from-file=dashboards/ \
+  kubectl -n observability create configmap fleetlimit-dashboards --from-file=dashboards/ \
     --dry-run=client -o yaml | kubectl apply --server-side -f - >/dev/null
   apply "$observability/grafana.yaml"
   open_port grafana 0 30300
 fi
 
-step "Headgate, three pods on one Valkey"
-helm upgrade --install headgate charts/headgate --wait --timeout 5m \
-  -f "$observability/headgate.yaml" -f "$demo/values.yaml" \
+step "Fleetlimit, three pods on one Valkey"
+helm upgrade --install fleetlimit charts/fleetlimit --wait --timeout 5m \
+  -f "$observability/fleetlimit.yaml" -f "$demo/values.yaml" \
   --set-file policies.inline=deploy/compose/policies/policies.yaml \
   --set-file apiKeys.inline=deploy/compose/policies/keys.yaml \
-  $(image image "$HEADGATE_IMAGE") $(image valkey.image "$VALKEY_IMAGE") \
+  $(image image "$FLEETLIMIT_IMAGE") $(image valkey.image "$VALKEY_IMAGE") \
   $(image valkey.exporter.image "$REDIS_EXPORTER_IMAGE") >/dev/null
 
 step "A steady load: one greedy principal, one patient one"
@@ -113,20 +113,20 @@ kubectl -n observability wait --for=condition=Available --timeout=5m \
 step "Look"
 if [ -n "$grafana" ]; then
   cat <<'LOOK'
-http://127.0.0.1:3000/d/headgate-holds        Does the limit hold? All pods stacked, never above permitted
-http://127.0.0.1:3000/d/headgate-throttled    Who is throttled? The greedy principal, by policy and route
-http://127.0.0.1:3000/d/headgate-healthy      Is the limiter healthy? Latency, store, pods
-http://127.0.0.1:3000/d/headgate-fleet        One row for each release
+http://127.0.0.1:3000/d/fleetlimit-holds        Does the limit hold? All pods stacked, never above permitted
+http://127.0.0.1:3000/d/fleetlimit-throttled    Who is throttled? The greedy principal, by policy and route
+http://127.0.0.1:3000/d/fleetlimit-healthy      Is the limiter healthy? Latency, store, pods
+http://127.0.0.1:3000/d/fleetlimit-fleet        One row for each release
 LOOK
 else
   echo "The image $GRAFANA_IMAGE cannot be had, so there is no Grafana: dashboards/ has the boards."
 fi
 cat <<'LOOK'
 http://127.0.0.1:9090/alerts                  Prometheus: the alerts; none fires until something breaks
-http://127.0.0.1:9090/graph?g0.expr=sum%20by%20(pod%2C%20outcome)%20(rate(headgate_decisions_total%5B1m%5D))&g0.tab=0
-http://127.0.0.1:16686/search?service=headgate    Jaeger: server, limiter and store of each request
+http://127.0.0.1:9090/graph?g0.expr=sum%20by%20(pod%2C%20outcome)%20(rate(fleetlimit_decisions_total%5B1m%5D))&g0.tab=0
+http://127.0.0.1:16686/search?service=fleetlimit    Jaeger: server, limiter and store of each request
 curl -i -X POST -H 'X-API-Key: greedy' http://127.0.0.1:8000/exports    what the greedy one sees
 
-What to try: kubectl --context kind-headgate-demo delete pod headgate-valkey-0, and look at the alerts.
+What to try: kubectl --context kind-fleetlimit-demo delete pod fleetlimit-valkey-0, and look at the alerts.
 Take it away: deploy/kind/demo.sh --down
 LOOK

@@ -35,18 +35,18 @@ class CompiledHook(BuildHookInterface[Any]):
         if version == "editable":
             return
         # It is gone when this process is, after everything was packed.
-        self._folder = tempfile.TemporaryDirectory(prefix="headgate-compiled-")
+        self._folder = tempfile.TemporaryDirectory(prefix="fleetlimit-compiled-")
         folder, source = Path(self._folder.name), Path(self.root, "app")
         config = folder / "mypy.ini"
         config.write_text(_MYPY.format(source=source), "utf-8")
-        paths = [str(source / "headgate" / f"{name}.py") for name in self.config["modules"]]
+        paths = [str(source / "fleetlimit" / f"{name}.py") for name in self.config["modules"]]
         extensions = mypycify(
             [f"--config-file={config}", *paths],
             opt_level="3",
             target_dir=str(folder / "c"),
-            group_name="headgate",
+            group_name="fleetlimit",
         )
-        command = build_ext(Distribution({"name": "headgate", "ext_modules": extensions}))
+        command = build_ext(Distribution({"name": "fleetlimit", "ext_modules": extensions}))
         command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "temp")
         command.ensure_finalized()
         command.run()

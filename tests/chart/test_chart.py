@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from chart.values_reference import CHART, Value, table, values, with_table
-from headgate.version import __version__
+from fleetlimit.version import __version__
 from support.boards import selectors
 from support.promtool import needs_promtool, promtool
 from support.tool import run
@@ -65,10 +65,10 @@ def test_the_suites_of_the_templates_pass() -> None:
 def test_a_template_renders_one_object() -> None:
     """Each template makes at most one object, or one for each of what there are several of."""
     for file in VALUE_SETS:
-        rendered = helm("template", "hg", CHART, "--values", file)
+        rendered = helm("template", "fl", CHART, "--values", file)
         sources = Counter(re.findall(r"^# Source: (\S+)$", rendered, re.MULTILINE))
         for of_several in ("extraobjects", "grafanadashboards"):
-            sources.pop(f"headgate/templates/{of_several}.yaml", None)
+            sources.pop(f"fleetlimit/templates/{of_several}.yaml", None)
         assert set(sources.values()) == {1}, file
 
 
@@ -77,7 +77,7 @@ def test_a_change_of_the_number_of_pods_replaces_none() -> None:
     """The pods' template is the same for every `replicaCount`."""
     shown = ("--show-only", "templates/deployment.yaml")
     few, many = (
-        yaml.safe_load(helm("template", "hg", CHART, *shown, "--set", f"replicaCount={count}"))
+        yaml.safe_load(helm("template", "fl", CHART, *shown, "--set", f"replicaCount={count}"))
         for count in (2, 6)
     )
     assert few["spec"]["replicas"] != many["spec"]["replicas"]
@@ -88,13 +88,13 @@ def test_a_change_of_the_number_of_pods_replaces_none() -> None:
 @needs_promtool
 @pytest.mark.parametrize(
     ("values", "job"),
-    [("observability", "hg-headgate-admin"), ("ingress", "limits/hg-headgate")],
+    [("observability", "fl-fleetlimit-admin"), ("ingress", "limits/fl-fleetlimit")],
 )
 def test_the_rules_are_of_one_release(values: str, job: str, tmp_path: Path) -> None:
     """Prometheus takes the rules of the chart, and each of their selectors is of its release."""
     file = CHART / f"ci/{values}-values.yaml"
     shown = ("--show-only", "templates/prometheusrule.yaml")
-    rendered = yaml.safe_load(helm("template", "hg", CHART, "-n", "limits", "-f", file, *shown))
+    rendered = yaml.safe_load(helm("template", "fl", CHART, "-n", "limits", "-f", file, *shown))
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rendered["spec"]))
     promtool("check", "rules", tmp_path / "rules.yaml")
     of_release = {"namespace": ("=", "limits"), "job": ("=", job)}
@@ -110,7 +110,7 @@ def test_a_value_that_is_not_known_is_refused() -> None:
     """A misspelt value fails the installation, at every depth."""
     for name in ("replicas", "image.name", "valkey.persistence.storage", "redis.external.tls.ca"):
         with pytest.raises(AssertionError, match="additional properties"):
-            helm("template", "hg", CHART, "--set", f"{name}=1")
+            helm("template", "fl", CHART, "--set", f"{name}=1")
 
 
 def test_each_template_has_a_suite() -> None:
@@ -138,7 +138,7 @@ def test_template_names_have_the_charts_prefix() -> None:
     helpers = [path.read_text() for path in (CHART / "templates").glob("_*.tpl")]
     names = re.findall(r'define "([^"]+)"', "\n".join(helpers))
     assert names
-    assert all(name.startswith("headgate.") for name in names)
+    assert all(name.startswith("fleetlimit.") for name in names)
 
 
 def test_every_value_is_documented() -> None:
@@ -219,7 +219,7 @@ def test_versions_and_images_agree() -> None:
     listed = yaml.safe_load(chart["annotations"]["artifacthub.io/images"])
     assert [each["image"] for each in listed] == [ours, theirs, exporter]
     images = (ROOT / "deploy/kind/images.env").read_text()
-    assert f"HEADGATE_IMAGE={ours}\n" in images
+    assert f"FLEETLIMIT_IMAGE={ours}\n" in images
     assert f"VALKEY_IMAGE={theirs}\n" in images
     assert f"REDIS_EXPORTER_IMAGE={exporter}\n" in images
     assert f"image: {ours}\n" in (ROOT / "deploy/kind/demo/load.yaml").read_text()

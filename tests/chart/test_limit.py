@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-LIMIT = Path(__file__).parents[2] / "charts/headgate/files/limit.py"
+LIMIT = Path(__file__).parents[2] / "charts/fleetlimit/files/limit.py"
 
 
 class NoPolicies(BaseHTTPRequestHandler):

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-CHART = Path(__file__).parents[2] / "charts" / "headgate"
+CHART = Path(__file__).parents[2] / "charts" / "fleetlimit"
 BEGIN, END = "<!-- values: begin -->\n", "<!-- values: end -->\n"
 SAID = "# -- "
 LONGEST_DEFAULT = 80

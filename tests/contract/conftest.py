@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from headgate.limiter.ports import Store
-from headgate.stores.memory import MemoryStore
-from headgate.stores.redis import RedisStore
+from fleetlimit.limiter.ports import Store
+from fleetlimit.stores.memory import MemoryStore
+from fleetlimit.stores.redis import RedisStore
 from support.clock import MovedClock
 from support.ways import Way, going, store_on
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from headgate.core.quota import SECOND_US, Algorithm, Quota, rate_quota
-from headgate.limiter.ports import Store
+from fleetlimit.core.quota import SECOND_US, Algorithm, Quota, rate_quota
+from fleetlimit.limiter.ports import Store
 from support.clock import MovedClock
 from support.stores import MINUTE_US, admits, charge, look, quota_of, refuses, settlement, spend
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from headgate.core.decision import Source
-from headgate.core.quota import Algorithm
-from headgate.limiter.ports import Store
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.decision import Source
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.limiter.ports import Store
+from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import MovedClock
 from support.limiter import rate

@@ -2,9 +2,9 @@
 
 import pytest
 
-from headgate.core.charge import Charge
-from headgate.core.quota import Algorithm
-from headgate.limiter.ports import Store
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.limiter.ports import Store
 from support.clock import MovedClock
 from support.stores import MINUTE_US, charge, fits, quota_of
 

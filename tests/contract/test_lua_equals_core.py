@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headgate.core.charge import Charge
-from headgate.core.quota import MAX_FILL_US, Algorithm, Quota
-from headgate.limiter.ports import Taken
-from headgate.stores.embedded import EmbeddedValkey
-from headgate.stores.memory import MemoryStore
-from headgate.stores.redis import RedisStore
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.quota import MAX_FILL_US, Algorithm, Quota
+from fleetlimit.limiter.ports import Taken
+from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.memory import MemoryStore
+from fleetlimit.stores.redis import RedisStore
 from support.clock import EPOCH_US, MovedClock
 from support.stores import settlement
 from support.ways import Way, going, store_on

@@ -1,4 +1,4 @@
-"""The documented ACL rule is enough for everything that Headgate sends."""
+"""The documented ACL rule is enough for everything that Fleetlimit sends."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 import redis.asyncio
 import yaml
 
-from headgate.core.quota import SECOND_US, Algorithm
-from headgate.stores.redis import RedisStore
+from fleetlimit.core.quota import SECOND_US, Algorithm
+from fleetlimit.stores.redis import RedisStore
 from support.acl import IN_CLUSTER, RULE
 from support.stores import charge, quota_of, settlement
 from support.ways import Way, store_on
@@ -33,13 +33,13 @@ async def test_documented_rule_is_enough(
     shared_store: RedisStore, way: Way, rule: Sequence[str]
 ) -> None:
     """A user with that rule and no more is refused nothing, whatever a limiter asks for."""
-    await say(shared_store, "ACL SETUSER", "headgate", "on", ">pw", *rule)
+    await say(shared_store, "ACL SETUSER", "fleetlimit", "on", ">pw", *rule)
     await say(shared_store, "ACL LOG", "RESET")
-    store = store_on(way, shared_store.location.replace("//", "//headgate:pw@"))
+    store = store_on(way, shared_store.location.replace("//", "//fleetlimit:pw@"))
     try:
         await store.open()
         for algorithm in Algorithm:
-            spent = charge(quota_of(algorithm, 2), key=f"hg1:{{{algorithm}}}:policy:limit")
+            spent = charge(quota_of(algorithm, 2), key=f"fl1:{{{algorithm}}}:policy:limit")
             taken = [await store.take([spent]) for _ in range(3)]
             await store.settle([settlement(spent, 1, taken[0].now_us)])
             await store.settle([settlement(spent, -1, taken[0].now_us)])
@@ -53,10 +53,10 @@ async def test_documented_rule_is_enough(
         assert not any(refused.values() if isinstance(refused, dict) else refused), refused
     finally:
         await store.aclose()
-        await say(shared_store, "ACL DELUSER", "headgate")
+        await say(shared_store, "ACL DELUSER", "fleetlimit")
 
 
 def test_production_store_has_the_documented_rule() -> None:
     """The store that the deployment proposes gives its user that rule."""
     values = yaml.safe_load(PRODUCTION.read_text())
-    assert tuple(values["auth"]["aclUsers"]["headgate"]["permissions"].split()) == RULE
+    assert tuple(values["auth"]["aclUsers"]["fleetlimit"]["permissions"].split()) == RULE

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from headgate.core.quota import SECOND_US, Algorithm, Quota
-from headgate.limiter.ports import Store
-from headgate.stores.embedded import EmbeddedValkey
-from headgate.stores.redis import RedisStore
+from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
+from fleetlimit.limiter.ports import Store
+from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.redis import RedisStore
 from support.admitted import (
     Admitted,
     fixed_window_keeps,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from headgate.core.quota import SECOND_US, Algorithm
-from headgate.limiter.ports import Store
-from headgate.stores.embedded import EmbeddedValkey
-from headgate.stores.redis import RedisStore
+from fleetlimit.core.quota import SECOND_US, Algorithm
+from fleetlimit.limiter.ports import Store
+from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.redis import RedisStore
 from support.clock import MovedClock
 from support.stores import BUCKET, MINUTE_US, charge, quota_of, settlement, spend
 from support.ways import Way, store_on

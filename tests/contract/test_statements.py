@@ -2,10 +2,10 @@
 
 import pytest
 
-from headgate.core.errors import StoreError
-from headgate.core.quota import SECOND_US
-from headgate.limiter.ports import Store
-from headgate.stores.redis import RedisStore
+from fleetlimit.core.errors import StoreError
+from fleetlimit.core.quota import SECOND_US
+from fleetlimit.limiter.ports import Store
+from fleetlimit.stores.redis import RedisStore
 from support.clock import MovedClock
 
 TTL_US = 6 * SECOND_US
@@ -81,7 +81,7 @@ async def test_statements_expire(shared_store: RedisStore, clock: MovedClock) ->
         assert 0 < await shared_store.client.pttl(key) <= 3_600_000 + TTL_US // 1_000 + 1
     clock.advance(TTL_US)
     await shared_store.audit("c", "", "", TTL_US)
-    fields = await shared_store.client.hkeys("hg1:{fleet}:statements")
+    fields = await shared_store.client.hkeys("fl1:{fleet}:statements")
     assert sorted(fields) == [b"", b"c"]
 
 
@@ -94,7 +94,7 @@ async def test_a_server_that_forgot_the_script(shared_store: RedisStore) -> None
 @pytest.mark.parametrize("key", ["statements", "auditors"])
 async def test_somebody_elses_value(shared_store: RedisStore, key: str) -> None:
     """It is told, and left as it was."""
-    await shared_store.client.set(f"hg1:{{fleet}}:{key}", "somebody's")
+    await shared_store.client.set(f"fl1:{{fleet}}:{key}", "somebody's")
     with pytest.raises(StoreError) as failure:
         await shared_store.audit("a", "", "", TTL_US)
     assert failure.value.kind == "wrong_type"
@@ -102,7 +102,7 @@ async def test_somebody_elses_value(shared_store: RedisStore, key: str) -> None:
 
 async def test_a_value_that_is_no_statement(shared_store: RedisStore) -> None:
     """What somebody put among the statements is taken out."""
-    await shared_store.client.hset("hg1:{fleet}:statements", mapping={"x": "1", "y": "z:"})
+    await shared_store.client.hset("fl1:{fleet}:statements", mapping={"x": "1", "y": "z:"})
     heard = await shared_store.audit("a", "", "", TTL_US)
     assert heard.statements.keys() == {"a"}
-    assert await shared_store.client.hkeys("hg1:{fleet}:statements") == [b"a"]
+    assert await shared_store.client.hkeys("fl1:{fleet}:statements") == [b"a"]

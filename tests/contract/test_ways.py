@@ -2,8 +2,8 @@
 
 import asyncio
 
-from headgate.core.quota import Algorithm
-from headgate.stores.embedded import EmbeddedValkey
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.stores.embedded import EmbeddedValkey
 from support.clock import MovedClock
 from support.stores import charge, quota_of
 from support.ways import Way, store_on

@@ -89,7 +89,7 @@ def test_boards_lead_to_each_other(board: Any) -> None:
     """Each board links to all that share its tag, with the reader's choice and time."""
     (link,) = board["links"]
     assert link["type"] == "dashboards"
-    assert link["tags"] == board["tags"] == ["headgate"]
+    assert link["tags"] == board["tags"] == ["fleetlimit"]
     assert link["includeVars"]
     assert link["keepTime"]
 
@@ -122,7 +122,7 @@ def test_panels_are_found_by_board_and_title() -> None:
 
 def test_the_path_of_a_panel() -> None:
     """A panel's path names its board and its number; a title that there is not is an error."""
-    assert boards.panel_path(links.HOLDS, "Overshoot") == "/d/headgate-holds?viewPanel=101"
+    assert boards.panel_path(links.HOLDS, "Overshoot") == "/d/fleetlimit-holds?viewPanel=101"
     with pytest.raises(KeyError):
         boards.panel_path(links.HOLDS, "Undershoot")
 

@@ -63,9 +63,9 @@ def test_a_release_leads_to_its_boards() -> None:
 def test_traces_are_asked_for_where_there_are_some() -> None:
     """Exemplars are asked of the metrics that have them: durations and denials."""
     metrics = {
-        "headgate_check_duration_seconds",
-        "headgate_decisions_total",
-        "headgate_denials_total",
+        "fleetlimit_check_duration_seconds",
+        "fleetlimit_decisions_total",
+        "fleetlimit_denials_total",
     }
     asked = [each for each in queries() if each.target.get("exemplar")]
     assert len(asked) == 6

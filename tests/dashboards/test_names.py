@@ -4,9 +4,9 @@ import re
 
 import foreign
 import log_queries
-from headgate.core.decision import Outcome
-from headgate.telemetry import names
-from headgate.telemetry.denial_log import DenialLog
+from fleetlimit.core.decision import Outcome
+from fleetlimit.telemetry import names
+from fleetlimit.telemetry.denial_log import DenialLog
 from support import rules
 from support.boards import BOARDS, Query, kept_labels, moments, panels, queries, selectors, words
 from support.telemetry import Lines, MovedClock, decided, result
@@ -55,7 +55,7 @@ def test_nothing_is_asked_without_a_selector() -> None:
 
 
 def test_every_foreign_metric_is_asked_for() -> None:
-    """The list of metrics that are not Headgate's holds no more than is needed."""
+    """The list of metrics that are not Fleetlimit's holds no more than is needed."""
     asked = {name for each in ASKED for name, _ in selectors(each.expression)}
     assert asked - set(METRICS) - set(rules.RECORDED) == foreign.NAMES
 
@@ -122,7 +122,7 @@ def test_the_fields_that_are_asked_for_are_in_the_log() -> None:
 
 def test_every_panel_is_named_in_its_board_by_the_advice() -> None:
     """What the advice sends the reader to, in italics, is a panel, a row or a board."""
-    titles = {board["title"].removeprefix("Headgate / ") for board in BOARDS.values()}
+    titles = {board["title"].removeprefix("Fleetlimit / ") for board in BOARDS.values()}
     for board in BOARDS.values():
         titles |= {panel["title"] for panel in board["panels"]}
     for board in BOARDS.values():

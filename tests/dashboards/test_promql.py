@@ -28,8 +28,8 @@ def one(name: str, labels: str = "", of: str = "p1", release: str = "a") -> str:
 
 
 BUILDS = {
-    one("headgate_build_info", of="p1"): "1x40",
-    one("headgate_build_info", of="p2"): "1x40",
+    one("fleetlimit_build_info", of="p1"): "1x40",
+    one("fleetlimit_build_info", of="p2"): "1x40",
 }
 """Two pods that are scraped."""
 
@@ -43,9 +43,9 @@ def test_every_query_is_promql(tmp_path: Path) -> None:
 def test_admitted_is_summed_over_pods(tmp_path: Path) -> None:
     """A policy's admitted units are those of all pods; what one pod counts as permitted is all."""
     series = {
-        one("headgate_audit_admitted_units_total", 'policy="x"', "p1"): "0+15x40",
-        one("headgate_audit_admitted_units_total", 'policy="x"', "p2"): "0+30x40",
-        one("headgate_audit_permitted_units_total", 'policy="x"', "p2"): "0+45x40",
+        one("fleetlimit_audit_admitted_units_total", 'policy="x"', "p1"): "0+15x40",
+        one("fleetlimit_audit_admitted_units_total", 'policy="x"', "p2"): "0+30x40",
+        one("fleetlimit_audit_permitted_units_total", 'policy="x"', "p2"): "0+45x40",
     }
     admitted, permitted = (
         limit_queries.admitted_units_by_policy(),
@@ -68,7 +68,7 @@ def test_shares_add_up(
     """The pods' shares add up to 1, and are 0 without traffic."""
     allowed = 'policy="x", outcome="allowed"'
     series = {
-        one("headgate_decisions_total", allowed, f"p{n}"): value
+        one("fleetlimit_decisions_total", allowed, f"p{n}"): value
         for n, value in enumerate(values, 1)
     }
     expected = {f'{{pod="p{n}"}}': share for n, share in enumerate(shares, 1)}
@@ -77,7 +77,7 @@ def test_shares_add_up(
 
 def test_overshoot_between_two_points_is_seen(tmp_path: Path) -> None:
     """An overshoot that is gone again is the worst of the time looked at."""
-    series = {one("headgate_audit_overshoot", 'policy="x"'): "0x20 3 0x19"}
+    series = {one("fleetlimit_audit_overshoot", 'policy="x"'): "0x20 3 0x19"}
     check_result(tmp_path, series, filled(limit_queries.worst_overshoot()), {"{}": 3})
     check_result(tmp_path, series, filled(release_queries.overshooting()), {"{}": 1})
 
@@ -86,7 +86,7 @@ def test_no_overshoot_is_no_zero_where_nothing_is_audited(tmp_path: Path) -> Non
     """Without an audit there is no figure, and with one there is 0."""
     for query in (limit_queries.worst_overshoot(), release_queries.overshooting()):
         check_result(tmp_path, BUILDS, filled(query), {})
-        audited = BUILDS | {one("headgate_audit_overshoot", 'policy="x"'): "0x40"}
+        audited = BUILDS | {one("fleetlimit_audit_overshoot", 'policy="x"'): "0x40"}
         check_result(tmp_path, audited, filled(query), {"{}": 0})
 
 
@@ -94,9 +94,9 @@ def test_no_overshoot_is_no_zero_where_nothing_is_audited(tmp_path: Path) -> Non
 def test_policy_sets_are_compared_within_a_release(tmp_path: Path, second: str, sets: int) -> None:
     """Two pods of a release with different policies are seen; two releases may differ."""
     series = {
-        one("headgate_policy_info", 'digest="d1"', "p1"): "1x40",
-        one("headgate_policy_info", f'digest="{second}"', "p2"): "1x40",
-        one("headgate_policy_info", 'digest="d9"', "p3", "b"): "1x40",
+        one("fleetlimit_policy_info", 'digest="d1"', "p1"): "1x40",
+        one("fleetlimit_policy_info", f'digest="{second}"', "p2"): "1x40",
+        one("fleetlimit_policy_info", 'digest="d9"', "p3", "b"): "1x40",
     }
     check_result(tmp_path, series, filled(limit_queries.policy_sets()), {"{}": sets})
     differing = BUILDS | series
@@ -104,7 +104,7 @@ def test_policy_sets_are_compared_within_a_release(tmp_path: Path, second: str, 
     check_result(tmp_path, differing, filled(different), {"{}": sets - 1})
 
 
-def test_all_jobs_means_all_of_headgate(tmp_path: Path) -> None:
+def test_all_jobs_means_all_of_fleetlimit(tmp_path: Path) -> None:
     """With all jobs picked, other programs are not counted as pods, and a pod that is down is."""
     series = BUILDS | {
         one("up", of="p1"): "1x40",
@@ -128,8 +128,8 @@ def test_replicas_that_are_not_counted_are_seen(
 ) -> None:
     """Pods that count themselves alone, as without a shared store, are told from a fleet."""
     series = {
-        one("headgate_replicas", of=f"p{number}"): values for number, values in enumerate(counted)
-    } | {one("headgate_replicas", of="p9", release="b"): "0x39 1"}
+        one("fleetlimit_replicas", of=f"p{number}"): values for number, values in enumerate(counted)
+    } | {one("fleetlimit_replicas", of="p9", release="b"): "0x39 1"}
     not_counted = limit_queries.replicas_not_counted()
     check_result(tmp_path, series, filled(not_counted), {"{}": missing})
 
@@ -150,7 +150,7 @@ def test_counters_that_are_not_born_are_zero(tmp_path: Path) -> None:
 
 def test_zero_gives_way_to_what_is_counted(tmp_path: Path) -> None:
     """With the first error the 0 is gone, and no series is left that stands for none."""
-    series = BUILDS | {one("headgate_store_errors_total", 'error_type="timeout"'): "0+15x40"}
+    series = BUILDS | {one("fleetlimit_store_errors_total", 'error_type="timeout"'): "0+15x40"}
     by_type = {'{error_type="timeout"}': 1}
     check_result(tmp_path, series, filled(limiter_queries.store_errors_by_type()), by_type)
     check_result(tmp_path, series, filled(limiter_queries.store_errors()), {"{}": 1})
@@ -159,8 +159,8 @@ def test_zero_gives_way_to_what_is_counted(tmp_path: Path) -> None:
 def test_a_share_of_nothing_is_zero(tmp_path: Path) -> None:
     """Without requests nothing is denied, and nothing decided without the store."""
     outcomes = ("allowed", "denied", "fail_open", "fail_closed")
-    series = {one("headgate_checks_total", f'outcome="{each}"'): "5x40" for each in outcomes} | {
-        one("headgate_check_duration_seconds_count", 'source="local"'): "5x40"
+    series = {one("fleetlimit_checks_total", f'outcome="{each}"'): "5x40" for each in outcomes} | {
+        one("fleetlimit_check_duration_seconds_count", 'source="local"'): "5x40"
     }
     check_result(tmp_path, series, filled(denial_queries.denied_share()), {"{}": 0})
     without = limiter_queries.share_without_the_store(*RELEASE)
@@ -170,11 +170,11 @@ def test_a_share_of_nothing_is_zero(tmp_path: Path) -> None:
 def test_checks_without_the_store_are_counted_once(tmp_path: Path) -> None:
     """Local decisions and those by rule are different checks, and make up the share together."""
     series = {
-        one("headgate_checks_total", 'outcome="allowed"'): "0+60x40",
-        one("headgate_checks_total", 'outcome="fail_open"'): "0+15x40",
-        one("headgate_checks_total", 'outcome="fail_closed"'): "0+15x40",
-        one("headgate_check_duration_seconds_count", 'source="local"'): "0+15x40",
-        one("headgate_check_duration_seconds_count", 'source="store"'): "0+45x40",
+        one("fleetlimit_checks_total", 'outcome="allowed"'): "0+60x40",
+        one("fleetlimit_checks_total", 'outcome="fail_open"'): "0+15x40",
+        one("fleetlimit_checks_total", 'outcome="fail_closed"'): "0+15x40",
+        one("fleetlimit_check_duration_seconds_count", 'source="local"'): "0+15x40",
+        one("fleetlimit_check_duration_seconds_count", 'source="store"'): "0+45x40",
     }
     without = limiter_queries.share_without_the_store()
     check_result(tmp_path, series, filled(without), {"{}": 0.5})
@@ -182,7 +182,7 @@ def test_checks_without_the_store_are_counted_once(tmp_path: Path) -> None:
 
 def test_a_quantile_of_nothing_is_not_shown(tmp_path: Path) -> None:
     """A source without checks has no latency, and its series is left out; others have theirs."""
-    bucket = "headgate_check_duration_seconds_bucket"
+    bucket = "fleetlimit_check_duration_seconds_bucket"
     series = {
         one(bucket, f'source="{source}", le="{bound}"', each): values
         for source, values in (("local", "3x40"), ("store", "0+15x40"))
@@ -192,8 +192,8 @@ def test_a_quantile_of_nothing_is_not_shown(tmp_path: Path) -> None:
     by_source = limiter_queries.check_duration(0.5, "source")
     check_result(tmp_path, series, filled(by_source), {'{source="store"}': 0.0005})
     sizes = {
-        one("headgate_store_batch_size_sum"): "0+60x40",
-        one("headgate_store_batch_size_count"): "0+15x40",
+        one("fleetlimit_store_batch_size_sum"): "0+60x40",
+        one("fleetlimit_store_batch_size_count"): "0+15x40",
     }
     check_result(tmp_path, sizes, filled(limiter_queries.average_batch_size()), {"{}": 4})
     idle = dict.fromkeys(sizes, "3x40")
@@ -203,8 +203,8 @@ def test_a_quantile_of_nothing_is_not_shown(tmp_path: Path) -> None:
 def test_a_short_outage_is_seen(tmp_path: Path) -> None:
     """A breaker that was open for one scrape is, for as long as a point stands for it."""
     series = BUILDS | {
-        one("headgate_breaker_open", of="p1"): "0x38 1 0",
-        one("headgate_breaker_open", of="p2"): "0x40",
+        one("fleetlimit_breaker_open", of="p1"): "0x38 1 0",
+        one("fleetlimit_breaker_open", of="p2"): "0x40",
     }
     check_result(tmp_path, series, filled(limiter_queries.pods_without_the_store()), {"{}": 1})
     away = {'{namespace="n", job="a"}': 1}
@@ -214,7 +214,7 @@ def test_a_short_outage_is_seen(tmp_path: Path) -> None:
 
 def test_only_changes_are_marked(tmp_path: Path) -> None:
     """A reload is a moment; the first set of a pod, and a counter that stands still, are none."""
-    counter = "headgate_policy_reloads_total"
+    counter = "fleetlimit_policy_reloads_total"
     series = {
         one(counter, 'result="success"', "p1"): "1x38 2x2",
         one(counter, 'result="failure"', "p1"): "0x40",
@@ -225,7 +225,7 @@ def test_only_changes_are_marked(tmp_path: Path) -> None:
 
 
 def test_a_start_is_a_time_in_milliseconds(tmp_path: Path) -> None:
-    """When a pod started is marked by its own clock, and only of Headgate's pods."""
+    """When a pod started is marked by its own clock, and only of Fleetlimit's pods."""
     series = BUILDS | {
         one("process_start_time_seconds", of="p1"): "1700000000.5x40",
         one("process_start_time_seconds", of="n1", release="node-exporter"): "1x40",
@@ -237,8 +237,8 @@ def test_a_start_is_a_time_in_milliseconds(tmp_path: Path) -> None:
 def test_a_pod_with_a_rejected_file_is_counted(tmp_path: Path) -> None:
     """Pods that took the last file count nothing, and those that rejected it one each."""
     series = {
-        one("headgate_policy_last_reload_successful", of="p1"): "1x40",
-        one("headgate_policy_last_reload_successful", of="p2"): "1x20 0x20",
+        one("fleetlimit_policy_last_reload_successful", of="p1"): "1x40",
+        one("fleetlimit_policy_last_reload_successful", of="p2"): "1x20 0x20",
     }
     rejected = limit_queries.pods_with_a_rejected_file()
     check_result(tmp_path, series, filled(rejected), {"{}": 1})

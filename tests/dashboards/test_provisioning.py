@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from headgate.telemetry import names
+from fleetlimit.telemetry import names
 from support.boards import FOLDER
 from support.promtool import needs_promtool, promtool
 from support.rules import FILE as RULES
@@ -90,7 +90,7 @@ def test_what_compose_waits_for_and_scrapes_is_one_of_its_services() -> None:
             scraped |= set(found["names"])
         for given in job.get("static_configs", ()):
             scraped |= {target.partition(":")[0] for target in given["targets"]}
-    assert scraped == {"headgate", "exporter"}
+    assert scraped == {"fleetlimit", "exporter"}
     assert waited | scraped <= set(SERVICES)
 
 
@@ -109,19 +109,19 @@ def test_images_are_those_of_the_cluster() -> None:
 
 
 def test_the_policies_of_compose_are_valid(tmp_path: Path) -> None:
-    """Compose begins with a policy file that Headgate takes, and with the keys that it names."""
-    mounted = {there: here for name, here, there in mounts() if name == "headgate"}
-    policies = (mounted["/etc/headgate/policies"] / "policies.yaml").read_text(encoding="utf-8")
+    """Compose begins with a policy file that Fleetlimit takes, and with the keys that it names."""
+    mounted = {there: here for name, here, there in mounts() if name == "fleetlimit"}
+    policies = (mounted["/etc/fleetlimit/policies"] / "policies.yaml").read_text(encoding="utf-8")
     for there, here in mounted.items():
         policies = policies.replace(there, str(here))
     file = tmp_path / "policies.yaml"
     file.write_text(policies)
-    run(sys.executable, "-m", "headgate", "policies", "validate", str(file))
+    run(sys.executable, "-m", "fleetlimit", "policies", "validate", str(file))
 
 
 @pytest.mark.parametrize("provisioned", [of_compose, of_cluster])
 def test_exemplars_lead_to_traces(provisioned: Any) -> None:
-    """The exemplars' label is Headgate's, and its traces are in a source that is there."""
+    """The exemplars' label is Fleetlimit's, and its traces are in a source that is there."""
     sources = {each["uid"]: each for each in provisioned("datasources.yaml")["datasources"]}
     (destination,) = sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
     assert destination["name"] == names.TRACE_ID
@@ -154,7 +154,7 @@ def test_the_sidecar_looks_for_what_the_chart_writes() -> None:
     (stack,) = [each for each in MANIFESTS if "prometheus" in each and "grafana" in each]
     sidecar = stack["grafana"]["sidecar"]
     wanted = {sidecar["dashboards"]["label"]: sidecar["dashboards"]["labelValue"]}
-    chart = yaml.safe_load((FOLDER.parent / "charts/headgate/values.yaml").read_text())
+    chart = yaml.safe_load((FOLDER.parent / "charts/fleetlimit/values.yaml").read_text())
     assert wanted == chart["dashboards"]["labels"]
     exemplars = sidecar["datasources"]["exemplarTraceIdDestinations"]
     assert exemplars["traceIdLabelName"] == names.TRACE_ID

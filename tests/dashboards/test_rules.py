@@ -79,7 +79,7 @@ def test_every_alert_has_a_section_and_every_section_an_alert() -> None:
 
 def test_the_runbook_names_panels_that_there_are() -> None:
     """What the runbook sends the reader to, in italics, is a panel or a board."""
-    titles = {board["title"].removeprefix("Headgate / ") for board in BOARDS.values()}
+    titles = {board["title"].removeprefix("Fleetlimit / ") for board in BOARDS.values()}
     titles |= {panel["title"] for board in BOARDS.values() for panel in panels(board)}
     named = re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", RUNBOOK)
     assert named
@@ -97,7 +97,7 @@ def test_every_selector_can_be_of_one_release() -> None:
 def test_nothing_is_recorded_under_a_name_of_another_kind() -> None:
     """What is recorded is named `level:metric:operations`."""
     for name in rules.RECORDED:
-        assert re.fullmatch(r"(policy|job):headgate_[a-z_]+:(ratio_)?rate\d+[mhd]", name)
+        assert re.fullmatch(r"(policy|job):fleetlimit_[a-z_]+:(ratio_)?rate\d+[mhd]", name)
 
 
 @needs_promtool
@@ -105,12 +105,12 @@ def test_a_share_of_nothing_is_not_recorded(tmp_path: Path) -> None:
     """Without requests there is no share of slow checks or of degraded ones, and no NaN."""
     shutil.copy(rules.FILE, tmp_path)
     series = {
-        f'headgate_checks_total{{{POD}, outcome="allowed"}}': "5x40",
-        f'headgate_checks_total{{{POD}, outcome="fail_open"}}': "0x40",
-        f'headgate_check_duration_seconds_count{{{POD}, source="store"}}': "5x40",
-        f'headgate_check_duration_seconds_bucket{{{POD}, source="store", le="0.025"}}': "5x40",
+        f'fleetlimit_checks_total{{{POD}, outcome="allowed"}}': "5x40",
+        f'fleetlimit_checks_total{{{POD}, outcome="fail_open"}}': "0x40",
+        f'fleetlimit_check_duration_seconds_count{{{POD}, source="store"}}': "5x40",
+        f'fleetlimit_check_duration_seconds_bucket{{{POD}, source="store", le="0.025"}}': "5x40",
     }
-    named = '{__name__=~"job:headgate_checks_.*:ratio_rate.*"}'
+    named = '{__name__=~"job:fleetlimit_checks_.*:ratio_rate.*"}'
     check_result(tmp_path, series, named, {}, rules=rules.FILE.name)
     busy = dict.fromkeys(series, "0+15x40")
     counted = {'{namespace="n", job="j"}': 14}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.telemetry.names import BUILD_INFO
+from fleetlimit.telemetry.names import BUILD_INFO
 from support import e2e_backends as backends
 from support import e2e_cluster as kind
 from support import e2e_timeouts as timeouts
@@ -33,7 +33,7 @@ from support.e2e_scene import values
 from support.e2e_watch import Watch
 from support.tool import ROOT, run
 
-_NAME = "headgate-e2e"
+_NAME = "fleetlimit-e2e"
 _PAGE = pytest.StashKey[Page]()
 _TOOLS = ("docker", "kind", "kubectl", "helm")
 
@@ -160,7 +160,7 @@ def cluster(
 def installed() -> dict[str, object]:
     """The values that the chart is installed with."""
     names = kind.images()
-    return values(names["HEADGATE_IMAGE"], names["VALKEY_IMAGE"])
+    return values(names["FLEETLIMIT_IMAGE"], names["VALKEY_IMAGE"])
 
 
 @pytest.fixture(scope="session")
@@ -225,8 +225,8 @@ def story(observed: Release, prometheus: Prometheus, image: str, report: Report)
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """The image of Headgate."""
-    return kind.images()["HEADGATE_IMAGE"]
+    """The image of Fleetlimit."""
+    return kind.images()["FLEETLIMIT_IMAGE"]
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from headgate.core.quota import SECOND_US
-from headgate.telemetry import names
+from fleetlimit.core.quota import SECOND_US
+from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.e2e_away import beyond, counted_as_such, each_does_what_it_says, recovery_s, too_slow
 from support.e2e_load import Answers, Load

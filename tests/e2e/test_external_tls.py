@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headgate.telemetry import names
+from fleetlimit.telemetry import names
 from support.acl import RULE, SINCE_7_2
 from support.certificates import Authority
 from support.e2e_cluster import images
@@ -24,7 +24,7 @@ HOST = "store"
 URL = f"rediss://{HOST}:{PORT}/0"
 LOGIN, ADMIN = "of-the-user", "of-the-operator"
 GIVEN: dict[str, Any] = {
-    "username": "headgate",
+    "username": "fleetlimit",
     "passwordExistingSecret": {"name": "login"},
     "tls": {"existingSecret": "authority"},
 }
@@ -83,7 +83,7 @@ def _start(store: External) -> None:
     store.start(HOST, 1, *SERVER, files="files")
 
     def allow(*rule: str) -> str:
-        return store.run("store-0", *CLI, "acl", "setuser", "headgate", "on", f">{LOGIN}", *rule)
+        return store.run("store-0", *CLI, "acl", "setuser", "fleetlimit", "on", f">{LOGIN}", *rule)
 
     told = allow(*RULE)
     if "Unknown command" in told:

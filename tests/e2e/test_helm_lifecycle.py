@@ -9,7 +9,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from headgate.core.decision import Outcome
+from fleetlimit.core.decision import Outcome
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
 from support.e2e_release import Release
@@ -41,7 +41,7 @@ _CHANGED = _AUTOSCALED | {
     "settings": {"logLevel": "WARNING"},
     "networkPolicy": {"enabled": True},
     # Restarts the store as well.
-    "valkey": {"podAnnotations": {"e2e.headgate/revision": "2"}},
+    "valkey": {"podAnnotations": {"e2e.fleetlimit/revision": "2"}},
 }
 _BROKEN = _AUTOSCALED | {"image": {"tag": "none-such"}}
 
@@ -65,9 +65,9 @@ def test_helm_lifecycle(
 
     release.install(installed, _VALUES, _CHANGED)
     assert _made(release) - objects == {
-        "horizontalpodautoscaler.autoscaling/headgate",
-        "networkpolicy.networking.k8s.io/headgate",
-        "networkpolicy.networking.k8s.io/headgate-valkey",
+        "horizontalpodautoscaler.autoscaling/fleetlimit",
+        "networkpolicy.networking.k8s.io/fleetlimit",
+        "networkpolicy.networking.k8s.io/fleetlimit-valkey",
     }
     assert _secrets(release) == secrets
     assert _ask(release) == _SPENT[-1]
@@ -97,7 +97,7 @@ def test_failed_upgrade(
 
     with pytest.raises(AssertionError, match="UPGRADE FAILED"):
         release.install(installed, _VALUES, _BROKEN, within=timeouts.GIVEN_UP)
-    assert _made(release) - objects == {"horizontalpodautoscaler.autoscaling/headgate"}
+    assert _made(release) - objects == {"horizontalpodautoscaler.autoscaling/fleetlimit"}
     assert _available(release) == 2
     assert [*first, *(_ask(release) for _ in _SPENT[2:])] == _SPENT
 

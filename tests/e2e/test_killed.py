@@ -3,7 +3,7 @@
 import pytest
 from kr8s.objects import Pod
 
-from headgate.core.decision import Outcome
+from fleetlimit.core.decision import Outcome
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
 from support.e2e_load import Load

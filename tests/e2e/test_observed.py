@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from headgate.core.decision import Outcome
-from headgate.telemetry import names
+from fleetlimit.core.decision import Outcome
+from fleetlimit.telemetry import names
 from support import boards
 from support import e2e_timeouts as timeouts
 from support.e2e_away import counted_as_such, each_does_what_it_says
@@ -23,7 +23,7 @@ from support.e2e_views import draw
 from support.rules import RULES
 
 DECISIONS, OF_RELEASE = names.DECISIONS.name, f'namespace="{NAMESPACE}"'
-STATE_LOST = "HeadgateStateLost"
+STATE_LOST = "FleetlimitStateLost"
 NOT_HAPPENED = {"Reloads": "nobody changes the policies"}
 """What boards have no data for, and why."""
 SERVED, CALLED = "server", "client"
@@ -141,7 +141,7 @@ def test_traces(observed: Release, story: Story, prometheus: Prometheus) -> None
 
     tags = {names.ATTR_RESULT: "allowed", names.ATTR_SOURCE: "store"}
     found = eventually(
-        lambda: jaeger.traces("headgate", tags), within=timeouts.TRACED, what="an allowed request"
+        lambda: jaeger.traces("fleetlimit", tags), within=timeouts.TRACED, what="an allowed request"
     )
     called = 0
     for trace in found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.telemetry import names
+from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
 from support.e2e_jaeger import Jaeger

@@ -1,4 +1,4 @@
-"""Experiment 9: an app that knows nothing of Headgate, installed as its values.yaml says."""
+"""Experiment 9: an app that knows nothing of Fleetlimit, installed as its values.yaml says."""
 
 import json
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headgate.core.decision import Outcome
-from headgate.core.quota import rate_quota
-from headgate.server.demo.allowance import permitted
+from fleetlimit.core.decision import Outcome
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.server.demo.allowance import permitted
 from support import e2e_cluster as kind
 from support.e2e_load import Load, Stream
 from support.e2e_release import Release

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from headgate.telemetry import names
+from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
 from support.e2e_load import Load

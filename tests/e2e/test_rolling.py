@@ -31,7 +31,7 @@ def test_rolling(
         second = set(watch.ready())
         watch.mark("helm upgrade")
         stamp = str(time.time_ns())
-        release.install(installed, {"podAnnotations": {"e2e.headgate/upgraded": stamp}})
+        release.install(installed, {"podAnnotations": {"e2e.fleetlimit/upgraded": stamp}})
         eventually(
             lambda: len(watch.ready()) == 3 and not second & set(watch.ready()),
             within=timeouts.HELM,

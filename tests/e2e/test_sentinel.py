@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headgate.telemetry import names
+from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.acl import RULE
 from support.e2e_away import beyond, each_does_what_it_says, recovery_s
@@ -41,7 +41,7 @@ SERVER = (
     *("--requirepass", DATA, "--primaryauth", DATA, "--replica-announce-ip", "$(POD_IP)"),
     *("--min-replicas-to-write", str(HA["replica"]["minReplicasToWrite"])),
     *("--min-replicas-max-lag", str(HA["replica"]["minReplicasMaxLag"])),
-    *("--user", "headgate", "on", f">{LOGIN}", *RULE),
+    *("--user", "fleetlimit", "on", f">{LOGIN}", *RULE),
 )
 CONFIGURATION = f"""\
 port {SENTINEL_PORT}
@@ -66,7 +66,7 @@ def test_sentinel(
     release = another_release(NAME)
     store = External(release, images()["VALKEY_IMAGE"], image)
     _start(store)
-    login = {"username": "headgate", "password": LOGIN}
+    login = {"username": "fleetlimit", "password": LOGIN}
     release.install(installed, values(URL, **login))
     with Watch(release, folder) as watch:
         with Load(release, image, NAME, load(NAME, SPENT), 240) as loading:

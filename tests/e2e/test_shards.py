@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from headgate.core.keys import KeyScheme
-from headgate.telemetry import names
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.acl import IN_CLUSTER, RULE
 from support.e2e_cluster import images
@@ -27,7 +27,7 @@ OF_THE_FLEET = {KEYS.replicas, KEYS.epoch, KEYS.statements, KEYS.auditors}
 SERVER = (
     *("valkey-server", "--save", "", "--maxmemory-policy", "noeviction"),
     *("--cluster-enabled", "yes", "--cluster-announce-ip", "$(POD_IP)"),
-    *("--requirepass", ADMIN, "--user", "headgate", "on", f">{LOGIN}", *RULE, *IN_CLUSTER),
+    *("--requirepass", ADMIN, "--user", "fleetlimit", "on", f">{LOGIN}", *RULE, *IN_CLUSTER),
 )
 CLI = ("valkey-cli", "--pass", ADMIN, "--no-auth-warning")
 
@@ -51,7 +51,7 @@ def test_shards(
         within=timeouts.POD,
         what="every shard serves",
     )
-    login = {"username": "headgate", "password": LOGIN}
+    login = {"username": "fleetlimit", "password": LOGIN}
     release.install(installed, values(f"redis+cluster://{NAME}:{PORT}", **login))
     # Few callers beyond their limits, and many below, so that there are many keys.
     others = [each for each in EXPERIMENTS if each != NAME]

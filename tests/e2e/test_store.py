@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.telemetry import names
+from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.e2e_away import beyond, counted_as_such, each_does_what_it_says, recovery_s, too_slow
 from support.e2e_eventually import eventually

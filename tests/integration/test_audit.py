@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import pytest
 
-from headgate.core.charge import Charge
-from headgate.core.keys import KeyScheme
-from headgate.core.quota import SECOND_US, Algorithm
-from headgate.limiter.events import StoreFailed, StoreStateLost
-from headgate.limiter.ports import Heard, Taken
-from headgate.stores.embedded import EmbeddedValkey
-from headgate.stores.memory import MemoryStore
-from headgate.stores.redis import RedisStore
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.quota import SECOND_US, Algorithm
+from fleetlimit.limiter.events import StoreFailed, StoreStateLost
+from fleetlimit.limiter.ports import Heard, Taken
+from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.memory import MemoryStore
+from fleetlimit.stores.redis import RedisStore
 from support.audit import Fleet
 from support.clock import MovedClock
 from support.limiter import rate

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from headgate.core.errors import HeadgateError, StoreError
-from headgate.server.demo.command import Options, demo
-from headgate.server.demo.fleet import Replica, fleet
-from headgate.server.demo.told import read_counters
-from headgate.stores.embedded import EmbeddedValkey, free_port
+from fleetlimit.core.errors import FleetlimitError, StoreError
+from fleetlimit.server.demo.command import Options, demo
+from fleetlimit.server.demo.fleet import Replica, fleet
+from fleetlimit.server.demo.told import read_counters
+from fleetlimit.stores.embedded import EmbeddedValkey, free_port
 
 _SECONDS = 60
 _PROC = Path("/proc")
@@ -24,7 +24,7 @@ needs_proc = pytest.mark.skipif(
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "headgate", "demo", *arguments]
+    return [sys.executable, "-m", "fleetlimit", "demo", *arguments]
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -55,7 +55,7 @@ def _folder(tmp_path: Path) -> Path:
 
 def environment(folder: Path) -> dict[str, str]:
     # What else may be set must not reach the replicas.
-    away = {"HEADGATE_TARGET": "no.such:app", "OTEL_TRACES_EXPORTER": "no-such"}
+    away = {"FLEETLIMIT_TARGET": "no.such:app", "OTEL_TRACES_EXPORTER": "no-such"}
     return {**os.environ, **away, "TMPDIR": str(folder)}
 
 
@@ -180,8 +180,8 @@ def test_a_store_that_is_away_is_said_before_anything_starts(
 
 async def test_a_replica_that_does_not_start_says_why(tmp_path: Path) -> None:
     """The message has the last lines of its log."""
-    settings = {"HEADGATE_POLICIES": str(tmp_path / "no-such.yaml")}
-    with pytest.raises(HeadgateError, match=r"replica-1 did not start(.|\n)*no-such\.yaml"):
+    settings = {"FLEETLIMIT_POLICIES": str(tmp_path / "no-such.yaml")}
+    with pytest.raises(FleetlimitError, match=r"replica-1 did not start(.|\n)*no-such\.yaml"):
         async with fleet(1, settings, lambda _: None):
             pytest.fail("it must not start")
 
@@ -203,5 +203,5 @@ async def test_a_replica_that_does_not_stop_is_killed() -> None:
 
 async def test_a_replica_that_is_gone_has_no_metrics() -> None:
     """The message names the replica."""
-    with pytest.raises(HeadgateError, match="replica-1 does not tell its metrics"):
+    with pytest.raises(FleetlimitError, match="replica-1 does not tell its metrics"):
         await read_counters({"replica-1": free_port()})

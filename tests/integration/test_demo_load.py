@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from headgate.server.demo.load import send_all
-from headgate.server.demo.scene import set_scene
-from headgate.server.demo.tally import Tally
-from headgate.stores.embedded import free_port
+from fleetlimit.server.demo.load import send_all
+from fleetlimit.server.demo.scene import set_scene
+from fleetlimit.server.demo.tally import Tally
+from fleetlimit.stores.embedded import free_port
 
 
 async def test_a_replica_that_is_gone_is_an_error_and_no_end(tmp_path: Path) -> None:

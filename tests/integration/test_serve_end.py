@@ -84,7 +84,7 @@ async def test_a_second_signal_does_not_wait(folder: Path) -> None:
 async def test_draining_has_an_end(folder: Path) -> None:
     """A response that never ends is cut when the time for draining is over."""
     with Service(
-        "slow:app", folder=folder, settings={"HEADGATE_SHUTDOWN_SECONDS": "0.1"}
+        "slow:app", folder=folder, settings={"FLEETLIMIT_SHUTDOWN_SECONDS": "0.1"}
     ) as service:
         await service.ready()
         reader, writer = await send(service.port, "/slow")
@@ -101,7 +101,7 @@ async def test_what_cannot_start_says_why(tmp_path: Path) -> None:
     )
     (tmp_path / "dependent.py").write_text(
         "from fastapi import Depends, FastAPI\n"
-        "from headgate import RateLimit\n"
+        "from fleetlimit import RateLimit\n"
         "app = FastAPI()\n"
         "@app.get('/', dependencies=[Depends(RateLimit(policy='gone'))])\n"
         "async def root(): ...\n"

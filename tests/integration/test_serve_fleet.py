@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.embedded import EmbeddedValkey
 from support.savings import ALL_OR_NONE, EACH, Saving
 from support.server import Service, eventually, fetch, send
 
@@ -23,11 +23,11 @@ Without = Sequence[Saving]
 
 def settings(valkey: EmbeddedValkey, prefix: str, without: Without) -> dict[str, str]:
     return {
-        "HEADGATE_STORE": valkey.url,
-        "HEADGATE_KEY_PREFIX": "-".join([prefix, *without]),
-        "HEADGATE_ADMIN_TOKEN": TOKEN,
+        "FLEETLIMIT_STORE": valkey.url,
+        "FLEETLIMIT_KEY_PREFIX": "-".join([prefix, *without]),
+        "FLEETLIMIT_ADMIN_TOKEN": TOKEN,
         # These tests are about counting: a machine that pauses must not turn into a store away.
-        "HEADGATE_STORE_TIMEOUT": "5",
+        "FLEETLIMIT_STORE_TIMEOUT": "5",
     }
 
 
@@ -71,10 +71,12 @@ async def test_replicas_admit_what_one_would(
         for service in fleet:
             for outcome in ("allowed", "denied"):
                 label = f'outcome="{outcome}"'
-                policy = await service.metric("headgate_decisions_total", 'policy="default"', label)
+                policy = await service.metric(
+                    "fleetlimit_decisions_total", 'policy="default"', label
+                )
                 counted[outcome] += int(policy)
                 counted[f"{outcome} in all"] += int(
-                    await service.metric("headgate_checks_total", label)
+                    await service.metric("fleetlimit_checks_total", label)
                 )
         denied = REQUESTS - LIMIT
         assert counted == {
@@ -102,9 +104,9 @@ async def saved_what_is_on(fleet: Sequence[Service], without: Without) -> None:
     hits, calls, pipelines = [
         sum([await service.metric(name) for service in fleet])
         for name in (
-            "headgate_denial_cache_hits_total",
-            "headgate_store_batch_size_sum",
-            "headgate_store_batch_size_count",
+            "fleetlimit_denial_cache_hits_total",
+            "fleetlimit_store_batch_size_sum",
+            "fleetlimit_store_batch_size_count",
         )
     ]
     assert (hits > 0) is (Saving.CACHE not in without)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.embedded import EmbeddedValkey
 from support.server import Service, eventually, fetch
 
 POLICIES = """\
@@ -84,16 +84,16 @@ async def test_a_store_killed_and_restarted(policies: str, store: EmbeddedValkey
         assert await statuses(service, "/items/1", 3) == [200, 200, 429]
         assert await eventually(lambda: is_away(service))
         assert (await service.admin("/livez")).status == 200
-        assert await service.metric("headgate_breaker_open") == 1
-        assert await service.metric("headgate_store_errors_total") >= 3
-        assert await service.metric("headgate_store_state_lost_total") == 0
+        assert await service.metric("fleetlimit_breaker_open") == 1
+        assert await service.metric("fleetlimit_store_errors_total") >= 3
+        assert await service.metric("fleetlimit_store_state_lost_total") == 0
 
         store.start()
         await eventually(lambda: is_back(service))
         assert await statuses(service, "/exports", 2, "POST") == [200, 200]
         assert await statuses(service, "/items/1", 4) == [200, 200, 200, 429]
-        assert await service.metric("headgate_store_state_lost_total") == 1
-        assert await service.metric("headgate_breaker_open") == 0
+        assert await service.metric("fleetlimit_store_state_lost_total") == 1
+        assert await service.metric("fleetlimit_breaker_open") == 0
         assert len(service.told("store.state_lost")) == 1
         assert await service.stop() == 0
         for event in ("store.unavailable", "store.breaker.open", "store.breaker.closed"):
@@ -123,7 +123,7 @@ async def test_a_store_that_stands_still(policies: str, store: EmbeddedValkey) -
             os.kill(store.pid, signal.SIGCONT)
         await eventually(lambda: is_back(service))
         assert await statuses(service, "/exports", 1, "POST") == [200]
-        assert await service.metric("headgate_store_state_lost_total") == 0
+        assert await service.metric("fleetlimit_store_state_lost_total") == 0
 
 
 async def test_ending_while_the_store_stands_still(policies: str, store: EmbeddedValkey) -> None:
@@ -148,4 +148,4 @@ async def test_a_start_without_the_store(policies: str, store: EmbeddedValkey) -
         store.start()
         await eventually(lambda: is_back(service))
         assert await statuses(service, "/exports", 1, "POST") == [200]
-        assert await service.metric("headgate_store_state_lost_total") == 0
+        assert await service.metric("fleetlimit_store_state_lost_total") == 0

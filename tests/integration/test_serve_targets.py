@@ -1,4 +1,4 @@
-"""What stands behind `headgate serve`: any ASGI app, a FastAPI app, the bundled service."""
+"""What stands behind `fleetlimit serve`: any ASGI app, a FastAPI app, the bundled service."""
 
 import contextlib
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ app.include_router(router)
 """
 ITS_OWN = """
 from fastapi import Depends, FastAPI
-from headgate import Headgate, RateLimit, RateLimitMiddleware
+from fleetlimit import Fleetlimit, RateLimit, RateLimitMiddleware
 
-app = FastAPI(lifespan=Headgate())
+app = FastAPI(lifespan=Fleetlimit())
 app.add_middleware(RateLimitMiddleware)
 
 
@@ -78,7 +78,7 @@ async def test_a_plain_app_and_its_reload(tmp_path: Path) -> None:
         (tmp_path / "policies.yaml").write_text("version: 1\npolicies: [{name: 7}]\n")
         await eventually(lambda: service.told("policies.rejected"))
         assert (await service.get("/carts/1")).status == 429
-        assert await service.metric("headgate_policy_reloads_total", 'result="failure"') >= 1
+        assert await service.metric("fleetlimit_policy_reloads_total", 'result="failure"') >= 1
 
 
 async def test_a_fastapi_app_that_imports_nothing(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ async def test_a_fastapi_app_that_imports_nothing(tmp_path: Path) -> None:
     policies(tmp_path, "/v1/orders/{order_id}")
     with Service(
         folder=tmp_path,
-        settings={"HEADGATE_TARGET": "shop.main:app", "HEADGATE_POLICIES": "policies.yaml"},
+        settings={"FLEETLIMIT_TARGET": "shop.main:app", "FLEETLIMIT_POLICIES": "policies.yaml"},
     ) as service:
         await service.ready()
         statuses = [(await service.get(f"/v1/orders/{number}")).status for number in range(3)]
@@ -102,14 +102,14 @@ async def test_a_fastapi_app_that_imports_nothing(tmp_path: Path) -> None:
         assert asked.json["policies"][0]["standing"][0]["outcome"] == "denied"
 
 
-async def test_an_app_with_a_headgate_of_its_own(tmp_path: Path) -> None:
+async def test_an_app_with_a_fleetlimit_of_its_own(tmp_path: Path) -> None:
     """Behind the service there is one limiter: the app's own gives way, and is one replica."""
     (tmp_path / "own.py").write_text(ITS_OWN)
     policies(tmp_path, "/other")
     with Service("own:app", "--policies", "policies.yaml", folder=tmp_path) as service:
         await service.ready()
         assert [(await service.get("/orders")).status for _ in range(3)] == [200, 200, 429]
-        assert await service.metric("headgate_checks_total") == 3
+        assert await service.metric("fleetlimit_checks_total") == 3
         assert len(service.told("store.not_shared")) == 1
 
         policies(tmp_path, "/other", name="renamed")

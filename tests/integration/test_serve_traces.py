@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from headgate.stores.embedded import EmbeddedValkey, free_port
-from headgate.telemetry.span_queue import CLOSE_SECONDS
+from fleetlimit.stores.embedded import EmbeddedValkey, free_port
+from fleetlimit.telemetry.span_queue import CLOSE_SECONDS
 from support.collector import Collector
 from support.server import Service, eventually
 
@@ -33,7 +33,7 @@ def policy_file(folder: Path) -> str:
 def by_kind(spans: list[Span]) -> tuple[Span, Span, Span] | None:
     """Return the server's, the limiter's and the store's span, if they are all there."""
     servers = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
-    checks = [span for span in spans if span.name == "headgate.check"]
+    checks = [span for span in spans if span.name == "fleetlimit.check"]
     calls = [span for span in spans if span.kind == Span.SPAN_KIND_CLIENT]
     return (servers[0], checks[0], calls[0]) if servers and checks and calls else None
 
@@ -51,8 +51,8 @@ async def test_a_request_is_one_trace(tmp_path: Path, valkey: EmbeddedValkey, ta
             folder=tmp_path,
             settings={
                 **collector.settings,
-                "HEADGATE_STORE": valkey.url,
-                "HEADGATE_KEY_PREFIX": f"traces-{target.partition(':')[0]}",
+                "FLEETLIMIT_STORE": valkey.url,
+                "FLEETLIMIT_KEY_PREFIX": f"traces-{target.partition(':')[0]}",
             },
         ) as service,
     ):
@@ -67,14 +67,14 @@ async def test_a_request_is_one_trace(tmp_path: Path, valkey: EmbeddedValkey, ta
         assert call.parent_span_id == check.span_id
         told = {each.key: each.value for each in check.attributes}
         assert told["rate_limiting.result"].string_value == "denied"
-        for name in ("headgate_decisions_total", "headgate_denials_total"):
+        for name in ("fleetlimit_decisions_total", "fleetlimit_denials_total"):
             samples = await service.samples(name, 'policy="items"', 'outcome="denied"')
             assert [sample.value for sample in samples] == [1]
             assert f'trace_id="{denied}"' in samples[0].exemplar
         assert f'route="{line["route"]}"' in samples[0].labels
         assert 'tier="none"' in samples[0].labels
-        assert await service.metric("headgate_spans_dropped_total") == 0
-        slow = await service.samples("headgate_check_duration_seconds_bucket", 'source="store"')
+        assert await service.metric("fleetlimit_spans_dropped_total") == 0
+        slow = await service.samples("fleetlimit_check_duration_seconds_bucket", 'source="store"')
         assert any("trace_id=" in sample.exemplar for sample in slow)
         assert server.status.code == 0
 
@@ -107,12 +107,12 @@ async def test_a_collector_that_is_away(tmp_path: Path, protocol: str) -> None:
         assert [(await service.get("/items/1")).status for _ in range(3)] == [200, 429, 429]
         # Of each request the server's span and the limiter's: there is no store to call.
         await eventually(lambda: dropped(service, 6))
-        assert await service.metric("headgate_checks_total") == 3
+        assert await service.metric("fleetlimit_checks_total") == 3
         assert await service.stop() == 0
 
 
 async def dropped(service: Service, spans: int) -> bool:
-    return await service.metric("headgate_spans_dropped_total") == spans
+    return await service.metric("fleetlimit_spans_dropped_total") == spans
 
 
 @PROTOCOLS

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from headgate.core.keys import KeyScheme
-from headgate.core.policy import KeyKind, KeyPart
-from headgate.core.quota import Algorithm, rate_quota
-from headgate.stores.embedded import EmbeddedValkey
-from headgate.stores.redis import RedisStore
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.policy import KeyKind, KeyPart
+from fleetlimit.core.quota import Algorithm, rate_quota
+from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.redis import RedisStore
 from support.audit import Fleet
 from support.clock import MovedClock
 from support.limiter import rate, remaining

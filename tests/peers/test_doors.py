@@ -9,16 +9,16 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.testclient import TestClient
 
-from headgate import Headgate, Policy, PolicySet, RateLimit, RateLimitMiddleware, rate_quota
-from headgate.core.policy import Match
-from headgate.testing import MakeHeadgate
+from fleetlimit import Fleetlimit, Policy, PolicySet, RateLimit, RateLimitMiddleware, rate_quota
+from fleetlimit.core.policy import Match
+from fleetlimit.testing import MakeFleetlimit
 
 ONE_A_DAY = PolicySet([Policy("default", (rate_quota("1/day"),))])
 
 
-def limited(headgate: Headgate) -> FastAPI:
+def limited(fleetlimit: Fleetlimit) -> FastAPI:
     """Return an app whose routes are all under the middleware."""
-    app = FastAPI(lifespan=headgate)
+    app = FastAPI(lifespan=fleetlimit)
     app.add_middleware(RateLimitMiddleware)
     router = APIRouter(prefix="/v1")
 
@@ -44,7 +44,7 @@ def statuses(client: TestClient, *paths: str, **headers: str) -> list[int]:
 
 
 def test_slowapi_281_included_and_top_level_routes_are_both_limited(
-    make_headgate: MakeHeadgate,
+    make_fleetlimit: MakeFleetlimit,
 ) -> None:
     """A route's limit holds wherever the framework keeps the route."""
     policies = PolicySet(
@@ -53,33 +53,33 @@ def test_slowapi_281_included_and_top_level_routes_are_both_limited(
             Policy("plain", (rate_quota("1/day"),), match=Match(routes=("/plain",))),
         ]
     )
-    with TestClient(limited(make_headgate(policies))) as client:
+    with TestClient(limited(make_fleetlimit(policies))) as client:
         assert statuses(client, "/v1/items/1", "/v1/items/1") == [200, 429]
         assert statuses(client, "/plain", "/plain") == [200, 429]
 
 
 def test_slowapi_281_what_no_route_matches_falls_under_the_default(
-    make_headgate: MakeHeadgate,
+    make_fleetlimit: MakeFleetlimit,
 ) -> None:
     """An unknown path is no way round the limit."""
-    with TestClient(limited(make_headgate(ONE_A_DAY))) as client:
+    with TestClient(limited(make_fleetlimit(ONE_A_DAY))) as client:
         assert statuses(client, "/nowhere", "/elsewhere") == [404, 429]
 
 
 def test_slowapi_217_227_a_path_parameter_makes_no_bucket_of_its_own(
-    make_headgate: MakeHeadgate,
+    make_fleetlimit: MakeFleetlimit,
 ) -> None:
     """All items share the bucket of their template."""
-    with TestClient(limited(make_headgate(ONE_A_DAY))) as client:
+    with TestClient(limited(make_fleetlimit(ONE_A_DAY))) as client:
         assert statuses(client, "/v1/items/1", "/v1/items/2") == [200, 429]
 
 
 @pytest.mark.parametrize("path", ["/plain", "/own"])
 def test_fastapi_limiter_80_pyratelimiter_238_two_callers_have_two_buckets(
-    make_headgate: MakeHeadgate, tmp_path: Path, path: str
+    make_fleetlimit: MakeFleetlimit, tmp_path: Path, path: str
 ) -> None:
     """At the middleware and at the dependency, one caller's requests do not spend another's."""
-    with TestClient(limited(make_headgate(_with_keys(tmp_path, "alice", "bob")))) as client:
+    with TestClient(limited(make_fleetlimit(_with_keys(tmp_path, "alice", "bob")))) as client:
         keys = ("alice", "bob", "alice", "bob")
         found = [client.get(path, headers={"X-API-Key": key}).status_code for key in keys]
     assert found == [200, 200, 429, 429]
@@ -101,10 +101,10 @@ def _with_keys(folder: Path, *keys: str) -> Path:
 
 
 def test_slowapi_255_306_an_invented_address_or_key_opens_no_bucket(
-    make_headgate: MakeHeadgate, tmp_path: Path
+    make_fleetlimit: MakeFleetlimit, tmp_path: Path
 ) -> None:
     """Whatever an untrusted client writes into its headers, it stays in one bucket."""
-    app = limited(make_headgate(_with_keys(tmp_path, "alice")))
+    app = limited(make_fleetlimit(_with_keys(tmp_path, "alice")))
     with TestClient(app, client=("192.0.2.1", 1)) as client:
         assert statuses(client, "/plain") == [200]
         for number in range(5):
@@ -117,9 +117,9 @@ def test_slowapi_255_306_an_invented_address_or_key_opens_no_bucket(
         assert proxied.get("/plain", headers=spoofed).status_code == 429
 
 
-def test_slowapi_174_an_endpoint_needs_no_request_argument(make_headgate: MakeHeadgate) -> None:
+def test_slowapi_174_an_endpoint_needs_no_request_argument(make_fleetlimit: MakeFleetlimit) -> None:
     """A limit is a dependency; the endpoint's signature is its own."""
-    app = FastAPI(lifespan=make_headgate(None))
+    app = FastAPI(lifespan=make_fleetlimit(None))
 
     @app.get("/")
     async def read(_: Annotated[object, Depends(RateLimit("1/day"))]) -> None:
@@ -130,10 +130,10 @@ def test_slowapi_174_an_endpoint_needs_no_request_argument(make_headgate: MakeHe
 
 
 def test_envoy_45384_gateway_5693_a_refusal_says_when_and_an_admission_does_not(
-    make_headgate: MakeHeadgate,
+    make_fleetlimit: MakeFleetlimit,
 ) -> None:
     """Retry-After is on every 429 and on no 200."""
-    with TestClient(limited(make_headgate(ONE_A_DAY))) as client:
+    with TestClient(limited(make_fleetlimit(ONE_A_DAY))) as client:
         admitted, refused = client.get("/plain"), client.get("/plain")
     assert "Retry-After" not in admitted.headers
     assert int(refused.headers["Retry-After"]) == 86_400
@@ -141,30 +141,30 @@ def test_envoy_45384_gateway_5693_a_refusal_says_when_and_an_admission_does_not(
 
 
 def test_envoyproxy_ratelimit_331_341_994_no_label_grows_with_the_callers(
-    make_headgate: MakeHeadgate,
+    make_fleetlimit: MakeFleetlimit,
 ) -> None:
     """A thousand callers make not one more time series; who they are is in logs, as hashes."""
-    headgate = make_headgate(ONE_A_DAY)
-    with TestClient(limited(headgate), client=("192.0.2.1", 1)) as client:
+    fleetlimit = make_fleetlimit(ONE_A_DAY)
+    with TestClient(limited(fleetlimit), client=("192.0.2.1", 1)) as client:
         client.get("/plain")
         client.get("/plain")
     # What the audit says of a policy is there once the first statement was made.
-    before = len(headgate.metrics.render()[0].splitlines())
+    before = len(fleetlimit.metrics.render()[0].splitlines())
     for number in range(20):
-        with TestClient(limited(headgate), client=(f"198.51.100.{number}", 1)) as client:
+        with TestClient(limited(fleetlimit), client=(f"198.51.100.{number}", 1)) as client:
             client.get("/plain")
             client.get("/plain")
-    body = headgate.metrics.render()[0]
+    body = fleetlimit.metrics.render()[0]
     assert len(body.splitlines()) == before
     assert b"198.51.100" not in body
-    assert headgate.top_denied.report()
+    assert fleetlimit.top_denied.report()
 
 
 def test_an_app_that_sets_up_nothing_is_limited_and_told_so_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dependency alone limits, within the process, and says in one line what that means."""
-    monkeypatch.delenv("HEADGATE_STORE", raising=False)
+    monkeypatch.delenv("FLEETLIMIT_STORE", raising=False)
     app = FastAPI()
 
     @app.get("/", dependencies=[Depends(RateLimit("2/day"))])

@@ -6,17 +6,17 @@ from collections.abc import Callable
 import pytest
 from redis.asyncio import Redis
 
-from headgate import Headgate, Policy, concurrency_quota, rate_quota
-from headgate.core.charge import Charge
-from headgate.core.keys import KeyScheme
-from headgate.core.quota import Algorithm, Quota
-from headgate.core.subject import Principal, Subject
-from headgate.limiter.limiter import Limiter
-from headgate.stores.connect import Timeouts
-from headgate.stores.embedded import EmbeddedValkey
-from headgate.stores.memory import MemoryStore
-from headgate.stores.redis import RedisStore
-from headgate.testing import MovedClock
+from fleetlimit import Fleetlimit, Policy, concurrency_quota, rate_quota
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.stores.connect import Timeouts
+from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.memory import MemoryStore
+from fleetlimit.stores.redis import RedisStore
+from fleetlimit.testing import MovedClock
 
 PATIENT = Timeouts(connect=10.0, operation=10.0)
 
@@ -47,22 +47,22 @@ async def test_dataspoke_112_litellm_2730_replicas_do_not_multiply_the_limit(
 
 
 async def test_litellm_2730_local_fallback_divides_by_the_live_replicas(
-    headgate: Headgate,
+    fleetlimit: Fleetlimit,
 ) -> None:
     """A share is the limit divided by the replicas, so that the shares add up to the limit."""
     quota = rate_quota("100/minute")
     assert sum(quota.share(4).burst for _ in range(4)) == 100
-    assert headgate.limiter.census.replicas == 1
+    assert fleetlimit.limiter.census.replicas == 1
 
 
 async def test_envoyproxy_ratelimit_427_440_a_denied_request_spends_nothing(
-    headgate: Headgate,
+    fleetlimit: Fleetlimit,
 ) -> None:
     """What one policy refuses leaves the other policies as they were."""
     narrow = Policy("narrow", (rate_quota("1/day"),))
     wide = Policy("wide", (rate_quota("10/day"),))
-    async with headgate:
-        limiter = headgate.limiter
+    async with fleetlimit:
+        limiter = fleetlimit.limiter
         await limiter.check(narrow, wide, principal="alice")
         for _ in range(5):
             assert not (await limiter.check(narrow, wide, principal="alice")).allowed
@@ -120,7 +120,7 @@ async def test_pyratelimiter_55_clocks_of_replicas_play_no_role(valkey: Embedded
     client = Redis.from_url(valkey.url)
     try:
         before = await client.time()
-        charge = Charge("hg1:{c}:p:l", rate_quota("5/minute"), 1)
+        charge = Charge("fl1:{c}:p:l", rate_quota("5/minute"), 1)
         taken = await limiter.store.take([charge])
         after = await client.time()
     finally:
@@ -130,57 +130,59 @@ async def test_pyratelimiter_55_clocks_of_replicas_play_no_role(valkey: Embedded
 
 
 async def test_throttled_py_a_burst_below_half_the_rate_still_limits(
-    headgate: Headgate, headgate_clock: MovedClock
+    fleetlimit: Fleetlimit, fleetlimit_clock: MovedClock
 ) -> None:
     """A time to live is rounded up, so that a short bucket does not expire at once."""
     policy = Policy("short", (rate_quota("1000/second", burst=2),))
-    async with headgate:
-        allowed = [(await headgate.limiter.check(policy, principal="a")).allowed for _ in range(5)]
-        headgate_clock.move(0.001)
-        later = (await headgate.limiter.check(policy, principal="a")).allowed
+    async with fleetlimit:
+        allowed = [
+            (await fleetlimit.limiter.check(policy, principal="a")).allowed for _ in range(5)
+        ]
+        fleetlimit_clock.move(0.001)
+        later = (await fleetlimit.limiter.check(policy, principal="a")).allowed
     assert allowed == [True, True, False, False, False]
     assert later
 
 
 async def test_envoyproxy_ratelimit_269_the_default_lets_no_double_through_at_a_boundary(
-    headgate: Headgate, headgate_clock: MovedClock
+    fleetlimit: Fleetlimit, fleetlimit_clock: MovedClock
 ) -> None:
     """Around the boundary of two minutes a bucket of 10 admits 10, where fixed windows admit 20."""
     admitted = {}
-    async with headgate:
-        headgate_clock.move(59)
+    async with fleetlimit:
+        fleetlimit_clock.move(59)
         for algorithm in (Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW):
             policy = Policy(algorithm, (rate_quota("10/minute", algorithm=algorithm),))
-            admitted[algorithm] = [await _spend(headgate, policy)]
-        headgate_clock.move(1)
+            admitted[algorithm] = [await _spend(fleetlimit, policy)]
+        fleetlimit_clock.move(1)
         for algorithm, counts in admitted.items():
             policy = Policy(algorithm, (rate_quota("10/minute", algorithm=algorithm),))
-            counts.append(await _spend(headgate, policy))
+            counts.append(await _spend(fleetlimit, policy))
     assert admitted == {Algorithm.TOKEN_BUCKET: [10, 0], Algorithm.FIXED_WINDOW: [10, 10]}
 
 
-async def _spend(headgate: Headgate, policy: Policy) -> int:
-    decisions = [await headgate.limiter.check(policy, principal="alice") for _ in range(12)]
+async def _spend(fleetlimit: Fleetlimit, policy: Policy) -> int:
+    decisions = [await fleetlimit.limiter.check(policy, principal="alice") for _ in range(12)]
     return sum(decision.allowed for decision in decisions)
 
 
-async def test_slowapi_13_limits_differ_by_tier(headgate: Headgate) -> None:
+async def test_slowapi_13_limits_differ_by_tier(fleetlimit: Fleetlimit) -> None:
     """A caller's tier chooses its limits."""
     policy = Policy("tiers", tiers={"free": (rate_quota("1/day"),), "pro": (rate_quota("3/day"),)})
     counts = {}
-    async with headgate:
+    async with fleetlimit:
         for tier in ("free", "pro", "unknown"):
             who = Subject(principal=Principal(f"someone-{tier}", tier))
-            decisions = [await headgate.limiter.check(policy, subject=who) for _ in range(5)]
+            decisions = [await fleetlimit.limiter.check(policy, subject=who) for _ in range(5)]
             counts[tier] = sum(decision.allowed for decision in decisions)
     assert counts == {"free": 1, "pro": 3, "unknown": 1}
 
 
-async def test_limitador_506_a_cost_known_only_later_is_corrected(headgate: Headgate) -> None:
+async def test_limitador_506_a_cost_known_only_later_is_corrected(fleetlimit: Fleetlimit) -> None:
     """What was reserved and not used is there for the next one; what was used beyond is not."""
     policy = Policy("tokens", (rate_quota("100/day"),))
-    async with headgate:
-        limiter = headgate.limiter
+    async with fleetlimit:
+        limiter = fleetlimit.limiter
         async with await limiter.reserve(policy, principal="alice", cost=80) as reserved:
             await reserved.commit(30)
         assert (await limiter.peek(policy, principal="alice", cost=70)).allowed

@@ -86,10 +86,10 @@ def _http_example() -> str:
 def test_the_commands_say_what_they_do(project: Path) -> None:
     """The policy file is valid, and explained for a caller."""
     assert (project / "policies.yaml").exists()
-    valid = command("headgate", "policies", "validate", "policies.yaml")
+    valid = command("fleetlimit", "policies", "validate", "policies.yaml")
     assert (valid.returncode, valid.stderr) == (0, "policies.yaml: 2 policies, no fault\n")
     explained = command(
-        *("headgate", "policies", "explain", "GET", "/reports/7", "--target", "policed:app"),
+        *("fleetlimit", "policies", "explain", "GET", "/reports/7", "--target", "policed:app"),
         *("--policies", "policies.yaml", "--header", "X-API-Key: alice"),
     )
     assert explained.returncode == 0, explained.stderr

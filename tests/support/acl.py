@@ -12,7 +12,7 @@ def _stated(pattern: str) -> tuple[str, ...]:
     return tuple(found.split())
 
 
-RULE: Final = _stated(r"^ACL SETUSER headgate on >password (.+)$")
+RULE: Final = _stated(r"^ACL SETUSER fleetlimit on >password (.+)$")
 """What the user may do."""
 IN_CLUSTER: Final = _stated(r"^In a Cluster add `(.+?)`")
 """What it may do besides in a Cluster."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from headgate.core.quota import Quota
+from fleetlimit.core.quota import Quota
 
 Admitted = list[tuple[int, int]]
 """When a request was let in, in microseconds, and the units it spent; in order of time."""

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from headgate.core.keys import KeyScheme
-from headgate.core.policy import Policy, PolicySet
-from headgate.core.quota import SECOND_US
-from headgate.limiter.auditor import LAG_US
-from headgate.limiter.breaker import BreakerSettings
-from headgate.limiter.events import Audited, OvershootFound, PolicyAudit
-from headgate.limiter.limiter import Limiter
-from headgate.limiter.ports import Store
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.quota import SECOND_US
+from fleetlimit.limiter.auditor import LAG_US
+from fleetlimit.limiter.breaker import BreakerSettings
+from fleetlimit.limiter.events import Audited, OvershootFound, PolicyAudit
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.ports import Store
+from fleetlimit.stores.memory import MemoryStore
 from support.clock import MovedClock
 from support.limiter import Recorder, rate
 

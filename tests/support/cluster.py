@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import redis
 
-from headgate.stores.embedded import EmbeddedValkey, free_port
+from fleetlimit.stores.embedded import EmbeddedValkey, free_port
 
 NODES = 3
 SLOTS = 16_384

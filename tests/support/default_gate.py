@@ -11,7 +11,7 @@ import httpx
 from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
-from headgate import rate_limit
+from fleetlimit import rate_limit
 
 
 def app() -> FastAPI:

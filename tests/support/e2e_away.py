@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
-from headgate.core.decision import Outcome
-from headgate.core.quota import SECOND_US
-from headgate.server.demo.allowance import permitted
+from fleetlimit.core.decision import Outcome
+from fleetlimit.core.quota import SECOND_US
+from fleetlimit.server.demo.allowance import permitted
 from support import e2e_timeouts as timeouts
 from support.e2e_load import Answers, Request
 from support.e2e_outage import ALLOW, DENY, LOCAL, NONE, Outage

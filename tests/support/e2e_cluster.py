@@ -32,7 +32,7 @@ def loaded(names: Mapping[str, str]) -> tuple[str, ...]:
         names: What `images` returns.
     """
     kinds = (
-        *("HEADGATE", "EXAMPLE", "VALKEY", "REDIS", "REDIS_EXPORTER", "METRICS_SERVER"),
+        *("FLEETLIMIT", "EXAMPLE", "VALKEY", "REDIS", "REDIS_EXPORTER", "METRICS_SERVER"),
         *("PROMETHEUS_OPERATOR", "PROMETHEUS_CONFIG_RELOADER", "PROMETHEUS", "JAEGER"),
     )
     return tuple(names[f"{kind}_IMAGE"] for kind in kinds)
@@ -170,15 +170,15 @@ def delete(name: str, kubeconfig: Path) -> None:
 
 
 def build(names: Mapping[str, str]) -> None:
-    """Build Headgate's image and the example's, and pull the others that are missing.
+    """Build Fleetlimit's image and the example's, and pull the others that are missing.
 
     Args:
         names: What `images` returns.
     """
     options = names["DOCKER_BUILD_OPTIONS"].split()
     for image, of, folder in (
-        ("HEADGATE_IMAGE", ("BASE_IMAGE", "BUILD_IMAGE"), "."),
-        ("EXAMPLE_IMAGE", ("HEADGATE_IMAGE",), "deploy/examples/orders"),
+        ("FLEETLIMIT_IMAGE", ("BASE_IMAGE", "BUILD_IMAGE"), "."),
+        ("EXAMPLE_IMAGE", ("FLEETLIMIT_IMAGE",), "deploy/examples/orders"),
     ):
         arguments = [f"--build-arg={each}={names[each]}" for each in of]
         command = ("docker", "build", *options, *arguments, f"--tag={names[image]}", folder)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from headgate.core.quota import SECOND_US
+from fleetlimit.core.quota import SECOND_US
 from support import e2e_series as series
 from support.e2e_report import Run
 
@@ -35,7 +35,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "svg.fonttype": "path",
-    "svg.hashsalt": "headgate",
+    "svg.hashsalt": "fleetlimit",
     "text.parse_math": False,
 }
 _METADATA: Final = ("Creator", "Date", "Format", "Type")

@@ -7,7 +7,7 @@ from typing import Any, Final
 import yaml
 from kr8s.objects import Pod
 
-from headgate.telemetry import names
+from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.e2e_away import beyond
 from support.e2e_backends import FOLDER
@@ -25,7 +25,7 @@ from support.e2e_watch import Watch
 NAMESPACE: Final = "observed"
 PLAN: Final = "plan"
 """The policy in shadow, which holds the requests of `LOCAL` as well."""
-UNREACHABLE, DEGRADED = "HeadgateStoreUnreachable", "HeadgateDegraded"
+UNREACHABLE, DEGRADED = "FleetlimitStoreUnreachable", "FleetlimitDegraded"
 BEFORE, AFTER = 50, 80
 """Windows of the audit: a few seconds long, one for each of a policy's five callers. When the store
 is back, many are compared at once."""
@@ -41,7 +41,7 @@ def values() -> tuple[Mapping[str, object], ...]:
     """Return values of the chart beside those of every release, the later ones going before."""
     repository, _, tag = images()["REDIS_EXPORTER_IMAGE"].rpartition(":")
     exporter = {"exporter": {"image": {"repository": repository, "tag": tag}}}
-    shown: dict[str, Any] = yaml.safe_load((FOLDER / "headgate.yaml").read_text())
+    shown: dict[str, Any] = yaml.safe_load((FOLDER / "fleetlimit.yaml").read_text())
     return (
         shown,
         {

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from headgate.core.decision import Outcome
+from fleetlimit.core.decision import Outcome
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
 from support.e2e_load import Stream

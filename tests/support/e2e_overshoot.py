@@ -7,7 +7,7 @@ an interval when both are inside, so nothing is reported that a later decision c
 from collections import Counter
 from collections.abc import Sequence
 
-from headgate.core.quota import Algorithm, Quota
+from fleetlimit.core.quota import Algorithm, Quota
 
 Interval = tuple[int, int]
 """When a request was sent, and when it was answered, in microseconds since the epoch."""

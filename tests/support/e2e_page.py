@@ -11,8 +11,8 @@ import pytest
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from headgate.core.quota import SECOND_US
-from headgate.version import __version__
+from fleetlimit.core.quota import SECOND_US
+from fleetlimit.version import __version__
 from support import e2e_plot as plot
 from support.e2e_figure import svg
 from support.e2e_report import Report, Run

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from headgate.core.quota import SECOND_US, Algorithm, Quota
+from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from support import e2e_figure as drawn
 from support import e2e_series as series
 from support.e2e_figure import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW

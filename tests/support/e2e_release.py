@@ -11,8 +11,8 @@ from support import e2e_timeouts as timeouts
 from support.e2e_cluster import Cluster
 from support.tool import ROOT
 
-CHART: Final = ROOT / "charts/headgate"
-NAME: Final = "headgate"
+CHART: Final = ROOT / "charts/fleetlimit"
+NAME: Final = "fleetlimit"
 
 
 class Release:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from headgate.core.decision import Outcome
-from headgate.core.quota import Quota
+from fleetlimit.core.decision import Outcome
+from fleetlimit.core.quota import Quota
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
 from support.e2e_kept import keep

@@ -6,7 +6,7 @@ from typing import Final
 
 import yaml
 
-from headgate.core.quota import Algorithm, rate_quota
+from fleetlimit.core.quota import Algorithm, rate_quota
 from support.e2e_load import Stream
 from support.e2e_tokens import jwks
 
@@ -37,8 +37,11 @@ ROUTES: Final = {
 POLICIES: Final = """\
 version: 1
 identity:
-  api_keys: {file: /etc/headgate/keys/keys.yaml}
-  jwt: {issuer: "https://issuer.example", audience: kind-suite, jwks: /etc/headgate/jwks/jwks.json}
+  api_keys: {file: /etc/fleetlimit/keys/keys.yaml}
+  jwt:
+    issuer: "https://issuer.example"
+    audience: kind-suite
+    jwks: /etc/fleetlimit/jwks/jwks.json
 policies:
   - name: bucket
     match: {methods: [GET], routes: ["/items/{item_id}"]}
@@ -77,7 +80,7 @@ def values(image: str, valkey: str) -> dict[str, object]:
     """Return the values to install the chart with.
 
     Args:
-        image: Image of Headgate.
+        image: Image of Fleetlimit.
         valkey: Image of Valkey.
     """
     everyone = [caller for experiment in EXPERIMENTS for caller in callers(experiment)]
@@ -97,7 +100,7 @@ def values(image: str, valkey: str) -> dict[str, object]:
         "apiKeys": {"inline": yaml.safe_dump({"keys": keys})},
         "extraObjects": [_JWKS],
         "extraVolumes": [{"name": "jwks", "configMap": {"name": "issuer"}}],
-        "extraVolumeMounts": [{"name": "jwks", "mountPath": "/etc/headgate/jwks"}],
+        "extraVolumeMounts": [{"name": "jwks", "mountPath": "/etc/fleetlimit/jwks"}],
     }
 
 

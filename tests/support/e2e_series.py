@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from headgate.core.decision import Outcome
-from headgate.core.quota import Quota
-from headgate.server.demo.allowance import permitted
+from fleetlimit.core.decision import Outcome
+from fleetlimit.core.quota import Quota
+from fleetlimit.server.demo.allowance import permitted
 from support.e2e_load import Answers
 from support.e2e_overshoot import overshoot
 from support.e2e_watch import Look

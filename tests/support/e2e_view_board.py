@@ -8,7 +8,7 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headgate.core.quota import SECOND_US
+from fleetlimit.core.quota import SECOND_US
 from support import e2e_view_cards as cards
 from support import e2e_view_graphs as graphs
 from support.e2e_figure import style

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headgate.core.quota import SECOND_US
+from fleetlimit.core.quota import SECOND_US
 from support.boards import filled
 
 Ask = Callable[[str, Mapping[str, str]], Any]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from headgate.core.quota import SECOND_US
+from fleetlimit.core.quota import SECOND_US
 from support.e2e_view_data import Ask, Series, Span, asked
 
 _RATE_S = 10

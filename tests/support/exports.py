@@ -3,7 +3,7 @@
 from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
-from headgate.web.dependency import RateLimit
+from fleetlimit.web.dependency import RateLimit
 from support.web import GateBench
 
 

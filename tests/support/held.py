@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from headgate.web.middleware import RateLimitMiddleware
+from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import GateBench, rate
 
 

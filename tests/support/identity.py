@@ -15,8 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from headgate.core.errors import IdentityError
-from headgate.identity import BearerTokens
+from fleetlimit.core.errors import IdentityError
+from fleetlimit.identity import BearerTokens
 
 ISSUER = "https://issuer.example"
 AUDIENCE = "api"

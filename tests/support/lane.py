@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from redis.exceptions import NoScriptError
 
-from headgate.stores.command import Script
-from headgate.stores.connect import Client, Timeouts
-from headgate.stores.lane import Lane
+from fleetlimit.stores.command import Script
+from fleetlimit.stores.connect import Client, Timeouts
+from fleetlimit.stores.lane import Lane
 
 Answer = Callable[[tuple[Any, ...]], Any]
 

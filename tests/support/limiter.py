@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
-from headgate.core.charge import Charge, Settlement
-from headgate.core.errors import StoreError, StoreUnavailable
-from headgate.core.policy import Policy, PolicySet
-from headgate.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
-from headgate.limiter.breaker import BreakerSettings
-from headgate.limiter.events import Event
-from headgate.limiter.limiter import Limiter
-from headgate.limiter.ports import Heard, Posted, Pulse, Taken
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.errors import StoreError, StoreUnavailable
+from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
+from fleetlimit.limiter.breaker import BreakerSettings
+from fleetlimit.limiter.events import Event
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.ports import Heard, Posted, Pulse, Taken
+from fleetlimit.stores.memory import MemoryStore
 
 Line = TypeVar("Line")
 Kind = TypeVar("Kind")

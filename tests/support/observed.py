@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
 from prometheus_client.samples import Sample
 
-from headgate.limiter.events import Event
-from headgate.telemetry.metrics import Metrics
+from fleetlimit.limiter.events import Event
+from fleetlimit.telemetry.metrics import Metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0,text/plain;q=0.5"
 
@@ -33,7 +33,7 @@ class Observed:
         """Return what was counted, by policy and outcome."""
         return {
             (sample.labels["policy"], sample.labels["outcome"]): sample.value
-            for sample in self.samples("headgate_decisions_total")
+            for sample in self.samples("fleetlimit_decisions_total")
             if sample.value
         }
 

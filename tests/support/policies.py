@@ -8,13 +8,13 @@ from typing import Any
 
 import anyio
 
-from headgate.policies import Loaded
+from fleetlimit.policies import Loaded
 
 PRODUCT_EXAMPLE = """\
 version: 1
 identity:
   trusted_proxies: [10.0.0.0/8]
-  api_keys: {header: X-API-Key, file: /etc/headgate/keys.yaml}     # hashed keys -> principal, tier
+  api_keys: {header: X-API-Key, file: /etc/fleetlimit/keys.yaml}   # hashed keys -> principal, tier
   jwt: {issuer: https://..., audience: api, jwks: https://..., tier_claim: plan}
 defaults: {on_store_error: local, mode: enforce}
 policies:

@@ -1,7 +1,7 @@
 """What is saved on the way to the store, to be left out: it must change no decision.
 
-`python -m support.savings batching,cache serve ...` is the command `headgate serve ...` without two
-of them, for tests of several processes.
+`python -m support.savings batching,cache serve ...` is the command `fleetlimit serve ...` without
+two of them, for tests of several processes.
 """
 
 import functools
@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import pytest
 
-from headgate.cli import main
-from headgate.limiter.denials import DenialCache
-from headgate.stores.command import Call, Command
+from fleetlimit.cli import main
+from fleetlimit.limiter.denials import DenialCache
+from fleetlimit.stores.command import Call, Command
 
 
 class Saving(StrEnum):
@@ -43,10 +43,10 @@ def _apart(calls: Iterable[Call], _place: Callable[[str], int]) -> list[Command]
 
 
 _WITHOUT: Final[dict[Saving, tuple[str, Any]]] = {
-    Saving.BATCHING: ("headgate.stores.lane.MAX_BATCH", 1),
-    Saving.FOLDING: ("headgate.stores.lane.join", _apart),
+    Saving.BATCHING: ("fleetlimit.stores.lane.MAX_BATCH", 1),
+    Saving.FOLDING: ("fleetlimit.stores.lane.join", _apart),
     Saving.CACHE: (
-        "headgate.limiter.limiter.DenialCache",
+        "fleetlimit.limiter.limiter.DenialCache",
         functools.partial(DenialCache, max_entries=0),
     ),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from headgate.stores.embedded import EmbeddedValkey, executable, free_port
+from fleetlimit.stores.embedded import EmbeddedValkey, executable, free_port
 
 PASSWORD = "sentinels"  # noqa: S105 - of this test's own server
 _START_SECONDS = 10.0
@@ -24,7 +24,7 @@ def sentinel(server: EmbeddedValkey) -> Iterator[int]:
         TimeoutError: It did not answer in time.
     """
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="headgate-sentinel-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fleetlimit-sentinel-") as folder:
         # A sentinel writes what it learns into its configuration.
         file = Path(folder) / "sentinel.conf"
         file.write_text(

@@ -1,4 +1,4 @@
-"""Real processes of `headgate serve`, a client for them, and waiting without sleeping blindly."""
+"""Real processes of `fleetlimit serve`, a client for them, and waiting without sleeping blindly."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar, overload
 
-import headgate
+import fleetlimit
 from support.savings import Saving
 
 Found = TypeVar("Found")
 PATIENCE_SECONDS = 15.0
 """How long a test waits for what must come; only a test that fails ever waits so long."""
 _POLL_SECONDS = 0.02
-_APP = str(Path(headgate.__file__).parents[1])
+_APP = str(Path(fleetlimit.__file__).parents[1])
 _TESTS = str(Path(__file__).parents[1])
 _SAMPLE = re.compile(r"^(\w+)(?:{(.*?)})? ([^ #]+)(?: # ({.*?}).*)?$")
 
@@ -137,12 +137,12 @@ class Sample:
 
 
 class Service:
-    """A process of `headgate serve` on free ports of the loopback.
+    """A process of `fleetlimit serve` on free ports of the loopback.
 
     Args:
         arguments: Further arguments of the command.
         folder: Where it runs.
-        settings: `HEADGATE_*` and other variables; those of the test run are not passed on.
+        settings: `FLEETLIMIT_*` and other variables; those of the test run are not passed on.
         without: What is not saved on the way to the store.
     """
 
@@ -156,13 +156,13 @@ class Service:
         own = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("HEADGATE_", "OTEL_"))
+            if not name.startswith(("FLEETLIMIT_", "OTEL_"))
         }
         paths = [_APP, _TESTS, *filter(None, [own.get("PYTHONPATH")])]
         environment = {**own, "PYTHONPATH": os.pathsep.join(paths), **(settings or {})}
         ports = ("--port", "0", "--admin-port", "0")
         hosts = ("--host", "127.0.0.1", "--admin-host", "127.0.0.1")
-        program = ("support.savings", ",".join(without)) if without else ("headgate",)
+        program = ("support.savings", ",".join(without)) if without else ("fleetlimit",)
         command = [sys.executable, "-m", *program, "serve", *hosts, *ports, *arguments]
         self.output: list[str] = []
         self._process = subprocess.Popen(

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from headgate.core.decision import Decision
-from headgate.core.subject import Principal, Subject
+from fleetlimit.core.decision import Decision
+from fleetlimit.core.subject import Principal, Subject
 from support.limiter import Bench, rate, remaining, window
 
 BUCKET = rate("p", "100/minute", lease=0.1)

@@ -6,22 +6,22 @@ from collections.abc import AsyncIterator, Callable
 import anyio
 import pytest
 
-from headgate.core.charge import Charge, Settlement
-from headgate.core.decision import Verdict
-from headgate.core.errors import StoreError
-from headgate.core.keys import KeyScheme
-from headgate.core.quota import SECOND_US, Algorithm, Quota
-from headgate.limiter.ports import Store, Taken
-from headgate.stores.connect import Timeouts
-from headgate.stores.embedded import EmbeddedValkey
-from headgate.stores.redis import RedisStore
+from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.decision import Verdict
+from fleetlimit.core.errors import StoreError
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
+from fleetlimit.limiter.ports import Store, Taken
+from fleetlimit.stores.connect import Timeouts
+from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.redis import RedisStore
 
 MINUTE_US = 60 * SECOND_US
 PATIENT = Timeouts(connect=10.0, operation=10.0)
 """For tests that are not about time: a shared machine may pause."""
 BRISK = Timeouts(connect=0.3, operation=0.1)
 """For tests of a store that does not answer."""
-BUCKET = "hg1:{caller}:policy:limit"
+BUCKET = "fl1:{caller}:policy:limit"
 
 
 def quota_of(

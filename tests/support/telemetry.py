@@ -6,10 +6,10 @@ from typing import Any
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from headgate.core.decision import Decision, Outcome, PolicyResult, Source, Verdict
-from headgate.core.policy import Mode
-from headgate.core.quota import rate_quota
-from headgate.limiter.events import Decided
+from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source, Verdict
+from fleetlimit.core.policy import Mode
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.limiter.events import Decided
 
 TEN_A_MINUTE = rate_quota("10/minute")
 

@@ -8,11 +8,11 @@ from typing import Final
 
 import pytest
 
-from headgate.core.charge import Charge
-from headgate.core.keys import KeyScheme
-from headgate.core.quota import Algorithm
-from headgate.limiter.ports import Heard, Taken
-from headgate.stores.redis import RedisStore
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.limiter.ports import Heard, Taken
+from fleetlimit.stores.redis import RedisStore
 from support.savings import Saving, leave_out
 from support.stores import PATIENT, admits, charge, quota_of
 

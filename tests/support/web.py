@@ -9,20 +9,20 @@ from fastapi import FastAPI
 from httpx2 import Headers, Response
 from starlette.types import ASGIApp, Message, Scope
 
-from headgate.core.charge import Charge, Settlement
-from headgate.core.errors import IdentityError, StoreUnavailable
-from headgate.core.headers import Dialect
-from headgate.core.policy import Policy, PolicySet
-from headgate.core.quota import rate_quota
-from headgate.core.subject import Principal
-from headgate.identity import ClientAddress, RequestIdentifier
-from headgate.limiter.breaker import BreakerSettings
-from headgate.limiter.events import Decided, Event
-from headgate.limiter.limiter import Limiter
-from headgate.limiter.ports import Heard, Taken
-from headgate.stores.memory import MemoryStore
-from headgate.testing import MovedClock
-from headgate.web.gate import Gate
+from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.errors import IdentityError, StoreUnavailable
+from fleetlimit.core.headers import Dialect
+from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.core.subject import Principal
+from fleetlimit.identity import ClientAddress, RequestIdentifier
+from fleetlimit.limiter.breaker import BreakerSettings
+from fleetlimit.limiter.events import Decided, Event
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.ports import Heard, Taken
+from fleetlimit.stores.memory import MemoryStore
+from fleetlimit.testing import MovedClock
+from fleetlimit.web.gate import Gate
 
 PATIENCE_SECONDS = 5.0
 """How long a test waits for what must come; only a test that fails ever waits so long."""
@@ -133,7 +133,7 @@ class GateBench:
 
     def serve(self, app: FastAPI) -> FastAPI:
         """Make this the gate of an app."""
-        app.state.headgate = self.gate
+        app.state.fleetlimit = self.gate
         return app
 
 

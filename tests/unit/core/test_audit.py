@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core.algorithms import State, module_of
-from headgate.core.audit import (
+from fleetlimit.core.algorithms import State, module_of
+from fleetlimit.core.audit import (
     SLOT_US,
     Backlog,
     Cells,
@@ -19,8 +19,8 @@ from headgate.core.audit import (
     room,
     slot_us,
 )
-from headgate.core.charge import Settlement
-from headgate.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
+from fleetlimit.core.charge import Settlement
+from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
 from support.clock import EPOCH_US
 from support.stores import MINUTE_US, quota_of
 

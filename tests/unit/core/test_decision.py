@@ -2,8 +2,8 @@
 
 import pytest
 
-from headgate.core.decision import EXEMPT, Decision, Outcome, PolicyResult, Source
-from headgate.core.policy import Mode
+from fleetlimit.core.decision import EXEMPT, Decision, Outcome, PolicyResult, Source
+from fleetlimit.core.policy import Mode
 
 
 @pytest.mark.parametrize(

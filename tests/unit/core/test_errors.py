@@ -2,12 +2,12 @@
 
 import pytest
 
-from headgate.core import errors
-from headgate.core.errors import (
+from fleetlimit.core import errors
+from fleetlimit.core.errors import (
     BucketCorrupt,
     ConfigError,
     DocumentError,
-    HeadgateError,
+    FleetlimitError,
     IdentityError,
     StoreError,
     StoreRefused,
@@ -20,7 +20,7 @@ def test_every_error_is_in_the_drawn_tree() -> None:
     found = [each for each in vars(errors).values() if isinstance(each, type)]
     assert len(found) == 9
     for each in found:
-        assert issubclass(each, HeadgateError)
+        assert issubclass(each, FleetlimitError)
         assert each.__name__ in str(errors.__doc__)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core.decision import (
+from fleetlimit.core.decision import (
     EXEMPT,
     Decision,
     Outcome,
@@ -15,9 +15,9 @@ from headgate.core.decision import (
     Source,
     Verdict,
 )
-from headgate.core.headers import EXPOSED, Dialect, limit_headers, retry_after, seconds
-from headgate.core.policy import Mode
-from headgate.core.quota import SECOND_US, Quota, concurrency_quota, rate_quota
+from fleetlimit.core.headers import EXPOSED, Dialect, limit_headers, retry_after, seconds
+from fleetlimit.core.policy import Mode
+from fleetlimit.core.quota import SECOND_US, Quota, concurrency_quota, rate_quota
 from support.stores import admits, refuses
 
 MINUTE, DAY = rate_quota("5/minute", burst=9), rate_quota("1000/day")

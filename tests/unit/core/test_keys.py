@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core.errors import ConfigError
-from headgate.core.keys import KeyScheme, caller_of, limit_of, policy_of
-from headgate.core.policy import KeyPart, Policy
-from headgate.core.quota import rate_quota
-from headgate.core.subject import Principal, Subject
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.core.keys import KeyScheme, caller_of, limit_of, policy_of
+from fleetlimit.core.policy import KeyPart, Policy
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.core.subject import Principal, Subject
 
 QUOTAS = (rate_quota("5/minute"), rate_quota("1000/day"))
 SECRET = b"0123456789abcdef"
@@ -49,7 +49,7 @@ EVERY_KEY = [
 def test_key_is_made_of_version_tag_policy_and_limit() -> None:
     """Each limit has its bucket, all of them in one slot."""
     first, second = KEYS.buckets(keyed("principal"), named("ann"), QUOTAS)
-    assert re.fullmatch(r"hg1:\{[\w-]{16}\}:exports:tb60", first)
+    assert re.fullmatch(r"fl1:\{[\w-]{16}\}:exports:tb60", first)
     assert second == first.replace("tb60", "tb86400")
 
 

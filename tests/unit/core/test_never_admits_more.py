@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core.algorithms import State, module_of
-from headgate.core.charge import Settlement
-from headgate.core.decision import Verdict
-from headgate.core.quota import Algorithm, Quota
+from fleetlimit.core.algorithms import State, module_of
+from fleetlimit.core.charge import Settlement
+from fleetlimit.core.decision import Verdict
+from fleetlimit.core.quota import Algorithm, Quota
 from support.admitted import (
     Admitted,
     concurrency_keeps,

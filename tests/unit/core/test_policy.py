@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from headgate.core.errors import ConfigError
-from headgate.core.policy import KeyKind, KeyPart, Match, Mode, Policy, PolicySet
-from headgate.core.quota import Quota, rate_quota
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.core.policy import KeyKind, KeyPart, Match, Mode, Policy, PolicySet
+from fleetlimit.core.quota import Quota, rate_quota
 
 MINUTE, DAY = rate_quota("5/minute"), rate_quota("1000/day")
 LIMITS = (MINUTE,)

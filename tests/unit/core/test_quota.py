@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from headgate.core.errors import ConfigError, CostError
-from headgate.core.quota import (
+from fleetlimit.core.errors import ConfigError, CostError
+from fleetlimit.core.quota import (
     MAX_ENTRIES,
     MAX_FILL_US,
     MAX_LIMIT,

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from headgate.core.errors import ConfigError
-from headgate.core.policy import Policy
-from headgate.core.quota import SECOND_US, Algorithm, Quota, concurrency_quota, rate_quota
-from headgate.core.slices import cut, unused
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.quota import SECOND_US, Algorithm, Quota, concurrency_quota, rate_quota
+from fleetlimit.core.slices import cut, unused
 from support.stores import MINUTE_US, quota_of
 
 BUCKET = rate_quota("100/minute", burst=150)

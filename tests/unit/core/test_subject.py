@@ -1,6 +1,6 @@
 """A request is a principal's, or else an address's; the two never meet."""
 
-from headgate.core.subject import UNMATCHED_ROUTE, Principal, Subject
+from fleetlimit.core.subject import UNMATCHED_ROUTE, Principal, Subject
 
 
 def test_principal_is_the_identity() -> None:

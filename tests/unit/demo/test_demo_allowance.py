@@ -2,8 +2,8 @@
 
 import pytest
 
-from headgate.core.quota import Algorithm, rate_quota
-from headgate.server.demo.allowance import permitted
+from fleetlimit.core.quota import Algorithm, rate_quota
+from fleetlimit.server.demo.allowance import permitted
 from support.demo import HOUR_US, START_US
 
 

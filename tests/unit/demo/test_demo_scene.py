@@ -3,9 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-from headgate.core.quota import Algorithm
-from headgate.identity import ApiKeys
-from headgate.server.demo.scene import set_scene
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.identity import ApiKeys
+from fleetlimit.server.demo.scene import set_scene
 
 
 def test_every_caller_sends_more_than_it_may(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headgate.server.demo.tally import NO_ANSWER, Answer, Tally, percentile_ms
+from fleetlimit.server.demo.tally import NO_ANSWER, Answer, Tally, percentile_ms
 
 
 def test_every_answer_counts_for_its_replica_its_caller_and_in_all() -> None:

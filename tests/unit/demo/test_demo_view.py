@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from headgate.server.demo.tables import headline
-from headgate.server.demo.tally import Tally
-from headgate.server.demo.verdict import principal_rows
-from headgate.server.demo.view import LiveView, PlainView, View, open_view, save_picture
+from fleetlimit.server.demo.tables import headline
+from fleetlimit.server.demo.tally import Tally
+from fleetlimit.server.demo.verdict import principal_rows
+from fleetlimit.server.demo.view import LiveView, PlainView, View, open_view, save_picture
 from support.demo import CALLERS, START_US, answered, verdict_of
 
 

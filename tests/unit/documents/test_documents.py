@@ -8,9 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate import documents
-from headgate.core.errors import DocumentError
-from headgate.documents import MAX_BYTES, DocumentErrors, parse, read
+from fleetlimit import documents
+from fleetlimit.core.errors import DocumentError
+from fleetlimit.documents import MAX_BYTES, DocumentErrors, parse, read
 
 BAD = sorted((Path(__file__).parent / "bad").glob("*.yaml"))
 

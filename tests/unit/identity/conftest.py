@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.identity import BearerTokens, FileKeys
+from fleetlimit.identity import BearerTokens, FileKeys
 from support.identity import (
     AUDIENCE,
     ISSUER,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from headgate.core.errors import ConfigError, IdentityError
-from headgate.core.subject import Principal
-from headgate.identity import ApiKeys
-from headgate.identity.api_key import MAX_FILE_BYTES
+from fleetlimit.core.errors import ConfigError, IdentityError
+from fleetlimit.core.subject import Principal
+from fleetlimit.identity import ApiKeys
+from fleetlimit.identity.api_key import MAX_FILE_BYTES
 from support.identity import request
 
 ALICE = hashlib.sha256(b"alice-key").hexdigest()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core.errors import ConfigError
-from headgate.identity import ClientAddress
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.identity import ClientAddress
 from support.identity import request
 
 PROXIES = ("10.0.0.0/8", "2001:db8:ffff::/48")

@@ -6,9 +6,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from headgate.core.errors import ConfigError, IdentityError
-from headgate.identity import FileKeys, RemoteKeys, key_source
-from headgate.identity.jwks_fetch import MAX_DOCUMENT_BYTES, fetch_document
+from fleetlimit.core.errors import ConfigError, IdentityError
+from fleetlimit.identity import FileKeys, RemoteKeys, key_source
+from fleetlimit.identity.jwks_fetch import MAX_DOCUMENT_BYTES, fetch_document
 from support.identity import Clock, jwks, jwks_server, rsa_jwk
 
 URL = "https://issuer.example/jwks.json"
@@ -155,7 +155,7 @@ async def test_the_last_good_keys_serve_on(
     await settled(keys)
     assert await reason(keys, "one") == ""
     [record] = caplog.records
-    assert record.name == "headgate"
+    assert record.name == "fleetlimit"
     assert record.message.startswith(f"identity.jwks_unavailable url={URL} error=")
     assert issuer.fetches == 2
 

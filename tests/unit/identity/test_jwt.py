@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from headgate.core.errors import ConfigError
-from headgate.core.subject import Principal
-from headgate.identity import BearerTokens, FileKeys, RemoteKeys
-from headgate.identity.token_cache import TokenCache
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.core.subject import Principal
+from fleetlimit.identity import BearerTokens, FileKeys, RemoteKeys
+from fleetlimit.identity.token_cache import TokenCache
 from support.identity import (
     AUDIENCE,
     ISSUER,

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headgate.core.errors import IdentityError
-from headgate.identity import BearerTokens
+from fleetlimit.core.errors import IdentityError
+from fleetlimit.identity import BearerTokens
 from support.identity import (
     CLAIMS,
     NOW,

@@ -7,8 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 
-from headgate.core.errors import ConfigError
-from headgate.identity.key_set import KeySet
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.identity.key_set import KeySet
 from support.identity import ec_jwk, jwks, rsa_jwk, rsa_key
 
 OCT = {"kty": "oct", "kid": "shared", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-import headgate.identity
-from headgate.core.errors import IdentityError
-from headgate.core.subject import Principal
-from headgate.identity import ApiKeys, BearerTokens, ClientAddress, FileKeys, RequestIdentifier
-from headgate.identity.reasons import Reason
-from headgate.limiter.ports import Identifier, Identity
+import fleetlimit.identity
+from fleetlimit.core.errors import IdentityError
+from fleetlimit.core.subject import Principal
+from fleetlimit.identity import ApiKeys, BearerTokens, ClientAddress, FileKeys, RequestIdentifier
+from fleetlimit.identity.reasons import Reason
+from fleetlimit.limiter.ports import Identifier, Identity
 from support.identity import AUDIENCE, ISSUER, Clock, jwks, request, rsa_jwk, token
 
 KEY = ("X-API-Key", "alice-key")
@@ -110,7 +110,7 @@ async def test_a_resolver_with_a_bug_fails_no_request(
     assert again.error is not None
     assert again.error.reason == Reason.UNKNOWN_API_KEY
     assert [(each.name, each.message) for each in caplog.records] == [
-        ("headgate", "identity.resolver_failed")
+        ("fleetlimit", "identity.resolver_failed")
     ] * 2
     assert all(each.exc_info for each in caplog.records)
 
@@ -144,6 +144,6 @@ async def test_two_callers_never_share_an_identity(identifier: Identifier) -> No
 
 def test_the_public_names_are_sorted_and_exist() -> None:
     """`__all__` is what the package offers."""
-    names = headgate.identity.__all__
+    names = fleetlimit.identity.__all__
     assert names == sorted(names)
-    assert all(hasattr(headgate.identity, name) for name in names)
+    assert all(hasattr(fleetlimit.identity, name) for name in names)

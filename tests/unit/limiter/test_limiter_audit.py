@@ -1,12 +1,12 @@
 """The audit: who compares, what is found, how long it is shown, and that it hurts nobody."""
 
-from headgate.core.audit import SLOT_US
-from headgate.core.keys import KeyScheme
-from headgate.core.policy import KeyPart, Mode, OnStoreError, PolicySet
-from headgate.core.quota import SECOND_US, Algorithm
-from headgate.core.subject import Principal, Subject
-from headgate.limiter.audit import HELD_US, TTL_US
-from headgate.limiter.events import Audited, OvershootFound, PolicyAudit
+from fleetlimit.core.audit import SLOT_US
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.policy import KeyPart, Mode, OnStoreError, PolicySet
+from fleetlimit.core.quota import SECOND_US, Algorithm
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.audit import HELD_US, TTL_US
+from fleetlimit.limiter.events import Audited, OvershootFound, PolicyAudit
 from support.audit import Town, saturate
 from support.limiter import Bench, away, in_flight, rate, window
 from support.stores import quota_of

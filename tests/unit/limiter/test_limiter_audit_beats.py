@@ -4,14 +4,14 @@ import logging
 
 import pytest
 
-from headgate.core.errors import StoreRefused
-from headgate.limiter.audit import INTERVAL_SECONDS, TTL_US, Audit
-from headgate.limiter.auditor import LAG_US
-from headgate.limiter.book import PolicyBook
-from headgate.limiter.breaker import Breaker, BreakerSettings
-from headgate.limiter.events import Audited, StoreFailed
-from headgate.limiter.limiter import Limiter
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.errors import StoreRefused
+from fleetlimit.limiter.audit import INTERVAL_SECONDS, TTL_US, Audit
+from fleetlimit.limiter.auditor import LAG_US
+from fleetlimit.limiter.book import PolicyBook
+from fleetlimit.limiter.breaker import Breaker, BreakerSettings
+from fleetlimit.limiter.events import Audited, StoreFailed
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.stores.memory import MemoryStore
 from support.limiter import MovedClock as ProcessClock
 from support.limiter import Pauses, Recorder, ToldStore, away
 
@@ -84,7 +84,7 @@ async def test_a_fault_of_the_audit_is_logged_and_ends_nothing(
     office = Office()
     office.store.errors["audit"] = ZeroDivisionError()  # type: ignore[assignment]  # a fault, no error of ours
     office.audit.start()
-    with caplog.at_level(logging.ERROR, "headgate"):
+    with caplog.at_level(logging.ERROR, "fleetlimit"):
         for beat in (1, 2):
             await office.pauses.begun(beat)
             office.pauses.end()

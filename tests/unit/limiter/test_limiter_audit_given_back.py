@@ -1,6 +1,6 @@
 """What is given back, or may have been, is no overshoot and hides none."""
 
-from headgate.stores.memory import MemoryStore
+from fleetlimit.stores.memory import MemoryStore
 from support.audit import MINUTE, Town, saturate
 from support.limiter import Bench, away
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate.core.charge import Charge, Settlement
-from headgate.core.errors import StoreUnavailable
-from headgate.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
-from headgate.limiter.ports import Heard, Posted, Taken
-from headgate.limiter.reservation import Reservation
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.errors import StoreUnavailable
+from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
+from fleetlimit.limiter.ports import Heard, Posted, Taken
+from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import MovedClock
 from support.limiter import rate

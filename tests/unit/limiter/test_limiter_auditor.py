@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headgate.core.audit import SLOT_US
-from headgate.core.quota import SECOND_US, Algorithm
-from headgate.limiter.auditor import KEPT_US, LAG_US, Auditor, Finding
-from headgate.limiter.statement import NO_WORD, PENDING, Limit, Statement, write
+from fleetlimit.core.audit import SLOT_US
+from fleetlimit.core.quota import SECOND_US, Algorithm
+from fleetlimit.limiter.auditor import KEPT_US, LAG_US, Auditor, Finding
+from fleetlimit.limiter.statement import NO_WORD, PENDING, Limit, Statement, write
 from support.clock import EPOCH_US
 from support.stores import quota_of
 
@@ -26,7 +26,7 @@ def said(
     """Return a statement of one caller: for each slot from now on, spent before and units."""
     written = {NOW + slot: [7, *figures] for slot, figures in (slots or {}).items()}
     account = (first and NOW + first, int(gives_back), written)
-    breaks = {} if break_us is None else {"hg1:{ann}:p:fw86400": break_us}
+    breaks = {} if break_us is None else {"fl1:{ann}:p:fw86400": break_us}
     return Statement.parse(write({str(LIMIT): {"ann": account}}, breaks))
 
 

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from headgate.core.decision import Source
-from headgate.core.errors import BucketCorrupt, ConfigError, StoreError, StoreUnavailable
-from headgate.core.subject import Principal, Subject
-from headgate.limiter.breaker import Breaker, BreakerSettings
-from headgate.limiter.events import BreakerChanged, BreakerState, StoreFailed, StoreStateLost
-from headgate.limiter.ports import Pulse
+from fleetlimit.core.decision import Source
+from fleetlimit.core.errors import BucketCorrupt, ConfigError, StoreError, StoreUnavailable
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.breaker import Breaker, BreakerSettings
+from fleetlimit.limiter.events import BreakerChanged, BreakerState, StoreFailed, StoreStateLost
+from fleetlimit.limiter.ports import Pulse
 from support.limiter import Bench, Hold, Pauses, Recorder, away, rate, running
 
 OPENED, CLOSED = BreakerChanged(BreakerState.OPEN), BreakerChanged(BreakerState.CLOSED)

@@ -1,11 +1,16 @@
 """The census: how many replicas share a limit, and whether the store still has its state."""
 
-from headgate.limiter.breaker import Breaker, BreakerSettings
-from headgate.limiter.census import INTERVAL_SECONDS, TTL_US, Census
-from headgate.limiter.events import ReplicasCounted, StoreFailed, StoreServerChanged, StoreStateLost
-from headgate.limiter.limiter import Limiter
-from headgate.limiter.ports import Pulse
-from headgate.stores.memory import MemoryStore
+from fleetlimit.limiter.breaker import Breaker, BreakerSettings
+from fleetlimit.limiter.census import INTERVAL_SECONDS, TTL_US, Census
+from fleetlimit.limiter.events import (
+    ReplicasCounted,
+    StoreFailed,
+    StoreServerChanged,
+    StoreStateLost,
+)
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.ports import Pulse
+from fleetlimit.stores.memory import MemoryStore
 from support.limiter import Bench, MovedClock, Pauses, Recorder, ToldStore, away
 
 

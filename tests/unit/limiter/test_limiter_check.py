@@ -2,14 +2,14 @@
 
 import pytest
 
-from headgate.core.decision import EXEMPT, Outcome, Source
-from headgate.core.errors import ConfigError, CostError
-from headgate.core.policy import KeyKind, KeyPart, Mode, PolicySet
-from headgate.core.quota import Algorithm, rate_quota
-from headgate.core.subject import Principal, Subject
-from headgate.limiter.events import Decided, PoliciesLoaded
-from headgate.limiter.limiter import Limiter, MonotonicClock
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.decision import EXEMPT, Outcome, Source
+from fleetlimit.core.errors import ConfigError, CostError
+from fleetlimit.core.policy import KeyKind, KeyPart, Mode, PolicySet
+from fleetlimit.core.quota import Algorithm, rate_quota
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.events import Decided, PoliciesLoaded
+from fleetlimit.limiter.limiter import Limiter, MonotonicClock
+from fleetlimit.stores.memory import MemoryStore
 from support.limiter import Bench, in_flight, rate, remaining, window
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from headgate.core.decision import Decision, Source
-from headgate.limiter.events import BreakerState
-from headgate.limiter.limiter import Limiter
-from headgate.limiter.ports import CheckSpan
+from fleetlimit.core.decision import Decision, Source
+from fleetlimit.limiter.events import BreakerState
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.ports import CheckSpan
 from support.limiter import Bench, away, in_flight, rate, running
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from headgate.core.charge import Charge
-from headgate.core.decision import Source, Verdict
-from headgate.core.policy import Mode, PolicySet
-from headgate.core.quota import concurrency_quota, rate_quota
-from headgate.limiter.denials import SAME_US, DenialCache
-from headgate.limiter.events import Decided
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.decision import Source, Verdict
+from fleetlimit.core.policy import Mode, PolicySet
+from fleetlimit.core.quota import concurrency_quota, rate_quota
+from fleetlimit.limiter.denials import SAME_US, DenialCache
+from fleetlimit.limiter.events import Decided
 from support.limiter import Bench, MovedClock, in_flight, rate, running, window
 
 MINUTE = rate_quota("10/minute")

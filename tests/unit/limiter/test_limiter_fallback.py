@@ -4,11 +4,11 @@ from typing import Self
 
 import pytest
 
-from headgate.core.decision import Outcome, Source
-from headgate.core.policy import Mode, OnStoreError, Policy
-from headgate.core.quota import Algorithm, rate_quota
-from headgate.limiter.events import Decided
-from headgate.limiter.ports import Pulse
+from fleetlimit.core.decision import Outcome, Source
+from fleetlimit.core.policy import Mode, OnStoreError, Policy
+from fleetlimit.core.quota import Algorithm, rate_quota
+from fleetlimit.limiter.events import Decided
+from fleetlimit.limiter.ports import Pulse
 from support.limiter import Bench, away, in_flight, rate, remaining, running
 
 ALLOW = rate("allow", "1/minute", on_store_error=OnStoreError.ALLOW)

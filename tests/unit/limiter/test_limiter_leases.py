@@ -6,17 +6,17 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from headgate.core.charge import Charge
-from headgate.core.decision import Decision, Outcome, PolicyResult, Source
-from headgate.core.keys import KeyScheme
-from headgate.core.policy import Mode, Policy
-from headgate.core.quota import concurrency_quota
-from headgate.core.subject import Subject
-from headgate.limiter.fallback import Fallback
-from headgate.limiter.leases import LeaseKeeper
-from headgate.limiter.plan import Part, Plan, make_plan
-from headgate.limiter.reservation import Reservation
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.policy import Mode, Policy
+from fleetlimit.core.quota import concurrency_quota
+from fleetlimit.core.subject import Subject
+from fleetlimit.limiter.fallback import Fallback
+from fleetlimit.limiter.leases import LeaseKeeper
+from fleetlimit.limiter.plan import Part, Plan, make_plan
+from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.stores.memory import MemoryStore
 from support.limiter import Bench, MovedClock, Pauses, ToldStore, away, in_flight, rate, running
 
 LEASE_US = 30_000_000

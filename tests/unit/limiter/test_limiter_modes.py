@@ -1,7 +1,7 @@
 """Shadow, off and staged enforcement: what counts without refusing."""
 
-from headgate.core.decision import Outcome, Source
-from headgate.core.policy import Mode
+from fleetlimit.core.decision import Outcome, Source
+from fleetlimit.core.policy import Mode
 from support.limiter import Bench, in_flight, rate
 
 

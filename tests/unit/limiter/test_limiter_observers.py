@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from headgate.limiter.events import BreakerChanged, BreakerState, Decided, Event, StoreStateLost
-from headgate.limiter.limiter import Limiter
-from headgate.limiter.observing import Observers
-from headgate.stores.memory import MemoryStore
+from fleetlimit.limiter.events import BreakerChanged, BreakerState, Decided, Event, StoreStateLost
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.observing import Observers
+from fleetlimit.stores.memory import MemoryStore
 from support.limiter import Bench, MovedClock, Recorder, ToldStore, away, rate
 
 
@@ -24,7 +24,7 @@ async def test_an_observer_that_fails_does_not_hurt_the_others(
 ) -> None:
     """Those before and after a failing observer are told, and its failure is logged."""
     first, last = Recorder(), Recorder()
-    with caplog.at_level(logging.ERROR, "headgate"):
+    with caplog.at_level(logging.ERROR, "fleetlimit"):
         Observers([first, Sore(), last]).tell(StoreStateLost())
     assert first.events.lines == last.events.lines == [StoreStateLost()]
     assert [record.message for record in caplog.records] == ["observer.failed"]

@@ -2,12 +2,12 @@
 
 import pytest
 
-from headgate.core.keys import MAX_KEPT_CHARS, KeyScheme
-from headgate.core.policy import KeyPart, Policy
-from headgate.core.quota import rate_quota
-from headgate.core.subject import Principal, Subject
-from headgate.limiter.plan import Plan, make_plan
-from headgate.limiter.planner import MAX_KEPT, Planner
+from fleetlimit.core.keys import MAX_KEPT_CHARS, KeyScheme
+from fleetlimit.core.policy import KeyPart, Policy
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.plan import Plan, make_plan
+from fleetlimit.limiter.planner import MAX_KEPT, Planner
 from support.limiter import Bench, in_flight, rate
 
 KEYS = KeyScheme()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from headgate.core.errors import CostError
-from headgate.core.quota import rate_quota
+from fleetlimit.core.errors import CostError
+from fleetlimit.core.quota import rate_quota
 from support.limiter import Bench, away, in_flight, rate
 
 

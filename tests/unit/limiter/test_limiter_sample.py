@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from headgate.core.audit import SLOT_US, rank
-from headgate.core.policy import KeyPart, Mode, Policy
-from headgate.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
-from headgate.core.subject import Principal, Subject
-from headgate.limiter.callers import KEPT_SLOTS
-from headgate.limiter.plan import make_plan
-from headgate.limiter.ports import Taken
-from headgate.limiter.sample import IDLE_US, Sample
+from fleetlimit.core.audit import SLOT_US, rank
+from fleetlimit.core.policy import KeyPart, Mode, Policy
+from fleetlimit.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.callers import KEPT_SLOTS
+from fleetlimit.limiter.plan import make_plan
+from fleetlimit.limiter.ports import Taken
+from fleetlimit.limiter.sample import IDLE_US, Sample
 from support.clock import EPOCH_US
 from support.limiter import rate
 from support.sample import KEYS, accounts, names, plan, slots, taken
@@ -228,7 +228,7 @@ def test_a_statement_is_bounded(parts: list[str]) -> None:
 
 def test_who_is_beyond_the_sample_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those who are not counted only so many are known as such."""
-    monkeypatch.setattr("headgate.limiter.sample._MAX_BEYOND", 4)
+    monkeypatch.setattr("fleetlimit.limiter.sample._MAX_BEYOND", 4)
     sample = Sample(1)
     for number in range(40):
         sample.decided(plan(caller=f"caller{number}"), taken(EPOCH_US, 9))

@@ -2,12 +2,12 @@
 
 import json
 
-from headgate.core.audit import SLOT_US, rank
-from headgate.core.charge import Charge
-from headgate.core.policy import Policy
-from headgate.core.quota import Algorithm, concurrency_quota
-from headgate.limiter.sample import BREAK_US, MAX_BREAKS, Sample
-from headgate.limiter.statement import NO_WORD, PENDING
+from fleetlimit.core.audit import SLOT_US, rank
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.quota import Algorithm, concurrency_quota
+from fleetlimit.limiter.sample import BREAK_US, MAX_BREAKS, Sample
+from fleetlimit.limiter.statement import NO_WORD, PENDING
 from support.clock import EPOCH_US
 from support.limiter import rate
 from support.sample import accounts, names, plan, slots, taken
@@ -62,11 +62,11 @@ def test_a_break_lasts_until_the_statement_that_told_of_it() -> None:
     sample = Sample(8)
     sample.decided(plan(), taken(EPOCH_US, 9))
     bucket = plan().charges[0].key
-    sample.interrupt([bucket, "hg1:{another}:p:tb60"])
+    sample.interrupt([bucket, "fl1:{another}:p:tb60"])
     assert slots(sample) == []
     assert breaks(sample)[bucket] == PENDING
     sample.stated(EPOCH_US + 7)
-    assert breaks(sample) == {bucket: EPOCH_US + 7, "hg1:{another}:p:tb60": EPOCH_US + 7}
+    assert breaks(sample) == {bucket: EPOCH_US + 7, "fl1:{another}:p:tb60": EPOCH_US + 7}
     sample.stated(EPOCH_US + 7 + BREAK_US)
     assert len(breaks(sample)) == 2
     sample.stated(EPOCH_US + 8 + BREAK_US)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from headgate.core.decision import Source
-from headgate.core.policy import Mode, Policy
-from headgate.core.quota import rate_quota
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.decision import Source
+from fleetlimit.core.policy import Mode, Policy
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import MovedClock as FleetClock
 from support.limiter import Bench, away, rate, remaining

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from headgate.core.charge import Charge
-from headgate.core.errors import StoreError
-from headgate.core.keys import KeyScheme
-from headgate.core.policy import Policy, PolicySet
-from headgate.core.subject import Principal, Subject
-from headgate.limiter.plan import make_plan
-from headgate.limiter.ports import Taken
-from headgate.limiter.sample import Sample
-from headgate.limiter.slices import Slices
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.errors import StoreError
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.plan import make_plan
+from fleetlimit.limiter.ports import Taken
+from fleetlimit.limiter.sample import Sample
+from fleetlimit.limiter.slices import Slices
+from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import MovedClock as FleetClock
 from support.limiter import Bench, MovedClock, Pauses, ToldStore, away

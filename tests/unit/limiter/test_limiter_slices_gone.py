@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from headgate.core.keys import KeyScheme
-from headgate.limiter.hot import Waiter
-from headgate.limiter.plan import make_plan
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.limiter.hot import Waiter
+from fleetlimit.limiter.plan import make_plan
 from support.limiter import Bench, rate
 from support.slices import ANN, BUCKET, WINDOW, begin, checks, left
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, target
 from hypothesis import strategies as st
 
-from headgate.core.policy import Policy
-from headgate.core.quota import MILLISECOND_US, Algorithm, Quota, rate_quota
-from headgate.core.slices import cut
-from headgate.limiter.limiter import Limiter
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.quota import MILLISECOND_US, Algorithm, Quota, rate_quota
+from fleetlimit.core.slices import cut
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.stores.memory import MemoryStore
 from support.admitted import Admitted, fixed_window_keeps, token_bucket_keeps
 from support.audit import Fleet
 from support.clock import MovedClock

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from headgate.core.audit import SLOT_US
-from headgate.core.quota import Algorithm, Quota
-from headgate.limiter.statement import (
+from fleetlimit.core.audit import SLOT_US
+from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.limiter.statement import (
     NO_WORD,
     PENDING,
     Account,
@@ -26,7 +26,7 @@ NOTHING = Statement({}, {})
 def test_a_statement_comes_back() -> None:
     """With its limits, callers, slots and breaks."""
     slots = {1: [7, 3, 2], 2: [SLOT_US - 1, NO_WORD, -1]}
-    breaks = {"hg1:{ann}:exports:tb60": PENDING, "hg1:{route}:exports:fw1:ann": 7}
+    breaks = {"fl1:{ann}:exports:tb60": PENDING, "fl1:{route}:exports:fw1:ann": 7}
     text = write({str(LIMIT): {"ann": (1, 0, slots), "bob": (0, 1, {})}}, breaks)
     found = Statement.parse(text)
     assert found.breaks == {("exports", "tb60", "ann"): PENDING, ("exports", "fw1", "route:ann"): 7}
@@ -65,8 +65,8 @@ def test_a_limit_comes_back_without_its_cost() -> None:
         '{"accounts": {}}',
         '{"accounts": [], "breaks": {}}',
         '{"accounts": {}, "breaks": {"bucket": 7}}',
-        '{"accounts": {}, "breaks": {"hg1:{ann}:exports": 7}}',
-        '{"accounts": {}, "breaks": {"hg1:{ann}:exports:tb60": "never"}}',
+        '{"accounts": {}, "breaks": {"fl1:{ann}:exports": 7}}',
+        '{"accounts": {}, "breaks": {"fl1:{ann}:exports:tb60": "never"}}',
         '{"accounts": {"exports": {}}, "breaks": {}}',
         '{"accounts": {"exports no_algorithm 1 1000 1": {}}, "breaks": {}}',
         '{"accounts": {"exports token_bucket 0 60000000 20": {}}, "breaks": {}}',

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from headgate.core.charge import Charge
-from headgate.core.policy import PolicySet
-from headgate.core.subject import Principal, Subject
-from headgate.limiter.events import Decided
-from headgate.limiter.limiter import Limiter
-from headgate.limiter.ports import Heard, Taken
-from headgate.limiter.reservation import Reservation
-from headgate.stores.memory import MemoryStore
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.policy import PolicySet
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.events import Decided
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.ports import Heard, Taken
+from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.stores.memory import MemoryStore
 from support.limiter import Recorder, rate
 
 ANN = Subject(principal=Principal("ann"))

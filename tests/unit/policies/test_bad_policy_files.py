@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headgate.documents import DocumentErrors
-from headgate.policies import load
+from fleetlimit.documents import DocumentErrors
+from fleetlimit.policies import load
 
 BAD = sorted((Path(__file__).parent / "bad").glob("*.yaml"))
 

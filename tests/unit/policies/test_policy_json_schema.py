@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from headgate.policies import json_schema
-from headgate.policies.schema import SECTIONS
+from fleetlimit.policies import json_schema
+from fleetlimit.policies.schema import SECTIONS
 from support.policies import PRODUCT_EXAMPLE, accepts
 
 SCHEMA = json_schema()
@@ -36,7 +36,7 @@ def schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def test_header() -> None:
     """The schema says which draft it follows, has a title, and claims no address."""
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert SCHEMA["title"] == "Headgate policies"
+    assert SCHEMA["title"] == "Fleetlimit policies"
     assert "$id" not in SCHEMA
     assert json.loads(json.dumps(SCHEMA)) == SCHEMA
 

@@ -8,11 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core.errors import ConfigError, DocumentError
-from headgate.core.policy import KeyKind, KeyPart, Match, Mode, OnStoreError, Policy
-from headgate.core.quota import SECOND_US, Algorithm, concurrency_quota, rate_quota
-from headgate.documents import DocumentErrors
-from headgate.policies import load, parse
+from fleetlimit.core.errors import ConfigError, DocumentError
+from fleetlimit.core.policy import KeyKind, KeyPart, Match, Mode, OnStoreError, Policy
+from fleetlimit.core.quota import SECOND_US, Algorithm, concurrency_quota, rate_quota
+from fleetlimit.documents import DocumentErrors
+from fleetlimit.policies import load, parse
 from support.policies import PRODUCT_EXAMPLE, one_policy
 
 CONCURRENT = """\
@@ -56,7 +56,7 @@ def test_product_example() -> None:
     identity = loaded.identity
     assert identity.trusted_proxies == ("10.0.0.0/8",)
     assert identity.api_keys is not None
-    assert identity.api_keys.file == Path("/etc/headgate/keys.yaml")
+    assert identity.api_keys.file == Path("/etc/fleetlimit/keys.yaml")
     assert identity.jwt is not None
     assert (identity.jwt.jwks, identity.jwt.tier_claim) == ("https://...", "plan")
     assert (identity.ipv6_prefix, identity.forwarded_header) == (64, "x-forwarded-for")
@@ -192,7 +192,7 @@ def test_paths_beside_the_file(tmp_path: Path) -> None:
     path.write_text(one_policy(more=more))
 
     assert load(path).identity.files == (tmp_path / "keys.yaml", tmp_path / "jwks.json")
-    assert parse(PRODUCT_EXAMPLE).identity.files == (Path("/etc/headgate/keys.yaml"),)
+    assert parse(PRODUCT_EXAMPLE).identity.files == (Path("/etc/fleetlimit/keys.yaml"),)
     assert parse(one_policy(more=more)).identity.files == (Path("keys.yaml"), Path("jwks.json"))
 
 

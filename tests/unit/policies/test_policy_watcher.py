@@ -7,9 +7,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from headgate.core.errors import ConfigError
-from headgate.core.quota import rate_quota
-from headgate.policies import PolicyWatcher, load
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.policies import PolicyWatcher, load
 from support.policies import ConfigMapMount, Heard, one_policy, put, remove
 
 KEYS = "identity: {api_keys: {file: keys.yaml}}\n"

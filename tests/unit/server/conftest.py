@@ -12,7 +12,7 @@ import structlog
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away every variable that the service reads, and let the test set its own."""
     for name in list(os.environ):
-        if name.startswith(("HEADGATE_", "OTEL_", "POD_")):
+        if name.startswith(("FLEETLIMIT_", "OTEL_", "POD_")):
             monkeypatch.delenv(name)
 
 
@@ -34,5 +34,5 @@ def unconfigured_logging() -> Iterator[None]:
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """Return what was logged, information included."""
-    caplog.set_level(logging.INFO, "headgate")
+    caplog.set_level(logging.INFO, "fleetlimit")
     return caplog

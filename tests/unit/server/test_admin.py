@@ -7,14 +7,14 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from headgate import Headgate, Policy, PolicySet, rate_quota
-from headgate.core.errors import StoreUnavailable
-from headgate.core.policy import KeyKind, KeyPart
-from headgate.server.admin import Admin, create_admin
-from headgate.server.front import Front
-from headgate.server.routes.health import Status
-from headgate.server.settings import Settings
-from headgate.testing import MovedClock
+from fleetlimit import Fleetlimit, Policy, PolicySet, rate_quota
+from fleetlimit.core.errors import StoreUnavailable
+from fleetlimit.core.policy import KeyKind, KeyPart
+from fleetlimit.server.admin import Admin, create_admin
+from fleetlimit.server.front import Front
+from fleetlimit.server.routes.health import Status
+from fleetlimit.server.settings import Settings
+from fleetlimit.testing import MovedClock
 
 TOKEN = {"Authorization": "Bearer s3cret-token"}
 POLICIES = PolicySet(
@@ -36,14 +36,14 @@ class Served:
     """An app behind the limiter, and its admin port, without a socket."""
 
     def __init__(self, **settings: Any) -> None:
-        self.headgate = Headgate(
+        self.fleetlimit = Fleetlimit(
             policies=POLICIES, settings=Settings.read(**settings), clock=MovedClock()
         )
-        self.headgate.enforce()
+        self.fleetlimit.enforce()
         app = FastAPI(openapi_url=None)
         app.add_api_route("/items/{item_id}", lambda: None)
-        front = Front(app, self.headgate)
-        self.admin = Admin(self.headgate, front.routes)
+        front = Front(app, self.fleetlimit)
+        self.admin = Admin(self.fleetlimit, front.routes)
         self.api = TestClient(app, client=("192.0.2.1", 1))
         self.port = TestClient(create_admin(self.admin))
 
@@ -90,7 +90,7 @@ def test_metrics_in_both_formats(served: Served) -> None:
     """A scraper gets OpenMetrics when it asks for it, and Prometheus' text when it does not."""
     served.statuses(3)
     plain = served.port.get("/metrics")
-    assert 'headgate_decisions_total{outcome="denied",policy="default"} 1.0' in plain.text
+    assert 'fleetlimit_decisions_total{outcome="denied",policy="default"} 1.0' in plain.text
     assert plain.headers["content-type"].startswith("text/plain")
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
     assert served.port.get("/metrics", headers=accept).text.endswith("# EOF\n")
@@ -163,7 +163,7 @@ def test_reset_gives_back(served: Served) -> None:
 async def test_reset_of_a_bucket_per_route() -> None:
     """A bucket that is kept per route is found by its route."""
     served = Served(admin_token="s3cret-token")  # noqa: S106 - of this test alone
-    assert (await served.headgate.limiter.check("routes", principal="alice")).allowed
+    assert (await served.fleetlimit.limiter.check("routes", principal="alice")).allowed
     body = {"policy": "routes", "principal": "alice"}
     assert served.reset({**body, "route": "POST /other"})[1]["buckets"] == 0
     assert served.reset(body)[1]["buckets"] == 1
@@ -197,7 +197,7 @@ def test_reset_is_not_offered(settings: dict[str, str]) -> None:
     served = Served(**settings)
     for headers in ({}, {"Authorization": "Bearer "}, TOKEN):
         status, told = served.reset({"policy": "default", "principal": "alice"}, headers)
-        assert (status, told["detail"]) == (404, "set HEADGATE_ADMIN_TOKEN to offer POST /reset")
+        assert (status, told["detail"]) == (404, "set FLEETLIMIT_ADMIN_TOKEN to offer POST /reset")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_reset_while_the_store_is_away(served: Served) -> None:
     async def away(_keys: object) -> int:
         raise StoreUnavailable("no answer", kind="timeout")
 
-    served.headgate.limiter.store.forget = away  # type: ignore[method-assign, assignment]  # away
+    served.fleetlimit.limiter.store.forget = away  # type: ignore[method-assign, assignment]  # away
     status, told = served.reset({"policy": "default", "principal": "alice"})
     assert (status, told["detail"]) == (503, "the store is away: timeout")
 

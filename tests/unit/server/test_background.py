@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from headgate.server.background import Background
+from fleetlimit.server.background import Background
 from support.server import eventually
 
 
@@ -15,7 +15,7 @@ async def test_a_task_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> No
     async def fail() -> None:
         raise LookupError("gone")
 
-    background = Background(logging.getLogger("headgate"))
+    background = Background(logging.getLogger("fleetlimit"))
     background.run(fail())
     await eventually(lambda: caplog.messages)
     await background.aclose()
@@ -33,7 +33,7 @@ async def test_closing_ends_what_runs(caplog: pytest.LogCaptureFixture) -> None:
         finally:
             ended.set()
 
-    background = Background(logging.getLogger("headgate"))
+    background = Background(logging.getLogger("fleetlimit"))
     background.run(work())
     await asyncio.sleep(0)
     await background.aclose()

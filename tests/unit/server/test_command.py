@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from headgate import cli
-from headgate.core.errors import ConfigError
-from headgate.server.explained import render
-from headgate.server.settings import Settings
-from headgate.stores.embedded import EmbeddedValkey
+from fleetlimit import cli
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.server.explained import render
+from fleetlimit.server.settings import Settings
+from fleetlimit.stores.embedded import EmbeddedValkey
 
 POLICIES = """\
 version: 1
@@ -66,7 +66,7 @@ def test_a_bad_file(
     """A file with faults is 1, each with its line, unbroken however long."""
     path = tmp_path / f"{'long' * 20}.yaml"
     path.write_text("version: 1\npolicies:\n  - {name: '[red]'}\n  - {name: b, limits: 7}\n")
-    monkeypatch.setattr(sys, "argv", ["headgate", "policies", "validate", str(path)])
+    monkeypatch.setattr(sys, "argv", ["fleetlimit", "policies", "validate", str(path)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
@@ -81,7 +81,7 @@ def test_a_file_that_names_a_wrong_one(
     """A file of keys that is not there is a fault of the file that names it."""
     path = tmp_path / "policies.yaml"
     path.write_text("version: 1\nidentity: {api_keys: {file: keys.yaml}}\npolicies: []\n")
-    monkeypatch.setattr(sys, "argv", ["headgate", "policies", "validate", str(path)])
+    monkeypatch.setattr(sys, "argv", ["fleetlimit", "policies", "validate", str(path)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
@@ -90,7 +90,7 @@ def test_a_file_that_names_a_wrong_one(
 
 def test_a_good_command(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     """A command that did what it should ends with 0."""
-    monkeypatch.setattr(sys, "argv", ["headgate", "policies", "validate", file])
+    monkeypatch.setattr(sys, "argv", ["fleetlimit", "policies", "validate", file])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
@@ -100,7 +100,7 @@ def test_the_schema() -> None:
     """The JSON Schema is printed whole."""
     status, out, _ = run("policies", "schema")
     assert status == 0
-    assert json.loads(out)["title"] == "Headgate policies"
+    assert json.loads(out)["title"] == "Fleetlimit policies"
 
 
 def test_explanation_of_the_bundled_service() -> None:

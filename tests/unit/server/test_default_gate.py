@@ -9,7 +9,7 @@ import sys
 import pytest
 from starlette.testclient import TestClient
 
-from headgate.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.embedded import EmbeddedValkey
 from support import default_gate
 from support.default_gate import app, post
 
@@ -26,7 +26,7 @@ async def test_exactly_one_warning(log: pytest.LogCaptureFixture) -> None:
     assert await post(app(), 20) == [200] * 5 + [429] * 15
     warnings = [each.getMessage() for each in log.records if each.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert "limits hold within this process only; set HEADGATE_STORE=redis://" in warnings[0]
+    assert "limits hold within this process only; set FLEETLIMIT_STORE=redis://" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ async def test_exactly_one_warning(log: pytest.LogCaptureFixture) -> None:
 def test_the_variable_alone_makes_it_shared(
     valkey: EmbeddedValkey, way: str, statuses: list[int]
 ) -> None:
-    """With `HEADGATE_STORE` all apps count together, and no request fails for a loop's end."""
+    """With `FLEETLIMIT_STORE` all apps count together, and no request fails for a loop's end."""
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", default_gate.__file__, way],
         capture_output=True,
@@ -49,11 +49,11 @@ def test_the_variable_alone_makes_it_shared(
         timeout=60,
         env={
             **os.environ,
-            "HEADGATE_STORE": valkey.url,
-            "HEADGATE_KEY_PREFIX": way,
-            "HEADGATE_KEY_SECRET": "0123456789abcdef",
+            "FLEETLIMIT_STORE": valkey.url,
+            "FLEETLIMIT_KEY_PREFIX": way,
+            "FLEETLIMIT_KEY_SECRET": "0123456789abcdef",
             # Of a busy machine's pauses none shall look like a store that is away.
-            "HEADGATE_STORE_TIMEOUT": "5",
+            "FLEETLIMIT_STORE_TIMEOUT": "5",
         },
     )
     assert json.loads(ran.stdout) == statuses

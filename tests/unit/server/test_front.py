@@ -14,20 +14,20 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headgate import ConfigError, Headgate, Policy, PolicySet, RateLimit, RateLimitMiddleware
-from headgate.core.policy import Match
-from headgate.core.quota import rate_quota
-from headgate.server.front import Front, load_target
+from fleetlimit import ConfigError, Fleetlimit, Policy, PolicySet, RateLimit, RateLimitMiddleware
+from fleetlimit.core.policy import Match
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.server.front import Front, load_target
 
 
 def policy(name: str, rate: str, *routes: str) -> Policy:
     return Policy(name, (rate_quota(rate),), match=Match(routes=routes) if routes else None)
 
 
-def enforced(*policies: Policy) -> Headgate:
-    headgate = Headgate(policies=PolicySet(policies))
-    headgate.enforce()
-    return headgate
+def enforced(*policies: Policy) -> Fleetlimit:
+    fleetlimit = Fleetlimit(policies=PolicySet(policies))
+    fleetlimit.enforce()
+    return fleetlimit
 
 
 async def plain(scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +54,7 @@ def test_the_bundled_service() -> None:
     """Without a target it is the bundled service."""
     app = load_target("")
     assert isinstance(app, FastAPI)
-    assert app.title == "Headgate"
+    assert app.title == "Fleetlimit"
 
 
 @pytest.mark.parametrize("attribute", ["app", "made.app"])
@@ -117,12 +117,12 @@ def test_an_app_with_the_middleware() -> None:
 
 def test_a_plain_app_follows_the_policies() -> None:
     """A route that a later set of policies names is held from then on."""
-    headgate = enforced(policy("default", "9/day"), policy("orders", "1/day", "/orders/{id}"))
-    front = Front(plain, headgate)
+    fleetlimit = enforced(policy("default", "9/day"), policy("orders", "1/day", "/orders/{id}"))
+    front = Front(plain, fleetlimit)
     assert statuses(front.app, "/orders/1", 2) == [200, 429]
     assert statuses(front.app, "/carts/1", 2) == [200, 200]
     carts = policy("carts", "1/day", "/carts/{id}", "/prefix*")
-    headgate.limiter.policies.replace(PolicySet([carts]))
+    fleetlimit.limiter.policies.replace(PolicySet([carts]))
     assert statuses(front.app, "/carts/1", 2) == [200, 429]
     assert statuses(front.app, "/prefix/of/all", 2) == [429, 429]
     templates = [entry.template for entry in front.routes.entries]
@@ -138,17 +138,17 @@ def test_a_dependency_without_its_policy() -> None:
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_headgate_of_its_own_gives_way(log: pytest.LogCaptureFixture, same: bool) -> None:  # noqa: FBT001 - a case
+def test_a_fleetlimit_of_its_own_gives_way(log: pytest.LogCaptureFixture, same: bool) -> None:  # noqa: FBT001 - a case
     """The app's own limiter is the one in front; policies that are not in force are told."""
     orders = policy("orders", "2/day")
-    own = Headgate(policies=PolicySet([orders if same else policy("orders", "9/day")]))
+    own = Fleetlimit(policies=PolicySet([orders if same else policy("orders", "9/day")]))
     app = FastAPI(lifespan=own)
     app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit(policy="orders"))])
-    headgate = enforced(orders)
-    front = Front(app, headgate)
+    fleetlimit = enforced(orders)
+    front = Front(app, fleetlimit)
     with TestClient(front.app) as client:
         assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
-        assert own.limiter is headgate.limiter
+        assert own.limiter is fleetlimit.limiter
     assert bool([line for line in log.messages if "policies.ignored" in line]) is not same
 
 

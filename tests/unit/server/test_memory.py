@@ -7,8 +7,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from headgate import Headgate
-from headgate.server.memory import YOUNG
+from fleetlimit import Fleetlimit
+from fleetlimit.server.memory import YOUNG
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def _as_before() -> Iterator[None]:
 
 def app() -> FastAPI:
     """Return an app with a limiter."""
-    return FastAPI(lifespan=Headgate(store="memory://"))
+    return FastAPI(lifespan=Fleetlimit(store="memory://"))
 
 
 def test_what_was_made_at_start_is_left_alone_for_as_long_as_the_app_lives() -> None:
@@ -40,9 +40,9 @@ def test_the_collector_comes_less_often_for_as_long_as_the_app_lives() -> None:
 
 
 async def test_the_collector_comes_less_often_in_a_worker_without_an_app() -> None:
-    """It does from the start of a `Headgate` until its end."""
+    """It does from the start of a `Fleetlimit` until its end."""
     gc.set_threshold(700, 11, 12)
-    async with Headgate(store="memory://"):
+    async with Fleetlimit(store="memory://"):
         assert gc.get_threshold() == (YOUNG, 11, 12)
     assert gc.get_threshold() == (700, 11, 12)
 

@@ -3,14 +3,14 @@
 import pytest
 from starlette.requests import HTTPConnection
 
-from headgate.core.errors import ConfigError
-from headgate.core.subject import Principal
-from headgate.policies import IdentitySection, parse
-from headgate.server.parts import build_identifier, build_keys, build_store
-from headgate.server.settings import Settings
-from headgate.stores.memory import MemoryStore
-from headgate.stores.redis import RedisStore
-from headgate.testing import MovedClock
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.core.subject import Principal
+from fleetlimit.policies import IdentitySection, parse
+from fleetlimit.server.parts import build_identifier, build_keys, build_store
+from fleetlimit.server.settings import Settings
+from fleetlimit.stores.memory import MemoryStore
+from fleetlimit.stores.redis import RedisStore
+from fleetlimit.testing import MovedClock
 
 SHORT, LONG, OTHER = "s3cret", "0123456789abcdef", "another"
 
@@ -34,14 +34,16 @@ async def test_a_store_for_all() -> None:
 def test_no_store() -> None:
     """A URL that is no store's names its variable."""
     settings = Settings.read(store="postgres://db")
-    with pytest.raises(ConfigError, match="HEADGATE_STORE: 'postgres://db' is not a store: write"):
+    with pytest.raises(
+        ConfigError, match="FLEETLIMIT_STORE: 'postgres://db' is not a store: write"
+    ):
         build_store(settings, build_keys(settings))
 
 
 def test_a_short_secret() -> None:
     """A key secret that is too short names its variable and is not repeated."""
     settings = Settings.read(key_secret=SHORT)
-    with pytest.raises(ConfigError, match="HEADGATE_KEY_SECRET") as refused:
+    with pytest.raises(ConfigError, match="FLEETLIMIT_KEY_SECRET") as refused:
         build_keys(settings)
     assert "s3cret" not in str(refused.value)
 

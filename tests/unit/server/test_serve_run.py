@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from headgate.core.errors import ConfigError
-from headgate.server.serve import serve
-from headgate.server.settings import Settings
-from headgate.stores.embedded import EmbeddedValkey
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.server.serve import serve
+from fleetlimit.server.settings import Settings
+from fleetlimit.stores.embedded import EmbeddedValkey
 from support.collector import Collector
 from support.server import fetch
 
@@ -45,7 +45,10 @@ def test_until_a_signal(
             monkeypatch.setenv(name, value)
         serve(settings(tmp_path, store=valkey.url, key_prefix="run"), ready=ready)
         assert asked == [200, 429, "ready"]
-        assert {span.name for span in collector.spans} >= {"GET /items/{item_id}", "headgate.check"}
+        assert {span.name for span in collector.spans} >= {
+            "GET /items/{item_id}",
+            "fleetlimit.check",
+        }
 
 
 @pytest.mark.parametrize("name", ["port", "admin_port"])

@@ -3,17 +3,17 @@
 import pytest
 from starlette.testclient import TestClient
 
-from headgate.cli import BUNDLED_POLICIES
-from headgate.server.front import Front
-from headgate.server.service import create_app
-from headgate.testing import MakeHeadgate
+from fleetlimit.cli import BUNDLED_POLICIES
+from fleetlimit.server.front import Front
+from fleetlimit.server.service import create_app
+from fleetlimit.testing import MakeFleetlimit
 
 
 @pytest.fixture
-def client(make_headgate: MakeHeadgate) -> TestClient:
-    headgate = make_headgate(BUNDLED_POLICIES)
-    headgate.enforce()
-    return TestClient(Front(create_app(), headgate).app, client=("192.0.2.1", 1))
+def client(make_fleetlimit: MakeFleetlimit) -> TestClient:
+    fleetlimit = make_fleetlimit(BUNDLED_POLICIES)
+    fleetlimit.enforce()
+    return TestClient(Front(create_app(), fleetlimit).app, client=("192.0.2.1", 1))
 
 
 def test_exports_are_few(client: TestClient) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from headgate.core.errors import ConfigError
-from headgate.core.headers import Dialect
-from headgate.server.settings import Settings, secret
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.core.headers import Dialect
+from fleetlimit.server.settings import Settings, secret
 
 
 def test_defaults() -> None:
@@ -29,7 +29,7 @@ def test_variables_of_the_issue(monkeypatch: pytest.MonkeyPatch) -> None:
         "STORE": "redis://store",
         "POLICIES": "some.yaml",
     }.items():
-        monkeypatch.setenv(f"HEADGATE_{name}", value)
+        monkeypatch.setenv(f"FLEETLIMIT_{name}", value)
     settings = Settings.read()
     assert (settings.target, settings.host, settings.port) == ("shop.main:app", "127.0.0.1", 1)
     assert (settings.admin_host, settings.admin_port) == ("::1", 2)
@@ -38,24 +38,24 @@ def test_variables_of_the_issue(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_arguments_before_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is given goes before the environment; None counts as not given."""
-    monkeypatch.setenv("HEADGATE_PORT", "1")
-    monkeypatch.setenv("HEADGATE_ADMIN_PORT", "2")
+    monkeypatch.setenv("FLEETLIMIT_PORT", "1")
+    monkeypatch.setenv("FLEETLIMIT_ADMIN_PORT", "2")
     settings = Settings.read(port=3, admin_port=None)
     assert (settings.port, settings.admin_port) == (3, 2)
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`HEADGATE_POLICIES=` names no file, least of all the directory one is in."""
-    monkeypatch.setenv("HEADGATE_POLICIES", "")
-    monkeypatch.setenv("HEADGATE_PORT", "")
-    monkeypatch.setenv("HEADGATE_KEY_SECRET", "")
+    """`FLEETLIMIT_POLICIES=` names no file, least of all the directory one is in."""
+    monkeypatch.setenv("FLEETLIMIT_POLICIES", "")
+    monkeypatch.setenv("FLEETLIMIT_PORT", "")
+    monkeypatch.setenv("FLEETLIMIT_KEY_SECRET", "")
     settings = Settings.read()
     assert (settings.policies, settings.port, settings.key_secret) == (None, 8000, None)
 
 
-@pytest.mark.parametrize("name", ["HEADGATE_POD", "POD_NAME"])
+@pytest.mark.parametrize("name", ["FLEETLIMIT_POD", "POD_NAME"])
 def test_name_of_the_pod(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The pod's name is Headgate's own variable, or the one usual in Kubernetes; never `POD`."""
+    """The pod's name is Fleetlimit's own variable, or the one usual in Kubernetes; never `POD`."""
     monkeypatch.setenv("POD", "another")
     assert Settings.read().pod == ""
     monkeypatch.setenv(name, "web-1")
@@ -65,10 +65,10 @@ def test_name_of_the_pod(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 def test_secrets_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file named as its variable holds the secret, without the line break at its end."""
-    (tmp_path / "headgate_key_secret").write_text("0123456789abcdef\n")
-    (tmp_path / "headgate_admin_token").write_text("token\n")
-    (tmp_path / "headgate_store_password").write_text("\n")
-    monkeypatch.setenv("HEADGATE_SECRETS_DIR", str(tmp_path))
+    (tmp_path / "fleetlimit_key_secret").write_text("0123456789abcdef\n")
+    (tmp_path / "fleetlimit_admin_token").write_text("token\n")
+    (tmp_path / "fleetlimit_store_password").write_text("\n")
+    monkeypatch.setenv("FLEETLIMIT_SECRETS_DIR", str(tmp_path))
     settings = Settings.read()
     assert secret(settings.key_secret) == "0123456789abcdef"
     assert secret(settings.admin_token) == "token"
@@ -78,8 +78,8 @@ def test_secrets_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_no_such_directory_of_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A directory that is not there is an error, and no reason to go on without secrets."""
-    monkeypatch.setenv("HEADGATE_SECRETS_DIR", str(tmp_path / "gone"))
-    with pytest.raises(ConfigError, match=r"HEADGATE_SECRETS_DIR: there is no directory .*gone"):
+    monkeypatch.setenv("FLEETLIMIT_SECRETS_DIR", str(tmp_path / "gone"))
+    with pytest.raises(ConfigError, match=r"FLEETLIMIT_SECRETS_DIR: there is no directory .*gone"):
         Settings.read()
 
 
@@ -99,18 +99,18 @@ def test_no_such_directory_of_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path:
 )
 def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """An error names the variable and never repeats its value."""
-    monkeypatch.setenv(f"HEADGATE_{name}", value)
+    monkeypatch.setenv(f"FLEETLIMIT_{name}", value)
     with pytest.raises(ConfigError) as refused:
         Settings.read()
-    assert f"HEADGATE_{name}: " in str(refused.value)
+    assert f"FLEETLIMIT_{name}: " in str(refused.value)
     assert "s3cret" not in str(refused.value)
 
 
 def test_every_bad_value_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """All wrong variables are named, not only the first."""
-    monkeypatch.setenv("HEADGATE_PORT", "many")
-    monkeypatch.setenv("HEADGATE_DIALECT", "french")
-    with pytest.raises(ConfigError, match=r"HEADGATE_PORT: .*; HEADGATE_DIALECT: "):
+    monkeypatch.setenv("FLEETLIMIT_PORT", "many")
+    monkeypatch.setenv("FLEETLIMIT_DIALECT", "french")
+    with pytest.raises(ConfigError, match=r"FLEETLIMIT_PORT: .*; FLEETLIMIT_DIALECT: "):
         Settings.read()
 
 

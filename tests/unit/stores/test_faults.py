@@ -1,10 +1,10 @@
-"""Whatever the driver says becomes one of Headgate's errors, of a known kind."""
+"""Whatever the driver says becomes one of Fleetlimit's errors, of a known kind."""
 
 import pytest
 from redis import exceptions as driver
 
-from headgate.core.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
-from headgate.stores.faults import translate
+from fleetlimit.core.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
+from fleetlimit.stores.faults import translate
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_cluster_says_why_it_cannot_be_joined(
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (driver.AuthenticationError("WRONGPASS"), "HEADGATE_STORE_PASSWORD"),
+        (driver.AuthenticationError("WRONGPASS"), "FLEETLIMIT_STORE_PASSWORD"),
         (driver.ConnectionError("CERTIFICATE_VERIFY_FAILED"), "ssl_ca_certs"),
         (driver.NoPermissionError("acl"), "ACL"),
     ],
@@ -86,6 +86,6 @@ def test_what_only_a_person_can_mend_says_how(error: Exception, advice: str) -> 
 
 
 def test_own_error_stays_what_it_is() -> None:
-    """An error that is already Headgate's is not said again in other words."""
+    """An error that is already Fleetlimit's is not said again in other words."""
     own = StoreUnavailable("gone", kind="timeout")
     assert translate(own) is own

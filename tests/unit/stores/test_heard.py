@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from headgate.stores.command import Script
-from headgate.stores.connect import Client, Timeouts
-from headgate.stores.lane import Lane
+from fleetlimit.stores.command import Script
+from fleetlimit.stores.connect import Client, Timeouts
+from fleetlimit.stores.lane import Lane
 from support.lane import FakeClient
 
 SCRIPT = Script("take", "text", "text")

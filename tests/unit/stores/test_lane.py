@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 from redis.exceptions import ConnectionError as Disconnected
 
-from headgate.core.errors import StoreUnavailable
-from headgate.stores.command import Script
-from headgate.stores.connect import Client
-from headgate.stores.lane import MAX_BATCH, MAX_IN_FLIGHT, Lane
+from fleetlimit.core.errors import StoreUnavailable
+from fleetlimit.stores.command import Script
+from fleetlimit.stores.connect import Client
+from fleetlimit.stores.lane import MAX_BATCH, MAX_IN_FLIGHT, Lane
 from support.lane import OTHER, PATIENT, SCRIPT, FakeClient, call, lane_to, same, turns
 
 

@@ -10,8 +10,8 @@ import pytest
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from headgate.core.errors import StoreRefused, StoreUnavailable
-from headgate.stores.connect import Timeouts
+from fleetlimit.core.errors import StoreRefused, StoreUnavailable
+from fleetlimit.stores.connect import Timeouts
 from support.lane import OTHER, SCRIPT, FakeClient, Sent, call, lane_to, same, turns
 from support.tracing import exact_cancellation
 

@@ -2,8 +2,8 @@
 
 import time
 
-from headgate.core.quota import SECOND_US, Algorithm
-from headgate.stores.memory import MemoryStore, wall_clock_us
+from fleetlimit.core.quota import SECOND_US, Algorithm
+from fleetlimit.stores.memory import MemoryStore, wall_clock_us
 from support.clock import MovedClock
 from support.stores import MINUTE_US, charge, quota_of, settlement
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from headgate.core.errors import StoreError, StoreRefused, StoreUnavailable
-from headgate.core.quota import Algorithm
-from headgate.stores.embedded import EmbeddedValkey
-from headgate.stores.redis import RedisStore
+from fleetlimit.core.errors import StoreError, StoreRefused, StoreUnavailable
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.redis import RedisStore
 from support.stores import BRISK, BUCKET, failing, quota_of, redis_store, spend
 from support.tracing import exact_cancellation
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 import redis.asyncio
 
-from headgate.core.errors import StoreError, StoreRefused, StoreUnavailable
-from headgate.core.quota import Algorithm
-from headgate.stores.embedded import EmbeddedValkey, free_port
+from fleetlimit.core.errors import StoreError, StoreRefused, StoreUnavailable
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.stores.embedded import EmbeddedValkey, free_port
 from support.sentinel import PASSWORD, sentinel
 from support.server import eventually
 from support.stores import quota_of, redis_store, spend

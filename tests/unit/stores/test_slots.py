@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from headgate.core.charge import Charge, Settlement
-from headgate.core.errors import StoreError, StoreUnavailable
-from headgate.core.quota import Algorithm
-from headgate.limiter.ports import Taken
-from headgate.stores.memory import MemoryStore
-from headgate.stores.slots import take_apart
+from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.errors import StoreError, StoreUnavailable
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.limiter.ports import Taken
+from fleetlimit.stores.memory import MemoryStore
+from fleetlimit.stores.slots import take_apart
 from support.clock import MovedClock
 from support.stores import charge, fits, quota_of
 

@@ -10,13 +10,13 @@ import anyio
 import pytest
 import redis.asyncio
 
-from headgate.core.errors import (
+from fleetlimit.core.errors import (
     BucketCorrupt,
     StoreRefused,
     StoreUnavailable,
 )
-from headgate.core.quota import Algorithm
-from headgate.stores.embedded import EmbeddedValkey
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.stores.embedded import EmbeddedValkey
 from support.stores import (
     BRISK,
     BUCKET,
@@ -276,7 +276,7 @@ async def test_foreign_value_is_a_corrupt_bucket(
         assert good.spent
         async with failing(BucketCorrupt, "wrong_type"):
             await store.settle([settlement(charge(quota), -1, 0)])
-        # The value is left as it was: it is not Headgate's to delete.
+        # The value is left as it was: it is not Fleetlimit's to delete.
         assert await admin.exists(BUCKET) == 1
 
 

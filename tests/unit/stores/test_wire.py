@@ -9,11 +9,11 @@ import pytest
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import NoScriptError
 
-from headgate.core.errors import StoreUnavailable
-from headgate.stores.command import Call, Script, join
-from headgate.stores.faults import translate
-from headgate.stores.flight import Flight, asked
-from headgate.stores.wire import Line, Wire
+from fleetlimit.core.errors import StoreUnavailable
+from fleetlimit.stores.command import Call, Script, join
+from fleetlimit.stores.faults import translate
+from fleetlimit.stores.flight import Flight, asked
+from fleetlimit.stores.wire import Line, Wire
 
 PLAIN = Script("settle", "text", "sha")
 

@@ -1,6 +1,6 @@
 """The measure of the kind suite sees what it is there to see."""
 
-from headgate.core.quota import Algorithm, rate_quota
+from fleetlimit.core.quota import Algorithm, rate_quota
 from support.e2e_overshoot import overshoot
 
 BUCKET = rate_quota("60/minute", burst=3)

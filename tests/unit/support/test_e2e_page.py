@@ -16,7 +16,7 @@ import pytest
 for extra in ("kr8s", "jinja2", "matplotlib"):
     pytest.importorskip(extra, reason="the kind suite needs the extra e2e")
 
-from headgate.core.decision import Outcome
+from fleetlimit.core.decision import Outcome
 from support import e2e_plot as plot
 from support.e2e_figure import svg
 from support.e2e_load import Answers, Request, Stream
@@ -26,7 +26,7 @@ from support.e2e_watch import Look, Mark, Watch
 
 SECOND: Final = 1_000_000
 START: Final = 1_800_000_003 * SECOND
-PODS: Final = ("headgate-1-abcde", "headgate-1-fghij")
+PODS: Final = ("fleetlimit-1-abcde", "fleetlimit-1-fghij")
 
 
 class Seen(Watch):
@@ -229,7 +229,7 @@ def test_a_picture_stays_small(tmp_path: Path) -> None:
     run.watch.looks.extend(
         Look(
             START + at * SECOND,
-            f"headgate-1-{pod:05}",
+            f"fleetlimit-1-{pod:05}",
             {(each, "allowed"): min(max(0, at - 20 * pod), 40) for each in policies},
         )
         for at in range(180)
@@ -243,7 +243,7 @@ def test_a_picture_stays_small(tmp_path: Path) -> None:
 def test_a_legend_fits(tmp_path: Path, pods: int) -> None:
     """However many pods there were, and with every line, no name is cut off."""
     run = seen(tmp_path / "test_one", [asked(0), asked(30)])
-    names = [f"headgate-1-wmwm{chr(ord('a') + number)}" for number in range(pods)]
+    names = [f"fleetlimit-1-wmwm{chr(ord('a') + number)}" for number in range(pods)]
     run.watch.looks[:] = [Look(START, name, {}) for name in names]
     figure = plot.admitted(replace(run, beyond={"bucket": 5}))
     figure.draw_without_rendering()

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("kr8s", reason="the kind suite needs the extra e2e")
 
-from headgate.core.quota import Algorithm, rate_quota
+from fleetlimit.core.quota import Algorithm, rate_quota
 from support import e2e_series as series
 from support.e2e_load import Answers, Request, Stream
 from support.e2e_watch import Look

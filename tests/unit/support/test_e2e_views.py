@@ -35,7 +35,7 @@ OUTAGE: Final = Moment("The store was not asked", "red", [(30, 40)])
 def ask(path: str, parameters: Mapping[str, str]) -> Any:
     """Answer as a Prometheus would that has seen three pods, whatever is asked."""
     found = [
-        {"pod": f"headgate-{number}", "le": str(10.0 ** (number - 4)), "policy": "bucket"}
+        {"pod": f"fleetlimit-{number}", "le": str(10.0 ** (number - 4)), "policy": "bucket"}
         for number in range(3)
     ]
     if path == "query":
@@ -123,15 +123,15 @@ def test_nothing_is_outside_of_its_panel(uid: str) -> None:
 
 def test_panels_without_an_answer_say_why() -> None:
     """Every panel that asks Prometheus tells of the failure, and the one of the logs of Loki."""
-    text = told(drawn("headgate-throttled", away))
-    asks = [each for each in panels(BOARDS["headgate-throttled"]) if "datasource" in each]
+    text = told(drawn("fleetlimit-throttled", away))
+    asks = [each for each in panels(BOARDS["fleetlimit-throttled"]) if "datasource" in each]
     assert text.count("The query failed: nobody") + text.count("needs Loki") == len(asks)
     assert text.count("needs Loki") == 2
 
 
 def test_what_happened_is_marked_and_named() -> None:
     """It is in every graph from when it began, and once at the top."""
-    shown = drawn("headgate-holds")
+    shown = drawn("fleetlimit-holds")
     graphs = [plot for box in shown.axes for plot in box.child_axes]
     assert len(graphs) == 7
     for plot in graphs:
@@ -159,7 +159,7 @@ def test_ticks_are_round_in_their_unit() -> None:
 @pytest.mark.parametrize("count", [1, 4, 12, 80])
 def test_a_legend_fits(count: int) -> None:
     """It stays within its panel and below the plot; how many are not named is told."""
-    box, plot = graph([series(f"headgate-6c9d5f7b8-{number:05}", 1) for number in range(count)])
+    box, plot = graph([series(f"fleetlimit-6c9d5f7b8-{number:05}", 1) for number in range(count)])
     legend = box.get_legend()
     assert legend is not None
     inner, outer = legend.get_window_extent(), box.get_window_extent()
@@ -167,7 +167,7 @@ def test_a_legend_fits(count: int) -> None:
     assert outer.y0 <= inner.y0 < inner.y1 < plot.get_window_extent().y0
     *named, last = [each.get_text() for each in legend.get_texts()]
     more = f"and {count - len(named)} more"
-    assert last == (f"headgate-6c9d5f7b8-{count - 1:05}" if len(named) == count - 1 else more)
+    assert last == (f"fleetlimit-6c9d5f7b8-{count - 1:05}" if len(named) == count - 1 else more)
 
 
 def test_a_name_keeps_its_colour() -> None:
@@ -183,7 +183,7 @@ def test_a_name_keeps_its_colour() -> None:
 
 def test_a_table_is_merged_ordered_and_named() -> None:
     """What two queries say of the same labels is one row; what has no value is empty."""
-    panel = next(each for each in panels(BOARDS["headgate-holds"]) if each["type"] == "table")
+    panel = next(each for each in panels(BOARDS["fleetlimit-holds"]) if each["type"] == "table")
     bucket, fixed = {"policy": "bucket", "limit": "tb60"}, {"policy": "fixed", "limit": "fw10"}
     found = [
         Series("A", "", bucket, [120]),
@@ -201,7 +201,7 @@ def test_a_table_is_merged_ordered_and_named() -> None:
 
 def test_the_same_answers_give_the_same_pictures(views: list[View]) -> None:
     """A committed picture changes only where what it shows has changed."""
-    [fleet] = [each for each in views if each.uid == "headgate-fleet"]
+    [fleet] = [each for each in views if each.uid == "fleetlimit-fleet"]
     board = BOARDS[fleet.uid]
     answers = [answer(ask, each, SPAN) for each in panels(board) if each["type"] != "text"]
     assert svg(figure(board, answers, moments(ask, board, SPAN), SPAN)) == fleet.picture

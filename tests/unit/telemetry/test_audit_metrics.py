@@ -1,6 +1,6 @@
 """What the audit says can be scraped, and what it does not say any more is gone."""
 
-from headgate.limiter.events import Audited, PolicyAudit
+from fleetlimit.limiter.events import Audited, PolicyAudit
 from support.observed import Observed
 
 
@@ -16,8 +16,8 @@ def by_policy(observed: Observed, name: str) -> dict[str, float]:
 def test_without_an_audit_there_is_no_series() -> None:
     """A 0 that nobody has compared must not look like one that somebody has."""
     observed = Observed()
-    assert by_policy(observed, "headgate_audit_overshoot") == {}
-    assert by_policy(observed, "headgate_audit_keys") == {}
+    assert by_policy(observed, "fleetlimit_audit_overshoot") == {}
+    assert by_policy(observed, "fleetlimit_audit_keys") == {}
 
 
 def test_gauges_show_the_last_and_counters_the_sum() -> None:
@@ -26,11 +26,11 @@ def test_gauges_show_the_last_and_counters_the_sum() -> None:
         Audited((said("a", 0, 3, (6, 10, 12.5)), said("b", 0, 0, (0, 0, 0.0)))),
         Audited((said("a", 4, 2, (4, 5, 2.5)), said("b", 0, 0, (0, 1, 0.0)))),
     )
-    assert by_policy(observed, "headgate_audit_overshoot") == {"a": 4, "b": 0}
-    assert by_policy(observed, "headgate_audit_keys") == {"a": 2, "b": 0}
-    assert by_policy(observed, "headgate_audit_windows_total") == {"a": 10, "b": 0}
-    assert by_policy(observed, "headgate_audit_admitted_units_total") == {"a": 15, "b": 1}
-    assert by_policy(observed, "headgate_audit_permitted_units_total") == {"a": 15, "b": 0}
+    assert by_policy(observed, "fleetlimit_audit_overshoot") == {"a": 4, "b": 0}
+    assert by_policy(observed, "fleetlimit_audit_keys") == {"a": 2, "b": 0}
+    assert by_policy(observed, "fleetlimit_audit_windows_total") == {"a": 10, "b": 0}
+    assert by_policy(observed, "fleetlimit_audit_admitted_units_total") == {"a": 15, "b": 1}
+    assert by_policy(observed, "fleetlimit_audit_permitted_units_total") == {"a": 15, "b": 0}
 
 
 def test_a_policy_that_is_gone_shows_nothing() -> None:
@@ -39,6 +39,6 @@ def test_a_policy_that_is_gone_shows_nothing() -> None:
         Audited((said("a", 4, 3, (6, 10, 12.5)), said("b", 1, 1, (1, 1, 1.0)))),
         Audited((said("b", 1, 1, (1, 1, 1.0)),)),
     )
-    assert by_policy(observed, "headgate_audit_overshoot") == {"b": 1}
-    assert by_policy(observed, "headgate_audit_keys") == {"b": 1}
-    assert by_policy(observed, "headgate_audit_windows_total") == {"a": 6, "b": 2}
+    assert by_policy(observed, "fleetlimit_audit_overshoot") == {"b": 1}
+    assert by_policy(observed, "fleetlimit_audit_keys") == {"b": 1}
+    assert by_policy(observed, "fleetlimit_audit_windows_total") == {"a": 6, "b": 2}

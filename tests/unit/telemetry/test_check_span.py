@@ -8,8 +8,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from headgate.core.decision import Outcome, Source
-from headgate.telemetry.check_span import LimiterTracing
+from fleetlimit.core.decision import Outcome, Source
+from fleetlimit.telemetry.check_span import LimiterTracing
 from support.telemetry import decided
 
 DENIED = decided(Outcome.DENIED, retry_after_us=1_500_001).decision
@@ -20,19 +20,19 @@ def test_span_says_what_was_decided(provider: TracerProvider, spans: InMemorySpa
     with LimiterTracing(provider, version="1.2.3").check(["a", "b"]) as span:
         span.decided(DENIED)
     (found,) = spans.get_finished_spans()
-    assert found.name == "headgate.check"
+    assert found.name == "fleetlimit.check"
     assert found.kind is trace.SpanKind.INTERNAL
     assert found.status.status_code is trace.StatusCode.UNSET
     assert found.instrumentation_scope is not None
     assert (found.instrumentation_scope.name, found.instrumentation_scope.version) == (
-        "headgate",
+        "fleetlimit",
         "1.2.3",
     )
     assert dict(found.attributes or {}) == {
         "rate_limiting.policy": ("a", "b"),
         "rate_limiting.result": "denied",
-        "headgate.source": "store",
-        "headgate.retry_after_ms": 1501,
+        "fleetlimit.source": "store",
+        "fleetlimit.retry_after_ms": 1501,
         "db.system.name": "redis",
         "db.operation.name": "EVALSHA",
         "db.stored_procedure.name": "take",
@@ -49,7 +49,7 @@ def test_decision_without_the_store_names_no_store(
     assert dict(found.attributes or {}) == {
         "rate_limiting.policy": ("a",),
         "rate_limiting.result": "allowed",
-        "headgate.source": "local",
+        "fleetlimit.source": "local",
     }
 
 
@@ -102,7 +102,7 @@ async def test_checks_at_once_do_not_mix(
     checks = {
         span.context.span_id: span.attributes["rate_limiting.policy"]
         for span in finished
-        if span.name == "headgate.check" and span.attributes
+        if span.name == "fleetlimit.check" and span.attributes
     }
     for span in finished:
         if span.name in {"a", "b"}:

@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 
-from headgate.core.decision import Decision, Outcome, Source
-from headgate.limiter.events import Decided, StoreStateLost
-from headgate.telemetry.denial_log import DenialLog
-from headgate.telemetry.logs import add_trace
+from fleetlimit.core.decision import Decision, Outcome, Source
+from fleetlimit.limiter.events import Decided, StoreStateLost
+from fleetlimit.telemetry.denial_log import DenialLog
+from fleetlimit.telemetry.logs import add_trace
 from support.telemetry import Lines, MovedClock, decided, result
 
 REFUSED = (Outcome.DENIED, Outcome.FAIL_CLOSED, Outcome.SHADOW_DENIED)

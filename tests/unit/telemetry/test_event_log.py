@@ -1,8 +1,8 @@
 """What happens to the store, the replicas and the policies is in the log."""
 
-from headgate.core.errors import StoreRefused, StoreUnavailable
-from headgate.core.policy import Policy, PolicySet
-from headgate.limiter.events import (
+from fleetlimit.core.errors import StoreRefused, StoreUnavailable
+from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
     Event,
@@ -14,7 +14,7 @@ from headgate.limiter.events import (
     StoreServerChanged,
     StoreStateLost,
 )
-from headgate.telemetry.event_log import EventLog
+from fleetlimit.telemetry.event_log import EventLog
 from support.telemetry import TEN_A_MINUTE, Lines, MovedClock, decided
 
 TIMEOUT = StoreFailed("take", StoreUnavailable("no answer in 50 ms", kind="timeout"))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from headgate.telemetry.event_loop import INTERVAL_US, watch_lag
+from fleetlimit.telemetry.event_loop import INTERVAL_US, watch_lag
 from support.telemetry import MovedClock
 
 

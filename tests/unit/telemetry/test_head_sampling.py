@@ -23,9 +23,9 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 
-from headgate.telemetry.head_sampling import AHEAD, ChosenIds
-from headgate.telemetry.instrument import instrument_app
-from headgate.telemetry.traces import configure_tracing
+from fleetlimit.telemetry.head_sampling import AHEAD, ChosenIds
+from fleetlimit.telemetry.instrument import instrument_app
+from fleetlimit.telemetry.traces import configure_tracing
 
 PARENT = "00-{:032x}-{:016x}-{}"
 
@@ -191,7 +191,7 @@ def test_the_standard_variables_samplers_are_asked_at_the_head(
     no_otel_variables.setenv("OTEL_TRACES_EXPORTER", "console")
     no_otel_variables.setenv("OTEL_TRACES_SAMPLER", sampler)
     no_otel_variables.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
-    provider = configure_tracing("headgate")
+    provider = configure_tracing("fleetlimit")
     assert provider is not None
     asked: list[str] = []
     judge = provider.sampler.should_sample

@@ -12,8 +12,8 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from headgate.telemetry.check_span import LimiterTracing
-from headgate.telemetry.instrument import instrument_app, instrument_redis
+from fleetlimit.telemetry.check_span import LimiterTracing
+from fleetlimit.telemetry.instrument import instrument_app, instrument_redis
 
 pytestmark = pytest.mark.usefixtures("no_otel_variables")
 
@@ -115,7 +115,7 @@ async def test_store_call_is_a_child_of_the_check(
     client = QuietRedis()
     instrument_redis(client, provider)
     with LimiterTracing(provider).check(["a"]):
-        await client.execute_command("EVALSHA", "sha", 1, "hg1:secret")
+        await client.execute_command("EVALSHA", "sha", 1, "fl1:secret")
     call, check = spans.get_finished_spans()
     assert (call.name, call.kind) == ("EVALSHA", trace.SpanKind.CLIENT)
     assert call.parent is not None

@@ -11,8 +11,8 @@ import structlog
 import uvicorn
 from opentelemetry.sdk.trace import TracerProvider
 
-from headgate.core.errors import ConfigError
-from headgate.telemetry.logs import configure_logging
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.telemetry.logs import configure_logging
 
 CREDENTIAL = "hunter2"
 
@@ -26,15 +26,15 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 def test_line_is_json_with_time_level_and_pod() -> None:
     """A line is one JSON object with UTC time, level, logger, event, fields and pod."""
     stream = io.StringIO()
-    configure_logging("info", pod="headgate-0", stream=stream)
-    structlog.get_logger("headgate.test").info("policies.loaded", count=3)
+    configure_logging("info", pod="fleetlimit-0", stream=stream)
+    structlog.get_logger("fleetlimit.test").info("policies.loaded", count=3)
     (line,) = lines(stream)
     assert datetime.fromisoformat(line.pop("timestamp")).utcoffset() == timedelta(0)
     assert line == {
         "event": "policies.loaded",
         "level": "info",
-        "logger": "headgate.test",
-        "pod": "headgate-0",
+        "logger": "fleetlimit.test",
+        "pod": "fleetlimit-0",
         "count": 3,
     }
 

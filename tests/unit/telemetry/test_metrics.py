@@ -6,11 +6,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from headgate.core.decision import EXEMPT, Outcome, Source
-from headgate.core.errors import StoreUnavailable
-from headgate.core.policy import Policy, PolicySet
-from headgate.core.quota import rate_quota
-from headgate.limiter.events import (
+from fleetlimit.core.decision import EXEMPT, Outcome, Source
+from fleetlimit.core.errors import StoreUnavailable
+from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
     Decided,
@@ -21,7 +21,7 @@ from headgate.limiter.events import (
     StoreServerChanged,
     StoreStateLost,
 )
-from headgate.telemetry.metrics import Metrics
+from fleetlimit.telemetry.metrics import Metrics
 from support.observed import OPENMETRICS, Observed
 from support.telemetry import TEN_A_MINUTE, decided, result
 
@@ -35,7 +35,7 @@ def test_checks_add_up_to_responses() -> None:
         *(decided(outcome) for outcome in Outcome if outcome is not Outcome.EXEMPT),
         Decided(EXEMPT, "s1", True, "", "GET /health", 0.0),  # noqa: FBT003 - anonymous
     )
-    checks = {s.labels["outcome"]: s.value for s in observed.samples("headgate_checks_total")}
+    checks = {s.labels["outcome"]: s.value for s in observed.samples("fleetlimit_checks_total")}
     assert checks == {
         "allowed": 2,
         "denied": 2,
@@ -44,7 +44,7 @@ def test_checks_add_up_to_responses() -> None:
         "fail_closed": 1,
         "exempt": 1,
     }
-    durations = observed.samples("headgate_check_duration_seconds_count")
+    durations = observed.samples("fleetlimit_check_duration_seconds_count")
     assert sum(sample.value for sample in durations) == sum(checks.values())
 
 
@@ -69,16 +69,16 @@ def test_exempt_request_counts_no_policy() -> None:
     """A request that no policy holds is a check and nobody's decision."""
     observed = Observed(Decided(EXEMPT, "s1", True, "", "GET /", 0.0))  # noqa: FBT003 - anonymous
     assert observed.decisions() == {}
-    assert observed.value("headgate_checks_total", outcome="exempt") == 1
-    assert observed.value("headgate_check_duration_seconds_count", source="none") == 1
+    assert observed.value("fleetlimit_checks_total", outcome="exempt") == 1
+    assert observed.value("fleetlimit_check_duration_seconds_count", source="none") == 1
 
 
 def test_near_limit_starts_at_a_fifth_left() -> None:
     """Of a burst of 10, a request that leaves 2 is near the limit and one that leaves 3 is not."""
     observed = Observed(decided(Outcome.ALLOWED, result("a", remaining=3)))
-    assert observed.value("headgate_near_limit_total", policy="a", tier="none") == 0
+    assert observed.value("fleetlimit_near_limit_total", policy="a", tier="none") == 0
     observed.observe(decided(Outcome.ALLOWED, result("a", remaining=2)))
-    assert observed.value("headgate_near_limit_total", policy="a", tier="none") == 1
+    assert observed.value("fleetlimit_near_limit_total", policy="a", tier="none") == 1
 
 
 def test_near_limit_needs_an_admission_by_the_policy() -> None:
@@ -87,15 +87,15 @@ def test_near_limit_needs_an_admission_by_the_policy() -> None:
     refused = decided(Outcome.DENIED, empty, result("b", Outcome.DENIED))
     shadow = decided(Outcome.SHADOW_DENIED, result("a", Outcome.SHADOW_DENIED, remaining=0))
     observed = Observed(PoliciesLoaded(PolicySet([Policy("a", (TEN_A_MINUTE,))])), refused, shadow)
-    assert observed.value("headgate_near_limit_total", policy="a", tier="none") == 0
+    assert observed.value("fleetlimit_near_limit_total", policy="a", tier="none") == 0
 
 
 def test_cache_hits_are_decisions_without_a_store_call() -> None:
     """A decision from the denial cache is a hit, and its time is told apart by source."""
     observed = Observed(decided(Outcome.DENIED, source=Source.CACHE), decided(Outcome.DENIED))
-    assert observed.value("headgate_denial_cache_hits_total") == 1
-    assert observed.value("headgate_check_duration_seconds_count", source="cache") == 1
-    assert observed.value("headgate_check_duration_seconds_sum", source="store") == 0.001
+    assert observed.value("fleetlimit_denial_cache_hits_total") == 1
+    assert observed.value("fleetlimit_check_duration_seconds_count", source="cache") == 1
+    assert observed.value("fleetlimit_check_duration_seconds_sum", source="store") == 0.001
 
 
 def test_store_and_replicas_are_shown() -> None:
@@ -107,18 +107,18 @@ def test_store_and_replicas_are_shown() -> None:
         StoreServerChanged(),
         ReplicasCounted(3),
     )
-    assert observed.value("headgate_store_errors_total", error_type="timeout") == 1
-    assert observed.value("headgate_breaker_open") == 1
-    assert observed.value("headgate_store_state_lost_total") == 1
-    assert observed.value("headgate_store_server_changes_total") == 1
-    assert observed.value("headgate_replicas") == 3
+    assert observed.value("fleetlimit_store_errors_total", error_type="timeout") == 1
+    assert observed.value("fleetlimit_breaker_open") == 1
+    assert observed.value("fleetlimit_store_state_lost_total") == 1
+    assert observed.value("fleetlimit_store_server_changes_total") == 1
+    assert observed.value("fleetlimit_replicas") == 3
     observed.observe(BreakerChanged(BreakerState.CLOSED))
-    assert observed.value("headgate_breaker_open") == 0
+    assert observed.value("fleetlimit_breaker_open") == 0
 
 
 def test_usual_store_errors_are_there_before_the_first() -> None:
     """The first error is seen as growth from 0."""
-    shown = Observed().samples("headgate_store_errors_total")
+    shown = Observed().samples("fleetlimit_store_errors_total")
     assert {each.labels["error_type"]: each.value for each in shown} == {
         "connection": 0,
         "timeout": 0,
@@ -129,7 +129,7 @@ def test_suppressed_log_lines_are_counted() -> None:
     """Each denial without a log line is one more suppressed."""
     observed = Observed()
     observed.metrics.denial_suppressed()
-    assert observed.value("headgate_denials_suppressed_total") == 1
+    assert observed.value("fleetlimit_denials_suppressed_total") == 1
 
 
 def test_what_the_process_tells_is_shown() -> None:
@@ -139,12 +139,12 @@ def test_what_the_process_tells_is_shown() -> None:
     observed.metrics.loop_lagged(0.02)
     observed.metrics.spans_dropped(2)
     observed.metrics.spans_dropped(5)
-    assert observed.value("headgate_store_batch_size_bucket", le="2.0") == 0
-    assert observed.value("headgate_store_batch_size_bucket", le="4.0") == 1
-    assert observed.value("headgate_store_batch_size_sum") == 3
-    assert observed.value("headgate_event_loop_lag_seconds_bucket", le="0.01") == 0
-    assert observed.value("headgate_event_loop_lag_seconds_bucket", le="0.025") == 1
-    assert observed.value("headgate_spans_dropped_total") == 7
+    assert observed.value("fleetlimit_store_batch_size_bucket", le="2.0") == 0
+    assert observed.value("fleetlimit_store_batch_size_bucket", le="4.0") == 1
+    assert observed.value("fleetlimit_store_batch_size_sum") == 3
+    assert observed.value("fleetlimit_event_loop_lag_seconds_bucket", le="0.01") == 0
+    assert observed.value("fleetlimit_event_loop_lag_seconds_bucket", le="0.025") == 1
+    assert observed.value("fleetlimit_spans_dropped_total") == 7
 
 
 def test_loaded_policies_are_shown_from_the_start() -> None:
@@ -156,17 +156,17 @@ def test_loaded_policies_are_shown_from_the_start() -> None:
     observed = Observed(PoliciesLoaded(loaded))
     limits = {
         (sample.labels["policy"], sample.labels["limit"]): sample.value
-        for sample in observed.samples("headgate_policy_limit")
+        for sample in observed.samples("fleetlimit_policy_limit")
     }
     assert limits == {("a", "tb60"): 10, ("b", "pro/tb60"): 60, ("b", "pro/tb86400"): 1000}
-    window = observed.value("headgate_policy_window_seconds", policy="b", limit="pro/tb86400")
+    window = observed.value("fleetlimit_policy_window_seconds", policy="b", limit="pro/tb86400")
     assert window == 86_400
-    assert observed.value("headgate_policies_loaded") == 2
-    assert observed.value("headgate_policy_generation") == 7
-    assert observed.value("headgate_policy_info", digest="abc") == 1
-    assert observed.value("headgate_decisions_total", policy="a", outcome="denied") == 0
+    assert observed.value("fleetlimit_policies_loaded") == 2
+    assert observed.value("fleetlimit_policy_generation") == 7
+    assert observed.value("fleetlimit_policy_info", digest="abc") == 1
+    assert observed.value("fleetlimit_decisions_total", policy="a", outcome="denied") == 0
     for tier in ("pro", "none", "other"):
-        assert observed.value("headgate_near_limit_total", policy="b", tier=tier) == 0
+        assert observed.value("fleetlimit_near_limit_total", policy="b", tier=tier) == 0
 
 
 def test_policies_that_are_gone_are_not_shown() -> None:
@@ -176,10 +176,10 @@ def test_policies_that_are_gone_are_not_shown() -> None:
         decided(Outcome.ALLOWED, result("a")),
         PoliciesLoaded(PolicySet([Policy("b", (TEN_A_MINUTE,))], digest="new")),
     )
-    shown = [sample.labels["policy"] for sample in observed.samples("headgate_policy_limit")]
+    shown = [sample.labels["policy"] for sample in observed.samples("fleetlimit_policy_limit")]
     assert shown == ["b"]
-    assert observed.value("headgate_policy_window_seconds", policy="a", limit="tb60") is None
-    digests = [sample.labels["digest"] for sample in observed.samples("headgate_policy_info")]
+    assert observed.value("fleetlimit_policy_window_seconds", policy="a", limit="tb60") is None
+    digests = [sample.labels["digest"] for sample in observed.samples("fleetlimit_policy_info")]
     assert digests == ["new"]
     assert observed.decisions() == {("a", "allowed"): 1}
 
@@ -188,22 +188,22 @@ def test_reload_of_the_same_policies_keeps_what_was_counted() -> None:
     """Loading the same policies again leaves their digest shown and their counts as they were."""
     loaded = PoliciesLoaded(PolicySet([Policy("a", (TEN_A_MINUTE,))], digest="same"))
     observed = Observed(loaded, decided(Outcome.ALLOWED, result("a")), loaded)
-    assert observed.value("headgate_policy_info", digest="same") == 1
+    assert observed.value("fleetlimit_policy_info", digest="same") == 1
     assert observed.decisions() == {("a", "allowed"): 1}
 
 
 def test_reloads_are_counted_by_result() -> None:
     """A rejected set of policies is a failed reload (envoyproxy/ratelimit #150)."""
     observed = Observed(PoliciesLoaded(PolicySet()), PoliciesRejected(("p.yaml:3: no",)))
-    assert observed.value("headgate_policy_reloads_total", result="success") == 1
-    assert observed.value("headgate_policy_reloads_total", result="failure") == 1
+    assert observed.value("fleetlimit_policy_reloads_total", result="success") == 1
+    assert observed.value("fleetlimit_policy_reloads_total", result="failure") == 1
 
 
 def test_a_rejected_file_shows_until_a_good_one_is_read() -> None:
     """The last reload counts as successful until a file is rejected, and again after the next."""
     rejected, loaded = PoliciesRejected(("p.yaml:3: no",)), PoliciesLoaded(PolicySet())
     runs = (), (rejected,), (rejected, loaded)
-    shown = [Observed(*events).value("headgate_policy_last_reload_successful") for events in runs]
+    shown = [Observed(*events).value("fleetlimit_policy_last_reload_successful") for events in runs]
     assert shown == [1, 0, 1]
 
 
@@ -214,9 +214,9 @@ def test_exemplars_lead_to_the_trace(provider: TracerProvider) -> None:
         observed.observe(decided(Outcome.DENIED))
         context = span.get_span_context()
     exemplar = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
-    buckets = observed.samples("headgate_check_duration_seconds_bucket")
+    buckets = observed.samples("fleetlimit_check_duration_seconds_bucket")
     assert [sample.exemplar.labels for sample in buckets if sample.exemplar] == [exemplar]
-    for name in ("headgate_decisions_total", "headgate_denials_total"):
+    for name in ("fleetlimit_decisions_total", "fleetlimit_denials_total"):
         found = {
             s.labels["outcome"]: s.exemplar.labels for s in observed.samples(name) if s.exemplar
         }
@@ -242,7 +242,7 @@ def test_process_and_build_are_shown() -> None:
     body, _ = Metrics(version="1.2.3").render()
     for name in (b"process_cpu_seconds_total", b"python_info", b"python_gc_collections_total"):
         assert name in body
-    assert b'headgate_build_info{version="1.2.3"} 1.0' in body
+    assert b'fleetlimit_build_info{version="1.2.3"} 1.0' in body
 
 
 def test_the_default_registry_can_be_shared() -> None:
@@ -251,16 +251,16 @@ def test_the_default_registry_can_be_shared() -> None:
     ProcessCollector(registry=registry)
     body, _ = Metrics(registry).render()
     assert body.count(b"# TYPE process_cpu_seconds_total") == 1
-    assert b"headgate_checks_total" in body
+    assert b"fleetlimit_checks_total" in body
 
 
 def test_event_of_another_kind_is_ignored() -> None:
     """An event that has no metric changes none."""
     observed = Observed()
-    before = observed.samples("headgate_checks_total")
+    before = observed.samples("fleetlimit_checks_total")
     unknown: Any = object()
     observed.observe(unknown)
-    assert observed.samples("headgate_checks_total") == before
+    assert observed.samples("fleetlimit_checks_total") == before
 
 
 def test_registries_are_apart() -> None:
@@ -268,4 +268,4 @@ def test_registries_are_apart() -> None:
     one, other = Metrics(), Metrics()
     one.observe(decided())
     assert one.render()[0] != other.render()[0]
-    assert b'headgate_checks_total{outcome="allowed"} 0.0' in other.render()[0]
+    assert b'fleetlimit_checks_total{outcome="allowed"} 0.0' in other.render()[0]

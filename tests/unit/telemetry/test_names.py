@@ -5,26 +5,26 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from headgate.stores.lane import MAX_BATCH
-from headgate.telemetry import names
-from headgate.telemetry.metric import Kind, Metric
-from headgate.telemetry.metrics import Metrics
+from fleetlimit.stores.lane import MAX_BATCH
+from fleetlimit.telemetry import names
+from fleetlimit.telemetry.metric import Kind, Metric
+from fleetlimit.telemetry.metrics import Metrics
 
 GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 def test_every_metric_is_named_here() -> None:
-    """The registry holds the metrics of `names`, and no other of Headgate's."""
+    """The registry holds the metrics of `names`, and no other of Fleetlimit's."""
     registry = CollectorRegistry()
     Metrics(registry)
     registered = {family.name for family in registry.collect()}
     named = {metric.name.removesuffix("_total") for metric in names.METRICS}
-    assert {name for name in registered if name.startswith("headgate_")} == named
+    assert {name for name in registered if name.startswith("fleetlimit_")} == named
 
 
 def test_operations_guide_lists_every_metric() -> None:
     """The guide's table has each metric once, with its labels, and no other."""
-    rows = re.findall(r"^\| `(headgate_\w+)` \| (.*?) ?\|", GUIDE.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(fleetlimit_\w+)` \| (.*?) ?\|", GUIDE.read_text(), re.MULTILINE)
     listed = [(name, tuple(re.findall(r"`(\w+)`", labels))) for name, labels in rows]
     assert sorted(listed) == sorted((metric.name, metric.labels) for metric in names.METRICS)
 
@@ -38,7 +38,7 @@ def test_every_metric_constant_is_listed() -> None:
 def test_names_follow_prometheus() -> None:
     """Counters end in `_total` and nothing else does; every help is a sentence."""
     for metric in names.METRICS:
-        assert re.fullmatch(r"headgate_[a-z_]+", metric.name)
+        assert re.fullmatch(r"fleetlimit_[a-z_]+", metric.name)
         assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
         assert metric.help.endswith(".")
 
@@ -65,9 +65,9 @@ def test_largest_pipeline_has_a_bucket() -> None:
 
 def test_histogram_is_asked_for_by_its_series() -> None:
     """A query names a histogram's buckets, count or sum, and any other metric by its name."""
-    assert names.CHECKS.series == ("headgate_checks_total",)
+    assert names.CHECKS.series == ("fleetlimit_checks_total",)
     assert names.CHECK_DURATION.series == (
-        "headgate_check_duration_seconds_bucket",
-        "headgate_check_duration_seconds_count",
-        "headgate_check_duration_seconds_sum",
+        "fleetlimit_check_duration_seconds_bucket",
+        "fleetlimit_check_duration_seconds_count",
+        "fleetlimit_check_duration_seconds_sum",
     )

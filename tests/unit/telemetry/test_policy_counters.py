@@ -1,10 +1,10 @@
 """Refusals are told apart by route and tier, in a bounded number of series."""
 
-from headgate.core.decision import Outcome
-from headgate.core.policy import Match, Policy, PolicySet
-from headgate.core.subject import UNMATCHED_ROUTE
-from headgate.limiter.events import PoliciesLoaded
-from headgate.telemetry.policy_counters import ROUTES
+from fleetlimit.core.decision import Outcome
+from fleetlimit.core.policy import Match, Policy, PolicySet
+from fleetlimit.core.subject import UNMATCHED_ROUTE
+from fleetlimit.limiter.events import PoliciesLoaded
+from fleetlimit.telemetry.policy_counters import ROUTES
 from support.observed import Observed
 from support.telemetry import TEN_A_MINUTE, decided, result
 
@@ -21,13 +21,13 @@ def denials(observed: Observed) -> dict[tuple[str, ...], float]:
     """Return what was refused, by all labels."""
     return {
         tuple(sample.labels[label] for label in LABELS): sample.value
-        for sample in observed.samples("headgate_denials_total")
+        for sample in observed.samples("fleetlimit_denials_total")
     }
 
 
 def near(observed: Observed) -> dict[str, float]:
     """Return the requests near a limit, by tier, where there were any."""
-    samples = observed.samples("headgate_near_limit_total")
+    samples = observed.samples("fleetlimit_near_limit_total")
     return {sample.labels["tier"]: sample.value for sample in samples if sample.value}
 
 

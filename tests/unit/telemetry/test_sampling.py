@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.telemetry.sampling import Sampler
+from fleetlimit.telemetry.sampling import Sampler
 from support.telemetry import MovedClock
 
 

@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from headgate.telemetry.span_queue import SpanQueue
+from fleetlimit.telemetry.span_queue import SpanQueue
 from support.server import PATIENCE_SECONDS
 
 DELIVERED, FAILED = SpanExportResult.SUCCESS, SpanExportResult.FAILURE

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter
 
-from headgate.core.decision import Outcome
-from headgate.telemetry.metrics import Metrics
-from headgate.telemetry.tally import MAX_WAITING, Tally
+from fleetlimit.core.decision import Outcome
+from fleetlimit.telemetry.metrics import Metrics
+from fleetlimit.telemetry.tally import MAX_WAITING, Tally
 from support.telemetry import decided, result
 
 
@@ -46,7 +46,7 @@ def test_a_counter_can_be_brought_up_to_date_by_itself() -> None:
     metrics = Metrics(registry)
     metrics.observe(decided(Outcome.ALLOWED, result("a")))
     metrics.flush()
-    alone = registry.restricted_registry(["headgate_checks_total"])
+    alone = registry.restricted_registry(["fleetlimit_checks_total"])
     (checks,) = alone.collect()
     values = {
         each.labels["outcome"]: each.value

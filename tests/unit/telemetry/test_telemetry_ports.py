@@ -2,10 +2,10 @@
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from headgate import telemetry
-from headgate.limiter.observing import Observers
-from headgate.limiter.ports import Observer, Tracer
-from headgate.telemetry import DenialLog, EventLog, LimiterTracing, Metrics, TopDenied
+from fleetlimit import telemetry
+from fleetlimit.limiter.observing import Observers
+from fleetlimit.limiter.ports import Observer, Tracer
+from fleetlimit.telemetry import DenialLog, EventLog, LimiterTracing, Metrics, TopDenied
 from support.telemetry import Lines, MovedClock, decided
 
 
@@ -21,7 +21,7 @@ def test_observers_fit_the_port() -> None:
     ]
     Observers(observers).tell(decided())
     assert lines.written == []
-    assert b'headgate_checks_total{outcome="allowed"} 1.0' in metrics.render()[0]
+    assert b'fleetlimit_checks_total{outcome="allowed"} 1.0' in metrics.render()[0]
 
 
 def test_tracing_fits_the_port(provider: TracerProvider) -> None:

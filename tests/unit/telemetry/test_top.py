@@ -5,9 +5,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core.decision import Outcome
-from headgate.limiter.events import StoreStateLost
-from headgate.telemetry.top import DeniedSubject, SpaceSaving, TopDenied
+from fleetlimit.core.decision import Outcome
+from fleetlimit.limiter.events import StoreStateLost
+from fleetlimit.telemetry.top import DeniedSubject, SpaceSaving, TopDenied
 from support.telemetry import decided, result
 
 STREAM = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), max_size=300)

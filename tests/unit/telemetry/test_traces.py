@@ -10,9 +10,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from headgate.core.errors import ConfigError
-from headgate.telemetry.span_queue import SpanQueue
-from headgate.telemetry.traces import configure_tracing
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.telemetry.span_queue import SpanQueue
+from fleetlimit.telemetry.traces import configure_tracing
 
 HTTP_PORT, GRPC_PORT = "http://127.0.0.1:4318", "http://127.0.0.1:4317"
 
@@ -28,7 +28,7 @@ class Environment:
         """Set the variables and configure tracing."""
         for name, text in variables.items():
             self._monkeypatch.setenv(name, text)
-        made = configure_tracing("headgate", version="1.2.3", instance=instance)
+        made = configure_tracing("fleetlimit", version="1.2.3", instance=instance)
         if made:
             self._made.append(made)
         return made
@@ -160,12 +160,12 @@ def test_sampler_follows_its_variable(environment: Environment) -> None:
 
 def test_resource_names_service_and_pod(environment: Environment) -> None:
     """Spans carry service, version, instance, pod and namespace; the pod is the instance."""
-    found = environment.resource(POD_NAME="headgate-0", POD_NAMESPACE="edge")
+    found = environment.resource(POD_NAME="fleetlimit-0", POD_NAMESPACE="edge")
     expected = {
-        "service.name": "headgate",
+        "service.name": "fleetlimit",
         "service.version": "1.2.3",
-        "service.instance.id": "headgate-0",
-        "k8s.pod.name": "headgate-0",
+        "service.instance.id": "fleetlimit-0",
+        "k8s.pod.name": "fleetlimit-0",
         "k8s.namespace.name": "edge",
     }
     assert expected.items() <= found.items()

@@ -6,8 +6,8 @@ import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from headgate.telemetry.check_span import LimiterTracing
-from headgate.telemetry.unsampled import Unsampled, is_unsampled
+from fleetlimit.telemetry.check_span import LimiterTracing
+from fleetlimit.telemetry.unsampled import Unsampled, is_unsampled
 
 SPAN = trace.SpanContext(7, 8, is_remote=False)
 

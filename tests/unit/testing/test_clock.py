@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from headgate.testing import MovedClock
+from fleetlimit.testing import MovedClock
 
 
 def test_moves_by_seconds_and_timedeltas() -> None:

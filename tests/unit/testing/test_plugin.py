@@ -11,13 +11,13 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
-from headgate import RateLimit, RateLimitMiddleware, PolicySet, Policy, rate_quota
+from fleetlimit import RateLimit, RateLimitMiddleware, PolicySet, Policy, rate_quota
 
 
 @pytest.fixture
-def client(make_headgate):
+def client(make_fleetlimit):
     policies = PolicySet([Policy("default", (rate_quota("2/minute"),))])
-    app = FastAPI(lifespan=make_headgate(policies))
+    app = FastAPI(lifespan=make_fleetlimit(policies))
     app.add_middleware(RateLimitMiddleware)
 
     @app.get("/", dependencies=[Depends(RateLimit("1/second"))])
@@ -27,24 +27,24 @@ def client(make_headgate):
         yield client
 
 
-def test_both_limits(client, headgate_clock):
+def test_both_limits(client, fleetlimit_clock):
     assert client.get("/").status_code == 200
     refused = client.get("/")
     assert refused.status_code == 429
-    headgate_clock.move(int(refused.headers["Retry-After"]))
+    fleetlimit_clock.move(int(refused.headers["Retry-After"]))
     assert client.get("/").status_code == 200
-    headgate_clock.move(1)
+    fleetlimit_clock.move(1)
     assert client.get("/").status_code == 429
-    headgate_clock.move(60)
+    fleetlimit_clock.move(60)
     assert client.get("/").status_code == 200
 
 
-async def test_own_keys(headgate, headgate_store):
-    assert headgate_store.startswith(EXPECTED)
-    async with headgate:
+async def test_own_keys(fleetlimit, fleetlimit_store):
+    assert fleetlimit_store.startswith(EXPECTED)
+    async with fleetlimit:
         policy = Policy("once", (rate_quota("1/day"),))
-        assert (await headgate.limiter.check(policy, principal="alice")).allowed
-        assert not (await headgate.limiter.check(policy, principal="alice")).allowed
+        assert (await fleetlimit.limiter.check(policy, principal="alice")).allowed
+        assert not (await fleetlimit.limiter.check(policy, principal="alice")).allowed
 """
 
 
@@ -67,14 +67,14 @@ def test_users_move_time_over_production_code(
     users_project: pytest.Pytester, store: str, url: str
 ) -> None:
     """A user's test sees a limit refuse and, with the clock moved, let in again."""
-    users_project.makeini(f"[pytest]\nanyio_mode = auto\nheadgate_store = {store}\n")
+    users_project.makeini(f"[pytest]\nanyio_mode = auto\nfleetlimit_store = {store}\n")
     users_project.makepyfile(_USERS_TEST.replace("EXPECTED", repr(url)))
     users_project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
 def test_unknown_store_is_named(users_project: pytest.Pytester) -> None:
     """A store that is neither memory nor embedded is an error that says what to write."""
-    users_project.makeini("[pytest]\nheadgate_store = disk\n")
-    users_project.makepyfile("def test_it(headgate_store): ...")
+    users_project.makeini("[pytest]\nfleetlimit_store = disk\n")
+    users_project.makepyfile("def test_it(fleetlimit_store): ...")
     result = users_project.runpytest_subprocess()
-    result.stdout.fnmatch_lines(["*headgate_store is memory or embedded, not 'disk'*"])
+    result.stdout.fnmatch_lines(["*fleetlimit_store is memory or embedded, not 'disk'*"])

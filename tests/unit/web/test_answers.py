@@ -10,13 +10,13 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-from headgate.core.headers import Dialect
-from headgate.core.policy import Mode, OnStoreError
-from headgate.web.dependency import RateLimit
-from headgate.web.middleware import RateLimitMiddleware
-from headgate.web.problem import RESPONSES
-from headgate.web.refusal import Refusal
-from headgate.web.refuse import Refused, refuse
+from fleetlimit.core.headers import Dialect
+from fleetlimit.core.policy import Mode, OnStoreError
+from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.middleware import RateLimitMiddleware
+from fleetlimit.web.problem import RESPONSES
+from fleetlimit.web.refusal import Refusal
+from fleetlimit.web.refuse import Refused, refuse
 from support.web import GateBench, assert_each_once, caller, http_scope, limits_of, rate
 
 Door = Callable[[GateBench], FastAPI]

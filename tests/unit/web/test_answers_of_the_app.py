@@ -4,7 +4,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from headgate.web.middleware import RateLimitMiddleware
+from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import GateBench, limits_of, rate
 
 

@@ -7,8 +7,8 @@ from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
 
-from headgate.web.dependency import RateLimit
-from headgate.web.middleware import RateLimitMiddleware
+from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import GateBench, assert_each_once, limits_of, rate
 
 ORIGIN = {"origin": "https://app.example"}

@@ -8,9 +8,9 @@ import pytest
 from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
-from headgate.web.dependency import RateLimit
-from headgate.web.gate import DefaultGate
-from headgate.web.middleware import RateLimitMiddleware
+from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.gate import DefaultGate
+from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import GateBench
 
 
@@ -49,7 +49,7 @@ def test_nothing_can_open_a_gate() -> None:
     DefaultGate.open = None
     app = FastAPI()
     app.add_middleware(RateLimitMiddleware)
-    with pytest.raises(RuntimeError, match="import headgate"):
+    with pytest.raises(RuntimeError, match="import fleetlimit"):
         TestClient(app).get("/")
 
 
@@ -59,11 +59,11 @@ def test_gate_of_the_lifespan() -> None:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        yield {"headgate": bench.gate}
+        yield {"fleetlimit": bench.gate}
 
     inner, app = FastAPI(), FastAPI(lifespan=lifespan)
     inner.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
     app.mount("/sub", inner)
     with TestClient(app) as client:
         assert [client.get("/sub/items").status_code for _ in range(2)] == [200, 429]
-    assert not hasattr(app.state, "headgate")
+    assert not hasattr(app.state, "fleetlimit")

@@ -4,9 +4,9 @@ import pytest
 from fastapi import Depends, FastAPI
 from starlette.types import Message
 
-from headgate.core.policy import KeyKind, KeyPart
-from headgate.web.dependency import RateLimit
-from headgate.web.middleware import RateLimitMiddleware
+from fleetlimit.core.policy import KeyKind, KeyPart
+from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import GateBench, answers, http_scope, rate
 
 BY_TENANT = (KeyPart(KeyKind.HEADER, "x-tenant"),)

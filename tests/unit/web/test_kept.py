@@ -4,16 +4,16 @@ import itertools
 
 import pytest
 
-from headgate import RateLimit
-from headgate.core.decision import Decision, Outcome, PolicyResult, Source, Verdict
-from headgate.core.headers import Dialect
-from headgate.core.policy import KeyPart, Match, Mode, PolicySet
-from headgate.core.quota import rate_quota
-from headgate.web.ask import MAX_KEPT, UNASKED, Wanted, Wants
-from headgate.web.gate import MAX_KEPT as MAX_FIELDS
-from headgate.web.problem import MAX_KEPT as MAX_REFUSALS
-from headgate.web.problem import refused
-from headgate.web.refusal import raw
+from fleetlimit import RateLimit
+from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source, Verdict
+from fleetlimit.core.headers import Dialect
+from fleetlimit.core.policy import KeyPart, Match, Mode, PolicySet
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.web.ask import MAX_KEPT, UNASKED, Wanted, Wants
+from fleetlimit.web.gate import MAX_KEPT as MAX_FIELDS
+from fleetlimit.web.problem import MAX_KEPT as MAX_REFUSALS
+from fleetlimit.web.problem import refused
+from fleetlimit.web.refusal import raw
 from support.web import GateBench, rate
 
 ALL = rate("all", "5/minute", match=Match(), key=(KeyPart.parse("header:x-team"),))

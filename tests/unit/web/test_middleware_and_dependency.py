@@ -6,10 +6,10 @@ from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from headgate.core.errors import ConfigError
-from headgate.core.policy import Match
-from headgate.web.dependency import RateLimit
-from headgate.web.middleware import RateLimitMiddleware
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.core.policy import Match
+from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import GateBench, caller, limits_of, rate
 
 

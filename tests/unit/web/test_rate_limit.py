@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
-from headgate.core.errors import ConfigError
-from headgate.core.quota import Algorithm, rate_quota
-from headgate.limiter.reservation import Reservation
-from headgate.web.dependency import RateLimit, rate_limit
+from fleetlimit.core.errors import ConfigError
+from fleetlimit.core.quota import Algorithm, rate_quota
+from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.web.dependency import RateLimit, rate_limit
 from support.exports import limited_app, passes
 from support.web import GateBench, caller, limits_of, rate
 

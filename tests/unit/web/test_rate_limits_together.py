@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.testclient import TestClient
 
-from headgate.limiter.reservation import Reservation
-from headgate.web.dependency import RateLimit
+from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.web.dependency import RateLimit
 from support.exports import limited_app, passes
 from support.web import GateBench, caller, limits_of, rate
 

@@ -3,7 +3,7 @@
 import pytest
 from starlette.routing import Route
 
-from headgate.web.routes import UNMATCHED, Entry, RouteTable, scan
+from fleetlimit.web.routes import UNMATCHED, Entry, RouteTable, scan
 
 
 def test_table() -> None:

@@ -7,10 +7,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route
 from starlette.testclient import TestClient
 
-from headgate.core.policy import KeyKind, KeyPart, Match
-from headgate.web.dependency import RateLimit
-from headgate.web.middleware import RateLimitMiddleware
-from headgate.web.routes import Entry, RouteTable
+from fleetlimit.core.policy import KeyKind, KeyPart, Match
+from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.middleware import RateLimitMiddleware
+from fleetlimit.web.routes import Entry, RouteTable
 from support.held import endpoint, held, held_bench, starlette_endpoint
 from support.web import GateBench, answers, caller, http_scope, limits_of, rate
 

@@ -12,8 +12,8 @@ from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 
-from headgate.web.dependency import RateLimit
-from headgate.web.middleware import RateLimitMiddleware
+from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.middleware import RateLimitMiddleware
 from support.held import endpoint, held, held_bench, starlette_endpoint
 from support.web import GateBench, limits_of
 

@@ -10,11 +10,11 @@ from fastapi import BackgroundTasks, Depends, FastAPI
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headgate.core.policy import KeyKind, KeyPart, Match, Policy
-from headgate.core.quota import concurrency_quota
-from headgate.limiter.reservation import Reservation
-from headgate.web.dependency import RateLimit
-from headgate.web.middleware import RateLimitMiddleware
+from fleetlimit.core.policy import KeyKind, KeyPart, Match, Policy
+from fleetlimit.core.quota import concurrency_quota
+from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import Exchange, GateBench, answers, http_scope
 
 IN_FLIGHT = Policy(

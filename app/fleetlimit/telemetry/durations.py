@@ -1,0 +1,79 @@
+"""A histogram of how long checks take, with the trace of one that is kept as exemplar.
+
+That of Prometheus's client takes three locks and a dozen calls for each value, and was the largest
+part of what it costs to count a check; this one takes one.
+"""
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import Exemplar, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from fleetlimit.core.decision import Source
+from fleetlimit.telemetry import names
+
+
+class _Series:
+    """The values of one source."""
+
+    __slots__ = ("counts", "exemplars", "sum")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * buckets
+        self.exemplars: dict[int, Exemplar] = {}
+        self.sum = 0.0
+
+
+class Durations(Collector):
+    """Counts durations in seconds by source.
+
+    Args:
+        registry: Where it is registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._bounds = names.CHECK_DURATION.buckets
+        self._series = {source: _Series(len(self._bounds) + 1) for source in Source}
+        # A registry may be read from any thread.
+        self._lock = threading.Lock()
+        registry.register(self)
+
+    def observe(
+        self, source: Source, durations: Iterable[float], exemplar: dict[str, str] | None = None
+    ) -> None:
+        """Count durations; the exemplar is their trace, None for none."""
+        series, bounds = self._series[source], self._bounds
+        with self._lock:
+            for seconds in durations:
+                bucket = bisect_left(bounds, seconds)
+                series.counts[bucket] += 1
+                series.sum += seconds
+                if exemplar is not None:
+                    series.exemplars[bucket] = Exemplar(exemplar, seconds, time.time())
+
+    def describe(self) -> Iterable[Metric]:
+        """Return its name and kind."""
+        yield self._family()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what was counted."""
+        family = self._family()
+        names_of = [str(float(bound)) for bound in self._bounds] + ["+Inf"]
+        with self._lock:
+            for source, series in self._series.items():
+                total, buckets = 0, []
+                for place, name in enumerate(names_of):
+                    total += series.counts[place]
+                    exemplar = series.exemplars.get(place)
+                    buckets.append((name, total, exemplar) if exemplar else (name, total))
+                family.add_metric([source], buckets, series.sum)
+        yield family
+
+    @staticmethod
+    def _family() -> HistogramMetricFamily:
+        metric = names.CHECK_DURATION
+        return HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)

@@ -1,0 +1,147 @@
+"""Policies and identities change under a running app; a bad change does nothing."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import Depends, FastAPI
+from starlette.testclient import TestClient
+
+from fleetlimit import Fleetlimit, RateLimit, RateLimitMiddleware
+from support.policies import ConfigMapMount, put
+
+PATIENCE_SECONDS = 10.0
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait until the app's own thread has come so far."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def policies(rate: str, *, name: str = "default", identity: str = "") -> str:
+    return f"version: 1\n{identity}policies:\n  - {{name: {name}, limits: [{{rate: {rate}}}]}}\n"
+
+
+def keys(**principals: str) -> str:
+    entries = [
+        f"  - {{sha256: {hashlib.sha256(key.encode()).hexdigest()}, principal: {name}}}\n"
+        for key, name in principals.items()
+    ]
+    return "keys:\n" + "".join(entries)
+
+
+class Running:
+    """An app under a policy file."""
+
+    def __init__(self, file: Path) -> None:
+        self.fleetlimit = Fleetlimit(policies=file)
+        app = FastAPI(lifespan=self.fleetlimit)
+        app.add_middleware(RateLimitMiddleware)
+        app.add_api_route("/", lambda: None)
+        self.client = TestClient(app)
+
+    def limit(self, **headers: str) -> str:
+        """Return the policy and quota that a response names."""
+        return self.client.get("/", headers=headers).headers["ratelimit-policy"]
+
+    def status(self, **headers: str) -> int:
+        """Return the status of a request."""
+        return self.client.get("/", headers=headers).status_code
+
+    def reloads(self, result: str) -> float:
+        """Return how many sets took effect, or were rejected."""
+        text = self.fleetlimit.metrics.render()[0].decode()
+        start = f'fleetlimit_policy_reloads_total{{result="{result}"}} '
+        return next(
+            float(line[len(start) :]) for line in text.splitlines() if line.startswith(start)
+        )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "policies.yaml"
+    put(path, policies("5/day"))
+    return path
+
+
+@pytest.fixture
+def running(file: Path) -> Iterator[Running]:
+    found = Running(file)
+    with found.client:
+        yield found
+
+
+def test_a_good_change(running: Running, file: Path) -> None:
+    """New limits hold for the next request, and the reload is counted."""
+    assert running.limit().startswith('"default";q=5')
+    put(file, policies("7/day"))
+    until(lambda: running.reloads("success") == 2)
+    assert running.limit().startswith('"default";q=7')
+    assert running.fleetlimit.limiter.policies.current.generation == 2
+
+
+def test_a_change_of_the_config_map(tmp_path: Path) -> None:
+    """The symlink of a ConfigMap's directory is followed."""
+    mount = ConfigMapMount(tmp_path)
+    mount.write({"policies.yaml": policies("5/day")})
+    running = Running(tmp_path / "policies.yaml")
+    with running.client:
+        mount.write({"policies.yaml": policies("7/day")})
+        until(lambda: running.reloads("success") == 2)
+        assert running.limit().startswith('"default";q=7')
+
+
+def test_a_bad_change(running: Running, file: Path, log: pytest.LogCaptureFixture) -> None:
+    """The last good set serves on; the fault is counted and logged with its line."""
+    put(file, policies("sometimes"))
+    until(lambda: running.reloads("failure") == 1)
+    assert running.limit().startswith('"default";q=5')
+    rejected = [line for line in log.messages if "policies.rejected" in line]
+    assert len(rejected) == 1
+    assert f"{file}:3: " in rejected[0]
+    put(file, policies("7/day"))
+    until(lambda: running.reloads("success") == 2)
+    assert running.limit().startswith('"default";q=7')
+
+
+def test_keys_change(tmp_path: Path) -> None:
+    """A key that is added to the file of keys names its principal from then on."""
+    identity = "identity:\n  reject_invalid: true\n  api_keys: {file: keys.yaml}\n"
+    put(tmp_path / "keys.yaml", keys(first="alice"))
+    put(tmp_path / "policies.yaml", policies("5/day", identity=identity))
+    running = Running(tmp_path / "policies.yaml")
+    with running.client:
+        first, second = {"X-API-Key": "first"}, {"X-API-Key": "second"}
+        assert (running.status(**first), running.status(**second)) == (200, 401)
+        put(tmp_path / "keys.yaml", keys(first="alice", second="bob"))
+        until(lambda: running.reloads("success") == 2)
+        assert (running.status(**first), running.status(**second)) == (200, 200)
+
+        put(tmp_path / "keys.yaml", "keys: [{sha256: second, principal: bob}]\n")
+        until(lambda: running.reloads("failure") == 1)
+        assert (running.status(**first), running.status(**second)) == (200, 200)
+
+
+def test_a_policy_that_a_route_names_stays(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    """A set without a policy that a dependency names is rejected: its route would fail."""
+    file = tmp_path / "policies.yaml"
+    put(file, policies("5/day", name="orders"))
+    fleetlimit = Fleetlimit(policies=file)
+    app = FastAPI(lifespan=fleetlimit)
+    app.add_api_route(
+        "/orders",
+        lambda: None,
+        dependencies=[Depends(RateLimit(policy="orders")), Depends(RateLimit("9/day"))],
+    )
+    with TestClient(app) as client:
+        put(file, policies("5/day", name="carts"))
+        until(lambda: "routes depend on orders: keep these policies" in log.text)
+        assert client.get("/orders").status_code == 200
+        put(file, policies("7/day", name="orders"))
+        until(lambda: fleetlimit.limiter.policies.current.generation == 2)
+        assert '"orders";q=7' in client.get("/orders").headers["ratelimit-policy"]

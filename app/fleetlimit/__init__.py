@@ -1,25 +1,25 @@
 """Rate limiting for FastAPI that holds across every replica, and shows that it does."""
 
+from fleetlimit.bootstrap.fleetlimit import Fleetlimit, open_default
 from fleetlimit.core.decision import Decision, Outcome
-from fleetlimit.core.errors import (
+from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.quota import Quota, concurrency_quota, rate_quota
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.errors import (
     ConfigError,
     CostError,
     FleetlimitError,
     IdentityError,
     StoreError,
 )
-from fleetlimit.core.policy import Policy, PolicySet
-from fleetlimit.core.quota import Quota, concurrency_quota, rate_quota
-from fleetlimit.core.subject import Principal, Subject
-from fleetlimit.documents import DocumentErrors
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.server.fleetlimit import Fleetlimit, open_default
+from fleetlimit.strict_yaml import DocumentErrors
 from fleetlimit.web.dependency import RateLimit, rate_limit
-from fleetlimit.web.gate import DefaultGate
+from fleetlimit.web.exceptions import Refused
+from fleetlimit.web.http_limiter import DefaultGate
 from fleetlimit.web.middleware import RateLimitMiddleware
-from fleetlimit.web.problem import RESPONSES
-from fleetlimit.web.refuse import Refused
+from fleetlimit.web.responses import RESPONSES
 
 # The web's parts know no store and no settings; here they learn how a gate is opened.
 DefaultGate.open = staticmethod(open_default)

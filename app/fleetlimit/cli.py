@@ -9,17 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from fleetlimit.core.errors import FleetlimitError
-from fleetlimit.policies import json_schema, load
-from fleetlimit.server.demo.command import Options
-from fleetlimit.server.demo.command import demo as run_demo
-from fleetlimit.server.explain import explain
-from fleetlimit.server.explained import render
-from fleetlimit.server.fleetlimit import Fleetlimit
-from fleetlimit.server.front import Front, load_target
-from fleetlimit.server.parts import build_identifier
-from fleetlimit.server.serve import serve as serve_forever
-from fleetlimit.server.settings import Settings
+from fleetlimit.bootstrap.build import build_identifier
+from fleetlimit.bootstrap.explain import explain, render
+from fleetlimit.bootstrap.fleetlimit import Fleetlimit
+from fleetlimit.bootstrap.settings import Settings
+from fleetlimit.demo.command import Options
+from fleetlimit.demo.command import demo as run_demo
+from fleetlimit.errors import FleetlimitError
+from fleetlimit.policy_file import json_schema, load
+from fleetlimit.server.runner import serve as serve_forever
+from fleetlimit.server.wrap import Front, load_target
 
 app = typer.Typer(
     help="Rate limiting for FastAPI that holds across every replica.",

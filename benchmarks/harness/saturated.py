@@ -9,8 +9,8 @@ import hiredis
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.stores.scripts import script
-from fleetlimit.stores.words import words
+from fleetlimit.stores.redis.scripts import script
+from fleetlimit.stores.redis.store import words
 from harness.effort import Effort
 from harness.results import Figures
 from harness.store import Store

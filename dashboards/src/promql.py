@@ -3,7 +3,7 @@
 from typing import Final
 
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.metric import Metric
+from fleetlimit.telemetry.names import Metric
 
 POD: Final = "pod"
 RELEASE: Final = ("namespace", "job")

@@ -7,7 +7,7 @@ import pytest
 
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.memory import MemoryStore
-from fleetlimit.stores.redis import RedisStore
+from fleetlimit.stores.redis.store import RedisStore
 from support.clock import MovedClock
 from support.ways import Way, going, store_on
 

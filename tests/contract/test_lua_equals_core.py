@@ -14,7 +14,7 @@ from fleetlimit.core.quota import MAX_FILL_US, Algorithm, Quota
 from fleetlimit.limiter.ports import Taken
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
-from fleetlimit.stores.redis import RedisStore
+from fleetlimit.stores.redis.store import RedisStore
 from support.clock import EPOCH_US, MovedClock
 from support.stores import settlement
 from support.ways import Way, going, store_on

@@ -9,7 +9,7 @@ import redis.asyncio
 import yaml
 
 from fleetlimit.core.quota import SECOND_US, Algorithm
-from fleetlimit.stores.redis import RedisStore
+from fleetlimit.stores.redis.store import RedisStore
 from support.acl import IN_CLUSTER, RULE
 from support.stores import charge, quota_of, settlement
 from support.ways import Way, store_on

@@ -7,7 +7,7 @@ import pytest
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.embedded import EmbeddedValkey
-from fleetlimit.stores.redis import RedisStore
+from fleetlimit.stores.redis.store import RedisStore
 from support.admitted import (
     Admitted,
     fixed_window_keeps,

@@ -5,7 +5,7 @@ import pytest
 from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.embedded import EmbeddedValkey
-from fleetlimit.stores.redis import RedisStore
+from fleetlimit.stores.redis.store import RedisStore
 from support.clock import MovedClock
 from support.stores import BUCKET, MINUTE_US, charge, quota_of, settlement, spend
 from support.ways import Way, store_on

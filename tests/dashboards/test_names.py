@@ -6,7 +6,7 @@ import foreign
 import log_queries
 from fleetlimit.core.decision import Outcome
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.denial_log import DenialLog
+from fleetlimit.telemetry.logs.denial_log import DenialLog
 from support import rules
 from support.boards import BOARDS, Query, kept_labels, moments, panels, queries, selectors, words
 from support.telemetry import Lines, MovedClock, decided, result

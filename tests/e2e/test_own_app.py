@@ -9,7 +9,7 @@ import yaml
 
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.server.demo.allowance import permitted
+from fleetlimit.demo.expected import permitted
 from support import e2e_cluster as kind
 from support.e2e_load import Load, Stream
 from support.e2e_release import Release

@@ -12,7 +12,7 @@ from fleetlimit.limiter.events import StoreFailed, StoreStateLost
 from fleetlimit.limiter.ports import Heard, Taken
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
-from fleetlimit.stores.redis import RedisStore
+from fleetlimit.stores.redis.store import RedisStore
 from support.audit import Fleet
 from support.clock import MovedClock
 from support.limiter import rate

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fleetlimit.core.errors import FleetlimitError, StoreError
-from fleetlimit.server.demo.command import Options, demo
-from fleetlimit.server.demo.fleet import Replica, fleet
-from fleetlimit.server.demo.told import read_counters
+from fleetlimit.demo.command import Options, demo
+from fleetlimit.demo.replicas import Replica, fleet
+from fleetlimit.demo.scrape import read_counters
+from fleetlimit.errors import FleetlimitError, StoreError
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
 
 _SECONDS = 60

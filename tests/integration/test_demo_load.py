@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from fleetlimit.server.demo.load import send_all
-from fleetlimit.server.demo.scene import set_scene
-from fleetlimit.server.demo.tally import Tally
+from fleetlimit.demo.load_generator import send_all
+from fleetlimit.demo.results import Tally
+from fleetlimit.demo.scenario import set_scene
 from fleetlimit.stores.embedded import free_port
 
 

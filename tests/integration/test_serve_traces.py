@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
-from fleetlimit.telemetry.span_queue import CLOSE_SECONDS
+from fleetlimit.telemetry.tracing.span_processor import CLOSE_SECONDS
 from support.collector import Collector
 from support.server import Service, eventually
 

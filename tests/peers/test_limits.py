@@ -12,10 +12,10 @@ from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Algorithm, Quota
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.stores.connect import Timeouts
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
-from fleetlimit.stores.redis import RedisStore
+from fleetlimit.stores.redis.client import Timeouts
+from fleetlimit.stores.redis.store import RedisStore
 from fleetlimit.testing import MovedClock
 
 PATIENT = Timeouts(connect=10.0, operation=10.0)

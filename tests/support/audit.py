@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import SECOND_US
-from fleetlimit.limiter.auditor import LAG_US
-from fleetlimit.limiter.breaker import BreakerSettings
+from fleetlimit.limiter.audit.detector import LAG_US
+from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Audited, OvershootFound, PolicyAudit
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import Store

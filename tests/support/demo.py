@@ -1,10 +1,10 @@
 """A small run of the demonstration, as if it had been measured."""
 
 from fleetlimit.core.quota import Quota, rate_quota
-from fleetlimit.server.demo.meter import Reading
-from fleetlimit.server.demo.scene import Caller
-from fleetlimit.server.demo.tally import Answer, Tally
-from fleetlimit.server.demo.verdict import Told, Verdict, judge
+from fleetlimit.demo.results import Answer, Tally
+from fleetlimit.demo.scenario import Caller
+from fleetlimit.demo.store_stats import Reading
+from fleetlimit.demo.verdict import Told, Verdict, judge
 
 HOUR_US = 3_600_000_000
 START_US = 20_000 * 24 * HOUR_US

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import SECOND_US
-from fleetlimit.server.demo.allowance import permitted
+from fleetlimit.demo.expected import permitted
 from support import e2e_timeouts as timeouts
 from support.e2e_load import Answers, Request
 from support.e2e_outage import ALLOW, DENY, LOCAL, NONE, Outage

@@ -7,7 +7,7 @@ from typing import Final
 
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import Quota
-from fleetlimit.server.demo.allowance import permitted
+from fleetlimit.demo.expected import permitted
 from support.e2e_load import Answers
 from support.e2e_overshoot import overshoot
 from support.e2e_watch import Look

@@ -15,7 +15,7 @@ from typing import Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.metric import Metric
+from fleetlimit.telemetry.names import Metric
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
 from support.e2e_release import Release

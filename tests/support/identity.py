@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from fleetlimit.core.errors import IdentityError
+from fleetlimit.errors import IdentityError
 from fleetlimit.identity import BearerTokens
 
 ISSUER = "https://issuer.example"

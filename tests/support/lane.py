@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from redis.exceptions import NoScriptError
 
-from fleetlimit.stores.command import Script
-from fleetlimit.stores.connect import Client, Timeouts
-from fleetlimit.stores.lane import Lane
+from fleetlimit.stores.redis.batcher import Lane
+from fleetlimit.stores.redis.client import Client, Timeouts
+from fleetlimit.stores.redis.scripts import Script
 
 Answer = Callable[[tuple[Any, ...]], Any]
 

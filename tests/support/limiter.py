@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
 from fleetlimit.core.charge import Charge, Settlement
-from fleetlimit.core.errors import StoreError, StoreUnavailable
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
-from fleetlimit.limiter.breaker import BreakerSettings
+from fleetlimit.errors import StoreError, StoreUnavailable
+from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Event
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import Heard, Posted, Pulse, Taken

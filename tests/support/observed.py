@@ -7,7 +7,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.samples import Sample
 
 from fleetlimit.limiter.events import Event
-from fleetlimit.telemetry.metrics import Metrics
+from fleetlimit.telemetry.metrics.observer import Metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0,text/plain;q=0.5"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from fleetlimit.policies import Loaded
+from fleetlimit.policy_file import Loaded
 
 PRODUCT_EXAMPLE = """\
 version: 1

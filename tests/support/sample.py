@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fleetlimit.core.audit import SLOT_US
 from fleetlimit.core.keys import KeyScheme, caller_of
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.audit.ledger import SLOT_US
+from fleetlimit.limiter.audit.sample import Sample
 from fleetlimit.limiter.plan import Plan, make_plan
 from fleetlimit.limiter.ports import Taken
-from fleetlimit.limiter.sample import Sample
 from support.clock import EPOCH_US
 from support.limiter import rate
 from support.stores import admits, refuses

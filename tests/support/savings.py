@@ -13,8 +13,8 @@ from typing import Any, Final
 import pytest
 
 from fleetlimit.cli import main
-from fleetlimit.limiter.denials import DenialCache
-from fleetlimit.stores.command import Call, Command
+from fleetlimit.limiter.denial_cache import DenialCache
+from fleetlimit.stores.redis.scripts import Call, Command
 
 
 class Saving(StrEnum):
@@ -43,8 +43,8 @@ def _apart(calls: Iterable[Call], _place: Callable[[str], int]) -> list[Command]
 
 
 _WITHOUT: Final[dict[Saving, tuple[str, Any]]] = {
-    Saving.BATCHING: ("fleetlimit.stores.lane.MAX_BATCH", 1),
-    Saving.FOLDING: ("fleetlimit.stores.lane.join", _apart),
+    Saving.BATCHING: ("fleetlimit.stores.redis.batcher.MAX_BATCH", 1),
+    Saving.FOLDING: ("fleetlimit.stores.redis.batcher.join", _apart),
     Saving.CACHE: (
         "fleetlimit.limiter.limiter.DenialCache",
         functools.partial(DenialCache, max_entries=0),

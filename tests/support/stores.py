@@ -8,13 +8,13 @@ import pytest
 
 from fleetlimit.core.charge import Charge, Settlement
 from fleetlimit.core.decision import Verdict
-from fleetlimit.core.errors import StoreError
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
+from fleetlimit.errors import StoreError
 from fleetlimit.limiter.ports import Store, Taken
-from fleetlimit.stores.connect import Timeouts
 from fleetlimit.stores.embedded import EmbeddedValkey
-from fleetlimit.stores.redis import RedisStore
+from fleetlimit.stores.redis.client import Timeouts
+from fleetlimit.stores.redis.store import RedisStore
 
 MINUTE_US = 60 * SECOND_US
 PATIENT = Timeouts(connect=10.0, operation=10.0)

@@ -12,7 +12,7 @@ from fleetlimit.core.charge import Charge
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.limiter.ports import Heard, Taken
-from fleetlimit.stores.redis import RedisStore
+from fleetlimit.stores.redis.store import RedisStore
 from support.savings import Saving, leave_out
 from support.stores import PATIENT, admits, charge, quota_of
 

@@ -10,19 +10,19 @@ from httpx2 import Headers, Response
 from starlette.types import ASGIApp, Message, Scope
 
 from fleetlimit.core.charge import Charge, Settlement
-from fleetlimit.core.errors import IdentityError, StoreUnavailable
-from fleetlimit.core.headers import Dialect
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import Principal
+from fleetlimit.errors import IdentityError, StoreUnavailable
 from fleetlimit.identity import ClientAddress, RequestIdentifier
-from fleetlimit.limiter.breaker import BreakerSettings
+from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Decided, Event
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import Heard, Taken
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.testing import MovedClock
-from fleetlimit.web.gate import Gate
+from fleetlimit.web.http_limiter import Gate
+from fleetlimit.web.ratelimit_headers import Dialect
 
 PATIENCE_SECONDS = 5.0
 """How long a test waits for what must come; only a test that fails ever waits so long."""

@@ -10,10 +10,10 @@ import hashlib
 import hmac
 from functools import lru_cache
 
-from fleetlimit.core.errors import ConfigError
 from fleetlimit.core.policy import KeyKind, KeyPart, Policy
 from fleetlimit.core.quota import Quota
 from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.errors import ConfigError
 
 _HASH_BYTES = 12
 """96 bits: among a million identities the chance of any two colliding is below 1e-17."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
 
-from fleetlimit.core.errors import ConfigError
+from fleetlimit.core.prefetch import Slicing, cut
 from fleetlimit.core.quota import Algorithm, Quota
-from fleetlimit.core.slices import Slicing, cut
+from fleetlimit.errors import ConfigError
 
 DEFAULT_POLICY = "default"
 ALL_PERCENT = 100

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from fleetlimit.core.errors import ConfigError, CostError
+from fleetlimit.errors import ConfigError, CostError
 
 SECOND_US = 1_000_000
 MILLISECOND_US = 1_000

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from fleetlimit.errors import IdentityError
+
 UNMATCHED_ROUTE = "unmatched"
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -53,3 +55,17 @@ class Subject(NamedTuple):
         if self.principal:
             return f"principal\0{self.principal.name}"
         return f"address\0{self.client_address}"
+
+
+class Identity(NamedTuple):
+    """Who sent a request.
+
+    Args:
+        client_address: The client's normalised address; always there.
+        principal: The verified caller, if a credential verified.
+        error: Why a credential that was presented did not verify.
+    """
+
+    client_address: str
+    principal: Principal | None = None
+    error: IdentityError | None = None

@@ -1,6 +1,7 @@
 """Finds the address of the client, which nothing that the client sends can change."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -12,16 +13,76 @@ from ipaddress import (
 )
 from typing import Any, Literal, NamedTuple
 
-from fleetlimit.core.errors import ConfigError
-from fleetlimit.identity.forwarded import forwarded as forwarded_syntax
-from fleetlimit.identity.forwarded import hops, x_forwarded_for
-from fleetlimit.identity.headers import header_lines
+from fleetlimit.errors import ConfigError
+from fleetlimit.identity.credentials import header_lines
+
+MAX_HOPS = 32
+"""Hops looked at; a longer chain of trusted proxies is taken for an attack."""
+_MAX_ELEMENT_BYTES = 512
+
+_NODE = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?", re.ASCII
+)
+# Values out of quotes may hold colons and brackets: widely sent, though RFC 7239 §4 wants quotes.
+_PAIR = re.compile(
+    r"[ \t;]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
+    r'([^\s",;\\]+|"(?:[^"\\]|\\.)*")[ \t]*(?:;|$)',
+    re.ASCII,
+)
+
+
+def iter_hops(lines: Sequence[bytes], read: Callable[[str], str]) -> Iterator[str]:
+    """Yield the address text of each hop, the right-most first.
+
+    Args:
+        lines: The header's lines, in the order received.
+        read: `parse_xff_element` or `parse_forwarded_element`: takes one element to address text.
+
+    Raises:
+        ValueError: A hop cannot be read, or there are more than `MAX_HOPS`.
+    """
+    seen = 0
+    for line in reversed(lines):
+        for element in reversed(line.rsplit(b",", MAX_HOPS)):
+            seen += 1
+            if seen > MAX_HOPS or len(element) > _MAX_ELEMENT_BYTES:
+                raise ValueError("too many hops, or too long a hop")
+            if text := element.decode("ascii").strip(" \t"):
+                yield read(text)
+
+
+def parse_xff_element(element: str) -> str:
+    """Return the address of one element: without port, and without the brackets of IPv6."""
+    found = _NODE.fullmatch(element)
+    return (found[1] or found[2]) if found else element
+
+
+def parse_forwarded_element(element: str) -> str:
+    """Return the address in the `for` of one element (RFC 7239 §4, §6).
+
+    Raises:
+        ValueError: The element breaks the grammar, or has no `for`, or two.
+    """
+    nodes = []
+    position = 0
+    while position < len(element):
+        pair = _PAIR.match(element, position)
+        if pair is None:
+            raise ValueError("not a forwarded-pair")
+        if pair[1].lower() == "for":
+            nodes.append(pair[2])
+        position = pair.end()
+    (node,) = nodes
+    if node.startswith('"'):
+        node = re.sub(r"\\(.)", r"\1", node[1:-1])
+    return parse_xff_element(node)
+
 
 UNKNOWN = "unknown"
 _MAX_PEER_CHARS = 64
 _CACHED_ADDRESSES = 4096
 _IPV6_BITS = 128
-_SYNTAXES = {"x-forwarded-for": x_forwarded_for, "forwarded": forwarded_syntax}
+_SYNTAXES = {"x-forwarded-for": parse_xff_element, "forwarded": parse_forwarded_element}
 
 
 class _Hop(NamedTuple):
@@ -64,7 +125,7 @@ class ClientAddress:
         self._trusted = tuple(_network(text) for text in trusted_proxies)
         self._ipv6_prefix = ipv6_prefix
         self._header = forwarded.encode() if forwarded else b""
-        self._syntax = _SYNTAXES[forwarded] if forwarded else x_forwarded_for
+        self._syntax = _SYNTAXES[forwarded] if forwarded else parse_xff_element
         # Bounded, so that made-up hops cannot fill memory.
         self._hop = lru_cache(_CACHED_ADDRESSES)(self._read_hop)
         self._peer = lru_cache(_CACHED_ADDRESSES)(self._read_peer)
@@ -82,7 +143,7 @@ class ClientAddress:
             return peer.text
         hop = peer
         try:
-            for text in hops(header_lines(scope, self._header), self._syntax):
+            for text in iter_hops(header_lines(scope, self._header), self._syntax):
                 hop = self._hop(text)
                 if not hop.trusted:
                     break

@@ -5,21 +5,157 @@ The last good keys serve on while new ones cannot be had.
 
 import asyncio
 import ipaddress
+import json
 import logging
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import anyio.to_thread
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from fleetlimit.core.errors import ConfigError, IdentityError
-from fleetlimit.documents import read
-from fleetlimit.identity.jwks_fetch import fetch_document
-from fleetlimit.identity.key_set import KeySet, VerifyingKey
-from fleetlimit.identity.reasons import Reason
+from fleetlimit.errors import ConfigError, IdentityError
+from fleetlimit.identity.credentials import Reason
+from fleetlimit.strict_yaml import read
+
+MAX_DOCUMENT_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Refuse: a redirect could lead from https to http."""
+
+
+def fetch_document(
+    url: str, timeout: float, *, clock: Callable[[], float] = time.monotonic
+) -> bytes:
+    """Return the document; blocks, so it is called in a thread.
+
+    Args:
+        url: An http or https URL; the environment's proxy settings apply.
+        timeout: Seconds for each step of the connection, and for all of the body.
+        clock: Monotonic seconds.
+
+    Raises:
+        OSError: The server was not reached, not in time, or did not answer with success.
+        ValueError: The document is too large.
+    """
+    deadline = clock() + timeout
+    opener = urllib.request.build_opener(_NoRedirect)
+    try:
+        response = opener.open(url, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"the server answered {error.code}") from None
+    body = bytearray()
+    with response:
+        while chunk := response.read1(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > MAX_DOCUMENT_BYTES:
+                raise ValueError(f"the document is larger than {MAX_DOCUMENT_BYTES} bytes")
+            if clock() > deadline:
+                raise TimeoutError("the document did not arrive in time")
+    return bytes(body)
+
+
+PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+
+_MIN_RSA_BITS = 2048
+"""RFC 7518 §3.3."""
+_FAMILIES = {
+    "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    "P-256": ("ES256",),
+    "P-384": ("ES384",),
+    "P-521": ("ES512",),
+    "Ed25519": ("EdDSA",),
+}
+ALGORITHMS = frozenset(name for family in _FAMILIES.values() for name in family)
+"""Every algorithm that tokens can be verified with."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyingKey:
+    """A public key, its id if it has one, and the algorithms it may verify."""
+
+    kid: str | None
+    algorithms: frozenset[str]
+    key: PublicKey
+
+
+class KeySet:
+    """An immutable set of public keys."""
+
+    def __init__(self, keys: tuple[VerifyingKey, ...]) -> None:
+        self.keys = keys
+
+    @classmethod
+    def parse(cls, document: bytes) -> "KeySet":
+        """Read a JWKS document, leaving out keys that cannot or must not verify a token.
+
+        Raises:
+            ConfigError: The document is no JWKS, or no key of it can be used.
+        """
+        try:
+            entries = json.loads(document)["keys"]
+            keys = tuple(key for entry in entries if (key := _usable(entry)))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ConfigError('not a JWKS: write {"keys": [...]} (RFC 7517)') from None
+        if not keys:
+            raise ConfigError(
+                "no key that can verify tokens: write public RSA (2048 bits or more), EC or "
+                "Ed25519 keys"
+            )
+        return cls(keys)
+
+    def find(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
+        """Return the key of this id for this algorithm.
+
+        A token without an id is served by the one key that fits its algorithm, if there is one.
+        """
+        found = [key for key in self.keys if algorithm in key.algorithms]
+        if kid is None:
+            return found[0] if len(found) == 1 else None
+        return next((key for key in found if key.kid == kid), None)
+
+
+def _usable(entry: Any) -> VerifyingKey | None:
+    """Return the key of an entry; None for what is to be ignored (RFC 7517 §5)."""
+    try:
+        return _verifying_key(entry) if isinstance(entry, dict) else None
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _verifying_key(entry: dict[str, Any]) -> VerifyingKey | None:
+    kind = entry.get("kty")
+    family = _FAMILIES.get(str(kind if kind == "RSA" else entry.get("crv")), ())
+    algorithms = frozenset(name for name in family if entry.get("alg") in (None, name))
+    kid = entry.get("kid")
+    if (
+        not algorithms
+        or entry.get("use", "sig") != "sig"
+        or "verify" not in entry.get("key_ops", ("verify",))
+        or not (kid is None or isinstance(kid, str))
+    ):
+        return None
+    key = jwt.PyJWK(entry, algorithm=min(algorithms)).key
+    # A private key here has leaked: whoever read the document can sign with it.
+    if not isinstance(key, PublicKey):
+        return None
+    if isinstance(key, RSAPublicKey) and key.key_size < _MIN_RSA_BITS:
+        return None
+    return VerifyingKey(kid, algorithms, key)
+
 
 _log = logging.getLogger("fleetlimit")
 

@@ -5,20 +5,19 @@ from functools import partial
 from typing import Final
 
 from fleetlimit.core.decision import DENIED, EXEMPT, Decision, Source
-from fleetlimit.core.errors import StoreError
 from fleetlimit.core.made import made
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.core.subject import Subject
-from fleetlimit.limiter.census import Census
-from fleetlimit.limiter.denials import DenialCache
+from fleetlimit.errors import StoreError
+from fleetlimit.limiter.audit.sample import Sample
+from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import Decided, Event
 from fleetlimit.limiter.fallback import Fallback
-from fleetlimit.limiter.plan import Plan
+from fleetlimit.limiter.membership import Census
+from fleetlimit.limiter.plan import Plan, decision_of
 from fleetlimit.limiter.ports import Clock, Taken
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.limiter.sample import Sample
-from fleetlimit.limiter.till import Till
-from fleetlimit.limiter.verdict import decision_of
+from fleetlimit.limiter.store_gateway import Till
 
 _STORE: Final = Source.STORE
 

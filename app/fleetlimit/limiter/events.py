@@ -1,12 +1,16 @@
 """What observers are told: one frozen event for each thing that happened."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fleetlimit.core.decision import Decision
-from fleetlimit.core.errors import StoreError
 from fleetlimit.core.policy import PolicySet
+from fleetlimit.errors import StoreError
+
+_log = logging.getLogger("fleetlimit")
 
 
 class BreakerState(StrEnum):
@@ -146,3 +150,30 @@ Event = (
     | Audited
     | OvershootFound
 )
+
+
+class Observer(Protocol):
+    """Somebody to tell. An observer never decides, and its failure is logged and ignored."""
+
+    def observe(self, event: Event) -> None:
+        """Take note of an event."""
+        ...
+
+
+class Observers:
+    """Tells each observer of each event.
+
+    Args:
+        observers: Whom to tell, in this order.
+    """
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self._observers = tuple(observers)
+
+    def tell(self, event: Event) -> None:
+        """Tell everybody; one that fails is logged, and the next is told all the same."""
+        for observer in self._observers:
+            try:
+                observer.observe(event)
+            except Exception:  # noqa: BLE001 - whatever it is, it must not reach the request
+                _log.exception("observer.failed")

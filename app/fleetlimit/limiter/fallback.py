@@ -6,11 +6,9 @@ from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import Mode, OnStoreError
 from fleetlimit.core.quota import SECOND_US
-from fleetlimit.limiter.leases import LeaseKeeper
-from fleetlimit.limiter.plan import Part, Plan
+from fleetlimit.limiter.plan import Part, Plan, decision_of
 from fleetlimit.limiter.ports import Sleep, Store
-from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.limiter.verdict import decision_of
+from fleetlimit.limiter.reservation import LeaseKeeper, Reservation
 
 RETRY_US = SECOND_US
 """What a client is told to wait when a policy refuses without the store: about two probes."""

@@ -6,25 +6,22 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fleetlimit.core.decision import Decision, Source
-from fleetlimit.core.errors import StoreError
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.errors import StoreError
+from fleetlimit.limiter.active_policies import PolicyBook
 from fleetlimit.limiter.admission import Admission, Check, without_charges
-from fleetlimit.limiter.audit import DEFAULT_KEYS, Audit
-from fleetlimit.limiter.book import PolicyBook
-from fleetlimit.limiter.breaker import Breaker, BreakerSettings
-from fleetlimit.limiter.census import Census
-from fleetlimit.limiter.denials import DenialCache
-from fleetlimit.limiter.events import BreakerState, Event
+from fleetlimit.limiter.audit.service import DEFAULT_KEYS, Audit
+from fleetlimit.limiter.circuit_breaker import Breaker, BreakerSettings
+from fleetlimit.limiter.denial_cache import DenialCache
+from fleetlimit.limiter.events import BreakerState, Event, Observer, Observers
 from fleetlimit.limiter.fallback import Fallback
-from fleetlimit.limiter.observing import Observers
-from fleetlimit.limiter.plan import every_bucket
-from fleetlimit.limiter.planner import Planner
-from fleetlimit.limiter.ports import Clock, Observer, Store, Tracer
+from fleetlimit.limiter.membership import Census
+from fleetlimit.limiter.plan import Planner, decision_of, every_bucket
+from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.limiter.till import Till
-from fleetlimit.limiter.verdict import decision_of
+from fleetlimit.limiter.store_gateway import Till
 
 
 class MonotonicClock:

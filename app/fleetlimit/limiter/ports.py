@@ -3,13 +3,10 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from fleetlimit.core.charge import Charge, Settlement
 from fleetlimit.core.decision import Decision, Verdict
-from fleetlimit.core.errors import IdentityError
-from fleetlimit.core.subject import Principal
-from fleetlimit.limiter.events import Event
 
 Sleep = Callable[[float], Awaitable[None]]
 """A pause of so many seconds."""
@@ -141,14 +138,6 @@ class Clock(Protocol):
         ...
 
 
-class Observer(Protocol):
-    """Somebody to tell. An observer never decides, and its failure is logged and ignored."""
-
-    def observe(self, event: Event) -> None:
-        """Take note of an event."""
-        ...
-
-
 class CheckSpan(Protocol):
     """The trace of one check."""
 
@@ -166,26 +155,4 @@ class Tracer(Protocol):
 
     def check(self, policies: Sequence[str]) -> AbstractContextManager[CheckSpan]:
         """Open the span of one check over the policies of these names."""
-        ...
-
-
-class Identity(NamedTuple):
-    """Who sent a request.
-
-    Args:
-        client_address: The client's normalised address; always there.
-        principal: The verified caller, if a credential verified.
-        error: Why a credential that was presented did not verify.
-    """
-
-    client_address: str
-    principal: Principal | None = None
-    error: IdentityError | None = None
-
-
-class Identifier(Protocol):
-    """Tells who sent a request, from verified credentials only."""
-
-    async def identify(self, scope: Mapping[str, Any]) -> Identity:
-        """Return the identity behind an ASGI `http` or `websocket` scope; never raises."""
         ...

@@ -1,1 +1,1 @@
-"""The service: settings, the one place where all parts meet, and what it serves."""
+"""The process `fleetlimit serve`: the API, the admin port and shutdown."""

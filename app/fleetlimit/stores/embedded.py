@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from fleetlimit.core.errors import ConfigError, StoreUnavailable
+from fleetlimit.errors import ConfigError, StoreUnavailable
 
 _START_SECONDS = 10.0
 _POLL_SECONDS = 0.01

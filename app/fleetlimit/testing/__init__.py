@@ -6,8 +6,8 @@ With the package installed, pytest knows the fixtures of `fleetlimit.testing.plu
 from collections.abc import Callable
 from pathlib import Path
 
+from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.core.policy import PolicySet
-from fleetlimit.server.fleetlimit import Fleetlimit
 from fleetlimit.testing.clock import MovedClock
 
 MakeFleetlimit = Callable[[str | Path | PolicySet | None], Fleetlimit]

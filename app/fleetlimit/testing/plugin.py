@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fleetlimit.bootstrap.fleetlimit import Fleetlimit
+from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.core.policy import PolicySet
-from fleetlimit.server.fleetlimit import Fleetlimit
-from fleetlimit.server.settings import Settings
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.testing import MakeFleetlimit, MovedClock
 

@@ -8,16 +8,16 @@ from typing import Any, Self, TypeVar
 from fastapi import Response
 from starlette.requests import HTTPConnection
 
-from fleetlimit.core.errors import ConfigError
 from fleetlimit.core.policy import KeyKind, KeyPart, Mode, OnStoreError, Policy
 from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota, rate_quota
+from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.web.ask import Ask, Cost
-from fleetlimit.web.gate import Gate, find_gate
-from fleetlimit.web.refusal import merged
-from fleetlimit.web.refuse import refuse
-from fleetlimit.web.routes import entry_of
-from fleetlimit.web.visit import Visit, begin, visit_of
+from fleetlimit.web.exceptions import refuse
+from fleetlimit.web.http_limiter import Gate, find_gate
+from fleetlimit.web.ratelimit_headers import merged
+from fleetlimit.web.request_limits import Visit, begin, visit_of
+from fleetlimit.web.route_policies import Ask, Cost
+from fleetlimit.web.route_table import entry_of
 
 Choice = TypeVar("Choice", bound=StrEnum)
 _DEFAULTS = (

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlimit.core.errors import ConfigError
 from fleetlimit.core.keys import KeyScheme, caller_of, limit_of, policy_of
 from fleetlimit.core.policy import KeyPart, Policy
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.errors import ConfigError
 
 QUOTAS = (rate_quota("5/minute"), rate_quota("1000/day"))
 SECRET = b"0123456789abcdef"

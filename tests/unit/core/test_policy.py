@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from fleetlimit.core.errors import ConfigError
 from fleetlimit.core.policy import KeyKind, KeyPart, Match, Mode, Policy, PolicySet
 from fleetlimit.core.quota import Quota, rate_quota
+from fleetlimit.errors import ConfigError
 
 MINUTE, DAY = rate_quota("5/minute"), rate_quota("1000/day")
 LIMITS = (MINUTE,)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from fleetlimit.core.errors import ConfigError, CostError
 from fleetlimit.core.quota import (
     MAX_ENTRIES,
     MAX_FILL_US,
@@ -19,6 +18,7 @@ from fleetlimit.core.quota import (
     parse_rate,
     rate_quota,
 )
+from fleetlimit.errors import ConfigError, CostError
 
 DAY_US = 86_400 * SECOND_US
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlimit.core.errors import ConfigError
+from fleetlimit.errors import ConfigError
 from fleetlimit.identity import ClientAddress
 from support.identity import request
 

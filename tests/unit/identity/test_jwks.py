@@ -6,9 +6,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fleetlimit.core.errors import ConfigError, IdentityError
+from fleetlimit.errors import ConfigError, IdentityError
 from fleetlimit.identity import FileKeys, RemoteKeys, key_source
-from fleetlimit.identity.jwks_fetch import MAX_DOCUMENT_BYTES, fetch_document
+from fleetlimit.identity.jwks import MAX_DOCUMENT_BYTES, fetch_document
 from support.identity import Clock, jwks, jwks_server, rsa_jwk
 
 URL = "https://issuer.example/jwks.json"

@@ -8,12 +8,12 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from fleetlimit import Fleetlimit, Policy, PolicySet, rate_quota
-from fleetlimit.core.errors import StoreUnavailable
+from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.core.policy import KeyKind, KeyPart
-from fleetlimit.server.admin import Admin, create_admin
-from fleetlimit.server.front import Front
-from fleetlimit.server.routes.health import Status
-from fleetlimit.server.settings import Settings
+from fleetlimit.errors import StoreUnavailable
+from fleetlimit.server.admin.app import Admin, create_admin
+from fleetlimit.server.admin.health import Status
+from fleetlimit.server.wrap import Front
 from fleetlimit.testing import MovedClock
 
 TOKEN = {"Authorization": "Bearer s3cret-token"}

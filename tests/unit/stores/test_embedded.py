@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fleetlimit.core.errors import ConfigError, StoreUnavailable
 from fleetlimit.core.quota import Algorithm
+from fleetlimit.errors import ConfigError, StoreUnavailable
 from fleetlimit.stores.embedded import EmbeddedValkey, executable, free_port
 from support.stores import quota_of, redis_store, spend
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from fleetlimit.stores.lane import MAX_BATCH
+from fleetlimit.stores.redis.batcher import MAX_BATCH
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.metric import Kind, Metric
-from fleetlimit.telemetry.metrics import Metrics
+from fleetlimit.telemetry.metrics.observer import Metrics
+from fleetlimit.telemetry.names import Kind, Metric
 
 GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
 

@@ -3,8 +3,8 @@
 from opentelemetry.sdk.trace import TracerProvider
 
 from fleetlimit import telemetry
-from fleetlimit.limiter.observing import Observers
-from fleetlimit.limiter.ports import Observer, Tracer
+from fleetlimit.limiter.events import Observer, Observers
+from fleetlimit.limiter.ports import Tracer
 from fleetlimit.telemetry import DenialLog, EventLog, LimiterTracing, Metrics, TopDenied
 from support.telemetry import Lines, MovedClock, decided
 

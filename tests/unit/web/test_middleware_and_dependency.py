@@ -6,8 +6,8 @@ from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from fleetlimit.core.errors import ConfigError
 from fleetlimit.core.policy import Match
+from fleetlimit.errors import ConfigError
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import GateBench, caller, limits_of, rate

@@ -1,0 +1,1 @@
+"""Composition root: builds a limiter from settings and binds it to an app."""

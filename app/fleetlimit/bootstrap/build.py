@@ -1,0 +1,135 @@
+"""Builds each part from settings and the policy file's sections."""
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import structlog
+from starlette.requests import HTTPConnection
+
+from fleetlimit.bootstrap.settings import Settings, secret
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.subject import Principal
+from fleetlimit.errors import ConfigError
+from fleetlimit.identity import (
+    ApiKeys,
+    BearerTokens,
+    ClientAddress,
+    RequestIdentifier,
+    key_source,
+)
+from fleetlimit.limiter.ports import Clock, Store
+from fleetlimit.policy_file import IdentitySection
+from fleetlimit.stores.memory import MemoryStore
+from fleetlimit.stores.redis.client import Timeouts
+from fleetlimit.stores.redis.store import RedisStore
+
+Resolver = Callable[[HTTPConnection], Awaitable[Principal | None]]
+"""Takes a request to a verified principal, or None when it holds no credential of this kind."""
+
+
+@contextlib.contextmanager
+def _said_of(*variables: str) -> Iterator[None]:
+    """Say in an error which variables it is about."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{' or '.join(variables)}: {error}") from error
+
+
+def build_keys(settings: Settings) -> KeyScheme:
+    """Build the naming of keys and identities.
+
+    Raises:
+        ConfigError: The secret or the prefix cannot be used.
+    """
+    key = secret(settings.key_secret)
+    with _said_of("FLEETLIMIT_KEY_SECRET", "FLEETLIMIT_KEY_PREFIX"):
+        return KeyScheme(key.encode() if key else None, prefix=settings.key_prefix)
+
+
+def build_local_store(clock: Clock | None = None) -> MemoryStore:
+    """Build a store of this process, on a clock that tests move or the process's own."""
+    return MemoryStore(clock.now_us) if clock else MemoryStore()
+
+
+def build_store(
+    settings: Settings,
+    keys: KeyScheme,
+    clock: Clock | None = None,
+    *,
+    sent: Callable[[int], None] = lambda _: None,
+) -> Store:
+    """Build the store that the settings name, on the server's clock or one that tests move.
+
+    Args:
+        settings: What is set.
+        keys: How keys are named.
+        clock: A clock that tests move.
+        sent: Told for each pipeline how many calls are in it.
+
+    Raises:
+        ConfigError: Its URL cannot be used.
+    """
+    if settings.store in {"memory://", "memory"}:
+        return build_local_store(clock)
+    with _said_of("FLEETLIMIT_STORE"):
+        return RedisStore(
+            settings.store,
+            keys,
+            timeouts=Timeouts(settings.store_connect_timeout, settings.store_timeout),
+            username=settings.store_username,
+            password=secret(settings.store_password),
+            now_us=clock.now_us if clock else None,
+            sent=sent,
+        )
+
+
+def build_identifier(
+    section: IdentitySection, resolver: Resolver | None = None
+) -> RequestIdentifier:
+    """Build the identifier that a policy file describes.
+
+    Raises:
+        ConfigError: A file of keys is wrong.
+    """
+    jwt = section.jwt
+    return RequestIdentifier(
+        ClientAddress(
+            [str(network) for network in section.trusted_proxies],
+            ipv6_prefix=section.ipv6_prefix,
+            forwarded=section.forwarded_header,
+        ),
+        api_keys=ApiKeys(section.api_keys.file, header=section.api_keys.header)
+        if section.api_keys
+        else None,
+        jwt=BearerTokens(
+            key_source(jwt.jwks),
+            issuer=jwt.issuer,
+            audience=jwt.audience,
+            algorithms=jwt.algorithms,
+            tier_claim=jwt.tier_claim or "",
+        )
+        if jwt
+        else None,
+        resolver=_of_scope(resolver) if resolver else None,
+    )
+
+
+def _of_scope(resolver: Resolver) -> Callable[[Mapping[str, Any]], Awaitable[Principal | None]]:
+    async def resolve(scope: Mapping[str, Any]) -> Principal | None:
+        return await resolver(HTTPConnection(scope))  # type: ignore[arg-type]  # read only here
+
+    return resolve
+
+
+def build_logger(name: str) -> Any:
+    """Return the structured logger; inside somebody else's app it writes to `logging`."""
+    if structlog.is_configured():
+        return structlog.get_logger(name)
+    return structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.processors.LogfmtRenderer(key_order=["event"], bool_as_flag=False)],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )

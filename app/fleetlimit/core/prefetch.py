@@ -1,0 +1,87 @@
+"""How limits are cut into slices, which a replica takes in one call and spends by itself.
+
+A slice is spent from its bucket as a whole, before any of it is used, and is used for `life_us` at
+most. What is let in within an interval was thus spent from the bucket in it, or up to a life before
+it: from a bucket that holds `h`, at most `h + rate * (time + life)`. So that this is no more than
+the limit's `burst + rate * time`, the bucket holds less than the burst, by what it gains in a life:
+one slice. A window's slice ends with its window, so a window keeps its limit as it is.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import NamedTuple
+
+from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.errors import ConfigError
+
+MAX_FRACTION = 0.5
+_ALGORITHMS = frozenset({Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW})
+
+
+class Slicing(NamedTuple):
+    """Limits that are decided together, and the slices that they are spent in.
+
+    Args:
+        limits: The limits as their buckets are to keep them.
+        most: The largest slice, as the cost of a request: each limit's own cost multiplies it.
+        life_us: How long a slice may be used, in microseconds from before it was asked for.
+    """
+
+    limits: tuple[Quota, ...]
+    most: int
+    life_us: int
+
+
+def cut(limits: tuple[Quota, ...], fraction: float) -> Slicing:
+    """Cut limits into slices.
+
+    Args:
+        limits: Limits that are decided together.
+        fraction: The largest part of each that a slice may have, above 0 and at most a half.
+
+    Raises:
+        ConfigError: They cannot be cut so; the message says what to write.
+    """
+    if not 0 < fraction <= MAX_FRACTION:
+        raise ConfigError(f"lease is a part of the limit, above 0 and at most 0.5, not {fraction}")
+    # As it is written: the double next to 0.29 is a little less, and a unit would be missing.
+    part = Fraction(str(fraction))
+    units = [int(part * quota.burst) for quota in limits]
+    for quota, size in zip(limits, units, strict=True):
+        if quota.algorithm not in _ALGORITHMS:
+            raise ConfigError(
+                f"lease belongs to token_bucket and fixed_window only: leave it out for "
+                f"{quota.algorithm}"
+            )
+        if size < quota.cost:
+            raise ConfigError(
+                f"a lease of {fraction} of {quota.burst} holds no request: write a larger lease, "
+                "limit or burst"
+            )
+    pairs = list(zip(limits, units, strict=True))
+    return Slicing(
+        limits=tuple(_kept(quota, size) for quota, size in pairs),
+        most=min(size // quota.cost for quota, size in pairs),
+        life_us=min(size * quota.period_us // quota.limit for quota, size in pairs),
+    )
+
+
+def _kept(quota: Quota, size: int) -> Quota:
+    if quota.algorithm is Algorithm.TOKEN_BUCKET:
+        return replace(quota, burst=quota.burst - size)
+    return quota
+
+
+def unused(quota: Quota, units: int, age_us: int, window_us: int) -> int:
+    """Return how many units of a slice can be given back as if they had never been taken.
+
+    Args:
+        quota: The limit.
+        units: What was not used.
+        age_us: Time since the slice was taken, rounded up.
+        window_us: Time from then to the end of the window.
+    """
+    if quota.algorithm is Algorithm.FIXED_WINDOW:
+        return units if age_us < window_us else 0
+    # A bucket that became full meanwhile has gained them already: never twice.
+    return max(0, units - -(-age_us * quota.limit // quota.period_us))

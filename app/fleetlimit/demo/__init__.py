@@ -1,0 +1,1 @@
+"""Demonstration `fleetlimit demo`: replicas, one store, a load generator and a verdict."""

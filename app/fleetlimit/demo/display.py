@@ -1,0 +1,274 @@
+"""Shows the demonstration: live in a terminal, its result elsewhere, or JSON for scripts."""
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol, Self, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from fleetlimit.demo.results import Count, Tally, percentile_ms
+from fleetlimit.demo.verdict import PrincipalRow, ReplicaRow, Verdict
+
+WIDTH = 88
+_RECENT = 500
+"""Answers that the live latency is taken from."""
+_BAR = 12
+_GOOD, _BAD, _DIM = "bold green", "bold red", "dim"
+_CAPTION = (
+    "free: a token bucket; pro: a fixed window; forger: a new key and address each time, "
+    "counted by its real address"
+)
+
+
+def while_running(tally: Tally, principals: Sequence[PrincipalRow]) -> RenderableType:
+    """Draw both tables from what was counted so far."""
+    replicas = [
+        ReplicaRow(name, count.allowed, count.denied, count.errors, *_recent(count))
+        for name, count in tally.replicas.items()
+    ]
+    return Group(_replicas(replicas), _principals(principals))
+
+
+def _recent(count: Count) -> tuple[float, float]:
+    recent = count.seconds[-_RECENT:]
+    return percentile_ms(recent, 50), percentile_ms(recent, 99)
+
+
+def at_the_end(verdict: Verdict) -> RenderableType:
+    """Draw both tables and the verdict."""
+    return Group(_replicas(verdict.replicas), _principals(verdict.principals), _closing(verdict))
+
+
+def _table(*left: str) -> Table:
+    table = Table(width=WIDTH, border_style=_DIM, header_style="bold")
+    for name in left:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _number(value: int, style: str = "") -> Text:
+    return Text(f"{value:,}", style=style if value else _DIM)
+
+
+def _replicas(rows: Sequence[ReplicaRow]) -> Table:
+    table = _table("replica")
+    for name in ("allowed", "denied", "errors", "p50", "p99"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.name,
+            _number(row.allowed, "green"),
+            _number(row.denied, "yellow"),
+            _number(row.errors, "red"),
+            f"{row.p50_ms:.0f} ms",
+            f"{row.p99_ms:.0f} ms",
+        )
+    return table
+
+
+def _principals(rows: Sequence[PrincipalRow]) -> Table:
+    table = _table("principal", "policy")
+    table.caption = _CAPTION
+    for name in ("sent", "denied", "allowed", "permitted"):
+        table.add_column(name, justify="right")
+    table.add_column("", min_width=_BAR)
+    for row in rows:
+        table.add_row(
+            row.name,
+            Text.assemble((f"{row.tier or 'no key':7}", _DIM), row.limits),
+            _number(row.sent),
+            _number(row.denied, "yellow"),
+            _number(row.admitted, "red" if row.overshoot else "green"),
+            _number(row.permitted),
+            _bar(row),
+        )
+    return table
+
+
+def _bar(row: PrincipalRow) -> Text:
+    full = min(_BAR, row.admitted * _BAR // max(1, row.permitted))
+    over = f" +{row.overshoot:,}" if row.overshoot else ""
+    return Text.assemble(
+        ("━" * full, "red" if row.overshoot else "green"), ("━" * (_BAR - full), _DIM), (over, _BAD)
+    )
+
+
+def _closing(verdict: Verdict) -> Panel:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right")
+    grid.add_column(justify="right", style="bold")
+    grid.add_column(style=_DIM)
+    for name, value, remark in _lines(verdict):
+        grid.add_row(name, value, remark)
+    style = _GOOD if verdict.holds else _BAD
+    return Panel(grid, title=Text(headline(verdict), style), border_style=style, width=WIDTH)
+
+
+def headline(verdict: Verdict) -> str:
+    """Return the verdict in one line."""
+    if verdict.overshoot:
+        return f"The limit does not hold: {verdict.overshoot:,} too many"
+    if not verdict.admitted + verdict.denied:
+        return "Nothing was decided: every request failed"
+    if not verdict.tallies_agree:
+        return "The limit holds, but the counts do not agree"
+    return "The limit holds"
+
+
+def _lines(verdict: Verdict) -> list[tuple[str, Text, str]]:
+    tallies = verdict.tallies()
+    metrics, logs = tallies["metrics"], tallies["logs"]
+    told = f"{metrics['allowed']:,} + {metrics['denied']:,} in metrics, {logs['denied']:,} in logs"
+    commands = verdict.commands_per_request
+    return [
+        (
+            "permitted",
+            _number(verdict.permitted),
+            f"in {verdict.seconds:.1f} s on the store's clock",
+        ),
+        ("admitted", _number(verdict.admitted), f"of {verdict.requests:,} requests"),
+        ("overshoot", _flag(verdict.overshoot), "beyond what a principal's policy permits"),
+        ("5xx", _flag(verdict.errors), "and other failures"),
+        (
+            "Redis commands per request",
+            Text("none" if commands is None else f"{commands:.2f}"),
+            "calls of scripts, heartbeats included",
+        ),
+        (
+            "p50 / p99",
+            Text(f"{verdict.p50_ms:.0f} / {verdict.p99_ms:.0f} ms"),
+            "seen by the sender, on this same machine",
+        ),
+        (
+            "tallies",
+            Text("agree", _GOOD) if verdict.tallies_agree else Text("differ", _BAD),
+            told,
+        ),
+    ]
+
+
+def _flag(value: int) -> Text:
+    return Text(f"{value:,}", _BAD if value else _GOOD)
+
+
+class View(AbstractContextManager["View"], Protocol):
+    """Who is shown the demonstration."""
+
+    def tell(self, stage: str) -> None:
+        """Say what is being done."""
+        ...
+
+    def show(self, tally: Tally, principals: Sequence[PrincipalRow]) -> None:
+        """Show the answers so far."""
+        ...
+
+    def end(self, verdict: Verdict) -> None:
+        """Show the result."""
+        ...
+
+
+class PlainView:
+    """Says what is being done on one stream, and the result on another.
+
+    Args:
+        out: Where the result goes.
+        notes: Where the rest goes.
+        as_json: Write the result as JSON.
+    """
+
+    def __init__(self, out: TextIO, notes: TextIO, *, as_json: bool) -> None:
+        self._out = out
+        self._notes = notes
+        self._as_json = as_json
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._out.flush()
+
+    def tell(self, stage: str) -> None:
+        """Write a line."""
+        print(stage, file=self._notes, flush=True)
+
+    def show(self, tally: Tally, principals: Sequence[PrincipalRow]) -> None:
+        """Show nothing: a log is no place for what changes."""
+
+    def end(self, verdict: Verdict) -> None:
+        """Write the result."""
+        if self._as_json:
+            print(json.dumps(verdict.as_json(), indent=2), file=self._out)
+        else:
+            Console(file=self._out, width=WIDTH).print(at_the_end(verdict))
+
+
+class LiveView:
+    """A progress bar and tables that change in place.
+
+    Args:
+        console: A terminal.
+        requests: Requests to come.
+    """
+
+    def __init__(self, console: Console, requests: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:,.0f}/s", justify="right"),
+            TimeElapsedColumn(),
+            console=console,
+            expand=False,
+        )
+        self._task = self._progress.add_task("", total=requests, start=False, rate=0.0)
+        self._live = Live(self._progress, console=console, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def tell(self, stage: str) -> None:
+        """Say it beside the progress bar."""
+        self._progress.update(self._task, description=stage)
+        self._live.refresh()
+
+    def show(self, tally: Tally, principals: Sequence[PrincipalRow]) -> None:
+        """Draw the bar and the tables anew."""
+        self._progress.start_task(self._task)
+        elapsed = self._progress.tasks[0].elapsed or 0.0
+        answers = tally.total.answers
+        rate = answers / elapsed if elapsed else 0.0
+        self._progress.update(self._task, completed=answers, rate=rate)
+        self._live.update(Group(self._progress, while_running(tally, principals)), refresh=True)
+
+    def end(self, verdict: Verdict) -> None:
+        """Put the result in the place of what moved."""
+        self._live.update(at_the_end(verdict), refresh=True)
+
+
+def open_view(*, as_json: bool, requests: int, out: TextIO | None = None) -> View:
+    """Return the view that fits: live when the output is a terminal, and JSON was not asked for."""
+    out = out or sys.stdout
+    console = Console(file=out, highlight=False)
+    if as_json or not console.is_terminal:
+        return PlainView(out, sys.stderr, as_json=as_json)
+    return LiveView(console, requests)
+
+
+def save_picture(file: Path, verdict: Verdict) -> None:
+    """Save a picture (SVG) of the result."""
+    console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True)
+    console.print(at_the_end(verdict))
+    console.save_svg(str(file), title="fleetlimit demo")

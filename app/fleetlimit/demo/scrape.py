@@ -1,0 +1,45 @@
+"""Reads what a replica says of itself: its counters under /metrics."""
+
+from collections.abc import Mapping
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from fleetlimit.core.decision import Outcome
+from fleetlimit.demo.replicas import HOST
+from fleetlimit.demo.scenario import POLICY
+from fleetlimit.errors import FleetlimitError
+from fleetlimit.telemetry import names
+
+_SECONDS = 10
+
+
+async def read_counters(ports: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return how many requests each replica counted as allowed and as denied, by its name.
+
+    Args:
+        ports: The admin port of each replica, by name.
+
+    Raises:
+        FleetlimitError: One does not answer.
+    """
+    found = {}
+    async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as client:
+        for name, port in ports.items():
+            try:
+                answer = await client.get(f"http://{HOST}:{port}/metrics")
+                found[name] = counted(answer.raise_for_status().text)
+            except httpx.HTTPError as error:
+                raise FleetlimitError(f"{name} does not tell its metrics: {error}") from error
+    return found
+
+
+def counted(text: str) -> tuple[int, int]:
+    """Return the allowed and the denied of the policy, from the text of the metrics."""
+    counts = {
+        sample.labels[names.OUTCOME]: int(sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == names.DECISIONS.name and sample.labels[names.POLICY] == POLICY
+    }
+    return counts[Outcome.ALLOWED], counts[Outcome.DENIED]

@@ -1,0 +1,142 @@
+"""Names the principal of an API key that a file holds as a SHA-256 hash."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from fleetlimit.core.policy import HEADER_NAME
+from fleetlimit.core.subject import Principal
+from fleetlimit.errors import ConfigError, IdentityError
+from fleetlimit.identity.credentials import Reason, first_header
+from fleetlimit.strict_yaml import Document, DocumentErrors, parse, read
+
+MAX_KEY_BYTES = 1024
+MAX_FILE_BYTES = 2**24
+"""A hundred thousand keys."""
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def _sha256_hex(text: str) -> str:
+    if not _SHA256_HEX.fullmatch(text.lower()):
+        raise PydanticCustomError(
+            "sha256",
+            "not 64 hex digits; if this is the key itself, replace it and write the hash: "
+            'printf %s "$KEY" | sha256sum',
+        )
+    return text.lower()
+
+
+class KeyEntry(BaseModel):
+    """One API key: its SHA-256 in hex, whose it is, and the tier it gives."""
+
+    # A principal that looks like a number is text as it was written.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, coerce_numbers_to_str=True
+    )
+
+    sha256: Annotated[str, AfterValidator(_sha256_hex)]
+    principal: str = Field(min_length=1, max_length=256)
+    tier: str | None = Field(default=None, max_length=64)
+
+
+class KeyFile(BaseModel):
+    """A file of API keys: `keys: [{sha256: ..., principal: alice, tier: pro}]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    keys: tuple[KeyEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    digest: bytes
+    principal: Principal
+
+
+class ApiKeys:
+    """Verifies API keys against a file of their hashes.
+
+    A plain SHA-256 is enough for keys drawn at random, as API keys should be; it does not protect
+    a password that can be guessed.
+
+    Args:
+        file: YAML, of which JSON is a part.
+        header: The request header that carries the key.
+
+    Raises:
+        ConfigError: The header is no header name, or the file is wrong.
+    """
+
+    def __init__(self, file: str | Path, *, header: str = "X-API-Key") -> None:
+        if not HEADER_NAME.fullmatch(header):
+            raise ConfigError(f"{header!r} is not a header name: write X-API-Key")
+        self.file = Path(file)
+        self._header = header.lower().encode()
+        self._known = _load(self.file)
+
+    async def resolve(self, scope: Mapping[str, Any]) -> Principal | None:
+        """Return the principal of the request's key, or None without a key.
+
+        Raises:
+            IdentityError: The key is not known.
+        """
+        key = first_header(scope, self._header)
+        if not key:
+            return None
+        if len(key) > MAX_KEY_BYTES:
+            raise IdentityError(
+                f"the API key is longer than {MAX_KEY_BYTES} bytes", reason=Reason.TOO_LONG
+            )
+        digest = hashlib.sha256(key).digest()
+        known = self._known.get(digest)
+        # How long the lookup takes tells of the digest's bits, which a client cannot steer without
+        # inverting SHA-256; comparing whole digests in constant time leaves nothing to that.
+        if known is None or not hmac.compare_digest(known.digest, digest):
+            raise IdentityError("the API key is not known", reason=Reason.UNKNOWN_API_KEY)
+        return known.principal
+
+
+def _load(path: Path) -> dict[bytes, _Known]:
+    document = parse(read(path, max_bytes=MAX_FILE_BYTES), str(path))
+    errors = list(document.errors)
+    known: dict[bytes, _Known] = {}
+    first: dict[bytes, int] = {}
+    for index, entry in enumerate(_entries(document)):
+        digest = bytes.fromhex(entry.sha256)
+        if digest in known:
+            twice = f"keys[{index}] has the same hash as keys[{first[digest]}]: remove one of them"
+            errors.append(document.error(twice, ("keys", index)))
+        first.setdefault(digest, index)
+        principal = Principal(entry.principal, entry.tier or "", source="api_key")
+        known[digest] = _Known(digest, principal)
+    if errors:
+        raise DocumentErrors(errors)
+    return known
+
+
+def _entries(document: Document) -> tuple[KeyEntry, ...]:
+    try:
+        return KeyFile.model_validate(document.data).keys
+    except ValidationError as error:
+        # Neither values nor unknown names are shown: either can be a key put in the wrong place.
+        faults = (
+            document.error(_describe(detail["loc"], detail), detail["loc"])
+            for detail in error.errors(include_input=False, include_url=False)
+        )
+        raise DocumentErrors([*document.errors, *faults]) from None
+
+
+def _describe(location: tuple[str | int, ...], detail: Mapping[str, Any]) -> str:
+    if detail["type"] == "extra_forbidden":
+        known = ", ".join(KeyEntry.model_fields if len(location) > 1 else KeyFile.model_fields)
+        return f"a name that is not known here: write one of {known}"
+    if not location:
+        return "write `keys:` and a list of {sha256, principal, tier} under it"
+    return f"{'.'.join(map(str, location))}: {detail['msg']}"

@@ -1,0 +1,192 @@
+"""Names the principal of a Bearer token that the configured issuer signed (RFC 6750, 7519, 8725).
+
+Only public keys verify tokens. Algorithms, issuer and audience are the operator's; nothing that a
+token says of itself (`alg`, `jku`, `jwk`, `x5u`) widens them.
+"""
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jwt
+
+from fleetlimit.core.subject import Principal
+from fleetlimit.errors import ConfigError, IdentityError
+from fleetlimit.identity.credentials import Reason, first_header
+from fleetlimit.identity.jwks import ALGORITHMS, KeySource
+
+
+class TokenCache:
+    """A bounded map from a token's SHA-256 to its principal, least recently used out first.
+
+    Args:
+        size: Most tokens remembered.
+        seconds: Longest time a token is remembered, so that a key which the issuer withdrew is
+            soon asked for again.
+    """
+
+    def __init__(self, size: int, seconds: float) -> None:
+        self._size = size
+        self._seconds = seconds
+        self._entries: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, token: bytes, now: float) -> Principal | None:
+        """Return the principal of a token verified before, if it still holds."""
+        digest = hashlib.sha256(token).digest()
+        entry = self._entries.get(digest)
+        if entry is None:
+            return None
+        until, principal = entry
+        if now >= until:
+            del self._entries[digest]
+            return None
+        self._entries.move_to_end(digest)
+        return principal
+
+    def put(self, token: bytes, principal: Principal, *, now: float, expires: float) -> None:
+        """Remember a verified token; times are seconds of one clock."""
+        digest = hashlib.sha256(token).digest()
+        self._entries[digest] = (min(expires, now + self._seconds), principal)
+        if len(self._entries) > self._size:
+            self._entries.popitem(last=False)
+
+
+MAX_TOKEN_BYTES = 8192
+DEFAULT_ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
+
+_CACHED_TOKENS = 4096
+_CACHE_SECONDS = 60.0
+_END_OF_TIME = 1 << 53
+_CLOCK_SKEW_SECONDS = 30.0
+"""How far the issuer's clock may be ahead (RFC 7519 §4.1.5); `exp` is taken at its word."""
+
+_REASONS: tuple[tuple[type[jwt.PyJWTError], Reason], ...] = (
+    (jwt.InvalidSignatureError, Reason.SIGNATURE),
+    (jwt.InvalidAudienceError, Reason.AUDIENCE),
+    (jwt.InvalidIssuerError, Reason.ISSUER),
+    (jwt.MissingRequiredClaimError, Reason.CLAIMS),
+)
+
+
+class BearerTokens:
+    """Verifies JSON Web Tokens sent as `Authorization: Bearer`.
+
+    Args:
+        keys: The issuer's public keys.
+        issuer: What `iss` must be.
+        audience: What `aud` must be or hold; one of these, when there are several.
+        algorithms: The algorithms accepted, asymmetric ones only.
+        tier_claim: The claim that holds the tier; a token in which it is missing or no text has no
+            tier.
+        clock: Seconds since the epoch.
+
+    Raises:
+        ConfigError: The issuer, the audience or an algorithm cannot be used.
+    """
+
+    def __init__(
+        self,
+        keys: KeySource,
+        *,
+        issuer: str,
+        audience: str | Sequence[str],
+        algorithms: Sequence[str] = DEFAULT_ALGORITHMS,
+        tier_claim: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = [audience] if isinstance(audience, str) else list(audience)
+        self._algorithms = [algorithms] if isinstance(algorithms, str) else list(algorithms)
+        self._tier_claim = tier_claim
+        self._clock = clock
+        self._cache = TokenCache(_CACHED_TOKENS, _CACHE_SECONDS)
+        if not issuer:
+            raise ConfigError("jwt.issuer is empty: write the `iss` of the tokens to accept")
+        if not self._audience or not all(self._audience):
+            raise ConfigError("jwt.audience is empty: write the `aud` of the tokens to accept")
+        if not self._algorithms or not ALGORITHMS.issuperset(self._algorithms):
+            raise ConfigError(
+                f"jwt.algorithms {self._algorithms} cannot be used: write some of "
+                f"{', '.join(sorted(ALGORITHMS))}; unsigned tokens and shared secrets (HS256) are "
+                "not accepted"
+            )
+
+    async def resolve(self, scope: Mapping[str, Any]) -> Principal | None:
+        """Return the principal of the request's token, or None without a Bearer token.
+
+        Raises:
+            IdentityError: The token does not verify.
+        """
+        scheme, _, token = (first_header(scope, b"authorization") or b"").partition(b" ")
+        # The scheme's name is case-insensitive (RFC 9110 §11.1).
+        return await self._verify(token.strip(b" ")) if scheme.lower() == b"bearer" else None
+
+    async def _verify(self, token: bytes) -> Principal:
+        if len(token) > MAX_TOKEN_BYTES:
+            raise IdentityError(
+                f"the token is longer than {MAX_TOKEN_BYTES} bytes", reason=Reason.TOO_LONG
+            )
+        if principal := self._cache.get(token, self._clock()):
+            return principal
+        try:
+            claims = await self._claims(token)
+        except (jwt.PyJWTError, RecursionError) as error:
+            reasons = (reason for kind, reason in _REASONS if isinstance(error, kind))
+            reason = next(reasons, Reason.MALFORMED)
+            raise IdentityError(f"the token was refused: {reason}", reason=reason) from None
+        now = self._clock()
+        expires = _seconds(claims, "exp")
+        if expires <= now:
+            raise IdentityError("the token has expired", reason=Reason.EXPIRED)
+        if "nbf" in claims and _seconds(claims, "nbf") > now + _CLOCK_SKEW_SECONDS:
+            raise IdentityError("the token is not valid yet", reason=Reason.NOT_YET_VALID)
+        principal = self._principal(claims)
+        self._cache.put(token, principal, now=now, expires=expires)
+        return principal
+
+    async def _claims(self, token: bytes) -> dict[str, Any]:
+        """Return the claims of a token whose signature, issuer and audience are right."""
+        header = jwt.get_unverified_header(token)
+        if "crit" in header:
+            # It lists extensions that must be understood (RFC 7515 §4.1.11); none is.
+            raise jwt.InvalidTokenError
+        algorithm = header.get("alg")
+        if algorithm not in self._algorithms:
+            raise IdentityError("the token's algorithm is not accepted", reason=Reason.ALGORITHM)
+        key = await self._keys.find(header.get("kid"), algorithm)
+        return jwt.decode(
+            token,
+            key.key,
+            algorithms=[algorithm],
+            audience=self._audience,
+            issuer=self._issuer,
+            options={
+                "require": ["exp", "iss", "aud", "sub"],
+                # Times are compared on this object's clock.
+                "verify_exp": False,
+                "verify_nbf": False,
+                "verify_iat": False,
+            },
+        )
+
+    def _principal(self, claims: dict[str, Any]) -> Principal:
+        name = claims["sub"]
+        if not name:
+            raise IdentityError("the token's sub is empty", reason=Reason.CLAIMS)
+        tier = claims.get(self._tier_claim, "")
+        return Principal(name, tier if isinstance(tier, str) else "", source="jwt")
+
+
+def _seconds(claims: dict[str, Any], name: str) -> float:
+    value = claims[name]
+    # Also false for NaN and infinity, which Python's JSON knows.
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < _END_OF_TIME:
+        raise IdentityError(f"the token's {name} is not a time", reason=Reason.CLAIMS)
+    return float(value)

@@ -1,0 +1,86 @@
+"""Tells who sent a request: the first credential that verifies, else the client's address."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from fleetlimit.core.made import made
+from fleetlimit.core.subject import Identity, Principal
+from fleetlimit.errors import IdentityError
+from fleetlimit.identity.api_keys import ApiKeys
+from fleetlimit.identity.bearer import BearerTokens
+from fleetlimit.identity.client_address import ClientAddress
+from fleetlimit.identity.credentials import Reason
+
+Resolver = Callable[[Mapping[str, Any]], Awaitable[Principal | None]]
+"""Takes an ASGI scope to a verified principal; None when it holds no credential of this kind.
+
+It raises `IdentityError` for a credential that does not verify.
+"""
+
+_log = logging.getLogger("fleetlimit")
+
+
+class RequestIdentifier:
+    """Implements `Identifier` by an API key, then a Bearer token, then a resolver of one's own.
+
+    Args:
+        client_address: Finds the client's address.
+        api_keys: Verifies API keys, when there are any.
+        jwt: Verifies Bearer tokens, when there are any.
+        resolver: Verifies any other credential. Whatever it raises is logged and becomes an error
+            of the identity; its principals get the source `custom`.
+    """
+
+    def __init__(
+        self,
+        client_address: ClientAddress,
+        *,
+        api_keys: ApiKeys | None = None,
+        jwt: BearerTokens | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self._client_address = client_address
+        self._resolvers: list[Resolver] = []
+        if api_keys is not None:
+            self._resolvers.append(api_keys.resolve)
+        if jwt is not None:
+            self._resolvers.append(jwt.resolve)
+        if resolver is not None:
+            self._resolvers.append(_custom(resolver))
+
+    async def identify(self, scope: Mapping[str, Any]) -> Identity:
+        """Return the identity behind an ASGI `http` or `websocket` scope; never raises.
+
+        Returns:
+            The principal of the first credential that verifies. Without one, `error` is that of
+            the first credential that was presented.
+        """
+        address = self._client_address.of(scope)
+        first: IdentityError | None = None
+        for resolver in self._resolvers:
+            try:
+                principal = await resolver(scope)
+            except IdentityError as error:
+                first = first or error
+            except Exception:  # noqa: BLE001 - a fault of a resolver must not fail the request
+                _log.exception("identity.resolver_failed")
+                first = first or IdentityError(
+                    "the credential could not be verified", reason=Reason.RESOLVER_FAILED
+                )
+            else:
+                if principal is not None:
+                    return made(Identity, (address, principal, None))
+        return Identity(address, error=first)
+
+
+def _custom(resolver: Resolver) -> Resolver:
+    async def resolve(scope: Mapping[str, Any]) -> Principal | None:
+        principal = await resolver(scope)
+        if principal is None:
+            return None
+        # A name of its own kind only: it must not pass for an API key's or a token's principal.
+        return replace(principal, source="custom")
+
+    return resolve

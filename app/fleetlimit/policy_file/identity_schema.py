@@ -1,0 +1,126 @@
+"""The `identity` section: whose word about a caller is taken."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from fleetlimit.core.policy import HEADER_NAME
+from fleetlimit.errors import ConfigError
+from fleetlimit.policy_file.fields import MayBeAbsent, Section, Text
+
+
+def _network(text: str) -> str:
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is not a network: write one such as 10.0.0.0/8") from None
+    network = interface.network
+    if network.prefixlen == 0:
+        raise ConfigError(
+            f"{text} would let every client choose its own address: write the networks of your "
+            "proxies"
+        )
+    if interface.ip != network.network_address:
+        raise ConfigError(f"{text} has bits set behind its prefix: write {network}")
+    return str(network)
+
+
+def _header(text: str) -> str:
+    if not HEADER_NAME.fullmatch(text):
+        raise ConfigError(f"{text!r} is not a header: write a name such as X-API-Key")
+    return text
+
+
+def _keys_location(text: str) -> str:
+    if "://" in text and not text.startswith("https://"):
+        raise ConfigError(f"{text!r} can be forged on its way: write an https URL or a file path")
+    return text
+
+
+def _some(algorithms: tuple[str, ...]) -> tuple[str, ...]:
+    if not algorithms:
+        raise ConfigError("without algorithms no token verifies: write [RS256] or leave it out")
+    return algorithms
+
+
+Network = Annotated[str, AfterValidator(_network)]
+HeaderName = Annotated[str, AfterValidator(_header)]
+KeysLocation = Annotated[Text, AfterValidator(_keys_location)]
+# Public keys verify these; HS256 and its kin would take a public key for a shared secret.
+Signature = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+
+
+class ApiKeysSection(Section):
+    """API keys, kept as hashes in a file."""
+
+    header: HeaderName = Field("X-API-Key", description="Request header that carries the key.")
+    file: Path = Field(
+        description="File of hashed keys with their principals and tiers; a relative path "
+        "starts at the policy file."
+    )
+
+
+class JwtSection(Section):
+    """Bearer tokens signed by an issuer that is trusted."""
+
+    issuer: Text = Field(description="Value that the token's `iss` must have.")
+    audience: Text = Field(description="Value that the token's `aud` must contain.")
+    jwks: KeysLocation = Field(
+        description="https URL of the issuer's public keys (JWKS, RFC 7517), or a file; a "
+        "relative path starts at the policy file."
+    )
+    algorithms: Annotated[tuple[Signature, ...], AfterValidator(_some)] = Field(
+        ("RS256", "ES256"), description="Signature algorithms that are accepted."
+    )
+    tier_claim: MayBeAbsent[Text] = Field(
+        None, description="Claim that names the caller's tier; left out, tokens have no tier."
+    )
+
+
+class IdentitySection(Section):
+    """How callers are told apart."""
+
+    trusted_proxies: tuple[Network, ...] = Field(
+        (), description="Networks (CIDR) of proxies whose forwarding header is believed."
+    )
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
+        "x-forwarded-for",
+        description="Header in which those proxies name the client; `forwarded` is RFC 7239.",
+    )
+    ipv6_prefix: int = Field(
+        64,
+        strict=True,
+        ge=1,
+        le=128,
+        description="Bits of an IPv6 address that tell clients apart; a home usually has a /64.",
+    )
+    api_keys: MayBeAbsent[ApiKeysSection] = Field(
+        None, description="API keys; left out, none is read."
+    )
+    jwt: MayBeAbsent[JwtSection] = Field(None, description="Bearer tokens; left out, none is read.")
+    reject_invalid: bool = Field(
+        default=False,
+        strict=True,
+        description="Answer 401 to a credential that does not verify; otherwise the request is "
+        "counted by its client address.",
+    )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files beside the policy file that identities depend on."""
+        keys = (self.api_keys.file,) if self.api_keys else ()
+        jwks = (Path(self.jwt.jwks),) if self.jwt and "://" not in self.jwt.jwks else ()
+        return (*keys, *jwks)
+
+    def beside(self, directory: Path) -> "IdentitySection":
+        """Return the section with its relative paths starting at the directory."""
+        api_keys, jwt = self.api_keys, self.jwt
+        if api_keys:
+            api_keys = api_keys.model_copy(update={"file": directory / api_keys.file})
+        if jwt and "://" not in jwt.jwks:
+            jwt = jwt.model_copy(update={"jwks": str(directory / jwt.jwks)})
+        return self.model_copy(update={"api_keys": api_keys, "jwt": jwt})

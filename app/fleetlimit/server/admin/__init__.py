@@ -1,0 +1,1 @@
+"""Endpoints of the admin port. They are never rate limited."""

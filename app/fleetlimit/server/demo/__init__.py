@@ -1,1 +1,0 @@
-"""The demonstration: real replicas, one store, a crowd of requests, and a verdict."""

@@ -1,0 +1,86 @@
+"""The bundled service: small routes under different policies, to try and to test limits with."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, WebSocket
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from starlette.websockets import WebSocketDisconnect
+
+from fleetlimit.bootstrap.explain import describe_identity
+from fleetlimit.core.subject import Subject
+from fleetlimit.web.http_limiter import find_gate
+from fleetlimit.web.responses import RESPONSES
+
+STREAM_SECONDS = 0.2
+
+router = APIRouter(responses=RESPONSES)
+
+
+class Export(BaseModel):
+    """An export that was accepted."""
+
+    status: str = "queued"
+
+
+class Item(BaseModel):
+    """An item."""
+
+    item_id: int
+
+
+@router.post("/exports")
+async def create_export() -> Export:
+    """Queue an export."""
+    return Export()
+
+
+@router.get("/items/{item_id}")
+async def read_item(item_id: int) -> Item:
+    """Return an item."""
+    return Item(item_id=item_id)
+
+
+@router.get("/stream", response_class=StreamingResponse)
+async def stream(lines: int = 10) -> StreamingResponse:
+    """Send lines one after the other, at most a thousand."""
+
+    async def produce() -> AsyncIterator[str]:
+        for number in range(min(max(lines, 0), 1_000)):
+            yield f"line {number}\n"
+            await asyncio.sleep(STREAM_SECONDS)
+
+    return StreamingResponse(produce(), media_type="text/plain")
+
+
+@router.websocket("/ws")
+async def echo(socket: WebSocket) -> None:
+    """Send back each text."""
+    await socket.accept()
+    try:
+        while True:
+            await socket.send_text(await socket.receive_text())
+    except WebSocketDisconnect:
+        return
+
+
+async def identity(request: Request) -> dict[str, Any]:
+    """Return the identity that the limiter sees."""
+    gate = find_gate(request.scope)
+    found = await gate.identifier.identify(request.scope)
+    return describe_identity(found, gate, Subject(found.client_address, found.principal))
+
+
+@router.get("/whoami")
+async def whoami(seen: Annotated[dict[str, Any], Depends(identity)]) -> dict[str, Any]:
+    """Tell a caller who it is to the limiter: principal, tier, address and hash."""
+    return seen
+
+
+def create_app() -> FastAPI:
+    """Create the bundled service; `serve` puts the limiter in front of it."""
+    app = FastAPI(title="Fleetlimit", description="The bundled service of Fleetlimit.")
+    app.include_router(router)
+    return app

@@ -1,1 +1,0 @@
-"""What the admin port offers; it is never limited."""

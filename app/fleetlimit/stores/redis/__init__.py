@@ -1,0 +1,1 @@
+"""Shared store over Redis, Valkey or a compatible server."""

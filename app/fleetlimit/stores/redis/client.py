@@ -1,0 +1,219 @@
+"""From a store's URL to a client of redis-py: standalone, TLS, Cluster or Sentinel."""
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import signature
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
+
+import redis.asyncio
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException, RedisError
+
+from fleetlimit.errors import ConfigError
+
+_FOR_SENTINELS = ("socket_", "ssl")
+
+
+class _Asked(redis.asyncio.Redis):
+    """A sentinel.
+
+    Where no sentinel names a primary, the driver tells only what they look like: this one looks
+    like its address and what became of the question.
+    """
+
+    _failure = ""
+
+    async def sentinel_masters(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().sentinel_masters(*args, **options)
+        except RedisError as error:
+            self._failure = str(error)
+            raise
+
+    def __repr__(self) -> str:
+        found = self.connection_pool.connection_kwargs
+        return f"sentinel {found['host']}:{found['port']}: {self._failure}"
+
+
+class _Primary(redis.asyncio.Redis):
+    """Whoever the sentinels name; takes the connections to them along when it is closed."""
+
+    async def aclose(self, *args: Any, **options: Any) -> None:
+        await super().aclose(*args, **options)
+        for each in self.connection_pool.sentinel_manager.sentinels:  # type: ignore[attr-defined]  # of its own kind of pool
+            await each.aclose()
+
+
+def primary(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
+    """Build a client of the primary.
+
+    Args:
+        url: `redis+sentinel://host:port,host:port/service[/db]` or `rediss+sentinel://`, without
+            credentials.
+        options: Of the driver, for connections to the primary; those of sockets and TLS are for the
+            sentinels, too.
+
+    Raises:
+        ConfigError: The URL names no sentinel or no service.
+    """
+    parts = urlsplit(url)
+    service, _, database = parts.path.strip("/").partition("/")
+    found = [urlsplit(f"//{host}") for host in parts.netloc.split(",")]
+    sentinels = [(each.hostname, each.port or 26379) for each in found if each.hostname]
+    if not service or len(sentinels) < len(found):
+        raise ConfigError("write redis+sentinel://host:26379,host:26379/service-name")
+    if database:
+        options["db"] = int(database)
+    if parts.scheme == "rediss+sentinel":
+        options["ssl"] = True
+    query: dict[str, Any] = {**parse_url(f"redis://host/?{parts.query}")}
+    del query["host"]
+    own = {key: query.pop(f"sentinel_{key}", None) for key in ("username", "password")}
+    options |= query
+    shared = {key: value for key, value in options.items() if key.startswith(_FOR_SENTINELS)}
+    asked = {**shared, **{key: value for key, value in own.items() if value}}
+    manager = redis.asyncio.Sentinel([], **options)  # type: ignore[no-untyped-call]  # redis-py has no types here
+    manager.sentinels = [_Asked(host=host, port=port, **asked) for host, port in sentinels]
+    client: redis.asyncio.Redis = manager.master_for(service, redis_class=_Primary)
+    return client
+
+
+Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
+
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_NOTICES = "maint_notifications_config"
+# While a driver that knows maintenance notices listens for them, it hands out connections that the
+# server has closed, and every one of them costs a check.
+_WITHOUT_NOTICES: dict[str, Any] = (
+    {_NOTICES: import_module("redis.maint_notifications").MaintNotificationsConfig(enabled=False)}
+    if _NOTICES in signature(redis.asyncio.ConnectionPool).parameters
+    else {}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait for the store, in seconds.
+
+    Args:
+        connect: For a connection; also for each step of a probe.
+        operation: For an answer, once connected.
+    """
+
+    connect: float = 0.25
+    operation: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.connect <= 0 or self.operation <= 0:
+            raise ConfigError("store timeouts must be above 0 seconds")
+
+
+def location(url: str) -> str:
+    """Return the URL for people: without user, password and options.
+
+    Raises:
+        ConfigError: Where the password ends cannot be told.
+    """
+    parts = _split(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"the store URL cannot be used: {error}") from error
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise ConfigError(
+            "the store URL cannot be used: percent-encode '/', '?', '#' and '@' in its user, "
+            "password and options"
+        )
+    return parts
+
+
+def connect(
+    url: str, timeouts: Timeouts, *, username: str | None = None, password: str | None = None
+) -> Client:
+    """Build a client that does not retry by itself: a check that is sent twice is spent twice.
+
+    Args:
+        url: `redis://`, `rediss://` (TLS), `redis+cluster://`, `rediss+cluster://` or
+            `redis+sentinel://host:port,host:port/service[/db]` or `rediss+sentinel://`, with
+            redis-py's options as a query; `sentinel_username` and `sentinel_password` are the
+            sentinels' own.
+        timeouts: How long to wait.
+        username: ACL user, in place of the URL's.
+        password: Password, in place of the URL's, so that it can come from a file.
+
+    Raises:
+        ConfigError: The URL cannot be used.
+    """
+    options: dict[str, Any] = {
+        "socket_connect_timeout": timeouts.connect,
+        # The operation timeout is kept by the lane. This one, above it, is for what the driver
+        # says by itself while it connects: a handshake may take as long as a connection.
+        "socket_timeout": timeouts.connect + timeouts.operation,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+    }
+    parts = _split(url)
+    user, _, hosts = parts.netloc.rpartition("@")
+    name, _, secret = user.partition(":")
+    # Taken out of the URL: what the driver finds there would stand in place of the arguments.
+    if username := username or unquote(name):
+        options["username"] = username
+    if password := password or unquote(secret):
+        options["password"] = password
+    build: dict[str, Callable[[str, dict[str, Any]], Client]] = {
+        "redis": _standalone,
+        "rediss": _standalone,
+        "redis+cluster": _cluster,
+        "rediss+cluster": _cluster,
+        "redis+sentinel": primary,
+        "rediss+sentinel": primary,
+    }
+    if parts.scheme not in build:
+        raise ConfigError(
+            f"{location(url)!r} is not a store: write memory://, redis://host:6379/0, rediss://, "
+            "redis+cluster:// or redis+sentinel://host:26379/service"
+        )
+    _check_files(url, parts.query)
+    try:
+        return build[parts.scheme](urlunsplit(parts._replace(netloc=hosts)), options)
+    except (ValueError, TypeError, RedisError, RedisClusterException) as error:
+        raise ConfigError(f"the store URL {location(url)} cannot be used: {error}") from error
+
+
+def _standalone(url: str, options: dict[str, Any]) -> Client:
+    client = redis.asyncio.Redis.from_url(url, **options, **_WITHOUT_NOTICES)
+    # The driver reads its options when it connects; a wrong one is to be known now.
+    client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # untyped driver
+    return client
+
+
+def _cluster(url: str, options: dict[str, Any]) -> Client:
+    return redis.asyncio.RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
+
+
+def _check_files(url: str, query: str) -> None:
+    """Read the files that TLS needs, which the driver would do only once it connects."""
+    options = dict(parse_qsl(query))
+    named = {key: options[key] for key in _TLS_FILES if key in options}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if "ssl_ca_certs" in named:
+            context.load_verify_locations(named["ssl_ca_certs"])
+        if "ssl_certfile" in named:
+            # With a password, and be it a wrong one, nobody is asked for one on the terminal.
+            password = options.get("ssl_password", "")
+            context.load_cert_chain(named["ssl_certfile"], named.get("ssl_keyfile"), password)
+    except OSError as error:
+        told = " ".join(f"{key}={file}" for key, file in named.items())
+        raise ConfigError(
+            f"the store URL {location(url)} names {told}, which cannot be used: {error}"
+        ) from error

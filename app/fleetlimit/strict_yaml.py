@@ -1,0 +1,220 @@
+"""Reads YAML as plain data, with the line of every value.
+
+Of YAML 1.2 this is the part that a settings file needs: mappings with text keys, lists, text, whole
+numbers, `true`, `false` and empty. `off`, `no`, `1:30` and `0123` are text here, as they have more
+than one meaning elsewhere. JSON is read as the YAML that it is. Messages about the text never quote
+it: it can hold a secret by mistake.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fleetlimit.errors import ConfigError, DocumentError
+
+MAX_BYTES = 2**20
+"""Largest file, unless its reader says otherwise; also the largest ConfigMap."""
+MAX_DEPTH = 32
+MAX_VALUES = 100_000
+"""Most values, each alias counted as all that it stands for, unless the text itself has more."""
+_BYTES_PER_VALUE = 10
+"""Fewer than in any file that is large for good reason."""
+
+Place = tuple[int | str, ...]
+
+# The C parser reads a megabyte in tens of milliseconds, the Python one in tens of seconds.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Only numbers that are text again as they were written, so that a name may look like one.
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
+_WORDS = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+
+
+class DocumentErrors(ConfigError):
+    """A file cannot be used.
+
+    Args:
+        errors: Each fault that was found; kept in the order of their lines.
+    """
+
+    def __init__(self, errors: Iterable[DocumentError]) -> None:
+        self.errors = tuple(sorted(errors, key=lambda error: error.line))
+        super().__init__("\n".join(str(error) for error in self.errors))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain data and where in a text it stands.
+
+    Args:
+        source: Name of the text, for messages.
+        data: What the text says; an empty mapping when it says nothing.
+        lines: Line of each value, from 1, by its path of keys and indices.
+        errors: Faults that leave the data readable.
+    """
+
+    source: str
+    data: Any
+    lines: Mapping[Place, int]
+    errors: Sequence[DocumentError]
+
+    def error(self, message: str, place: Place = ()) -> DocumentError:
+        """Return an error at the value, or at the nearest one around it that has a line."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return DocumentError(message, source=self.source, line=self.lines[place])
+
+
+def read(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        DocumentErrors: It cannot be read, or is too large.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(max_bytes + 1)
+    except OSError as error:
+        what = f"the file cannot be read ({error.strerror}): correct its path or permissions"
+        raise _refused(str(path), 0, what) from None
+    if len(raw) > max_bytes:
+        raise _refused(str(path), 0, f"the file is above {max_bytes:,} bytes: write fewer entries")
+    return raw
+
+
+def parse(raw: bytes, source: str) -> Document:
+    """Take the bytes of a file to what they say.
+
+    Raises:
+        DocumentErrors: They are not one document of the YAML described above.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        message = "this is not UTF-8 text: save the file as UTF-8"
+        raise _refused(source, line, message) from None
+    return _Reader(source, text, max(MAX_VALUES, len(raw) // _BYTES_PER_VALUE)).document()
+
+
+def _refused(source: str, line: int, message: str) -> DocumentErrors:
+    return DocumentErrors([DocumentError(message, source=source, line=line)])
+
+
+def _line(mark: Any) -> int:
+    return mark.line + 1 if mark else 0
+
+
+class _Reader:
+    """Builds values from parser events, so that nothing grows before it is counted.
+
+    PyYAML's own composer recurses in C without a bound: a file that opens enough brackets ends the
+    process.
+    """
+
+    def __init__(self, source: str, text: str, max_values: int) -> None:
+        self._source = source
+        self._max_values = max_values
+        self._events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
+        self._lines: dict[Place, int] = {}
+        self._errors: list[DocumentError] = []
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._values = 0
+
+    def document(self) -> Document:
+        self._next()
+        event = self._next()
+        if isinstance(event, yaml.StreamEndEvent):
+            return Document(self._source, {}, {(): _line(event.start_mark)}, ())
+        data = self._value(self._next(), ())
+        self._next()
+        if not isinstance(event := self._next(), yaml.StreamEndEvent):
+            raise self._fault(event, "a second document starts here: put all in one")
+        return Document(self._source, data, self._lines, self._errors)
+
+    def _next(self) -> Any:
+        try:
+            return next(self._events)
+        except yaml.MarkedYAMLError as error:
+            line = _line(error.problem_mark)
+            # The Python parser quotes the start of a tag, which can be that of a secret.
+            problem = (error.problem or "").partition(" handle ")[0]
+            what = " ".join(part for part in (problem, error.context) if part)
+        # The Python parser lets out what escapes and directives out of range raise.
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
+            line, what = 0, " ".join(str(error).split())
+        raise _refused(self._source, line, f"this is not YAML: {what}")
+
+    def _fault(self, event: Any, message: str) -> DocumentErrors:
+        return _refused(self._source, _line(event.start_mark), message)
+
+    def _value(self, event: Any, place: Place) -> Any:
+        self._lines.setdefault(place, _line(event.start_mark))
+        before = self._values
+        self._values += 1
+        if isinstance(event, yaml.AliasEvent):
+            value = self._alias(event)
+        else:
+            value = self._fresh(event, place)
+            if event.anchor:
+                self._anchors[event.anchor] = (value, self._values - before)
+        if self._values > self._max_values:
+            raise self._fault(event, f"the file holds more than {self._max_values:,} values")
+        return value
+
+    def _alias(self, event: Any) -> Any:
+        if event.anchor not in self._anchors:
+            raise self._fault(
+                event,
+                "this alias stands before what it names is complete: write the value, in quotes if "
+                "it starts with *",
+            )
+        value, count = self._anchors[event.anchor]
+        self._values += count
+        return value
+
+    def _fresh(self, event: Any, place: Place) -> Any:
+        if event.tag is not None:
+            message = "tags are not read: leave it out, or quote a value that starts with !"
+            raise self._fault(event, message)
+        if isinstance(event, yaml.ScalarEvent):
+            return _scalar(event.value) if event.implicit[0] else event.value
+        if len(place) >= MAX_DEPTH:
+            raise self._fault(event, f"values are nested more than {MAX_DEPTH} deep")
+        if isinstance(event, yaml.SequenceStartEvent):
+            return [
+                self._value(item, (*place, index))
+                for index, item in enumerate(self._until(yaml.SequenceEndEvent))
+            ]
+        return self._mapping(place)
+
+    def _mapping(self, place: Place) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        for event in self._until(yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self._fault(event, "a key must be text")
+            inner = (*place, event.value)
+            if event.value in found:
+                double = f"this name stands twice, first in line {self._lines[inner]}: keep one"
+                self._errors += self._fault(event, double).errors
+            self._lines.setdefault(inner, _line(event.start_mark))
+            found[event.value] = self._value(self._next(), inner)
+        return found
+
+    def _until(self, end: type) -> Iterator[Any]:
+        while not isinstance(event := self._next(), end):
+            yield event
+
+
+def _scalar(text: str) -> Any:
+    """Resolve a plain scalar; a number too long to mean one stays text."""
+    if text in _WORDS:
+        return _WORDS[text]
+    return int(text) if _WHOLE.fullmatch(text) else text

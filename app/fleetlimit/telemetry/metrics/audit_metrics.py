@@ -1,0 +1,37 @@
+"""Shows what the audit found, and of which policies."""
+
+from prometheus_client import CollectorRegistry
+
+from fleetlimit.limiter.events import Audited
+from fleetlimit.telemetry import names
+from fleetlimit.telemetry.metrics._factories import counter, gauge
+
+
+class AuditMetrics:
+    """Gauges and counters of the audit; without an audit they have no series.
+
+    Args:
+        registry: Where they are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._overshoot = gauge(names.AUDIT_OVERSHOOT, registry)
+        self._keys = gauge(names.AUDIT_KEYS, registry)
+        self._windows = counter(names.AUDIT_WINDOWS, registry)
+        self._admitted = counter(names.AUDIT_ADMITTED, registry)
+        self._permitted = counter(names.AUDIT_PERMITTED, registry)
+        self._shown: set[str] = set()
+
+    def show(self, event: Audited) -> None:
+        """Show these policies, and nothing more of those that are gone."""
+        for audit in event.policies:
+            self._overshoot.labels(audit.policy).set(audit.overshoot)
+            self._keys.labels(audit.policy).set(audit.keys)
+            self._windows.labels(audit.policy).inc(audit.windows)
+            self._admitted.labels(audit.policy).inc(audit.admitted)
+            self._permitted.labels(audit.policy).inc(audit.permitted)
+        shown = {audit.policy for audit in event.policies}
+        for stale in self._shown - shown:
+            self._overshoot.remove(stale)
+            self._keys.remove(stale)
+        self._shown = shown

@@ -1,0 +1,93 @@
+"""Slices over a real store: few calls, nothing beyond the limit, and a replica that dies."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.policy import KeyKind, KeyPart
+from fleetlimit.core.quota import Algorithm, rate_quota
+from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.redis.store import RedisStore
+from support.audit import Fleet
+from support.clock import MovedClock
+from support.limiter import rate, remaining
+from support.stores import PATIENT
+
+GLOBAL = (KeyPart(KeyKind.GLOBAL),)
+LIFE_US = 360_000_000
+POLICIES = (
+    rate("bucket", "1000/hour", key=GLOBAL, lease=0.1),
+    rate(
+        "window", rate_quota("1000/hour", algorithm=Algorithm.FIXED_WINDOW), key=GLOBAL, lease=0.1
+    ),
+    rate("both", "2000/hour", rate_quota("1000/minute", cost=2), key=GLOBAL, lease=0.2),
+)
+
+
+@pytest.fixture
+async def fleet(valkey: EmbeddedValkey) -> AsyncIterator[Fleet]:
+    """Return two replicas, each with its own way to an empty store."""
+    clock = MovedClock()
+    made = Fleet(
+        clock,
+        lambda: RedisStore(valkey.url, KeyScheme(), timeouts=PATIENT, now_us=clock),
+        *POLICIES,
+        replicas=("a", "b"),
+    )
+    for limiter in made.members.values():
+        await limiter.store.open()
+    await _client(made).flushall()
+    yield made
+    await made.aclose()
+
+
+def _client(fleet: Fleet) -> Any:
+    return fleet["a"].store.client  # type: ignore[attr-defined]  # it is one of these
+
+
+async def calls(fleet: Fleet) -> int:
+    """Return how many scripts the server has run."""
+    stats = await _client(fleet).info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+async def left(fleet: Fleet, policy: str) -> int:
+    """Return what the store has left of the first limit."""
+    decision = await fleet["a"].peek(policy, principal="ann", cost=0)
+    return remaining(decision.results[0].limits[0])
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "made"), [("bucket", 900, 70), ("window", 1_000, 71), ("both", 400, 65)]
+)
+async def test_few_calls_and_nothing_beyond(
+    fleet: Fleet, policy: str, limit: int, made: int
+) -> None:
+    """Of 1,200 checks as many pass as the bucket holds, and only the last need a call each."""
+    before = await calls(fleet)
+    passed = 0
+    # One after the other, so that no two of them could leave together.
+    for _ in range(6):
+        for name in ("a", "b"):
+            passed += await fleet.spend(name, policy, "ann", times=100)
+    assert passed == limit
+    assert await calls(fleet) - before == made
+    await fleet.settled()
+    assert (fleet.found(), fleet.overshoot(policy)) == ([], 0)
+
+
+@pytest.mark.parametrize("policy", ["bucket", "window"])
+async def test_a_replica_that_dies(fleet: Fleet, policy: str) -> None:
+    """A slice at most is lost, until the bucket has gained it, or to the end of the window."""
+    held = await left(fleet, policy)
+    passed = await fleet.spend("b", policy, "ann", times=150)
+    lost = held - passed - await left(fleet, policy)
+    dead = fleet.members.pop("b")
+    assert 0 < lost <= 100
+    assert await fleet.spend("a", policy, "ann", times=1_000) == held - passed - lost
+    fleet.clock.advance(LIFE_US)
+    gained = 100 if policy == "bucket" else 0
+    assert await fleet.spend("a", policy, "ann", times=1_000) == gained
+    await dead.aclose()

@@ -1,0 +1,48 @@
+"""The audit of a whole Fleetlimit: from its settings to what a scraper reads."""
+
+import re
+
+from fleetlimit.bootstrap.fleetlimit import Fleetlimit
+from fleetlimit.bootstrap.settings import Settings
+from fleetlimit.core.policy import PolicySet
+from fleetlimit.testing import MovedClock
+from support.limiter import rate
+
+POLICIES = PolicySet([rate("exports", "6/minute")])
+
+
+def metrics(fleetlimit: Fleetlimit) -> dict[str, float]:
+    """Return the audit's series of the policy."""
+    text = fleetlimit.metrics.render()[0].decode()
+    found = re.findall(r'^(fleetlimit_audit_\w+){policy="exports"} (\S+)$', text, re.MULTILINE)
+    return {name: float(value) for name, value in found if not name.endswith("_created")}
+
+
+async def test_audit_is_on_by_default() -> None:
+    """What was let in beyond a limit is in the metrics half a minute later."""
+    clock = MovedClock()
+    fleetlimit = Fleetlimit(policies=POLICIES, settings=Settings(), clock=clock)
+    fleetlimit.enforce()
+    limiter = fleetlimit.limiter
+    for _ in range(2):
+        for _ in range(6):
+            assert (await limiter.check("exports", principal="ann")).allowed
+        await limiter.store.forget([*limiter.audit.sample._buckets])
+    for _ in range(15):
+        clock.move(2)
+        await limiter.audit.beat()
+    assert metrics(fleetlimit) == {
+        "fleetlimit_audit_overshoot": 5,
+        "fleetlimit_audit_keys": 1,
+        "fleetlimit_audit_windows_total": 4,
+        "fleetlimit_audit_admitted_units_total": 12,
+        "fleetlimit_audit_permitted_units_total": 6 + 4 * 0.5,
+    }
+
+
+async def test_audit_can_be_switched_off() -> None:
+    """Then nothing is counted, and nothing shown."""
+    async with Fleetlimit(policies=POLICIES, settings=Settings(audit_keys=0)) as fleetlimit:
+        await fleetlimit.limiter.check("exports", principal="ann")
+        assert metrics(fleetlimit) == {}
+        assert fleetlimit.limiter.audit.sample._buckets == {}

@@ -1,0 +1,38 @@
+"""Shared by unit tests: no variables of the machine, and logging restored after each test."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away every variable that the service reads, and let the test set its own."""
+    for name in list(os.environ):
+        if name.startswith(("FLEETLIMIT_", "OTEL_", "POD_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_logging() -> Iterator[None]:
+    """Log as inside somebody else's app, whatever other tests configured, and put it back."""
+    configured, config = structlog.is_configured(), structlog.get_config()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+    if configured:
+        structlog.configure(**config)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Return what was logged, information included."""
+    caplog.set_level(logging.INFO, "fleetlimit")
+    return caplog

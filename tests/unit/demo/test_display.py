@@ -1,0 +1,100 @@
+"""What the demonstration shows."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fleetlimit.demo.display import LiveView, PlainView, View, headline, open_view, save_picture
+from fleetlimit.demo.results import Tally
+from fleetlimit.demo.verdict import principal_rows
+from support.demo import CALLERS, START_US, answered, verdict_of
+
+
+@pytest.mark.parametrize(
+    ("tally", "lost", "expected"),
+    [
+        (answered(200, 429), 0, "The limit holds"),
+        (answered(200, 200, 200, 200), 0, "The limit does not hold: 1 too many"),
+        (answered(429, 429), 1, "The limit holds, but the counts do not agree"),
+        (answered(503), 0, "Nothing was decided: every request failed"),
+    ],
+)
+def test_the_headline_says_what_matters_most(tally: Tally, lost: int, expected: str) -> None:
+    """Overshoot goes before counts that differ, and both before a green line."""
+    assert headline(verdict_of(tally, lost_in_log=lost)) == expected
+
+
+def test_json_is_all_there_is_on_the_output() -> None:
+    """Notes go elsewhere, so that a script can read the output as it is."""
+    out, notes = io.StringIO(), io.StringIO()
+    verdict = verdict_of(answered(200, 429))
+    with PlainView(out, notes, as_json=True) as view:
+        view.tell("starting")
+        _show(view, answered(200))
+        view.end(verdict)
+    assert json.loads(out.getvalue()) == verdict.as_json()
+    assert notes.getvalue() == "starting\n"
+
+
+@pytest.mark.parametrize("calls", [7, None])
+def test_outside_a_terminal_only_the_result_is_shown(calls: int | None) -> None:
+    """The tables and the verdict are written once, without colours."""
+    out = io.StringIO()
+    verdict = verdict_of(answered(200, 200, 200, 200, 429), calls=calls)
+    with PlainView(out, io.StringIO(), as_json=False) as view:
+        view.end(verdict)
+    text = out.getvalue()
+    assert "\x1b" not in text
+    assert "The limit does not hold: 1 too many" in text
+    assert text.count("replica-1") == 1
+    assert "3/hour" in text
+    assert "+1" in text
+    assert ("none" if calls is None else "1.40") in text
+
+
+def test_a_terminal_shows_the_counts_as_they_grow() -> None:
+    """The bar and both tables are drawn while answers come, then the verdict in their place."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, height=50)
+    with LiveView(console, 5) as view:
+        view.tell("sending 5 requests")
+        _show(view, answered(200, 429))
+        _show(view, answered(200, 429, 200))
+        view.end(verdict_of(answered(200, 429, 200)))
+    text = screen.getvalue()
+    for part in ("sending 5 requests", "replica-2", "alice", "The limit holds"):
+        assert part in text
+
+
+def test_the_view_fits_the_output() -> None:
+    """A file gets the result alone, whatever was asked for."""
+    assert isinstance(open_view(as_json=False, requests=1, out=io.StringIO()), PlainView)
+
+
+def test_a_terminal_is_live_unless_json_is_asked_for() -> None:
+    """A script may well run in a terminal."""
+    terminal = _Terminal()
+    assert isinstance(open_view(as_json=False, requests=1, out=terminal), LiveView)
+    assert isinstance(open_view(as_json=True, requests=1, out=terminal), PlainView)
+
+
+def _show(view: View, tally: Tally) -> None:
+    view.show(tally, principal_rows(CALLERS, tally, START_US, START_US + 1))
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_picture_of_the_result_can_be_saved(tmp_path: Path) -> None:
+    """The picture is an SVG with the verdict in it, small enough for a README."""
+    file = tmp_path / "demo.svg"
+    save_picture(file, verdict_of(answered(200, 429)))
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith("<svg")
+    assert "The&#160;limit&#160;holds" in text
+    assert len(text) < 200_000

@@ -1,0 +1,164 @@
+"""Only keys whose hash is in the file name a principal."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from fleetlimit.core.subject import Principal
+from fleetlimit.errors import ConfigError, IdentityError
+from fleetlimit.identity import ApiKeys
+from fleetlimit.identity.api_keys import MAX_FILE_BYTES
+from support.identity import request
+
+ALICE = hashlib.sha256(b"alice-key").hexdigest()
+BOB = hashlib.sha256(b"bob-key").hexdigest()
+GOOD = f"""\
+keys:
+  - {{sha256: {ALICE}, principal: alice, tier: pro}}
+  - sha256: {BOB.upper()}
+    principal: 0123
+    tier:
+"""
+
+
+def write(folder: Path, text: str | bytes, name: str = "keys.yaml") -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+async def test_a_known_key_names_its_principal_and_tier(tmp_path: Path) -> None:
+    """The SHA-256 of the presented key finds the principal; values are taken as written."""
+    keys = ApiKeys(write(tmp_path, GOOD))
+    alice = await keys.resolve(request(("X-API-Key", "alice-key")))
+    assert alice == Principal("alice", "pro", source="api_key")
+    bob = await keys.resolve(request(("X-API-Key", "bob-key")))
+    assert bob == Principal("0123", "", source="api_key")
+
+
+async def test_the_header_can_be_named(tmp_path: Path) -> None:
+    """The key is read from the configured header alone."""
+    keys = ApiKeys(write(tmp_path, GOOD), header="Api-Token")
+    assert await keys.resolve(request(("X-API-Key", "alice-key"))) is None
+    assert await keys.resolve(request(("Api-Token", "alice-key"))) is not None
+
+
+async def test_json_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    """JSON is YAML."""
+    document = json.dumps({"keys": [{"sha256": ALICE, "principal": "alice"}]}, indent="\t")
+    keys = ApiKeys(write(tmp_path, b"\xef\xbb\xbf" + document.encode(), "keys.json"))
+    assert await keys.resolve(request(("X-API-Key", "alice-key"))) == Principal(
+        "alice", source="api_key"
+    )
+
+
+@pytest.mark.parametrize("headers", [[], [("X-API-Key", "")]])
+async def test_no_key_is_no_error(tmp_path: Path, headers: list[tuple[str, str]]) -> None:
+    """A request without a key, or with an empty one, presented no credential."""
+    assert await ApiKeys(write(tmp_path, GOOD)).resolve(request(*headers)) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        (b"guess", "unknown_api_key"),
+        (ALICE.encode(), "unknown_api_key"),
+        (b"\xff\x00\xfe", "unknown_api_key"),
+        (b"k" * 1024, "unknown_api_key"),
+        (b"k" * 1025, "too_long"),
+        (b"k" * 65536, "too_long"),
+    ],
+)
+async def test_hostile_keys_are_refused(tmp_path: Path, key: bytes, reason: str) -> None:
+    """Unknown, huge and binary keys verify nobody and are not quoted."""
+    with pytest.raises(IdentityError) as caught:
+        await ApiKeys(write(tmp_path, GOOD)).resolve(request(("X-API-Key", key)))
+    assert caught.value.reason == reason
+    assert "guess" not in str(caught.value)
+
+
+ERRORS: dict[str, tuple[str | bytes, str]] = {
+    "empty": ("", "keys.yaml:1: keys: Field required"),
+    "list": ("- a", "write `keys:`"),
+    "no_keys": ("other: 1", "keys: Field required"),
+    "unknown_top_name": ("keys: []\nkesy: []", "keys.yaml:2: .*write one of keys"),
+    "unknown_name": (
+        f"keys:\n- sha256: {ALICE}\n  principal: a\n  hunter2-secret: x",
+        "keys.yaml:4: .*write one of sha256, principal, tier",
+    ),
+    "plain_key": (
+        "keys:\n- principal: a\n  sha256: hunter2-secret",
+        r"keys.yaml:3: keys.0.sha256: .*sha256sum",
+    ),
+    "no_principal": (f"keys:\n\n- sha256: {ALICE}", "keys.yaml:3: keys.0.principal: Field"),
+    "empty_principal": (f"keys:\n- sha256: {ALICE}\n  principal: ''", "keys.yaml:3: "),
+    "duplicate": (
+        f"keys:\n- {{sha256: {ALICE}, principal: a}}\n- {{sha256: {ALICE}, principal: b}}",
+        r"keys.yaml:3: keys\[1\] has the same hash as keys\[0\]",
+    ),
+    "same_name_twice": ("keys: []\nkeys: []", "keys.yaml:2: this name stands twice"),
+    "name_in_place_of_a_word": (
+        f"keys:\n- {{sha256: {ALICE}, principal: true}}",
+        "keys.yaml:2: keys.0.principal: Input should be a valid string",
+    ),
+    "undefined_alias": ("keys:\n- principal: *hunter2-secret", "keys.yaml:2: .*in quotes"),
+    "undefined_tag": ("keys:\n- principal: !hunter2-secret", "keys.yaml:2: .*quote"),
+    "undefined_tag_handle": ("keys:\n- principal: !hunter2!secret", "keys.yaml:2: .*found undef"),
+    "binary": (b"\xff\xfe\x00hunter2-secret", "save the file as UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_bad_yaml_file_is_refused_with_its_place(tmp_path: Path, name: str) -> None:
+    """Each error names the file, the line where there is one, and never quotes a value."""
+    text, message = ERRORS[name]
+    with pytest.raises(ConfigError, match=message) as caught:
+        ApiKeys(write(tmp_path, text))
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{\n"keys": hunter2-secret}', "keys.json:2: keys: Input should be"),
+        ('{"keys": [], "keys": []}', "keys.json:1: this name stands twice"),
+        ('{"keys":\n[{"sha256": 7, "principal": "a"}]}', "keys.json:2: keys.0.sha256: not 64"),
+        ("[" * 100_000, "nested more than 32 deep"),
+    ],
+)
+def test_a_bad_json_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """JSON errors name the file and the line."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        ApiKeys(write(tmp_path, text, "keys.json"))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_every_error_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
+    """Two mistakes give one message with both places."""
+    text = "keys:\n- {sha256: x, principal: a}\n- {sha256: y, principal: b}"
+    with pytest.raises(ConfigError, match=r"keys.yaml:2: .*\n.*keys.yaml:3: "):
+        ApiKeys(write(tmp_path, text))
+
+
+def test_a_file_may_be_large(tmp_path: Path) -> None:
+    """A file of far more keys than a ConfigMap holds is read, one beyond every bound is not."""
+    path = write(tmp_path, f"{GOOD}#{'k' * 2**20}")
+    assert ApiKeys(path)
+    path.write_bytes(b"#" * (MAX_FILE_BYTES + 1))
+    with pytest.raises(ConfigError, match="above 16,777,216 bytes"):
+        ApiKeys(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """A file that is not there is an error of the configuration."""
+    with pytest.raises(ConfigError, match="No such file"):
+        ApiKeys(tmp_path / "none.yaml")
+
+
+def test_a_bad_header_name_is_refused(tmp_path: Path) -> None:
+    """A header name with a space can never be sent."""
+    with pytest.raises(ConfigError, match="write X-API-Key"):
+        ApiKeys(write(tmp_path, GOOD), header="X API Key")

@@ -1,0 +1,177 @@
+"""Only tokens that the issuer signed for this audience, and that still hold, name a principal."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleetlimit.core.subject import Principal
+from fleetlimit.errors import ConfigError
+from fleetlimit.identity import BearerTokens, FileKeys, RemoteKeys
+from fleetlimit.identity.bearer import TokenCache
+from support.identity import (
+    AUDIENCE,
+    ISSUER,
+    NOW,
+    Clock,
+    bearer,
+    jwks,
+    jwks_server,
+    refusal,
+    request,
+    rsa_jwk,
+    segment,
+    token,
+    unsigned,
+)
+
+
+@pytest.mark.parametrize(
+    ("kid", "algorithm"), [("one", "RS256"), ("two", "PS256"), ("ec", "ES256")]
+)
+async def test_a_good_token_names_its_subject(
+    tokens: BearerTokens, kid: str, algorithm: str
+) -> None:
+    """The principal is `sub`; the tier is the claim that the operator names."""
+    principal = await tokens.resolve(bearer(token(kid, algorithm, plan="pro")))
+    assert principal == Principal("alice", "pro", source="jwt")
+
+
+@pytest.mark.parametrize("plan", [None, 3, ["pro"]])
+async def test_a_tier_that_is_no_text_is_no_tier(tokens: BearerTokens, plan: Any) -> None:
+    """A missing or structured tier claim gives the empty tier."""
+    principal = await tokens.resolve(bearer(token(plan=plan)))
+    assert principal == Principal("alice", "", source="jwt")
+
+
+@pytest.mark.parametrize("value", ["bearer", "BEARER", "Bearer "])
+async def test_the_scheme_is_case_insensitive(tokens: BearerTokens, value: str) -> None:
+    """RFC 9110 names authentication schemes without regard to case."""
+    assert await tokens.resolve(request(("Authorization", f"{value} {token()}"))) is not None
+
+
+@pytest.mark.parametrize(
+    "headers", [[], [("Authorization", "Basic YTpi")], [("Authorization", "BearerX y")]]
+)
+async def test_other_schemes_are_left_alone(
+    tokens: BearerTokens, headers: list[tuple[str, str]]
+) -> None:
+    """An Authorization header that is not Bearer presents no credential of ours."""
+    assert await tokens.resolve(request(*headers)) is None
+
+
+async def test_an_issuer_whose_clock_is_a_little_ahead_is_accepted(tokens: BearerTokens) -> None:
+    """`nbf` may lie up to 30 seconds ahead; `iat` is not compared."""
+    assert await tokens.resolve(bearer(token(nbf=NOW + 30, iat=NOW + 30))) is not None
+
+
+async def test_any_of_several_audiences_will_do(tmp_path: Path, clock: Clock) -> None:
+    """The token must be for one of the audiences that the operator names."""
+    path = tmp_path / "jwks.json"
+    path.write_bytes(jwks(rsa_jwk("one")))
+    tokens = BearerTokens(FileKeys(path), issuer=ISSUER, audience=["a", "b"], clock=clock)
+    assert await tokens.resolve(bearer(token(aud=["x", "b"]))) is not None
+    assert await refusal(tokens, token(aud=["x"])) == "audience"
+
+
+async def test_a_verified_token_is_not_verified_again_and_never_outlives_exp(
+    tokens: BearerTokens, clock: Clock, tmp_path: Path
+) -> None:
+    """The cache answers for a token until its exp, and then refuses it at once."""
+    presented = token(exp=NOW + 5)
+    assert await tokens.resolve(bearer(presented)) is not None
+    (tmp_path / "jwks.json").write_bytes(jwks(rsa_jwk("two")))
+    tokens._keys = FileKeys(tmp_path / "jwks.json")
+    clock.now += 4.9
+    assert await tokens.resolve(bearer(presented)) is not None
+    clock.now += 0.1
+    assert await refusal(tokens, presented) == "unknown_key"
+
+
+async def test_an_expired_token_is_refused_though_it_was_cached(
+    tokens: BearerTokens, clock: Clock
+) -> None:
+    """At its exp a cached token is expired."""
+    presented = token(exp=NOW + 5)
+    assert await tokens.resolve(bearer(presented)) is not None
+    clock.now += 5
+    assert await refusal(tokens, presented) == "expired"
+
+
+async def test_a_withdrawn_key_stops_verifying_within_a_minute(
+    tokens: BearerTokens, clock: Clock, tmp_path: Path
+) -> None:
+    """A cached token is verified again after 60 seconds, with the keys of that time."""
+    presented = token()
+    assert await tokens.resolve(bearer(presented)) is not None
+    (tmp_path / "jwks.json").write_bytes(jwks(rsa_jwk("two")))
+    tokens._keys = FileKeys(tmp_path / "jwks.json")
+    clock.now += 60
+    assert await refusal(tokens, presented) == "unknown_key"
+
+
+def test_the_cache_is_bounded_and_keeps_what_is_used() -> None:
+    """The token that was not used for longest leaves a full cache."""
+    cache = TokenCache(2, 60)
+    alice = Principal("alice")
+    for name in (b"a", b"b"):
+        cache.put(name, alice, now=0, expires=100)
+    assert cache.get(b"a", 1) == alice
+    cache.put(b"c", alice, now=1, expires=100)
+    assert len(cache) == 2
+    assert cache.get(b"b", 1) is None
+    assert cache.get(b"a", 1) == alice
+    assert cache.get(b"a", 60) is None
+    assert len(cache) == 1
+
+
+async def test_tokens_verify_with_keys_from_a_server(clock: Clock) -> None:
+    """A token verifies with keys fetched over HTTP, and made-up kids fetch nothing more."""
+    with jwks_server(jwks(rsa_jwk("one"))) as server:
+        tokens = BearerTokens(RemoteKeys(server.url), issuer=ISSUER, audience=AUDIENCE, clock=clock)
+        assert await tokens.resolve(bearer(token())) == Principal("alice", source="jwt")
+        for number in range(5):
+            assert (
+                await refusal(
+                    tokens,
+                    token("one").replace(
+                        token("one").split(".")[0],
+                        segment({"alg": "RS256", "kid": f"made-up-{number}"}),
+                    ),
+                )
+                == "unknown_key"
+            )
+        assert server.hits == 1
+
+
+async def test_an_unacceptable_algorithm_fetches_no_keys(clock: Clock) -> None:
+    """A token that could never verify does not reach the issuer's server."""
+
+    def fetch(_url: str, _timeout: float) -> bytes:
+        raise AssertionError("fetched")
+
+    keys = RemoteKeys("https://issuer.example/jwks", fetch=fetch)
+    tokens = BearerTokens(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock)
+    assert await refusal(tokens, unsigned()) == "algorithm"
+    assert keys._refresh is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"algorithms": ["none"]}, "unsigned tokens"),
+        ({"algorithms": ["RS256", "HS256"]}, "shared secrets"),
+        ({"algorithms": []}, "write some of"),
+        ({"algorithms": "HS256"}, "write some of"),
+        ({"issuer": ""}, "jwt.issuer"),
+        ({"audience": ""}, "jwt.audience"),
+        ({"audience": []}, "jwt.audience"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    """Settings that would accept too much or nothing are refused, with the fix."""
+    path = tmp_path / "jwks.json"
+    path.write_bytes(jwks(rsa_jwk("one")))
+    settings = {"issuer": ISSUER, "audience": AUDIENCE, **arguments}
+    with pytest.raises(ConfigError, match=message):
+        BearerTokens(FileKeys(path), **settings)

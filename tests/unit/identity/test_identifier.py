@@ -1,0 +1,149 @@
+"""The first credential that verifies names the caller; nothing that is presented raises."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fleetlimit.identity
+from fleetlimit.core.subject import Identity, Principal
+from fleetlimit.errors import IdentityError
+from fleetlimit.identity import ApiKeys, BearerTokens, ClientAddress, FileKeys, RequestIdentifier
+from fleetlimit.identity.credentials import Reason
+from fleetlimit.web.http_limiter import Identifier
+from support.identity import AUDIENCE, ISSUER, Clock, jwks, request, rsa_jwk, token
+
+KEY = ("X-API-Key", "alice-key")
+BAD_KEY = ("X-API-Key", "guess")
+BAD_TOKEN = ("Authorization", "Bearer guess")
+
+
+def good_token() -> tuple[str, str]:
+    return ("Authorization", f"Bearer {token(sub='bob')}")
+
+
+async def custom(scope: Mapping[str, Any]) -> Principal | None:
+    """Verify the header `X-Custom`: its value is the name, except `bad`, `bug` and `text`."""
+    name = dict(scope["headers"]).get(b"x-custom", b"").decode()
+    match name:
+        case "":
+            return None
+        case "bad":
+            raise IdentityError("bad", reason="cookie")
+        case "bug":
+            raise ZeroDivisionError
+        case "text":
+            return "carol"  # type: ignore[return-value] # what a careless resolver does
+        case _:
+            return Principal(name, "gold", source="jwt")
+
+
+@pytest.fixture(name="identifier")
+def _identifier(tmp_path: Path) -> Identifier:
+    keys = tmp_path / "keys.yaml"
+    digest = hashlib.sha256(b"alice-key").hexdigest()
+    keys.write_text(f"keys: [{{sha256: {digest}, principal: alice, tier: pro}}]")
+    document = tmp_path / "jwks.json"
+    document.write_bytes(jwks(rsa_jwk("one")))
+    tokens = BearerTokens(FileKeys(document), issuer=ISSUER, audience=AUDIENCE, clock=Clock())
+    return RequestIdentifier(ClientAddress(), api_keys=ApiKeys(keys), jwt=tokens, resolver=custom)
+
+
+ALICE = Principal("alice", "pro", source="api_key")
+BOB = Principal("bob", source="jwt")
+CAROL = Principal("carol", "gold", source="custom")
+
+
+@pytest.mark.parametrize(
+    ("headers", "principal"),
+    [
+        ([KEY], ALICE),
+        ([good_token()], BOB),
+        ([("X-Custom", "carol")], CAROL),
+        ([KEY, good_token(), ("X-Custom", "carol")], ALICE),
+        ([good_token(), ("X-Custom", "carol")], BOB),
+        ([BAD_KEY, good_token()], BOB),
+        ([KEY, BAD_TOKEN], ALICE),
+        ([BAD_KEY, BAD_TOKEN, ("X-Custom", "carol")], CAROL),
+    ],
+)
+async def test_the_first_credential_that_verifies_names_the_principal(
+    identifier: Identifier, headers: list[tuple[str, str]], principal: Principal
+) -> None:
+    """API key, token, own resolver, in this order; a verified one leaves no error."""
+    assert await identifier.identify(request(*headers)) == Identity("192.0.2.1", principal)
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ([BAD_KEY], "unknown_api_key"),
+        ([BAD_TOKEN], "malformed"),
+        ([BAD_KEY, BAD_TOKEN], "unknown_api_key"),
+        ([("X-Custom", "bad")], "cookie"),
+        ([BAD_TOKEN, ("X-Custom", "bad")], "malformed"),
+    ],
+)
+async def test_a_credential_that_does_not_verify_is_an_error_and_no_principal(
+    identifier: Identifier, headers: list[tuple[str, str]], reason: str
+) -> None:
+    """The caller is counted by address, and learns the first reason."""
+    identity = await identifier.identify(request(*headers))
+    assert identity.client_address == "192.0.2.1"
+    assert identity.principal is None
+    assert identity.error is not None
+    assert identity.error.reason == reason
+
+
+@pytest.mark.parametrize("name", ["bug", "text"])
+async def test_a_resolver_with_a_bug_fails_no_request(
+    identifier: Identifier, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a resolver raises or returns is logged, and the request is anonymous."""
+    identity = await identifier.identify(request(("X-Custom", name)))
+    again = await identifier.identify(request(BAD_KEY, ("X-Custom", name)))
+    assert identity.principal is None
+    assert identity.error is not None
+    assert identity.error.reason == Reason.RESOLVER_FAILED
+    assert again.error is not None
+    assert again.error.reason == Reason.UNKNOWN_API_KEY
+    assert [(each.name, each.message) for each in caplog.records] == [
+        ("fleetlimit", "identity.resolver_failed")
+    ] * 2
+    assert all(each.exc_info for each in caplog.records)
+
+
+@pytest.mark.parametrize("headers", [[], [("Authorization", "Basic YTpi")]])
+async def test_no_credential_is_no_error(
+    identifier: Identifier, headers: list[tuple[str, str]]
+) -> None:
+    """A request without a credential of ours has an address only."""
+    assert await identifier.identify(request(*headers)) == Identity("192.0.2.1")
+
+
+async def test_credentials_that_are_not_configured_are_ignored() -> None:
+    """Without verifiers every request is anonymous, whatever it presents."""
+    identity = await RequestIdentifier(ClientAddress()).identify(request(KEY, BAD_TOKEN))
+    assert identity == Identity("192.0.2.1")
+
+
+async def test_two_callers_never_share_an_identity(identifier: Identifier) -> None:
+    """fastapi-limiter #80, PyrateLimiter #238: other keys, tokens and addresses are others."""
+    scopes = [
+        request(KEY),
+        request(good_token()),
+        request(("X-Custom", "alice")),
+        request(),
+        request(client=("192.0.2.2", 1)),
+    ]
+    identities = [await identifier.identify(scope) for scope in scopes]
+    assert len({(who.client_address, who.principal) for who in identities}) == len(scopes)
+
+
+def test_the_public_names_are_sorted_and_exist() -> None:
+    """`__all__` is what the package offers."""
+    names = fleetlimit.identity.__all__
+    assert names == sorted(names)
+    assert all(hasattr(fleetlimit.identity, name) for name in names)

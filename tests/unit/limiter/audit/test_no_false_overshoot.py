@@ -1,0 +1,129 @@
+"""Whatever replicas do over a store that keeps its limits, the audit reads 0."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from itertools import count
+from typing import TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
+from fleetlimit.errors import StoreUnavailable
+from fleetlimit.limiter.ports import Heard, Posted, Taken
+from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.stores.memory import MemoryStore
+from support.audit import Fleet
+from support.clock import MovedClock
+from support.limiter import rate
+
+Answer = TypeVar("Answer")
+CALLERS = [f"caller{number}" for number in range(4)]
+KEEPERS, MORTALS = ("b", "d"), ("a", "c", "e")
+"""Replicas that give back and live on, and replicas that may die with what they did not state."""
+AUDITED = [each for each in Algorithm if each is not Algorithm.CONCURRENCY]
+
+
+def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
+    def build(limit: int, burst: int, period_ms: int) -> Quota:
+        burst = burst if algorithm is Algorithm.TOKEN_BUCKET else limit
+        return Quota(algorithm, limit, period_ms * MILLISECOND_US, burst)
+
+    periods = st.sampled_from([900, 5_000, 7_000, 20_000, 60_000])
+    return st.builds(build, st.integers(1, 9), st.integers(1, 9), periods)
+
+
+WAITS_US = st.sampled_from([0, 1_000, 500_000, 1_900_000, 2_000_000, 4_000_000, 7_000_000])
+NUMBER, CALLER, UNITS = st.integers(0, 9), st.sampled_from(CALLERS), st.integers(0, 9)
+ASK = st.tuples(st.just("ask"), NUMBER, CALLER, UNITS)
+GIVE = st.tuples(st.just("give"), NUMBER, st.just(""), UNITS)
+WAIT = st.tuples(st.just("wait"), WAITS_US, st.just(""), st.just(0))
+RESET = st.tuples(st.just("reset"), st.integers(0, 1), CALLER, st.just(0))
+CUT = st.tuples(st.just("cut"), st.just(0), st.just(""), st.just(0))
+LONG = st.tuples(
+    st.just("wait"), st.sampled_from([20_000_000, 60_000_000]), st.just(""), st.just(0)
+)
+TURN = st.tuples(st.just("turn"), st.sampled_from(MORTALS), st.just(""), st.just(0))
+STEP = st.one_of(ASK, ASK, ASK, ASK, GIVE, GIVE, WAIT, WAIT, WAIT, CUT, LONG, RESET, TURN)
+Step = tuple[str, int | str, str, int]
+
+
+class CutOff(MemoryStore):
+    """A store that can be away; what it was asked just then it may have done all the same."""
+
+    away = False
+
+    async def take(
+        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
+    ) -> Taken:
+        """Decide."""
+        return self._answer(await super().take(charges, commit=commit))
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
+        """Correct."""
+        return self._answer(await super().settle(settlements))
+
+    async def forget(self, keys: Sequence[str]) -> int:
+        """Forget."""
+        return self._answer(await super().forget(keys))
+
+    async def audit(
+        self, replica: str, statement: str, word: str, ttl_us: int, *, last: bool = False
+    ) -> Posted:
+        """Keep a statement."""
+        self._answer(None)
+        return await super().audit(replica, statement, word, ttl_us, last=last)
+
+    def _answer(self, answer: Answer) -> Answer:
+        if self.away:
+            raise StoreUnavailable("away", kind="timeout")
+        return answer
+
+
+async def run(quota: Quota, steps: list[Step], keys: int) -> Fleet:
+    clock = MovedClock()
+    store = CutOff(clock)
+    fleet = Fleet(clock, lambda: store, rate("p", quota), replicas=KEEPERS + MORTALS, keys=keys)
+    held: list[Reservation] = []
+    numbers = count()
+    for verb, which, caller, units in steps:
+        if verb == "wait":
+            # As time goes by, statements are made.
+            await fleet.beats(int(which) / SECOND_US)
+        elif verb == "cut":
+            store.away = not store.away
+        elif verb == "turn":
+            # It dies, or another comes in its place.
+            if fleet.members.pop(str(which), None) is None:
+                fleet.join(str(which)).audit._replica += str(next(numbers))
+        elif verb == "reset":
+            with contextlib.suppress(StoreUnavailable):
+                await fleet[KEEPERS[int(which)]].reset("p", principal=caller)
+        elif verb == "give" and held:
+            await held.pop(int(which) % len(held)).commit(units)
+        elif verb == "ask":
+            name = sorted(fleet.members)[int(which) % len(fleet.members)]
+            cost = min(units, quota.burst)
+            reservation = await fleet[name].reserve("p", principal=caller, cost=cost)
+            if reservation.decision.allowed and name in KEEPERS:
+                held.append(reservation)
+    store.away = False
+    await fleet.settled()
+    await fleet.settled()
+    return fleet
+
+
+@pytest.mark.parametrize("algorithm", AUDITED)
+@given(data=st.data(), keys=st.sampled_from([1, 2, 32]))
+@settings(max_examples=60)
+def test_a_store_that_keeps_its_limits_reads_0(
+    algorithm: Algorithm, keys: int, data: st.DataObject
+) -> None:
+    """With any traffic, refunds, corrections, resets, deaths and changes of who compares."""
+    quota = data.draw(quotas(algorithm))
+    fleet = asyncio.run(run(quota, data.draw(st.lists(STEP, min_size=30, max_size=120)), keys))
+    assert fleet.found() == []
+    assert fleet.overshoot("p") == 0

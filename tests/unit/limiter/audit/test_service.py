@@ -1,0 +1,229 @@
+"""The audit: who compares, what is found, how long it is shown, and that it hurts nobody."""
+
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.policy import KeyPart, Mode, OnStoreError, PolicySet
+from fleetlimit.core.quota import SECOND_US, Algorithm
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.audit.ledger import SLOT_US
+from fleetlimit.limiter.audit.service import HELD_US, TTL_US
+from fleetlimit.limiter.events import Audited, OvershootFound, PolicyAudit
+from support.audit import Town, saturate
+from support.limiter import Bench, away, in_flight, rate, window
+from support.stores import quota_of
+
+
+async def test_a_limit_that_is_kept_reads_0(town: Town) -> None:
+    """One replica audits; the others say what they let in, and nobody more than is permitted."""
+    assert await saturate(town, "a", "b", "c") == 6
+    for _ in range(12):
+        await town.fleet.beats(5)
+        await saturate(town, "b", "c")
+    await town.fleet.settled()
+    assert town.fleet.found() == []
+    assert [town.fleet.said(name, "p").keys for name in "abc"] == [1, 0, 0]
+    admitted, permitted = (town.fleet.total("p", figure) for figure in ("admitted", "permitted"))
+    assert 12 <= admitted <= permitted
+    assert town.fleet.total("p", "windows") >= 12
+
+
+async def test_what_is_let_in_after_a_loss_is_found(town: Town) -> None:
+    """Buckets that start anew let in once more what all replicas together had let in."""
+    await saturate(town, "a", "b", "c")
+    await town.fleet.beats(1)
+    await town.lose_buckets()
+    assert await saturate(town, "b", "c") == 6
+    await town.fleet.settled()
+    assert town.fleet.overshoot("p") == 5
+    caller = KeyScheme().hash("p\0principal\0ann")
+    assert town.fleet.found() == [OvershootFound("p", "tb60", caller, 5)]
+    assert town.fleet.total("p", "admitted") == 12
+
+
+async def test_a_loss_is_found_whoever_audits_by_then(town: Town) -> None:
+    """A replica that begins to audit begins with the store's own word, and not with nothing.
+
+    Of the six units, what the slots' ends and the rounding of that word leave open is not found.
+    """
+    for _ in range(12):
+        await saturate(town, "a", "b", "c")
+        await town.fleet.beats(5)
+    del town.fleet.members["a"]
+    for _ in range(6):
+        await saturate(town, "b", "c")
+        await town.fleet.beats(5)
+    assert (town.fleet.said("b", "p").keys, town.fleet.found()) == (1, [])
+    await town.lose_buckets()
+    assert await saturate(town, "b", "c") == 6
+    await town.fleet.settled()
+    assert town.fleet.overshoot("p") >= 3
+
+
+async def test_a_loss_is_found_after_an_outage(town: Town) -> None:
+    """What was let in just before the store went away is stated when it is back."""
+    await town.fleet.beats(30)
+    await saturate(town, "b")
+    await town.lose_buckets()
+    # Nothing is stated while the store is away, for longer than statements are kept.
+    town.clock.advance(32 * SECOND_US)
+    assert await saturate(town, "c") == 6
+    await town.fleet.settled()
+    # Six were permitted, and three more in 32 s; the slots' ends leave one open.
+    assert town.fleet.overshoot("p") == 12 - 6 - 3 - 1
+
+
+async def test_what_was_found_is_shown_for_minutes(town: Town) -> None:
+    """It falls back by itself, also at a replica that does not audit any more."""
+    await saturate(town, "a")
+    await town.lose_buckets()
+    await saturate(town, "b")
+    await town.fleet.settled()
+    assert town.fleet.said("a", "p").overshoot == 5
+    town.fleet.join("0")
+    await town.fleet.beats(2)
+    await saturate(town, "a")
+    await town.fleet.settled()
+    assert town.fleet.said("0", "p").keys == 1
+    assert [town.fleet.said(name, "p").overshoot for name in "0a"] == [0, 5]
+    town.clock.advance(HELD_US)
+    await town.fleet.beat()
+    assert town.fleet.overshoot("p") == 0
+
+
+async def test_the_caller_with_the_most_is_shown(town: Town) -> None:
+    """Not the sum over callers; one line names the worst."""
+    for caller in ("ann", "bob"):
+        await town.fleet.spend("a", "p", caller, times=6)
+    await town.lose_buckets()
+    await town.fleet.spend("b", "p", "ann", times=2)
+    await town.fleet.spend("b", "p", "bob", times=4)
+    await town.fleet.settled()
+    assert town.fleet.overshoot("p") == 3
+    assert [event.units for event in town.fleet.found()] == [3]
+
+
+async def test_only_the_smallest_of_all_are_audited() -> None:
+    """The others are not counted as admitted either, once the bound is known."""
+    town = Town(keys=2)
+    for _ in range(30):
+        for number in range(9):
+            await town.fleet.spend("abc"[number % 3], "p", f"caller{number}")
+        await town.fleet.beats(5)
+    await town.fleet.settled()
+    assert town.fleet.said("a", "p").keys == 2
+    admitted, permitted = (town.fleet.total("p", figure) for figure in ("admitted", "permitted"))
+    assert 0 < admitted <= permitted
+    bounds = town.fleet["b"].audit._bounds
+    assert bounds is not None
+    assert list(bounds) == ["p token_bucket 6 60000000 6"]
+
+
+async def test_more_slots_than_are_kept(town: Town) -> None:
+    """Where slots are missing the audit starts anew, and does not take them for empty."""
+    await saturate(town, "b")
+    await town.fleet.settled()
+    a = town.fleet.members.pop("a")
+    # The auditor alone hears nothing for a while, and comes back.
+    for _ in range(12):
+        await town.fleet.beats(5)
+        await saturate(town, "b")
+    town.fleet.members["a"] = a
+    await town.fleet.settled()
+    assert (town.fleet.found(), town.fleet.said("a", "p").keys) == ([], 1)
+
+
+async def test_a_ledger_that_was_left_alone_for_long(town: Town) -> None:
+    """After more than an hour the audit starts anew."""
+    await saturate(town, "b")
+    await town.fleet.settled()
+    town.clock.advance(721 * SLOT_US)
+    await town.fleet.settled()
+    assert (town.fleet.found(), town.fleet.said("a", "p").keys) == ([], 0)
+
+
+async def test_what_is_not_let_in_by_the_store_is_not_audited() -> None:
+    """Shadow policies, leases, local shares, and whatever is let in without the store."""
+    shadow = rate("s", "1/minute", mode=Mode.SHADOW)
+    local = rate("l", "1/minute")
+    opened = rate("o", "1/minute", on_store_error=OnStoreError.ALLOW)
+    async with Bench(shadow, local, opened, in_flight("c", 1), failures=9) as bench:
+        await bench.limiter.check("s", principal="ann")
+        await bench.limiter.reserve("c", principal="ann")
+        bench.store.down = away()
+        for policy in ("l", "o"):
+            assert (await bench.limiter.check(policy, principal="ann")).allowed
+        assert '"accounts":{}' in bench.limiter.audit.sample.state()
+
+
+async def test_each_limit_is_judged_by_itself() -> None:
+    """A policy of two limits shows the worse one."""
+    town = Town(rate("p", "6/minute", quota_of(Algorithm.SLIDING_LOG, 6)))
+    await saturate(town, "a", "b")
+    await town.lose_buckets()
+    await saturate(town, "b", "c")
+    await town.fleet.settled()
+    (event,) = town.fleet.found()
+    assert (event.limit, event.units) == ("sl60", 6)
+    assert town.fleet.overshoot("p") == 6
+
+
+async def test_a_policy_that_is_gone_is_not_told_of(town: Town) -> None:
+    """Once nobody was counted under it for a while."""
+    await saturate(town, "a")
+    await town.fleet.beats(20)
+    for limiter in town.fleet.members.values():
+        limiter.policies.replace(PolicySet([rate("q", "1/minute")]))
+    await town.fleet.beats(310)
+    last = town.fleet.recorders["a"].of(Audited)[-1]
+    assert last == Audited((PolicyAudit("q", 0, 0, 0, 0, 0.0),))
+
+
+async def test_a_statement_of_another_release(town: Town) -> None:
+    """Is left out, and the rest is audited."""
+    await saturate(town, "a")
+    for _ in range(8):
+        await town.store.audit("z", "nonsense", "nonsense", TTL_US)
+        await town.fleet.beats(2)
+    assert town.fleet.said("a", "p").keys == 1
+
+
+async def test_who_compares_again_begins_anew(town: Town) -> None:
+    """What happened while another one compared is not known, and so is nothing of before."""
+    await saturate(town, "c")
+    await town.fleet.settled()
+    town.fleet.join("0")
+    await town.fleet.settled()
+    assert [town.fleet.said(name, "p").keys for name in "0a"] == [0, 0]
+    del town.fleet.members["0"]
+    await town.fleet.settled()
+    # Nobody was let in since.
+    assert town.fleet.said("a", "p").keys == 0
+
+
+async def test_the_last_statement_tells_of_all() -> None:
+    """A replica that ends in good order is missed nothing of, and another one audits at once."""
+    town = Town()
+    await town.fleet.beats(20)
+    await town.fleet["a"].start()
+    await saturate(town, "a")
+    first = town.fleet.members.pop("a")
+    first.store.aclose = town.store.open  # type: ignore[method-assign]  # the others still use it
+    await first.aclose()
+    await town.lose_buckets()
+    await saturate(town, "b")
+    await town.fleet.settled()
+    assert town.fleet.said("b", "p").keys == 1
+    assert town.fleet.overshoot("p") == 5
+
+
+async def test_who_asks_under_several_keys() -> None:
+    """The hash in what was found is the caller's, whatever parts the key has."""
+    policy = rate("p", window(2), key=(KeyPart.parse("route"), KeyPart.parse("principal")))
+    town = Town(policy)
+    subject = Subject(principal=Principal("ann"), route="POST /exports")
+    for name in "ab":
+        for _ in range(2):
+            await town.fleet[name].check("p", subject=subject)
+        await town.lose_buckets()
+    await town.fleet.settled()
+    (event,) = town.fleet.found()
+    assert (event.units, len(event.caller)) == (2, 16 + 1 + 16)

@@ -1,0 +1,85 @@
+"""Observers: told of everything, and able to hurt nobody."""
+
+import logging
+
+import pytest
+
+from fleetlimit.limiter.events import (
+    BreakerChanged,
+    BreakerState,
+    Decided,
+    Event,
+    Observers,
+    StoreStateLost,
+)
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.stores.memory import MemoryStore
+from support.limiter import Bench, MovedClock, Recorder, ToldStore, away, rate
+
+
+class Sore:
+    """An observer that fails at everything."""
+
+    def observe(self, event: Event) -> None:
+        """Fail."""
+        raise RuntimeError(str(event))
+
+
+async def test_an_observer_that_fails_does_not_hurt_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Those before and after a failing observer are told, and its failure is logged."""
+    first, last = Recorder(), Recorder()
+    with caplog.at_level(logging.ERROR, "fleetlimit"):
+        Observers([first, Sore(), last]).tell(StoreStateLost())
+    assert first.events.lines == last.events.lines == [StoreStateLost()]
+    assert [record.message for record in caplog.records] == ["observer.failed"]
+    assert caplog.records[0].exc_info is not None
+
+
+async def test_nobody_to_tell_is_no_error() -> None:
+    """Without observers an event is told to nobody."""
+    Observers().tell(StoreStateLost())
+
+
+async def test_an_observer_that_fails_does_not_hurt_the_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Checks are decided, the breaker opens and closes, though every event fails to be told."""
+    clock, recorder = MovedClock(), Recorder()
+    store = ToldStore(clock)
+    limiter = Limiter(
+        store, local=MemoryStore(clock.now_us), clock=clock, observers=[Sore(), recorder]
+    )
+    await limiter.start()
+    assert (await limiter.check(rate("a", "5/minute"), principal="ann")).allowed
+    store.down = away()
+    probe = store.hold("open")
+    for _ in range(3):
+        assert (await limiter.check(rate("a", "5/minute"), principal="ann")).allowed
+    store.down = None
+    probe.go.set()
+    await recorder.heard(BreakerChanged(BreakerState.CLOSED))
+    await limiter.aclose()
+    assert len(recorder.of(Decided)) == 4
+    assert {record.message for record in caplog.records} == {"observer.failed"}
+
+
+async def test_every_answer_is_told_whatever_its_source() -> None:
+    """Decisions of the store, of the cache, without the store and of no policy are each told."""
+    async with Bench(rate("a", "2/minute"), failures=1_000) as bench:
+        decisions = [await bench.limiter.check("a", principal="ann") for _ in range(4)]
+        decisions.append(await bench.limiter.check())
+        bench.store.down = away()
+        decisions += [await bench.limiter.check("a", principal="bob") for _ in range(3)]
+        assert [each.decision for each in bench.recorder.of(Decided)] == decisions
+        assert [(each.outcome, each.source) for each in decisions] == [
+            ("allowed", "store"),
+            ("allowed", "store"),
+            ("denied", "store"),
+            ("denied", "cache"),
+            ("exempt", "none"),
+            ("allowed", "local"),
+            ("allowed", "local"),
+            ("denied", "local"),
+        ]

@@ -1,0 +1,144 @@
+"""Whatever replicas do with slices, in every interval together they let in what the limit does."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, target
+from hypothesis import strategies as st
+
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.prefetch import cut
+from fleetlimit.core.quota import MILLISECOND_US, Algorithm, Quota, rate_quota
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.stores.memory import MemoryStore
+from support.admitted import Admitted, fixed_window_keeps, token_bucket_keeps
+from support.audit import Fleet
+from support.clock import MovedClock
+from support.limiter import remaining
+
+NAMES = ("a", "b", "c")
+MOST = 30
+WIDE = Policy("wide", (rate_quota("1000000/day"),))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One replica does something after a while.
+
+    Args:
+        lives: How long nothing happens, in lives of a slice.
+        more_us: And how much longer than that.
+        name: The replica.
+        deed: What it does.
+        times: How often, one after the other.
+        cost: What it asks for.
+    """
+
+    lives: float
+    more_us: int
+    name: str
+    deed: str
+    times: int
+    cost: int
+
+
+def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
+    def build(limit: int, burst: int, period_ms: int) -> Quota:
+        burst = burst if algorithm is Algorithm.TOKEN_BUCKET else limit
+        return Quota(algorithm, limit, period_ms * MILLISECOND_US, burst)
+
+    # Of a minute a slice is given back while it lives, of a hundredth it is gained by then.
+    sizes = st.integers(8, MOST)
+    return st.builds(build, sizes, sizes, st.sampled_from([100, 60_000]))
+
+
+STEPS = st.lists(
+    st.builds(
+        Step,
+        st.sampled_from([0, 0, 0.5, 1, 1, 4]),
+        st.sampled_from([-1, 0]),
+        st.sampled_from(NAMES),
+        st.sampled_from([*["check"] * 6, "beat", "leave", "joint"]),
+        st.sampled_from([1, 2, 4, 8, MOST]),
+        st.sampled_from([0, 1, 1, 1, 1, 3]),
+    ),
+    min_size=5,
+    max_size=25,
+)
+
+
+def greedy(limiter: Limiter) -> None:
+    """Let each slice be as large as it may: how large it is must not matter to what is let in."""
+    for hot in limiter._till.slices._hot.values():
+        hot._size, hot._near_until_us = hot.slicing.most, 0
+
+
+async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
+    """Run a fleet, and return what it let in by the only limit, and when."""
+    clock = MovedClock()
+    store = MemoryStore(clock)
+    policy = Policy("exports", (quota,), lease=fraction)
+    fleet = Fleet(clock, lambda: Shared(store), policy, WIDE, replicas=NAMES)
+    admitted: Admitted = []
+    held, life_us = policy.quotas("")[0].burst, cut((quota,), fraction).life_us
+    for step in steps:
+        clock.advance(max(0, round(step.lives * life_us) + step.more_us))
+        if step.deed == "beat":
+            await fleet[step.name]._till.slices.beat()
+        elif step.deed == "leave":
+            await fleet[step.name].aclose()
+            fleet.join(step.name)
+        else:
+            policies = ["exports", "wide"] if step.deed == "joint" else ["exports"]
+            cost = min(step.cost, held)
+            for _ in range(step.times):
+                greedy(fleet[step.name])
+                decision = await fleet[step.name].check(*policies, principal="ann", cost=cost)
+                assert 0 <= remaining(decision.results[0].limits[0]) <= held
+                if not decision.allowed:
+                    break
+                admitted.append((clock.now_us, cost))
+    await fleet.aclose()
+    return admitted
+
+
+class Shared(MemoryStore):
+    """A way to a store that stays when one of those who use it leaves."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.__dict__ = store.__dict__
+
+    async def aclose(self) -> None:
+        """Leave."""
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "keeps"),
+    [
+        (Algorithm.TOKEN_BUCKET, token_bucket_keeps),
+        (Algorithm.FIXED_WINDOW, fixed_window_keeps),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@given(data=st.data())
+def test_every_interval(
+    algorithm: Algorithm, keeps: Callable[[Quota, Admitted], None], data: st.DataObject
+) -> None:
+    """Replicas check, leave, come back and look for what is unused, and never let in more."""
+    quota = data.draw(quotas(algorithm))
+    fraction = data.draw(st.sampled_from([0.5, 0.3, 0.125]))
+    admitted = asyncio.run(run(quota, fraction, data.draw(STEPS)))
+    # What nearly is too much is where to look for it.
+    target(most_at_once(quota, admitted))
+    keeps(quota, admitted)
+
+
+def most_at_once(quota: Quota, admitted: Admitted) -> float:
+    """Return the most that was let in within an interval beyond what its time makes room for."""
+    backlog, last_us, most = 0.0, 0, 0.0
+    for now_us, units in admitted:
+        backlog = max(0, backlog - (now_us - last_us) * quota.limit / quota.period_us) + units
+        last_us, most = now_us, max(most, backlog / quota.burst)
+    return most

@@ -1,0 +1,85 @@
+"""The JSON Schema that editors check policy files by."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fleetlimit.policy_file import json_schema
+from fleetlimit.policy_file.schema import SECTIONS
+from support.policies import PRODUCT_EXAMPLE, accepts
+
+SCHEMA = json_schema()
+EXAMPLE = yaml.safe_load(PRODUCT_EXAMPLE)
+# Of Draft 2020-12's core, applicator, validation, format and meta-data vocabularies.
+KEYWORDS = {
+    *("$schema", "$defs", "$ref", "anyOf", "oneOf", "items", "properties"),
+    *("additionalProperties", "type", "enum", "const", "required", "minimum", "maximum"),
+    *("minItems", "minLength", "uniqueItems", "format", "title", "description", "default"),
+}
+
+
+def schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a schema and all that it is made from."""
+    yield schema
+    inner = [*schema.get("$defs", {}).values(), *schema.get("properties", {}).values()]
+    inner += [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    inner += [schema[name] for name in ("items", "additionalProperties") if name in schema]
+    for one in inner:
+        if isinstance(one, dict):
+            yield from schemas(one)
+
+
+def test_header() -> None:
+    """The schema says which draft it follows, has a title, and claims no address."""
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert SCHEMA["title"] == "Fleetlimit policies"
+    assert "$id" not in SCHEMA
+    assert json.loads(json.dumps(SCHEMA)) == SCHEMA
+
+
+def test_only_known_keywords() -> None:
+    """Every keyword is one of the draft's, and every reference leads somewhere."""
+    for schema in schemas(SCHEMA):
+        assert set(schema) <= KEYWORDS
+        assert schema.get("$ref", "#/$defs/Mode").removeprefix("#/$defs/") in SCHEMA["$defs"]
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_described_and_closed(name: str) -> None:
+    """Every section is described, describes each of its fields, and refuses others."""
+    section = SECTIONS[name]
+    schema = section.model_json_schema()
+
+    assert schema["description"]
+    assert schema["additionalProperties"] is False
+    assert all(field.description for field in section.model_fields.values())
+
+
+def test_accepts_the_example() -> None:
+    """An editor finds nothing wrong with the documentation's example."""
+    assert accepts(SCHEMA, EXAMPLE, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unknown_field",
+        "unknown_algorithm",
+        "mode_unknown",
+        "match_empty",
+        "rate_missing",
+        "limits_not_a_list",
+        "version_unknown",
+        "method_unknown",
+        "unknown_field_of_concurrency",
+    ],
+)
+def test_refuses_bad_files(name: str) -> None:
+    """An editor marks the faults that a schema can see."""
+    text = (Path(__file__).parent / "bad" / f"{name}.yaml").read_text()
+
+    assert not accepts(SCHEMA, yaml.safe_load(text), SCHEMA)

@@ -1,0 +1,249 @@
+"""What a policy file means, and what is said of one that means nothing."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetlimit.core.policy import KeyKind, KeyPart, Match, Mode, OnStoreError, Policy
+from fleetlimit.core.quota import SECOND_US, Algorithm, concurrency_quota, rate_quota
+from fleetlimit.errors import ConfigError, DocumentError
+from fleetlimit.policy_file import load, parse
+from fleetlimit.strict_yaml import DocumentErrors
+from support.policies import PRODUCT_EXAMPLE, one_policy
+
+CONCURRENT = """\
+version: 1
+defaults: {on_store_error: deny, mode: shadow}
+policies:
+  - name: exports
+    key: [principal, 'header:X-Tenant', route]
+    match: {methods: [post, WebSocket], routes: [/exports, '/files/*', unmatched], tiers: [free]}
+    limits: [{concurrency: 3, lease: 5, cost: 2}]
+    enforce_percent: 10
+  - name: by-name-only
+    limits: [{rate: 5/minute}]
+    mode: off
+    on_store_error: allow
+"""
+PIECES = ["version: 1\n", "policies:\n", "  - ", "name: a", "limits: ", "[", "]", "{", "}", ", "]
+PIECES += ["rate: 5/s", "concurrency: 1", "tiers: ", "&a ", "*a", "key: ", "match:", "\n", "    "]
+PIECES += ["- 1\n", "identity: ", "trusted_proxies: ", "jwt: ", "!!int ", "---\n", "'", '"', "<<: "]
+
+
+def test_product_example() -> None:
+    """The example in the documentation means what it says."""
+    loaded = parse(PRODUCT_EXAMPLE)
+
+    assert loaded.policies.policies == (
+        Policy("default", limits=(rate_quota("100/minute", burst=150),)),
+        Policy(
+            "exports",
+            match=Match(frozenset({"POST"}), ("/exports",)),
+            tiers={
+                "free": (rate_quota("5/minute"),),
+                "pro": (
+                    rate_quota("60/minute"),
+                    rate_quota("1000/day", algorithm=Algorithm.FIXED_WINDOW),
+                ),
+            },
+            on_store_error=OnStoreError.DENY,
+        ),
+    )
+    identity = loaded.identity
+    assert identity.trusted_proxies == ("10.0.0.0/8",)
+    assert identity.api_keys is not None
+    assert identity.api_keys.file == Path("/etc/fleetlimit/keys.yaml")
+    assert identity.jwt is not None
+    assert (identity.jwt.jwks, identity.jwt.tier_claim) == ("https://...", "plan")
+    assert (identity.ipv6_prefix, identity.forwarded_header) == (64, "x-forwarded-for")
+    assert not identity.reject_invalid
+
+
+def test_round_trip() -> None:
+    """A file written again by another YAML tool, without comments and flow style, is the same."""
+    again = yaml.safe_dump(yaml.safe_load(PRODUCT_EXAMPLE), default_flow_style=False)
+
+    assert parse(again).policies.policies == parse(PRODUCT_EXAMPLE).policies.policies
+    assert parse(again).identity == parse(PRODUCT_EXAMPLE).identity
+
+
+def test_every_field_reaches_the_policy() -> None:
+    """Keys, matches, leases, costs, percentages and defaults arrive as written."""
+    assert parse(CONCURRENT).policies.policies == (
+        Policy(
+            "exports",
+            limits=(concurrency_quota(3, lease_us=5 * SECOND_US, cost=2),),
+            key=(
+                KeyPart(KeyKind.PRINCIPAL),
+                KeyPart(KeyKind.HEADER, "x-tenant"),
+                KeyPart(KeyKind.ROUTE),
+            ),
+            match=Match(
+                frozenset({"POST", "WEBSOCKET"}),
+                ("/exports", "/files/*", "unmatched"),
+                frozenset({"free"}),
+            ),
+            mode=Mode.SHADOW,
+            enforce_percent=10,
+            on_store_error=OnStoreError.DENY,
+        ),
+        Policy(
+            "by-name-only",
+            limits=(rate_quota("5/minute"),),
+            mode=Mode.OFF,
+            on_store_error=OnStoreError.ALLOW,
+        ),
+    )
+
+
+def test_lease() -> None:
+    """A part is read as it is written, and a policy without one asks the store each time."""
+    leased = """\
+version: 1
+policies:
+  - {name: a, key: global, limits: [{rate: 100/minute}], lease: 0.29}
+  - {name: b, limits: [{rate: 100/minute}]}
+"""
+    limits = (rate_quota("100/minute"),)
+
+    assert parse(leased).policies.policies == (
+        Policy("a", limits, key=(KeyPart(KeyKind.GLOBAL),), lease=0.29),
+        Policy("b", limits),
+    )
+
+
+def test_identity_section() -> None:
+    """Networks are written one way, a single address being one; the other fields stay."""
+    more = """\
+identity:
+  trusted_proxies: [10.0.0.7, FD00::/8, 10.0.0.0/255.255.0.0]
+  forwarded_header: forwarded
+  ipv6_prefix: 56
+  jwt: {issuer: i, audience: a, jwks: https://i.example/jwks, algorithms: [EdDSA]}
+  reject_invalid: true
+"""
+    identity = parse(one_policy(more=more)).identity
+
+    assert identity.trusted_proxies == ("10.0.0.7/32", "fd00::/8", "10.0.0.0/16")
+    assert (identity.forwarded_header, identity.ipv6_prefix) == ("forwarded", 56)
+    assert identity.jwt is not None
+    assert (identity.jwt.algorithms, identity.jwt.tier_claim) == (("EdDSA",), None)
+    assert identity.reject_invalid
+
+
+def test_minimum() -> None:
+    """A file without policies is legal when it says so."""
+    loaded = parse("version: 1\npolicies: []\n")
+
+    assert loaded.policies.policies == ()
+    assert loaded.identity.files == ()
+
+
+def test_empty_file() -> None:
+    """An empty file is told what it lacks."""
+    with pytest.raises(ConfigError) as refused:
+        parse("# later\n", source="p.yaml")
+
+    assert str(refused.value).splitlines() == [
+        "p.yaml:2: `version` is missing: add it",
+        "p.yaml:2: `policies` is missing: add it",
+    ]
+
+
+def test_aliases() -> None:
+    """Limits can be written once and used twice."""
+    text = "version: 1\npolicies:\n- {name: a, limits: &l [{rate: 5/s}]}\n- {name: b, limits: *l}\n"
+
+    first, second = parse(text).policies.policies
+
+    assert first.limits == second.limits == (rate_quota("5/s"),)
+
+
+def test_error_behind_an_alias() -> None:
+    """An error in something that an alias repeats is told where it is written and repeated."""
+    text = "version: 1\npolicies:\n- {name: a, limits: &l [{rate: x}]}\n- {name: b, limits: *l}\n"
+
+    with pytest.raises(DocumentErrors) as refused:
+        parse(text)
+
+    assert [error.line for error in refused.value.errors] == [3, 4]
+
+
+def test_origin_of_a_set(tmp_path: Path) -> None:
+    """A set says which generation of which file it is, and a digest of its text."""
+    path = tmp_path / "policies.yaml"
+    path.write_text(one_policy())
+
+    policies = load(path, generation=7).policies
+
+    assert (policies.generation, policies.source) == (7, str(path))
+    assert policies.digest == hashlib.sha256(one_policy().encode()).hexdigest()[:12]
+
+
+def test_paths_beside_the_file(tmp_path: Path) -> None:
+    """Relative paths start at the policy file, absolute ones and URLs stay."""
+    jwt = "jwt: {issuer: i, audience: a, jwks: jwks.json}"
+    more = f"identity: {{api_keys: {{file: keys.yaml}}, {jwt}}}\n"
+    path = tmp_path / "policies.yaml"
+    path.write_text(one_policy(more=more))
+
+    assert load(path).identity.files == (tmp_path / "keys.yaml", tmp_path / "jwks.json")
+    assert parse(PRODUCT_EXAMPLE).identity.files == (Path("/etc/fleetlimit/keys.yaml"),)
+    assert parse(one_policy(more=more)).identity.files == (Path("keys.yaml"), Path("jwks.json"))
+
+
+def test_all_errors_at_once() -> None:
+    """Every fault of a file is told in one go, in the order of the lines."""
+    text = """\
+version: 2
+policies:
+  - name: a
+    limits: [{rate: 0/s}, {rate: 5/s, brust: 1}]
+    ky: route
+    ky: global
+  - name: a
+    mode: on
+  - 5
+"""
+    with pytest.raises(ConfigError) as refused:
+        parse(text, source="p.yaml")
+
+    assert isinstance(refused.value, DocumentErrors)
+    assert all(isinstance(error, DocumentError) for error in refused.value.errors)
+    assert str(refused.value).splitlines() == [
+        "p.yaml:1: `version` cannot be 2: write 1",
+        "p.yaml:4: '0/s' allows nothing: a rate needs at least 1 per 1 second",
+        'p.yaml:4: there is no field "brust" here: write `burst`',
+        'p.yaml:5: there is no field "ky" here: write `key`',
+        "p.yaml:6: this name stands twice, first in line 5: keep one",
+        "p.yaml:7: two policies are named 'a': rename one of them",
+        "p.yaml:8: `mode` cannot be \"on\": write 'enforce', 'shadow' or 'off'",
+        "p.yaml:9: `policies[2]` must be a mapping such as {...}, not 5",
+    ]
+
+
+def test_file_missing(tmp_path: Path) -> None:
+    """A file that is not there is an error with its name."""
+    with pytest.raises(DocumentErrors, match=r"gone\.yaml: the file cannot be read \(No such file"):
+        load(tmp_path / "gone.yaml")
+
+
+ANY = st.text(st.characters(exclude_categories=())) | st.lists(st.sampled_from(PIECES)).map("".join)
+
+
+def reasons(text: str) -> tuple[DocumentError, ...] | None:
+    try:
+        parse(text)
+    except DocumentErrors as error:
+        return error.errors
+    return None
+
+
+@given(ANY)
+def test_any_text(text: str) -> None:
+    """No text whatever raises anything but the error with the reasons."""
+    assert reasons(text) != ()

@@ -1,0 +1,49 @@
+"""The bundled service's routes, behind the limiter."""
+
+import pytest
+from starlette.testclient import TestClient
+
+from fleetlimit.cli import BUNDLED_POLICIES
+from fleetlimit.server.example_app import create_app
+from fleetlimit.server.wrap import Front
+from fleetlimit.testing import MakeFleetlimit
+
+
+@pytest.fixture
+def client(make_fleetlimit: MakeFleetlimit) -> TestClient:
+    fleetlimit = make_fleetlimit(BUNDLED_POLICIES)
+    fleetlimit.enforce()
+    return TestClient(Front(create_app(), fleetlimit).app, client=("192.0.2.1", 1))
+
+
+def test_exports_are_few(client: TestClient) -> None:
+    """Five exports a minute pass, the sixth is refused."""
+    answers = [client.post("/exports") for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+    assert answers[0].json() == {"status": "queued"}
+
+
+def test_items_share_a_bucket(client: TestClient) -> None:
+    """Whichever item is asked for, the template's bucket is spent."""
+    assert client.get("/items/7").json() == {"item_id": 7}
+    assert '"items.tb1";r=98' in client.get("/items/8").headers["ratelimit"]
+
+
+@pytest.mark.parametrize(("lines", "text"), [(-1, ""), (2, "line 0\nline 1\n")])
+def test_a_stream(client: TestClient, lines: int, text: str) -> None:
+    """As many lines come as were asked for."""
+    assert client.get(f"/stream?lines={lines}").text == text
+
+
+def test_a_socket(client: TestClient) -> None:
+    """Each text comes back."""
+    with client.websocket_connect("/ws") as socket:
+        socket.send_text("hello")
+        assert socket.receive_text() == "hello"
+
+
+def test_whoami(client: TestClient) -> None:
+    """A caller is told what the limiter sees of it."""
+    seen = client.get("/whoami").json()
+    assert (seen["principal"], seen["client_address"]) == (None, "192.0.2.1")
+    assert len(seen["subject"]) == 16

@@ -1,0 +1,197 @@
+"""A store's URL becomes a client that waits briefly and never retries by itself."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import redis.asyncio
+from redis.asyncio.connection import SSLConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
+
+from fleetlimit.errors import ConfigError
+from fleetlimit.stores.redis.client import Timeouts, connect, location
+from support.certificates import Authority
+
+TIMEOUTS = Timeouts(connect=0.5, operation=0.125)
+
+
+def options(url: str, **credentials: str) -> dict[str, Any]:
+    """Return what the client of this URL connects with."""
+    client = connect(url, TIMEOUTS, **credentials)
+    if isinstance(client, redis.asyncio.RedisCluster):
+        (node,) = client.nodes_manager.startup_nodes.values()
+        told = {"host": node.host, "port": node.port, "retry": client.retry}
+        return {**node.connection_kwargs, **told}
+    pool = client.connection_pool
+    return {**pool.connection_kwargs, "class": pool.connection_class.__name__}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://store", {"host": "store", "class": "Connection"}),
+        ("redis://store:7000/2", {"host": "store", "port": 7000, "db": 2}),
+        ("redis://ann:p%2Fw@store", {"username": "ann", "password": "p/w"}),
+        ("redis://:pw@store?client_name=me", {"password": "pw", "client_name": "me"}),
+        ("redis://[::1]:7000", {"host": "::1", "port": 7000}),
+        ("rediss://store", {"host": "store", "class": "SSLConnection"}),
+        ("rediss://store?ssl_cert_reqs=none", {"ssl_cert_reqs": "none"}),
+        ("redis+cluster://:pw@store:7000", {"host": "store", "port": 7000, "password": "pw"}),
+        ("rediss+cluster://store", {"host": "store", "port": 6379}),
+    ],
+)
+def test_url_becomes_a_client(url: str, expected: dict[str, Any]) -> None:
+    """Host, port, database, credentials, TLS and further options come from the URL."""
+    assert expected.items() <= options(url).items()
+
+
+URLS = ["redis://ann:pw@store", "redis+cluster://ann:pw@store", "redis+sentinel://ann:pw@store/s"]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_credentials_from_elsewhere_win(url: str) -> None:
+    """A user and a password that come from a file stand in place of the URL's."""
+    found = options(url, username="bob", password="other")  # noqa: S106 - an example
+    assert (found["username"], found["password"]) == ("bob", "other")
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_password_from_elsewhere_keeps_the_user(url: str) -> None:
+    """A password alone leaves the URL's user, as the user alone leaves the URL's password."""
+    found = options(url, password="other")  # noqa: S106 - an example
+    assert (found["username"], found["password"]) == ("ann", "other")
+    found = options(url, username="bob")
+    assert (found["username"], found["password"]) == ("bob", "pw")
+
+
+@pytest.mark.parametrize("url", ["redis://store", "redis+cluster://store", "redis+sentinel://h/s"])
+def test_client_waits_briefly_and_once(url: str) -> None:
+    """No client retries by itself: a check that is sent twice is spent twice."""
+    found = options(url)
+    assert found["socket_connect_timeout"] == 0.5
+    assert found["socket_timeout"] == 0.625
+    assert found["retry"].get_retries() == 0
+
+
+def test_sentinels_are_asked_for_the_service() -> None:
+    """Every sentinel is known with its port, and what they say is used for the service."""
+    url = "redis+sentinel://ann:p%40w@one,two:27000,[::1]:27001/main/3"
+    client = connect(url, TIMEOUTS)
+    assert isinstance(client, redis.asyncio.Redis)
+    pool = client.connection_pool
+    assert isinstance(pool, SentinelConnectionPool)
+    asked = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
+    assert [(each["host"], each["port"]) for each in asked] == [
+        ("one", 26379),
+        ("two", 27000),
+        ("::1", 27001),
+    ]
+    assert all(each["socket_timeout"] == 0.625 for each in asked)
+    assert all(each.get("password") is None for each in asked)
+    assert pool.service_name == "main"
+    found = options(url)
+    assert (found["db"], found["username"], found["password"]) == (3, "ann", "p@w")
+
+
+def test_sentinels_have_tls_options_and_credentials_of_their_own() -> None:
+    """TLS is for sentinels and service alike; each has its own user and password."""
+    url = "rediss+sentinel://ann:pw@one/main?ssl_cert_reqs=none&sentinel_password=other"
+    client = connect(url, TIMEOUTS)
+    assert isinstance(client, redis.asyncio.Redis)
+    pool = client.connection_pool
+    assert isinstance(pool, SentinelConnectionPool)
+    asked = [each.connection_pool for each in pool.sentinel_manager.sentinels]
+    assert [issubclass(each.connection_class, SSLConnection) for each in asked] == [True]
+    assert asked[0].connection_kwargs["password"] == "other"  # noqa: S105 - an example
+    assert issubclass(pool.connection_class, SSLConnection)
+    found = options(url)
+    assert (found["username"], found["password"]) == ("ann", "pw")
+    assert found["ssl_cert_reqs"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "is not a store: write memory://, redis://host"),
+        ("store:6379", "is not a store"),
+        ("http://store", "'http://store' is not a store"),
+        ("redis://store:x", "cannot be used"),
+        ("redis://store:99999", "cannot be used"),
+        ("redis://store?no_such_option=1", "cannot be used.*no_such_option"),
+        ("rediss://store?ssl_cert_reqs=maybe", "cannot be used"),
+        ("redis+cluster://", "cannot be used"),
+        ("redis+cluster://store?no_such_option=1", "cannot be used.*no_such_option"),
+        ("redis+sentinel://host", "write redis[+]sentinel://host:26379"),
+        ("redis+sentinel:///service", "write redis[+]sentinel://host:26379"),
+        ("redis+sentinel://host,:1/service", "write redis[+]sentinel://host:26379"),
+        ("redis+sentinel://host:x/service", "cannot be used"),
+        ("redis+sentinel://host/service/x", "cannot be used"),
+        ("redis://[::1", "cannot be used"),
+    ],
+)
+def test_url_that_cannot_be_used_fails_at_construction(url: str, message: str) -> None:
+    """A bad URL is a ConfigError at once, never a fault of the store later."""
+    with pytest.raises(ConfigError, match=message):
+        connect(url, TIMEOUTS)
+
+
+def test_tls_files_are_the_drivers(tmp_path: Path) -> None:
+    """A CA, a client certificate and its key are read, and the driver is given them."""
+    authority = Authority("store's")
+    pem = dict(zip(("tls.crt", "tls.key"), authority.issue("client"), strict=True))
+    for name, text in {"ca.crt": authority.certificate, **pem}.items():
+        (tmp_path / name).write_text(text)
+    given = {
+        "ssl_ca_certs": str(tmp_path / "ca.crt"),
+        "ssl_certfile": str(tmp_path / "tls.crt"),
+        "ssl_keyfile": str(tmp_path / "tls.key"),
+    }
+    assert given.items() <= options(f"rediss://store?{urlencode(given)}").items()
+
+
+@pytest.mark.parametrize("kind", ["rediss", "rediss+cluster", "rediss+sentinel"])
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
+@pytest.mark.parametrize(("content", "message"), [(None, "No such file"), ("no PEM", "_ssl")])
+def test_tls_file_that_cannot_be_used_fails_at_construction(
+    tmp_path: Path, kind: str, option: str, content: str | None, message: str
+) -> None:
+    """A CA or certificate that is not there is named at once, not once a connection fails."""
+    file = tmp_path / "given.crt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=f"{option}={file}.*{message}"):
+        connect(f"{kind}://store/service?{option}={file}", TIMEOUTS)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://ann:s3cret@store:7000/2?password=s3cret", "redis://store:7000/2"),
+        ("redis://:s3cret@store", "redis://store"),
+        ("redis+sentinel://ann:s3cret@one,two/main", "redis+sentinel://one,two/main"),
+        ("redis://ann:s3@cret@store", "redis://store"),
+        ("redis://store#s3cret", "redis://store"),
+    ],
+)
+def test_location_hides_credentials(url: str, expected: str) -> None:
+    """What people see of a store is where it is, not how to get in."""
+    assert location(url) == expected
+
+
+@pytest.mark.parametrize("sign", ["/", "?", "#"])
+def test_password_that_was_not_encoded_is_not_told(sign: str) -> None:
+    """A password with a sign that ends the host's part is in no message."""
+    url = f"redis://ann:s3{sign}cret@store"
+    for use in (location, lambda url: connect(url, TIMEOUTS)):
+        with pytest.raises(ConfigError, match="percent-encode") as caught:
+            use(url)
+        assert "s3" not in str(caught.value)
+        assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("seconds", "operation"), [(0, 1), (1, 0), (-1, 1), (1, -1)])
+def test_timeout_of_nothing_is_refused(seconds: float, operation: float) -> None:
+    """A store that may not take any time could never answer."""
+    with pytest.raises(ConfigError, match="above 0 seconds"):
+        Timeouts(seconds, operation)

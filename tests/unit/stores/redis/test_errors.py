@@ -1,0 +1,91 @@
+"""Whatever the driver says becomes one of Fleetlimit's errors, of a known kind."""
+
+import pytest
+from redis import exceptions as driver
+
+from fleetlimit.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
+from fleetlimit.stores.redis.errors import translate
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "kind"),
+    [
+        (driver.AuthenticationError("WRONGPASS"), StoreRefused, "authentication"),
+        (driver.AuthorizationError("no"), StoreRefused, "authentication"),
+        (driver.BusyLoadingError("LOADING"), StoreUnavailable, "loading"),
+        (driver.MaxConnectionsError("full"), StoreUnavailable, "connection"),
+        (driver.ConnectionError("closed"), StoreUnavailable, "connection"),
+        (driver.TimeoutError("slow"), StoreUnavailable, "timeout"),
+        (driver.ReadOnlyError("replica"), StoreRefused, "read_only"),
+        (driver.OutOfMemoryError("full"), StoreRefused, "out_of_memory"),
+        (driver.NoPermissionError("acl"), StoreRefused, "permission"),
+        (driver.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED]"), StoreRefused, "certificate"),
+        (driver.ClusterDownError("CLUSTERDOWN"), StoreUnavailable, "cluster_down"),
+        (driver.SlotNotCoveredError("slot"), StoreUnavailable, "cluster_down"),
+        (driver.AskError("1 host:1"), StoreUnavailable, "cluster_moving"),
+        (driver.TryAgainError("TRYAGAIN"), StoreUnavailable, "cluster_moving"),
+        (driver.RedisClusterException("none left"), StoreUnavailable, "cluster_down"),
+        (ConnectionRefusedError("refused"), StoreUnavailable, "connection"),
+        (TimeoutError(), StoreUnavailable, "timeout"),
+        (driver.ResponseError("WRONGTYPE held"), BucketCorrupt, "wrong_type"),
+        (driver.ResponseError("READONLY replica"), StoreRefused, "read_only"),
+        (driver.ResponseError("-OOM command"), StoreRefused, "out_of_memory"),
+        (driver.ResponseError("NOPERM this user"), StoreRefused, "permission"),
+        (driver.ResponseError("ACL failure in script: User"), StoreRefused, "permission"),
+        (driver.ResponseError("The user executing the script"), StoreRefused, "permission"),
+        (driver.ResponseError("MISCONF disk"), StoreRefused, "misconfigured"),
+        (driver.ResponseError("NOREPLICAS few"), StoreRefused, "no_replicas"),
+        (driver.ResponseError("MASTERDOWN link"), StoreUnavailable, "cluster_down"),
+        (driver.ResponseError("BUSY script"), StoreUnavailable, "busy"),
+        (driver.ResponseError("ERR what"), StoreRefused, "response"),
+        (driver.NoScriptError("NOSCRIPT"), StoreRefused, "response"),
+        (driver.InvalidResponse("noise"), StoreRefused, "response"),
+        (KeyError("bug"), StoreRefused, "response"),
+    ],
+)
+def test_error_has_a_class_and_a_kind(
+    error: Exception, expected: type[StoreError], kind: str
+) -> None:
+    """Each error of the driver says whether to try again, and a bounded word for metrics."""
+    found = translate(error)
+    assert type(found) is expected
+    assert found.kind == kind
+    assert str(error) in str(found)
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected", "kind"),
+    [
+        (driver.AuthenticationError("WRONGPASS"), StoreRefused, "authentication"),
+        (driver.ConnectionError("CERTIFICATE_VERIFY_FAILED"), StoreRefused, "certificate"),
+        (driver.ConnectionError("closed"), StoreUnavailable, "cluster_down"),
+        (None, StoreUnavailable, "cluster_down"),
+    ],
+)
+def test_cluster_says_why_it_cannot_be_joined(
+    cause: Exception | None, expected: type[StoreError], kind: str
+) -> None:
+    """Nodes that do not let us in are no nodes that are down: trying again does not help."""
+    error = driver.RedisClusterException("cannot be connected")
+    error.__cause__ = cause
+    found = translate(error)
+    assert (type(found), found.kind) == (expected, kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (driver.AuthenticationError("WRONGPASS"), "FLEETLIMIT_STORE_PASSWORD"),
+        (driver.ConnectionError("CERTIFICATE_VERIFY_FAILED"), "ssl_ca_certs"),
+        (driver.NoPermissionError("acl"), "ACL"),
+    ],
+)
+def test_what_only_a_person_can_mend_says_how(error: Exception, advice: str) -> None:
+    """An error of the settings names the setting."""
+    assert advice in str(translate(error))
+
+
+def test_own_error_stays_what_it_is() -> None:
+    """An error that is already Fleetlimit's is not said again in other words."""
+    own = StoreUnavailable("gone", kind="timeout")
+    assert translate(own) is own

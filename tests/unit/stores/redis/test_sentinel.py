@@ -1,0 +1,70 @@
+"""A store behind Sentinel is whoever the sentinels name; what keeps them from it is told."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis.asyncio
+
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.errors import StoreError, StoreRefused, StoreUnavailable
+from fleetlimit.stores.embedded import EmbeddedValkey, free_port
+from support.sentinel import PASSWORD, sentinel
+from support.server import eventually
+from support.stores import quota_of, redis_store, spend
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Return the port of a sentinel."""
+    with EmbeddedValkey() as server, sentinel(server) as port:
+        yield port
+
+
+async def test_primary_is_found_and_all_connections_are_closed(port: int) -> None:
+    """The one that the sentinel names decides, and in the end nobody stays connected to either."""
+    async with redis.asyncio.Redis(port=port, password=PASSWORD) as admin:
+        before = await admin.client_list()
+        store = redis_store(f"redis+sentinel://127.0.0.1:{port}/main?sentinel_password={PASSWORD}")
+        await store.open()
+        assert (await spend(store, quota_of(Algorithm.TOKEN_BUCKET, 5))).remaining == 4
+        assert len(await admin.client_list()) > len(before)
+        await store.aclose()
+
+        async def left() -> bool:
+            return len(await admin.client_list()) == len(before)
+
+        # A server hears of it in its own time.
+        assert await eventually(left)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected", "kind", "words"),
+    [
+        ("main?sentinel_password=wrong", StoreRefused, "authentication", "invalid username"),
+        ("main", StoreRefused, "authentication", "sentinel_password"),
+        (f"other?sentinel_password={PASSWORD}", StoreUnavailable, "connection", "'other'"),
+    ],
+)
+async def test_sentinel_that_names_nobody_says_why(
+    port: int, query: str, expected: type[StoreError], kind: str, words: str
+) -> None:
+    """A password that the sentinel does not accept is told as that, and so is a wrong name."""
+    store = redis_store(f"redis+sentinel://127.0.0.1:{port}/{query}")
+    with pytest.raises(expected) as caught:
+        await store.open()
+    await store.aclose()
+    assert caught.value.kind == kind
+    assert words in str(caught.value)
+
+
+async def test_sentinels_that_are_away_are_named() -> None:
+    """Each sentinel that was asked in vain is told with its address and why, and nothing else."""
+    one, two = free_port(), free_port()
+    store = redis_store(f"redis+sentinel://127.0.0.1:{one},127.0.0.1:{two}/main")
+    with pytest.raises(StoreUnavailable) as caught:
+        await store.open()
+    await store.aclose()
+    assert caught.value.kind == "connection"
+    for port in (one, two):
+        assert f"sentinel 127.0.0.1:{port}: Error 111 connecting" in str(caught.value)
+    assert "redis.asyncio" not in str(caught.value)

@@ -1,0 +1,296 @@
+"""A real server that hangs, dies, forgets, refuses or holds nonsense never holds a check up."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import pytest
+import redis.asyncio
+
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.errors import (
+    BucketCorrupt,
+    StoreRefused,
+    StoreUnavailable,
+)
+from fleetlimit.stores.embedded import EmbeddedValkey
+from support.stores import (
+    BRISK,
+    BUCKET,
+    charge,
+    failing,
+    opened,
+    quota_of,
+    redis_store,
+    settlement,
+    spend,
+)
+from support.tracing import exact_cancellation
+
+DAY_US = 86_400_000_000
+QUOTA = quota_of(Algorithm.FIXED_WINDOW, 1_000, period_us=366 * DAY_US)
+ALGORITHMS = list(Algorithm)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedValkey]:
+    """Return a server that a test may harm, if it heals it."""
+    with EmbeddedValkey() as own:
+        yield own
+
+
+@pytest.fixture
+async def admin(server: EmbeddedValkey) -> AsyncIterator[redis.asyncio.Redis]:
+    """Return another client of that server, which is empty and whole when a test begins."""
+    async with redis.asyncio.Redis(port=server.port) as client:
+        await client.flushall()
+        yield client
+
+
+async def say(admin: redis.asyncio.Redis, *command: str) -> None:
+    """Send the server a command."""
+    await admin.execute_command(*command)  # type: ignore[no-untyped-call]  # untyped driver
+
+
+@contextlib.contextmanager
+def stopped(server: EmbeddedValkey) -> Iterator[None]:
+    """Stop the server's process from doing anything, and let it go on."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@exact_cancellation
+@pytest.mark.usefixtures("admin")
+async def test_frozen_server_is_a_timeout(server: EmbeddedValkey) -> None:
+    """With the server frozen each call fails in its own time, and none waits for the thaw."""
+    async with opened(server, BRISK) as store:
+        with stopped(server):
+            async with failing(StoreUnavailable, "timeout"):
+                await spend(store, QUOTA)
+            async with failing(StoreUnavailable, "timeout"):
+                await store.settle([settlement(charge(QUOTA), -1, 0)])
+            async with failing(StoreUnavailable, "timeout"):
+                await store.forget([BUCKET])
+            async with failing(StoreUnavailable, "timeout"):
+                await store.heartbeat("replica", 1)
+            async with failing(StoreUnavailable, "timeout"):
+                await store.open()
+
+
+@exact_cancellation
+async def test_opening_can_be_cancelled(server: EmbeddedValkey) -> None:
+    """A probe that is cancelled while the server hangs ends as cancelled, not as a failure."""
+    async with opened(server) as store:
+        with stopped(server):
+            opening = asyncio.ensure_future(store.open())
+            for _ in range(20):
+                await asyncio.sleep(0)
+            opening.cancel()
+            with anyio.fail_after(20), pytest.raises(asyncio.CancelledError):
+                await opening
+
+
+async def test_answers_after_a_timeout_are_not_mixed_up(server: EmbeddedValkey) -> None:
+    """An answer that comes too late is nobody's: later calls each get their own."""
+    async with opened(server, BRISK) as store, opened(server) as patient:
+        with stopped(server):
+            late = [store.take([charge(QUOTA, number, key="late")]) for number in range(20)]
+            answers = await asyncio.gather(*late, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {StoreUnavailable}
+        await patient.open()
+        for number in range(1, 6):
+            quota = quota_of(Algorithm.FIXED_WINDOW, 1_000 * number, period_us=366 * DAY_US)
+            key = f"own{number}"
+            taken = await store.take([charge(quota, number, key=key)])
+            assert taken.verdicts[0].remaining == 999 * number
+
+
+async def test_paused_server_is_a_timeout(
+    server: EmbeddedValkey, admin: redis.asyncio.Redis
+) -> None:
+    """A server that holds writes back, as during a failover, is not waited for."""
+    async with opened(server, BRISK) as store:
+        await admin.client_pause(60_000, all=False)
+        try:
+            async with failing(StoreUnavailable, "timeout"):
+                await spend(store, QUOTA)
+        finally:
+            await admin.client_unpause()
+        assert (await spend(store, QUOTA)).fits
+
+
+async def test_server_that_dies_in_the_middle_of_a_call() -> None:
+    """A connection that breaks under a call is an error at once; the store is usable after."""
+    with EmbeddedValkey() as server:
+        async with opened(server) as store:
+            await spend(store, QUOTA)
+            os.kill(server.pid, signal.SIGSTOP)
+            calls = [asyncio.ensure_future(spend(store, QUOTA)) for _ in range(3)]
+            for _ in range(10):
+                await asyncio.sleep(0)
+            server.stop()
+            with anyio.fail_after(20):
+                answers = await asyncio.gather(*calls, return_exceptions=True)
+            kinds = {each.kind for each in answers if isinstance(each, StoreUnavailable)}
+            assert (len(answers), kinds) == (3, {"connection"})
+            async with failing(StoreUnavailable, "connection"):
+                await spend(store, QUOTA)
+            async with failing(StoreUnavailable, "connection"):
+                await store.open()
+            server.start()
+            await store.open()
+            assert (await spend(store, QUOTA)).remaining == 999
+
+
+async def test_connection_closed_while_idle_fails_no_call(
+    server: EmbeddedValkey, admin: redis.asyncio.Redis
+) -> None:
+    """Connections that the server or a proxy closed for being idle are replaced unnoticed."""
+    async with opened(server) as store:
+        await spend(store, QUOTA)
+        await admin.client_kill_filter(_type="normal", skipme=True)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        for remaining in (998, 997, 996, 995, 994):
+            assert (await spend(store, QUOTA)).remaining == remaining
+
+
+async def test_restart_is_seen_in_the_epoch() -> None:
+    """A server that comes back empty has another mark, and its buckets are fresh."""
+    with EmbeddedValkey() as server:
+        async with opened(server) as store:
+            before = await store.heartbeat("replica", DAY_US)
+            await spend(store, QUOTA)
+            server.stop()
+            server.start()
+            await store.open()
+            assert (await store.heartbeat("replica", DAY_US)).epoch != before.epoch
+            assert (await spend(store, QUOTA)).remaining == 999
+
+
+@pytest.mark.usefixtures("admin")
+async def test_noscript_after_a_flush_is_retried(
+    server: EmbeddedValkey, admin: redis.asyncio.Redis
+) -> None:
+    """A server that lost the scripts is given them again in the same call (fastapi-limiter #54)."""
+    async with opened(server) as store:
+        await spend(store, QUOTA)
+        for remaining in (998, 997):
+            await admin.script_flush()
+            assert (await spend(store, QUOTA)).remaining == remaining
+
+
+async def test_noscript_after_a_restart_is_retried() -> None:
+    """After a restart nobody has to load the scripts: calls succeed (fastapi-limiter #54)."""
+    with EmbeddedValkey() as server:
+        async with opened(server) as store:
+            await spend(store, QUOTA)
+            server.stop()
+            server.start()
+            with anyio.fail_after(20):
+                while True:
+                    # The connections of before the restart may each fail once.
+                    with contextlib.suppress(StoreUnavailable):
+                        assert (await spend(store, QUOTA)).remaining == 999
+                        break
+
+
+async def test_server_that_became_a_replica_refuses(
+    server: EmbeddedValkey, admin: redis.asyncio.Redis
+) -> None:
+    """A server that may not be written to says so, and serves again once it may."""
+    async with opened(server) as store:
+        await admin.replicaof("127.0.0.1", "1")
+        try:
+            async with failing(StoreRefused, "read_only"):
+                await spend(store, QUOTA)
+        finally:
+            await admin.replicaof("NO", "ONE")
+        assert (await spend(store, QUOTA)).remaining == 999
+
+
+async def test_server_without_memory_refuses(
+    server: EmbeddedValkey, admin: redis.asyncio.Redis
+) -> None:
+    """A full server refuses to write rather than forget a bucket, and says why."""
+    async with opened(server) as store:
+        await admin.config_set("maxmemory", "1mb")
+        try:
+            async with failing(StoreRefused, "out_of_memory"):
+                await spend(store, QUOTA)
+        finally:
+            await admin.config_set("maxmemory", "0")
+        assert (await spend(store, QUOTA)).remaining == 999
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [
+        ("SET", ["somebody's"]),
+        ("SET", ["12"]),
+        ("SET", ["1:2"]),
+        ("SET", ["1:2:3:4"]),
+        ("SET", [""]),
+        ("SET", ["1::3"]),
+        ("RPUSH", ["somebody's"]),
+        ("RPUSH", ["7"]),
+        ("RPUSH", ["7", "somebody's"]),
+        ("RPUSH", ["7", "12"]),
+        ("HSET", ["field", "value"]),
+        ("SADD", ["member"]),
+    ],
+)
+async def test_foreign_value_is_a_corrupt_bucket(
+    server: EmbeddedValkey,
+    admin: redis.asyncio.Redis,
+    algorithm: Algorithm,
+    command: str,
+    values: list[str],
+) -> None:
+    """A key that holds another program's value says so, and its neighbours are served."""
+    readable = {
+        (Algorithm.TOKEN_BUCKET, "SET 12"),
+        (Algorithm.TOKEN_BUCKET, "SET 1:2"),
+        (Algorithm.FIXED_WINDOW, "SET 1:2"),
+    }
+    if (algorithm, " ".join([command, *values])) in readable:
+        return
+    quota = quota_of(algorithm, 5)
+    await say(admin, command, BUCKET, *values)
+    async with opened(server) as store:
+        bad, good = await asyncio.gather(
+            store.take([charge(quota)]),
+            store.take([charge(quota, key="neighbour")]),
+            return_exceptions=True,
+        )
+        assert isinstance(bad, BucketCorrupt)
+        assert bad.kind == "wrong_type"
+        assert not isinstance(good, BaseException)
+        assert good.spent
+        async with failing(BucketCorrupt, "wrong_type"):
+            await store.settle([settlement(charge(quota), -1, 0)])
+        # The value is left as it was: it is not Fleetlimit's to delete.
+        assert await admin.exists(BUCKET) == 1
+
+
+@pytest.mark.parametrize("rule", ["+@all ~other:*", "+@all -set ~*"])
+async def test_user_without_permission_is_told(
+    server: EmbeddedValkey, admin: redis.asyncio.Redis, rule: str
+) -> None:
+    """A user that may not touch the keys, or run what a script runs, hears of it as that."""
+    await say(admin, "ACL", "SETUSER", "few", "on", ">pw", *rule.split())
+    try:
+        store = redis_store(f"redis://few:pw@127.0.0.1:{server.port}")
+        await store.open()
+        async with failing(StoreRefused, "permission"):
+            await spend(store, QUOTA)
+        await store.aclose()
+    finally:
+        await say(admin, "ACL", "DELUSER", "few")

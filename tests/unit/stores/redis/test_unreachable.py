@@ -1,0 +1,107 @@
+"""An address where no store answers, or lets nobody in, is told as that and in time."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.errors import StoreError, StoreRefused, StoreUnavailable
+from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.redis.store import RedisStore
+from support.stores import BRISK, BUCKET, failing, quota_of, redis_store, spend
+from support.tracing import exact_cancellation
+
+QUOTA = quota_of(Algorithm.FIXED_WINDOW, 1_000)
+
+
+async def _heartbeat(store: RedisStore) -> None:
+    await store.heartbeat("replica", 1)
+
+
+async def _spend(store: RedisStore) -> None:
+    await spend(store, QUOTA)
+
+
+@contextlib.asynccontextmanager
+async def tcp(said: bytes) -> AsyncIterator[str]:
+    """Serve something that is no store: it says this to whatever it hears."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        # Who does not like what it hears may hang up without a farewell.
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1_024):
+                writer.write(said)
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    try:
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        listening.close()
+        for writer in writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
+
+@exact_cancellation
+async def test_server_that_never_answers_is_a_timeout() -> None:
+    """A port that accepts and says nothing is given up in time, when opened and when asked."""
+    async with tcp(b"") as url:
+        store = redis_store(url, timeouts=BRISK)
+        async with failing(StoreUnavailable, "timeout"):
+            await store.open()
+        async with failing(StoreUnavailable, "timeout"):
+            await spend(store, QUOTA)
+        await store.aclose()
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\xff\r\n", b"+OK\r\n"])
+async def test_server_of_another_protocol_is_a_store_error(said: bytes) -> None:
+    """A port that speaks something else is an error of the store, never another kind of error."""
+    async with tcp(said) as url:
+        for ask in (_heartbeat, _spend):
+            store = redis_store(url, timeouts=BRISK)
+            with anyio.fail_after(20), pytest.raises(StoreError):
+                await ask(store)
+            await store.aclose()
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    """A port that nobody listens on is known at once."""
+    with EmbeddedValkey() as server:
+        url = server.url
+    store = redis_store(url)
+    for ask in (RedisStore.open, _heartbeat):
+        async with failing(StoreUnavailable, "connection"):
+            await ask(store)
+    async with failing(StoreUnavailable, "connection"):
+        await store.forget([BUCKET])
+    await store.aclose()
+
+
+async def test_location_is_told_without_credentials() -> None:
+    """A store says where it is, without how to get in."""
+    store = redis_store("redis://ann:pw@127.0.0.1:6379/3")
+    assert (store.location, store.shared) == ("redis://127.0.0.1:6379/3", True)
+    await store.aclose()
+
+
+@pytest.mark.parametrize("credentials", ["", ":wrong@", "nobody:pw@"])
+async def test_wrong_password_is_told(credentials: str) -> None:
+    """Without the right password the store refuses, whatever is asked first."""
+    with EmbeddedValkey("--requirepass", "right") as server:
+        url = f"redis://{credentials}127.0.0.1:{server.port}"
+        for ask in (RedisStore.open, _heartbeat):
+            store = redis_store(url)
+            async with failing(StoreRefused, "authentication"):
+                await ask(store)
+            await store.aclose()
+        store = redis_store(f"redis://:right@127.0.0.1:{server.port}")
+        await store.open()
+        await store.aclose()

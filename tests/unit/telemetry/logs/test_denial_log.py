@@ -1,0 +1,154 @@
+"""Every refusal is in the log: as a line of its own, or exactly counted in a summary."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+
+from fleetlimit.core.decision import Decision, Outcome, Source
+from fleetlimit.limiter.events import Decided, StoreStateLost
+from fleetlimit.telemetry.logs.config import add_trace
+from fleetlimit.telemetry.logs.denial_log import DenialLog
+from support.telemetry import Lines, MovedClock, decided, result
+
+REFUSED = (Outcome.DENIED, Outcome.FAIL_CLOSED, Outcome.SHADOW_DENIED)
+
+
+def test_denial_is_one_line_with_all_that_on_call_asks() -> None:
+    """A denial's line names policy, route, subject's hash, tier, source and seconds to wait."""
+    lines = Lines()
+    decision = Decision(
+        Outcome.DENIED,
+        Source.CACHE,
+        (result("a"), result("b", Outcome.DENIED), result("c", Outcome.DENIED)),
+        retry_after_us=1_000_001,
+    )
+    DenialLog(MovedClock(), lines.logger).observe(
+        Decided(decision, "hash", False, "free", "POST /exports", 0.001)  # noqa: FBT003 - anonymous
+    )
+    assert lines.written == [
+        {
+            "event": "request.denied",
+            "level": "info",
+            "policy": "b",
+            "violated": ["b", "c"],
+            "route": "POST /exports",
+            "subject": "hash",
+            "anonymous": False,
+            "tier": "free",
+            "source": "cache",
+            "retry_after": 2,
+        }
+    ]
+
+
+def test_shadow_denial_names_the_shadow_policy() -> None:
+    """A shadow denial names the policies that would have refused, and no time to wait."""
+    lines = Lines()
+    results = (result("a"), result("b", Outcome.SHADOW_DENIED))
+    DenialLog(MovedClock(), lines.logger).observe(decided(Outcome.SHADOW_DENIED, *results))
+    (line,) = lines.of("request.shadow_denied")
+    assert (line["policy"], line["violated"]) == ("b", ["b"])
+    assert "retry_after" not in line
+
+
+def test_refusal_without_the_store_is_told_apart() -> None:
+    """A request refused because the store is down is no denial, and waits a second at least."""
+    lines = Lines()
+    refused = decided(Outcome.FAIL_CLOSED, source=Source.NONE)
+    DenialLog(MovedClock(), lines.logger).observe(refused)
+    (line,) = lines.written
+    assert (line["event"], line["retry_after"]) == ("request.fail_closed", 1)
+
+
+def test_admitted_requests_and_other_events_are_silent() -> None:
+    """What is let in, and what is no decision, has no line here."""
+    lines = Lines()
+    log = DenialLog(MovedClock(), lines.logger)
+    for outcome in set(Outcome) - set(REFUSED):
+        log.observe(decided(outcome))
+    log.observe(StoreStateLost())
+    log.close()
+    assert lines.written == []
+
+
+def test_flood_is_sampled_with_the_exact_number_suppressed() -> None:
+    """Of 100 denials 5 lines are written, and one says that 95 were not."""
+    clock, lines, suppressed = MovedClock(), Lines(), list[int]()
+    log = DenialLog(clock, lines.logger, suppressed=lambda: suppressed.append(1))
+    for _ in range(100):
+        log.observe(decided(Outcome.DENIED))
+    assert len(lines.of("request.denied")) == 5
+    clock.move(10)
+    log.observe(decided(Outcome.ALLOWED))
+    assert lines.of("request.denied.suppressed") == [
+        {
+            "event": "request.denied.suppressed",
+            "level": "info",
+            "policy": "default",
+            "subject": "s1",
+            "suppressed": 95,
+        }
+    ]
+    assert len(suppressed) == 95
+
+
+def test_flood_of_one_subject_does_not_hide_another() -> None:
+    """Each policy and subject has its own first lines."""
+    lines = Lines()
+    log = DenialLog(MovedClock(), lines.logger, first=1)
+    for _ in range(3):
+        log.observe(decided(Outcome.DENIED, subject="loud"))
+    log.observe(decided(Outcome.DENIED, subject="quiet"))
+    log.observe(decided(Outcome.DENIED, result("other", Outcome.DENIED), subject="loud"))
+    written = [(line["policy"], line["subject"]) for line in lines.of("request.denied")]
+    assert written == [("default", "loud"), ("default", "quiet"), ("other", "loud")]
+
+
+def test_only_suppressed_denials_are_reported_as_such() -> None:
+    """Shadow denials and refusals without the store are sampled, and are no denials suppressed."""
+    lines, suppressed = Lines(), list[int]()
+    log = DenialLog(MovedClock(), lines.logger, suppressed=lambda: suppressed.append(1), first=1)
+    for outcome in (Outcome.SHADOW_DENIED, Outcome.FAIL_CLOSED) * 3:
+        log.observe(decided(outcome))
+    log.close()
+    assert [line["suppressed"] for line in lines.of("request.shadow_denied.suppressed")] == [2]
+    assert [line["suppressed"] for line in lines.of("request.fail_closed.suppressed")] == [2]
+    assert suppressed == []
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(REFUSED), st.sampled_from("abcdef"), st.integers(0, 6)),
+        max_size=150,
+    )
+)
+def test_lines_and_summaries_equal_refusals(steps: list[tuple[Outcome, str, int]]) -> None:
+    """Lines written plus numbers suppressed equal the refusals, for each event and at any time."""
+    clock, lines = MovedClock(), Lines()
+    log = DenialLog(clock, lines.logger, first=2, capacity=3)
+    for outcome, subject, seconds in steps:
+        clock.move(seconds)
+        log.observe(decided(outcome, subject=subject))
+    log.close()
+    for outcome in REFUSED:
+        event = f"request.{outcome.value}"
+        summaries = lines.of(f"{event}.suppressed")
+        logged = len(lines.of(event)) + sum(line["suppressed"] for line in summaries)
+        assert logged == sum(step[0] is outcome for step in steps)
+
+
+def test_denial_has_the_trace_it_belongs_to_and_a_summary_has_none(
+    provider: TracerProvider,
+) -> None:
+    """A denial's line carries the current trace; a summary is of many and carries none."""
+    clock, lines = MovedClock(), Lines(add_trace)
+    log = DenialLog(clock, lines.logger, first=1)
+    with provider.get_tracer("test").start_as_current_span("request") as span:
+        log.observe(decided(Outcome.DENIED))
+        log.observe(decided(Outcome.DENIED))
+        clock.move(10)
+        log.flush()
+    (line,) = lines.of("request.denied")
+    assert line["trace_id"] == f"{span.get_span_context().trace_id:032x}"
+    (summary,) = lines.of("request.denied.suppressed")
+    assert "trace_id" not in summary

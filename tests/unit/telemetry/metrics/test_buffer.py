@@ -1,0 +1,56 @@
+"""What is kept to be counted reaches the counters before anybody reads them, and only once."""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter
+
+from fleetlimit.core.decision import Outcome
+from fleetlimit.telemetry.metrics.buffer import MAX_WAITING, Tally
+from fleetlimit.telemetry.metrics.observer import Metrics
+from support.telemetry import decided, result
+
+
+def test_counters_are_up_to_date_when_the_registry_is_read() -> None:
+    """Nothing is counted until then, and nothing twice."""
+    registry = CollectorRegistry()
+    counted: list[str] = []
+
+    def count(kinds: Iterable[str]) -> None:
+        for kind in kinds:
+            counted.append(kind)
+            counter.labels(kind).inc()
+
+    tally = Tally(registry, count)
+    counter = Counter("seen", "Seen.", ["kind"], registry=registry)
+    for kind in ("a", "b", "a"):
+        tally.add(kind)
+    assert counted == []
+    assert registry.get_sample_value("seen_total", {"kind": "a"}) == 2
+    assert registry.get_sample_value("seen_total", {"kind": "b"}) == 1
+    assert counted == ["a", "b", "a"]
+    assert list(tally.describe()) == []
+
+
+def test_what_nobody_looks_at_does_not_fill_the_memory() -> None:
+    """When it is many it is counted."""
+    counted: list[int] = []
+    tally: Tally[int] = Tally(CollectorRegistry(), counted.extend)
+    for number in range(2 * MAX_WAITING + 1):
+        tally.add(number)
+    assert counted == list(range(2 * MAX_WAITING))
+
+
+def test_a_counter_can_be_brought_up_to_date_by_itself() -> None:
+    """Who reads one counter alone finds what was decided until the last flush."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.observe(decided(Outcome.ALLOWED, result("a")))
+    metrics.flush()
+    alone = registry.restricted_registry(["fleetlimit_checks_total"])
+    (checks,) = alone.collect()
+    values = {
+        each.labels["outcome"]: each.value
+        for each in checks.samples
+        if each.name == checks.name + "_total"
+    }
+    assert values["allowed"] == 1

@@ -1,0 +1,27 @@
+"""The lag is what the clock says beyond the pause that was asked for."""
+
+import asyncio
+
+import pytest
+
+from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, watch_lag
+from support.telemetry import MovedClock
+
+
+async def test_lag_is_how_late_the_timer_ran() -> None:
+    """Each pause is measured by itself; a timer that came early was not late."""
+    clock = MovedClock()
+    late = [0, 250_000, -1_000, 40_000]
+    ends = iter(late)
+
+    async def sleep(seconds: float) -> None:
+        assert seconds == INTERVAL_US / 1_000_000
+        micros = next(ends, None)
+        if micros is None:
+            raise asyncio.CancelledError
+        clock.us += INTERVAL_US + micros
+
+    seen: list[float] = []
+    with pytest.raises(asyncio.CancelledError):
+        await watch_lag(seen.append, clock, sleep=sleep)
+    assert seen == [0, 0.25, 0, 0.04]

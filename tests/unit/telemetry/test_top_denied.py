@@ -1,0 +1,84 @@
+"""The subjects denied most are known, within a known error and in bounded memory."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetlimit.core.decision import Outcome
+from fleetlimit.limiter.events import StoreStateLost
+from fleetlimit.telemetry.top_denied import DeniedSubject, SpaceSaving, TopDenied
+from support.telemetry import decided, result
+
+STREAM = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), max_size=300)
+
+
+def true_counts(stream: list[tuple[int, int]]) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    for key, number in stream:
+        counts[key] += number
+    return counts
+
+
+@given(STREAM, st.integers(1, 15))
+def test_count_is_within_its_error(stream: list[tuple[int, int]], capacity: int) -> None:
+    """Every reported count is at least the true one, and by at most its error above it."""
+    counter: SpaceSaving[int] = SpaceSaving(capacity)
+    for key, number in stream:
+        counter.add(key, number)
+    true = true_counts(stream)
+    top = counter.top(capacity)
+    assert all(count - error <= true[key] <= count for key, count, error in top)
+    assert [count for _, count, _ in top] == sorted((count for _, count, _ in top), reverse=True)
+    assert sum(count for _, count, _ in top) == true.total()
+    assert len(top) <= capacity
+
+
+@given(STREAM, st.integers(1, 15))
+def test_every_frequent_key_is_kept(stream: list[tuple[int, int]], capacity: int) -> None:
+    """A key seen more than total / capacity times is always among those kept (theorem 1)."""
+    counter: SpaceSaving[int] = SpaceSaving(capacity)
+    for key, number in stream:
+        counter.add(key, number)
+    kept = {key for key, _, _ in counter.top(capacity)}
+    true = true_counts(stream)
+    assert {key for key, n in true.items() if n * capacity > true.total()} <= kept
+
+
+def test_counts_are_exact_while_there_is_room() -> None:
+    """With fewer keys than counters every count is exact."""
+    counter: SpaceSaving[str] = SpaceSaving(3)
+    for key in "abacab":
+        counter.add(key)
+    assert counter.top() == [("a", 3, 0), ("b", 2, 0), ("c", 1, 0)]
+
+
+def test_denials_are_counted_per_policy_and_subject() -> None:
+    """A denial counts once for each policy that denied, under the subject's hash."""
+    top = TopDenied()
+    both = (result("a", Outcome.DENIED), result("b", Outcome.DENIED), result("c"))
+    top.observe(decided(Outcome.DENIED, *both, subject="s1"))
+    top.observe(decided(Outcome.DENIED, result("a", Outcome.DENIED), subject="s1"))
+    assert top.report() == [DeniedSubject("a", "s1", 2, 0), DeniedSubject("b", "s1", 1, 0)]
+    assert top.report(1) == [DeniedSubject("a", "s1", 2, 0)]
+
+
+def test_a_flood_counts_every_denial_for_its_caller() -> None:
+    """One decision given again and again counts each time, for the caller that it was given to."""
+    top = TopDenied()
+    flood = decided(Outcome.DENIED, result("a", Outcome.DENIED), subject="s1")
+    for event in (flood, flood, flood._replace(subject="s2"), flood):
+        top.observe(event)
+    expected = [DeniedSubject("a", "s1", 3, 0), DeniedSubject("a", "s2", 1, 0)]
+    assert top.report() == expected
+    top.observe(flood)
+    assert top.report(1) == [DeniedSubject("a", "s1", 4, 0)]
+
+
+def test_only_denials_are_counted() -> None:
+    """What is let in, refused because the store is down, or no decision at all is not counted."""
+    top = TopDenied()
+    for outcome in set(Outcome) - {Outcome.DENIED}:
+        top.observe(decided(outcome))
+    top.observe(StoreStateLost())
+    assert top.report() == []

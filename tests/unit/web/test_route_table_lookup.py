@@ -1,0 +1,39 @@
+"""Which entry of an app's table of routes a request is looked up under."""
+
+import pytest
+from starlette.routing import Route
+
+from fleetlimit.web.route_table import UNMATCHED, Entry, RouteTable, scan
+
+
+def test_table() -> None:
+    """A table finds by method and path, else by path alone, and knows what it does not know."""
+    get, post = Entry("/a", frozenset({"GET"}), ("limit",)), Entry("/a", frozenset({"POST"}))
+    any_method, socket = Entry("/b/{x}"), Entry("/ws", frozenset({"WEBSOCKET"}))
+    table = RouteTable([get, post, any_method, socket])
+    assert table.find("POST", "/a") is post
+    assert table.find("PUT", "/a") == Entry("/a", frozenset({"GET"}))
+    assert table.find("WEBSOCKET", "/a") is UNMATCHED
+    assert table.find("PUT", "/b/1") is any_method
+    assert table.find("WEBSOCKET", "/ws") is socket
+    assert table.find("GET", "/b/1/2") is UNMATCHED
+    assert table.find("GET", "") is UNMATCHED
+
+
+@pytest.mark.parametrize(
+    ("methods", "name"),
+    [("GET HEAD", "GET /a"), ("PUT GET", "GET,PUT /a"), ("HEAD", "HEAD /a"), ("", "ANY /a")],
+)
+def test_name(methods: str, name: str) -> None:
+    """A route is named by its methods, HEAD as a part of GET, and its template."""
+    assert Entry("/a", frozenset(methods.split())).name == name
+
+
+def test_odd_routes_are_left_out() -> None:
+    """A route object without a path is left to the default policy."""
+
+    class Odd(Route):
+        def __init__(self) -> None:
+            self.path = ""
+
+    assert list(scan([Odd()])) == []

@@ -9,7 +9,7 @@ from fleetlimit.core.charge import Charge
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.limiter.events import StoreFailed, StoreStateLost
-from fleetlimit.limiter.ports import Heard, Taken
+from fleetlimit.limiter.ports import Taken
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
@@ -38,9 +38,7 @@ class DecidesAlone(RedisStore):
         super().__init__(url, keys, timeouts=PATIENT, now_us=clock)
         self._own = MemoryStore(clock)
 
-    async def take(
-        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
-    ) -> Taken:
+    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
         """Decide without the others."""
         return await self._own.take(charges, commit=commit)
 
@@ -48,9 +46,7 @@ class DecidesAlone(RedisStore):
 class LetsEverythingIn(RedisStore):
     """A store that refuses nothing, and says that there is always enough."""
 
-    async def take(
-        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
-    ) -> Taken:
+    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
         """Let in."""
         taken = await super().take(charges, commit=commit)
         verdicts = (

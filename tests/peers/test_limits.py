@@ -14,6 +14,7 @@ from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
+from fleetlimit.stores.redis.batcher import Lane
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.store import RedisStore
 from fleetlimit.testing import MovedClock
@@ -218,6 +219,7 @@ async def test_no_lock_is_held_across_the_round_trip(valkey: EmbeddedValkey) -> 
     sent: list[int] = []
     store = limiter.store
     assert isinstance(store, RedisStore)
+    assert isinstance(store._lane, Lane)
     store._lane._sent = sent.append
     try:
         await asyncio.gather(*(limiter.check(policy, principal=f"p{n}") for n in range(200)))

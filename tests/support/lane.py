@@ -1,70 +1,116 @@
-"""A driver's client that records what is sent, and answers when the test says."""
+"""A server that records each pipeline, and replies when the test lets it."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from redis.exceptions import NoScriptError
 
 from fleetlimit.stores.redis.batcher import Lane
 from fleetlimit.stores.redis.client import Client, Timeouts
+from fleetlimit.stores.redis.connection import Wire
 from fleetlimit.stores.redis.scripts import Script
 
 Answer = Callable[[tuple[Any, ...]], Any]
+Heard = Callable[[list[Any] | Exception], None]
 
 
-class Sent:
-    """One pipeline: its commands, each as its arguments after the script's name."""
+class FakeLine:
+    """A connection to a `FakeServer`."""
 
-    def __init__(self, client: "FakeClient") -> None:
-        self.commands: list[tuple[Any, ...]] = []
-        self._client = client
+    def __init__(self, server: "FakeServer") -> None:
+        self.closed = False
+        self._server = server
+        self._waiting: list[Heard] = []
 
-    def execute_command(self, *command: Any) -> None:
-        """Add a command."""
-        self.commands.append(command)
+    def ask(self, commands: Sequence[Sequence[Any]], heard: Heard) -> None:
+        """Send a pipeline."""
+        self._waiting.append(heard)
+        self._server.receive(tuple(map(tuple, commands)), self._reply, heard)
 
-    async def execute(self, *, raise_on_error: bool) -> list[Any]:
-        """Answer all commands, once the test lets it."""
-        assert not raise_on_error
-        return await self._client.answered(self)
+    def _reply(self, heard: Heard, outcome: list[Any] | Exception) -> None:
+        if heard in self._waiting:
+            self._waiting.remove(heard)
+            heard(outcome)
+
+    def close(self, why: Exception | None = None) -> None:
+        """Close the connection, and fail what has no reply."""
+        self.closed = True
+        waiting, self._waiting = self._waiting, []
+        for heard in waiting:
+            heard(why or ConnectionError("the connection was closed"))
 
 
-class FakeClient:
-    """A server that knows some scripts and answers a script's first argument.
+class FakeServer:
+    """A server that knows some scripts and replies with a script's first argument.
+
+    It is the connection holder of a batcher, and its driver's client, in one.
 
     Args:
-        held: Whether answers wait until `release`.
+        held: Whether replies wait until `release`.
     """
 
     def __init__(self, *, held: bool = False) -> None:
         self.known: set[str] = set()
         self.loaded: list[str] = []
-        self.sent: list[Sent] = []
+        self.sent: list[tuple[tuple[Any, ...], ...]] = []
+        self.redirected: list[tuple[Any, ...]] = []
         self.answer: Answer = lambda command: command[3]
-        self.connection_pool: Any = None
-        self._gate = asyncio.Event()
-        self.failures: deque[BaseException] = deque()
-        if not held:
-            self._gate.set()
+        self.failures: deque[Exception] = deque()
+        self.opened = 0
+        self._held = held
+        self._pending: list[Callable[[], None]] = []
+        self._line: FakeLine | None = None
 
-    def pipeline(self, *, transaction: bool) -> Sent:
-        """Begin a pipeline."""
-        assert not transaction
-        return Sent(self)
+    @property
+    def line(self) -> FakeLine | None:
+        """The connection, while there is one."""
+        return None if self._line is None or self._line.closed else self._line
+
+    async def open(self) -> FakeLine:
+        """Connect."""
+        if self.line is None:
+            self.opened += 1
+            self._line = FakeLine(self)
+        assert self._line is not None
+        return self._line
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._line is not None:
+            self._line.close()
+
+    def forget(self) -> None:
+        """Drop a connection whose event loop has ended."""
+        self._line = None
+
+    def receive(
+        self,
+        commands: tuple[tuple[Any, ...], ...],
+        reply: Callable[[Heard, list[Any] | Exception], None],
+        heard: Heard,
+    ) -> None:
+        """Take a pipeline, and reply to it now or once the test lets it."""
+        self.sent.append(commands)
+
+        def answer() -> None:
+            outcome = (
+                self.failures.popleft() if self.failures else [self._one(each) for each in commands]
+            )
+            reply(heard, outcome)
+
+        if self._held:
+            self._pending.append(answer)
+        else:
+            asyncio.get_running_loop().call_soon(answer)
 
     def release(self) -> None:
-        """Let answers arrive."""
-        self._gate.set()
-
-    async def answered(self, sent: Sent) -> list[Any]:
-        """Answer a pipeline."""
-        self.sent.append(sent)
-        await self._gate.wait()
-        if self.failures:
-            raise self.failures.popleft()
-        return [self._one(command) for command in sent.commands]
+        """Let replies arrive."""
+        self._held = False
+        pending, self._pending = self._pending, []
+        for each in pending:
+            asyncio.get_running_loop().call_soon(each)
 
     def _one(self, command: tuple[Any, ...]) -> Any:
         assert command[0] == "EVALSHA"
@@ -78,10 +124,15 @@ class FakeClient:
         self.known.add(text)
         return text
 
+    async def execute_command(self, *command: Any) -> Any:
+        """Run a command as the driver does, which follows redirections."""
+        self.redirected.append(command)
+        return command[3]
+
     @property
     def sizes(self) -> list[int]:
         """How many commands each pipeline had."""
-        return [len(sent.commands) for sent in self.sent]
+        return [len(commands) for commands in self.sent]
 
 
 SCRIPT, OTHER = Script("take", "text", "text"), Script("settle", "other", "other")
@@ -90,10 +141,10 @@ SCRIPT, OTHER = Script("take", "text", "text"), Script("settle", "other", "other
 PATIENT = Timeouts(connect=10, operation=10)
 
 
-def lane_to(client: FakeClient, timeouts: Timeouts = PATIENT) -> Lane:
+def lane_to(server: FakeServer, timeouts: Timeouts = PATIENT, **options: Any) -> Lane:
     """Return a lane to a server that knows the first script."""
-    client.known.add(SCRIPT.sha)
-    return Lane(cast("Client", client), timeouts)
+    server.known.add(SCRIPT.sha)
+    return Lane(cast("Wire", server), cast("Client", server), timeouts, **options)
 
 
 def same(answer: Any) -> Any:

@@ -14,7 +14,7 @@ from fleetlimit.errors import StoreError, StoreUnavailable
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Event
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.limiter.ports import Heard, Posted, Pulse, Taken
+from fleetlimit.limiter.ports import Posted, Pulse, Taken
 from fleetlimit.stores.memory import MemoryStore
 
 Line = TypeVar("Line")
@@ -172,9 +172,7 @@ class ToldStore:
 
         await self._do("open", work)
 
-    async def take(
-        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
-    ) -> Taken:
+    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
         """Decide in memory."""
         taken: Taken = await self._do("take", lambda: self.memory.take(charges, commit=commit))
         return taken

@@ -11,7 +11,7 @@ import pytest
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Algorithm
-from fleetlimit.limiter.ports import Heard, Taken
+from fleetlimit.limiter.ports import Taken
 from fleetlimit.stores.redis.store import RedisStore
 from support.savings import Saving, leave_out
 from support.stores import PATIENT, admits, charge, quota_of
@@ -46,9 +46,7 @@ def going(way: Way) -> Iterator[Way]:
 class InCompany(RedisStore):
     """A store whose every check travels between two others, which are decided rightly as well."""
 
-    async def take_together(
-        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool
-    ) -> Taken:
+    async def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Taken:
         """Decide, while others look at buckets of their own in the same slot."""
         key = charges[0].key
         before, taken, after = await asyncio.gather(

@@ -18,7 +18,7 @@ from fleetlimit.identity import ClientAddress, RequestIdentifier
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Decided, Event
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.limiter.ports import Heard, Taken
+from fleetlimit.limiter.ports import Taken
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.testing import MovedClock
 from fleetlimit.web.http_limiter import Gate
@@ -58,9 +58,7 @@ class FallibleStore(MemoryStore):
         self.away = False
         self.takes = 0
 
-    async def take(
-        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
-    ) -> Taken:
+    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
         """Decide, after a moment."""
         self.takes += 1
         await _travel()

@@ -1,4 +1,4 @@
-"""Shared by unit tests: no variables of the machine, and logging restored after each test."""
+"""Shared by unit tests: no variables of the machine, restored logging, and spans."""
 
 import logging
 import os
@@ -6,6 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +41,20 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """Return what was logged, information included."""
     caplog.set_level(logging.INFO, "fleetlimit")
     return caplog
+
+
+@pytest.fixture
+def spans() -> InMemorySpanExporter:
+    """Return where the spans of `provider` can be read."""
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def provider(spans: InMemorySpanExporter) -> Iterator[TracerProvider]:
+    """Return a provider of its own, which keeps every span."""
+    provider = TracerProvider(
+        sampler=ALWAYS_ON, resource=Resource.get_empty(), shutdown_on_exit=False
+    )
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    yield provider
+    provider.shutdown()

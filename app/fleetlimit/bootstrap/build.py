@@ -19,11 +19,12 @@ from fleetlimit.identity import (
     RequestIdentifier,
     key_source,
 )
-from fleetlimit.limiter.ports import Clock, Store
+from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.policy_file import IdentitySection
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.store import RedisStore
+from fleetlimit.telemetry.tracing.limiter import LimiterTracing
 
 Resolver = Callable[[HTTPConnection], Awaitable[Principal | None]]
 """Takes a request to a verified principal, or None when it holds no credential of this kind."""
@@ -60,6 +61,7 @@ def build_store(
     clock: Clock | None = None,
     *,
     sent: Callable[[int], None] = lambda _: None,
+    tracer: Tracer | None = None,
 ) -> Store:
     """Build the store that the settings name, on the server's clock or one that tests move.
 
@@ -67,7 +69,8 @@ def build_store(
         settings: What is set.
         keys: How keys are named.
         clock: A clock that tests move.
-        sent: Told for each pipeline how many calls are in it.
+        sent: Callback with the number of calls of each pipeline.
+        tracer: Traces checks; the spans of store calls come from its OpenTelemetry tracer.
 
     Raises:
         ConfigError: Its URL cannot be used.
@@ -83,6 +86,7 @@ def build_store(
             password=secret(settings.store_password),
             now_us=clock.now_us if clock else None,
             sent=sent,
+            tracer=tracer.tracer if isinstance(tracer, LimiterTracing) else None,
         )
 
 

@@ -84,7 +84,7 @@ class Fleetlimit:
         self._events = EventLog(self._clock, self._log)
         keys = build_keys(self.settings)
         self.limiter = Limiter(
-            build_store(self.settings, keys, clock, sent=self.metrics.batch_sent),
+            build_store(self.settings, keys, clock, sent=self.metrics.batch_sent, tracer=tracer),
             local=build_local_store(clock),
             keys=keys,
             observers=(self.metrics, self.top_denied, self._denials, self._events, *observers),

@@ -1,7 +1,6 @@
 """Deciding one plan: by what is known to be refused, by the shared store, or without it."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from fleetlimit.core.decision import DENIED, EXEMPT, Decision, Source
@@ -20,28 +19,6 @@ from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import Till
 
 _STORE: Final = Source.STORE
-
-
-class Check:
-    """One check, until it is decided.
-
-    Args:
-        plan: What it asks.
-        subject: Who and what is asking.
-        started_us: When it began to, by the clock.
-        then: Is told of the decision, before whoever waits for it goes on.
-    """
-
-    __slots__ = ("plan", "reservation", "started_us", "subject", "then")
-
-    def __init__(
-        self, plan: Plan, subject: Subject, started_us: int, then: Callable[[Reservation], None]
-    ) -> None:
-        self.plan = plan
-        self.subject = subject
-        self.started_us = started_us
-        self.then = then
-        self.reservation: Reservation | None = None
 
 
 class Admission:
@@ -76,48 +53,42 @@ class Admission:
         self._clock = clock
         self._tell = tell
 
-    async def decide(self, check: Check) -> Reservation:
-        """Decide a check."""
-        reservation = self._unasked(check)
+    async def decide(self, plan: Plan, subject: Subject, started_us: int) -> Reservation:
+        """Decide a plan, and emit the decision.
+
+        Args:
+            plan: The charges of the check.
+            subject: The caller and the route.
+            started_us: Monotonic microseconds when the check began.
+        """
+        reservation = self._unasked(plan, started_us)
         if reservation is None:
             try:
-                taken = await self._till.take(check.plan, partial(self._heard, check))
+                taken = await self._till.take(plan)
             except StoreError:
-                reservation = await self._fallback.decide(check.plan, self._census.replicas)
+                reservation = await self._fallback.decide(plan, self._census.replicas)
             else:
-                return check.reservation or self._heard(check, taken)
-        return self._end(check, reservation)
+                reservation = self._asked(plan, taken)
+        seconds = (self._clock.now_us() - started_us) / SECOND_US
+        decision, anonymous = reservation.decision, subject.principal is None
+        fields = (decision, plan.caller, anonymous, subject.tier, subject.route, seconds)
+        self._tell(made(Decided, fields))
+        return reservation
 
-    def _heard(self, check: Check, taken: Taken) -> Reservation:
-        """Decide by what the store said."""
-        plan = check.plan
+    def _unasked(self, plan: Plan, now_us: int) -> Reservation | None:
+        """Decide without the store, if that is possible."""
+        decision = self._denials.decide(plan, now_us) if plan.charges else without_charges(plan)
+        return None if decision is None else Reservation(decision, plan, 0, self._till.settle)
+
+    def _asked(self, plan: Plan, taken: Taken) -> Reservation:
+        """Decide by the store's reply."""
         self._sample.decided(plan, taken)
         decision = decision_of(plan, taken.verdicts, source=_STORE, spent=taken.spent)
         if decision.outcome is DENIED:
             for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
                 if charge.group == 0 and not verdict.fits:
                     self._denials.remember(charge, verdict)
-        return self._end(check, self._till.hold(plan, decision, taken.now_us))
-
-    def _end(self, check: Check, reservation: Reservation) -> Reservation:
-        """Tell of a decision."""
-        check.reservation = reservation
-        subject = check.subject
-        seconds = (self._clock.now_us() - check.started_us) / SECOND_US
-        decision, anonymous = reservation.decision, subject.principal is None
-        fields = (decision, check.plan.caller, anonymous, subject.tier, subject.route, seconds)
-        self._tell(made(Decided, fields))
-        check.then(reservation)
-        return reservation
-
-    def _unasked(self, check: Check) -> Reservation | None:
-        """Decide where the store need not be asked."""
-        plan = check.plan
-        if plan.charges:
-            decision = self._denials.decide(plan, check.started_us)
-        else:
-            decision = without_charges(plan)
-        return None if decision is None else Reservation(decision, plan, 0, self._till.settle)
+        return self._till.hold(plan, decision, taken.now_us)
 
 
 def without_charges(plan: Plan) -> Decision:

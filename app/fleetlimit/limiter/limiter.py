@@ -11,14 +11,14 @@ from fleetlimit.core.policy import Policy
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.active_policies import PolicyBook
-from fleetlimit.limiter.admission import Admission, Check, without_charges
+from fleetlimit.limiter.admission import Admission, without_charges
 from fleetlimit.limiter.audit.service import DEFAULT_KEYS, Audit
 from fleetlimit.limiter.circuit_breaker import Breaker, BreakerSettings
 from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import BreakerState, Event, Observer, Observers
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.membership import Census
-from fleetlimit.limiter.plan import Planner, decision_of, every_bucket
+from fleetlimit.limiter.plan import Plan, Planner, decision_of, every_bucket
 from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import Till
@@ -168,30 +168,29 @@ class Limiter:
         self,
         asks: Sequence[tuple[Policy, int]],
         subject: Subject,
-        then: Callable[[Reservation], None] = lambda _: None,
     ) -> Coroutine[Any, Any, Reservation]:
         """Decide policies together, each at its own cost.
 
         Args:
             asks: Each policy with its cost.
             subject: Who and what is asking.
-            then: Is told of the decision, before whoever waits for it goes on: one after the
-                other for all that one pipeline brings, which finds the code in the cache.
 
         Raises:
             CostError: A cost is negative, or no limit could ever hold it.
         """
         started_us = self._clock.now_us()
-        check = Check(self._planner.plan(asks, subject), subject, started_us, then)
+        plan = self._planner.plan(asks, subject)
         tracer = self._tracer
         if tracer is not None and tracer.follows():
-            return self._trace(tracer, check)
-        return self._admission.decide(check)
+            return self._trace(tracer, plan, subject, started_us)
+        return self._admission.decide(plan, subject, started_us)
 
-    async def _trace(self, tracer: Tracer, check: Check) -> Reservation:
-        with tracer.check([part.policy.name for part in check.plan.parts]) as span:
-            # It is told of within the span, which the metrics' exemplars point to.
-            reservation = await self._admission.decide(check)
+    async def _trace(
+        self, tracer: Tracer, plan: Plan, subject: Subject, started_us: int
+    ) -> Reservation:
+        with tracer.check([part.policy.name for part in plan.parts]) as span:
+            # The decision is emitted within the span, which the metrics' exemplars point to.
+            reservation = await self._admission.decide(plan, subject, started_us)
             span.decided(reservation.decision)
         return reservation
 

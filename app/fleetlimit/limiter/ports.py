@@ -34,10 +34,6 @@ class Taken(NamedTuple):
         return self.times_us[place] if self.times_us else self.now_us
 
 
-Heard = Callable[[Taken], object]
-"""Is told a store's answer."""
-
-
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """What a heartbeat learns from the store.
@@ -86,15 +82,11 @@ class Store(Protocol):
         """Make the store ready for calls within the operation timeout; also used as a probe."""
         ...
 
-    def take(
-        self, charges: Sequence[Charge], heard: Heard | None = None, *, commit: bool = True
-    ) -> Awaitable[Taken]:
+    def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Awaitable[Taken]:
         """Decide all charges together on the store's clock, and spend them when they fit.
 
         Args:
             charges: What is asked of each bucket.
-            heard: May be told the answer as soon as it is there, in the caller's context and
-                before the caller goes on; not if that one has gone away.
             commit: Whether to spend.
         """
         ...

@@ -12,7 +12,7 @@ from fleetlimit.limiter.audit.sample import Sample
 from fleetlimit.limiter.circuit_breaker import NOT_ASKED, Breaker
 from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.plan import Plan
-from fleetlimit.limiter.ports import Clock, Heard, Store, Taken
+from fleetlimit.limiter.ports import Clock, Store, Taken
 from fleetlimit.limiter.prefetch import Slices
 from fleetlimit.limiter.reservation import LeaseKeeper, Reservation
 
@@ -39,12 +39,8 @@ class Till:
         self._orphans: set[asyncio.Task[None]] = set()
         self.slices = Slices(self._take, self.settle, sample, clock)
 
-    def take(self, plan: Plan, heard: Heard) -> Coroutine[Any, Any, Taken]:
+    def take(self, plan: Plan) -> Coroutine[Any, Any, Taken]:
         """Spend all charges of a plan, from the store or from a slice of it.
-
-        Args:
-            plan: What a check asks.
-            heard: May be told the store's answer as soon as it is there.
 
         Raises:
             StoreError: The store is away.
@@ -53,12 +49,10 @@ class Till:
             return self.slices.take(plan, plan.slicing)
         if plan.holds_leases:
             return self._take_leases(plan, self._take(plan.charges))
-        return self._take(plan.charges, heard)
+        return self._take(plan.charges)
 
-    def _take(
-        self, charges: Sequence[Charge], heard: Heard | None = None
-    ) -> Coroutine[Any, Any, Taken]:
-        return self._breaker.call("take", self._store.take, charges, heard)
+    def _take(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, Taken]:
+        return self._breaker.call("take", self._store.take, charges)
 
     async def _take_leases(self, plan: Plan, taking: Coroutine[Any, Any, Taken]) -> Taken:
         # A client that goes away while the store answers must not leave a lease behind.

@@ -22,12 +22,10 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.server.admin.app import Admin, create_admin
 from fleetlimit.server.admin.health import Status
 from fleetlimit.server.wrap import Front, load_target
-from fleetlimit.stores.redis.store import RedisStore
 from fleetlimit.telemetry import (
     LimiterTracing,
     configure_logging,
     configure_tracing,
-    instrument_redis,
 )
 from fleetlimit.version import __version__
 
@@ -80,9 +78,6 @@ async def _serve(settings: Settings, ready: Callable[[int, int], None] | None) -
     fleetlimit = Fleetlimit(
         settings=settings, tracer=LimiterTracing(provider) if provider is not None else None
     )
-    store = fleetlimit.limiter.store
-    if provider is not None and isinstance(store, RedisStore):
-        instrument_redis(store.client, provider)
     async with fleetlimit:
         front = Front(load_target(settings.target), fleetlimit, provider)
         admin = Admin(fleetlimit, front.routes)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from fleetlimit.core.algorithms import State, module_of
 from fleetlimit.core.charge import Charge, Settlement
 from fleetlimit.core.quota import Quota
-from fleetlimit.limiter.ports import Heard, Posted, Pulse, Taken
+from fleetlimit.limiter.ports import Posted, Pulse, Taken
 
 
 def wall_clock_us() -> int:
@@ -49,9 +49,7 @@ class MemoryStore:
         self._expiries.clear()
         self._due.clear()
 
-    async def take(
-        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
-    ) -> Taken:
+    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
         """Decide all charges together; no other task runs in between."""
         now_us = self._now_us()
         self._expire(now_us)

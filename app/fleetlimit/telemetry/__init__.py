@@ -6,7 +6,7 @@ from fleetlimit.telemetry.logs.denial_log import DenialLog
 from fleetlimit.telemetry.logs.event_log import EventLog
 from fleetlimit.telemetry.metrics.observer import Metrics
 from fleetlimit.telemetry.top_denied import DeniedSubject, TopDenied
-from fleetlimit.telemetry.tracing.instrumentation import instrument_app, instrument_redis
+from fleetlimit.telemetry.tracing.instrumentation import instrument_app
 from fleetlimit.telemetry.tracing.limiter import LimiterTracing
 from fleetlimit.telemetry.tracing.provider import configure_tracing
 
@@ -20,6 +20,5 @@ __all__ = [
     "configure_logging",
     "configure_tracing",
     "instrument_app",
-    "instrument_redis",
     "watch_lag",
 ]

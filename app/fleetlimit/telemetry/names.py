@@ -280,7 +280,6 @@ ATTR_SOURCE: Final = "fleetlimit.source"
 ATTR_RETRY_AFTER_MS: Final = "fleetlimit.retry_after_ms"
 ATTR_DB_SYSTEM: Final = "db.system.name"
 ATTR_DB_OPERATION: Final = "db.operation.name"
-ATTR_DB_BATCH_SIZE: Final = "db.operation.batch.size"
 ATTR_DB_PROCEDURE: Final = "db.stored_procedure.name"
 
 LOG_DENIED: Final = "request.denied"

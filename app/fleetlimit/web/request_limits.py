@@ -64,14 +64,6 @@ class Visit:
         results = sum((each.results for each in others), first.results)
         return self.gate.fields(first._replace(results=results))
 
-    def _decided(self, reservation: Reservation) -> None:
-        """Take note of a decision, and prepare what the response will say of it."""
-        self.reservations.append(reservation)
-        if reservation.leases:
-            self.holds_leases = True
-        # A refusal is a response of its own, and brings its fields along.
-        self._fields = self._told() if reservation.decision.allowed else None
-
     async def admit(
         self, scope: Scope, asks: Sequence[Ask], *, matched: bool = False
     ) -> Refusal | None:
@@ -91,9 +83,13 @@ class Visit:
         headers = _headers(scope, wanted.headers) if wanted.headers else NO_HEADERS
         subject = made(Subject, (address, principal, entry.name, headers))
         try:
-            reservation = await gate.limiter.admit(pairs, subject, self._decided)
+            reservation = await gate.limiter.admit(pairs, subject)
         except CostError as fault:
             return too_costly(str(fault), gate.exposed)
+        self.reservations.append(reservation)
+        self._fields = None
+        if reservation.leases:
+            self.holds_leases = True
         for name in wanted.names:
             self.policies[name] = reservation
         if not reservation.decision.allowed:

@@ -83,3 +83,14 @@ async def test_every_answer_is_told_whatever_its_source() -> None:
             ("allowed", "local"),
             ("denied", "local"),
         ]
+
+
+async def test_each_decision_is_emitted_once() -> None:
+    """Decided by the store or from the denial cache, a check is one event."""
+    policy, recorder = rate("a", "1/minute"), Recorder()
+    limiter = Limiter(MemoryStore(), local=MemoryStore(), observers=[recorder])
+    await limiter.start()
+    found = [await limiter.check(policy, principal="ann") for _ in range(3)]
+    await limiter.aclose()
+    assert [each.source for each in found] == ["store", "store", "cache"]
+    assert [each.decision for each in recorder.of(Decided)] == found

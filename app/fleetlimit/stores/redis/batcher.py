@@ -7,20 +7,20 @@ that decides several at a time are one call then, and each hears its own part of
 """
 
 import asyncio
-import contextvars
+import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-import redis.asyncio
 from opentelemetry import trace
-from redis.exceptions import NoScriptError, ReadOnlyError
+from redis.exceptions import AskError, NoScriptError, ReadOnlyError, TryAgainError
 
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.stores.redis.client import Client, Timeouts
 from fleetlimit.stores.redis.connection import Line, Wire
-from fleetlimit.stores.redis.errors import translate
 from fleetlimit.stores.redis.scripts import Call, Command, Script, join, parts
+
+Result = TypeVar("Result")
 
 GRACE_TURNS = 8
 """A busy loop may hear of the answer and of the timeout in one turn. An answer that is there is
@@ -32,39 +32,36 @@ def late(seconds: float) -> StoreUnavailable:
     return StoreUnavailable(f"timeout: no answer within {seconds * 1000:g} ms", kind="timeout")
 
 
-async def asked(line: Line, commands: list[Command]) -> list[Any]:
-    """Send commands and return their answers; who gives up waiting leaves the connection."""
-    heard: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-
-    def hear(outcome: list[Any] | Exception) -> None:
-        if heard.done():
-            return
-        if isinstance(outcome, Exception):
-            heard.set_exception(outcome)
-        else:
-            heard.set_result(outcome)
-
-    line.ask([command.words() for command in commands], hear)
-    try:
-        return await heard
-    except asyncio.CancelledError:
-        # Nobody waits any more because it took too long, for those who come behind as well.
-        line.close(TimeoutError("no answer to what was sent before"))
-        raise
+MAX_IN_FLIGHT = 2
+"""Pipelines in flight at once, on one connection: one runs while the next one travels."""
+MAX_BATCH = 64
+"""Calls in one pipeline. At up to 50 us a script, a replica's pipelines hold the server for 6 ms at
+most: a crowd at several replicas is not taken for a store that is away."""
 
 
 class Flight:
-    """Sends commands, and says once what became of them; no task is made for it.
+    """One pipeline on its way: its commands, sent once, and the replies or the reason for none.
 
     Args:
-        batch: The calls in them.
+        batch: The calls in it.
         commands: What is sent.
         line: The connection.
-        seconds: How long to wait for the answers.
-        landed: Is told the answers, or why there are none.
+        seconds: How long to wait for the replies.
+        landed: Callback with the replies, or the exception.
+        last: Whether a script that the server does not know is an error.
     """
 
-    __slots__ = ("_landed", "_line", "_loop", "_seconds", "_timer", "batch", "commands", "ended")
+    __slots__ = (
+        "_landed",
+        "_line",
+        "_loop",
+        "_seconds",
+        "_timer",
+        "batch",
+        "commands",
+        "ended",
+        "last",
+    )
 
     def __init__(
         self,
@@ -73,9 +70,12 @@ class Flight:
         line: Line,
         seconds: float,
         landed: Callable[["Flight", list[Any] | Exception], None],
+        *,
+        last: bool = False,
     ) -> None:
         self.batch = batch
         self.commands = commands
+        self.last = last
         self.ended = False
         self._line = line
         self._seconds = seconds
@@ -95,81 +95,89 @@ class Flight:
             self._timer = self._loop.call_soon(self._late, turns - 1)
             return
         self.ended = True
-        # A server that is late with one answer is left, with all that it still owes.
+        # On timeout, close the connection and fail every outstanding batch on it.
         why = late(self._seconds)
         self._line.close(why)
         self._landed(self, why)
 
 
-Result = TypeVar("Result")
-
-MAX_IN_FLIGHT = 2
-"""Pipelines under way at once, each on its own connection."""
-MAX_BATCH = 64
-"""Calls in one pipeline. At up to 50 us a script, a replica's pipelines hold the server for 6 ms at
-most: a crowd at several replicas is not taken for a store that is away."""
-
-
 class Lane:
-    """The way to one store.
+    """Batches the script calls to one server.
 
     Args:
-        client: The driver's client; never retries by itself.
-        timeouts: How long to wait for an answer.
-        sent: Told for each pipeline how many calls are in it.
-        place: Tells of a key in which Cluster slot it is; None where there are none.
+        wire: The connection to the server.
+        client: The driver's client, for all that is not a script call in a batch.
+        timeouts: How long to wait for a reply.
+        sent: Callback with the number of calls of each pipeline.
+        place: Maps a key to its Cluster slot; None where there are no slots.
+        relocate: Looks up which server is the primary, after this one failed or is none any more.
+        tracer: Makes the spans of calls within a traced check; OpenTelemetry's global one if None.
     """
 
     def __init__(
         self,
+        wire: Wire,
         client: Client,
         timeouts: Timeouts,
         *,
         sent: Callable[[int], None] = lambda _: None,
         place: Callable[[str], int] | None = None,
+        relocate: Callable[[], Awaitable[Any]] | None = None,
+        tracer: trace.Tracer | None = None,
     ) -> None:
+        self._wire = wire
         self._client = client
         self._timeouts = timeouts
         self._sent = sent
         self._place = place
-        # A cluster's driver knows which node has which slot, and when they move.
-        pool = client.connection_pool if isinstance(client, redis.asyncio.Redis) else None
-        self._wire = Wire(pool) if pool is not None else None
+        self._relocate = relocate
+        self._tracer = tracer or trace.get_tracer("fleetlimit")
         self._waiting: deque[Call] = deque()
         self._flights: set[Flight] = set()
         self._under_way: set[asyncio.Task[None]] = set()
         self._late: set[asyncio.Future[Any]] = set()
+        self._relocating: asyncio.Task[None] | None = None
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def call(
-        self,
-        script: Script,
-        keys: list[str],
-        args: list[Any],
-        read: Callable[[Any], Result],
-        heard: Callable[[Result], object] | None = None,
+        self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Result]
     ) -> asyncio.Future[Result]:
-        """Run a script once; its answer is awaited.
+        """Run a script once and return the future of its result.
 
-        The answer raises `StoreError` if the store did not answer, or not with success.
+        The future raises `StoreError` if the store did not reply, or replied with an error.
 
         Args:
             script: The script.
             keys: Its keys.
             args: Its arguments.
-            read: Makes of the script's answer what is waited for; where it raises, the answer is
-                none that the script gives.
-            heard: Is told what was made, before the one who waits goes on.
+            read: Converts the script's reply to the result; raises `TypeError`, `ValueError` or
+                `AttributeError` for a reply that the script never gives.
         """
         loop = self._here()
         answer: asyncio.Future[Result] = loop.create_future()
-        context = contextvars.copy_context()
-        self._waiting.append(Call(script, keys, args, answer, context, read, heard))
+        if trace.get_current_span().is_recording():
+            self._trace(script, answer)
+        self._waiting.append(Call(script, keys, args, answer, read))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._depart)
         return answer
+
+    def _trace(self, script: Script, answer: asyncio.Future[Any]) -> None:
+        """Make a client span of the call, from now until its result or error is there."""
+        span = self._tracer.start_span(
+            "EVALSHA", kind=trace.SpanKind.CLIENT, attributes=script.span_attributes
+        )
+
+        def end(answer: asyncio.Future[Any]) -> None:
+            error = None if answer.cancelled() else answer.exception()
+            if error is not None:
+                span.record_exception(error)
+                span.set_status(trace.StatusCode.ERROR, str(error))
+            span.end()
+
+        answer.add_done_callback(end)
 
     def _here(self) -> asyncio.AbstractEventLoop:
         """Return the event loop; with one before it ended all that was under way in that.
@@ -180,10 +188,10 @@ class Lane:
         if loop is not self._loop:
             self._loop = loop
             self._scheduled = False
+            self._relocating = None
             for each in (self._waiting, self._flights, self._under_way, self._late):
                 each.clear()
-            if self._wire is not None:
-                self._wire.forget()
+            self._wire.forget()
         return loop
 
     async def open(self) -> None:
@@ -193,8 +201,7 @@ class Lane:
             RedisError: There is nobody to connect to.
         """
         self._here()
-        if self._wire is not None:
-            await self._wire.open()
+        await self._wire.open()
 
     async def aclose(self) -> None:
         """Wait for what is under way; the timeouts bound it."""
@@ -203,8 +210,7 @@ class Lane:
             flying = {call.answer for flight in self._flights for call in flight.batch}
             await asyncio.wait(flying | self._under_way | self._late)
             await asyncio.sleep(0)
-        if self._wire is not None:
-            self._wire.close()
+        self._wire.close()
 
     def _depart(self) -> None:
         self._scheduled = False
@@ -214,36 +220,93 @@ class Lane:
             batch = [call for call in batch if not call.answer.done()]
             if not batch:
                 continue
-            # What is traced goes by the driver, whose instrumentation makes a span of it.
-            traced = self._wire is None or batch[0].context.run(_is_traced)
-            line = None if traced or self._wire is None else self._wire.line
+            line = self._wire.line
             if line is None:
-                # In the context of its first call, whose trace it belongs to. A copy: it hears the
-                # answer in its own, and none can be entered twice.
-                self._go(self._travel(batch, traced=traced), batch[0].context.copy())
+                self._go(self._connect_and_send(batch))
             else:
-                self._sent(len(batch))
-                commands = join(batch, self._place)
-                seconds = self._timeouts.operation
-                self._flights.add(Flight(batch, commands, line, seconds, self._landed))
+                self._send(batch, line)
+
+    def _send(self, batch: list[Call], line: Line, *, last: bool = False) -> None:
+        self._sent(len(batch))
+        commands = join(batch, self._place)
+        seconds = self._timeouts.operation
+        self._flights.add(Flight(batch, commands, line, seconds, self._landed, last=last))
+
+    async def _connect_and_send(self, batch: list[Call], *, load: bool = False) -> None:
+        """Send a batch once there is a connection, after loading its scripts if need be."""
+        try:
+            if load:
+                await self._within(self._load(batch))
+            self._send(batch, await self._within(self._wire.open()), last=load)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers receive it
+            self._fail(batch, error)
+
+    async def _load(self, batch: list[Call]) -> list[Any]:
+        scripts = {call.script.sha: call.script.text for call in batch}
+        return [await self._client.script_load(text) for text in scripts.values()]
 
     def _landed(self, flight: Flight, outcome: list[Any] | Exception) -> None:
         self._flights.discard(flight)
         if isinstance(outcome, Exception):
             self._fail(flight.batch, outcome)
         else:
-            missing, demoted = self._deliver(parts(flight.commands, outcome))
-            if demoted:
-                self._go(self.disconnect())
-            if missing:
-                self._go(self._travel_again(missing, traced=False))
+            self._deliver(flight, outcome)
         if self._waiting:
             self._depart()
 
-    def _go(
-        self, way: Coroutine[Any, Any, None], context: contextvars.Context | None = None
-    ) -> None:
-        task = asyncio.get_running_loop().create_task(way, context=context)
+    def _deliver(self, flight: Flight, answers: list[Any]) -> None:
+        """Hand out replies, and send again what the server has not run."""
+        missing, moved = [], []
+        for call, answer in parts(flight.commands, answers):
+            if not isinstance(answer, Exception):
+                call.hear(answer)
+            elif isinstance(answer, NoScriptError) and not flight.last:
+                # The server was restarted, failed over or flushed since the scripts were loaded.
+                missing.append(call)
+            elif isinstance(answer, (AskError, TryAgainError)):
+                moved.append(call)
+            else:
+                call.fail(answer)
+                if isinstance(answer, ReadOnlyError):
+                    # Behind its name there may be another primary by now.
+                    self._wire.close()
+                    self._look_for_the_primary()
+        if missing:
+            self._go(self._connect_and_send(missing, load=True))
+        if moved:
+            self._go(self._redirect(moved))
+
+    async def _redirect(self, moved: list[Call]) -> None:
+        """Send calls by the driver, which follows a Cluster's redirections and learns from them."""
+        commands = join(moved, self._place)
+        try:
+            for command in commands:
+                answer = await self._within(self._client.execute_command(*command.words()))
+                for call, part in command.answers(answer):
+                    call.hear(part)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(moved, error)
+
+    def _fail(self, batch: list[Call], error: Exception) -> None:
+        # Also fail the queued calls: they would only time out in turn.
+        batch += self._waiting
+        self._waiting.clear()
+        for call in batch:
+            call.fail(error)
+        self._look_for_the_primary()
+
+    def _look_for_the_primary(self) -> None:
+        if self._relocate is not None and (self._relocating is None or self._relocating.done()):
+            self._relocating = asyncio.ensure_future(self._relocated(self._relocate()))
+            self._late.add(self._relocating)
+            self._relocating.add_done_callback(self._late.discard)
+
+    async def _relocated(self, looking: Awaitable[Any]) -> None:
+        with contextlib.suppress(Exception):  # the next call fails, and looks again
+            await self._within(looking)
+
+    def _go(self, way: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(way)
         self._under_way.add(task)
         task.add_done_callback(self._arrived)
 
@@ -252,100 +315,22 @@ class Lane:
         if self._waiting:
             self._depart()
 
-    async def _travel(self, batch: list[Call], *, traced: bool) -> None:
-        try:
-            missing, demoted = self._deliver(await self._within(self._send(batch, traced=traced)))
-            if demoted:
-                await self.disconnect()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
-            self._fail(batch, error)
-        else:
-            if missing:
-                await self._travel_again(missing, traced=traced)
-
-    async def _travel_again(self, missing: list[Call], *, traced: bool) -> None:
-        # The server was restarted, failed over or flushed since the scripts were loaded. What it
-        # does not know it has not run, so these calls are safe to send again.
-        try:
-            await self._within(self._load(missing))
-            answers = await self._within(self._send(missing, traced=traced))
-            self._deliver(answers, last=True)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._fail(missing, error)
-
-    def _fail(self, batch: list[Call], error: Exception) -> None:
-        # Who waited behind a store that does not answer is not made to wait for it again.
-        batch += self._waiting
-        self._waiting.clear()
-        for call in batch:
-            if not call.answer.done():
-                call.answer.set_exception(translate(error))
-
-    def _deliver(
-        self, answers: Iterable[tuple[Call, Any]], *, last: bool = False
-    ) -> tuple[list[Call], bool]:
-        """Hand out answers.
-
-        Returns:
-            The calls whose script the server did not know, and whether it is a primary no more:
-            behind its name there may be another one by now.
-        """
-        missing, demoted = [], False
-        for call, answer in answers:
-            if not isinstance(answer, Exception):
-                call.hear(answer)
-                continue
-            demoted = demoted or isinstance(answer, ReadOnlyError)
-            if isinstance(answer, NoScriptError) and not last:
-                missing.append(call)
-            elif not call.answer.done():
-                call.answer.set_exception(translate(answer))
-        return missing, demoted
-
-    async def _send(self, batch: list[Call], *, traced: bool) -> list[tuple[Call, Any]]:
-        commands = join(batch, self._place)
-        self._sent(len(batch))
-        if self._wire is not None and not traced:
-            line = await self._wire.open()
-            return parts(commands, await asked(line, commands))
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            # Not `evalsha()`: redis-py's Cluster pipeline blocks the method, not the command.
-            pipeline.execute_command(*command.words())
-        return parts(commands, await pipeline.execute(raise_on_error=False))
-
-    async def _load(self, batch: list[Call]) -> list[Any]:
-        scripts = {call.script.sha: call.script.text for call in batch}
-        return [await self._client.script_load(text) for text in scripts.values()]
-
-    async def disconnect(self) -> None:
-        """Close connections, so that the next call opens one to whoever answers then."""
-        if self._wire is not None:
-            self._wire.close()
-        pool = getattr(self._client, "connection_pool", None)
-        if pool is not None:
-            await pool.disconnect(inuse_connections=False)
-
     def _forget(self, task: asyncio.Future[Any]) -> None:
         self._late.discard(task)
         if not task.cancelled():
-            # It ended too late for anybody to hear of it.
+            # Mark the exception as retrieved: its caller has already received the timeout.
             task.exception()
 
-    async def _within(self, work: Any) -> Any:
+    async def _within(self, work: Awaitable[Any]) -> Any:
         task = asyncio.ensure_future(work)
         await asyncio.wait({task}, timeout=self._timeouts.operation)
         for _ in range(GRACE_TURNS):
             if task.done():
                 return task.result()
             await asyncio.sleep(0)
-        # Not waited for: on Python 3.11 a cancellation can get lost in the driver's own waiting,
+        # Not awaited: on Python 3.11 a cancellation can get lost in the driver's own waiting,
         # and then the call ends by the driver's longer timeout.
         task.cancel()
         self._late.add(task)
         task.add_done_callback(self._forget)
         raise late(self._timeouts.operation)
-
-
-def _is_traced() -> bool:
-    return trace.get_current_span().is_recording()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import hiredis
-from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import BaseParser  # type: ignore[attr-defined]  # not in __all__
 from redis.exceptions import ConnectionError as Disconnected
 
@@ -26,11 +25,11 @@ class Wire:
     """The way to one server: one connection at a time, opened when there is none.
 
     Args:
-        pool: Makes connections of the driver.
+        make: Makes a connection of the driver, not connected yet.
     """
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        self._pool = pool
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
         self._opening = asyncio.Lock()
         self._line: Line | None = None
 
@@ -53,7 +52,7 @@ class Wire:
             return line
 
     async def _connect(self) -> Any:
-        connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]  # untyped
+        connection = self._make()
         try:
             await connection.connect()
         except BaseException:

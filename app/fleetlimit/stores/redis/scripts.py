@@ -1,7 +1,6 @@
 """Calls of scripts, and the commands that they travel in: one each, or one for several."""
 
 import asyncio
-import contextvars
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -34,6 +33,15 @@ class Script:
     sha: str
     joined: bool = False
 
+    @property
+    def span_attributes(self) -> dict[str, str]:
+        """Attributes of a call's span (OpenTelemetry's semantic conventions for Redis)."""
+        return {
+            "db.system.name": "redis",
+            "db.operation.name": "EVALSHA",
+            "db.stored_procedure.name": self.name,
+        }
+
 
 @dataclass(slots=True, eq=False)
 class Call:
@@ -43,36 +51,31 @@ class Call:
         script: The script.
         keys: Its keys.
         args: Its arguments.
-        answer: What is waited for.
-        context: In which the call was made.
-        read: What makes of the script's answer what is waited for.
-        heard: Is told what was made, in the context in which the call was.
+        answer: The future of the result.
+        read: Converts the script's reply to the result.
     """
 
     script: Script
     keys: list[str]
     args: list[Any]
     answer: asyncio.Future[Any]
-    context: contextvars.Context
     read: Callable[[Any], Any]
-    heard: Callable[[Any], object] | None = None
 
     def hear(self, answer: Any) -> None:
-        """Take the script's answer, unless nobody waits any more."""
+        """Set the result, unless the caller was cancelled."""
         if self.answer.done():
             return
         try:
             found = self.read(answer)
         except (TypeError, ValueError, AttributeError) as error:
+            self.fail(error)
+        else:
+            self.answer.set_result(found)
+
+    def fail(self, error: Exception) -> None:
+        """Set the error, unless the caller was cancelled or has its result."""
+        if not self.answer.done():
             self.answer.set_exception(translate(error))
-            return
-        if self.heard is not None:
-            try:
-                self.context.run(self.heard, found)
-            except Exception as error:  # noqa: BLE001 - it is the one's who waits
-                self.answer.set_exception(error)
-                return
-        self.answer.set_result(found)
 
 
 class Command:

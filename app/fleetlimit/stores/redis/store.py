@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import redis.asyncio
-from redis.crc import key_slot
+from opentelemetry import trace
 from redis.exceptions import NoScriptError
 
 from fleetlimit.core.charge import Charge, Settlement
@@ -15,10 +15,11 @@ from fleetlimit.core.decision import Verdict
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.made import made
 from fleetlimit.core.quota import Quota
-from fleetlimit.limiter.ports import Heard, Posted, Pulse, Taken
-from fleetlimit.stores.redis.batcher import MAX_IN_FLIGHT, Lane
+from fleetlimit.limiter.ports import Posted, Pulse, Taken
+from fleetlimit.stores.redis.batcher import Lane
 from fleetlimit.stores.redis.client import Client, Timeouts, connect, location
-from fleetlimit.stores.redis.cluster import take_apart
+from fleetlimit.stores.redis.cluster import ClusterLanes, slot_of, take_apart
+from fleetlimit.stores.redis.connection import Wire
 from fleetlimit.stores.redis.errors import translate
 from fleetlimit.stores.redis.scripts import FIGURES, script
 
@@ -83,8 +84,6 @@ def _stated(text: bytes) -> tuple[int, str]:
 
 _TAKE = script("take", joined=True)
 _SETTLE, _HEARTBEAT = script("settle"), script("heartbeat")
-CONNECTIONS = MAX_IN_FLIGHT + 1
-"""For pipelines, and one for statements."""
 
 
 class RedisStore:
@@ -97,7 +96,8 @@ class RedisStore:
         username: ACL user, in place of the URL's.
         password: Password, in place of the URL's.
         now_us: A clock that buckets run on in place of the server's, for tests.
-        sent: Told for each pipeline how many calls are in it.
+        sent: Callback with the number of calls of each pipeline.
+        tracer: Makes the spans of store calls; OpenTelemetry's global one if None.
 
     Raises:
         ConfigError: The URL cannot be used.
@@ -115,14 +115,26 @@ class RedisStore:
         password: str | None = None,
         now_us: Callable[[], int] | None = None,
         sent: Callable[[int], None] = lambda _: None,
+        tracer: trace.Tracer | None = None,
     ) -> None:
         self.location = location(url)
         self._keys = keys
         self._timeouts = timeouts or Timeouts()
         self.client = connect(url, self._timeouts, username=username, password=password)
         self._cluster = isinstance(self.client, redis.asyncio.RedisCluster)
-        place = _slot if self._cluster else None
-        self._lane = Lane(self.client, self._timeouts, sent=sent, place=place)
+        self._lane: Lane | ClusterLanes
+        if isinstance(self.client, redis.asyncio.RedisCluster):
+            self._lane = ClusterLanes(self.client, self._timeouts, sent=sent, tracer=tracer)
+        else:
+            pool = self.client.connection_pool
+            self._lane = Lane(
+                Wire(pool.make_connection),
+                self.client,
+                self._timeouts,
+                sent=sent,
+                relocate=partial(pool.disconnect, inuse_connections=False),
+                tracer=tracer,
+            )
         self._now_us = now_us or (lambda: 0)
 
     async def open(self) -> None:
@@ -133,59 +145,39 @@ class RedisStore:
         """
         try:
             async with asyncio.timeout(2 * self._timeouts.connect + self._timeouts.operation):
-                await self._connect()
+                if isinstance(self.client, redis.asyncio.Redis):
+                    # Connections that a restarted server has closed would fail the first command.
+                    await self.client.connection_pool.disconnect(inuse_connections=False)
+                await self._lane.open()
                 for each in (_TAKE, _SETTLE, _HEARTBEAT, AUDIT):
                     await self.client.script_load(each.text)
         except Exception as error:
             raise translate(error) from error
-
-    async def _connect(self) -> None:
-        """Open as many connections as can be in use, so that no check waits for one."""
-        if isinstance(self.client, redis.asyncio.RedisCluster):
-            await self.client.initialize()
-            return
-        await self._lane.open()
-        pool = self.client.connection_pool
-        opened = await asyncio.gather(
-            # redis-py has no types here
-            *(pool.get_connection() for _ in range(CONNECTIONS)),  # type: ignore[no-untyped-call]
-            return_exceptions=True,
-        )
-        for connection in opened:
-            if not isinstance(connection, BaseException):
-                await pool.release(connection)
-        for failure in opened:
-            if isinstance(failure, BaseException):
-                raise failure
 
     async def aclose(self) -> None:
         """Close connections."""
         await self._lane.aclose()
         await self.client.aclose()
 
-    def take(
-        self, charges: Sequence[Charge], heard: Heard | None = None, *, commit: bool = True
-    ) -> Awaitable[Taken]:
+    def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Awaitable[Taken]:
         """Decide all charges together: one script call, or in a Cluster one for each slot."""
         if self._cluster:
             parts = _by_slot(charges)
             if len(parts) > 1:
                 return take_apart(self, charges, parts, commit=commit)
-        return self.take_together(charges, heard, commit=commit)
+        return self.take_together(charges, commit=commit)
 
-    def take_together(
-        self, charges: Sequence[Charge], heard: Heard | None = None, *, commit: bool
-    ) -> Awaitable[Taken]:
+    def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Awaitable[Taken]:
         """Decide charges whose buckets one script call may see."""
         keys = [charge.key for charge in charges]
         args = [self._now_us(), *words(charges, commit=commit)]
         read = _taken_alone if len(keys) == 1 else partial(_taken, len(keys))
-        return self._lane.call(_TAKE, keys, args, read, heard)
+        return self._lane.call(_TAKE, keys, args, read)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
         """Correct charges that were spent, and return when each was."""
         slots: dict[int, list[Settlement]] = {}
-        found = [_slot(each.key) if self._cluster else 0 for each in settlements]
+        found = [slot_of(each.key) if self._cluster else 0 for each in settlements]
         for slot, each in zip(found, settlements, strict=True):
             slots.setdefault(slot, []).append(each)
         times_us = await asyncio.gather(*(self._settle(part) for part in slots.values()))
@@ -223,15 +215,11 @@ class RedisStore:
         return await post(self.client, self._timeouts, keys, args)
 
 
-def _slot(key: str) -> int:
-    return key_slot(key.encode())
-
-
 def _by_slot(charges: Sequence[Charge]) -> list[list[int]]:
     """Return the places of the charges that one script call may hold."""
     slots: dict[int, list[int]] = {}
     for place, charge in enumerate(charges):
-        slots.setdefault(_slot(charge.key), []).append(place)
+        slots.setdefault(slot_of(charge.key), []).append(place)
     return list(slots.values())
 
 

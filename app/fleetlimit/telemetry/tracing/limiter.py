@@ -69,10 +69,13 @@ class LimiterTracing:
     Args:
         provider: Where spans go; the application's own when left out.
         version: Version of the instrumentation, shown with each span.
+
+    Attributes:
+        tracer: OpenTelemetry's tracer, for spans of store calls.
     """
 
     def __init__(self, provider: trace.TracerProvider | None = None, *, version: str = "") -> None:
-        self._tracer = trace.get_tracer("fleetlimit", version, provider)
+        self.tracer = trace.get_tracer("fleetlimit", version, provider)
 
     def follows(self) -> bool:
         """Tell whether a check that begins here is to have a span.
@@ -87,4 +90,4 @@ class LimiterTracing:
 
     def check(self, policies: Sequence[str]) -> LimiterSpan:
         """Return the span of a check under these policies, to be used as a context manager."""
-        return LimiterSpan(self._tracer, policies)
+        return LimiterSpan(self.tracer, policies)

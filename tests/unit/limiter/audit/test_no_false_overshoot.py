@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fleetlimit.core.charge import Charge, Settlement
 from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
 from fleetlimit.errors import StoreUnavailable
-from fleetlimit.limiter.ports import Heard, Posted, Taken
+from fleetlimit.limiter.ports import Posted, Taken
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
@@ -56,9 +56,7 @@ class CutOff(MemoryStore):
 
     away = False
 
-    async def take(
-        self, charges: Sequence[Charge], _heard: Heard | None = None, *, commit: bool = True
-    ) -> Taken:
+    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
         """Decide."""
         return self._answer(await super().take(charges, commit=commit))
 

@@ -1,22 +1,24 @@
 """Calls of one turn travel together, alone at once, and each hears its own answer."""
 
 import asyncio
-import contextvars
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from redis.exceptions import AskError, MovedError, TryAgainError
 from redis.exceptions import ConnectionError as Disconnected
 
 from fleetlimit.errors import StoreUnavailable
-from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT, Lane
-from fleetlimit.stores.redis.client import Client
+from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT
 from fleetlimit.stores.redis.scripts import Script
-from support.lane import OTHER, PATIENT, SCRIPT, FakeClient, call, lane_to, same, turns
+from support.lane import OTHER, SCRIPT, FakeServer, call, lane_to, same, turns
 
 
 async def test_calls_of_one_turn_are_one_pipeline() -> None:
     """Calls made together leave together, and each gets its own answer."""
-    client = FakeClient()
+    client = FakeServer()
     lane = lane_to(client)
     answers = await asyncio.gather(*(call(lane, number) for number in range(50)))
     assert answers == [str(number) for number in range(50)]
@@ -25,7 +27,7 @@ async def test_calls_of_one_turn_are_one_pipeline() -> None:
 
 async def test_call_alone_leaves_in_its_turn() -> None:
     """A call waits for no company: it is under way before anything has to happen."""
-    client = FakeClient(held=True)
+    client = FakeServer(held=True)
     waiting = call(lane_to(client), "alone")
     await turns()
     assert client.sizes == [1]
@@ -35,14 +37,14 @@ async def test_call_alone_leaves_in_its_turn() -> None:
 
 async def test_command_names_script_keys_and_arguments() -> None:
     """What is sent is EVALSHA with the script's SHA, the number of keys, keys and arguments."""
-    client = FakeClient()
+    client = FakeServer()
     await lane_to(client).call(SCRIPT, ["a", "b"], [1, "x"], same)
-    assert client.sent[0].commands == [("EVALSHA", "text", 2, "a", "b", 1, "x")]
+    assert client.sent[0] == (("EVALSHA", "text", 2, "a", "b", 1, "x"),)
 
 
 async def test_crowd_is_split_and_held_back() -> None:
     """No pipeline is larger, and no more are under way, than allowed; the rest leaves after."""
-    client = FakeClient(held=True)
+    client = FakeServer(held=True)
     lane = lane_to(client)
     crowd = [call(lane, number) for number in range((MAX_IN_FLIGHT + 1) * MAX_BATCH + 44)]
     await turns()
@@ -54,7 +56,7 @@ async def test_crowd_is_split_and_held_back() -> None:
 
 async def test_calls_made_while_others_travel_leave_together() -> None:
     """What is asked while all ways are taken, in whatever turns, leaves as one pipeline."""
-    client = FakeClient(held=True)
+    client = FakeServer(held=True)
     lane = lane_to(client)
     calls = []
     for number in range(MAX_IN_FLIGHT + 7):
@@ -67,7 +69,7 @@ async def test_calls_made_while_others_travel_leave_together() -> None:
 
 async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
     """Calls whose script is unknown are sent again after loading; the others are not."""
-    client = FakeClient()
+    client = FakeServer()
     lane = lane_to(client)
     answers = await asyncio.gather(
         call(lane, "a"), call(lane, "b", OTHER), call(lane, "c", OTHER), call(lane, "d")
@@ -79,9 +81,8 @@ async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
 
 async def test_every_pipeline_tells_its_size() -> None:
     """Whoever wants to know is told how many calls each pipeline carried, those sent again too."""
-    client, told = FakeClient(), list[int]()
-    client.known.add(SCRIPT.sha)
-    lane = Lane(cast("Client", client), PATIENT, sent=told.append)
+    client, told = FakeServer(), list[int]()
+    lane = lane_to(client, sent=told.append)
     await asyncio.gather(call(lane, "a"), call(lane, "b"), call(lane, "c", OTHER))
     await call(lane, "d")
     assert told == client.sizes == [3, 1, 1]
@@ -89,12 +90,12 @@ async def test_every_pipeline_tells_its_size() -> None:
 
 async def test_caller_that_left_before_departure_is_not_sent() -> None:
     """A call that was cancelled in its turn is not spent."""
-    client = FakeClient()
+    client = FakeServer()
     lane = lane_to(client)
     left, stays = call(lane, "left"), call(lane, "stays")
     left.cancel()
     assert await stays == "stays"
-    assert [sent.commands[0][3] for sent in client.sent] == ["stays"]
+    assert [sent[0][3] for sent in client.sent] == ["stays"]
     alone = call(lane, "alone")
     alone.cancel()
     await turns()
@@ -104,7 +105,7 @@ async def test_caller_that_left_before_departure_is_not_sent() -> None:
 @pytest.mark.parametrize("script", [SCRIPT, OTHER], ids=["known", "unknown"])
 async def test_caller_that_left_on_the_way_costs_the_others_nothing(script: Script) -> None:
     """The companions of a call that was cancelled under way get their answers."""
-    client = FakeClient(held=True)
+    client = FakeServer(held=True)
     lane = lane_to(client)
     left, stays = call(lane, "left", script), call(lane, "stays", script)
     await turns()
@@ -117,7 +118,7 @@ async def test_caller_that_left_on_the_way_costs_the_others_nothing(script: Scri
 
 async def test_caller_that_left_hears_of_no_failure() -> None:
     """A failure is told to those that still wait."""
-    client = FakeClient(held=True)
+    client = FakeServer(held=True)
     client.failures.append(Disconnected("closed"))
     lane = lane_to(client)
     left, stays = call(lane, "left"), call(lane, "stays")
@@ -131,7 +132,7 @@ async def test_caller_that_left_hears_of_no_failure() -> None:
 
 async def test_closing_waits_for_what_is_under_way() -> None:
     """A lane is closed when every call that had left, or waited to leave, has its answer."""
-    client = FakeClient(held=True)
+    client = FakeServer(held=True)
     lane = lane_to(client)
     calls = [call(lane, number) for number in range(MAX_IN_FLIGHT * MAX_BATCH + 1)]
     await turns()
@@ -144,17 +145,84 @@ async def test_closing_waits_for_what_is_under_way() -> None:
     assert all(each.done() for each in calls)
 
 
-async def test_pipeline_belongs_to_the_trace_of_its_first_call() -> None:
-    """The pipeline travels in the context of the call that it left for."""
-    trace: contextvars.ContextVar[str] = contextvars.ContextVar("trace", default="none")
-    client = FakeClient()
-    client.answer = lambda _: trace.get()
-    lane = lane_to(client)
+async def test_redirected_calls_are_sent_again_by_the_driver() -> None:
+    """A Cluster that moved a slot redirects; the driver follows, for those calls alone."""
+    server = FakeServer()
+    moved = [MovedError("1 127.0.0.1:1"), AskError("1 127.0.0.1:1"), TryAgainError("wait")]
+    server.answer = lambda command: moved.pop() if command[3] == "moved" else command[3]
+    lane = lane_to(server)
+    answers = await asyncio.gather(
+        call(lane, "stays"), call(lane, "moved"), call(lane, "moved"), call(lane, "moved")
+    )
+    assert list(answers) == ["stays", "moved", "moved", "moved"]
+    assert server.redirected == [("EVALSHA", "text", 1, "moved")] * 3
+
+
+async def test_redirected_call_that_fails_fails_alone() -> None:
+    """A redirection that leads nowhere is an error of the store."""
+    server = FakeServer()
+    server.answer = lambda command: MovedError("1 127.0.0.1:1") if command[3] == "a" else command[3]
+
+    async def nowhere(*_: Any) -> Any:
+        raise Disconnected("gone")
+
+    server.execute_command = nowhere  # type: ignore[method-assign]
+    lane = lane_to(server)
+    bad, good = call(lane, "a"), call(lane, "b")
+    assert await good == "b"
+    with pytest.raises(StoreUnavailable, match="gone"):
+        await bad
+
+
+async def test_traced_call_travels_like_any_other(
+    provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """Each traced call has a client span below the current one, without keys or arguments."""
+    tracer = provider.get_tracer("test")
+    server = FakeServer()
+    lane = lane_to(server, tracer=tracer)
 
     async def traced(name: str) -> Any:
-        trace.set(name)
+        with tracer.start_as_current_span(name):
+            return await lane.call(SCRIPT, ["secret"], [name], same)
+
+    async def untraced() -> Any:
         return await lane.call(SCRIPT, ["a"], [], same)
 
-    answers = await asyncio.gather(traced("first"), traced("second"))
-    assert list(answers) == ["first", "first"]
-    assert trace.get() == "none"
+    await asyncio.gather(traced("first"), traced("second"), untraced())
+    await turns()
+    assert server.sizes == [3]
+    calls = [span for span in spans.get_finished_spans() if span.kind is SpanKind.CLIENT]
+    above = {span.context.span_id: span.name for span in spans.get_finished_spans()}
+    assert sorted(above[span.parent.span_id] for span in calls if span.parent) == [
+        "first",
+        "second",
+    ]
+    for span in calls:
+        assert span.name == "EVALSHA"
+        assert dict(span.attributes or {}) == {
+            "db.system.name": "redis",
+            "db.operation.name": "EVALSHA",
+            "db.stored_procedure.name": "take",
+        }
+        assert "secret" not in span.to_json()
+
+
+async def test_failed_call_is_an_error_on_its_span(
+    provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """The error is recorded; a call whose caller was cancelled ends its span without one."""
+    tracer = provider.get_tracer("test")
+    server = FakeServer(held=True)
+    server.failures.append(Disconnected("closed"))
+    lane = lane_to(server, tracer=tracer)
+    with tracer.start_as_current_span("check"):
+        left, stays = call(lane, "left"), call(lane, "stays")
+        await turns()
+    left.cancel()
+    server.release()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await stays
+    await turns()
+    calls = [span for span in spans.get_finished_spans() if span.kind is SpanKind.CLIENT]
+    assert sorted(span.status.status_code.name for span in calls) == ["ERROR", "UNSET"]

@@ -12,11 +12,11 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from fleetlimit.errors import StoreRefused, StoreUnavailable
 from fleetlimit.stores.redis.client import Timeouts
-from support.lane import OTHER, SCRIPT, FakeClient, Sent, call, lane_to, same, turns
+from support.lane import OTHER, SCRIPT, FakeLine, FakeServer, call, lane_to, same, turns
 from support.tracing import exact_cancellation
 
 
-class Forgetful(FakeClient):
+class Forgetful(FakeServer):
     """A server that forgets every script at once."""
 
     async def script_load(self, text: str) -> str:
@@ -35,7 +35,7 @@ async def test_script_that_stays_unknown_is_an_error() -> None:
 
 async def test_error_of_one_call_is_its_own() -> None:
     """One bad bucket says nothing to the calls that travelled with it."""
-    client = FakeClient()
+    client = FakeServer()
     client.answer = lambda command: ResponseError("ERR") if command[3] == "bad" else command[3]
     lane = lane_to(client)
     bad, good = call(lane, "bad"), call(lane, "good")
@@ -46,7 +46,7 @@ async def test_error_of_one_call_is_its_own() -> None:
 
 async def test_failure_of_the_way_is_told_to_all() -> None:
     """When the connection breaks, every call on it hears so, and the next one is tried again."""
-    client = FakeClient()
+    client = FakeServer()
     client.failures.append(Disconnected("closed"))
     lane = lane_to(client)
     answers = await asyncio.gather(*(call(lane, 1) for _ in range(3)), return_exceptions=True)
@@ -56,7 +56,7 @@ async def test_failure_of_the_way_is_told_to_all() -> None:
 
 async def test_answer_that_does_not_come_is_a_timeout() -> None:
     """A server that does not answer is given up after the operation timeout."""
-    client = FakeClient(held=True)
+    client = FakeServer(held=True)
     lane = lane_to(client, Timeouts(connect=10, operation=0.02))
     with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms") as caught:
         await lane.call(SCRIPT, ["a"], [], same)
@@ -65,29 +65,37 @@ async def test_answer_that_does_not_come_is_a_timeout() -> None:
     assert await lane.call(SCRIPT, ["b"], [], same) == "b"
 
 
-class Deaf(FakeClient):
-    """A driver that does not hear of its cancellation, and breaks later."""
+class Deaf(FakeServer):
+    """A driver that suppresses the cancellation of its connecting, and ends later."""
 
-    async def answered(self, sent: Sent) -> list[Any]:
-        """Wait for the gate, whatever happens."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.connected = asyncio.Event()
+        self.broken = False
+
+    async def open(self) -> FakeLine:
+        """Wait for the event, whatever happens."""
         with contextlib.suppress(asyncio.CancelledError):
-            await super().answered(sent)
-        return await super().answered(sent)
+            await self.connected.wait()
+        await self.connected.wait()
+        if self.broken:
+            raise Disconnected("closed")
+        return await super().open()
 
 
 @exact_cancellation
-@pytest.mark.parametrize("broken", [True, False], ids=["failure", "answer"])
+@pytest.mark.parametrize("broken", [True, False], ids=["failure", "connection"])
 async def test_what_ends_after_its_timeout_is_nobodys(broken: bool) -> None:  # noqa: FBT001 - a case
     """A caller is not held by a driver that goes on, and its late end is of no consequence."""
-    client = Deaf(held=True)
+    client = Deaf()
     lane = lane_to(client, Timeouts(connect=10, operation=0.02))
     with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms"):
         await lane.call(SCRIPT, ["a"], [], same)
-    if broken:
-        client.failures.append(Disconnected("closed"))
-    client.release()
+    client.broken = broken
+    client.connected.set()
     with anyio.fail_after(10):
         await lane.aclose()
+    client.broken = False
     assert await lane_to(client).call(SCRIPT, ["b"], [], same) == "b"
     await turns()
     assert not lane._late
@@ -97,7 +105,7 @@ async def test_late_failure_is_heard_of_silently() -> None:
     """A failure that comes after its caller was answered is not reported as unheard."""
     late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     late.set_exception(Disconnected("closed"))
-    lane_to(FakeClient())._forget(late)
+    lane_to(FakeServer())._forget(late)
     reported: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: reported.append(what))
     del late
@@ -112,32 +120,54 @@ async def test_answer_that_arrived_in_a_busy_turn_is_taken() -> None:
         time.sleep(0.03)
         return command[3]
 
-    client = FakeClient()
+    client = FakeServer()
     client.answer = busy
     lane = lane_to(client, Timeouts(connect=10, operation=0.01))
     assert await lane.call(SCRIPT, ["late"], [], same) == "late"
 
 
-class Pool:
-    """A pool that counts how often its idle connections were closed."""
-
-    closed = 0
-
-    async def disconnect(self, *, inuse_connections: bool) -> None:
-        """Close idle connections."""
-        assert not inuse_connections
-        self.closed += 1
-
-
-async def test_read_only_server_is_looked_up_anew() -> None:
-    """A server that became a replica is left: behind its name there may be another by now."""
-    client, pool = FakeClient(), Pool()
+async def test_read_only_server_is_left_and_the_primary_looked_up() -> None:
+    """Behind the name of a server that became a replica there may be another primary by now."""
+    client, lookups = FakeServer(), list[str]()
     client.answer = lambda _: ReadOnlyError("replica")
-    lane = lane_to(client)
+
+    async def relocate() -> None:
+        lookups.append("primary")
+
+    lane = lane_to(client, relocate=relocate)
     with pytest.raises(StoreRefused) as caught:
         await lane.call(SCRIPT, ["a"], [], same)
-    assert (caught.value.kind, pool.closed) == ("read_only", 0)
-    client.connection_pool = pool
-    with pytest.raises(StoreRefused):
-        await lane.call(SCRIPT, ["a"], [], same)
-    assert pool.closed == 1
+    await turns()
+    assert (caught.value.kind, lookups, client.line) == ("read_only", ["primary"], None)
+    client.answer = lambda command: command[3]
+    assert await lane.call(SCRIPT, ["b"], [], same) == "b"
+    assert client.opened == 2
+
+
+async def test_failed_server_is_looked_up_once_at_a_time() -> None:
+    """A node that fails may have a successor; a lookup that fails or hangs costs no call."""
+    client, begun = FakeServer(), list[asyncio.Event]()
+
+    async def relocate() -> None:
+        begun.append(asyncio.Event())
+        await begun[-1].wait()
+        raise Disconnected("no node replies")
+
+    lane = lane_to(client, relocate=relocate)
+    client.failures += [Disconnected("closed"), Disconnected("closed")]
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await lane.call(SCRIPT, ["a"], [], same)
+    await turns()
+    assert len(begun) == 1
+    assert await lane.call(SCRIPT, ["b"], [], same) == "b"
+    begun[0].set()
+    await lane.aclose()
+    await turns()
+    client.failures.append(Disconnected("closed"))
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await lane.call(SCRIPT, ["c"], [], same)
+    await turns()
+    assert len(begun) == 2
+    begun[1].set()
+    await lane.aclose()

@@ -1,7 +1,6 @@
 """Answers come in the order of the questions, in whatever pieces, or the connection is left."""
 
 import asyncio
-import contextvars
 from typing import Any
 
 import anyio
@@ -10,7 +9,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import NoScriptError
 
 from fleetlimit.errors import StoreUnavailable
-from fleetlimit.stores.redis.batcher import Flight, asked
+from fleetlimit.stores.redis.batcher import Flight
 from fleetlimit.stores.redis.connection import Line, Wire
 from fleetlimit.stores.redis.errors import translate
 from fleetlimit.stores.redis.scripts import Call, Script, join
@@ -61,28 +60,14 @@ class Connection:
         self.disconnected += 1
 
 
-class Pool:
-    """Makes the connections that it was given."""
-
-    def __init__(self, *connections: Connection) -> None:
-        self.connections = list(connections)
-
-    def make_connection(self) -> Connection:
-        """Return the next one."""
-        return self.connections.pop(0)
-
-
 def wire_to(*connections: Connection) -> Wire:
-    pool: Any = Pool(*connections)
-    return Wire(pool)
+    following = list(connections)
+    return Wire(lambda: following.pop(0))
 
 
 def commands(*keys: str) -> tuple[list[Call], list[Any]]:
     loop = asyncio.get_running_loop()
-    calls = [
-        Call(PLAIN, [key], [], loop.create_future(), contextvars.copy_context(), str)
-        for key in keys
-    ]
+    calls = [Call(PLAIN, [key], [], loop.create_future(), str) for key in keys]
     return calls, join(calls, lambda _: 0)
 
 
@@ -139,36 +124,6 @@ async def test_a_connection_that_fails_is_given_back_to_the_driver() -> None:
         await wire.open()
     assert bad.disconnected == 1
     assert not (await wire.open()).closed
-
-
-async def test_who_gives_up_leaves_the_connection() -> None:
-    """A late answer would be taken for the next one's."""
-    line = Line(Connection())
-    _, asking = commands("a")
-    waiting = asyncio.ensure_future(asked(line, asking))
-    await asyncio.sleep(0)
-    behind: list[Any] = []
-    line.ask([("GET", "b")], behind.append)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    assert line.closed
-    assert [translate(each).kind for each in behind] == ["timeout"]
-
-
-async def test_an_answer_is_returned_and_a_loss_raised() -> None:
-    """Who asks without a flight hears the same."""
-    line = Line(Connection())
-    _, asking = commands("a")
-    waiting = asyncio.ensure_future(asked(line, asking))
-    await asyncio.sleep(0)
-    line.data_received(b":7\r\n")
-    assert await waiting == [7]
-    waiting = asyncio.ensure_future(asked(line, asking))
-    await asyncio.sleep(0)
-    line.close()
-    with pytest.raises(Disconnected):
-        await waiting
 
 
 async def test_a_flight_that_is_late_leaves_its_connection() -> None:

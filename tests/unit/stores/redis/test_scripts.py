@@ -1,7 +1,6 @@
 """Calls that leave together are one command where one script call can decide them."""
 
 import asyncio
-import contextvars
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +26,6 @@ def call(loop: asyncio.AbstractEventLoop, *keys: str, script: Script = TAKE, now
         list(keys),
         [now, *(f"word-{key}" for key in keys)],
         loop.create_future(),
-        contextvars.copy_context(),
         read=list,
     )
 

@@ -1,6 +1,6 @@
 """Rate limiting for FastAPI that holds across every replica, and shows that it does."""
 
-from fleetlimit.bootstrap.fleetlimit import Fleetlimit, open_default
+from fleetlimit.bootstrap.fleetlimit import Fleetlimit, open_limiter_from_env
 from fleetlimit.core.decision import Decision, Outcome
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import Quota, concurrency_quota, rate_quota
@@ -16,16 +16,16 @@ from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.strict_yaml import DocumentErrors
 from fleetlimit.web.dependency import RateLimit, rate_limit
-from fleetlimit.web.exceptions import Refused
+from fleetlimit.web.exceptions import RequestRejected
 from fleetlimit.web.http_limiter import DefaultGate
 from fleetlimit.web.middleware import RateLimitMiddleware
-from fleetlimit.web.responses import RESPONSES
+from fleetlimit.web.responses import RATE_LIMIT_RESPONSES
 
 # The web's parts know no store and no settings; here they learn how a gate is opened.
-DefaultGate.open = staticmethod(open_default)
+DefaultGate.open = staticmethod(open_limiter_from_env)
 
 __all__ = [
-    "RESPONSES",
+    "RATE_LIMIT_RESPONSES",
     "ConfigError",
     "CostError",
     "Decision",
@@ -41,7 +41,7 @@ __all__ = [
     "Quota",
     "RateLimit",
     "RateLimitMiddleware",
-    "Refused",
+    "RequestRejected",
     "Reservation",
     "StoreError",
     "Subject",

@@ -13,12 +13,12 @@ from fleetlimit.bootstrap.build import build_identifier
 from fleetlimit.bootstrap.explain import explain, render
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.settings import Settings
-from fleetlimit.demo.command import Options
-from fleetlimit.demo.command import demo as run_demo
+from fleetlimit.demo.command import DemoOptions
+from fleetlimit.demo.command import main as run_demo
 from fleetlimit.errors import FleetlimitError
 from fleetlimit.policy_file import json_schema, load
 from fleetlimit.server.runner import serve as serve_forever
-from fleetlimit.server.wrap import Front, load_target
+from fleetlimit.server.wrap import WrappedApp, import_app
 
 app = typer.Typer(
     help="Rate limiting for FastAPI that holds across every replica.",
@@ -56,7 +56,7 @@ def serve(
 ) -> None:
     """Serve an app with the limiter, telemetry and health in front of it."""
     serve_forever(
-        _settings(
+        _load_settings(
             target=target,
             host=host,
             port=port,
@@ -68,9 +68,9 @@ def serve(
     )
 
 
-def _settings(**given: Any) -> Settings:
+def _load_settings(**overrides: Any) -> Settings:
     """Read the settings; the bundled service brings its own policies."""
-    settings = Settings.read(**given)
+    settings = Settings.load(**overrides)
     if settings.policies is None and not settings.target:
         return settings.model_copy(update={"policies": BUNDLED_POLICIES})
     return settings
@@ -91,7 +91,7 @@ def demo(
     svg: Annotated[Path | None, typer.Option(help="Save a picture of the result.")] = None,
 ) -> None:
     """Show that the limit holds over several replicas; exit with 1 if it does not."""
-    raise typer.Exit(run_demo(Options(replicas, requests, principals, store, as_json, svg)))
+    raise typer.Exit(run_demo(DemoOptions(replicas, requests, principals, store, as_json, svg)))
 
 
 @policies_app.command()
@@ -99,10 +99,10 @@ def validate(
     file: Annotated[Path, typer.Argument(help="Policy file.")],
 ) -> None:
     """Check a policy file; exit with 1 and every fault if it is wrong."""
-    loaded = load(file)
+    policy_file = load(file)
     # The files that it names are part of it: a wrong one would keep a service from starting.
-    build_identifier(loaded.identity)
-    typer.echo(f"{file}: {len(loaded.policies.policies)} policies, no fault", err=True)
+    build_identifier(policy_file.identity)
+    typer.echo(f"{file}: {len(policy_file.policy_set.policies)} policies, no fault", err=True)
 
 
 @policies_app.command()
@@ -133,16 +133,16 @@ def explain_command(
         if not colon:
             raise typer.BadParameter(f"{each!r} is no header: write 'Name: value'")
         headers[name.strip()] = value.strip()
-    settings = _settings(target=target, store=store, policies=policies)
+    settings = _load_settings(target=target, store=store, policies=policies)
 
-    async def ask() -> dict[str, Any]:
+    async def run() -> dict[str, Any]:
         fleetlimit = Fleetlimit(settings=settings)
-        fleetlimit.limiter.policies.replace(fleetlimit.loaded.policies)
+        fleetlimit.limiter.active_policies.replace(fleetlimit.policy_file.policy_set)
         try:
-            front = Front(load_target(settings.target), fleetlimit)
+            wrapped = WrappedApp(import_app(settings.target), fleetlimit)
             return await explain(
-                fleetlimit.gate,
-                front.routes,
+                fleetlimit.http_limiter,
+                wrapped.routes,
                 method=method,
                 path=path,
                 headers=headers,
@@ -151,8 +151,8 @@ def explain_command(
         finally:
             await fleetlimit.aclose()
 
-    told = asyncio.run(ask())
-    typer.echo(json.dumps(told, indent=2) if as_json else render(told))
+    explanation = asyncio.run(run())
+    typer.echo(json.dumps(explanation, indent=2) if as_json else render(explanation))
 
 
 def main() -> None:

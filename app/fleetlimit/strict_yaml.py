@@ -24,13 +24,13 @@ MAX_VALUES = 100_000
 _BYTES_PER_VALUE = 10
 """Fewer than in any file that is large for good reason."""
 
-Place = tuple[int | str, ...]
+NodePath = tuple[int | str, ...]
 
 # The C parser reads a megabyte in tens of milliseconds, the Python one in tens of seconds.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Only numbers that are text again as they were written, so that a name may look like one.
-_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
-_WORDS = {
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
+_LITERALS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -62,14 +62,14 @@ class Document:
 
     source: str
     data: Any
-    lines: Mapping[Place, int]
+    lines: Mapping[NodePath, int]
     errors: Sequence[DocumentError]
 
-    def error(self, message: str, place: Place = ()) -> DocumentError:
+    def error(self, message: str, path: NodePath = ()) -> DocumentError:
         """Return an error at the value, or at the nearest one around it that has a line."""
-        while place and place not in self.lines:
-            place = place[:-1]
-        return DocumentError(message, source=self.source, line=self.lines[place])
+        while path and path not in self.lines:
+            path = path[:-1]
+        return DocumentError(message, source=self.source, line=self.lines[path])
 
 
 def read(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -83,9 +83,11 @@ def read(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
             raw = file.read(max_bytes + 1)
     except OSError as error:
         what = f"the file cannot be read ({error.strerror}): correct its path or permissions"
-        raise _refused(str(path), 0, what) from None
+        raise _fatal_error(str(path), 0, what) from None
     if len(raw) > max_bytes:
-        raise _refused(str(path), 0, f"the file is above {max_bytes:,} bytes: write fewer entries")
+        raise _fatal_error(
+            str(path), 0, f"the file is above {max_bytes:,} bytes: write fewer entries"
+        )
     return raw
 
 
@@ -100,11 +102,11 @@ def parse(raw: bytes, source: str) -> Document:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         message = "this is not UTF-8 text: save the file as UTF-8"
-        raise _refused(source, line, message) from None
-    return _Reader(source, text, max(MAX_VALUES, len(raw) // _BYTES_PER_VALUE)).document()
+        raise _fatal_error(source, line, message) from None
+    return _Composer(source, text, max(MAX_VALUES, len(raw) // _BYTES_PER_VALUE)).document()
 
 
-def _refused(source: str, line: int, message: str) -> DocumentErrors:
+def _fatal_error(source: str, line: int, message: str) -> DocumentErrors:
     return DocumentErrors([DocumentError(message, source=source, line=line)])
 
 
@@ -112,7 +114,7 @@ def _line(mark: Any) -> int:
     return mark.line + 1 if mark else 0
 
 
-class _Reader:
+class _Composer:
     """Builds values from parser events, so that nothing grows before it is counted.
 
     PyYAML's own composer recurses in C without a bound: a file that opens enough brackets ends the
@@ -123,10 +125,10 @@ class _Reader:
         self._source = source
         self._max_values = max_values
         self._events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
-        self._lines: dict[Place, int] = {}
+        self._lines: dict[NodePath, int] = {}
         self._errors: list[DocumentError] = []
         self._anchors: dict[str, tuple[Any, int]] = {}
-        self._values = 0
+        self._value_count = 0
 
     def document(self) -> Document:
         self._next()
@@ -136,7 +138,7 @@ class _Reader:
         data = self._value(self._next(), ())
         self._next()
         if not isinstance(event := self._next(), yaml.StreamEndEvent):
-            raise self._fault(event, "a second document starts here: put all in one")
+            raise self._error_at(event, "a second document starts here: put all in one")
         return Document(self._source, data, self._lines, self._errors)
 
     def _next(self) -> Any:
@@ -150,60 +152,60 @@ class _Reader:
         # The Python parser lets out what escapes and directives out of range raise.
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             line, what = 0, " ".join(str(error).split())
-        raise _refused(self._source, line, f"this is not YAML: {what}")
+        raise _fatal_error(self._source, line, f"this is not YAML: {what}")
 
-    def _fault(self, event: Any, message: str) -> DocumentErrors:
-        return _refused(self._source, _line(event.start_mark), message)
+    def _error_at(self, event: Any, message: str) -> DocumentErrors:
+        return _fatal_error(self._source, _line(event.start_mark), message)
 
-    def _value(self, event: Any, place: Place) -> Any:
-        self._lines.setdefault(place, _line(event.start_mark))
-        before = self._values
-        self._values += 1
+    def _value(self, event: Any, path: NodePath) -> Any:
+        self._lines.setdefault(path, _line(event.start_mark))
+        before = self._value_count
+        self._value_count += 1
         if isinstance(event, yaml.AliasEvent):
             value = self._alias(event)
         else:
-            value = self._fresh(event, place)
+            value = self._new_node(event, path)
             if event.anchor:
-                self._anchors[event.anchor] = (value, self._values - before)
-        if self._values > self._max_values:
-            raise self._fault(event, f"the file holds more than {self._max_values:,} values")
+                self._anchors[event.anchor] = (value, self._value_count - before)
+        if self._value_count > self._max_values:
+            raise self._error_at(event, f"the file holds more than {self._max_values:,} values")
         return value
 
     def _alias(self, event: Any) -> Any:
         if event.anchor not in self._anchors:
-            raise self._fault(
+            raise self._error_at(
                 event,
                 "this alias stands before what it names is complete: write the value, in quotes if "
                 "it starts with *",
             )
         value, count = self._anchors[event.anchor]
-        self._values += count
+        self._value_count += count
         return value
 
-    def _fresh(self, event: Any, place: Place) -> Any:
+    def _new_node(self, event: Any, path: NodePath) -> Any:
         if event.tag is not None:
             message = "tags are not read: leave it out, or quote a value that starts with !"
-            raise self._fault(event, message)
+            raise self._error_at(event, message)
         if isinstance(event, yaml.ScalarEvent):
-            return _scalar(event.value) if event.implicit[0] else event.value
-        if len(place) >= MAX_DEPTH:
-            raise self._fault(event, f"values are nested more than {MAX_DEPTH} deep")
+            return _resolve_scalar(event.value) if event.implicit[0] else event.value
+        if len(path) >= MAX_DEPTH:
+            raise self._error_at(event, f"values are nested more than {MAX_DEPTH} deep")
         if isinstance(event, yaml.SequenceStartEvent):
             return [
-                self._value(item, (*place, index))
+                self._value(item, (*path, index))
                 for index, item in enumerate(self._until(yaml.SequenceEndEvent))
             ]
-        return self._mapping(place)
+        return self._mapping(path)
 
-    def _mapping(self, place: Place) -> Mapping[str, Any]:
+    def _mapping(self, path: NodePath) -> Mapping[str, Any]:
         found: dict[str, Any] = {}
         for event in self._until(yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
-                raise self._fault(event, "a key must be text")
-            inner = (*place, event.value)
+                raise self._error_at(event, "a key must be text")
+            inner = (*path, event.value)
             if event.value in found:
                 double = f"this name stands twice, first in line {self._lines[inner]}: keep one"
-                self._errors += self._fault(event, double).errors
+                self._errors += self._error_at(event, double).errors
             self._lines.setdefault(inner, _line(event.start_mark))
             found[event.value] = self._value(self._next(), inner)
         return found
@@ -213,8 +215,8 @@ class _Reader:
             yield event
 
 
-def _scalar(text: str) -> Any:
+def _resolve_scalar(text: str) -> Any:
     """Resolve a plain scalar; a number too long to mean one stays text."""
-    if text in _WORDS:
-        return _WORDS[text]
-    return int(text) if _WHOLE.fullmatch(text) else text
+    if text in _LITERALS:
+        return _LITERALS[text]
+    return int(text) if _INTEGER.fullmatch(text) else text

@@ -11,7 +11,7 @@ from fleetlimit.core.quota import rate_quota
 async def open_check() -> Check:
     """Check one policy with token buckets."""
     limits = [rate_quota(f"{LIMIT} per {minutes} minutes") for minutes in range(1, LIMITS + 1)]
-    policies = PolicySet([Policy("exports", tuple(limits), lease=LEASE)])
+    policies = PolicySet([Policy("exports", tuple(limits), prefetch=LEASE)])
     fleetlimit = Fleetlimit(STORE, policies)
     await fleetlimit.start()
     limiter = fleetlimit.limiter

@@ -9,8 +9,8 @@ import hiredis
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.stores.redis.scripts import script
-from fleetlimit.stores.redis.store import words
+from fleetlimit.stores.redis.scripts import load_script
+from fleetlimit.stores.redis.store import _encode_charges
 from harness.effort import Effort
 from harness.results import Figures
 from harness.store import Store
@@ -30,7 +30,7 @@ def saturated(store: Store, effort: Effort, *, joined: int, hot: bool = False) -
         hot: Whether all are of one caller.
     """
     store.clear()
-    take = script("take", joined=True)
+    take = load_script("take", batchable=True)
     store.client.script_load(take.text)
     commands = itertools.cycle(_commands(take.sha, joined, 1 if hot else _CALLERS))
     lines = []
@@ -63,7 +63,7 @@ def saturated(store: Store, effort: Effort, *, joined: int, hot: bool = False) -
 
 def _commands(sha: str, joined: int, callers: int) -> list[bytes]:
     quota = rate_quota("60000000/minute")
-    (word,) = words([Charge("", quota, 1)], commit=True)
+    (word,) = _encode_charges([Charge("", quota, 1)], commit=True)
     names = itertools.cycle(f"fl1:{{caller{number:010}}}:exports:tb60" for number in range(callers))
     commands = []
     for _ in range(max(1, callers // joined)):

@@ -3,7 +3,7 @@
 from typing import Final
 
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.names import Metric
+from fleetlimit.telemetry.names import MetricSpec
 
 POD: Final = "pod"
 RELEASE: Final = ("namespace", "job")
@@ -73,14 +73,14 @@ def share(part: str, whole: str) -> str:
     return f"{part} / on () group_left () clamp_min({whole}, 1e-9)"
 
 
-def quantile(quantile_: float, histogram: Metric, *labels: str) -> str:
+def quantile(quantile_: float, histogram: MetricSpec, *labels: str) -> str:
     """Estimate a quantile over all pods, where there were observations."""
     buckets = total(rate(bucket(histogram)), "le", *labels)
     # Without observations it is NaN, which no comparison lets through.
     return f"histogram_quantile({quantile_}, {buckets}) >= 0"
 
 
-def bucket(histogram: Metric) -> str:
+def bucket(histogram: MetricSpec) -> str:
     """Return the name of a histogram's buckets."""
     return histogram.series[0]
 

@@ -8,36 +8,36 @@ import pytest
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
-from support.clock import MovedClock
-from support.ways import Way, going, store_on
+from support.clock import ManualClock
+from support.ways import Batching, make_store, use_batching
 
-IN_CLUSTER = (Way.FOLDED, Way.SINGLE)
-SHARED = [*(("valkey", way) for way in Way), *(("cluster", way) for way in IN_CLUSTER)]
+IN_CLUSTER = (Batching.COALESCED, Batching.SINGLE)
+SHARED = [*(("valkey", way) for way in Batching), *(("cluster", way) for way in IN_CLUSTER)]
 
 
 @pytest.fixture
-def clock() -> MovedClock:
+def clock() -> ManualClock:
     """Return the clock that all stores of a test run on."""
-    return MovedClock()
+    return ManualClock()
 
 
-@pytest.fixture(params=list(Way))
-def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+@pytest.fixture(params=list(Batching))
+def way(request: pytest.FixtureRequest) -> Iterator[Batching]:
     """Return how the checks of a test travel to a shared store."""
-    with going(request.param) as found:
+    with use_batching(request.param) as found:
         yield found
 
 
 @contextlib.asynccontextmanager
 async def _emptied(
-    request: pytest.FixtureRequest, kind: str, way: Way, clock: MovedClock
+    request: pytest.FixtureRequest, kind: str, way: Batching, clock: ManualClock
 ) -> AsyncIterator[RedisStore]:
     url = (
         request.getfixturevalue("cluster_url")
         if kind == "cluster"
         else request.getfixturevalue("valkey").url
     )
-    store = store_on(way, url, now_us=clock)
+    store = make_store(way, url, now_us=clock)
     await store.open()
     await store.client.flushall()
     yield store
@@ -46,7 +46,7 @@ async def _emptied(
 
 @pytest.fixture
 async def shared_store(
-    request: pytest.FixtureRequest, clock: MovedClock, way: Way
+    request: pytest.FixtureRequest, clock: ManualClock, way: Batching
 ) -> AsyncIterator[RedisStore]:
     """Return an empty store in a server, or in a cluster, as the parameter says."""
     async with _emptied(request, getattr(request, "param", "valkey"), way, clock) as store:
@@ -57,7 +57,7 @@ async def shared_store(
     params=["memory", *SHARED],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
-async def store(request: pytest.FixtureRequest, clock: MovedClock) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[Store]:
     """Return an empty store of each kind, in each way to it."""
     if request.param == "memory":
         memory = MemoryStore(clock)
@@ -65,6 +65,6 @@ async def store(request: pytest.FixtureRequest, clock: MovedClock) -> AsyncItera
         await memory.aclose()
         return
     kind, way = request.param
-    with going(way):
+    with use_batching(way):
         async with _emptied(request, kind, way, clock) as shared:
             yield shared

@@ -10,39 +10,39 @@ from fleetlimit.core.quota import Algorithm
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
-from support.clock import MovedClock
-from support.limiter import rate
-from support.savings import Saving, leave_out
+from support.clock import ManualClock
+from support.limiter import rate_policy
+from support.savings import Shortcut, disable
 from support.stores import quota_of
 
 CHECKS = 120
 WAITS_US = (0, 0, 1, 50_000, 900_000, 4_000_000)
 # Leases are not remembered: they may end at any time.
 POLICIES = [
-    rate(each, quota_of(each, 8)) for each in Algorithm if each is not Algorithm.CONCURRENCY
+    rate_policy(each, quota_of(each, 8)) for each in Algorithm if each is not Algorithm.CONCURRENCY
 ]
-POLICIES.append(rate("two", *(quota for policy in POLICIES[:2] for quota in policy.limits)))
-WITHOUT = {"remembered": (), "asked_again": (Saving.CACHE,)}
+POLICIES.append(rate_policy("two", *(quota for policy in POLICIES[:2] for quota in policy.limits)))
+WITHOUT = {"remembered": (), "asked_again": (Shortcut.DENIAL_CACHE,)}
 
 
 @pytest.fixture(params=WITHOUT)
 def remembered(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Return whether denials are remembered in this test."""
     with pytest.MonkeyPatch.context() as patch:
-        leave_out(WITHOUT[request.param], patch)
+        disable(WITHOUT[request.param], patch)
         yield request.param == "remembered"
 
 
-def one_who_asks_always(clock: MovedClock) -> Fleet:
+def one_who_asks_always(clock: ManualClock) -> Fleet:
     """Return a replica that has everything for itself, and remembers nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        leave_out([Saving.CACHE], patch)
+        disable([Shortcut.DENIAL_CACHE], patch)
         return Fleet(clock, lambda: MemoryStore(clock), *POLICIES, replicas=["alone"])
 
 
 @pytest.mark.parametrize("policy", [policy.name for policy in POLICIES])
 async def test_replicas_let_in_what_one_would_that_asks_always(
-    store: Store, clock: MovedClock, policy: str, *, remembered: bool
+    store: Store, clock: ManualClock, policy: str, *, remembered: bool
 ) -> None:
     """Check by check, at two replicas, at any cost, with waits that are exact and that are not."""
     replicas = Fleet(clock, lambda: store, *POLICIES, replicas=["a", "b"])
@@ -51,7 +51,7 @@ async def test_replicas_let_in_what_one_would_that_asks_always(
     sources = set()
     wait_us = 0
     for _ in range(CHECKS):
-        clock.advance(chance.choice([*WAITS_US, wait_us]))
+        clock.advance_us(chance.choice([*WAITS_US, wait_us]))
         limiter, cost = replicas[chance.choice("ab")], chance.choice([1, 1, 2, 5])
         expected = await alone.check(policy, principal="ann", cost=cost)
         found = await limiter.check(policy, principal="ann", cost=cost)

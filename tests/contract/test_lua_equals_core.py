@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleetlimit.core.charge import Charge
-from fleetlimit.core.quota import MAX_FILL_US, Algorithm, Quota
-from fleetlimit.limiter.ports import Taken
+from fleetlimit.core.quota import MAX_REFILL_US, Algorithm, Quota
+from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
-from support.clock import EPOCH_US, MovedClock
-from support.stores import settlement
-from support.ways import Way, going, store_on
+from support.clock import EPOCH_US, ManualClock
+from support.stores import adjustment
+from support.ways import Batching, make_store, use_batching
 
 _EXAMPLES = 200
 """In each way to travel."""
@@ -52,18 +52,18 @@ Step = Take | Settle | Wait
 
 
 @pytest.fixture(scope="module")
-def clock() -> MovedClock:
+def clock() -> ManualClock:
     """Return the clock of both stores; each example, with its own buckets, starts it again."""
-    return MovedClock()
+    return ManualClock()
 
 
-@pytest.fixture(scope="module", params=list(Way))
+@pytest.fixture(scope="module", params=list(Batching))
 async def lua(
-    request: pytest.FixtureRequest, valkey: EmbeddedValkey, clock: MovedClock
+    request: pytest.FixtureRequest, valkey: EmbeddedValkey, clock: ManualClock
 ) -> AsyncIterator[RedisStore]:
     """Return one open store for all examples of a way to travel."""
-    with going(request.param) as way:
-        store = store_on(way, valkey.url, now_us=clock)
+    with use_batching(request.param) as way:
+        store = make_store(way, valkey.url, now_us=clock)
         await store.open()
         yield store
         await store.aclose()
@@ -77,7 +77,7 @@ def quotas(largest: int, longest_ms: int) -> st.SearchStrategy[Quota]:
             limit = min(limit, 50)
         if algorithm is not Algorithm.TOKEN_BUCKET:
             burst = limit
-        burst = min(burst, MAX_FILL_US * limit // (period_ms * 1_000))
+        burst = min(burst, MAX_REFILL_US * limit // (period_ms * 1_000))
         return Quota(algorithm, limit, period_ms * 1_000, burst)
 
     return st.builds(
@@ -111,27 +111,29 @@ def charges_of(example: int, number: int, limits: list[Quota], take: Take) -> li
 
 
 async def both_agree(
-    lua: RedisStore, clock: MovedClock, schedule: list[tuple[list[Quota], Step]]
+    lua: RedisStore, clock: ManualClock, schedule: list[tuple[list[Quota], Step]]
 ) -> None:
     """Run a schedule in both stores and compare every answer."""
     clock.now_us = EPOCH_US
     core = MemoryStore(clock)
     example = next(_names)
-    history: list[tuple[list[Charge], Taken]] = []
+    history: list[tuple[list[Charge], AcquireResult]] = []
     wait_us = 0
     for number, (limits, step) in enumerate(schedule):
         if isinstance(step, Wait):
-            clock.advance(wait_us if step.exactly else step.micros)
+            clock.advance_us(wait_us if step.exactly else step.micros)
         elif isinstance(step, Settle):
             charges, taken = history[-min(step.which, len(history))] if history else ([], None)
-            corrections = [settlement(each, step.delta, taken.now_us) for each in charges if taken]
-            await lua.settle(corrections)
-            await core.settle(corrections)
+            corrections = [
+                adjustment(each, step.delta, taken.store_now_us) for each in charges if taken
+            ]
+            await lua.adjust(corrections)
+            await core.adjust(corrections)
         else:
             charges = charges_of(example, number, limits, step)
-            taken = await core.take(charges, commit=step.commit)
-            assert await lua.take(charges, commit=step.commit) == taken
-            wait_us = max(each.retry_us for each in taken.verdicts)
+            taken = await core.acquire(charges, commit=step.commit)
+            assert await lua.acquire(charges, commit=step.commit) == taken
+            wait_us = max(each.retry_after_us for each in taken.statuses)
             if taken.spent:
                 history.append((charges, taken))
 
@@ -139,7 +141,7 @@ async def both_agree(
 @settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(limits=st.lists(quotas(12, 20), min_size=1, max_size=5), schedule=steps(longest_us=30_000))
 async def test_small_limits_are_decided_alike(
-    lua: RedisStore, clock: MovedClock, limits: list[Quota], schedule: list[Step]
+    lua: RedisStore, clock: ManualClock, limits: list[Quota], schedule: list[Step]
 ) -> None:
     """Small limits over short periods, where every boundary is met: Lua equals the core."""
     await both_agree(lua, clock, [(limits, step) for step in schedule])
@@ -151,7 +153,7 @@ async def test_small_limits_are_decided_alike(
     schedule=steps(longest_us=86_400_000_000),
 )
 async def test_large_limits_are_decided_alike(
-    lua: RedisStore, clock: MovedClock, limits: list[Quota], schedule: list[Step]
+    lua: RedisStore, clock: ManualClock, limits: list[Quota], schedule: list[Step]
 ) -> None:
     """Large limits over long periods, where a rounded number would show: Lua equals the core."""
     await both_agree(lua, clock, [(limits, step) for step in schedule])
@@ -165,7 +167,7 @@ async def test_large_limits_are_decided_alike(
 )
 async def test_changed_limits_are_decided_alike(
     lua: RedisStore,
-    clock: MovedClock,
+    clock: ManualClock,
     limits: list[tuple[Quota, int]],
     before: list[Step],
     after: list[Step],
@@ -190,7 +192,7 @@ async def test_changed_limits_are_decided_alike(
 )
 async def test_checks_of_one_script_call_are_decided_in_order(
     lua: RedisStore,
-    clock: MovedClock,
+    clock: ManualClock,
     limits: list[Quota],
     turns: list[list[tuple[int, float, bool]]],
 ) -> None:
@@ -214,9 +216,9 @@ async def test_checks_of_one_script_call_are_decided_in_order(
             )
             for at, (caller, share, commit) in enumerate(turn)
         ]
-        expected = [await core.take(charges, commit=commit) for charges, commit in asked]
+        expected = [await core.acquire(charges, commit=commit) for charges, commit in asked]
         found = await asyncio.gather(
-            *(lua.take(charges, commit=commit) for charges, commit in asked)
+            *(lua.acquire(charges, commit=commit) for charges, commit in asked)
         )
         assert list(found) == expected
-        clock.advance(5_000)
+        clock.advance_us(5_000)

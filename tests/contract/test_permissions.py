@@ -10,9 +10,9 @@ import yaml
 
 from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.stores.redis.store import RedisStore
-from support.acl import IN_CLUSTER, RULE
-from support.stores import charge, quota_of, settlement
-from support.ways import Way, store_on
+from support.acl import ACL_RULES, CLUSTER_RULES
+from support.stores import adjustment, charge, quota_of
+from support.ways import Batching, make_store
 
 PRODUCTION = Path(__file__).parents[2] / "deploy/values/valkey-ha.yaml"
 
@@ -26,29 +26,29 @@ async def say(store: RedisStore, command: str, *arguments: str) -> Any:
 
 @pytest.mark.parametrize(
     ("shared_store", "rule"),
-    [("valkey", RULE), ("cluster", (*RULE, *IN_CLUSTER))],
+    [("valkey", ACL_RULES), ("cluster", (*ACL_RULES, *CLUSTER_RULES))],
     indirect=["shared_store"],
 )
 async def test_documented_rule_is_enough(
-    shared_store: RedisStore, way: Way, rule: Sequence[str]
+    shared_store: RedisStore, way: Batching, rule: Sequence[str]
 ) -> None:
     """A user with that rule and no more is refused nothing, whatever a limiter asks for."""
     await say(shared_store, "ACL SETUSER", "fleetlimit", "on", ">pw", *rule)
     await say(shared_store, "ACL LOG", "RESET")
-    store = store_on(way, shared_store.location.replace("//", "//fleetlimit:pw@"))
+    store = make_store(way, shared_store.location.replace("//", "//fleetlimit:pw@"))
     try:
         await store.open()
         for algorithm in Algorithm:
             spent = charge(quota_of(algorithm, 2), key=f"fl1:{{{algorithm}}}:policy:limit")
-            taken = [await store.take([spent]) for _ in range(3)]
-            await store.settle([settlement(spent, 1, taken[0].now_us)])
-            await store.settle([settlement(spent, -1, taken[0].now_us)])
-            await store.forget([spent.key])
+            taken = [await store.acquire([spent]) for _ in range(3)]
+            await store.adjust([adjustment(spent, 1, taken[0].store_now_us)])
+            await store.adjust([adjustment(spent, -1, taken[0].store_now_us)])
+            await store.delete([spent.key])
         pulse = await store.heartbeat("replica", SECOND_US)
         assert pulse.server, "the server's run_id"
         await store.heartbeat("replica", 0)
-        assert (await store.audit("replica", "", "word", SECOND_US)).statements
-        await store.audit("replica", "", "", SECOND_US, last=True)
+        assert (await store.exchange_reports("replica", "", "word", SECOND_US)).reports
+        await store.exchange_reports("replica", "", "", SECOND_US, last=True)
         refused = await say(shared_store, "ACL LOG")
         assert not any(refused.values() if isinstance(refused, dict) else refused), refused
     finally:
@@ -59,4 +59,4 @@ async def test_documented_rule_is_enough(
 def test_production_store_has_the_documented_rule() -> None:
     """The store that the deployment proposes gives its user that rule."""
     values = yaml.safe_load(PRODUCTION.read_text())
-    assert tuple(values["auth"]["aclUsers"]["fleetlimit"]["permissions"].split()) == RULE
+    assert tuple(values["auth"]["aclUsers"]["fleetlimit"]["permissions"].split()) == ACL_RULES

@@ -6,9 +6,9 @@ from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.store import RedisStore
-from support.clock import MovedClock
-from support.stores import BUCKET, MINUTE_US, charge, quota_of, settlement, spend
-from support.ways import Way, store_on
+from support.clock import ManualClock
+from support.stores import BUCKET, MINUTE_US, adjustment, charge, quota_of, spend
+from support.ways import Batching, make_store
 
 ALGORITHMS = list(Algorithm)
 BOTH = pytest.mark.parametrize("shared_store", ["valkey", "cluster"], indirect=True)
@@ -23,24 +23,24 @@ async def lives_ms(store: RedisStore) -> dict[str, int]:
 @BOTH
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_every_key_expires_after_each_operation(
-    shared_store: RedisStore, clock: MovedClock, algorithm: Algorithm
+    shared_store: RedisStore, clock: ManualClock, algorithm: Algorithm
 ) -> None:
     """No operation leaves a key without time to live (PyrateLimiter #74), or with one of 0."""
     quota = quota_of(algorithm, 4)
     spent = charge(quota, 2)
-    taken = await shared_store.take([spent])
+    taken = await shared_store.acquire([spent])
     for step in (
-        shared_store.take([charge(quota, 1, lease="b")]),
-        shared_store.take([charge(quota, 3, lease="c")]),
-        shared_store.take([charge(quota, 0)]),
-        shared_store.take([charge(quota, 1)], commit=False),
-        shared_store.settle([settlement(spent, -1, taken.now_us)]),
-        shared_store.settle([settlement(spent, 0, taken.now_us)]),
-        shared_store.settle([settlement(spent, 2, taken.now_us)]),
+        shared_store.acquire([charge(quota, 1, lease="b")]),
+        shared_store.acquire([charge(quota, 3, lease="c")]),
+        shared_store.acquire([charge(quota, 0)]),
+        shared_store.acquire([charge(quota, 1)], commit=False),
+        shared_store.adjust([adjustment(spent, -1, taken.store_now_us)]),
+        shared_store.adjust([adjustment(spent, 0, taken.store_now_us)]),
+        shared_store.adjust([adjustment(spent, 2, taken.store_now_us)]),
         shared_store.heartbeat("replica", SECOND_US),
-        shared_store.audit("replica", "statement", "word", SECOND_US),
+        shared_store.exchange_reports("replica", "statement", "word", SECOND_US),
     ):
-        clock.advance(1_234)
+        clock.advance_us(1_234)
         await step
         lives = await lives_ms(shared_store)
         assert BUCKET in lives
@@ -49,10 +49,10 @@ async def test_every_key_expires_after_each_operation(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_time_to_live_is_that_of_the_state(
-    valkey: EmbeddedValkey, way: Way, algorithm: Algorithm
+    valkey: EmbeddedValkey, way: Batching, algorithm: Algorithm
 ) -> None:
     """On the server's own clock a key lives until its state says nothing, and not much longer."""
-    store = store_on(way, valkey.url)
+    store = make_store(way, valkey.url)
     await store.open()
     await store.client.flushall()
     await spend(store, quota_of(algorithm, 5, period_us=1_000 * SECOND_US))
@@ -62,14 +62,16 @@ async def test_time_to_live_is_that_of_the_state(
     await store.aclose()
 
 
-async def test_time_to_live_is_never_floored_to_nothing(valkey: EmbeddedValkey, way: Way) -> None:
+async def test_time_to_live_is_never_floored_to_nothing(
+    valkey: EmbeddedValkey, way: Batching
+) -> None:
     """A bucket that is full again within a millisecond still has a time to live (throttled-py)."""
-    store = store_on(way, valkey.url)
+    store = make_store(way, valkey.url)
     await store.open()
     await store.client.flushall()
     # One unit is back after a fiftieth of a millisecond.
     quota = quota_of(Algorithm.TOKEN_BUCKET, 100, period_us=2_000, burst=1)
-    assert (await spend(store, quota)).fits
+    assert (await spend(store, quota)).allowed
     assert -1 not in (await lives_ms(store)).values()
     await store.aclose()
 
@@ -79,33 +81,33 @@ async def test_time_to_live_is_never_floored_to_nothing(valkey: EmbeddedValkey, 
     "algorithm", [Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW, Algorithm.SLIDING_WINDOW]
 )
 async def test_size_of_a_bucket_does_not_grow_with_traffic(
-    shared_store: RedisStore, clock: MovedClock, algorithm: Algorithm
+    shared_store: RedisStore, clock: ManualClock, algorithm: Algorithm
 ) -> None:
     """A bucket grows by the digits of its counts, and not with the requests or the limit."""
     quota = quota_of(algorithm, 7_000_000)
-    clock.advance(1)
+    clock.advance_us(1)
     await spend(shared_store, quota)
     small = await shared_store.client.memory_usage(BUCKET) or 0
     for _ in range(500):
-        clock.advance(997)
+        clock.advance_us(997)
         await spend(shared_store, quota, 9_001)
     grown = await shared_store.client.memory_usage(BUCKET) or 0
     # The server's allocator rounds up: a few digits more can be a size class more.
     assert 0 < grown <= small + 32
 
 
-async def test_size_of_a_log_is_its_limit(shared_store: RedisStore, clock: MovedClock) -> None:
+async def test_size_of_a_log_is_its_limit(shared_store: RedisStore, clock: ManualClock) -> None:
     """A log keeps an entry for each unit within its period and drops the older ones."""
     quota = quota_of(Algorithm.SLIDING_LOG, 10)
     for _ in range(200):
-        clock.advance(MINUTE_US // 10)
-        assert (await spend(shared_store, quota)).fits
+        clock.advance_us(MINUTE_US // 10)
+        assert (await spend(shared_store, quota)).allowed
     assert await shared_store.client.execute_command("LLEN", BUCKET) == 1 + 10
 
 
 @BOTH
 async def test_replicas_are_counted_while_they_beat(
-    shared_store: RedisStore, clock: MovedClock
+    shared_store: RedisStore, clock: ManualClock
 ) -> None:
     """A replica counts from its heartbeat until it leaves or its time to live is over."""
     ttl_us = 10 * SECOND_US
@@ -113,9 +115,9 @@ async def test_replicas_are_counted_while_they_beat(
     assert (await shared_store.heartbeat("b", ttl_us)).replicas == 2
     assert (await shared_store.heartbeat("a", ttl_us)).replicas == 2
     assert (await shared_store.heartbeat("b", 0)).replicas == 1
-    clock.advance(ttl_us - 1)
+    clock.advance_us(ttl_us - 1)
     assert (await shared_store.heartbeat("c", ttl_us)).replicas == 2
-    clock.advance(1)
+    clock.advance_us(1)
     assert (await shared_store.heartbeat("c", ttl_us)).replicas == 1
 
 
@@ -137,12 +139,14 @@ async def test_heartbeat_answers_everywhere(store: Store) -> None:
 
 
 async def test_two_clients_share_one_bucket(
-    shared_store: RedisStore, clock: MovedClock, valkey: EmbeddedValkey, way: Way
+    shared_store: RedisStore, clock: ManualClock, valkey: EmbeddedValkey, way: Batching
 ) -> None:
     """Two replicas admit together what one would (dataspoke #112, litellm #2730)."""
-    other = store_on(way, valkey.url, now_us=clock)
+    other = make_store(way, valkey.url, now_us=clock)
     await other.open()
     quota = quota_of(Algorithm.TOKEN_BUCKET, 5)
-    admitted = [(await spend(one, quota)).fits for _ in range(5) for one in (shared_store, other)]
+    admitted = [
+        (await spend(one, quota)).allowed for _ in range(5) for one in (shared_store, other)
+    ]
     assert admitted == [True] * 5 + [False] * 5
     await other.aclose()

@@ -9,7 +9,7 @@ from fleetlimit.telemetry import names
 from fleetlimit.telemetry.logs.denial_log import DenialLog
 from support import rules
 from support.boards import BOARDS, Query, kept_labels, moments, panels, queries, selectors, words
-from support.telemetry import Lines, MovedClock, decided, result
+from support.telemetry import Lines, ManualClock, decision_event, policy_result
 
 METRICS = {series: metric for metric in names.METRICS for series in metric.series}
 OF_THE_SCRAPE = {"namespace", "job", "pod", "instance"}
@@ -104,10 +104,12 @@ def test_no_identity_is_in_a_metric() -> None:
 def test_the_fields_that_are_asked_for_are_in_the_log() -> None:
     """Lines of denials have the event, the policy and the caller by which the logs are asked."""
     lines = Lines()
-    log = DenialLog(MovedClock(), lines.logger, first=1)
+    log = DenialLog(ManualClock(), lines.logger, lines_per_window=1)
     for _ in range(3):
-        log.observe(decided(Outcome.DENIED))
-        log.observe(decided(Outcome.SHADOW_DENIED, result(outcome=Outcome.SHADOW_DENIED)))
+        log.on_event(decision_event(Outcome.DENIED))
+        log.on_event(
+            decision_event(Outcome.SHADOW_DENIED, policy_result(outcome=Outcome.SHADOW_DENIED))
+        )
     log.close()
     for event in (names.LOG_DENIED, names.LOG_SHADOW_DENIED):
         asked = re.search(rf"{log_queries.EVENT}=~`([^`]*)`", log_queries.denied_most(event))

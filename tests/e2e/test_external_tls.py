@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fleetlimit.telemetry import names
-from support.acl import RULE, SINCE_7_2
-from support.certificates import Authority
+from support.acl import ACL_RULES, RULES_SINCE_7_2
+from support.certificates import CertificateAuthority
 from support.e2e_cluster import images
 from support.e2e_external import PORT, External, values
 from support.e2e_load import Load
@@ -71,10 +71,10 @@ def test_external_tls(
 
 
 def _start(store: External) -> None:
-    authority = Authority("store's")
+    authority = CertificateAuthority("store's")
     certificate, key = authority.issue(HOST)
     store.secret("authority", {"ca.crt": authority.certificate})
-    store.secret("wrong-authority", {"ca.crt": Authority("another's").certificate})
+    store.secret("wrong-authority", {"ca.crt": CertificateAuthority("another's").certificate})
     store.secret("login", {"password": LOGIN})
     store.secret("wrong-login", {"password": f"not-{LOGIN}"})
     files = {"ca.crt": authority.certificate, "tls.crt": certificate, "tls.key": key}
@@ -85,9 +85,9 @@ def _start(store: External) -> None:
     def allow(*rule: str) -> str:
         return store.run("store-0", *CLI, "acl", "setuser", "fleetlimit", "on", f">{LOGIN}", *rule)
 
-    told = allow(*RULE)
+    told = allow(*ACL_RULES)
     if "Unknown command" in told:
-        told = allow(*(each for each in RULE if each.lstrip("+") not in SINCE_7_2))
+        told = allow(*(each for each in ACL_RULES if each.lstrip("+") not in RULES_SINCE_7_2))
     assert told == "OK"
 
 

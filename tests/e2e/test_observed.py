@@ -139,7 +139,7 @@ def test_traces(observed: Release, story: Story, prometheus: Prometheus) -> None
     _expect_check(spans, line["policy"], "denied")
     assert line["pod"] in {span.pod for span in spans}
 
-    tags = {names.ATTR_RESULT: "allowed", names.ATTR_SOURCE: "store"}
+    tags = {names.ATTR_OUTCOME: "allowed", names.ATTR_SOURCE: "store"}
     found = eventually(
         lambda: jaeger.traces("fleetlimit", tags), within=timeouts.TRACED, what="an allowed request"
     )
@@ -166,7 +166,7 @@ def _expect_check(spans: Sequence[Span], policy: str, result: str) -> tuple[Span
     (check,) = (span for span in spans if span.name == names.SPAN_CHECK)
     assert check.parent == server.number
     assert "error" not in server.tags, "a refusal is not an error"
-    assert check.tags[names.ATTR_RESULT] == result
-    assert check.tags[names.ATTR_POLICY]
-    assert policy in check.tags[names.ATTR_POLICY]
+    assert check.tags[names.ATTR_OUTCOME] == result
+    assert check.tags[names.ATTR_POLICIES]
+    assert policy in check.tags[names.ATTR_POLICIES]
     return server, check

@@ -9,7 +9,7 @@ import yaml
 
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.demo.expected import permitted
+from fleetlimit.demo.expected import max_admitted
 from support import e2e_cluster as kind
 from support.e2e_load import Load, Stream
 from support.e2e_release import Release
@@ -39,7 +39,7 @@ def test_own_app(another_release: Callable[[str], Release], image: str, folder: 
         decisions = watch.decisions()
     assert set(answers.statuses) == {200, 429}
     assert _QUOTA.burst <= answers.admitted
-    assert answers.admitted <= permitted([_QUOTA], answers.start_us, answers.end_us)
+    assert answers.admitted <= max_admitted([_QUOTA], answers.start_us, answers.end_us)
     assert len(decisions) == 3
     assert all(each["orders", Outcome.DENIED] for each in decisions.values())
     assert watch.decided("orders", Outcome.ALLOWED) == answers.admitted

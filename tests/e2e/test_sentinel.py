@@ -8,7 +8,7 @@ import yaml
 
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.acl import RULE
+from support.acl import ACL_RULES
 from support.e2e_away import beyond, each_does_what_it_says, recovery_s
 from support.e2e_cluster import images
 from support.e2e_eventually import eventually
@@ -41,7 +41,7 @@ SERVER = (
     *("--requirepass", DATA, "--primaryauth", DATA, "--replica-announce-ip", "$(POD_IP)"),
     *("--min-replicas-to-write", str(HA["replica"]["minReplicasToWrite"])),
     *("--min-replicas-max-lag", str(HA["replica"]["minReplicasMaxLag"])),
-    *("--user", "fleetlimit", "on", f">{LOGIN}", *RULE),
+    *("--user", "fleetlimit", "on", f">{LOGIN}", *ACL_RULES),
 )
 CONFIGURATION = f"""\
 port {SENTINEL_PORT}

@@ -9,7 +9,7 @@ import pytest
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.acl import IN_CLUSTER, RULE
+from support.acl import ACL_RULES, CLUSTER_RULES
 from support.e2e_cluster import images
 from support.e2e_eventually import eventually
 from support.e2e_external import PORT, External, values
@@ -23,11 +23,20 @@ NAME = "shards"
 SHARDS = ("shards-0", "shards-1", "shards-2")
 LOGIN, ADMIN = "of-the-user", "of-the-operator"
 KEYS = KeyScheme()
-OF_THE_FLEET = {KEYS.replicas, KEYS.epoch, KEYS.statements, KEYS.auditors}
+OF_THE_FLEET = {KEYS.replicas_key, KEYS.epoch_key, KEYS.reports_key, KEYS.auditors_key}
 SERVER = (
     *("valkey-server", "--save", "", "--maxmemory-policy", "noeviction"),
     *("--cluster-enabled", "yes", "--cluster-announce-ip", "$(POD_IP)"),
-    *("--requirepass", ADMIN, "--user", "fleetlimit", "on", f">{LOGIN}", *RULE, *IN_CLUSTER),
+    *(
+        "--requirepass",
+        ADMIN,
+        "--user",
+        "fleetlimit",
+        "on",
+        f">{LOGIN}",
+        *ACL_RULES,
+        *CLUSTER_RULES,
+    ),
 )
 CLI = ("valkey-cli", "--pass", ADMIN, "--no-auth-warning")
 

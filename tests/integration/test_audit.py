@@ -9,51 +9,51 @@ from fleetlimit.core.charge import Charge
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.limiter.events import StoreFailed, StoreStateLost
-from fleetlimit.limiter.ports import Taken
+from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
 from support.audit import Fleet
-from support.clock import MovedClock
-from support.limiter import rate
-from support.savings import EACH, leave_out
-from support.stores import PATIENT, quota_of
+from support.clock import ManualClock
+from support.limiter import rate_policy
+from support.savings import VARIANTS, disable
+from support.stores import LONG_TIMEOUTS, quota_of
 
 CALLERS = [f"caller{number}" for number in range(5)]
 POLICIES = (
-    rate("bucket", "30/minute"),
-    rate("windows", quota_of(Algorithm.FIXED_WINDOW, 30)),
-    rate("both", "60/minute", quota_of(Algorithm.SLIDING_LOG, 30)),
-    rate("sliding", quota_of(Algorithm.SLIDING_WINDOW, 30, period_us=20 * SECOND_US)),
+    rate_policy("bucket", "30/minute"),
+    rate_policy("windows", quota_of(Algorithm.FIXED_WINDOW, 30)),
+    rate_policy("both", "60/minute", quota_of(Algorithm.SLIDING_LOG, 30)),
+    rate_policy("sliding", quota_of(Algorithm.SLIDING_WINDOW, 30, period_us=20 * SECOND_US)),
 )
 NAMES = [policy.name for policy in POLICIES]
-Way = Callable[[MovedClock], RedisStore]
+Way = Callable[[ManualClock], RedisStore]
 Maker = Callable[[Way], Fleet]
 
 
-class DecidesAlone(RedisStore):
+class IndependentStore(RedisStore):
     """A store that forgot that there are others: each replica counts for itself."""
 
-    def __init__(self, url: str, keys: KeyScheme, clock: MovedClock) -> None:
-        super().__init__(url, keys, timeouts=PATIENT, now_us=clock)
+    def __init__(self, url: str, keys: KeyScheme, clock: ManualClock) -> None:
+        super().__init__(url, keys, timeouts=LONG_TIMEOUTS, now_us=clock)
         self._own = MemoryStore(clock)
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
         """Decide without the others."""
-        return await self._own.take(charges, commit=commit)
+        return await self._own.acquire(charges, commit=commit)
 
 
-class LetsEverythingIn(RedisStore):
+class AdmitAllStore(RedisStore):
     """A store that refuses nothing, and says that there is always enough."""
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
         """Let in."""
-        taken = await super().take(charges, commit=commit)
+        taken = await super().acquire(charges, commit=commit)
         verdicts = (
-            verdict._replace(fits=True, remaining=charge.quota.burst, retry_us=0)
-            for charge, verdict in zip(charges, taken.verdicts, strict=True)
+            verdict._replace(allowed=True, remaining=charge.quota.burst, retry_after_us=0)
+            for charge, verdict in zip(charges, taken.statuses, strict=True)
         )
-        return Taken(taken.now_us, tuple(verdicts), spent=True)
+        return AcquireResult(taken.store_now_us, tuple(verdicts), spent=True)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def fleet_over() -> AsyncIterator[Maker]:
     made: list[Fleet] = []
 
     def make(store: Way) -> Fleet:
-        clock = MovedClock()
+        clock = ManualClock()
         made.append(Fleet(clock, lambda: store(clock), *POLICIES))
         return made[-1]
 
@@ -77,7 +77,7 @@ def scheme() -> KeyScheme:
 
 
 def usual(url: str) -> Way:
-    return lambda clock: RedisStore(url, scheme(), timeouts=PATIENT, now_us=clock)
+    return lambda clock: RedisStore(url, scheme(), timeouts=LONG_TIMEOUTS, now_us=clock)
 
 
 async def load(fleet: Fleet, seconds: int) -> None:
@@ -91,18 +91,18 @@ async def load(fleet: Fleet, seconds: int) -> None:
                 for name in sorted(fleet.members)
             )
         )
-        await fleet.beats(1)
+        await fleet.advance(1)
 
 
 def shown(fleet: Fleet) -> dict[str, int]:
     return {name: fleet.overshoot(name) for name in NAMES}
 
 
-@pytest.fixture(params=EACH)
+@pytest.fixture(params=VARIANTS)
 def _saving(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leave out what the mode is without."""
     with pytest.MonkeyPatch.context() as patch:
-        leave_out(EACH[request.param], patch)
+        disable(VARIANTS[request.param], patch)
         yield
 
 
@@ -119,13 +119,13 @@ async def test_a_store_that_keeps_the_limits(
     fleet = fleet_over(usual(url))
     await fleet["a"].store.client.flushall()  # type: ignore[attr-defined]  # it is one of these
     await load(fleet, 90)
-    await fleet.settled()
+    await fleet.advance_until_compared()
     assert shown(fleet) == dict.fromkeys(NAMES, 0)
-    assert fleet.found() == []
+    assert fleet.overshoots() == []
     assert [event for each in fleet.recorders.values() for event in each.of(StoreFailed)] == []
     for policy in NAMES:
-        assert fleet.said("a", policy).keys == len(CALLERS)
-        assert fleet.total(policy, "windows") >= len(CALLERS) * 90 // 5
+        assert fleet.last_audit("a", policy).callers == len(CALLERS)
+        assert fleet.total(policy, "intervals") >= len(CALLERS) * 90 // 5
         admitted, permitted = (fleet.total(policy, each) for each in ("admitted", "permitted"))
         # Of what was permitted nearly all was asked for, and let in.
         assert permitted / 2 < admitted <= permitted
@@ -141,18 +141,18 @@ async def test_a_store_that_loses_its_state_under_load(
     await load(fleet, 30)
     assert shown(fleet) == dict.fromkeys(NAMES, 0)
     for limiter in fleet.members.values():
-        await limiter.census.beat()
+        await limiter.membership.heartbeat()
     await asyncio.gather(load(fleet, 5), client.flushall())
     await load(fleet, 20)
-    await fleet.settled()
+    await fleet.advance_until_compared()
     assert all(units > 0 for units in shown(fleet).values()), shown(fleet)
     # All of a window was let in once more; of a bucket all but what the ends of slots leave open.
     assert shown(fleet)["windows"] == 30
     assert 30 - 5 <= shown(fleet)["bucket"] <= 30
     for limiter in fleet.members.values():
-        await limiter.census.beat()
+        await limiter.membership.heartbeat()
     assert all(each.of(StoreStateLost) for each in fleet.recorders.values())
-    await fleet.beats(310)
+    await fleet.advance(310)
     assert shown(fleet) == dict.fromkeys(NAMES, 0)
 
 
@@ -160,20 +160,20 @@ async def test_a_store_that_decides_without_sharing(
     fleet_over: Maker, valkey: EmbeddedValkey
 ) -> None:
     """Three replicas that each keep the limit let in three times as much together."""
-    fleet = fleet_over(lambda clock: DecidesAlone(valkey.url, scheme(), clock))
+    fleet = fleet_over(lambda clock: IndependentStore(valkey.url, scheme(), clock))
     await load(fleet, 30)
-    await fleet.settled()
+    await fleet.advance_until_compared()
     assert all(units > 0 for units in shown(fleet).values()), shown(fleet)
     # Of each caller's 90 requests in the first half of a minute.
-    assert fleet.overshoot("windows") == 3 * 30 - 30
+    assert fleet.overshoot("intervals") == 3 * 30 - 30
 
 
 async def test_a_store_that_lets_everything_in(fleet_over: Maker, valkey: EmbeddedValkey) -> None:
     """Whatever it says of what is left: only what was let in counts."""
     fleet = fleet_over(
-        lambda clock: LetsEverythingIn(valkey.url, scheme(), timeouts=PATIENT, now_us=clock)
+        lambda clock: AdmitAllStore(valkey.url, scheme(), timeouts=LONG_TIMEOUTS, now_us=clock)
     )
     await load(fleet, 30)
-    await fleet.settled()
+    await fleet.advance_until_compared()
     assert all(units > 0 for units in shown(fleet).values()), shown(fleet)
-    assert fleet.overshoot("windows") == 3 * 30 - 30
+    assert fleet.overshoot("intervals") == 3 * 30 - 30

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fleetlimit.demo.command import Options, demo
-from fleetlimit.demo.replicas import Replica, fleet
+from fleetlimit.demo.command import DemoOptions, main
+from fleetlimit.demo.replicas import Replica, run_replicas
 from fleetlimit.demo.scrape import read_counters
 from fleetlimit.errors import FleetlimitError, StoreError
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
@@ -132,8 +132,8 @@ def test_a_signal_ends_it_with_the_status_of_a_shell(
 
     notes = Notes()
     monkeypatch.setattr(sys, "stderr", notes)
-    options = Options(replicas=1, requests=100_000, store="memory://", json=True)
-    assert demo(options) == 128 + signal.SIGTERM
+    options = DemoOptions(replicas=1, requests=100_000, store="memory://", json=True)
+    assert main(options) == 128 + signal.SIGTERM
     assert notes.getvalue().endswith("stopped\n")
     assert capsys.readouterr().out == ""
 
@@ -143,7 +143,7 @@ def test_the_result_is_shown_and_pictured(
 ) -> None:
     """Outside a terminal the tables and the verdict are printed once; the picture is the same."""
     picture = tmp_path / "demo.svg"
-    assert demo(Options(replicas=2, requests=80, principals=2, svg=picture)) == 0
+    assert main(DemoOptions(replicas=2, requests=80, principals=2, svg=picture)) == 0
     shown = capsys.readouterr()
     assert "The limit holds" in shown.out
     assert "sending 80 requests" in shown.err
@@ -155,7 +155,7 @@ def test_a_store_that_runs_already_is_taken(
 ) -> None:
     """Two runs against one store do not share buckets, and no store is started."""
     for _ in range(2):
-        assert demo(Options(replicas=1, requests=40, store=valkey.url, json=True)) == 0
+        assert main(DemoOptions(replicas=1, requests=40, store=valkey.url, json=True)) == 0
         shown = capsys.readouterr()
         assert json.loads(shown.out)["admitted"] == json.loads(shown.out)["permitted"]
         assert "Valkey" not in shown.err
@@ -163,7 +163,7 @@ def test_a_store_that_runs_already_is_taken(
 
 def test_replicas_without_a_shared_store_overshoot(capsys: pytest.CaptureFixture[str]) -> None:
     """Each replica lets the whole limit in (dataspoke #112; litellm #2730): exit status 1."""
-    assert demo(Options(replicas=2, requests=120, store="memory://", json=True)) == 1
+    assert main(DemoOptions(replicas=2, requests=120, store="memory://", json=True)) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["overshoot"] == told["admitted"] - told["permitted"] > 0
     assert told["tallies_agree"]
@@ -174,7 +174,7 @@ def test_a_store_that_is_away_is_said_before_anything_starts(
 ) -> None:
     """Nobody waits for replicas that would have no store."""
     with pytest.raises(StoreError, match="connection"):
-        demo(Options(store=f"redis://127.0.0.1:{free_port()}"))
+        main(DemoOptions(store=f"redis://127.0.0.1:{free_port()}"))
     assert "replicas" not in capsys.readouterr().err
 
 
@@ -182,7 +182,7 @@ async def test_a_replica_that_does_not_start_says_why(tmp_path: Path) -> None:
     """The message has the last lines of its log."""
     settings = {"FLEETLIMIT_POLICIES": str(tmp_path / "no-such.yaml")}
     with pytest.raises(FleetlimitError, match=r"replica-1 did not start(.|\n)*no-such\.yaml"):
-        async with fleet(1, settings, lambda _: None):
+        async with run_replicas(1, settings, lambda _: None):
             pytest.fail("it must not start")
 
 
@@ -195,7 +195,7 @@ async def test_a_replica_that_does_not_stop_is_killed() -> None:
     )
     replica = Replica("one", command=[sys.executable, "-c", stubborn], stop_seconds=0.05)
     await replica.start(os.environ)
-    await replica.ready()
+    await replica.wait_until_ready()
     await replica.stop()
     assert replica.port == 1
     await replica.stop()

@@ -11,28 +11,31 @@ from fleetlimit.core.quota import Algorithm, rate_quota
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.store import RedisStore
 from support.audit import Fleet
-from support.clock import MovedClock
-from support.limiter import rate, remaining
-from support.stores import PATIENT
+from support.clock import ManualClock
+from support.limiter import rate_policy, remaining
+from support.stores import LONG_TIMEOUTS
 
 GLOBAL = (KeyPart(KeyKind.GLOBAL),)
 LIFE_US = 360_000_000
 POLICIES = (
-    rate("bucket", "1000/hour", key=GLOBAL, lease=0.1),
-    rate(
-        "window", rate_quota("1000/hour", algorithm=Algorithm.FIXED_WINDOW), key=GLOBAL, lease=0.1
+    rate_policy("bucket", "1000/hour", key=GLOBAL, prefetch=0.1),
+    rate_policy(
+        "window",
+        rate_quota("1000/hour", algorithm=Algorithm.FIXED_WINDOW),
+        key=GLOBAL,
+        prefetch=0.1,
     ),
-    rate("both", "2000/hour", rate_quota("1000/minute", cost=2), key=GLOBAL, lease=0.2),
+    rate_policy("both", "2000/hour", rate_quota("1000/minute", cost=2), key=GLOBAL, prefetch=0.2),
 )
 
 
 @pytest.fixture
 async def fleet(valkey: EmbeddedValkey) -> AsyncIterator[Fleet]:
     """Return two replicas, each with its own way to an empty store."""
-    clock = MovedClock()
+    clock = ManualClock()
     made = Fleet(
         clock,
-        lambda: RedisStore(valkey.url, KeyScheme(), timeouts=PATIENT, now_us=clock),
+        lambda: RedisStore(valkey.url, KeyScheme(), timeouts=LONG_TIMEOUTS, now_us=clock),
         *POLICIES,
         replicas=("a", "b"),
     )
@@ -74,8 +77,8 @@ async def test_few_calls_and_nothing_beyond(
             passed += await fleet.spend(name, policy, "ann", times=100)
     assert passed == limit
     assert await calls(fleet) - before == made
-    await fleet.settled()
-    assert (fleet.found(), fleet.overshoot(policy)) == ([], 0)
+    await fleet.advance_until_compared()
+    assert (fleet.overshoots(), fleet.overshoot(policy)) == ([], 0)
 
 
 @pytest.mark.parametrize("policy", ["bucket", "window"])
@@ -87,7 +90,7 @@ async def test_a_replica_that_dies(fleet: Fleet, policy: str) -> None:
     dead = fleet.members.pop("b")
     assert 0 < lost <= 100
     assert await fleet.spend("a", policy, "ann", times=1_000) == held - passed - lost
-    fleet.clock.advance(LIFE_US)
+    fleet.clock.advance_us(LIFE_US)
     gained = 100 if policy == "bucket" else 0
     assert await fleet.spend("a", policy, "ann", times=1_000) == gained
     await dead.aclose()

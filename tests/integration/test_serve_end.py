@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.server import Service, eventually, receive, send
+from support.server import ServeProcess, eventually, receive, send
 
 TARGET = """
 import asyncio
@@ -49,7 +49,7 @@ async def refuses(port: int) -> bool:
 
 async def test_sigterm_lets_a_stream_finish(folder: Path) -> None:
     """A response in flight is completed, nothing new is accepted, and the exit status is 0."""
-    with Service("slow:app", folder=folder) as service:
+    with ServeProcess("slow:app", folder=folder) as service:
         await service.ready()
         assert (await service.admin("/readyz")).json["status"] == "ready"
         reader, writer = await send(service.port, "/slow")
@@ -65,12 +65,12 @@ async def test_sigterm_lets_a_stream_finish(folder: Path) -> None:
         assert head.startswith(b"HTTP/1.1 200")
         assert rest.endswith(b"last\n\r\n0\r\n\r\n")
         assert await service.ended() == 0
-        assert service.told("service.stopped")
+        assert service.logged("service.stopped")
 
 
 async def test_a_second_signal_does_not_wait(folder: Path) -> None:
     """Whoever asks twice has it end at once."""
-    with Service("slow:app", folder=folder) as service:
+    with ServeProcess("slow:app", folder=folder) as service:
         await service.ready()
         reader, writer = await send(service.port, "/slow")
         with contextlib.closing(writer):
@@ -83,7 +83,7 @@ async def test_a_second_signal_does_not_wait(folder: Path) -> None:
 
 async def test_draining_has_an_end(folder: Path) -> None:
     """A response that never ends is cut when the time for draining is over."""
-    with Service(
+    with ServeProcess(
         "slow:app", folder=folder, settings={"FLEETLIMIT_SHUTDOWN_SECONDS": "0.1"}
     ) as service:
         await service.ready()
@@ -119,8 +119,8 @@ async def test_what_cannot_start_says_why(tmp_path: Path) -> None:
         taken = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         port = taken.getsockname()[1]
 
-        def start(*arguments: str) -> Service:
-            return stack.enter_context(Service(*arguments, folder=tmp_path))
+        def start(*arguments: str) -> ServeProcess:
+            return stack.enter_context(ServeProcess(*arguments, folder=tmp_path))
 
         expected = {
             start("--policies", str(wrong)): "wrong.yaml:4: ",
@@ -132,7 +132,7 @@ async def test_what_cannot_start_says_why(tmp_path: Path) -> None:
         for service, message in expected.items():
             assert await service.ended() == 1, service.output
             assert message in service.output[-1]
-            assert not service.told("service.ready")
+            assert not service.logged("service.ready")
             assert "Traceback" not in service.output[-1]
 
 
@@ -152,7 +152,7 @@ async def test_not_ready_before_it_accepts(folder: Path) -> None:
     )
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with Service("starting:app", "--admin-port", str(port), folder=folder) as service:
+    with ServeProcess("starting:app", "--admin-port", str(port), folder=folder) as service:
         reader, writer = await eventually(lambda: asked(port))
         with contextlib.closing(writer):
             readyz = await receive(reader)

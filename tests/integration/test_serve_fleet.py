@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from fleetlimit.stores.embedded import EmbeddedValkey
-from support.savings import ALL_OR_NONE, EACH, Saving
-from support.server import Service, eventually, fetch, send
+from support.savings import ALL_OR_NONE, VARIANTS, Shortcut
+from support.server import ServeProcess, eventually, fetch, send
 
 LIMIT, REPLICAS, REQUESTS = 100, 4, 2_000
 TOKEN = "a-token-of-the-admin"  # noqa: S105 - of this test alone
 WITH_ALL_OR_NONE = pytest.mark.parametrize("without", ALL_OR_NONE.values(), ids=ALL_OR_NONE)
 
-Without = Sequence[Saving]
+Without = Sequence[Shortcut]
 
 
 def settings(valkey: EmbeddedValkey, prefix: str, without: Without) -> dict[str, str]:
@@ -39,7 +39,7 @@ def policy_file(folder: Path, limit: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("without", EACH.values(), ids=EACH)
+@pytest.mark.parametrize("without", VARIANTS.values(), ids=VARIANTS)
 async def test_replicas_admit_what_one_would(
     tmp_path: Path, valkey: EmbeddedValkey, without: Without
 ) -> None:
@@ -51,7 +51,9 @@ async def test_replicas_admit_what_one_would(
     with contextlib.ExitStack() as stack:
         given = settings(valkey, "fleet", without)
         fleet = [
-            stack.enter_context(Service("--policies", policies, settings=given, without=without))
+            stack.enter_context(
+                ServeProcess("--policies", policies, settings=given, without=without)
+            )
             for _ in range(REPLICAS)
         ]
         for service in fleet:
@@ -90,16 +92,16 @@ async def test_replicas_admit_what_one_would(
         assert sum(each["count"] for denied_here in top for each in denied_here) == denied
         for service in fleet:
             assert await service.stop() == 0
-        lines = sum(len(service.told("request.denied")) for service in fleet)
+        lines = sum(len(service.logged("request.denied")) for service in fleet)
         suppressed = sum(
             line["suppressed"]
             for service in fleet
-            for line in service.told("request.denied.suppressed")
+            for line in service.logged("request.denied.suppressed")
         )
         assert lines + suppressed == denied
 
 
-async def saved_what_is_on(fleet: Sequence[Service], without: Without) -> None:
+async def saved_what_is_on(fleet: Sequence[ServeProcess], without: Without) -> None:
     """See that the crowd met what a mode is named after, and nothing that it is without."""
     hits, calls, pipelines = [
         sum([await service.metric(name) for service in fleet])
@@ -109,8 +111,8 @@ async def saved_what_is_on(fleet: Sequence[Service], without: Without) -> None:
             "fleetlimit_store_batch_size_count",
         )
     ]
-    assert (hits > 0) is (Saving.CACHE not in without)
-    assert (calls > pipelines) is (Saving.BATCHING not in without)
+    assert (hits > 0) is (Shortcut.DENIAL_CACHE not in without)
+    assert (calls > pipelines) is (Shortcut.BATCHING not in without)
 
 
 @WITH_ALL_OR_NONE
@@ -121,8 +123,8 @@ async def test_reset_reaches_the_other_replicas(
     policies = policy_file(tmp_path, "{rate: 1/day}")
     given = settings(valkey, "reset", without)
     with (
-        Service("--policies", policies, settings=given, without=without) as here,
-        Service("--policies", policies, settings=given, without=without) as there,
+        ServeProcess("--policies", policies, settings=given, without=without) as here,
+        ServeProcess("--policies", policies, settings=given, without=without) as there,
     ):
         await here.ready()
         await there.ready()
@@ -155,8 +157,8 @@ async def test_a_killed_process_leaves_no_lease_for_ever(
     policies = policy_file(tmp_path, "{concurrency: 1, lease: 1}")
     given = settings(valkey, "lease", without)
     with (
-        Service("--policies", policies, settings=given, without=without) as killed,
-        Service("--policies", policies, settings=given, without=without) as other,
+        ServeProcess("--policies", policies, settings=given, without=without) as killed,
+        ServeProcess("--policies", policies, settings=given, without=without) as other,
     ):
         await killed.ready()
         await other.ready()
@@ -181,8 +183,8 @@ async def test_few_streams_at_a_time_over_all_replicas(
     policies = policy_file(tmp_path, "{concurrency: 1, lease: 30}")
     given = settings(valkey, "streams", without)
     with (
-        Service("--policies", policies, settings=given, without=without) as here,
-        Service("--policies", policies, settings=given, without=without) as there,
+        ServeProcess("--policies", policies, settings=given, without=without) as here,
+        ServeProcess("--policies", policies, settings=given, without=without) as there,
     ):
         await here.ready()
         await there.ready()
@@ -195,5 +197,5 @@ async def test_few_streams_at_a_time_over_all_replicas(
         await eventually(lambda: _status(there, 200))
 
 
-async def _status(service: Service, status: int) -> bool:
+async def _status(service: ServeProcess, status: int) -> bool:
     return (await service.get("/items/1")).status == status

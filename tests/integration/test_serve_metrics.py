@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fleetlimit.stores.embedded import EmbeddedValkey
-from support.server import Service, eventually
+from support.server import ServeProcess, eventually
 
 REQUESTS = 5
 
@@ -15,7 +15,7 @@ async def test_pipelines_and_the_event_loop_are_measured(
     settings = {"FLEETLIMIT_STORE": valkey.url, "FLEETLIMIT_KEY_PREFIX": "measured"}
     policies = tmp_path / "policies.yaml"
     policies.write_text("version: 1\npolicies: [{name: default, limits: [{rate: 100/day}]}]\n")
-    with Service("--policies", str(policies), settings=settings) as service:
+    with ServeProcess("--policies", str(policies), settings=settings) as service:
         await service.ready()
         before = await service.metric("fleetlimit_store_batch_size_sum")
         for _ in range(REQUESTS):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fleetlimit.stores.embedded import EmbeddedValkey
-from support.server import Service, eventually, fetch
+from support.server import ServeProcess, eventually, fetch
 
 POLICIES = """\
 version: 1
@@ -40,7 +40,7 @@ def store() -> Iterator[EmbeddedValkey]:
         yield server
 
 
-async def statuses(service: Service, path: str, times: int, method: str = "GET") -> list[int]:
+async def statuses(service: ServeProcess, path: str, times: int, method: str = "GET") -> list[int]:
     """Ask several times, one after the other, each within the bound."""
     found = []
     for _ in range(times):
@@ -52,18 +52,18 @@ async def statuses(service: Service, path: str, times: int, method: str = "GET")
     return found
 
 
-async def store_status(service: Service) -> str:
+async def store_status(service: ServeProcess) -> str:
     readyz = await service.admin("/readyz")
     assert readyz.status == 200
     status: str = readyz.json["store"]["status"]
     return status
 
 
-async def is_back(service: Service) -> bool:
+async def is_back(service: ServeProcess) -> bool:
     return await store_status(service) == "ok"
 
 
-async def is_away(service: Service) -> bool:
+async def is_away(service: ServeProcess) -> bool:
     return await store_status(service) == "unavailable"
 
 
@@ -72,7 +72,7 @@ async def test_a_store_killed_and_restarted(policies: str, store: EmbeddedValkey
 
     Bugs of others: slowapi #213 and #253, fastapi-limiter #54.
     """
-    with Service("--policies", policies, "--store", store.url) as service:
+    with ServeProcess("--policies", policies, "--store", store.url) as service:
         await service.ready()
         assert await statuses(service, "/items/1", 4) == [200, 200, 200, 429]
 
@@ -94,20 +94,20 @@ async def test_a_store_killed_and_restarted(policies: str, store: EmbeddedValkey
         assert await statuses(service, "/items/1", 4) == [200, 200, 200, 429]
         assert await service.metric("fleetlimit_store_state_lost_total") == 1
         assert await service.metric("fleetlimit_breaker_open") == 0
-        assert len(service.told("store.state_lost")) == 1
+        assert len(service.logged("store.state_lost")) == 1
         assert await service.stop() == 0
         for event in ("store.unavailable", "store.breaker.open", "store.breaker.closed"):
-            assert service.told(event)
+            assert service.logged(event)
 
 
-async def denial_is_forgotten(service: Service) -> bool:
+async def denial_is_forgotten(service: ServeProcess) -> bool:
     """Ask until the refusal by the store, believed for a second, is no longer remembered."""
     return (await service.get("/items/1")).status == 200
 
 
 async def test_a_store_that_stands_still(policies: str, store: EmbeddedValkey) -> None:
     """A frozen store holds no request for long, not even many at once, and is used again after."""
-    with Service("--policies", policies, "--store", store.url) as service:
+    with ServeProcess("--policies", policies, "--store", store.url) as service:
         await service.ready()
         assert await statuses(service, "/exports", 1, "POST") == [200]
         os.kill(store.pid, signal.SIGSTOP)
@@ -128,7 +128,7 @@ async def test_a_store_that_stands_still(policies: str, store: EmbeddedValkey) -
 
 async def test_ending_while_the_store_stands_still(policies: str, store: EmbeddedValkey) -> None:
     """SIGTERM ends the service although the store does not answer its farewell."""
-    with Service("--policies", policies, "--store", store.url) as service:
+    with ServeProcess("--policies", policies, "--store", store.url) as service:
         await service.ready()
         os.kill(store.pid, signal.SIGSTOP)
         try:
@@ -142,7 +142,7 @@ async def test_ending_while_the_store_stands_still(policies: str, store: Embedde
 async def test_a_start_without_the_store(policies: str, store: EmbeddedValkey) -> None:
     """The service starts while the store is away, and finds it when it comes."""
     store.stop()
-    with Service("--policies", policies, "--store", store.url) as service:
+    with ServeProcess("--policies", policies, "--store", store.url) as service:
         await service.ready()
         assert await statuses(service, "/exports", 3, "POST") == [503] * 3
         store.start()

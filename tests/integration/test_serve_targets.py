@@ -8,7 +8,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from support.server import Service, eventually, fetch, send
+from support.server import ServeProcess, eventually, fetch, send
 
 PLAIN = """
 async def app(scope, receive, send):
@@ -58,25 +58,25 @@ async def test_a_plain_app_and_its_reload(tmp_path: Path) -> None:
     """A plain ASGI app is limited by the templates that policies name, new ones included."""
     (tmp_path / "plain.py").write_text(PLAIN)
     policies(tmp_path, "/orders/{id}")
-    with Service("plain:app", "--policies", "policies.yaml", folder=tmp_path) as service:
+    with ServeProcess("plain:app", "--policies", "policies.yaml", folder=tmp_path) as service:
         await service.ready()
         answers = [await service.get(f"/orders/{number}") for number in range(3)]
         assert [answer.status for answer in answers] == [200, 200, 429]
         assert answers[0].body == b"plain"
         assert answers[2].headers["content-type"] == "application/problem+json"
         assert (await service.get("/other")).status == 200
-        assert {line["route"] for line in service.told("coverage.route")} == {
+        assert {line["route"] for line in service.logged("coverage.route")} == {
             "/orders/{id}",
             "unmatched",
         }
 
         policies(tmp_path, "/carts/{id}", name="carts", rate="1/day")
-        await eventually(lambda: len(service.told("policies.loaded")) == 2)
+        await eventually(lambda: len(service.logged("policies.loaded")) == 2)
         assert [(await service.get("/carts/1")).status for _ in range(2)] == [200, 429]
         assert (await service.admin("/policies")).json["generation"] == 2
 
         (tmp_path / "policies.yaml").write_text("version: 1\npolicies: [{name: 7}]\n")
-        await eventually(lambda: service.told("policies.rejected"))
+        await eventually(lambda: service.logged("policies.rejected"))
         assert (await service.get("/carts/1")).status == 429
         assert await service.metric("fleetlimit_policy_reloads_total", 'result="failure"') >= 1
 
@@ -88,14 +88,14 @@ async def test_a_fastapi_app_that_imports_nothing(tmp_path: Path) -> None:
     (package / "__init__.py").touch()
     (package / "main.py").write_text(FASTAPI)
     policies(tmp_path, "/v1/orders/{order_id}")
-    with Service(
+    with ServeProcess(
         folder=tmp_path,
         settings={"FLEETLIMIT_TARGET": "shop.main:app", "FLEETLIMIT_POLICIES": "policies.yaml"},
     ) as service:
         await service.ready()
         statuses = [(await service.get(f"/v1/orders/{number}")).status for number in range(3)]
         assert statuses == [200, 200, 429]
-        told = {line["route"]: line["policies"] for line in service.told("coverage.route")}
+        told = {line["route"]: line["policies"] for line in service.logged("coverage.route")}
         assert told["/v1/orders/{order_id}"] == ["orders"]
         asked = await service.admin("/explain?method=GET&path=/v1/orders/9")
         assert asked.json["route"] == "GET /v1/orders/{order_id}"
@@ -106,28 +106,28 @@ async def test_an_app_with_a_fleetlimit_of_its_own(tmp_path: Path) -> None:
     """Behind the service there is one limiter: the app's own gives way, and is one replica."""
     (tmp_path / "own.py").write_text(ITS_OWN)
     policies(tmp_path, "/other")
-    with Service("own:app", "--policies", "policies.yaml", folder=tmp_path) as service:
+    with ServeProcess("own:app", "--policies", "policies.yaml", folder=tmp_path) as service:
         await service.ready()
         assert [(await service.get("/orders")).status for _ in range(3)] == [200, 200, 429]
         assert await service.metric("fleetlimit_checks_total") == 3
-        assert len(service.told("store.not_shared")) == 1
+        assert len(service.logged("store.not_shared")) == 1
 
         policies(tmp_path, "/other", name="renamed")
-        rejected = await eventually(lambda: service.told("policies.rejected"))
+        rejected = await eventually(lambda: service.logged("policies.rejected"))
         assert "routes depend on orders" in rejected[0]["errors"][0]
         assert (await service.get("/orders")).status == 429
 
 
 @pytest.fixture(scope="module")
-def bundled() -> Iterator[Service]:
-    with Service() as service:
+def bundled() -> Iterator[ServeProcess]:
+    with ServeProcess() as service:
         yield service
 
 
-async def test_the_bundled_routes_are_each_under_a_policy(bundled: Service) -> None:
+async def test_the_bundled_routes_are_each_under_a_policy(bundled: ServeProcess) -> None:
     """Each route of the bundled service is held by another policy of the bundled file."""
     await bundled.ready()
-    told = {line["route"]: line["policies"] for line in bundled.told("coverage.route")}
+    told = {line["route"]: line["policies"] for line in bundled.logged("coverage.route")}
     for route, policy in {
         "/exports": "exports",
         "/items/{item_id}": "items",
@@ -137,20 +137,20 @@ async def test_the_bundled_routes_are_each_under_a_policy(bundled: Service) -> N
         "unmatched": "default",
     }.items():
         assert told[route] == [policy]
-    assert not bundled.told("coverage.unlimited")
+    assert not bundled.logged("coverage.unlimited")
     assert (await bundled.get("/items/7")).json == {"item_id": 7}
     export = await fetch(bundled.port, "/exports", method="POST")
     assert export.headers["ratelimit-policy"].startswith('"exports"')
 
 
-async def test_whoami_tells_what_the_limiter_sees(bundled: Service) -> None:
+async def test_whoami_tells_what_the_limiter_sees(bundled: ServeProcess) -> None:
     """A caller without a credential is its address, and is told so."""
     await bundled.ready()
     seen = (await bundled.get("/whoami")).json
     assert (seen["principal"], seen["tier"], seen["client_address"]) == (None, None, "127.0.0.1")
 
 
-async def test_streams_arrive_as_they_are_made(bundled: Service) -> None:
+async def test_streams_arrive_as_they_are_made(bundled: ServeProcess) -> None:
     """The first line is there before the last, and the fifth stream at a time is refused."""
     await bundled.ready()
     async with contextlib.AsyncExitStack() as stack:
@@ -170,7 +170,7 @@ async def test_streams_arrive_as_they_are_made(bundled: Service) -> None:
         await eventually(let_in)
 
 
-async def test_websockets_are_counted_by_handshake(bundled: Service) -> None:
+async def test_websockets_are_counted_by_handshake(bundled: ServeProcess) -> None:
     """Texts come back; the handshake above the limit is answered with 429 and problem details."""
     await bundled.ready()
     url = f"ws://127.0.0.1:{bundled.port}/ws"

@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
 from fleetlimit.telemetry.tracing.span_processor import CLOSE_SECONDS
 from support.collector import Collector
-from support.server import Service, eventually
+from support.server import ServeProcess, eventually
 
 PLAIN = """
 async def app(scope, receive, send):
@@ -44,7 +44,7 @@ async def test_a_request_is_one_trace(tmp_path: Path, valkey: EmbeddedValkey, ta
     (tmp_path / "plain.py").write_text(PLAIN)
     with (
         Collector() as collector,
-        Service(
+        ServeProcess(
             *filter(None, [target]),
             "--policies",
             policy_file(tmp_path),
@@ -58,7 +58,7 @@ async def test_a_request_is_one_trace(tmp_path: Path, valkey: EmbeddedValkey, ta
     ):
         await service.ready()
         assert [(await service.get("/items/1")).status for _ in range(2)] == [200, 429]
-        (line,) = await eventually(lambda: service.told("request.denied"))
+        (line,) = await eventually(lambda: service.logged("request.denied"))
         denied = line["trace_id"]
         server, check, call = await eventually(lambda: by_kind(collector.traces().get(denied, [])))
 
@@ -102,7 +102,7 @@ PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 async def test_a_collector_that_is_away(tmp_path: Path, protocol: str) -> None:
     """Requests are decided as ever, and every span that could not be delivered is counted."""
     settings = exporting(protocol, free_port(), OTEL_EXPORTER_OTLP_TIMEOUT="0.5")
-    with Service("--policies", policy_file(tmp_path), settings=settings) as service:
+    with ServeProcess("--policies", policy_file(tmp_path), settings=settings) as service:
         await service.ready()
         assert [(await service.get("/items/1")).status for _ in range(3)] == [200, 429, 429]
         # Of each request the server's span and the limiter's: there is no store to call.
@@ -111,7 +111,7 @@ async def test_a_collector_that_is_away(tmp_path: Path, protocol: str) -> None:
         assert await service.stop() == 0
 
 
-async def dropped(service: Service, spans: int) -> bool:
+async def dropped(service: ServeProcess, spans: int) -> bool:
     return await service.metric("fleetlimit_spans_dropped_total") == spans
 
 
@@ -125,7 +125,7 @@ async def test_a_collector_that_hangs(tmp_path: Path, protocol: str, silent_port
         OTEL_EXPORTER_OTLP_TIMEOUT=str(minute),
         OTEL_BSP_MAX_QUEUE_SIZE=str(queue),
     )
-    with Service("--policies", policy_file(tmp_path), settings=settings) as service:
+    with ServeProcess("--policies", policy_file(tmp_path), settings=settings) as service:
         await service.ready()
         began = time.monotonic()
         statuses = [(await service.get("/items/1")).status for _ in range(requests)]
@@ -139,8 +139,8 @@ async def test_a_collector_that_hangs(tmp_path: Path, protocol: str, silent_port
 
 async def test_no_traces_unless_asked(tmp_path: Path) -> None:
     """Without an OTEL_* variable nothing is traced, and no log line names a trace."""
-    with Service("--policies", policy_file(tmp_path)) as service:
+    with ServeProcess("--policies", policy_file(tmp_path)) as service:
         await service.ready()
         assert [(await service.get("/items/1")).status for _ in range(2)] == [200, 429]
-        (line,) = await eventually(lambda: service.told("request.denied"))
+        (line,) = await eventually(lambda: service.logged("request.denied"))
         assert "trace_id" not in line

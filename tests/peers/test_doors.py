@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from fleetlimit import Fleetlimit, Policy, PolicySet, RateLimit, RateLimitMiddleware, rate_quota
 from fleetlimit.core.policy import Match
-from fleetlimit.testing import MakeFleetlimit
+from fleetlimit.testing import FleetlimitFactory
 
 ONE_A_DAY = PolicySet([Policy("default", (rate_quota("1/day"),))])
 
@@ -44,7 +44,7 @@ def statuses(client: TestClient, *paths: str, **headers: str) -> list[int]:
 
 
 def test_slowapi_281_included_and_top_level_routes_are_both_limited(
-    make_fleetlimit: MakeFleetlimit,
+    make_fleetlimit: FleetlimitFactory,
 ) -> None:
     """A route's limit holds wherever the framework keeps the route."""
     policies = PolicySet(
@@ -59,7 +59,7 @@ def test_slowapi_281_included_and_top_level_routes_are_both_limited(
 
 
 def test_slowapi_281_what_no_route_matches_falls_under_the_default(
-    make_fleetlimit: MakeFleetlimit,
+    make_fleetlimit: FleetlimitFactory,
 ) -> None:
     """An unknown path is no way round the limit."""
     with TestClient(limited(make_fleetlimit(ONE_A_DAY))) as client:
@@ -67,7 +67,7 @@ def test_slowapi_281_what_no_route_matches_falls_under_the_default(
 
 
 def test_slowapi_217_227_a_path_parameter_makes_no_bucket_of_its_own(
-    make_fleetlimit: MakeFleetlimit,
+    make_fleetlimit: FleetlimitFactory,
 ) -> None:
     """All items share the bucket of their template."""
     with TestClient(limited(make_fleetlimit(ONE_A_DAY))) as client:
@@ -76,7 +76,7 @@ def test_slowapi_217_227_a_path_parameter_makes_no_bucket_of_its_own(
 
 @pytest.mark.parametrize("path", ["/plain", "/own"])
 def test_fastapi_limiter_80_pyratelimiter_238_two_callers_have_two_buckets(
-    make_fleetlimit: MakeFleetlimit, tmp_path: Path, path: str
+    make_fleetlimit: FleetlimitFactory, tmp_path: Path, path: str
 ) -> None:
     """At the middleware and at the dependency, one caller's requests do not spend another's."""
     with TestClient(limited(make_fleetlimit(_with_keys(tmp_path, "alice", "bob")))) as client:
@@ -101,7 +101,7 @@ def _with_keys(folder: Path, *keys: str) -> Path:
 
 
 def test_slowapi_255_306_an_invented_address_or_key_opens_no_bucket(
-    make_fleetlimit: MakeFleetlimit, tmp_path: Path
+    make_fleetlimit: FleetlimitFactory, tmp_path: Path
 ) -> None:
     """Whatever an untrusted client writes into its headers, it stays in one bucket."""
     app = limited(make_fleetlimit(_with_keys(tmp_path, "alice")))
@@ -117,7 +117,9 @@ def test_slowapi_255_306_an_invented_address_or_key_opens_no_bucket(
         assert proxied.get("/plain", headers=spoofed).status_code == 429
 
 
-def test_slowapi_174_an_endpoint_needs_no_request_argument(make_fleetlimit: MakeFleetlimit) -> None:
+def test_slowapi_174_an_endpoint_needs_no_request_argument(
+    make_fleetlimit: FleetlimitFactory,
+) -> None:
     """A limit is a dependency; the endpoint's signature is its own."""
     app = FastAPI(lifespan=make_fleetlimit(None))
 
@@ -130,7 +132,7 @@ def test_slowapi_174_an_endpoint_needs_no_request_argument(make_fleetlimit: Make
 
 
 def test_envoy_45384_gateway_5693_a_refusal_says_when_and_an_admission_does_not(
-    make_fleetlimit: MakeFleetlimit,
+    make_fleetlimit: FleetlimitFactory,
 ) -> None:
     """Retry-After is on every 429 and on no 200."""
     with TestClient(limited(make_fleetlimit(ONE_A_DAY))) as client:
@@ -141,7 +143,7 @@ def test_envoy_45384_gateway_5693_a_refusal_says_when_and_an_admission_does_not(
 
 
 def test_envoyproxy_ratelimit_331_341_994_no_label_grows_with_the_callers(
-    make_fleetlimit: MakeFleetlimit,
+    make_fleetlimit: FleetlimitFactory,
 ) -> None:
     """A thousand callers make not one more time series; who they are is in logs, as hashes."""
     fleetlimit = make_fleetlimit(ONE_A_DAY)

@@ -14,10 +14,10 @@ from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
-from fleetlimit.stores.redis.batcher import Lane
+from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.store import RedisStore
-from fleetlimit.testing import MovedClock
+from fleetlimit.testing import ManualClock
 
 PATIENT = Timeouts(connect=10.0, operation=10.0)
 
@@ -28,7 +28,7 @@ def replicas(
     """Return limiters that share nothing but the store, on its clock or on another."""
     keys = KeyScheme(prefix=prefix)
     stores = [RedisStore(valkey.url, keys, timeouts=PATIENT, now_us=now_us) for _ in range(count)]
-    return [Limiter(each, local=MemoryStore(), keys=keys) for each in stores]
+    return [Limiter(each, local=MemoryStore(), key_scheme=keys) for each in stores]
 
 
 async def test_dataspoke_112_litellm_2730_replicas_do_not_multiply_the_limit(
@@ -52,8 +52,8 @@ async def test_litellm_2730_local_fallback_divides_by_the_live_replicas(
 ) -> None:
     """A share is the limit divided by the replicas, so that the shares add up to the limit."""
     quota = rate_quota("100/minute")
-    assert sum(quota.share(4).burst for _ in range(4)) == 100
-    assert fleetlimit.limiter.census.replicas == 1
+    assert sum(quota.per_replica(4).burst for _ in range(4)) == 100
+    assert fleetlimit.limiter.membership.replicas == 1
 
 
 async def test_envoyproxy_ratelimit_427_440_a_denied_request_spends_nothing(
@@ -102,7 +102,7 @@ async def test_pyratelimiter_74_every_key_expires(valkey: EmbeddedValkey) -> Non
         ),
     )
     # Not the store's clock: with a minute's end, the window's key would be gone before it is seen.
-    (limiter,) = replicas(valkey, 1, "p74", now_us=MovedClock().now_us)
+    (limiter,) = replicas(valkey, 1, "p74", now_us=ManualClock().monotonic_us)
     client = Redis.from_url(valkey.url)
     try:
         for _ in range(8):
@@ -122,16 +122,16 @@ async def test_pyratelimiter_55_clocks_of_replicas_play_no_role(valkey: Embedded
     try:
         before = await client.time()
         charge = Charge("fl1:{c}:p:l", rate_quota("5/minute"), 1)
-        taken = await limiter.store.take([charge])
+        taken = await limiter.store.acquire([charge])
         after = await client.time()
     finally:
         await limiter.aclose()
         await client.aclose()
-    assert before[0] * 10**6 + before[1] <= taken.now_us <= after[0] * 10**6 + after[1]
+    assert before[0] * 10**6 + before[1] <= taken.store_now_us <= after[0] * 10**6 + after[1]
 
 
 async def test_throttled_py_a_burst_below_half_the_rate_still_limits(
-    fleetlimit: Fleetlimit, fleetlimit_clock: MovedClock
+    fleetlimit: Fleetlimit, fleetlimit_clock: ManualClock
 ) -> None:
     """A time to live is rounded up, so that a short bucket does not expire at once."""
     policy = Policy("short", (rate_quota("1000/second", burst=2),))
@@ -139,23 +139,23 @@ async def test_throttled_py_a_burst_below_half_the_rate_still_limits(
         allowed = [
             (await fleetlimit.limiter.check(policy, principal="a")).allowed for _ in range(5)
         ]
-        fleetlimit_clock.move(0.001)
+        fleetlimit_clock.advance(0.001)
         later = (await fleetlimit.limiter.check(policy, principal="a")).allowed
     assert allowed == [True, True, False, False, False]
     assert later
 
 
 async def test_envoyproxy_ratelimit_269_the_default_lets_no_double_through_at_a_boundary(
-    fleetlimit: Fleetlimit, fleetlimit_clock: MovedClock
+    fleetlimit: Fleetlimit, fleetlimit_clock: ManualClock
 ) -> None:
     """Around the boundary of two minutes a bucket of 10 admits 10, where fixed windows admit 20."""
     admitted = {}
     async with fleetlimit:
-        fleetlimit_clock.move(59)
+        fleetlimit_clock.advance(59)
         for algorithm in (Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW):
             policy = Policy(algorithm, (rate_quota("10/minute", algorithm=algorithm),))
             admitted[algorithm] = [await _spend(fleetlimit, policy)]
-        fleetlimit_clock.move(1)
+        fleetlimit_clock.advance(1)
         for algorithm, counts in admitted.items():
             policy = Policy(algorithm, (rate_quota("10/minute", algorithm=algorithm),))
             counts.append(await _spend(fleetlimit, policy))
@@ -219,8 +219,8 @@ async def test_no_lock_is_held_across_the_round_trip(valkey: EmbeddedValkey) -> 
     sent: list[int] = []
     store = limiter.store
     assert isinstance(store, RedisStore)
-    assert isinstance(store._lane, Lane)
-    store._lane._sent = sent.append
+    assert isinstance(store._batcher, CommandBatcher)
+    store._batcher._on_pipeline_sent = sent.append
     try:
         await asyncio.gather(*(limiter.check(policy, principal=f"p{n}") for n in range(200)))
     finally:

@@ -12,9 +12,9 @@ def _stated(pattern: str) -> tuple[str, ...]:
     return tuple(found.split())
 
 
-RULE: Final = _stated(r"^ACL SETUSER fleetlimit on >password (.+)$")
+ACL_RULES: Final = _stated(r"^ACL SETUSER fleetlimit on >password (.+)$")
 """What the user may do."""
-IN_CLUSTER: Final = _stated(r"^In a Cluster add `(.+?)`")
+CLUSTER_RULES: Final = _stated(r"^In a Cluster add `(.+?)`")
 """What it may do besides in a Cluster."""
-SINCE_7_2: Final = _stated(r"^.*Servers before Redis 7.2 do not know `(.+?)`")
+RULES_SINCE_7_2: Final = _stated(r"^.*Servers before Redis 7.2 do not know `(.+?)`")
 """What servers before Redis 7.2 do not know."""

@@ -8,7 +8,7 @@ Admitted = list[tuple[int, int]]
 """When a request was let in, in microseconds, and the units it spent; in order of time."""
 
 
-def token_bucket_keeps(quota: Quota, admitted: Admitted) -> None:
+def assert_token_bucket(quota: Quota, admitted: Admitted) -> None:
     """In every closed interval at most `burst + rate * time` units passed."""
     for first, (start_us, _) in enumerate(admitted):
         total = 0
@@ -18,7 +18,7 @@ def token_bucket_keeps(quota: Quota, admitted: Admitted) -> None:
             assert total * quota.period_us <= allowed
 
 
-def fixed_window_keeps(quota: Quota, admitted: Admitted) -> None:
+def assert_fixed_window(quota: Quota, admitted: Admitted) -> None:
     """In every aligned window at most the limit passed."""
     windows: Counter[int] = Counter()
     for now_us, units in admitted:
@@ -26,18 +26,18 @@ def fixed_window_keeps(quota: Quota, admitted: Admitted) -> None:
     assert all(total <= quota.limit for total in windows.values())
 
 
-def sliding_window_keeps(quota: Quota, admitted: Admitted) -> None:
+def assert_sliding_window(quota: Quota, admitted: Admitted) -> None:
     """Aligned windows keep the limit, and any interval of a period less than twice of it."""
-    fixed_window_keeps(quota, admitted)
+    assert_fixed_window(quota, admitted)
     assert _most_in_a_period(quota, admitted) < 2 * quota.limit
 
 
-def sliding_log_keeps(quota: Quota, admitted: Admitted) -> None:
+def assert_sliding_log(quota: Quota, admitted: Admitted) -> None:
     """In every interval of one period at most the limit passed."""
     assert _most_in_a_period(quota, admitted) <= quota.limit
 
 
-def concurrency_keeps(quota: Quota, admitted: Admitted) -> None:
+def assert_concurrency(quota: Quota, admitted: Admitted) -> None:
     """At most the limit is held at once, when leases end only by lapsing after a period."""
     assert _most_in_a_period(quota, admitted) <= quota.limit
 

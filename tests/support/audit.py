@@ -8,23 +8,23 @@ from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.limiter.audit.detector import LAG_US
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
-from fleetlimit.limiter.events import Audited, OvershootFound, PolicyAudit
+from fleetlimit.limiter.events import AuditReported, OvershootFound, PolicyAudit
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.memory import MemoryStore
-from support.clock import MovedClock
-from support.limiter import Recorder, rate
+from support.clock import ManualClock
+from support.limiter import Recorder, rate_policy
 
-BEAT_US = 2 * SECOND_US
+AUDIT_INTERVAL_US = 2 * SECOND_US
 
 
 @dataclass(frozen=True, slots=True)
-class _Process:
+class _ProcessClock:
     """A process whose own clock is the one that the test moves."""
 
-    clock: MovedClock
+    clock: ManualClock
 
-    def now_us(self) -> int:
+    def monotonic_us(self) -> int:
         return self.clock.now_us
 
 
@@ -35,26 +35,26 @@ class Fleet:
         clock: The clock of the store and of all replicas.
         store: Gives each replica its way to the store.
         policies: The policies in force.
-        keys: Callers audited for each limit.
+        audit_callers: Callers audited for each limit.
     """
 
     def __init__(
         self,
-        clock: MovedClock,
+        clock: ManualClock,
         store: Callable[[], Store],
         *policies: Policy,
         replicas: Sequence[str] = ("a", "b", "c"),
-        keys: int = 32,
-        scheme: KeyScheme | None = None,
+        audit_callers: int = 32,
+        key_scheme: KeyScheme | None = None,
     ) -> None:
         self.clock = clock
         self.members: dict[str, Limiter] = {}
         self.recorders: dict[str, Recorder] = {}
         self._store = store
         self._policies = policies
-        self._keys = keys
-        self._scheme = scheme
-        self._turns: list[str] = []
+        self._audit_callers = audit_callers
+        self._key_scheme = key_scheme
+        self._audit_order: list[str] = []
         for name in replicas:
             self.join(name)
 
@@ -67,51 +67,53 @@ class Fleet:
         self.members[name] = Limiter(
             self._store(),
             local=MemoryStore(self.clock),
-            keys=self._scheme,
-            clock=_Process(self.clock),
+            key_scheme=self._key_scheme,
+            clock=_ProcessClock(self.clock),
             observers=[self.recorders[name]],
             replica=name,
-            audit_keys=self._keys,
+            audit_callers=self._audit_callers,
             # An outage is the test's, and ends when it says so.
             breaker=BreakerSettings(failures=1_000_000),
         )
-        self.members[name].policies.replace(PolicySet(self._policies))
+        self.members[name].active_policies.replace(PolicySet(self._policies))
         return self.members[name]
 
-    async def beat(self) -> None:
+    async def audit_all(self) -> None:
         """Let every replica make its statement."""
         for name in sorted(self.members):
-            await self.members[name].audit.beat()
+            await self.members[name].audit.run_once()
 
-    async def beats(self, seconds: float) -> None:
+    async def advance(self, seconds: float) -> None:
         """Let so much time pass; each replica makes a statement every two seconds, in its turn."""
         left_us = round(seconds * SECOND_US)
         while left_us > 0:
-            step_us = min(BEAT_US // len(self.members), left_us)
-            self.clock.advance(step_us)
+            step_us = min(AUDIT_INTERVAL_US // len(self.members), left_us)
+            self.clock.advance_us(step_us)
             left_us -= step_us
-            self._turns = [name for name in self._turns if name in self.members]
-            self._turns += [name for name in self.members if name not in self._turns]
-            self._turns.append(self._turns.pop(0))
-            await self.members[self._turns[-1]].audit.beat()
+            self._audit_order = [name for name in self._audit_order if name in self.members]
+            self._audit_order += [name for name in self.members if name not in self._audit_order]
+            self._audit_order.append(self._audit_order.pop(0))
+            await self.members[self._audit_order[-1]].audit.run_once()
 
-    async def settled(self) -> None:
+    async def advance_until_compared(self) -> None:
         """Let so much time pass that everything until now is compared."""
-        await self.beats((LAG_US + 5 * SECOND_US) / SECOND_US + 2)
+        await self.advance((LAG_US + 5 * SECOND_US) / SECOND_US + 2)
 
     async def spend(self, name: str, policy: str, caller: str, *, times: int = 1) -> int:
         """Ask so many times at one replica, and return how often it let in."""
         decisions = [await self.members[name].check(policy, principal=caller) for _ in range(times)]
         return sum(decision.allowed for decision in decisions)
 
-    def said(self, name: str, policy: str) -> PolicyAudit:
+    def last_audit(self, name: str, policy: str) -> PolicyAudit:
         """Return what a replica said last of a policy."""
         (audit,) = [
-            each for each in self.recorders[name].of(Audited)[-1].policies if each.policy == policy
+            each
+            for each in self.recorders[name].of(AuditReported)[-1].policies
+            if each.policy == policy
         ]
         return audit
 
-    def found(self) -> list[OvershootFound]:
+    def overshoots(self) -> list[OvershootFound]:
         """Return all that any replica found beyond a limit."""
         return [
             event for recorder in self.recorders.values() for event in recorder.of(OvershootFound)
@@ -119,14 +121,14 @@ class Fleet:
 
     def overshoot(self, policy: str) -> int:
         """Return what the replicas show of a policy, as `max by (policy)` does."""
-        return max(self.said(name, policy).overshoot for name in self.members)
+        return max(self.last_audit(name, policy).overshoot for name in self.members)
 
     def total(self, policy: str, figure: str) -> float:
         """Return the sum of a figure over all replicas and times."""
         return sum(
             float(getattr(each, figure))
             for recorder in self.recorders.values()
-            for event in recorder.of(Audited)
+            for event in recorder.of(AuditReported)
             for each in event.policies
             if each.policy == policy
         )
@@ -137,23 +139,23 @@ class Fleet:
             await limiter.aclose()
 
 
-MINUTE = rate("p", "6/minute")
+MINUTE = rate_policy("p", "6/minute")
 
 
-class Town:
+class AuditBench:
     """Three replicas over one store in memory that can be made to forget its buckets."""
 
-    def __init__(self, *policies: object, keys: int = 32) -> None:
-        self.clock = MovedClock()
+    def __init__(self, *policies: object, audit_callers: int = 32) -> None:
+        self.clock = ManualClock()
         self.store = MemoryStore(self.clock)
         given = [policy for policy in policies if policy is not None] or [MINUTE]
-        self.fleet = Fleet(self.clock, lambda: self.store, *given, keys=keys)  # type: ignore[arg-type]  # policies
+        self.fleet = Fleet(self.clock, lambda: self.store, *given, audit_callers=audit_callers)  # type: ignore[arg-type]  # policies
 
     async def lose_buckets(self) -> None:
         """Forget all buckets, and nothing else."""
-        await self.store.forget(list(self.store._buckets))
+        await self.store.delete(list(self.store._buckets))
 
 
-async def saturate(town: Town, *names: str) -> int:
+async def saturate(bench: AuditBench, *names: str) -> int:
     """Let one caller ask at these replicas until all of them refuse."""
-    return sum([await town.fleet.spend(name, "p", "ann", times=9) for name in names])
+    return sum([await bench.fleet.spend(name, "p", "ann", times=9) for name in names])

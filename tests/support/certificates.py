@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 _DAY = timedelta(days=1)
 
 
-class Authority:
+class CertificateAuthority:
     """Signs certificates that hold for a day.
 
     Args:
@@ -18,7 +18,7 @@ class Authority:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = _named(name)
+        self._name = _common_name(name)
         self._key = ec.generate_private_key(ec.SECP256R1())
         authority = x509.BasicConstraints(ca=True, path_length=0)
         self.certificate = self._sign(self._name, self._key, authority)
@@ -28,7 +28,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.DNSName(host)])
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return self._sign(_named(host), key, names), private.decode()
+        return self._sign(_common_name(host), key, names), private.decode()
 
     def _sign(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType
@@ -48,5 +48,5 @@ class Authority:
         return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM).decode()
 
 
-def _named(name: str) -> x509.Name:
+def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])

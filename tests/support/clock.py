@@ -7,7 +7,7 @@ EPOCH_US = 1_700_006_400_000_000
 
 
 @dataclass(slots=True)
-class MovedClock:
+class ManualClock:
     """Microseconds since the epoch, standing still until they are moved."""
 
     now_us: int = EPOCH_US
@@ -16,6 +16,6 @@ class MovedClock:
         """Return the time."""
         return self.now_us
 
-    def advance(self, micros: int) -> None:
+    def advance_us(self, micros: int) -> None:
         """Move on, or back by a negative number."""
         self.now_us += micros

@@ -1,10 +1,10 @@
 """A small run of the demonstration, as if it had been measured."""
 
 from fleetlimit.core.quota import Quota, rate_quota
-from fleetlimit.demo.results import Answer, Tally
+from fleetlimit.demo.results import Result, Results
 from fleetlimit.demo.scenario import Caller
-from fleetlimit.demo.store_stats import Reading
-from fleetlimit.demo.verdict import Told, Verdict, judge
+from fleetlimit.demo.store_stats import StoreStats
+from fleetlimit.demo.verdict import DemoResult, ReplicaReport, evaluate
 
 HOUR_US = 3_600_000_000
 START_US = 20_000 * 24 * HOUR_US
@@ -19,22 +19,22 @@ CALLERS = (caller("alice", 3), caller("bob", 2, tier=""))
 REPLICAS = ("replica-1", "replica-2")
 
 
-def answered(*statuses: int, caller: str = "alice") -> Tally:
+def results_of(*statuses: int, caller: str = "alice") -> Results:
     """Return a tally in which the replicas took turns to answer a caller."""
-    tally = Tally(REPLICAS, [each.name for each in CALLERS])
+    results = Results(REPLICAS, [each.name for each in CALLERS])
     for number, status in enumerate(statuses):
-        tally.add(Answer(REPLICAS[number % 2], caller, status, (number + 1) / 1_000))
-    return tally
+        results.add(Result(REPLICAS[number % 2], caller, status, (number + 1) / 1_000))
+    return results
 
 
-def verdict_of(tally: Tally, *, lost_in_log: int = 0, calls: int | None = 7) -> Verdict:
+def evaluated(results: Results, *, lost_in_log: int = 0, calls: int | None = 7) -> DemoResult:
     """Judge a tally of which the replicas tell the same, but for lines lost in the first's log."""
-    told = {
-        name: Told(count.allowed, count.denied, count.denied)
-        for name, count in tally.replicas.items()
+    reports = {
+        name: ReplicaReport(count.allowed, count.denied, count.denied)
+        for name, count in results.replicas.items()
     }
-    first = told[REPLICAS[0]]
-    told[REPLICAS[0]] = Told(first.allowed, first.denied, first.denied - lost_in_log)
-    before = Reading(START_US, None if calls is None else 100)
-    after = Reading(START_US + 2_000_000, None if calls is None else 100 + calls)
-    return judge(CALLERS, tally, before, after, told)
+    first = reports[REPLICAS[0]]
+    reports[REPLICAS[0]] = ReplicaReport(first.allowed, first.denied, first.denied - lost_in_log)
+    before = StoreStats(START_US, None if calls is None else 100)
+    after = StoreStats(START_US + 2_000_000, None if calls is None else 100 + calls)
+    return evaluate(CALLERS, results, before, after, reports)

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import SECOND_US
-from fleetlimit.demo.expected import permitted
+from fleetlimit.demo.expected import max_admitted
 from support import e2e_timeouts as timeouts
 from support.e2e_load import Answers, Request
 from support.e2e_outage import ALLOW, DENY, LOCAL, NONE, Outage
@@ -33,7 +33,7 @@ def each_does_what_it_says(answers: Answers, outages: Sequence[Outage]) -> None:
         assert set(shared.statuses) <= {HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS}, "local"
         for caller in {each.stream.caller for each in shared.requests}:
             mine = shared.of(caller=caller)
-            most = permitted([QUOTAS[LOCAL]], mine.start_us, mine.end_us)
+            most = max_admitted([QUOTAS[LOCAL]], mine.start_us, mine.end_us)
             assert mine.admitted <= most, f"local: {caller} got {mine.admitted} of {most}"
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import Quota
-from fleetlimit.demo.expected import permitted
+from fleetlimit.demo.expected import max_admitted
 from support.e2e_load import Answers
 from support.e2e_overshoot import overshoot
 from support.e2e_watch import Look
@@ -79,7 +79,7 @@ def permitted_to_all(
     spans = [(mine.start_us, mine.end_us) for mine in _by_caller(answers)]
     return [
         sum(
-            permitted([quota], start, min(each, end)) + beyond
+            max_admitted([quota], start, min(each, end)) + beyond
             for start, end in spans
             if start <= each
         )

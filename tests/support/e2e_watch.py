@@ -15,7 +15,7 @@ from typing import Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.names import Metric
+from fleetlimit.telemetry.names import MetricSpec
 from support import e2e_timeouts as timeouts
 from support.e2e_eventually import eventually
 from support.e2e_release import Release
@@ -160,7 +160,7 @@ class Watch:
         """Return how often all pods together decided so since the start."""
         return sum(each[policy, outcome] for each in self.decisions().values())
 
-    def counted(self, counter: Metric) -> Mapping[str, Counter[Series]]:
+    def counted(self, counter: MetricSpec) -> Mapping[str, Counter[Series]]:
         """Return for each pod how far a counter rose since the start, by its labels' values."""
         return {pod: self._counted(pod, counter) for pod in list(self._last)}
 
@@ -182,7 +182,7 @@ class Watch:
         # Labels are in the order of their names.
         return Counter({(policy, outcome): count for (outcome, policy), count in counts.items()})
 
-    def _counted(self, pod: str, counter: Metric) -> Counter[Series]:
+    def _counted(self, pod: str, counter: MetricSpec) -> Counter[Series]:
         first = self._first.get(pod, {})
         return Counter(
             {

@@ -4,11 +4,11 @@ from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
 from fleetlimit.web.dependency import RateLimit
-from support.web import GateBench
+from support.web import LimiterBench
 
 
-def limited_app(bench: GateBench, *limits: RateLimit) -> TestClient:
-    app = bench.serve(FastAPI())
+def limited_app(bench: LimiterBench, *limits: RateLimit) -> TestClient:
+    app = bench.install(FastAPI())
 
     @app.post("/exports", dependencies=[Depends(limit) for limit in limits])
     async def create_export() -> None: ...
@@ -19,7 +19,7 @@ def limited_app(bench: GateBench, *limits: RateLimit) -> TestClient:
     return TestClient(app)
 
 
-def passes(client: TestClient, headers: dict[str, str] | None = None) -> int:
+def count_allowed(client: TestClient, headers: dict[str, str] | None = None) -> int:
     """Return how many requests pass until one is refused."""
     for passed in range(100):
         response = client.post("/exports", headers=headers)

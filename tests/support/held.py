@@ -6,7 +6,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import GateBench, rate
+from support.web import LimiterBench, rate_policy
 
 
 async def endpoint() -> None: ...
@@ -16,10 +16,10 @@ async def starlette_endpoint(_request: Request) -> PlainTextResponse:
     return PlainTextResponse("")
 
 
-def held_bench() -> GateBench:
-    return GateBench(rate("default", "100/minute"))
+def limited_bench() -> LimiterBench:
+    return LimiterBench(rate_policy("default", "100/minute"))
 
 
-def held(app: FastAPI, bench: GateBench) -> TestClient:
+def limited_client(app: FastAPI, bench: LimiterBench) -> TestClient:
     app.add_middleware(RateLimitMiddleware)
-    return TestClient(bench.serve(app))
+    return TestClient(bench.install(app))

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from fleetlimit.errors import IdentityError
-from fleetlimit.identity import BearerTokens
+from fleetlimit.identity import JwtVerifier
 
 ISSUER = "https://issuer.example"
 AUDIENCE = "api"
@@ -34,7 +34,7 @@ def request(
     return {"type": "http", "headers": raw, "client": client}
 
 
-def bearer(token: str | bytes) -> dict[str, Any]:
+def bearer_request(token: str | bytes) -> dict[str, Any]:
     """Build an ASGI scope that presents this token."""
     raw = token if isinstance(token, bytes) else token.encode()
     return request(("Authorization", b"Bearer " + raw))
@@ -128,14 +128,14 @@ def jwks_server(document: bytes) -> Iterator[JwksServer]:
             thread.join()
 
 
-async def refusal(tokens: BearerTokens, presented: str | bytes) -> str:
+async def rejection_reason(tokens: JwtVerifier, presented: str | bytes) -> str:
     """Return the reason for which a token is refused."""
     with pytest.raises(IdentityError) as caught:
-        await tokens.resolve(bearer(presented))
+        await tokens.resolve(bearer_request(presented))
     return caught.value.reason
 
 
-def segment(value: Any) -> str:
+def jwt_segment(value: Any) -> str:
     raw = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
@@ -144,4 +144,4 @@ CLAIMS = {"iss": ISSUER, "aud": AUDIENCE, "sub": "mallory", "exp": NOW + 600}
 
 
 def unsigned(algorithm: str = "none") -> str:
-    return f"{segment({'alg': algorithm, 'kid': 'one'})}.{segment(CLAIMS)}."
+    return f"{jwt_segment({'alg': algorithm, 'kid': 'one'})}.{jwt_segment(CLAIMS)}."

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 from redis.exceptions import NoScriptError
 
-from fleetlimit.stores.redis.batcher import Lane
+from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Client, Timeouts
-from fleetlimit.stores.redis.connection import Wire
+from fleetlimit.stores.redis.connection import ConnectionHolder
 from fleetlimit.stores.redis.scripts import Script
 
-Answer = Callable[[tuple[Any, ...]], Any]
+ReplyTo = Callable[[tuple[Any, ...]], Any]
 Heard = Callable[[list[Any] | Exception], None]
 
 
@@ -56,7 +56,7 @@ class FakeServer:
         self.loaded: list[str] = []
         self.sent: list[tuple[tuple[Any, ...], ...]] = []
         self.redirected: list[tuple[Any, ...]] = []
-        self.answer: Answer = lambda command: command[3]
+        self.answer: ReplyTo = lambda command: command[3]
         self.failures: deque[Exception] = deque()
         self.opened = 0
         self._held = held
@@ -138,26 +138,30 @@ class FakeServer:
 SCRIPT, OTHER = Script("take", "text", "text"), Script("settle", "other", "other")
 
 
-PATIENT = Timeouts(connect=10, operation=10)
+LONG_TIMEOUTS = Timeouts(connect=10, operation=10)
 
 
-def lane_to(server: FakeServer, timeouts: Timeouts = PATIENT, **options: Any) -> Lane:
+def batcher_for(
+    server: FakeServer, timeouts: Timeouts = LONG_TIMEOUTS, **options: Any
+) -> CommandBatcher:
     """Return a lane to a server that knows the first script."""
     server.known.add(SCRIPT.sha)
-    return Lane(cast("Wire", server), cast("Client", server), timeouts, **options)
+    return CommandBatcher(
+        cast("ConnectionHolder", server), cast("Client", server), timeouts, **options
+    )
 
 
-def same(answer: Any) -> Any:
+def unchanged(answer: Any) -> Any:
     """Read an answer as it is."""
     return answer
 
 
-def call(lane: Lane, answer: Any, script: Script = SCRIPT) -> asyncio.Task[Any]:
+def call(batcher: CommandBatcher, reply: Any, script: Script = SCRIPT) -> asyncio.Task[Any]:
     """Call a script that answers this."""
-    return asyncio.ensure_future(lane.call(script, [str(answer)], [], same))
+    return asyncio.ensure_future(batcher.call(script, [str(reply)], [], unchanged))
 
 
-async def turns(count: int = 5) -> None:
+async def loop_turns(count: int = 5) -> None:
     """Let the loop turn."""
     for _ in range(count):
         await asyncio.sleep(0)

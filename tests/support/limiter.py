@@ -7,53 +7,53 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
-from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
 from fleetlimit.errors import StoreError, StoreUnavailable
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Event
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.limiter.ports import Posted, Pulse, Taken
+from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply
 from fleetlimit.stores.memory import MemoryStore
 
 Line = TypeVar("Line")
 Kind = TypeVar("Kind")
-PATIENCE_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 """How long a test waits for what must come; only a test that fails ever waits so long."""
 
 
-class MovedClock:
+class ManualClock:
     """A clock that stands still until it is moved."""
 
     def __init__(self) -> None:
         self.us = 1_700_000_000_000_000
 
-    def now_us(self) -> int:
+    def monotonic_us(self) -> int:
         """Return where the clock stands."""
         return self.us
 
-    def move(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         """Move the clock on."""
         self.us += round(seconds * 1_000_000)
 
 
-class Diary(Generic[Line]):
+class Journal(Generic[Line]):
     """Lines in the order they were written, to be read or waited for."""
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
+        self.entries: list[Line] = []
         self._written = asyncio.Event()
 
-    def write(self, line: Line) -> None:
+    def append(self, line: Line) -> None:
         """Add a line."""
-        self.lines.append(line)
+        self.entries.append(line)
         self._written.set()
 
-    async def until(self, reads: Callable[[list[Line]], bool]) -> None:
+    async def wait_until(self, predicate: Callable[[list[Line]], bool]) -> None:
         """Wait until the lines read so."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not reads(self.lines):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while not predicate(self.entries):
                 self._written.clear()
                 await self._written.wait()
 
@@ -62,97 +62,99 @@ class Recorder:
     """An observer that keeps what it was told."""
 
     def __init__(self) -> None:
-        self.events: Diary[Event] = Diary()
+        self.events: Journal[Event] = Journal()
 
-    def observe(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Keep the event."""
-        self.events.write(event)
+        self.events.append(event)
 
     def of(self, kind: type[Kind]) -> list[Kind]:
         """Return the events of one kind."""
-        return [event for event in self.events.lines if isinstance(event, kind)]
+        return [event for event in self.events.entries if isinstance(event, kind)]
 
-    async def heard(self, event: Event) -> None:
+    async def wait_for(self, event: Event) -> None:
         """Wait until an event like this one was told."""
-        await self.events.until(lambda told: event in told)
+        await self.events.wait_until(lambda told: event in told)
 
 
-class Pauses:
+class ManualSleep:
     """A sleep whose every pause lasts until the test ends it."""
 
     def __init__(self) -> None:
-        self.asked: Diary[float] = Diary()
+        self.requested: Journal[float] = Journal()
         self._ends: list[asyncio.Event] = []
 
     async def __call__(self, seconds: float) -> None:
         """Pause."""
         end = asyncio.Event()
         self._ends.append(end)
-        self.asked.write(seconds)
+        self.requested.append(seconds)
         await end.wait()
 
-    async def begun(self, count: int) -> None:
+    async def wait_for_calls(self, count: int) -> None:
         """Wait until this many pauses have begun in all."""
-        await self.asked.until(lambda asked: len(asked) >= count)
+        await self.requested.wait_until(lambda asked: len(asked) >= count)
 
-    def end(self, place: int = -1) -> None:
+    def finish(self, index: int = -1) -> None:
         """End one pause, the last by default."""
-        self._ends[place].set()
+        self._ends[index].set()
 
 
-def away(kind: str = "timeout") -> StoreUnavailable:
+def timeout_error(kind: str = "timeout") -> StoreUnavailable:
     """Return the error of a store that does not answer."""
     return StoreUnavailable("no answer", kind=kind)
 
 
 @dataclass(eq=False)
-class Hold:
+class HeldCall:
     """One call that is held on its way.
 
     Args:
-        late: Whether the store has done its work already, and only the answer is held.
+        after_work: Whether the store has done its work already, and only the answer is held.
         error: What the call ends with, if not with its answer.
     """
 
-    late: bool = False
+    after_work: bool = False
     error: StoreError | None = None
     reached: asyncio.Event = field(default_factory=asyncio.Event)
-    go: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait(self) -> None:
         """Wait until the call is here."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await self.reached.wait()
 
-    async def keep(self) -> None:
+    async def block(self) -> None:
         """Keep the call until the test lets it go."""
         self.reached.set()
-        await self.go.wait()
+        await self.released.wait()
         if self.error is not None:
             raise self.error
 
 
-class ToldStore:
+class FakeStore:
     """A shared store that fails, or holds calls, as it is told."""
 
     shared = True
     location = "told://"
 
-    def __init__(self, clock: MovedClock) -> None:
-        self.memory = MemoryStore(clock.now_us)
+    def __init__(self, clock: ManualClock) -> None:
+        self.memory = MemoryStore(clock.monotonic_us)
         self.down: StoreError | None = None
         self.errors: dict[str, StoreError] = {}
-        self.pulse = Pulse(1, "first")
-        self.done: Diary[str] = Diary()
+        self.heartbeat_reply = HeartbeatReply(1, "first")
+        self.done: Journal[str] = Journal()
         self.calls: list[str] = []
-        self.settled: list[Settlement] = []
+        self.adjustments: list[Adjustment] = []
         self.heartbeats: list[tuple[str, int]] = []
         self.closed = 0
-        self._holds: dict[str, list[Hold]] = defaultdict(list)
+        self._holds: dict[str, list[HeldCall]] = defaultdict(list)
 
-    def hold(self, verb: str, *, late: bool = False, error: StoreError | None = None) -> Hold:
+    def hold(
+        self, verb: str, *, after_work: bool = False, error: StoreError | None = None
+    ) -> HeldCall:
         """Hold the next call of this verb that is not held yet."""
-        hold = Hold(late, error)
+        hold = HeldCall(after_work, error)
         self._holds[verb].append(hold)
         return hold
 
@@ -160,9 +162,9 @@ class ToldStore:
         """Return how often the verb was called."""
         return self.calls.count(verb)
 
-    async def did(self, verb: str, times: int = 1) -> None:
+    async def wait_until_done(self, verb: str, times: int = 1) -> None:
         """Wait until the verb was done this many times."""
-        await self.done.until(lambda done: done.count(verb) >= times)
+        await self.done.wait_until(lambda done: done.count(verb) >= times)
 
     async def open(self) -> None:
         """Answer the probe."""
@@ -172,38 +174,41 @@ class ToldStore:
 
         await self._do("open", work)
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
         """Decide in memory."""
-        taken: Taken = await self._do("take", lambda: self.memory.take(charges, commit=commit))
+        taken: AcquireResult = await self._do(
+            "take", lambda: self.memory.acquire(charges, commit=commit)
+        )
         return taken
 
-    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Correct in memory."""
-        self.settled += settlements
-        times: Sequence[int] = await self._do("settle", lambda: self.memory.settle(settlements))
+        self.adjustments += adjustments
+        times: Sequence[int] = await self._do("settle", lambda: self.memory.adjust(adjustments))
         return times
 
-    async def forget(self, keys: Sequence[str]) -> int:
+    async def delete(self, keys: Sequence[str]) -> int:
         """Forget in memory."""
-        count: int = await self._do("forget", lambda: self.memory.forget(keys))
+        count: int = await self._do("forget", lambda: self.memory.delete(keys))
         return count
 
-    async def heartbeat(self, replica: str, ttl_us: int) -> Pulse:
+    async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:
         """Answer with the pulse of the moment."""
         self.heartbeats.append((replica, ttl_us))
 
-        async def work() -> Pulse:
-            return self.pulse
+        async def work() -> HeartbeatReply:
+            return self.heartbeat_reply
 
-        pulse: Pulse = await self._do("heartbeat", work)
+        pulse: HeartbeatReply = await self._do("heartbeat", work)
         return pulse
 
-    async def audit(
-        self, replica: str, statement: str, word: str, ttl_us: int, *, last: bool = False
-    ) -> Posted:
+    async def exchange_reports(
+        self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
+    ) -> AuditReply:
         """Keep a statement in memory."""
-        posted: Posted = await self._do(
-            "audit", lambda: self.memory.audit(replica, statement, word, ttl_us, last=last)
+        posted: AuditReply = await self._do(
+            "audit",
+            lambda: self.memory.exchange_reports(replica, report, bounds, ttl_us, last=last),
         )
         return posted
 
@@ -215,15 +220,15 @@ class ToldStore:
         self.calls.append(verb)
         held = self._holds[verb]
         hold = held.pop(0) if held else None
-        if hold is not None and not hold.late:
-            await hold.keep()
+        if hold is not None and not hold.after_work:
+            await hold.block()
         error = self.down or self.errors.get(verb)
         if error is not None:
             raise error
         answer = await work()
-        if hold is not None and hold.late:
-            await hold.keep()
-        self.done.write(verb)
+        if hold is not None and hold.after_work:
+            await hold.block()
+        self.done.append(verb)
         return answer
 
 
@@ -236,9 +241,9 @@ class Bench:
     """
 
     def __init__(self, *policies: Policy, failures: int = 3) -> None:
-        self.clock = MovedClock()
-        self.store = ToldStore(self.clock)
-        self.local = MemoryStore(self.clock.now_us)
+        self.clock = ManualClock()
+        self.store = FakeStore(self.clock)
+        self.local = MemoryStore(self.clock.monotonic_us)
         self.recorder = Recorder()
         self.limiter = Limiter(
             self.store,
@@ -248,17 +253,17 @@ class Bench:
             breaker=BreakerSettings(failures=failures),
             replica="me",
         )
-        self.limiter.policies.replace(PolicySet(policies))
-        self._before = asyncio.all_tasks()
+        self.limiter.active_policies.replace(PolicySet(policies))
+        self._tasks_before = asyncio.all_tasks()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.limiter.aclose()
-        assert asyncio.all_tasks() <= self._before
+        assert asyncio.all_tasks() <= self._tasks_before
 
-    async def left(self, policy: str, principal: str = "ann") -> int:
+    async def remaining(self, policy: str, principal: str = "ann") -> int:
         """Return what the first limit of a policy has left in the shared store."""
         decision = await self.limiter.peek(policy, principal=principal, cost=0)
         return remaining(decision.results[0].limits[0])
@@ -271,18 +276,20 @@ def remaining(limit: Any) -> int:
     return left
 
 
-def rate(name: str, *rates: str | Quota, **options: Any) -> Policy:
+def rate_policy(name: str, *rates: str | Quota, **options: Any) -> Policy:
     """Return a policy of these limits."""
     limits = tuple(each if isinstance(each, Quota) else rate_quota(each) for each in rates)
     return Policy(name, limits, **options)
 
 
-def window(limit: int) -> Quota:
+def fixed_window(limit: int) -> Quota:
     """Return a limit for each minute of the clock; a higher one has room at once."""
     return rate_quota(f"{limit}/minute", algorithm=Algorithm.FIXED_WINDOW)
 
 
-def in_flight(name: str, limit: int, *, lease_us: int = 30_000_000, **options: Any) -> Policy:
+def concurrency_policy(
+    name: str, limit: int, *, lease_us: int = 30_000_000, **options: Any
+) -> Policy:
     """Return a policy of so many requests at once."""
     return Policy(name, (concurrency_quota(limit, lease_us=lease_us),), **options)
 
@@ -295,4 +302,4 @@ async def running(work: Coroutine[Any, Any, Kind]) -> AsyncIterator["asyncio.Tas
         yield task
     finally:
         task.cancel()
-        await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+        await asyncio.wait({task}, timeout=TIMEOUT_SECONDS)

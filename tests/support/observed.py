@@ -7,23 +7,23 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.samples import Sample
 
 from fleetlimit.limiter.events import Event
-from fleetlimit.telemetry.metrics.observer import Metrics
+from fleetlimit.telemetry.metrics.observer import PrometheusMetrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0,text/plain;q=0.5"
 
 
-class Observed:
+class ObservedMetrics:
     """Metrics that have observed some events."""
 
     def __init__(self, *events: Event) -> None:
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, version="1.2.3")
-        self.observe(*events)
+        self.metrics = PrometheusMetrics(self.registry, version="1.2.3")
+        self.on_events(*events)
 
-    def observe(self, *events: Event) -> None:
+    def on_events(self, *events: Event) -> None:
         """Observe more events."""
         for event in events:
-            self.metrics.observe(event)
+            self.metrics.on_event(event)
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return one series, None if it is not there."""

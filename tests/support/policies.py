@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from fleetlimit.policy_file import Loaded
+from fleetlimit.policy_file import PolicyFile
 
 PRODUCT_EXAMPLE = """\
 version: 1
@@ -36,7 +36,7 @@ def one_policy(rate: str = "5/minute", *, more: str = "") -> str:
     return f"version: 1\n{more}policies:\n  - {{name: default, limits: [{{rate: {rate}}}]}}\n"
 
 
-def put(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file as editors do: beside it, then by a rename, so that it is never half there."""
     fresh = path.with_name(f"{path.name}.tmp")
     fresh.write_text(text)
@@ -76,46 +76,48 @@ class ConfigMapMount:
 
 
 @dataclass(slots=True)
-class Heard:
+class RecordingListener:
     """What a watcher told, in order, and a way to wait for the next of it."""
 
-    loaded: list[Loaded] = field(default_factory=list)
+    loaded: list[PolicyFile] = field(default_factory=list)
     rejected: list[tuple[str, ...]] = field(default_factory=list)
-    refuse: Exception | None = None
-    _news: anyio.Event = field(default_factory=anyio.Event)
+    reject_with: Exception | None = None
+    _changed: anyio.Event = field(default_factory=anyio.Event)
 
-    async def on_loaded(self, loaded: Loaded) -> None:
+    async def on_loaded(self, loaded: PolicyFile) -> None:
         """Note a new set, or refuse it."""
-        if self.refuse:
-            raise self.refuse
+        if self.reject_with:
+            raise self.reject_with
         self.loaded.append(loaded)
-        self._news.set()
+        self._changed.set()
 
     def on_rejected(self, errors: tuple[str, ...]) -> None:
         """Note a rejected one."""
         self.rejected.append(errors)
-        self._news.set()
+        self._changed.set()
 
     async def next(self) -> None:
         """Wait until something is told after the last wait."""
         with anyio.fail_after(10):
-            await self._news.wait()
-        self._news = anyio.Event()
+            await self._changed.wait()
+        self._changed = anyio.Event()
 
 
-def accepts(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> bool:
+def schema_accepts(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> bool:
     """Tell whether a JSON Schema accepts a value; knows the keywords that ours uses."""
-    if "$ref" in schema and not accepts(root["$defs"][schema["$ref"].split("/")[-1]], value, root):
+    if "$ref" in schema and not schema_accepts(
+        root["$defs"][schema["$ref"].split("/")[-1]], value, root
+    ):
         return False
-    if "anyOf" in schema and not any(accepts(one, value, root) for one in schema["anyOf"]):
+    if "anyOf" in schema and not any(schema_accepts(one, value, root) for one in schema["anyOf"]):
         return False
-    if "oneOf" in schema and sum(accepts(one, value, root) for one in schema["oneOf"]) != 1:
+    if "oneOf" in schema and sum(schema_accepts(one, value, root) for one in schema["oneOf"]) != 1:
         return False
     if "const" in schema and value != schema["const"]:
         return False
     if "enum" in schema and value not in schema["enum"]:
         return False
-    return _has_type(schema, value) and _holds(schema, value, root)
+    return _has_type(schema, value) and _has_valid_contents(schema, value, root)
 
 
 def _has_type(schema: Mapping[str, Any], value: Any) -> bool:
@@ -123,9 +125,9 @@ def _has_type(schema: Mapping[str, Any], value: Any) -> bool:
     return "type" not in schema or isinstance(value, types[schema["type"]])
 
 
-def _holds(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> bool:
+def _has_valid_contents(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> bool:
     if isinstance(value, list):
-        return all(accepts(schema.get("items", {}), item, root) for item in value)
+        return all(schema_accepts(schema.get("items", {}), item, root) for item in value)
     if not isinstance(value, dict):
         return True
     fields, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
@@ -134,5 +136,5 @@ def _holds(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> bo
     return (
         known
         and set(schema.get("required", ())) <= set(value)
-        and all(accepts(fields.get(name, inner), item, root) for name, item in value.items())
+        and all(schema_accepts(fields.get(name, inner), item, root) for name, item in value.items())
     )

@@ -14,50 +14,52 @@ import pytest
 
 from fleetlimit.cli import main
 from fleetlimit.limiter.denial_cache import DenialCache
-from fleetlimit.stores.redis.scripts import Call, Command
+from fleetlimit.stores.redis.scripts import ScriptCall, ScriptCommand
 
 
-class Saving(StrEnum):
+class Shortcut(StrEnum):
     """Something that is saved."""
 
     BATCHING = "batching"
     """Pipelines: several calls of one turn of the event loop travel together."""
-    FOLDING = "folding"
+    COALESCING = "folding"
     """Script calls: several checks of a pipeline are one."""
-    CACHE = "cache"
+    DENIAL_CACHE = "cache"
     """Questions: what is known to refuse is not asked for again."""
 
 
-EACH: Final[dict[str, tuple[Saving, ...]]] = {
+VARIANTS: Final[dict[str, tuple[Shortcut, ...]]] = {
     "all": (),
-    "no_folding": (Saving.FOLDING,),
-    "no_cache": (Saving.CACHE,),
-    "none": tuple(Saving),
+    "no_folding": (Shortcut.COALESCING,),
+    "no_cache": (Shortcut.DENIAL_CACHE,),
+    "none": tuple(Shortcut),
 }
 """What is left out, by the name of what is on."""
-ALL_OR_NONE: Final = {name: EACH[name] for name in ("all", "none")}
+ALL_OR_NONE: Final = {name: VARIANTS[name] for name in ("all", "none")}
 
 
-def _apart(calls: Iterable[Call], _place: Callable[[str], int]) -> list[Command]:
-    return [Command([call]) for call in calls]
+def _never_coalesce(
+    calls: Iterable[ScriptCall], _place: Callable[[str], int]
+) -> list[ScriptCommand]:
+    return [ScriptCommand([call]) for call in calls]
 
 
-_WITHOUT: Final[dict[Saving, tuple[str, Any]]] = {
-    Saving.BATCHING: ("fleetlimit.stores.redis.batcher.MAX_BATCH", 1),
-    Saving.FOLDING: ("fleetlimit.stores.redis.batcher.join", _apart),
-    Saving.CACHE: (
+_PATCHES: Final[dict[Shortcut, tuple[str, Any]]] = {
+    Shortcut.BATCHING: ("fleetlimit.stores.redis.batcher.MAX_BATCH", 1),
+    Shortcut.COALESCING: ("fleetlimit.stores.redis.batcher.coalesce", _never_coalesce),
+    Shortcut.DENIAL_CACHE: (
         "fleetlimit.limiter.limiter.DenialCache",
         functools.partial(DenialCache, max_entries=0),
     ),
 }
 
 
-def leave_out(savings: Iterable[Saving], patch: pytest.MonkeyPatch) -> None:
+def disable(shortcuts: Iterable[Shortcut], patch: pytest.MonkeyPatch) -> None:
     """Do without, until the patch is undone."""
-    for saving in savings:
-        patch.setattr(*_WITHOUT[saving])
+    for saving in shortcuts:
+        patch.setattr(*_PATCHES[saving])
 
 
 if __name__ == "__main__":
-    leave_out(map(Saving, sys.argv.pop(1).split(",")), pytest.MonkeyPatch())
+    disable(map(Shortcut, sys.argv.pop(1).split(",")), pytest.MonkeyPatch())
     main()

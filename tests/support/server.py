@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, overload
 
 import fleetlimit
-from support.savings import Saving
+from support.savings import Shortcut
 
 Found = TypeVar("Found")
 PATIENCE_SECONDS = 15.0
@@ -58,7 +58,7 @@ async def eventually(find: Callable[[], Any], seconds: float = PATIENCE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HTTPResponse:
     """A response; header names are in lower case."""
 
     status: int
@@ -78,7 +78,7 @@ async def fetch(
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
-) -> Answer:
+) -> HTTPResponse:
     """Send one request over a connection of its own and read the whole response."""
     reader, writer = await send(port, path, method=method, headers=headers, body=body)
     with contextlib.closing(writer):
@@ -101,7 +101,7 @@ async def send(
     return reader, writer
 
 
-async def receive(reader: asyncio.StreamReader) -> Answer:
+async def receive(reader: asyncio.StreamReader) -> HTTPResponse:
     """Read a response whose connection the server closes."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     status, *lines = head.strip().split("\r\n")
@@ -111,7 +111,7 @@ async def receive(reader: asyncio.StreamReader) -> Answer:
         body = _dechunked(body)
     elif len(body) != int(headers.get("content-length", len(body))):
         raise ConnectionError("the response was cut off")
-    return Answer(int(status.split()[1]), headers, body)
+    return HTTPResponse(int(status.split()[1]), headers, body)
 
 
 def _dechunked(raw: bytes) -> bytes:
@@ -127,7 +127,7 @@ def _dechunked(raw: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MetricSample:
     """One line of the metrics, with its exemplar's labels if it has one."""
 
     name: str
@@ -136,7 +136,7 @@ class Sample:
     exemplar: str
 
 
-class Service:
+class ServeProcess:
     """A process of `fleetlimit serve` on free ports of the loopback.
 
     Args:
@@ -151,7 +151,7 @@ class Service:
         *arguments: str,
         folder: Path | None = None,
         settings: Mapping[str, str] | None = None,
-        without: Sequence[Saving] = (),
+        without: Sequence[Shortcut] = (),
     ) -> None:
         own = {
             name: value
@@ -194,25 +194,25 @@ class Service:
         """The log so far."""
         return [json.loads(line) for line in tuple(self.output) if line.startswith("{")]
 
-    def told(self, event: str) -> list[dict[str, Any]]:
+    def logged(self, event: str) -> list[dict[str, Any]]:
         """Return the log lines of one event."""
         return [line for line in self.lines if line["event"] == event]
 
     async def ready(self) -> Self:
         """Wait until it accepts."""
-        await eventually(lambda: self.told("service.ready") or self._process.poll() is not None)
-        assert self.told("service.ready"), "\n".join(self.output)
+        await eventually(lambda: self.logged("service.ready") or self._process.poll() is not None)
+        assert self.logged("service.ready"), "\n".join(self.output)
         return self
 
     @property
     def port(self) -> int:
         """The API's port."""
-        return int(self.told("service.ready")[0]["port"])
+        return int(self.logged("service.ready")[0]["port"])
 
     @property
     def admin_port(self) -> int:
         """The admin port."""
-        return int(self.told("service.ready")[0]["admin_port"])
+        return int(self.logged("service.ready")[0]["admin_port"])
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -236,20 +236,20 @@ class Service:
         self._process.wait()
         self._reader.join()
 
-    async def get(self, path: str, **headers: str) -> Answer:
+    async def get(self, path: str, **headers: str) -> HTTPResponse:
         """Ask the API."""
         return await fetch(self.port, path, headers=headers)
 
-    async def admin(self, path: str, **headers: str) -> Answer:
+    async def admin(self, path: str, **headers: str) -> HTTPResponse:
         """Ask the admin port."""
         return await fetch(self.admin_port, path, headers=headers)
 
-    async def samples(self, name: str, *labels: str) -> list[Sample]:
+    async def samples(self, name: str, *labels: str) -> list[MetricSample]:
         """Return the samples of a metric whose labels contain these texts, such as `a="b"`."""
         accept = "application/openmetrics-text; version=1.0.0"
         text = (await self.admin("/metrics", Accept=accept)).body.decode()
         found = [match.groups("") for line in text.splitlines() if (match := _SAMPLE.match(line))]
-        samples = [Sample(each[0], each[1], float(each[2]), each[3]) for each in found]
+        samples = [MetricSample(each[0], each[1], float(each[2]), each[3]) for each in found]
         return [
             each
             for each in samples

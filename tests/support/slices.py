@@ -4,25 +4,27 @@ import asyncio
 
 from fleetlimit.core.decision import Decision
 from fleetlimit.core.subject import Principal, Subject
-from support.limiter import Bench, rate, remaining, window
+from support.limiter import Bench, fixed_window, rate_policy, remaining
 
-BUCKET = rate("p", "100/minute", lease=0.1)
+BUCKET = rate_policy("p", "100/minute", prefetch=0.1)
 """The bucket holds 90, a slice is 10, and lives 6 s."""
-WINDOW = rate("w", window(100), lease=0.1)
+WINDOW = rate_policy("w", fixed_window(100), prefetch=0.1)
 ANN = Subject(principal=Principal("ann"))
 
 
-def left(decision: Decision) -> int:
+def remaining_of(decision: Decision) -> int:
     """Return what a decision says is left."""
     return remaining(decision.results[0].limits[0])
 
 
-async def checks(bench: Bench, times: int, *, cost: int = 1, policy: str = "p") -> list[Decision]:
+async def check_times(
+    bench: Bench, times: int, *, cost: int = 1, policy: str = "p"
+) -> list[Decision]:
     """Check one after the other."""
     return [await bench.limiter.check(policy, principal="ann", cost=cost) for _ in range(times)]
 
 
-def begin(bench: Bench, *costs: int) -> list["asyncio.Task[Decision]"]:
+def start_checks(bench: Bench, *costs: int) -> list["asyncio.Task[Decision]"]:
     """Begin checks at the same time."""
     loop = asyncio.get_running_loop()
     return [

@@ -6,20 +6,20 @@ from collections.abc import AsyncIterator, Callable
 import anyio
 import pytest
 
-from fleetlimit.core.charge import Charge, Settlement
-from fleetlimit.core.decision import Verdict
+from fleetlimit.core.charge import Adjustment, Charge
+from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.ports import Store, Taken
+from fleetlimit.limiter.ports import AcquireResult, Store
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.store import RedisStore
 
 MINUTE_US = 60 * SECOND_US
-PATIENT = Timeouts(connect=10.0, operation=10.0)
+LONG_TIMEOUTS = Timeouts(connect=10.0, operation=10.0)
 """For tests that are not about time: a shared machine may pause."""
-BRISK = Timeouts(connect=0.3, operation=0.1)
+SHORT_TIMEOUTS = Timeouts(connect=0.3, operation=0.1)
 """For tests of a store that does not answer."""
 BUCKET = "fl1:{caller}:policy:limit"
 
@@ -31,15 +31,25 @@ def quota_of(
     return Quota(algorithm, limit, period_us, limit if burst is None else burst)
 
 
-def admits(remaining: int, next_us: int, reset_us: int) -> Verdict:
+def allowed_status(remaining: int, next_us: int, reset_us: int) -> BucketStatus:
     """Return the verdict of a bucket that lets in."""
-    return Verdict(fits=True, remaining=remaining, retry_us=0, next_us=next_us, reset_us=reset_us)
+    return BucketStatus(
+        allowed=True,
+        remaining=remaining,
+        retry_after_us=0,
+        next_unit_after_us=next_us,
+        reset_after_us=reset_us,
+    )
 
 
-def refuses(remaining: int, retry_us: int, next_us: int, reset_us: int) -> Verdict:
+def denied_status(remaining: int, retry_us: int, next_us: int, reset_us: int) -> BucketStatus:
     """Return the verdict of a bucket that does not."""
-    return Verdict(
-        fits=False, remaining=remaining, retry_us=retry_us, next_us=next_us, reset_us=reset_us
+    return BucketStatus(
+        allowed=False,
+        remaining=remaining,
+        retry_after_us=retry_us,
+        next_unit_after_us=next_us,
+        reset_after_us=reset_us,
     )
 
 
@@ -50,40 +60,42 @@ def charge(
     return Charge(key, quota, units, lease, group)
 
 
-def settlement(spent: Charge, delta: int, taken_us: int) -> Settlement:
+def adjustment(spent: Charge, delta: int, taken_us: int) -> Adjustment:
     """Return the correction of a charge that was spent at that time."""
-    return Settlement(spent.key, spent.quota, delta, taken_us, spent.units, spent.lease)
+    return Adjustment(spent.key, spent.quota, delta, taken_us, spent.units, spent.lease)
 
 
-async def spend(store: Store, quota: Quota, units: int = 1, *, lease: str = "lease") -> Verdict:
+async def spend(
+    store: Store, quota: Quota, units: int = 1, *, lease: str = "lease"
+) -> BucketStatus:
     """Charge the one bucket and return its verdict."""
-    taken = await store.take([charge(quota, units, lease=lease)])
-    (verdict,) = taken.verdicts
-    assert taken.spent is verdict.fits
+    taken = await store.acquire([charge(quota, units, lease=lease)])
+    (verdict,) = taken.statuses
+    assert taken.spent is verdict.allowed
     return verdict
 
 
-async def look(store: Store, quota: Quota, units: int = 0) -> Verdict:
+async def peek(store: Store, quota: Quota, units: int = 0) -> BucketStatus:
     """Return the verdict of the one bucket without spending."""
-    taken = await store.take([charge(quota, units)], commit=False)
+    taken = await store.acquire([charge(quota, units)], commit=False)
     assert not taken.spent
-    return taken.verdicts[0]
+    return taken.statuses[0]
 
 
-def fits(taken: Taken) -> list[bool]:
+def allowed(taken: AcquireResult) -> list[bool]:
     """Return which charges fit."""
-    return [verdict.fits for verdict in taken.verdicts]
+    return [verdict.allowed for verdict in taken.statuses]
 
 
 def redis_store(
-    url: str, *, timeouts: Timeouts = PATIENT, now_us: Callable[[], int] | None = None
+    url: str, *, timeouts: Timeouts = LONG_TIMEOUTS, now_us: Callable[[], int] | None = None
 ) -> RedisStore:
     """Return a store that is not yet open."""
     return RedisStore(url, KeyScheme(), timeouts=timeouts, now_us=now_us)
 
 
 @contextlib.asynccontextmanager
-async def failing(expected: type[StoreError], kind: str) -> AsyncIterator[None]:
+async def raises_store_error(expected: type[StoreError], kind: str) -> AsyncIterator[None]:
     """Expect an error of this kind, within a time that no hang would keep."""
     with anyio.fail_after(20), pytest.raises(expected) as caught:
         yield
@@ -91,7 +103,9 @@ async def failing(expected: type[StoreError], kind: str) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def opened(server: EmbeddedValkey, timeouts: Timeouts = PATIENT) -> AsyncIterator[RedisStore]:
+async def open_store(
+    server: EmbeddedValkey, timeouts: Timeouts = LONG_TIMEOUTS
+) -> AsyncIterator[RedisStore]:
     """Open a store and close it."""
     store = redis_store(server.url, timeouts=timeouts)
     await store.open()

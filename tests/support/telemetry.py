@@ -6,27 +6,27 @@ from typing import Any
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source, Verdict
+from fleetlimit.core.decision import BucketStatus, Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.limiter.events import Decided
+from fleetlimit.limiter.events import CheckDecided
 
 TEN_A_MINUTE = rate_quota("10/minute")
 
 
-class MovedClock:
+class ManualClock:
     """A clock that stands still until it is moved."""
 
     def __init__(self) -> None:
-        self.us = 1
+        self.time_us = 1
 
-    def now_us(self) -> int:
+    def monotonic_us(self) -> int:
         """Return where the clock stands."""
-        return self.us
+        return self.time_us
 
-    def move(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         """Move the clock on."""
-        self.us += int(seconds * 1_000_000)
+        self.time_us += int(seconds * 1_000_000)
 
 
 class Lines:
@@ -36,11 +36,11 @@ class Lines:
         self.written: list[MutableMapping[str, Any]] = []
         self.logger: FilteringBoundLogger = structlog.wrap_logger(
             None,
-            processors=[structlog.processors.add_log_level, *processors, self._keep],
+            processors=[structlog.processors.add_log_level, *processors, self._capture],
             wrapper_class=structlog.make_filtering_bound_logger(0),
         )
 
-    def _keep(
+    def _capture(
         self, _logger: Any, _method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         self.written.append(event)
@@ -51,15 +51,15 @@ class Lines:
         return [line for line in self.written if line["event"] == event]
 
 
-def result(
+def policy_result(
     policy: str = "default", outcome: Outcome = Outcome.ALLOWED, *, remaining: int = 9
 ) -> PolicyResult:
     """Return one policy's part in a decision, under a limit of 10 a minute."""
-    verdict = Verdict(outcome is Outcome.ALLOWED, remaining, 0, 0, 0)
+    verdict = BucketStatus(outcome is Outcome.ALLOWED, remaining, 0, 0, 0)
     return PolicyResult(policy, Mode.ENFORCE, outcome, (TEN_A_MINUTE,), (verdict,))
 
 
-def decided(
+def decision_event(
     outcome: Outcome = Outcome.ALLOWED,
     *results: PolicyResult,
     source: Source = Source.STORE,
@@ -67,9 +67,9 @@ def decided(
     retry_after_us: int = 0,
     tier: str = "",
     route: str = "GET /items",
-) -> Decided:
+) -> CheckDecided:
     """Return a decided check; of the policy `default` when no result is given."""
     decision = Decision(
-        outcome, source, results or (result(outcome=outcome),), retry_after_us=retry_after_us
+        outcome, source, results or (policy_result(outcome=outcome),), retry_after_us=retry_after_us
     )
-    return Decided(decision, subject, not tier, tier, route, 0.001)
+    return CheckDecided(decision, subject, not tier, tier, route, 0.001)

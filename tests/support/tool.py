@@ -18,7 +18,7 @@ def run(*command: str, timeout: float = 600, stdin: str | None = None) -> str:
     Raises:
         AssertionError: It failed; the message has what it said.
     """
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         input=stdin,
         capture_output=True,
@@ -27,7 +27,7 @@ def run(*command: str, timeout: float = 600, stdin: str | None = None) -> str:
         check=False,
         cwd=ROOT,
     )
-    if done.returncode:
-        said = (done.stderr + done.stdout)[-4000:]
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
-    return done.stdout
+    if completed.returncode:
+        output = (completed.stderr + completed.stdout)[-4000:]
+        raise AssertionError(f"{' '.join(command)} ended with {completed.returncode}:\n{output}")
+    return completed.stdout

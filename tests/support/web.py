@@ -9,20 +9,20 @@ from fastapi import FastAPI
 from httpx2 import Headers, Response
 from starlette.types import ASGIApp, Message, Scope
 
-from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import IdentityError, StoreUnavailable
-from fleetlimit.identity import ClientAddress, RequestIdentifier
+from fleetlimit.identity import ClientAddressResolver, RequestIdentifier
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
-from fleetlimit.limiter.events import Decided, Event
+from fleetlimit.limiter.events import CheckDecided, Event
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.limiter.ports import Taken
+from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.memory import MemoryStore
-from fleetlimit.testing import MovedClock
-from fleetlimit.web.http_limiter import Gate
-from fleetlimit.web.ratelimit_headers import Dialect
+from fleetlimit.testing import ManualClock
+from fleetlimit.web.http_limiter import HTTPLimiter
+from fleetlimit.web.ratelimit_headers import HeaderFormat
 
 PATIENCE_SECONDS = 5.0
 """How long a test waits for what must come; only a test that fails ever waits so long."""
@@ -30,12 +30,12 @@ NEVER = 10**9
 """Failures in a row that no test reaches, so that no probe runs in the background."""
 
 
-def rate(name: str, *rates: str, **options: Any) -> Policy:
+def rate_policy(name: str, *rates: str, **options: Any) -> Policy:
     """Return a policy of these limits."""
     return Policy(name, tuple(map(rate_quota, rates)), **options)
 
 
-async def named_by_header(scope: Mapping[str, Any]) -> Principal | None:
+async def resolve_x_caller(scope: Mapping[str, Any]) -> Principal | None:
     """Believe `x-caller: name` or `x-caller: name/tier`; the name `nobody` does not verify.
 
     Raises:
@@ -53,67 +53,67 @@ async def named_by_header(scope: Mapping[str, Any]) -> Principal | None:
 class FallibleStore(MemoryStore):
     """A store in memory that is away when a test says so, and yields as a remote one does."""
 
-    def __init__(self, clock: MovedClock) -> None:
-        super().__init__(clock.now_us)
-        self.away = False
-        self.takes = 0
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock.monotonic_us)
+        self.unavailable = False
+        self.acquire_calls = 0
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
         """Decide, after a moment."""
-        self.takes += 1
-        await _travel()
-        if self.away:
+        self.acquire_calls += 1
+        await _round_trip()
+        if self.unavailable:
             raise StoreUnavailable("no answer", kind="timeout")
-        return await super().take(charges, commit=commit)
+        return await super().acquire(charges, commit=commit)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Correct, after a moment."""
-        await _travel()
-        return await super().settle(settlements)
+        await _round_trip()
+        return await super().adjust(adjustments)
 
 
-async def _travel() -> None:
+async def _round_trip() -> None:
     """Let everything else run for some rounds of the event loop."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-class GateBench:
+class LimiterBench:
     """A gate over a store and a clock that a test commands.
 
     Args:
         policies: The policies in force.
-        dialect: How clients are told of their limits.
+        header_format: How clients are told of their limits.
         reject_invalid: Whether a bad credential is refused.
     """
 
     def __init__(
         self,
         *policies: Policy,
-        dialect: Dialect = Dialect.DRAFT_11,
+        header_format: HeaderFormat = HeaderFormat.DRAFT_11,
         reject_invalid: bool = False,
     ) -> None:
-        self.clock = MovedClock()
+        self.clock = ManualClock()
         self.store = FallibleStore(self.clock)
         self.routes: list[str] = []
         self.limiter = Limiter(
             self.store,
-            local=MemoryStore(self.clock.now_us),
+            local=MemoryStore(self.clock.monotonic_us),
             observers=[self],
             clock=self.clock,
             breaker=BreakerSettings(failures=NEVER),
         )
-        self.limiter.policies.replace(PolicySet(policies))
-        self.gate = Gate(
+        self.limiter.active_policies.replace(PolicySet(policies))
+        self.http_limiter = HTTPLimiter(
             self.limiter,
-            RequestIdentifier(ClientAddress(), resolver=named_by_header),
-            dialect=dialect,
+            RequestIdentifier(ClientAddressResolver(), resolver=resolve_x_caller),
+            header_format=header_format,
             reject_invalid=reject_invalid,
         )
 
-    def observe(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Keep the routes that were decided."""
-        if isinstance(event, Decided):
+        if isinstance(event, CheckDecided):
             self.routes.append(event.route)
 
     async def __aenter__(self) -> Self:
@@ -125,13 +125,13 @@ class GateBench:
     async def in_flight(self, policy: str) -> int:
         """Return how many requests hold a lease of a policy by route or for everybody."""
         decision = await self.limiter.peek(policy, cost=0)
-        verdict = decision.results[0].limits[0].verdict
-        assert verdict is not None
-        return decision.results[0].limits[0].quota.limit - verdict.remaining
+        status = decision.results[0].limits[0].status
+        assert status is not None
+        return decision.results[0].limits[0].quota.limit - status.remaining
 
-    def serve(self, app: FastAPI) -> FastAPI:
+    def install(self, app: FastAPI) -> FastAPI:
         """Make this the gate of an app."""
-        app.state.fleetlimit = self.gate
+        app.state.fleetlimit = self.http_limiter
         return app
 
 
@@ -146,7 +146,7 @@ def assert_each_once(headers: Headers) -> None:
     assert len(set(names)) == len(names), names
 
 
-def limits_of(response: Response) -> dict[str, dict[str, int]]:
+def parse_limits(response: Response) -> dict[str, dict[str, int]]:
     """Return what the RateLimit fields say of each limit, read as Structured Fields (RFC 9651).
 
     Also proves that the two fields tell of the same limits, and each field is there once.
@@ -246,7 +246,7 @@ class Exchange:
         return [self.sent.get_nowait() for _ in range(self.sent.qsize())]
 
 
-async def answers(app: ASGIApp, scope: Scope, *received: Message) -> list[Message]:
+async def collect_messages(app: ASGIApp, scope: Scope, *received: Message) -> list[Message]:
     """Return all that an app sends in answer to a request."""
     async with Exchange(app, scope, *received) as exchange:
         return await exchange.end()

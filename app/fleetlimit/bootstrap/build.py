@@ -8,30 +8,30 @@ from typing import Any
 import structlog
 from starlette.requests import HTTPConnection
 
-from fleetlimit.bootstrap.settings import Settings, secret
+from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError
 from fleetlimit.identity import (
-    ApiKeys,
-    BearerTokens,
-    ClientAddress,
+    ApiKeyVerifier,
+    ClientAddressResolver,
+    JwtVerifier,
     RequestIdentifier,
-    key_source,
+    jwks_source,
 )
 from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.policy_file import IdentitySection
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.store import RedisStore
-from fleetlimit.telemetry.tracing.limiter import LimiterTracing
+from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
 
-Resolver = Callable[[HTTPConnection], Awaitable[Principal | None]]
+PrincipalResolver = Callable[[HTTPConnection], Awaitable[Principal | None]]
 """Takes a request to a verified principal, or None when it holds no credential of this kind."""
 
 
 @contextlib.contextmanager
-def _said_of(*variables: str) -> Iterator[None]:
+def _naming_variables(*variables: str) -> Iterator[None]:
     """Say in an error which variables it is about."""
     try:
         yield
@@ -39,20 +39,20 @@ def _said_of(*variables: str) -> Iterator[None]:
         raise ConfigError(f"{' or '.join(variables)}: {error}") from error
 
 
-def build_keys(settings: Settings) -> KeyScheme:
+def build_key_scheme(settings: Settings) -> KeyScheme:
     """Build the naming of keys and identities.
 
     Raises:
         ConfigError: The secret or the prefix cannot be used.
     """
-    key = secret(settings.key_secret)
-    with _said_of("FLEETLIMIT_KEY_SECRET", "FLEETLIMIT_KEY_PREFIX"):
+    key = reveal(settings.key_secret)
+    with _naming_variables("FLEETLIMIT_KEY_SECRET", "FLEETLIMIT_KEY_PREFIX"):
         return KeyScheme(key.encode() if key else None, prefix=settings.key_prefix)
 
 
 def build_local_store(clock: Clock | None = None) -> MemoryStore:
     """Build a store of this process, on a clock that tests move or the process's own."""
-    return MemoryStore(clock.now_us) if clock else MemoryStore()
+    return MemoryStore(clock.monotonic_us) if clock else MemoryStore()
 
 
 def build_store(
@@ -60,7 +60,7 @@ def build_store(
     keys: KeyScheme,
     clock: Clock | None = None,
     *,
-    sent: Callable[[int], None] = lambda _: None,
+    on_batch_sent: Callable[[int], None] = lambda _: None,
     tracer: Tracer | None = None,
 ) -> Store:
     """Build the store that the settings name, on the server's clock or one that tests move.
@@ -69,7 +69,7 @@ def build_store(
         settings: What is set.
         keys: How keys are named.
         clock: A clock that tests move.
-        sent: Callback with the number of calls of each pipeline.
+        on_batch_sent: Callback with the number of calls of each pipeline.
         tracer: Traces checks; the spans of store calls come from its OpenTelemetry tracer.
 
     Raises:
@@ -77,21 +77,21 @@ def build_store(
     """
     if settings.store in {"memory://", "memory"}:
         return build_local_store(clock)
-    with _said_of("FLEETLIMIT_STORE"):
+    with _naming_variables("FLEETLIMIT_STORE"):
         return RedisStore(
             settings.store,
             keys,
             timeouts=Timeouts(settings.store_connect_timeout, settings.store_timeout),
             username=settings.store_username,
-            password=secret(settings.store_password),
-            now_us=clock.now_us if clock else None,
-            sent=sent,
-            tracer=tracer.tracer if isinstance(tracer, LimiterTracing) else None,
+            password=reveal(settings.store_password),
+            now_us=clock.monotonic_us if clock else None,
+            on_pipeline_sent=on_batch_sent,
+            tracer=tracer.tracer if isinstance(tracer, OpenTelemetryTracer) else None,
         )
 
 
 def build_identifier(
-    section: IdentitySection, resolver: Resolver | None = None
+    section: IdentitySection, resolver: PrincipalResolver | None = None
 ) -> RequestIdentifier:
     """Build the identifier that a policy file describes.
 
@@ -100,16 +100,16 @@ def build_identifier(
     """
     jwt = section.jwt
     return RequestIdentifier(
-        ClientAddress(
+        ClientAddressResolver(
             [str(network) for network in section.trusted_proxies],
             ipv6_prefix=section.ipv6_prefix,
             forwarded=section.forwarded_header,
         ),
-        api_keys=ApiKeys(section.api_keys.file, header=section.api_keys.header)
+        api_keys=ApiKeyVerifier(section.api_keys.file, header=section.api_keys.header)
         if section.api_keys
         else None,
-        jwt=BearerTokens(
-            key_source(jwt.jwks),
+        jwt=JwtVerifier(
+            jwks_source(jwt.jwks),
             issuer=jwt.issuer,
             audience=jwt.audience,
             algorithms=jwt.algorithms,
@@ -117,11 +117,13 @@ def build_identifier(
         )
         if jwt
         else None,
-        resolver=_of_scope(resolver) if resolver else None,
+        resolver=_adapt_resolver(resolver) if resolver else None,
     )
 
 
-def _of_scope(resolver: Resolver) -> Callable[[Mapping[str, Any]], Awaitable[Principal | None]]:
+def _adapt_resolver(
+    resolver: PrincipalResolver,
+) -> Callable[[Mapping[str, Any]], Awaitable[Principal | None]]:
     async def resolve(scope: Mapping[str, Any]) -> Principal | None:
         return await resolver(HTTPConnection(scope))  # type: ignore[arg-type]  # read only here
 

@@ -3,32 +3,33 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fleetlimit.bootstrap.route_report import describe, own_limits
-from fleetlimit.core.decision import PolicyResult, Verdict
+from fleetlimit.bootstrap.route_report import dependency_policies, policy_to_dict
+from fleetlimit.core.decision import BucketStatus, PolicyResult
 from fleetlimit.core.policy import ALL_PERCENT, Policy
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.core.subject import UNMATCHED_ROUTE, Identity, Subject
 from fleetlimit.errors import StoreError
-from fleetlimit.web.http_limiter import Gate
-from fleetlimit.web.route_table import Entry, RouteTable
+from fleetlimit.web.http_limiter import HTTPLimiter
+from fleetlimit.web.route_table import RouteInfo, RouteTable
 
 
-def render(told: Mapping[str, Any]) -> str:
+def render(explanation: Mapping[str, Any]) -> str:
     """Return what `explain` told as lines of at most 80 columns, names of usual length assumed."""
-    return "\n".join(_lines(told))
+    return "\n".join(_lines(explanation))
 
 
-def _lines(told: Mapping[str, Any]) -> Iterator[str]:
-    who = told["identity"]
-    yield f"{told['method']} {told['path']} is route {told['route']}"
-    tier = f", tier {who['tier']}" if who["tier"] else ""
-    yield f"from {who['principal'] or who['client_address']}{tier}, subject {who['subject']}"
-    if who["error"]:
-        yield f"its credential is not accepted: {who['error']}"
-    for policy in told["policies"]:
+def _lines(explanation: Mapping[str, Any]) -> Iterator[str]:
+    identity = explanation["identity"]
+    yield f"{explanation['method']} {explanation['path']} is route {explanation['route']}"
+    tier = f", tier {identity['tier']}" if identity["tier"] else ""
+    caller = identity["principal"] or identity["client_address"]
+    yield f"from {caller}{tier}, subject {identity['subject']}"
+    if identity["error"]:
+        yield f"its credential is not accepted: {identity['error']}"
+    for policy in explanation["policies"]:
         yield ""
         yield from _policy(policy)
-    if not told["policies"]:
+    if not explanation["policies"]:
         yield "no policy holds it: it is not limited"
 
 
@@ -39,11 +40,11 @@ def _policy(policy: Mapping[str, Any]) -> Iterator[str]:
         mode += "".join(f", {result['mode']} for this one" for result in policy["standing"] or ())
     yield f"policy {policy['name']}: {mode}"
     yield f"  per {', '.join(policy['key'])}; {policy['on_store_error']} while the store is away"
-    figures = [result["limits"] for result in policy["standing"] or ()]
-    for place, limit in enumerate(policy["limits"]):
+    states = [result["limits"] for result in policy["standing"] or ()]
+    for index, limit in enumerate(policy["limits"]):
         yield f"  {_limit(limit)}"
-        if figures:
-            yield f"    {_describe_state(figures[0][place])}"
+        if states:
+            yield f"    {_describe_state(states[0][index])}"
     if policy["standing"] is None:
         yield f"  the store does not tell how it stands: {policy['store_error']}"
 
@@ -55,14 +56,14 @@ def _limit(limit: Mapping[str, Any]) -> str:
     return f"{limit['limit']} per {limit['seconds']:g} s{burst}, {limit['algorithm']}"
 
 
-def _describe_state(figures: Mapping[str, Any]) -> str:
-    wait = figures["retry_after_seconds"]
-    later = f", refused for {wait:.1f} s" if wait else ""
-    return f"{figures['remaining']} left{later}"
+def _describe_state(state: Mapping[str, Any]) -> str:
+    wait = state["retry_after_seconds"]
+    refusal = f", refused for {wait:.1f} s" if wait else ""
+    return f"{state['remaining']} left{refusal}"
 
 
 async def explain(
-    gate: Gate,
+    http_limiter: HTTPLimiter,
     routes: RouteTable,
     *,
     method: str,
@@ -73,7 +74,7 @@ async def explain(
     """Explain a request without spending anything.
 
     Args:
-        gate: Decides.
+        http_limiter: Decides.
         routes: The app's routes.
         method: The request's method.
         path: Its path.
@@ -85,32 +86,36 @@ async def explain(
         policy with its limits; the limits' standing where the store answers.
     """
     method = method.upper()
-    lowered = {name.lower(): value for name, value in headers.items()}
-    entry = routes.find(method, path, lowered.get("host", ""))
+    lower_case_headers = {name.lower(): value for name, value in headers.items()}
+    route = routes.match(method, path, lower_case_headers.get("host", ""))
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    identity = await gate.identifier.identify(
+    identity = await http_limiter.identifier.identify(
         {"type": "http", "method": method, "path": path, "headers": raw, "client": (peer, 0)}
     )
-    policies = _policies(gate, entry, method, identity)
-    subject = Subject(identity.client_address, identity.principal, entry.name, lowered)
+    policies = _policies(http_limiter, route, method, identity)
+    subject = Subject(identity.client_address, identity.principal, route.name, lower_case_headers)
     return {
         "method": method,
         "path": path,
-        "route": entry.name,
-        "identity": describe_identity(identity, gate, subject),
-        "policies": [await _standing(gate, policy, subject) for policy in policies],
+        "route": route.name,
+        "identity": identity_to_dict(identity, http_limiter, subject),
+        "policies": [await _current_state(http_limiter, policy, subject) for policy in policies],
     }
 
 
-def _policies(gate: Gate, entry: Entry, method: str, identity: Identity) -> list[Policy]:
+def _policies(
+    http_limiter: HTTPLimiter, route: RouteInfo, method: str, identity: Identity
+) -> list[Policy]:
     tier = identity.principal.tier if identity.principal else ""
-    book = gate.limiter.policies.current
-    template = entry.template or UNMATCHED_ROUTE
-    found = {policy.name: policy for policy in book.select(method, template, tier)}
-    return list((found | own_limits(entry, gate)).values())
+    policy_set = http_limiter.limiter.active_policies.current
+    template = route.template or UNMATCHED_ROUTE
+    found = {policy.name: policy for policy in policy_set.select(method, template, tier)}
+    return list((found | dependency_policies(route, http_limiter)).values())
 
 
-def describe_identity(identity: Identity, gate: Gate, subject: Subject) -> dict[str, Any]:
+def identity_to_dict(
+    identity: Identity, http_limiter: HTTPLimiter, subject: Subject
+) -> dict[str, Any]:
     """Return the identity as JSON."""
     principal = identity.principal
     return {
@@ -118,33 +123,35 @@ def describe_identity(identity: Identity, gate: Gate, subject: Subject) -> dict[
         "tier": principal.tier if principal else None,
         "source": principal.source if principal else None,
         "client_address": identity.client_address,
-        "subject": gate.limiter.subject_hash(subject),
+        "subject": http_limiter.limiter.subject_hash(subject),
         "error": identity.error.reason if identity.error else None,
     }
 
 
-async def _standing(gate: Gate, policy: Policy, subject: Subject) -> dict[str, Any]:
-    told = describe(policy, subject.tier)
+async def _current_state(
+    http_limiter: HTTPLimiter, policy: Policy, subject: Subject
+) -> dict[str, Any]:
+    description = policy_to_dict(policy, subject.tier)
     try:
-        decision = await gate.limiter.peek(policy, subject=subject)
+        decision = await http_limiter.limiter.peek(policy, subject=subject)
     except StoreError as error:
-        return {**told, "standing": None, "store_error": error.kind}
-    return {**told, "standing": [_stand(result) for result in decision.results]}
+        return {**description, "standing": None, "store_error": error.kind}
+    return {**description, "standing": [_result_to_dict(result) for result in decision.results]}
 
 
-def _stand(result: PolicyResult) -> dict[str, Any]:
-    figures = [
-        _figures(limit.quota.name, limit.verdict)
+def _result_to_dict(result: PolicyResult) -> dict[str, Any]:
+    states = [
+        _state_to_dict(limit.quota.name, limit.status)
         for limit in result.limits
-        if limit.verdict is not None
+        if limit.status is not None
     ]
-    return {"mode": result.mode, "outcome": result.outcome, "limits": figures}
+    return {"mode": result.mode, "outcome": result.outcome, "limits": states}
 
 
-def _figures(name: str, verdict: Verdict) -> dict[str, Any]:
+def _state_to_dict(name: str, status: BucketStatus) -> dict[str, Any]:
     return {
         "name": name,
-        "remaining": verdict.remaining,
-        "retry_after_seconds": verdict.retry_us / SECOND_US,
-        "reset_seconds": verdict.reset_us / SECOND_US,
+        "remaining": status.remaining,
+        "retry_after_seconds": status.retry_after_us / SECOND_US,
+        "reset_seconds": status.reset_after_us / SECOND_US,
     }

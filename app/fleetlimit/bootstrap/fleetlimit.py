@@ -11,27 +11,33 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from fleetlimit.bootstrap.build import (
-    Resolver,
+    PrincipalResolver,
     build_identifier,
-    build_keys,
+    build_key_scheme,
     build_local_store,
     build_logger,
     build_store,
 )
-from fleetlimit.bootstrap.gc_tuning import fewer_rounds, freeze, unfreeze
-from fleetlimit.bootstrap.route_report import Coverage, has_middleware, with_mounted
-from fleetlimit.bootstrap.settings import Settings, secret
-from fleetlimit.bootstrap.tasks import Background
+from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unfreeze_heap
+from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware, iter_mounted_apps
+from fleetlimit.bootstrap.settings import Settings, reveal
+from fleetlimit.bootstrap.tasks import TaskSet
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Observer, PoliciesRejected
 from fleetlimit.limiter.limiter import Limiter, MonotonicClock
 from fleetlimit.limiter.ports import Clock, Tracer
-from fleetlimit.policy_file import IdentitySection, Loaded, PolicyWatcher, load
-from fleetlimit.telemetry import DenialLog, EventLog, Metrics, TopDenied, watch_lag
+from fleetlimit.policy_file import IdentitySection, PolicyFile, PolicyWatcher, load
+from fleetlimit.telemetry import (
+    DenialLog,
+    EventLog,
+    PrometheusMetrics,
+    TopDenied,
+    monitor_event_loop_lag,
+)
 from fleetlimit.version import __version__
-from fleetlimit.web.http_limiter import Gate
-from fleetlimit.web.route_table import RouteTable, scan
+from fleetlimit.web.http_limiter import HTTPLimiter
+from fleetlimit.web.route_table import RouteTable, iter_routes
 
 _FLUSH_SECONDS = 5.0
 _POLL_SECONDS = 2.0
@@ -65,119 +71,129 @@ class Fleetlimit:
         policies: str | Path | PolicySet | None = None,
         *,
         settings: Settings | None = None,
-        resolver: Resolver | None = None,
+        resolver: PrincipalResolver | None = None,
         registry: CollectorRegistry | None = None,
         observers: Sequence[Observer] = (),
         tracer: Tracer | None = None,
         clock: Clock | None = None,
     ) -> None:
         if isinstance(policies, PolicySet):
-            made, file = policies, None
+            policy_set, file = policies, None
         else:
-            made, file = None, policies
-        self.settings = Settings.over(settings, store=store, policies=file)
-        self.metrics = Metrics(registry, version=__version__)
+            policy_set, file = None, policies
+        self.settings = Settings.merged_with(settings, store=store, policies=file)
+        self.metrics = PrometheusMetrics(registry, version=__version__)
         self.top_denied = TopDenied()
         self._log = build_logger("fleetlimit")
         self._clock = clock or MonotonicClock()
-        self._denials = DenialLog(self._clock, self._log, suppressed=self.metrics.denial_suppressed)
-        self._events = EventLog(self._clock, self._log)
-        keys = build_keys(self.settings)
+        self._denial_log = DenialLog(
+            self._clock, self._log, on_suppressed=self.metrics.on_denial_suppressed
+        )
+        self._event_log = EventLog(self._clock, self._log)
+        keys = build_key_scheme(self.settings)
         self.limiter = Limiter(
-            build_store(self.settings, keys, clock, sent=self.metrics.batch_sent, tracer=tracer),
+            build_store(
+                self.settings, keys, clock, on_batch_sent=self.metrics.on_batch_sent, tracer=tracer
+            ),
             local=build_local_store(clock),
-            keys=keys,
-            observers=(self.metrics, self.top_denied, self._denials, self._events, *observers),
+            key_scheme=keys,
+            observers=(
+                self.metrics,
+                self.top_denied,
+                self._denial_log,
+                self._event_log,
+                *observers,
+            ),
             tracer=tracer,
             clock=self._clock,
             breaker=BreakerSettings(self.settings.breaker_failures, self.settings.breaker_probe),
             replica=self.settings.replica,
             min_replicas=self.settings.min_replicas,
-            audit_keys=self.settings.audit_keys,
+            audit_callers=self.settings.audit_keys,
         )
         self._resolver = resolver
-        self._file = None if made else self.settings.policies
-        if self._file is not None:
-            self.loaded = load(self._file, generation=1)
+        self._policies_path = None if policy_set else self.settings.policies
+        if self._policies_path is not None:
+            self.policy_file = load(self._policies_path, generation=1)
         else:
-            self.loaded = Loaded(made or PolicySet(), IdentitySection())
-        section = self.loaded.identity
-        self.gate = Gate(
+            self.policy_file = PolicyFile(policy_set or PolicySet(), IdentitySection())
+        section = self.policy_file.identity
+        self.http_limiter = HTTPLimiter(
             self.limiter,
             build_identifier(section, resolver),
-            dialect=self.settings.dialect,
+            header_format=self.settings.headers,
             reject_invalid=section.reject_invalid,
         )
-        self.coverage = Coverage(self._log, self.gate)
-        self._background = Background(self._log)
-        self._following = contextlib.ExitStack()
+        self.route_reporter = RouteReporter(self._log, self.http_limiter)
+        self._tasks = TaskSet(self._log)
+        self._exit_stack = contextlib.ExitStack()
 
     async def start(self) -> None:
         """Connect to the store, put the policies in force and follow their file.
 
         A store that is away is logged and tried again; it does not keep the service from starting.
         """
-        self.enforce()
-        await self.follow()
+        self.activate_policies()
+        await self.start_background_work()
 
-    async def follow(self) -> None:
+    async def start_background_work(self) -> None:
         """Connect to the store and follow the policies' file; `enforce` came before."""
-        self._following.enter_context(fewer_rounds())
+        self._exit_stack.enter_context(raised_gc_threshold())
         await self.limiter.start()
-        self._background.run(self._flush())
-        self._background.run(watch_lag(self.metrics.loop_lagged, self._clock))
-        if self._file is not None:
+        self._tasks.spawn(self._flush_periodically())
+        self._tasks.spawn(monitor_event_loop_lag(self.metrics.on_event_loop_lag, self._clock))
+        if self._policies_path is not None:
             watcher = PolicyWatcher(
-                self._file,
-                initial=self.loaded,
-                on_loaded=self._reloaded,
-                on_rejected=lambda errors: self.limiter.tell(PoliciesRejected(errors)),
+                self._policies_path,
+                initial=self.policy_file,
+                on_loaded=self._on_reload,
+                on_rejected=lambda errors: self.limiter.emit(PoliciesRejected(errors)),
                 poll_s=_POLL_SECONDS,
             )
-            self._background.run(watcher.run())
+            self._tasks.spawn(watcher.run())
 
-    def enforce(self) -> None:
+    def activate_policies(self) -> None:
         """Put the policies in force, and warn of what makes them hold less than they could."""
-        self.limiter.policies.replace(self.loaded.policies)
+        self.limiter.active_policies.replace(self.policy_file.policy_set)
         if not self.limiter.store.shared:
             self._log.warning(
                 "store.not_shared",
                 detail="limits hold within this process only; set FLEETLIMIT_STORE=redis://... or "
                 "Fleetlimit(store=...) to share them",
             )
-        elif secret(self.settings.key_secret) is None:
+        elif reveal(self.settings.key_secret) is None:
             self._log.warning(
                 "keys.not_secret",
                 detail="identities are hashed without a secret, so they can be guessed; set "
                 "FLEETLIMIT_KEY_SECRET to the same value for all replicas",
             )
 
-    async def _reloaded(self, loaded: Loaded) -> None:
-        self.coverage.check(loaded.policies)
+    async def _on_reload(self, policy_file: PolicyFile) -> None:
+        self.route_reporter.require_named_policies(policy_file.policy_set)
         # A file of many keys takes a second to read: not one in which no request is answered.
-        self.gate.identifier = await asyncio.to_thread(
-            build_identifier, loaded.identity, self._resolver
+        self.http_limiter.identifier = await asyncio.to_thread(
+            build_identifier, policy_file.identity, self._resolver
         )
-        self.gate.reject_invalid = loaded.identity.reject_invalid
-        self.limiter.policies.replace(loaded.policies)
+        self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
+        self.limiter.active_policies.replace(policy_file.policy_set)
 
-    async def _flush(self) -> None:
+    async def _flush_periodically(self) -> None:
         """Write out counts of suppressed lines, also when nothing follows that would."""
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
-            self._denials.flush()
-            self._events.flush()
+            self._denial_log.flush()
+            self._event_log.flush()
             self.metrics.flush()
 
     async def aclose(self) -> None:
         """Leave the fleet, close the store and write out what the logs still hold."""
-        await self._background.aclose()
+        await self._tasks.aclose()
         try:
             await self.limiter.aclose()
         finally:
-            self._following.close()
-            self._denials.close()
-            self._events.close()
+            self._exit_stack.close()
+            self._denial_log.close()
+            self._event_log.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -187,28 +203,28 @@ class Fleetlimit:
         await self.aclose()
 
     @contextlib.asynccontextmanager
-    async def __call__(self, app: Any) -> AsyncIterator[dict[str, Gate]]:
+    async def __call__(self, app: Any) -> AsyncIterator[dict[str, HTTPLimiter]]:
         """Serve as the lifespan of an app: open for as long as it lives.
 
         Behind `fleetlimit serve` the limiter that stands in front is this one's too: a second one
         would count the replica twice and know other policies.
         """
-        front = getattr(app.state, "fleetlimit_front", None)
-        if isinstance(front, Fleetlimit):
-            self._stand_behind(front)
-            yield {"fleetlimit": self.gate}
+        serving = getattr(app.state, "fleetlimit_front", None)
+        if isinstance(serving, Fleetlimit):
+            self._delegate_to(serving)
+            yield {"fleetlimit": self.http_limiter}
             return
         async with self:
-            self.attach(app)
-            freeze()
+            self.install(app)
+            freeze_heap()
             try:
-                yield {"fleetlimit": self.gate}
+                yield {"fleetlimit": self.http_limiter}
             finally:
-                unfreeze()
+                unfreeze_heap()
 
-    def _stand_behind(self, front: "Fleetlimit") -> None:
-        enforced = front.loaded.policies.policies
-        ignored = [each.name for each in self.loaded.policies.policies if each not in enforced]
+    def _delegate_to(self, serving: "Fleetlimit") -> None:
+        active = serving.policy_file.policy_set.policies
+        ignored = [each.name for each in self.policy_file.policy_set.policies if each not in active]
         if ignored:
             self._log.warning(
                 "policies.ignored",
@@ -216,38 +232,40 @@ class Fleetlimit:
                 detail="the policies of `fleetlimit serve` are in force; name the file with "
                 "FLEETLIMIT_POLICIES",
             )
-        self.limiter, self.gate = front.limiter, front.gate
+        self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
 
-    def attach(self, app: Starlette) -> None:
+    def install(self, app: Starlette) -> None:
         """Make this the gate of an app and of the apps mounted in it, and log what holds there.
 
         Raises:
             ConfigError: A dependency names a policy that is not there.
         """
-        for each in with_mounted(app):
-            each.state.fleetlimit = self.gate
-        self.coverage.tell(RouteTable(scan(app.routes)), matched=has_middleware(app))
+        for each in iter_mounted_apps(app):
+            each.state.fleetlimit = self.http_limiter
+        self.route_reporter.log_routes(
+            RouteTable(iter_routes(app.routes)), match_policies=has_middleware(app)
+        )
 
 
-_defaults = Background(logging.getLogger("fleetlimit"))
+_default_tasks = TaskSet(logging.getLogger("fleetlimit"))
 
 
-def open_default() -> Gate:
+def open_limiter_from_env() -> HTTPLimiter:
     """Open a gate for an app that sets up none, from the environment.
 
     A shared store is closed when the event loop ends. Until it is connected, checks connect by
     themselves.
     """
     fleetlimit = Fleetlimit()
-    fleetlimit.enforce()
-    _defaults.run(_hold_open(fleetlimit))
-    return fleetlimit.gate
+    fleetlimit.activate_policies()
+    _default_tasks.spawn(_keep_open(fleetlimit))
+    return fleetlimit.http_limiter
 
 
-async def _hold_open(fleetlimit: Fleetlimit) -> None:
+async def _keep_open(fleetlimit: Fleetlimit) -> None:
     task = asyncio.current_task()
     try:
-        await fleetlimit.follow()
+        await fleetlimit.start_background_work()
         # Before Python 3.12 `asyncio.wait_for`, which the driver uses, may swallow a cancellation.
         if task is not None and not task.cancelling():
             await asyncio.Event().wait()

@@ -4,27 +4,27 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-YOUNG = 10_000
+GC_THRESHOLD = 10_000
 """Objects that are made before the collector looks at those who are new. Python's own 700 are less
 than a crowd of checks waiting for the store is made of, and none of that is garbage."""
 
 
 @contextmanager
-def fewer_rounds() -> Iterator[None]:
+def raised_gc_threshold() -> Iterator[None]:
     """Let the collector wait for more new objects, and in the end for as many as before."""
     young, middle, old = gc.get_threshold()
     # One who has switched the collector off, or set it higher, meant it.
-    if not 0 < young < YOUNG:
+    if not 0 < young < GC_THRESHOLD:
         yield
         return
-    gc.set_threshold(YOUNG, middle, old)
+    gc.set_threshold(GC_THRESHOLD, middle, old)
     try:
         yield
     finally:
         gc.set_threshold(young, middle, old)
 
 
-def freeze() -> None:
+def freeze_heap() -> None:
     """Take all that there is by now out of the collector's rounds, until `unfreeze`.
 
     An app with its models stays as it is until the process ends. The collector, which looks at all
@@ -36,6 +36,6 @@ def freeze() -> None:
     gc.freeze()
 
 
-def unfreeze() -> None:
+def unfreeze_heap() -> None:
     """Let the collector look at everything again."""
     gc.unfreeze()

@@ -12,15 +12,15 @@ from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
 from fleetlimit.web.dependency import RateLimit
-from fleetlimit.web.http_limiter import Gate
+from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.middleware import RateLimitMiddleware
-from fleetlimit.web.route_table import Entry, RouteTable
+from fleetlimit.web.route_table import RouteInfo, RouteTable
 
 ANY_METHOD = "ANY"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class RouteLimits:
     """One route and what holds it.
 
     Args:
@@ -34,82 +34,96 @@ class Held:
     policies: tuple[str, ...]
 
 
-def coverage(
-    routes: RouteTable, policies: PolicySet, gate: Gate, *, matched: bool = True
-) -> Iterator[Held]:
+def limits_by_route(
+    routes: RouteTable,
+    policies: PolicySet,
+    http_limiter: HTTPLimiter,
+    *,
+    match_policies: bool = True,
+) -> Iterator[RouteLimits]:
     """Yield each route with the policies that hold it, and last what no route matches.
 
     Args:
         routes: The app's routes.
         policies: The policies in force.
-        gate: What the routes' own limits are resolved by.
-        matched: Whether the middleware is there, which enforces policies by their match.
+        http_limiter: What the routes' own limits are resolved by.
+        match_policies: Whether the middleware is there, which enforces policies by their match.
     """
-    for entry in routes.entries:
-        for method in sorted(entry.methods - {"HEAD"}) or [ANY_METHOD]:
-            found = policies.for_route(method, entry.template) if matched else ()
-            names = [*(policy.name for policy in found), *own_limits(entry, gate)]
-            yield Held(method, entry.template, tuple(dict.fromkeys(names)))
-    if matched:
+    for route in routes.routes:
+        for method in sorted(route.methods - {"HEAD"}) or [ANY_METHOD]:
+            found = policies.for_route(method, route.template) if match_policies else ()
+            names = [*(policy.name for policy in found), *dependency_policies(route, http_limiter)]
+            yield RouteLimits(method, route.template, tuple(dict.fromkeys(names)))
+    if match_policies:
         found = policies.for_route(ANY_METHOD, UNMATCHED_ROUTE)
-        yield Held(ANY_METHOD, UNMATCHED_ROUTE, tuple(policy.name for policy in found))
+        yield RouteLimits(ANY_METHOD, UNMATCHED_ROUTE, tuple(policy.name for policy in found))
 
 
-def own_limits(entry: Entry, gate: Gate) -> dict[str, Policy]:
+def dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> dict[str, Policy]:
     """Return the policies that the route's dependencies ask for, by name.
 
     Raises:
         ConfigError: A dependency names a policy that is not there.
     """
-    found = [call.policy(gate) for call in entry.calls if isinstance(call, RateLimit)]
+    found = [
+        call.resolve_policy(http_limiter)
+        for call in route.dependency_calls
+        if isinstance(call, RateLimit)
+    ]
     return {policy.name: policy for policy in found}
 
 
-class Coverage:
+class RouteReporter:
     """Tells at start what holds each route, and keeps reloads from taking that away.
 
     Args:
         log: Where to tell.
-        gate: What the routes' own limits are resolved by.
+        http_limiter: What the routes' own limits are resolved by.
     """
 
-    def __init__(self, log: Any, gate: Gate) -> None:
+    def __init__(self, log: Any, http_limiter: HTTPLimiter) -> None:
         self._log = log
-        self._gate = gate
-        self._named: set[str] = set()
+        self._http_limiter = http_limiter
+        self._required_policies: set[str] = set()
 
-    def tell(self, routes: RouteTable, *, matched: bool) -> None:
+    def log_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
         """Log each route with its policies, and warn of those that nothing holds.
 
         Args:
             routes: The routes.
-            matched: Whether the middleware is there, which enforces policies by their match.
+            match_policies: Whether the middleware is there, which enforces policies by their match.
 
         Raises:
             ConfigError: A dependency names a policy that is not there.
         """
-        policies = self._gate.limiter.policies.current
-        for held in coverage(routes, policies, self._gate, matched=matched):
-            tell = self._log.info if held.policies else self._log.warning
-            tell(
-                "coverage.route" if held.policies else "coverage.unlimited",
-                method=held.method,
-                route=held.template,
-                policies=list(held.policies),
+        policies = self._http_limiter.limiter.active_policies.current
+        for route_limits in limits_by_route(
+            routes, policies, self._http_limiter, match_policies=match_policies
+        ):
+            log = self._log.info if route_limits.policies else self._log.warning
+            log(
+                "coverage.route" if route_limits.policies else "coverage.unlimited",
+                method=route_limits.method,
+                route=route_limits.template,
+                policies=list(route_limits.policies),
             )
-        for entry in routes.entries:
-            own = own_limits(entry, self._gate)
-            self._named |= {name for name, each in own.items() if policies.get(name) is each}
+        for route in routes.routes:
+            own_policies = dependency_policies(route, self._http_limiter)
+            self._required_policies |= {
+                name for name, each in own_policies.items() if policies.get(name) is each
+            }
 
-    def check(self, policies: PolicySet) -> None:
+    def require_named_policies(self, policies: PolicySet) -> None:
         """See that a new set has every policy that a dependency names.
 
         Raises:
             ConfigError: It has not; requests to that route would fail.
         """
-        if gone := sorted(name for name in self._named if policies.get(name) is None):
+        if missing := sorted(
+            name for name in self._required_policies if policies.get(name) is None
+        ):
             raise ConfigError(
-                f"{policies.source}: routes depend on {', '.join(gone)}: keep these policies"
+                f"{policies.source}: routes depend on {', '.join(missing)}: keep these policies"
             )
 
 
@@ -119,16 +133,16 @@ def has_middleware(app: Starlette) -> bool:
     return RateLimitMiddleware in classes
 
 
-def with_mounted(app: Starlette) -> list[Starlette]:
+def iter_mounted_apps(app: Starlette) -> list[Starlette]:
     """Return an app and the apps mounted in it."""
     found = [app]
     for route in app.routes:
         if isinstance(route, Mount) and isinstance(route.app, Starlette):
-            found += with_mounted(route.app)
+            found += iter_mounted_apps(route.app)
     return found
 
 
-def describe(policy: Policy, tier: str = "") -> dict[str, Any]:
+def policy_to_dict(policy: Policy, tier: str = "") -> dict[str, Any]:
     """Return a policy as JSON, for people who ask which one is in force."""
     return {
         "name": policy.name,
@@ -136,12 +150,12 @@ def describe(policy: Policy, tier: str = "") -> dict[str, Any]:
         "mode": policy.mode,
         "enforce_percent": policy.enforce_percent,
         "on_store_error": policy.on_store_error,
-        "lease": policy.lease,
-        "limits": [describe_quota(quota) for quota in policy.quotas(tier)],
+        "lease": policy.prefetch,
+        "limits": [limit_to_dict(quota) for quota in policy.quotas_for(tier)],
     }
 
 
-def describe_quota(quota: Quota) -> dict[str, Any]:
+def limit_to_dict(quota: Quota) -> dict[str, Any]:
     """Return a limit as JSON."""
     if quota.algorithm is Algorithm.CONCURRENCY:
         return {"name": quota.name, "concurrency": quota.limit, "cost": quota.cost}

@@ -8,8 +8,8 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.limiter.audit.service import DEFAULT_KEYS
-from fleetlimit.web.ratelimit_headers import Dialect
+from fleetlimit.limiter.audit.service import DEFAULT_CALLERS
+from fleetlimit.web.ratelimit_headers import HeaderFormat
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0, le=3_600)]
@@ -69,12 +69,14 @@ class Settings(BaseSettings):
     )
 
     audit_keys: Annotated[int, Field(ge=0, le=1_000)] = Field(
-        DEFAULT_KEYS,
+        DEFAULT_CALLERS,
         description="Callers of each limit whose sums over all replicas are compared with it.",
     )
 
     policies: Path | None = Field(None, description="Policy file.")
-    dialect: Dialect = Field(Dialect.DRAFT_11, description="How clients are told of their limits.")
+    headers: HeaderFormat = Field(
+        HeaderFormat.DRAFT_11, description="How clients are told of their limits."
+    )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Lowest level that is logged."
@@ -82,7 +84,7 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = Field("json", description="How log lines look.")
 
     @classmethod
-    def read(cls, **given: Any) -> "Settings":
+    def load(cls, **overrides: Any) -> "Settings":
         """Read the settings; arguments that are None count as not given.
 
         Raises:
@@ -91,31 +93,31 @@ class Settings(BaseSettings):
         folder = os.environ.get("FLEETLIMIT_SECRETS_DIR")
         if folder and not Path(folder).is_dir():
             raise ConfigError(f"FLEETLIMIT_SECRETS_DIR: there is no directory {folder}")
-        known = {name: value for name, value in given.items() if value is not None}
+        known = {name: value for name, value in overrides.items() if value is not None}
         try:
             return cls(_secrets_dir=folder, **known)
         except ValidationError as error:
-            said = [
+            messages = [
                 f"FLEETLIMIT_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
                 for each in error.errors(include_input=False)
             ]
-            raise ConfigError("; ".join(said)) from None
+            raise ConfigError("; ".join(messages)) from None
 
     @classmethod
-    def over(
-        cls, given: "Settings | None", *, store: str | None, policies: str | Path | None
+    def merged_with(
+        cls, base: "Settings | None", *, store: str | None, policies: str | Path | None
     ) -> "Settings":
         """Return the settings that were given, or else read, with a store and policies over them.
 
         Raises:
             ConfigError: A setting is wrong; the message names its variable.
         """
-        if given is None:
-            return cls.read(store=store, policies=policies)
+        if base is None:
+            return cls.load(store=store, policies=policies)
         changes = {"store": store, "policies": Path(policies) if policies else None}
-        return given.model_copy(update={name: each for name, each in changes.items() if each})
+        return base.model_copy(update={name: each for name, each in changes.items() if each})
 
 
-def secret(value: SecretStr | None) -> str | None:
+def reveal(value: SecretStr | None) -> str | None:
     """Return a secret without the line break that a file may end with; None for an empty one."""
     return (value.get_secret_value().strip() or None) if value is not None else None

@@ -7,7 +7,7 @@ from fleetlimit.core.quota import Quota
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class Adjustment:
     """A later correction of a charge that was spent.
 
     Args:
@@ -15,7 +15,7 @@ class Settlement:
         quota: The bucket's limit.
         delta: Units to give back (negative) or to spend without asking (positive); 0 renews a
             lease.
-        taken_us: When the charge was spent, on the store's clock.
+        acquired_at_us: When the charge was spent, on the store's clock.
         units: How many units had been spent.
         lease: Name of the lease that the charge recorded.
     """
@@ -23,7 +23,7 @@ class Settlement:
     key: str
     quota: Quota
     delta: int
-    taken_us: int
+    acquired_at_us: int
     units: int
     lease: str = ""
 
@@ -46,6 +46,6 @@ class Charge(NamedTuple):
     lease: str = ""
     group: int = 0
 
-    def correction(self, delta: int, taken_us: int) -> Settlement:
+    def adjustment(self, delta: int, acquired_at_us: int) -> Adjustment:
         """Return the correction of this charge, spent at `taken_us` on the store's clock."""
-        return Settlement(self.key, self.quota, delta, taken_us, self.units, self.lease)
+        return Adjustment(self.key, self.quota, delta, acquired_at_us, self.units, self.lease)

@@ -10,22 +10,22 @@ from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import Quota
 
 
-class Verdict(NamedTuple):
+class BucketStatus(NamedTuple):
     """What one bucket says of one charge; all times are microseconds from now.
 
     Args:
-        fits: Whether the charge fits.
+        allowed: Whether the charge fits.
         remaining: Units available, after the charge if it was spent.
-        retry_us: Until the same charge would fit if nobody else spends; 0 when it fits.
-        next_us: Until more than `remaining` is available; 0 when the bucket is full.
-        reset_us: Until the bucket is full again.
+        retry_after_us: Until the same charge would fit if nobody else spends; 0 when it fits.
+        next_unit_after_us: Until more than `remaining` is available; 0 when the bucket is full.
+        reset_after_us: Until the bucket is full again.
     """
 
-    fits: bool
+    allowed: bool
     remaining: int
-    retry_us: int
-    next_us: int
-    reset_us: int
+    retry_after_us: int
+    next_unit_after_us: int
+    reset_after_us: int
 
 
 class Outcome(StrEnum):
@@ -43,7 +43,7 @@ ALLOWED: Final = Outcome.ALLOWED
 DENIED: Final = Outcome.DENIED
 """For those who see every request: before Python 3.12 a look into the class is three calls long, by
 `python -m timeit -s 'from fleetlimit.core.decision import Outcome' Outcome.DENIED`."""
-REFUSING: Final = frozenset({Outcome.DENIED, Outcome.FAIL_CLOSED})
+REJECTED_OUTCOMES: Final = frozenset({Outcome.DENIED, Outcome.FAIL_CLOSED})
 """Of a policy, or of all together: the request is turned away."""
 
 
@@ -60,7 +60,7 @@ class LimitResult(NamedTuple):
     """One limit of a policy and its verdict; None where the limit was not asked."""
 
     quota: Quota
-    verdict: Verdict | None = None
+    status: BucketStatus | None = None
 
 
 class PolicyResult(NamedTuple):
@@ -72,19 +72,19 @@ class PolicyResult(NamedTuple):
         outcome: What the policy said; a policy that would have let a refused request in says
             `allowed`, and has spent nothing.
         quotas: Its limits, in the policy's order.
-        verdicts: What each of them said; None where it was not asked.
+        statuses: What each of them said; None where it was not asked.
     """
 
     policy: str
     mode: Mode
     outcome: Outcome
     quotas: tuple[Quota, ...] = ()
-    verdicts: tuple[Verdict | None, ...] = ()
+    statuses: tuple[BucketStatus | None, ...] = ()
 
     @property
     def limits(self) -> tuple[LimitResult, ...]:
         """Each limit with its verdict."""
-        return tuple(map(LimitResult, self.quotas, self.verdicts))
+        return tuple(map(LimitResult, self.quotas, self.statuses))
 
 
 class Decision(NamedTuple):
@@ -107,12 +107,12 @@ class Decision(NamedTuple):
     @property
     def allowed(self) -> bool:
         """Whether the request is let in."""
-        return self.outcome not in REFUSING
+        return self.outcome not in REJECTED_OUTCOMES
 
     @property
-    def violated(self) -> tuple[str, ...]:
+    def denied_by(self) -> tuple[str, ...]:
         """Names of the policies that refused the request."""
-        return tuple([each.policy for each in self.results if each.outcome in REFUSING])
+        return tuple([each.policy for each in self.results if each.outcome in REJECTED_OUTCOMES])
 
 
 EXEMPT = Decision(Outcome.EXEMPT, Source.NONE)

@@ -18,8 +18,8 @@ from fleetlimit.errors import ConfigError
 _HASH_BYTES = 12
 """96 bits: among a million identities the chance of any two colliding is below 1e-17."""
 MIN_SECRET_BYTES = 16
-_MAX_KEPT = 16_384
-MAX_KEPT_CHARS = 256
+_CACHE_SIZE = 16_384
+MAX_CACHED_CHARS = 256
 """Hashes that are kept: those of the callers who come often, in at most a few megabytes."""
 
 
@@ -40,66 +40,66 @@ class KeyScheme:
             raise ConfigError(f"the key secret needs at least {MIN_SECRET_BYTES} bytes")
         if not prefix or len(prefix) > 32 or set("{}\n\r ") & set(prefix):  # noqa: PLR2004
             raise ConfigError("the key prefix is 1 to 32 characters, without braces and spaces")
-        self._keyed = hmac.new(secret, digestmod=hashlib.sha256) if secret else hashlib.sha256()
-        self._start = f"{prefix}1:"
+        self._mac = hmac.new(secret, digestmod=hashlib.sha256) if secret else hashlib.sha256()
+        self._prefix = f"{prefix}1:"
         # A caller is hashed for its bucket, for its log lines, and with each of its requests.
-        self._kept = lru_cache(_MAX_KEPT)(self._hash)
-        self._named = lru_cache(_MAX_KEPT)(self._principal)
+        self._cached_digest = lru_cache(_CACHE_SIZE)(self._digest)
+        self._cached_principal_digest = lru_cache(_CACHE_SIZE)(self._principal_digest)
 
     @property
-    def replicas(self) -> str:
+    def replicas_key(self) -> str:
         """Key of the set of live replicas."""
-        return self._start + "{fleet}:replicas"
+        return self._prefix + "{fleet}:replicas"
 
     @property
-    def statements(self) -> str:
+    def reports_key(self) -> str:
         """Key of what each replica says that it let in."""
-        return self._start + "{fleet}:statements"
+        return self._prefix + "{fleet}:statements"
 
     @property
-    def auditors(self) -> str:
+    def auditors_key(self) -> str:
         """Key of the set of replicas of which the first compares the statements."""
-        return self._start + "{fleet}:auditors"
+        return self._prefix + "{fleet}:auditors"
 
     @property
-    def epoch(self) -> str:
+    def epoch_key(self) -> str:
         """Key of the random mark that is lost when the store loses its state."""
-        return self._start + "{fleet}:epoch"
+        return self._prefix + "{fleet}:epoch"
 
-    def hash(self, text: str) -> str:
+    def digest(self, text: str) -> str:
         """Return 16 characters that stand for the text, whatever its length."""
         # Clients can send long texts: what is kept must not grow with them.
-        return self._kept(text) if len(text) <= MAX_KEPT_CHARS else self._hash(text)
+        return self._cached_digest(text) if len(text) <= MAX_CACHED_CHARS else self._digest(text)
 
-    def _hash(self, text: str) -> str:
-        mac = self._keyed.copy()
+    def _digest(self, text: str) -> str:
+        mac = self._mac.copy()
         mac.update(text.encode("utf-8", "surrogatepass"))
         return base64.urlsafe_b64encode(mac.digest()[:_HASH_BYTES]).decode()
 
-    def caller(self, subject: Subject) -> str:
+    def subject_hash(self, subject: Subject) -> str:
         """Return what stands for a caller in the store, in logs and in traces."""
         principal = subject.principal
-        if principal is not None and len(principal.name) <= MAX_KEPT_CHARS:
+        if principal is not None and len(principal.name) <= MAX_CACHED_CHARS:
             # By the name alone, which is at hand: not even the text is put together anew.
-            return self._named(principal.name)
-        return self.hash(f"p\0{subject.identity}")
+            return self._cached_principal_digest(principal.name)
+        return self.digest(f"p\0{subject.identity}")
 
-    def _principal(self, name: str) -> str:
-        return self._hash(f"p\0{Subject(principal=Principal(name)).identity}")
+    def _principal_digest(self, name: str) -> str:
+        return self._digest(f"p\0{Subject(principal=Principal(name)).identity}")
 
-    def buckets(self, policy: Policy, subject: Subject, quotas: tuple[Quota, ...]) -> list[str]:
+    def bucket_keys(self, policy: Policy, subject: Subject, quotas: tuple[Quota, ...]) -> list[str]:
         """Return the key of each quota's bucket for this subject."""
         first, *rest = policy.key
         if first.kind is KeyKind.PRINCIPAL:
-            tag = self.caller(subject)
+            tag = self.subject_hash(subject)
         else:
-            tag = self.hash(_value(first, policy, subject))
-        start = f"{self._start}{{{tag}}}:{policy.name}:"
+            tag = self.digest(_value(first, policy, subject))
+        start = f"{self._prefix}{{{tag}}}:{policy.name}:"
         values = [_value(part, policy, subject) for part in rest]
-        end = f":{self.hash(_join(values))}" if values else ""
+        end = f":{self.digest(_join(values))}" if values else ""
         return [f"{start}{quota.name}{end}" for quota in quotas]
 
-    def percentile(self, policy: Policy, subject: Subject) -> int:
+    def rollout_percentile(self, policy: Policy, subject: Subject) -> int:
         """Return a number from 0 to 99, stable for the policy's key, evenly spread."""
         values = [_value(part, policy, subject) for part in policy.key]
         digest = hashlib.sha256(_join(values).encode("utf-8", "surrogatepass"))

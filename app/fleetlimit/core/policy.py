@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
 
-from fleetlimit.core.prefetch import Slicing, cut
+from fleetlimit.core.prefetch import PrefetchTerms, prefetch_terms
 from fleetlimit.core.quota import Algorithm, Quota
 from fleetlimit.errors import ConfigError
 
 DEFAULT_POLICY = "default"
 ALL_PERCENT = 100
-_MAX_SELECTED = 4_096
+_CACHE_SIZE = 4_096
 _MAX_METHOD_CHARS = 32
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 """A token of RFC 9110, 5.6.2, and no longer than anybody needs."""
@@ -45,7 +45,7 @@ class KeyKind(StrEnum):
     GLOBAL = "global"
 
 
-_CALLERS_OWN = frozenset({KeyKind.PRINCIPAL, KeyKind.ROUTE, KeyKind.GLOBAL})
+_CACHEABLE_KEY_KINDS = frozenset({KeyKind.PRINCIPAL, KeyKind.ROUTE, KeyKind.GLOBAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +88,16 @@ class Match:
     routes: tuple[str, ...] = ()
     tiers: frozenset[str] = frozenset()
 
-    def holds_route(self, method: str, template: str) -> bool:
+    def matches_route(self, method: str, template: str) -> bool:
         """Tell whether the policy holds the method and route template, whoever asks."""
         # HEAD is GET without the body (RFC 9110, 9.3.2): it must be no way round a limit on GET.
         asked = {method, "GET"} if method == "HEAD" else {method}
         if self.methods and not self.methods & asked:
             return False
-        return not self.routes or any(_matches(route, template) for route in self.routes)
+        return not self.routes or any(_matches_template(route, template) for route in self.routes)
 
 
-def _matches(route: str, template: str) -> bool:
+def _matches_template(route: str, template: str) -> bool:
     return template.startswith(route[:-1]) if route.endswith("*") else template == route
 
 
@@ -115,7 +115,7 @@ class Policy:
         enforce_percent: Share of the keys, chosen by their hash, for which `enforce` refuses;
             the rest is counted as in shadow.
         on_store_error: What to do while the store is away.
-        lease: The largest part of each limit that a replica may take in one call and spend by
+        prefetch: The largest part of each limit that a replica may take in one call and spend by
             itself, above 0 and at most 0.5; None to ask the store each time.
 
     Raises:
@@ -130,7 +130,7 @@ class Policy:
     mode: Mode = Mode.ENFORCE
     enforce_percent: int = ALL_PERCENT
     on_store_error: OnStoreError = OnStoreError.LOCAL
-    lease: float | None = None
+    prefetch: float | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -144,7 +144,7 @@ class Policy:
             raise ConfigError(f"policy {self.name} has an empty key: write principal")
         if not self.limits and not self.tiers:
             raise ConfigError(f"policy {self.name} has no limits: add `limits` or `tiers`")
-        for quotas in self.every_set():
+        for quotas in self.quota_sets():
             names = [quota.name for quota in quotas]
             if not quotas:
                 raise ConfigError(f"policy {self.name} has a tier without limits: give it one")
@@ -153,48 +153,48 @@ class Policy:
                     f"policy {self.name} has two limits of one algorithm and period: keep the "
                     "lower one"
                 )
-        _ = self._slicings
+        _ = self._terms
 
-    def every_set(self) -> list[tuple[Quota, ...]]:
+    def quota_sets(self) -> list[tuple[Quota, ...]]:
         """Return the limits of all tiers."""
         return [*([self.limits] if self.limits else []), *self.tiers.values()]
 
-    def quotas(self, tier: str) -> tuple[Quota, ...]:
+    def quotas_for(self, tier: str) -> tuple[Quota, ...]:
         """Return the limits that hold a caller of this tier, as their buckets keep them."""
-        slicing = self.slicing(tier)
-        return self._written(tier) if slicing is None else slicing.limits
+        slicing = self.prefetch_terms(tier)
+        return self._configured_quotas(tier) if slicing is None else slicing.quotas
 
-    def slicing(self, tier: str) -> Slicing | None:
+    def prefetch_terms(self, tier: str) -> PrefetchTerms | None:
         """Return the slices in which a replica spends these limits; None to ask the store."""
-        return self._slicings[self._written(tier)] if self.lease is not None else None
+        return self._terms[self._configured_quotas(tier)] if self.prefetch is not None else None
 
-    def _written(self, tier: str) -> tuple[Quota, ...]:
+    def _configured_quotas(self, tier: str) -> tuple[Quota, ...]:
         found = self.tiers.get(tier)
         if found is not None:
             return found
         return self.limits or next(iter(self.tiers.values()))
 
     @cached_property
-    def _slicings(self) -> Mapping[tuple[Quota, ...], Slicing]:
-        if self.lease is None:
+    def _terms(self) -> Mapping[tuple[Quota, ...], PrefetchTerms]:
+        if self.prefetch is None:
             return {}
-        return {quotas: cut(quotas, self.lease) for quotas in self.every_set()}
+        return {quotas: prefetch_terms(quotas, self.prefetch) for quotas in self.quota_sets()}
 
     @property
-    def enforces_all(self) -> bool:
+    def fully_enforced(self) -> bool:
         """Whether the policy refuses every caller who is over its limits."""
         return self.mode is Mode.ENFORCE and self.enforce_percent == ALL_PERCENT
 
     @cached_property
-    def same_for_caller(self) -> bool:
+    def has_cacheable_plan(self) -> bool:
         """Whether what a caller spends on a route is the same each time, and from the same."""
-        alike = all(part.kind in _CALLERS_OWN for part in self.key)
-        quotas = (quota for limits in self.every_set() for quota in limits)
+        alike = all(part.kind in _CACHEABLE_KEY_KINDS for part in self.key)
+        quotas = (quota for limits in self.quota_sets() for quota in limits)
         unleased = all(quota.algorithm is not Algorithm.CONCURRENCY for quota in quotas)
         return alike and unleased and self.enforce_percent == ALL_PERCENT
 
     @cached_property
-    def headers(self) -> frozenset[str]:
+    def key_headers(self) -> frozenset[str]:
         """Lower-case names of the request headers that the key is made from."""
         return frozenset(part.name for part in self.key if part.kind is KeyKind.HEADER)
 
@@ -229,8 +229,8 @@ class PolicySet:
             names = [policy.name for policy in self.policies]
             double = next(name for name in names if names.count(name) > 1)
             raise ConfigError(f"two policies are named {double!r}: rename one of them")
-        self.headers = frozenset().union(*(policy.headers for policy in self.policies))
-        self._selected = lru_cache(_MAX_SELECTED)(self._select)
+        self.key_headers = frozenset().union(*(policy.key_headers for policy in self.policies))
+        self._cached_select = lru_cache(_CACHE_SIZE)(self._select)
 
     def get(self, name: str) -> Policy | None:
         """Return the policy of this name, if there is one."""
@@ -248,9 +248,11 @@ class PolicySet:
             if policy.name != DEFAULT_POLICY
             and policy.mode is not Mode.OFF
             and policy.match is not None
-            and policy.match.holds_route(method, template)
+            and policy.match.matches_route(method, template)
         )
-        if any(policy.enforces_all and policy.match and not policy.match.tiers for policy in named):
+        if any(
+            policy.fully_enforced and policy.match and not policy.match.tiers for policy in named
+        ):
             return named
         default = self._by_name.get(DEFAULT_POLICY)
         return (*named, default) if default and default.mode is not Mode.OFF else named
@@ -262,7 +264,7 @@ class PolicySet:
         """
         # Some servers take any word for a method: what is kept must not grow with clients' words.
         kept = len(method) <= _MAX_METHOD_CHARS
-        return (self._selected if kept else self._select)(method, template, tier)
+        return (self._cached_select if kept else self._select)(method, template, tier)
 
     def _select(self, method: str, template: str, tier: str) -> tuple[Policy, ...]:
         found = self.for_route(method, template)
@@ -273,6 +275,6 @@ class PolicySet:
             and policy.match is not None
             and (not policy.match.tiers or tier in policy.match.tiers)
         )
-        if any(policy.enforces_all for policy in named):
+        if any(policy.fully_enforced for policy in named):
             return named
         return (*named, *(policy for policy in found if policy.name == DEFAULT_POLICY))

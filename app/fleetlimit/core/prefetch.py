@@ -15,28 +15,28 @@ from fleetlimit.core.quota import Algorithm, Quota
 from fleetlimit.errors import ConfigError
 
 MAX_FRACTION = 0.5
-_ALGORITHMS = frozenset({Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW})
+_PREFETCHABLE = frozenset({Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW})
 
 
-class Slicing(NamedTuple):
+class PrefetchTerms(NamedTuple):
     """Limits that are decided together, and the slices that they are spent in.
 
     Args:
-        limits: The limits as their buckets are to keep them.
-        most: The largest slice, as the cost of a request: each limit's own cost multiplies it.
-        life_us: How long a slice may be used, in microseconds from before it was asked for.
+        quotas: The limits as their buckets are to keep them.
+        max_cost: The largest slice, as the cost of a request: each limit's own cost multiplies it.
+        lifetime_us: How long a slice may be used, in microseconds from before it was asked for.
     """
 
-    limits: tuple[Quota, ...]
-    most: int
-    life_us: int
+    quotas: tuple[Quota, ...]
+    max_cost: int
+    lifetime_us: int
 
 
-def cut(limits: tuple[Quota, ...], fraction: float) -> Slicing:
+def prefetch_terms(quotas: tuple[Quota, ...], fraction: float) -> PrefetchTerms:
     """Cut limits into slices.
 
     Args:
-        limits: Limits that are decided together.
+        quotas: Limits that are decided together.
         fraction: The largest part of each that a slice may have, above 0 and at most a half.
 
     Raises:
@@ -46,9 +46,9 @@ def cut(limits: tuple[Quota, ...], fraction: float) -> Slicing:
         raise ConfigError(f"lease is a part of the limit, above 0 and at most 0.5, not {fraction}")
     # As it is written: the double next to 0.29 is a little less, and a unit would be missing.
     part = Fraction(str(fraction))
-    units = [int(part * quota.burst) for quota in limits]
-    for quota, size in zip(limits, units, strict=True):
-        if quota.algorithm not in _ALGORITHMS:
+    units = [int(part * quota.burst) for quota in quotas]
+    for quota, size in zip(quotas, units, strict=True):
+        if quota.algorithm not in _PREFETCHABLE:
             raise ConfigError(
                 f"lease belongs to token_bucket and fixed_window only: leave it out for "
                 f"{quota.algorithm}"
@@ -58,30 +58,30 @@ def cut(limits: tuple[Quota, ...], fraction: float) -> Slicing:
                 f"a lease of {fraction} of {quota.burst} holds no request: write a larger lease, "
                 "limit or burst"
             )
-    pairs = list(zip(limits, units, strict=True))
-    return Slicing(
-        limits=tuple(_kept(quota, size) for quota, size in pairs),
-        most=min(size // quota.cost for quota, size in pairs),
-        life_us=min(size * quota.period_us // quota.limit for quota, size in pairs),
+    pairs = list(zip(quotas, units, strict=True))
+    return PrefetchTerms(
+        quotas=tuple(_reduced_burst(quota, size) for quota, size in pairs),
+        max_cost=min(size // quota.cost for quota, size in pairs),
+        lifetime_us=min(size * quota.period_us // quota.limit for quota, size in pairs),
     )
 
 
-def _kept(quota: Quota, size: int) -> Quota:
+def _reduced_burst(quota: Quota, size: int) -> Quota:
     if quota.algorithm is Algorithm.TOKEN_BUCKET:
         return replace(quota, burst=quota.burst - size)
     return quota
 
 
-def unused(quota: Quota, units: int, age_us: int, window_us: int) -> int:
+def refundable_units(quota: Quota, units: int, age_us: int, window_left_us: int) -> int:
     """Return how many units of a slice can be given back as if they had never been taken.
 
     Args:
         quota: The limit.
         units: What was not used.
         age_us: Time since the slice was taken, rounded up.
-        window_us: Time from then to the end of the window.
+        window_left_us: Time from then to the end of the window.
     """
     if quota.algorithm is Algorithm.FIXED_WINDOW:
-        return units if age_us < window_us else 0
+        return units if age_us < window_left_us else 0
     # A bucket that became full meanwhile has gained them already: never twice.
     return max(0, units - -(-age_us * quota.limit // quota.period_us))

@@ -8,13 +8,13 @@ from fleetlimit.errors import ConfigError, CostError
 
 SECOND_US = 1_000_000
 MILLISECOND_US = 1_000
-MAX_EXACT = 2**53
+MAX_SAFE_INTEGER = 2**53
 """From here on a Lua number, a double, no longer holds every integer."""
 MAX_LIMIT = 2**26
 """Largest limit or burst: products of two such numbers stay exact in Lua's 53-bit integers."""
 MAX_ENTRIES = 10_000
 """Largest limit of the algorithms whose state holds one entry per unit (log, concurrency)."""
-MAX_FILL_US = 366 * 86_400 * SECOND_US
+MAX_REFILL_US = 366 * 86_400 * SECOND_US
 """Longest time a bucket may take to fill, and so the longest life of a key: a year."""
 DEFAULT_LEASE_US = 30 * SECOND_US
 
@@ -57,7 +57,7 @@ class Quota:
     cost: int = 1
     name: str = field(init=False, repr=False, compare=False)
     """Short name of the limit, unique within a policy and part of its key in the store."""
-    hashed: int = field(init=False, repr=False, compare=False)
+    _hash: int = field(init=False, repr=False, compare=False)
     """Its hash, so that what was prepared for a quota is found again at once."""
 
     def __post_init__(self) -> None:
@@ -81,10 +81,10 @@ class Quota:
         self._check_size()
         object.__setattr__(self, "name", self._name())
         figures = (self.algorithm, self.limit, self.period_us, self.burst, self.cost)
-        object.__setattr__(self, "hashed", hash(figures))
+        object.__setattr__(self, "_hash", hash(figures))
 
     def __hash__(self) -> int:
-        return self.hashed
+        return self._hash
 
     def _check_size(self) -> None:
         if self.algorithm in {Algorithm.SLIDING_LOG, Algorithm.CONCURRENCY}:
@@ -95,16 +95,16 @@ class Quota:
                 )
         elif (
             self.algorithm is Algorithm.SLIDING_WINDOW
-            and self.limit * (self.period_us // MILLISECOND_US) >= MAX_EXACT
+            and self.limit * (self.period_us // MILLISECOND_US) >= MAX_SAFE_INTEGER
         ):
             raise ConfigError("limit times period is too large for sliding_window to be exact")
-        if self.fill_us > MAX_FILL_US:
+        if self.refill_us > MAX_REFILL_US:
             raise ConfigError(
                 "the limit would take more than 366 days to fill: write a smaller burst or period"
             )
 
     @property
-    def fill_us(self) -> int:
+    def refill_us(self) -> int:
         """Microseconds, rounded up, that an empty allowance takes to be whole again."""
         if self.algorithm is Algorithm.TOKEN_BUCKET:
             return -(-self.burst * self.period_us // self.limit)
@@ -115,7 +115,7 @@ class Quota:
         seconds, rest = divmod(self.period_us, SECOND_US)
         return f"{code}{seconds}" if not rest else f"{code}{self.period_us // MILLISECOND_US}ms"
 
-    def charge(self, cost: int) -> int:
+    def units_for(self, cost: int) -> int:
         """Return the units that a request of this cost spends.
 
         Raises:
@@ -130,7 +130,7 @@ class Quota:
             )
         return units
 
-    def share(self, replicas: int) -> "Quota":
+    def per_replica(self, replicas: int) -> "Quota":
         """Return this replica's part of the limit while the shared store is away.
 
         The parts of `replicas` replicas add up to the limit, or to one unit of cost a replica
@@ -142,7 +142,7 @@ class Quota:
         if self.algorithm is Algorithm.TOKEN_BUCKET:
             # The rate is divided by stretching the period, which stays exact. A bucket holds at
             # least one request, and takes at most MAX_FILL_US to fill.
-            period_us = min(self.period_us * replicas, MAX_FILL_US * self.limit // burst)
+            period_us = min(self.period_us * replicas, MAX_REFILL_US * self.limit // burst)
             period_us -= period_us % MILLISECOND_US
             return Quota(self.algorithm, self.limit, period_us, burst, self.cost)
         return Quota(self.algorithm, burst, self.period_us, burst, self.cost)

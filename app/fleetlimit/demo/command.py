@@ -8,7 +8,7 @@ from fleetlimit.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DemoOptions:
     """What to demonstrate.
 
     Args:
@@ -28,7 +28,7 @@ class Options:
     svg: Path | None = None
 
 
-def need(module: str) -> None:
+def require(module: str) -> None:
     """See that a module of the extra `demo` is installed.
 
     Raises:
@@ -38,7 +38,7 @@ def need(module: str) -> None:
         raise ConfigError(f"the demonstration needs {module}: pip install 'fleetlimit[demo]'")
 
 
-def demo(options: Options) -> int:
+def main(options: DemoOptions) -> int:
     """Run the demonstration and return the exit status: 0 when the limit holds.
 
     Raises:
@@ -46,7 +46,7 @@ def demo(options: Options) -> int:
     """
     if options.svg is not None and not options.svg.absolute().parent.is_dir():
         raise ConfigError(f"--svg {options.svg}: there is no such directory")
-    need("httpx")
+    require("httpx")
     from fleetlimit.demo.run import run  # noqa: PLC0415 - it imports httpx, of an extra
 
     return run(options)

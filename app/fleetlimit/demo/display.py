@@ -15,13 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fleetlimit.demo.results import Count, Tally, percentile_ms
-from fleetlimit.demo.verdict import PrincipalRow, ReplicaRow, Verdict
+from fleetlimit.demo.results import Counts, Results, percentile_ms
+from fleetlimit.demo.verdict import DemoResult, PrincipalRow, ReplicaRow
 
 WIDTH = 88
-_RECENT = 500
+_RECENT_RESULTS = 500
 """Answers that the live latency is taken from."""
-_BAR = 12
+_BAR_WIDTH = 12
 _GOOD, _BAD, _DIM = "bold green", "bold red", "dim"
 _CAPTION = (
     "free: a token bucket; pro: a fixed window; forger: a new key and address each time, "
@@ -29,23 +29,25 @@ _CAPTION = (
 )
 
 
-def while_running(tally: Tally, principals: Sequence[PrincipalRow]) -> RenderableType:
+def live_tables(results: Results, principals: Sequence[PrincipalRow]) -> RenderableType:
     """Draw both tables from what was counted so far."""
     replicas = [
         ReplicaRow(name, count.allowed, count.denied, count.errors, *_recent(count))
-        for name, count in tally.replicas.items()
+        for name, count in results.replicas.items()
     ]
-    return Group(_replicas(replicas), _principals(principals))
+    return Group(_replica_table(replicas), _principal_table(principals))
 
 
-def _recent(count: Count) -> tuple[float, float]:
-    recent = count.seconds[-_RECENT:]
+def _recent(count: Counts) -> tuple[float, float]:
+    recent = count.latencies_s[-_RECENT_RESULTS:]
     return percentile_ms(recent, 50), percentile_ms(recent, 99)
 
 
-def at_the_end(verdict: Verdict) -> RenderableType:
+def final_report(result: DemoResult) -> RenderableType:
     """Draw both tables and the verdict."""
-    return Group(_replicas(verdict.replicas), _principals(verdict.principals), _closing(verdict))
+    return Group(
+        _replica_table(result.replicas), _principal_table(result.principals), _summary_panel(result)
+    )
 
 
 def _table(*left: str) -> Table:
@@ -59,7 +61,7 @@ def _number(value: int, style: str = "") -> Text:
     return Text(f"{value:,}", style=style if value else _DIM)
 
 
-def _replicas(rows: Sequence[ReplicaRow]) -> Table:
+def _replica_table(rows: Sequence[ReplicaRow]) -> Table:
     table = _table("replica")
     for name in ("allowed", "denied", "errors", "p50", "p99"):
         table.add_column(name, justify="right")
@@ -75,12 +77,12 @@ def _replicas(rows: Sequence[ReplicaRow]) -> Table:
     return table
 
 
-def _principals(rows: Sequence[PrincipalRow]) -> Table:
+def _principal_table(rows: Sequence[PrincipalRow]) -> Table:
     table = _table("principal", "policy")
     table.caption = _CAPTION
     for name in ("sent", "denied", "allowed", "permitted"):
         table.add_column(name, justify="right")
-    table.add_column("", min_width=_BAR)
+    table.add_column("", min_width=_BAR_WIDTH)
     for row in rows:
         table.add_row(
             row.name,
@@ -95,49 +97,53 @@ def _principals(rows: Sequence[PrincipalRow]) -> Table:
 
 
 def _bar(row: PrincipalRow) -> Text:
-    full = min(_BAR, row.admitted * _BAR // max(1, row.permitted))
+    full = min(_BAR_WIDTH, row.admitted * _BAR_WIDTH // max(1, row.permitted))
     over = f" +{row.overshoot:,}" if row.overshoot else ""
     return Text.assemble(
-        ("━" * full, "red" if row.overshoot else "green"), ("━" * (_BAR - full), _DIM), (over, _BAD)
+        ("━" * full, "red" if row.overshoot else "green"),
+        ("━" * (_BAR_WIDTH - full), _DIM),
+        (over, _BAD),
     )
 
 
-def _closing(verdict: Verdict) -> Panel:
+def _summary_panel(result: DemoResult) -> Panel:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right")
     grid.add_column(justify="right", style="bold")
     grid.add_column(style=_DIM)
-    for name, value, remark in _lines(verdict):
+    for name, value, remark in _summary_rows(result):
         grid.add_row(name, value, remark)
-    style = _GOOD if verdict.holds else _BAD
-    return Panel(grid, title=Text(headline(verdict), style), border_style=style, width=WIDTH)
+    style = _GOOD if result.holds else _BAD
+    return Panel(grid, title=Text(headline(result), style), border_style=style, width=WIDTH)
 
 
-def headline(verdict: Verdict) -> str:
+def headline(result: DemoResult) -> str:
     """Return the verdict in one line."""
-    if verdict.overshoot:
-        return f"The limit does not hold: {verdict.overshoot:,} too many"
-    if not verdict.admitted + verdict.denied:
+    if result.overshoot:
+        return f"The limit does not hold: {result.overshoot:,} too many"
+    if not result.admitted + result.denied:
         return "Nothing was decided: every request failed"
-    if not verdict.tallies_agree:
+    if not result.tallies_agree:
         return "The limit holds, but the counts do not agree"
     return "The limit holds"
 
 
-def _lines(verdict: Verdict) -> list[tuple[str, Text, str]]:
-    tallies = verdict.tallies()
+def _summary_rows(result: DemoResult) -> list[tuple[str, Text, str]]:
+    tallies = result.tallies()
     metrics, logs = tallies["metrics"], tallies["logs"]
-    told = f"{metrics['allowed']:,} + {metrics['denied']:,} in metrics, {logs['denied']:,} in logs"
-    commands = verdict.commands_per_request
+    replica_counts = (
+        f"{metrics['allowed']:,} + {metrics['denied']:,} in metrics, {logs['denied']:,} in logs"
+    )
+    commands = result.commands_per_request
     return [
         (
             "permitted",
-            _number(verdict.permitted),
-            f"in {verdict.seconds:.1f} s on the store's clock",
+            _number(result.permitted),
+            f"in {result.seconds:.1f} s on the store's clock",
         ),
-        ("admitted", _number(verdict.admitted), f"of {verdict.requests:,} requests"),
-        ("overshoot", _flag(verdict.overshoot), "beyond what a principal's policy permits"),
-        ("5xx", _flag(verdict.errors), "and other failures"),
+        ("admitted", _number(result.admitted), f"of {result.requests:,} requests"),
+        ("overshoot", _good_if_zero(result.overshoot), "beyond what a principal's policy permits"),
+        ("5xx", _good_if_zero(result.errors), "and other failures"),
         (
             "Redis commands per request",
             Text("none" if commands is None else f"{commands:.2f}"),
@@ -145,33 +151,33 @@ def _lines(verdict: Verdict) -> list[tuple[str, Text, str]]:
         ),
         (
             "p50 / p99",
-            Text(f"{verdict.p50_ms:.0f} / {verdict.p99_ms:.0f} ms"),
+            Text(f"{result.p50_ms:.0f} / {result.p99_ms:.0f} ms"),
             "seen by the sender, on this same machine",
         ),
         (
             "tallies",
-            Text("agree", _GOOD) if verdict.tallies_agree else Text("differ", _BAD),
-            told,
+            Text("agree", _GOOD) if result.tallies_agree else Text("differ", _BAD),
+            replica_counts,
         ),
     ]
 
 
-def _flag(value: int) -> Text:
+def _good_if_zero(value: int) -> Text:
     return Text(f"{value:,}", _BAD if value else _GOOD)
 
 
 class View(AbstractContextManager["View"], Protocol):
     """Who is shown the demonstration."""
 
-    def tell(self, stage: str) -> None:
+    def stage(self, stage: str) -> None:
         """Say what is being done."""
         ...
 
-    def show(self, tally: Tally, principals: Sequence[PrincipalRow]) -> None:
+    def update(self, results: Results, principals: Sequence[PrincipalRow]) -> None:
         """Show the answers so far."""
         ...
 
-    def end(self, verdict: Verdict) -> None:
+    def finish(self, result: DemoResult) -> None:
         """Show the result."""
         ...
 
@@ -196,19 +202,19 @@ class PlainView:
     def __exit__(self, *_: object) -> None:
         self._out.flush()
 
-    def tell(self, stage: str) -> None:
+    def stage(self, stage: str) -> None:
         """Write a line."""
         print(stage, file=self._notes, flush=True)
 
-    def show(self, tally: Tally, principals: Sequence[PrincipalRow]) -> None:
+    def update(self, results: Results, principals: Sequence[PrincipalRow]) -> None:
         """Show nothing: a log is no place for what changes."""
 
-    def end(self, verdict: Verdict) -> None:
+    def finish(self, result: DemoResult) -> None:
         """Write the result."""
         if self._as_json:
-            print(json.dumps(verdict.as_json(), indent=2), file=self._out)
+            print(json.dumps(result.as_json(), indent=2), file=self._out)
         else:
-            Console(file=self._out, width=WIDTH).print(at_the_end(verdict))
+            Console(file=self._out, width=WIDTH).print(final_report(result))
 
 
 class LiveView:
@@ -239,23 +245,23 @@ class LiveView:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def tell(self, stage: str) -> None:
+    def stage(self, stage: str) -> None:
         """Say it beside the progress bar."""
         self._progress.update(self._task, description=stage)
         self._live.refresh()
 
-    def show(self, tally: Tally, principals: Sequence[PrincipalRow]) -> None:
+    def update(self, results: Results, principals: Sequence[PrincipalRow]) -> None:
         """Draw the bar and the tables anew."""
         self._progress.start_task(self._task)
         elapsed = self._progress.tasks[0].elapsed or 0.0
-        answers = tally.total.answers
-        rate = answers / elapsed if elapsed else 0.0
-        self._progress.update(self._task, completed=answers, rate=rate)
-        self._live.update(Group(self._progress, while_running(tally, principals)), refresh=True)
+        completed = results.total.requests
+        rate = completed / elapsed if elapsed else 0.0
+        self._progress.update(self._task, completed=completed, rate=rate)
+        self._live.update(Group(self._progress, live_tables(results, principals)), refresh=True)
 
-    def end(self, verdict: Verdict) -> None:
+    def finish(self, result: DemoResult) -> None:
         """Put the result in the place of what moved."""
-        self._live.update(at_the_end(verdict), refresh=True)
+        self._live.update(final_report(result), refresh=True)
 
 
 def open_view(*, as_json: bool, requests: int, out: TextIO | None = None) -> View:
@@ -267,8 +273,8 @@ def open_view(*, as_json: bool, requests: int, out: TextIO | None = None) -> Vie
     return LiveView(console, requests)
 
 
-def save_picture(file: Path, verdict: Verdict) -> None:
+def save_svg(file: Path, result: DemoResult) -> None:
     """Save a picture (SVG) of the result."""
     console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True)
-    console.print(at_the_end(verdict))
+    console.print(final_report(result))
     console.save_svg(str(file), title="fleetlimit demo")

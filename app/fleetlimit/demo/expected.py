@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fleetlimit.core.quota import Algorithm, Quota
 
 
-def permitted(quotas: Sequence[Quota], start_us: int, end_us: int) -> int:
+def max_admitted(quotas: Sequence[Quota], start_us: int, end_us: int) -> int:
     """Return the most requests of cost 1 that all limits let in from start to end.
 
     Args:
@@ -13,10 +13,10 @@ def permitted(quotas: Sequence[Quota], start_us: int, end_us: int) -> int:
         start_us: Microseconds since the epoch, on the store's clock.
         end_us: The same; not before the start.
     """
-    return min(_permitted(quota, start_us, end_us) for quota in quotas)
+    return min(_max_admitted(quota, start_us, end_us) for quota in quotas)
 
 
-def _permitted(quota: Quota, start_us: int, end_us: int) -> int:
+def _max_admitted(quota: Quota, start_us: int, end_us: int) -> int:
     if quota.algorithm is Algorithm.TOKEN_BUCKET:
         return quota.burst + quota.limit * (end_us - start_us) // quota.period_us
     # Windows start at multiples of the period since the epoch.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import httpx
 
 from fleetlimit.demo.replicas import HOST
-from fleetlimit.demo.results import NO_ANSWER, Answer, Tally
+from fleetlimit.demo.results import NO_RESPONSE, Result, Results
 from fleetlimit.demo.scenario import PATH, Caller
 
 CONNECTIONS = 16
@@ -18,18 +18,18 @@ _TIMEOUT = httpx.Timeout(10)
 
 
 async def send_all(
-    schedule: Iterator[tuple[int, Caller]], ports: Mapping[str, int], tally: Tally
+    schedule: Iterator[tuple[int, Caller]], ports: Mapping[str, int], results: Results
 ) -> None:
     """Send every request of the schedule and count the answers.
 
     Args:
         schedule: The place of a replica and the caller of each request.
         ports: The port of each replica, by name.
-        tally: Where to count.
+        results: Where to count.
     """
     queues: list[list[tuple[int, Caller]]] = [[] for _ in ports]
-    for number, (place, caller) in enumerate(schedule):
-        queues[place].append((number, caller))
+    for number, (replica_index, caller) in enumerate(schedule):
+        queues[replica_index].append((number, caller))
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         # One for all: each transport would read the system's certificates for its own.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -40,7 +40,7 @@ async def send_all(
                 # each request.
                 transport = httpx.AsyncHTTPTransport(verify=context)
                 await stack.enter_async_context(transport)
-                group.create_task(_send(requests, transport, name, port, tally))
+                group.create_task(_send(requests, transport, name, port, results))
 
 
 async def _send(
@@ -48,7 +48,7 @@ async def _send(
     transport: httpx.AsyncBaseTransport,
     replica: str,
     port: int,
-    tally: Tally,
+    results: Results,
 ) -> None:
     """Send requests one after the other until there are none."""
     url = httpx.URL(f"http://{HOST}:{port}{PATH}")
@@ -64,5 +64,5 @@ async def _send(
             await response.aclose()
             status = response.status_code
         except httpx.HTTPError:
-            status = NO_ANSWER
-        tally.add(Answer(replica, caller.name, status, time.perf_counter() - started))
+            status = NO_RESPONSE
+        results.add(Result(replica, caller.name, status, time.perf_counter() - started))

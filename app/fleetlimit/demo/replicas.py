@@ -46,9 +46,9 @@ class Replica:
         self._command = command
         self._stop_seconds = stop_seconds
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._settled = asyncio.Event()
+        self._started_or_ended = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._log_reader: asyncio.Task[None] | None = None
 
     async def start(self, environment: Mapping[str, str]) -> None:
         """Start the process on ports that the system chooses."""
@@ -61,30 +61,30 @@ class Replica:
             limit=_LINE_BYTES,
         )
         output = cast("asyncio.StreamReader", process.stdout)  # it was asked for above
-        self._reading = asyncio.get_running_loop().create_task(self._read(output))
+        self._log_reader = asyncio.get_running_loop().create_task(self._read(output))
 
     async def _read(self, output: asyncio.StreamReader) -> None:
         async for line in output:
-            self.hear(line.decode(errors="replace").rstrip())
-        self._settled.set()
+            self.on_log_line(line.decode(errors="replace").rstrip())
+        self._started_or_ended.set()
 
-    def hear(self, line: str) -> None:
+    def on_log_line(self, line: str) -> None:
         """Take note of a line of the log."""
         self._lines.append(line)
         try:
-            said = json.loads(line)
+            fields = json.loads(line)
         except ValueError:
             return
-        match said:
+        match fields:
             case {"event": "service.ready", "port": int(port), "admin_port": int(admin_port)}:
                 self.port, self.admin_port = port, admin_port
-                self._settled.set()
+                self._started_or_ended.set()
             case {"event": names.LOG_DENIED}:
                 self.denied_in_log += 1
             case {"event": event, "suppressed": int(count)} if event == _SUPPRESSED:
                 self.denied_in_log += count
 
-    async def ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until the service accepts requests.
 
         Raises:
@@ -92,7 +92,7 @@ class Replica:
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_READY_SECONDS):
-                await self._settled.wait()
+                await self._started_or_ended.wait()
         if not self.port:
             last = "\n".join(self._lines) or "(it said nothing)"
             raise FleetlimitError(f"{self.name} did not start; its last lines:\n{last}")
@@ -100,19 +100,19 @@ class Replica:
     async def stop(self) -> None:
         """Let the process finish, or kill it, and read its log to the end."""
         process = self._process
-        if process is None or self._reading is None:
+        if process is None or self._log_reader is None:
             return
-        _send(signal.SIGTERM, process)
+        _signal(signal.SIGTERM, process)
         try:
             async with asyncio.timeout(self._stop_seconds):
                 await process.wait()
         except TimeoutError:
-            _send(signal.SIGKILL, process)
+            _signal(signal.SIGKILL, process)
             await process.wait()
-        await self._reading
+        await self._log_reader
 
 
-def _send(number: signal.Signals, process: asyncio.subprocess.Process) -> None:
+def _signal(number: signal.Signals, process: asyncio.subprocess.Process) -> None:
     """Send a signal, unless the process has ended.
 
     Not `process.send_signal`: it looks for the exit status first, and so takes away from asyncio
@@ -124,33 +124,33 @@ def _send(number: signal.Signals, process: asyncio.subprocess.Process) -> None:
 
 
 @contextlib.asynccontextmanager
-async def fleet(
-    count: int, settings: Mapping[str, str], progress: Callable[[str], None]
+async def run_replicas(
+    count: int, settings: Mapping[str, str], on_progress: Callable[[str], None]
 ) -> AsyncIterator[list[Replica]]:
     """Start so many replicas and wait until all accept requests.
 
     Args:
         count: How many.
         settings: Their `FLEETLIMIT_*` variables; no other one is passed on.
-        progress: Is told how it goes.
+        on_progress: Is told how it goes.
 
     Raises:
         FleetlimitError: One did not start.
     """
     replicas = [Replica(f"replica-{number}") for number in range(1, count + 1)]
-    environment = {**_environment(os.environ), **settings}
+    environment = {**_without_product_variables(os.environ), **settings}
     try:
         for replica in replicas:
             await replica.start(environment)
         for number, replica in enumerate(replicas):
-            progress(f"replicas ready: {number} of {count}")
-            await replica.ready()
+            on_progress(f"replicas ready: {number} of {count}")
+            await replica.wait_until_ready()
         yield replicas
     finally:
         await asyncio.gather(*(replica.stop() for replica in replicas))
 
 
-def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
+def _without_product_variables(inherited: Mapping[str, str]) -> dict[str, str]:
     """Leave out what would change the demonstration, or send its traces somewhere."""
     return {
         name: value

@@ -4,46 +4,46 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 _OK, _TOO_MANY = 200, 429
-NO_ANSWER = 0
+NO_RESPONSE = 0
 """Status of a request that got no answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Result:
     """What became of a request: `status` is `NO_ANSWER` when the connection failed."""
 
     replica: str
     caller: str
     status: int
-    seconds: float
+    latency_s: float
 
 
 @dataclass(slots=True)
-class Count:
+class Counts:
     """Answers of one kind of sender or receiver, and how long each took, in seconds."""
 
     allowed: int = 0
     denied: int = 0
     errors: int = 0
-    seconds: list[float] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list)
 
     @property
-    def answers(self) -> int:
+    def requests(self) -> int:
         """All answers, errors included."""
         return self.allowed + self.denied + self.errors
 
-    def add(self, answer: Answer) -> None:
+    def add(self, result: Result) -> None:
         """Count an answer; what is neither a success nor a refusal is an error."""
-        if answer.status == _OK:
+        if result.status == _OK:
             self.allowed += 1
-        elif answer.status == _TOO_MANY:
+        elif result.status == _TOO_MANY:
             self.denied += 1
         else:
             self.errors += 1
-        self.seconds.append(answer.seconds)
+        self.latencies_s.append(result.latency_s)
 
 
-class Tally:
+class Results:
     """Counts of all that take part, in the order of their names here.
 
     Args:
@@ -52,14 +52,14 @@ class Tally:
     """
 
     def __init__(self, replicas: Iterable[str], callers: Iterable[str]) -> None:
-        self.total = Count()
-        self.replicas = {name: Count() for name in replicas}
-        self.callers = {name: Count() for name in callers}
+        self.total = Counts()
+        self.replicas = {name: Counts() for name in replicas}
+        self.callers = {name: Counts() for name in callers}
 
-    def add(self, answer: Answer) -> None:
+    def add(self, result: Result) -> None:
         """Count an answer."""
-        for count in (self.total, self.replicas[answer.replica], self.callers[answer.caller]):
-            count.add(answer)
+        for counts in (self.total, self.replicas[result.replica], self.callers[result.caller]):
+            counts.add(result)
 
 
 def percentile_ms(seconds: Sequence[float], percent: int) -> float:

@@ -14,10 +14,10 @@ from fleetlimit.policy_file import load
 POLICY = "exports"
 PATH = "/exports"
 _FORGER = "forger"
-_GREEDY = 3
+_GREEDY_SHARE = 3
 """How many requests a greedy caller sends for each one of another."""
 _NAMES = ("mallory", "alice", "bob", "carol", "dave")
-_FREE, _PRO = 40, 80
+_FREE_PERCENT, _PRO_PERCENT = 40, 80
 """Limits in percent of what a caller that is not greedy sends, so that each one meets its limit."""
 _UNITS = {3_600_000_000: "hour", 86_400_000_000: "day"}
 
@@ -68,11 +68,11 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Scenario:
     """The callers, and the policy file that holds them."""
 
     callers: tuple[Caller, ...]
-    policies: Path
+    policy_file: Path
 
     def schedule(self, requests: int, replicas: int) -> Iterator[tuple[int, Caller]]:
         """Return the replica and the caller of each request, in order.
@@ -81,28 +81,28 @@ class Scene:
         keep a caller at one replica, where any limiter holds.
         """
         sent = {caller.name: place for place, caller in enumerate(self.callers)}
-        for caller in islice(cycle(_round(self.callers)), requests):
+        for caller in islice(cycle(_one_round(self.callers)), requests):
             yield sent[caller.name] % replicas, caller
             sent[caller.name] += 1
 
 
-def _round(callers: tuple[Caller, ...]) -> list[Caller]:
-    return [caller for turn in range(_GREEDY) for caller in callers if turn < caller.share]
+def _one_round(callers: tuple[Caller, ...]) -> list[Caller]:
+    return [caller for turn in range(_GREEDY_SHARE) for caller in callers if turn < caller.share]
 
 
-def set_scene(folder: Path, *, requests: int, principals: int) -> Scene:
+def make_scenario(folder: Path, *, requests: int, principals: int) -> Scenario:
     """Write keys and policies to a folder.
 
     The limits follow from the number of requests, so that every caller sends more than it may.
     """
-    usual = requests // (principals + _GREEDY)
+    requests_each = requests // (principals + _GREEDY_SHARE)
     text = _POLICIES.format(
         policy=POLICY,
         path=PATH,
-        free=max(1, usual * _FREE // 100),
-        pro=max(1, usual * _PRO // 100),
+        free=max(1, requests_each * _FREE_PERCENT // 100),
+        pro=max(1, requests_each * _PRO_PERCENT // 100),
     )
-    keys = {name: secrets.token_urlsafe() for name in _names(principals)}
+    keys = {name: secrets.token_urlsafe() for name in _caller_names(principals)}
     tiers = {name: "pro" if place % 2 else "free" for place, name in enumerate(keys)}
     entries = [
         {
@@ -115,15 +115,17 @@ def set_scene(folder: Path, *, requests: int, principals: int) -> Scene:
     (folder / "keys.json").write_text(json.dumps({"keys": entries}), encoding="utf-8")
     file = folder / "policies.yaml"
     file.write_text(text, encoding="utf-8")
-    (policy,) = load(file).policies.policies
+    (policy,) = load(file).policy_set.policies
     callers = [
-        Caller(name, tiers[name], key, 1 if place else _GREEDY, policy.quotas(tiers[name]))
+        Caller(
+            name, tiers[name], key, 1 if place else _GREEDY_SHARE, policy.quotas_for(tiers[name])
+        )
         for place, (name, key) in enumerate(keys.items())
     ]
-    callers.append(Caller(_FORGER, "", None, 1, policy.quotas("")))
-    return Scene(tuple(callers), file)
+    callers.append(Caller(_FORGER, "", None, 1, policy.quotas_for("")))
+    return Scenario(tuple(callers), file)
 
 
-def _names(principals: int) -> list[str]:
+def _caller_names(principals: int) -> list[str]:
     more = (f"caller-{number}" for number in range(len(_NAMES) + 1, principals + 1))
     return [*_NAMES[:principals], *more]

@@ -23,18 +23,18 @@ async def read_counters(ports: Mapping[str, int]) -> dict[str, tuple[int, int]]:
     Raises:
         FleetlimitError: One does not answer.
     """
-    found = {}
+    counters = {}
     async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as client:
         for name, port in ports.items():
             try:
-                answer = await client.get(f"http://{HOST}:{port}/metrics")
-                found[name] = counted(answer.raise_for_status().text)
+                response = await client.get(f"http://{HOST}:{port}/metrics")
+                counters[name] = parse_counters(response.raise_for_status().text)
             except httpx.HTTPError as error:
                 raise FleetlimitError(f"{name} does not tell its metrics: {error}") from error
-    return found
+    return counters
 
 
-def counted(text: str) -> tuple[int, int]:
+def parse_counters(text: str) -> tuple[int, int]:
     """Return the allowed and the denied of the policy, from the text of the metrics."""
     counts = {
         sample.labels[names.OUTCOME]: int(sample.value)

@@ -10,21 +10,21 @@ from urllib.parse import urlsplit
 import redis
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.stores.redis.client import location
-from fleetlimit.stores.redis.errors import translate
+from fleetlimit.stores.redis.client import redacted_url
+from fleetlimit.stores.redis.errors import to_store_error
 
 _TIMEOUT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StoreStats:
     """The store's time in microseconds, and its script calls since it started, where it counts."""
 
-    now_us: int
-    calls: int | None
+    store_now_us: int
+    script_calls: int | None
 
 
-Meter = Callable[[], Reading]
+StatsReader = Callable[[], StoreStats]
 """Reads at once, blocking: nothing else is under way before the first request and after the last.
 
 The driver's asynchronous client would not do. It writes through `asyncio.wait_for`, which before
@@ -33,7 +33,7 @@ Python 3.12 can swallow a cancellation, and a signal would be lost with it.
 
 
 @contextlib.contextmanager
-def open_meter(url: str) -> Iterator[Meter]:
+def open_stats(url: str) -> Iterator[StatsReader]:
     """Connect to the store of this URL; `memory://` has a clock and counts nothing.
 
     Raises:
@@ -46,25 +46,25 @@ def open_meter(url: str) -> Iterator[Meter]:
         return
     if scheme not in {"redis", "rediss"}:
         raise ConfigError(
-            f"{location(url)!r} is not one server, at which calls can be counted: "
+            f"{redacted_url(url)!r} is not one server, at which calls can be counted: "
             "write redis://host:6379/0"
         )
     client = redis.Redis.from_url(
         url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS
     )
 
-    def read() -> Reading:
+    def read() -> StoreStats:
         try:
             seconds, micros = client.time()
             stats: dict[str, Any] = client.info("commandstats")
         except Exception as error:
-            raise translate(error) from error
+            raise to_store_error(error) from error
         calls = int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
-        return Reading(int(seconds) * 1_000_000 + int(micros), calls)
+        return StoreStats(int(seconds) * 1_000_000 + int(micros), calls)
 
     with contextlib.closing(client):
         yield read
 
 
-def _read_own_clock() -> Reading:
-    return Reading(time.time_ns() // 1_000, None)
+def _read_own_clock() -> StoreStats:
+    return StoreStats(time.time_ns() // 1_000, None)

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fleetlimit.demo.expected import permitted
-from fleetlimit.demo.results import Count, Tally, percentile_ms
+from fleetlimit.demo.expected import max_admitted
+from fleetlimit.demo.results import Counts, Results, percentile_ms
 from fleetlimit.demo.scenario import Caller
-from fleetlimit.demo.store_stats import Reading
+from fleetlimit.demo.store_stats import StoreStats
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ReplicaReport:
     """What one replica says of itself: its metrics, and after it stopped its log."""
 
     allowed: int
@@ -51,14 +51,14 @@ class PrincipalRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DemoResult:
     """What the demonstration found.
 
     Args:
         replicas: One row for each replica.
         principals: One row for each caller.
-        told: What each replica says of itself, by name.
-        store_calls: Calls of scripts that the store counted; None when there is none to ask.
+        reports: What each replica says of itself, by name.
+        script_calls: Calls of scripts that the store counted; None when there is none to ask.
         seconds: How long it took, on the store's clock.
         p50_ms: Time that half of the answers did not exceed.
         p99_ms: Time that 99 % of the answers did not exceed.
@@ -66,8 +66,8 @@ class Verdict:
 
     replicas: tuple[ReplicaRow, ...]
     principals: tuple[PrincipalRow, ...]
-    told: Mapping[str, Told]
-    store_calls: int | None
+    reports: Mapping[str, ReplicaReport]
+    script_calls: int | None
     seconds: float
     p50_ms: float
     p99_ms: float
@@ -108,13 +108,13 @@ class Verdict:
     @property
     def commands_per_request(self) -> float | None:
         """Script calls of the store for each request."""
-        return None if self.store_calls is None else self.store_calls / self.requests
+        return None if self.script_calls is None else self.script_calls / self.requests
 
     @property
     def tallies_agree(self) -> bool:
         """Whether the responses, the metrics and the log of every replica tell the same."""
         return all(
-            Told(row.allowed, row.denied, row.denied) == self.told[row.name]
+            ReplicaReport(row.allowed, row.denied, row.denied) == self.reports[row.name]
             for row in self.replicas
         )
 
@@ -126,14 +126,14 @@ class Verdict:
 
     def tallies(self) -> dict[str, dict[str, int]]:
         """Return the three tallies, summed over the replicas."""
-        told = self.told.values()
+        reports = self.reports.values()
         return {
             "responses": {"allowed": self.admitted, "denied": self.denied},
             "metrics": {
-                "allowed": sum(each.allowed for each in told),
-                "denied": sum(each.denied for each in told),
+                "allowed": sum(each.allowed for each in reports),
+                "denied": sum(each.denied for each in reports),
             },
-            "logs": {"denied": sum(each.denied_in_log for each in told)},
+            "logs": {"denied": sum(each.denied_in_log for each in reports)},
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -161,45 +161,49 @@ class Verdict:
         }
 
 
-def judge(
-    callers: Sequence[Caller], tally: Tally, before: Reading, after: Reading, told: dict[str, Told]
-) -> Verdict:
+def evaluate(
+    callers: Sequence[Caller],
+    results: Results,
+    before: StoreStats,
+    after: StoreStats,
+    reports: dict[str, ReplicaReport],
+) -> DemoResult:
     """Judge a run.
 
     Args:
         callers: Who took part.
-        tally: The answers they got.
+        results: The answers they got.
         before: The store's clock and count before the first request.
         after: The same after the last answer.
-        told: What each replica says of itself, by name.
+        reports: What each replica says of itself, by name.
     """
-    calls = None
-    if before.calls is not None and after.calls is not None:
-        calls = after.calls - before.calls
-    return Verdict(
-        replicas=tuple(_replica(name, count) for name, count in tally.replicas.items()),
-        principals=principal_rows(callers, tally, before.now_us, after.now_us),
-        told=told,
-        store_calls=calls,
-        seconds=(after.now_us - before.now_us) / 1e6,
-        p50_ms=percentile_ms(tally.total.seconds, 50),
-        p99_ms=percentile_ms(tally.total.seconds, 99),
+    script_calls = None
+    if before.script_calls is not None and after.script_calls is not None:
+        script_calls = after.script_calls - before.script_calls
+    return DemoResult(
+        replicas=tuple(_replica_row(name, count) for name, count in results.replicas.items()),
+        principals=principal_rows(callers, results, before.store_now_us, after.store_now_us),
+        reports=reports,
+        script_calls=script_calls,
+        seconds=(after.store_now_us - before.store_now_us) / 1e6,
+        p50_ms=percentile_ms(results.total.latencies_s, 50),
+        p99_ms=percentile_ms(results.total.latencies_s, 99),
     )
 
 
-def _replica(name: str, count: Count) -> ReplicaRow:
+def _replica_row(name: str, counts: Counts) -> ReplicaRow:
     return ReplicaRow(
         name,
-        count.allowed,
-        count.denied,
-        count.errors,
-        percentile_ms(count.seconds, 50),
-        percentile_ms(count.seconds, 99),
+        counts.allowed,
+        counts.denied,
+        counts.errors,
+        percentile_ms(counts.latencies_s, 50),
+        percentile_ms(counts.latencies_s, 99),
     )
 
 
 def principal_rows(
-    callers: Sequence[Caller], tally: Tally, start_us: int, end_us: int
+    callers: Sequence[Caller], results: Results, start_us: int, end_us: int
 ) -> tuple[PrincipalRow, ...]:
     """Return what each caller got, and what its policy permits from start to end."""
     return tuple(
@@ -207,11 +211,11 @@ def principal_rows(
             caller.name,
             caller.tier,
             caller.limits,
-            count.answers,
-            permitted(caller.quotas, start_us, end_us),
+            count.requests,
+            max_admitted(caller.quotas, start_us, end_us),
             count.allowed,
             count.denied,
             count.errors,
         )
-        for caller, count in ((each, tally.callers[each.name]) for each in callers)
+        for caller, count in ((each, results.callers[each.name]) for each in callers)
     )

@@ -1,21 +1,21 @@
 """Who sent a request: verified credentials first, the client's address when there are none."""
 
-from fleetlimit.identity.api_keys import ApiKeys
-from fleetlimit.identity.bearer import BearerTokens
-from fleetlimit.identity.client_address import ClientAddress
-from fleetlimit.identity.credentials import Reason
-from fleetlimit.identity.identifier import RequestIdentifier, Resolver
-from fleetlimit.identity.jwks import FileKeys, KeySource, RemoteKeys, key_source
+from fleetlimit.identity.api_keys import ApiKeyVerifier
+from fleetlimit.identity.bearer import JwtVerifier
+from fleetlimit.identity.client_address import ClientAddressResolver
+from fleetlimit.identity.credentials import IdentityErrorReason
+from fleetlimit.identity.identifier import CredentialResolver, RequestIdentifier
+from fleetlimit.identity.jwks import JwksFile, JwksSource, JwksUrl, jwks_source
 
 __all__ = [
-    "ApiKeys",
-    "BearerTokens",
-    "ClientAddress",
-    "FileKeys",
-    "KeySource",
-    "Reason",
-    "RemoteKeys",
+    "ApiKeyVerifier",
+    "ClientAddressResolver",
+    "CredentialResolver",
+    "IdentityErrorReason",
+    "JwksFile",
+    "JwksSource",
+    "JwksUrl",
+    "JwtVerifier",
     "RequestIdentifier",
-    "Resolver",
-    "key_source",
+    "jwks_source",
 ]

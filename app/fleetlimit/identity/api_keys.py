@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from fleetlimit.core.policy import HEADER_NAME
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity.credentials import Reason, first_header
+from fleetlimit.identity.credentials import IdentityErrorReason, first_header
 from fleetlimit.strict_yaml import Document, DocumentErrors, parse, read
 
 MAX_KEY_BYTES = 1024
@@ -55,12 +55,12 @@ class KeyFile(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _KnownKey:
     digest: bytes
     principal: Principal
 
 
-class ApiKeys:
+class ApiKeyVerifier:
     """Verifies API keys against a file of their hashes.
 
     A plain SHA-256 is enough for keys drawn at random, as API keys should be; it does not protect
@@ -92,21 +92,24 @@ class ApiKeys:
             return None
         if len(key) > MAX_KEY_BYTES:
             raise IdentityError(
-                f"the API key is longer than {MAX_KEY_BYTES} bytes", reason=Reason.TOO_LONG
+                f"the API key is longer than {MAX_KEY_BYTES} bytes",
+                reason=IdentityErrorReason.TOO_LONG,
             )
         digest = hashlib.sha256(key).digest()
         known = self._known.get(digest)
         # How long the lookup takes tells of the digest's bits, which a client cannot steer without
         # inverting SHA-256; comparing whole digests in constant time leaves nothing to that.
         if known is None or not hmac.compare_digest(known.digest, digest):
-            raise IdentityError("the API key is not known", reason=Reason.UNKNOWN_API_KEY)
+            raise IdentityError(
+                "the API key is not known", reason=IdentityErrorReason.UNKNOWN_API_KEY
+            )
         return known.principal
 
 
-def _load(path: Path) -> dict[bytes, _Known]:
+def _load(path: Path) -> dict[bytes, _KnownKey]:
     document = parse(read(path, max_bytes=MAX_FILE_BYTES), str(path))
     errors = list(document.errors)
-    known: dict[bytes, _Known] = {}
+    known: dict[bytes, _KnownKey] = {}
     first: dict[bytes, int] = {}
     for index, entry in enumerate(_entries(document)):
         digest = bytes.fromhex(entry.sha256)
@@ -115,7 +118,7 @@ def _load(path: Path) -> dict[bytes, _Known]:
             errors.append(document.error(twice, ("keys", index)))
         first.setdefault(digest, index)
         principal = Principal(entry.principal, entry.tier or "", source="api_key")
-        known[digest] = _Known(digest, principal)
+        known[digest] = _KnownKey(digest, principal)
     if errors:
         raise DocumentErrors(errors)
     return known

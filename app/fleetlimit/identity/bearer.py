@@ -14,8 +14,8 @@ import jwt
 
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity.credentials import Reason, first_header
-from fleetlimit.identity.jwks import ALGORITHMS, KeySource
+from fleetlimit.identity.credentials import IdentityErrorReason, first_header
+from fleetlimit.identity.jwks import ALGORITHMS, JwksSource
 
 
 class TokenCache:
@@ -61,19 +61,19 @@ DEFAULT_ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
 
 _CACHED_TOKENS = 4096
 _CACHE_SECONDS = 60.0
-_END_OF_TIME = 1 << 53
+_MAX_TIMESTAMP = 1 << 53
 _CLOCK_SKEW_SECONDS = 30.0
 """How far the issuer's clock may be ahead (RFC 7519 §4.1.5); `exp` is taken at its word."""
 
-_REASONS: tuple[tuple[type[jwt.PyJWTError], Reason], ...] = (
-    (jwt.InvalidSignatureError, Reason.SIGNATURE),
-    (jwt.InvalidAudienceError, Reason.AUDIENCE),
-    (jwt.InvalidIssuerError, Reason.ISSUER),
-    (jwt.MissingRequiredClaimError, Reason.CLAIMS),
+_REASON_BY_ERROR: tuple[tuple[type[jwt.PyJWTError], IdentityErrorReason], ...] = (
+    (jwt.InvalidSignatureError, IdentityErrorReason.SIGNATURE),
+    (jwt.InvalidAudienceError, IdentityErrorReason.AUDIENCE),
+    (jwt.InvalidIssuerError, IdentityErrorReason.ISSUER),
+    (jwt.MissingRequiredClaimError, IdentityErrorReason.CLAIMS),
 )
 
 
-class BearerTokens:
+class JwtVerifier:
     """Verifies JSON Web Tokens sent as `Authorization: Bearer`.
 
     Args:
@@ -91,7 +91,7 @@ class BearerTokens:
 
     def __init__(
         self,
-        keys: KeySource,
+        keys: JwksSource,
         *,
         issuer: str,
         audience: str | Sequence[str],
@@ -130,27 +130,30 @@ class BearerTokens:
     async def _verify(self, token: bytes) -> Principal:
         if len(token) > MAX_TOKEN_BYTES:
             raise IdentityError(
-                f"the token is longer than {MAX_TOKEN_BYTES} bytes", reason=Reason.TOO_LONG
+                f"the token is longer than {MAX_TOKEN_BYTES} bytes",
+                reason=IdentityErrorReason.TOO_LONG,
             )
         if principal := self._cache.get(token, self._clock()):
             return principal
         try:
-            claims = await self._claims(token)
+            claims = await self._verified_claims(token)
         except (jwt.PyJWTError, RecursionError) as error:
-            reasons = (reason for kind, reason in _REASONS if isinstance(error, kind))
-            reason = next(reasons, Reason.MALFORMED)
+            reasons = (reason for kind, reason in _REASON_BY_ERROR if isinstance(error, kind))
+            reason = next(reasons, IdentityErrorReason.MALFORMED)
             raise IdentityError(f"the token was refused: {reason}", reason=reason) from None
         now = self._clock()
-        expires = _seconds(claims, "exp")
+        expires = _timestamp(claims, "exp")
         if expires <= now:
-            raise IdentityError("the token has expired", reason=Reason.EXPIRED)
-        if "nbf" in claims and _seconds(claims, "nbf") > now + _CLOCK_SKEW_SECONDS:
-            raise IdentityError("the token is not valid yet", reason=Reason.NOT_YET_VALID)
+            raise IdentityError("the token has expired", reason=IdentityErrorReason.EXPIRED)
+        if "nbf" in claims and _timestamp(claims, "nbf") > now + _CLOCK_SKEW_SECONDS:
+            raise IdentityError(
+                "the token is not valid yet", reason=IdentityErrorReason.NOT_YET_VALID
+            )
         principal = self._principal(claims)
         self._cache.put(token, principal, now=now, expires=expires)
         return principal
 
-    async def _claims(self, token: bytes) -> dict[str, Any]:
+    async def _verified_claims(self, token: bytes) -> dict[str, Any]:
         """Return the claims of a token whose signature, issuer and audience are right."""
         header = jwt.get_unverified_header(token)
         if "crit" in header:
@@ -158,7 +161,9 @@ class BearerTokens:
             raise jwt.InvalidTokenError
         algorithm = header.get("alg")
         if algorithm not in self._algorithms:
-            raise IdentityError("the token's algorithm is not accepted", reason=Reason.ALGORITHM)
+            raise IdentityError(
+                "the token's algorithm is not accepted", reason=IdentityErrorReason.ALGORITHM
+            )
         key = await self._keys.find(header.get("kid"), algorithm)
         return jwt.decode(
             token,
@@ -178,15 +183,15 @@ class BearerTokens:
     def _principal(self, claims: dict[str, Any]) -> Principal:
         name = claims["sub"]
         if not name:
-            raise IdentityError("the token's sub is empty", reason=Reason.CLAIMS)
+            raise IdentityError("the token's sub is empty", reason=IdentityErrorReason.CLAIMS)
         tier = claims.get(self._tier_claim, "")
         return Principal(name, tier if isinstance(tier, str) else "", source="jwt")
 
 
-def _seconds(claims: dict[str, Any], name: str) -> float:
+def _timestamp(claims: dict[str, Any], name: str) -> float:
     value = claims[name]
     # Also false for NaN and infinity, which Python's JSON knows.
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < _END_OF_TIME:
-        raise IdentityError(f"the token's {name} is not a time", reason=Reason.CLAIMS)
+    if not number or not 0 <= value < _MAX_TIMESTAMP:
+        raise IdentityError(f"the token's {name} is not a time", reason=IdentityErrorReason.CLAIMS)
     return float(value)

@@ -31,12 +31,12 @@ _PAIR = re.compile(
 )
 
 
-def iter_hops(lines: Sequence[bytes], read: Callable[[str], str]) -> Iterator[str]:
+def iter_hops(lines: Sequence[bytes], parse: Callable[[str], str]) -> Iterator[str]:
     """Yield the address text of each hop, the right-most first.
 
     Args:
         lines: The header's lines, in the order received.
-        read: `parse_xff_element` or `parse_forwarded_element`: takes one element to address text.
+        parse: `parse_xff_element` or `parse_forwarded_element`: takes one element to address text.
 
     Raises:
         ValueError: A hop cannot be read, or there are more than `MAX_HOPS`.
@@ -48,7 +48,7 @@ def iter_hops(lines: Sequence[bytes], read: Callable[[str], str]) -> Iterator[st
             if seen > MAX_HOPS or len(element) > _MAX_ELEMENT_BYTES:
                 raise ValueError("too many hops, or too long a hop")
             if text := element.decode("ascii").strip(" \t"):
-                yield read(text)
+                yield parse(text)
 
 
 def parse_xff_element(element: str) -> str:
@@ -82,7 +82,7 @@ UNKNOWN = "unknown"
 _MAX_PEER_CHARS = 64
 _CACHED_ADDRESSES = 4096
 _IPV6_BITS = 128
-_SYNTAXES = {"x-forwarded-for": parse_xff_element, "forwarded": parse_forwarded_element}
+_ELEMENT_PARSERS = {"x-forwarded-for": parse_xff_element, "forwarded": parse_forwarded_element}
 
 
 class _Hop(NamedTuple):
@@ -90,7 +90,7 @@ class _Hop(NamedTuple):
     trusted: bool
 
 
-class ClientAddress:
+class ClientAddressResolver:
     """Names the client by its address, normalised.
 
     The address is the peer's. Where the peer is a trusted proxy, the header is walked from the
@@ -118,19 +118,19 @@ class ClientAddress:
             raise ConfigError(f"trusted_proxies is a list: write [{trusted_proxies}]")
         if not 1 <= ipv6_prefix <= _IPV6_BITS:
             raise ConfigError(f"ipv6_prefix is from 1 to 128, not {ipv6_prefix}: write 64")
-        if forwarded is not None and forwarded not in _SYNTAXES:
+        if forwarded is not None and forwarded not in _ELEMENT_PARSERS:
             raise ConfigError(
                 f"{forwarded!r} is no forwarding header: write x-forwarded-for or forwarded"
             )
         self._trusted = tuple(_network(text) for text in trusted_proxies)
         self._ipv6_prefix = ipv6_prefix
         self._header = forwarded.encode() if forwarded else b""
-        self._syntax = _SYNTAXES[forwarded] if forwarded else parse_xff_element
+        self._parse_element = _ELEMENT_PARSERS[forwarded] if forwarded else parse_xff_element
         # Bounded, so that made-up hops cannot fill memory.
-        self._hop = lru_cache(_CACHED_ADDRESSES)(self._read_hop)
-        self._peer = lru_cache(_CACHED_ADDRESSES)(self._read_peer)
+        self._cached_hop = lru_cache(_CACHED_ADDRESSES)(self._parse_hop)
+        self._cached_peer = lru_cache(_CACHED_ADDRESSES)(self._parse_peer)
 
-    def of(self, scope: Mapping[str, Any]) -> str:
+    def resolve(self, scope: Mapping[str, Any]) -> str:
         """Return the client's address for an ASGI `http` or `websocket` scope; never raises.
 
         Returns:
@@ -138,30 +138,30 @@ class ClientAddress:
             `unknown` without a peer.
         """
         client = scope.get("client")
-        peer = self._peer(str(client[0])[:_MAX_PEER_CHARS] if client else "")
+        peer = self._cached_peer(str(client[0])[:_MAX_PEER_CHARS] if client else "")
         if not peer.trusted or not self._header:
             return peer.text
         hop = peer
         try:
-            for text in iter_hops(header_lines(scope, self._header), self._syntax):
-                hop = self._hop(text)
+            for text in iter_hops(header_lines(scope, self._header), self._parse_element):
+                hop = self._cached_hop(text)
                 if not hop.trusted:
                     break
         except ValueError:
             return peer.text
         return hop.text
 
-    def _read_peer(self, host: str) -> _Hop:
+    def _parse_peer(self, host: str) -> _Hop:
         try:
             # The zone names an interface of this machine, not the client (RFC 4007 §11).
-            return self._hop(host.partition("%")[0])
+            return self._cached_hop(host.partition("%")[0])
         except ValueError:
             return _Hop(host or UNKNOWN, trusted=False)
 
-    def _read_hop(self, text: str) -> _Hop:
+    def _parse_hop(self, text: str) -> _Hop:
         if "%" in text:
             raise ValueError("a zone means nothing on another machine")
-        address = _unmapped(ip_address(text))
+        address = _unmap_ipv4(ip_address(text))
         trusted = any(address in network for network in self._trusted)
         if isinstance(address, IPv6Address):
             group = IPv6Network((int(address), self._ipv6_prefix), strict=False)
@@ -169,7 +169,7 @@ class ClientAddress:
         return _Hop(str(address), trusted)
 
 
-def _unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+def _unmap_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     # By bits, whatever the spelling: grouped by /64 as it is, `::ffff:a.b.c.d` would put all of
     # IPv4 into one bucket (CVE-2026-30827).
     if isinstance(address, IPv6Address) and int(address) >> 32 == 0xFFFF:  # noqa: PLR2004 - prefix
@@ -191,9 +191,9 @@ def _network(text: str) -> IPv4Network | IPv6Network:
             f"trusted proxy {text!r} trusts everybody, so that clients could name any address: "
             "write the networks of the proxies"
         )
-    if network.version == 6 and _unmapped(network.network_address).version == 4:  # noqa: PLR2004 - IP versions
+    if network.version == 6 and _unmap_ipv4(network.network_address).version == 4:  # noqa: PLR2004 - IP versions
         raise ConfigError(
             f"trusted proxy {text!r} is IPv4 written as IPv6: write "
-            f"{_unmapped(network.network_address)}/{max(0, network.prefixlen - 96)}"
+            f"{_unmap_ipv4(network.network_address)}/{max(0, network.prefixlen - 96)}"
         )
     return network

@@ -19,7 +19,7 @@ def header_lines(scope: Mapping[str, Any], name: bytes) -> list[bytes]:
     return [value for key, value in scope.get("headers", ()) if key == name]
 
 
-class Reason(StrEnum):
+class IdentityErrorReason(StrEnum):
     """A short stable word for logs and responses, bounded in number."""
 
     ALGORITHM = "algorithm"

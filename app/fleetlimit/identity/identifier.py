@@ -8,12 +8,12 @@ from typing import Any
 from fleetlimit.core.made import made
 from fleetlimit.core.subject import Identity, Principal
 from fleetlimit.errors import IdentityError
-from fleetlimit.identity.api_keys import ApiKeys
-from fleetlimit.identity.bearer import BearerTokens
-from fleetlimit.identity.client_address import ClientAddress
-from fleetlimit.identity.credentials import Reason
+from fleetlimit.identity.api_keys import ApiKeyVerifier
+from fleetlimit.identity.bearer import JwtVerifier
+from fleetlimit.identity.client_address import ClientAddressResolver
+from fleetlimit.identity.credentials import IdentityErrorReason
 
-Resolver = Callable[[Mapping[str, Any]], Awaitable[Principal | None]]
+CredentialResolver = Callable[[Mapping[str, Any]], Awaitable[Principal | None]]
 """Takes an ASGI scope to a verified principal; None when it holds no credential of this kind.
 
 It raises `IdentityError` for a credential that does not verify.
@@ -35,20 +35,20 @@ class RequestIdentifier:
 
     def __init__(
         self,
-        client_address: ClientAddress,
+        client_address: ClientAddressResolver,
         *,
-        api_keys: ApiKeys | None = None,
-        jwt: BearerTokens | None = None,
-        resolver: Resolver | None = None,
+        api_keys: ApiKeyVerifier | None = None,
+        jwt: JwtVerifier | None = None,
+        resolver: CredentialResolver | None = None,
     ) -> None:
         self._client_address = client_address
-        self._resolvers: list[Resolver] = []
+        self._resolvers: list[CredentialResolver] = []
         if api_keys is not None:
             self._resolvers.append(api_keys.resolve)
         if jwt is not None:
             self._resolvers.append(jwt.resolve)
         if resolver is not None:
-            self._resolvers.append(_custom(resolver))
+            self._resolvers.append(_with_custom_source(resolver))
 
     async def identify(self, scope: Mapping[str, Any]) -> Identity:
         """Return the identity behind an ASGI `http` or `websocket` scope; never raises.
@@ -57,7 +57,7 @@ class RequestIdentifier:
             The principal of the first credential that verifies. Without one, `error` is that of
             the first credential that was presented.
         """
-        address = self._client_address.of(scope)
+        address = self._client_address.resolve(scope)
         first: IdentityError | None = None
         for resolver in self._resolvers:
             try:
@@ -67,7 +67,8 @@ class RequestIdentifier:
             except Exception:  # noqa: BLE001 - a fault of a resolver must not fail the request
                 _log.exception("identity.resolver_failed")
                 first = first or IdentityError(
-                    "the credential could not be verified", reason=Reason.RESOLVER_FAILED
+                    "the credential could not be verified",
+                    reason=IdentityErrorReason.RESOLVER_FAILED,
                 )
             else:
                 if principal is not None:
@@ -75,7 +76,7 @@ class RequestIdentifier:
         return Identity(address, error=first)
 
 
-def _custom(resolver: Resolver) -> Resolver:
+def _with_custom_source(resolver: CredentialResolver) -> CredentialResolver:
     async def resolve(scope: Mapping[str, Any]) -> Principal | None:
         principal = await resolver(scope)
         if principal is None:

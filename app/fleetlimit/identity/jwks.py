@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity.credentials import Reason
+from fleetlimit.identity.credentials import IdentityErrorReason
 from fleetlimit.strict_yaml import read
 
 MAX_DOCUMENT_BYTES = 1 << 20
@@ -92,14 +92,14 @@ class VerifyingKey:
     key: PublicKey
 
 
-class KeySet:
+class JwkSet:
     """An immutable set of public keys."""
 
     def __init__(self, keys: tuple[VerifyingKey, ...]) -> None:
         self.keys = keys
 
     @classmethod
-    def parse(cls, document: bytes) -> "KeySet":
+    def parse(cls, document: bytes) -> "JwkSet":
         """Read a JWKS document, leaving out keys that cannot or must not verify a token.
 
         Raises:
@@ -107,7 +107,7 @@ class KeySet:
         """
         try:
             entries = json.loads(document)["keys"]
-            keys = tuple(key for entry in entries if (key := _usable(entry)))
+            keys = tuple(key for entry in entries if (key := _parse_jwk(entry)))
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ConfigError('not a JWKS: write {"keys": [...]} (RFC 7517)') from None
         if not keys:
@@ -128,7 +128,7 @@ class KeySet:
         return next((key for key in found if key.kid == kid), None)
 
 
-def _usable(entry: Any) -> VerifyingKey | None:
+def _parse_jwk(entry: Any) -> VerifyingKey | None:
     """Return the key of an entry; None for what is to be ignored (RFC 7517 §5)."""
     try:
         return _verifying_key(entry) if isinstance(entry, dict) else None
@@ -160,7 +160,7 @@ def _verifying_key(entry: dict[str, Any]) -> VerifyingKey | None:
 _log = logging.getLogger("fleetlimit")
 
 
-class KeySource(Protocol):
+class JwksSource(Protocol):
     """Where the keys that verify tokens come from."""
 
     async def find(self, kid: str | None, algorithm: str) -> VerifyingKey:
@@ -168,16 +168,16 @@ class KeySource(Protocol):
         ...
 
 
-def key_source(location: str) -> "FileKeys | RemoteKeys":
+def jwks_source(location: str) -> "JwksFile | JwksUrl":
     """Return the keys at an https URL, or in a file.
 
     Raises:
         ConfigError: The URL cannot be used, or the file is wrong.
     """
-    return RemoteKeys(location) if "://" in location else FileKeys(location)
+    return JwksUrl(location) if "://" in location else JwksFile(location)
 
 
-class FileKeys:
+class JwksFile:
     """Keys from a JWKS file.
 
     Raises:
@@ -187,7 +187,7 @@ class FileKeys:
     def __init__(self, file: str | Path) -> None:
         document = read(Path(file))
         try:
-            self._keys = KeySet.parse(document)
+            self._keys = JwkSet.parse(document)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
 
@@ -203,7 +203,7 @@ class FileKeys:
         return key
 
 
-class RemoteKeys:
+class JwksUrl:
     """Keys from a JWKS URL, fetched when first needed and kept.
 
     Keys older than `max_age` are fetched anew in the background. A key that is not known is looked
@@ -214,7 +214,7 @@ class RemoteKeys:
         url: An https URL; http only on loopback.
         timeout: Seconds that a fetch may take, and that a request waits for it.
         max_age: Seconds after which keys are fetched anew.
-        interval: Least seconds between the starts of two fetches.
+        min_interval: Least seconds between the starts of two fetches.
         fetch: Takes the URL and the timeout to the document, in a thread.
         clock: Monotonic seconds.
 
@@ -228,7 +228,7 @@ class RemoteKeys:
         *,
         timeout: float = 3.0,
         max_age: float = 300.0,
-        interval: float = 10.0,
+        min_interval: float = 10.0,
         fetch: Callable[[str, float], bytes] = fetch_document,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -236,12 +236,12 @@ class RemoteKeys:
         self._url = url
         self._timeout = timeout
         self._max_age = max_age
-        self._interval = interval
+        self._min_interval = min_interval
         self._fetch = fetch
         self._clock = clock
-        self._keys: KeySet | None = None
+        self._keys: JwkSet | None = None
         self._loaded_at = 0.0
-        self._tried_at: float | None = None
+        self._attempted_at: float | None = None
         self._refresh: asyncio.Task[None] | None = None
 
     async def find(self, kid: str | None, algorithm: str) -> VerifyingKey:
@@ -250,23 +250,24 @@ class RemoteKeys:
         Raises:
             IdentityError: There is none, or no keys could be had yet.
         """
-        key = self._known(kid, algorithm)
+        key = self._find_cached(kid, algorithm)
         if key is None:
             if refresh := self._start_refresh():
                 # The fetch is everybody's: a request that gives up must not end it.
                 await asyncio.wait([refresh], timeout=self._timeout)
-            key = self._known(kid, algorithm)
+            key = self._find_cached(kid, algorithm)
         elif self._clock() - self._loaded_at >= self._max_age:
             self._start_refresh()
         if key is not None:
             return key
         if self._keys is None:
             raise IdentityError(
-                "the keys to verify tokens are not available", reason=Reason.KEYS_UNAVAILABLE
+                "the keys to verify tokens are not available",
+                reason=IdentityErrorReason.KEYS_UNAVAILABLE,
             )
         raise _unknown_key()
 
-    def _known(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
+    def _find_cached(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
         return self._keys.find(kid, algorithm) if self._keys else None
 
     def _start_refresh(self) -> asyncio.Task[None] | None:
@@ -274,17 +275,17 @@ class RemoteKeys:
         if self._refresh is not None and not self._refresh.done():
             return self._refresh
         now = self._clock()
-        if self._tried_at is not None and now - self._tried_at < self._interval:
+        if self._attempted_at is not None and now - self._attempted_at < self._min_interval:
             return None
-        self._tried_at = now
-        self._refresh = asyncio.get_running_loop().create_task(self._load())
+        self._attempted_at = now
+        self._refresh = asyncio.get_running_loop().create_task(self._fetch_keys())
         return self._refresh
 
-    async def _load(self) -> None:
+    async def _fetch_keys(self) -> None:
         try:
             # A limiter of its own: not queued behind the application's blocking endpoints.
             self._keys = await anyio.to_thread.run_sync(
-                lambda: KeySet.parse(self._fetch(self._url, self._timeout)),
+                lambda: JwkSet.parse(self._fetch(self._url, self._timeout)),
                 abandon_on_cancel=True,
                 limiter=anyio.CapacityLimiter(1),
             )
@@ -295,7 +296,9 @@ class RemoteKeys:
 
 
 def _unknown_key() -> IdentityError:
-    return IdentityError("the token names no key of the issuer", reason=Reason.UNKNOWN_KEY)
+    return IdentityError(
+        "the token names no key of the issuer", reason=IdentityErrorReason.UNKNOWN_KEY
+    )
 
 
 def _check_url(url: str) -> None:

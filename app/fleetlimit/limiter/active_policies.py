@@ -7,30 +7,30 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.events import Event, PoliciesLoaded
 
 
-class PolicyBook:
+class ActivePolicies:
     """Holds the policies in force.
 
     Args:
-        tell: Hears of each new set.
+        emit: Hears of each new set.
     """
 
-    def __init__(self, tell: Callable[[Event], None]) -> None:
+    def __init__(self, emit: Callable[[Event], None]) -> None:
         self.current = PolicySet()
-        self._tell = tell
-        self._readers: list[Callable[[], None]] = []
+        self._emit = emit
+        self._listeners: list[Callable[[], None]] = []
 
-    def on_change(self, reader: Callable[[], None]) -> None:
+    def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `reader` after each change."""
-        self._readers.append(reader)
+        self._listeners.append(listener)
 
     def replace(self, policies: PolicySet) -> None:
         """Put a set in force, for every check that begins from now on."""
         self.current = policies
-        for reader in self._readers:
+        for reader in self._listeners:
             reader()
-        self._tell(PoliciesLoaded(policies))
+        self._emit(PoliciesLoaded(policies))
 
-    def named(self, name: str) -> Policy:
+    def require(self, name: str) -> Policy:
         """Return the policy of this name.
 
         Raises:

@@ -8,15 +8,15 @@ from fleetlimit.core.made import made
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.core.subject import Subject
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.audit.sample import Sample
+from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.denial_cache import DenialCache
-from fleetlimit.limiter.events import Decided, Event
+from fleetlimit.limiter.events import CheckDecided, Event
 from fleetlimit.limiter.fallback import Fallback
-from fleetlimit.limiter.membership import Census
+from fleetlimit.limiter.membership import ReplicaMembership
 from fleetlimit.limiter.plan import Plan, decision_of
-from fleetlimit.limiter.ports import Clock, Taken
+from fleetlimit.limiter.ports import AcquireResult, Clock
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.limiter.store_gateway import Till
+from fleetlimit.limiter.store_gateway import StoreGateway
 
 _STORE: Final = Source.STORE
 
@@ -25,35 +25,35 @@ class Admission:
     """Decides plans, and tells of every decision.
 
     Args:
-        till: Spends from the shared store.
-        denials: What is known to refuse.
+        gateway: Spends from the shared store.
+        denial_cache: What is known to refuse.
         fallback: Decides while the store is away.
-        census: Knows how many replicas share a limit then.
+        membership: Knows how many replicas share a limit then.
         sample: Is told of what the store let in.
         clock: The process's own time.
-        tell: Hears of every decision.
+        emit: Hears of every decision.
     """
 
     def __init__(
         self,
-        till: Till,
+        gateway: StoreGateway,
         *,
-        denials: DenialCache,
+        denial_cache: DenialCache,
         fallback: Fallback,
-        census: Census,
-        sample: Sample,
+        membership: ReplicaMembership,
+        sample: UsageSample,
         clock: Clock,
-        tell: Callable[[Event], None],
+        emit: Callable[[Event], None],
     ) -> None:
-        self._till = till
-        self._denials = denials
+        self._gateway = gateway
+        self._denial_cache = denial_cache
         self._fallback = fallback
-        self._census = census
+        self._membership = membership
         self._sample = sample
         self._clock = clock
-        self._tell = tell
+        self._emit = emit
 
-    async def decide(self, plan: Plan, subject: Subject, started_us: int) -> Reservation:
+    async def admit(self, plan: Plan, subject: Subject, started_us: int) -> Reservation:
         """Decide a plan, and emit the decision.
 
         Args:
@@ -61,36 +61,38 @@ class Admission:
             subject: The caller and the route.
             started_us: Monotonic microseconds when the check began.
         """
-        reservation = self._unasked(plan, started_us)
+        reservation = self._decide_locally(plan, started_us)
         if reservation is None:
             try:
-                taken = await self._till.take(plan)
+                taken = await self._gateway.acquire(plan)
             except StoreError:
-                reservation = await self._fallback.decide(plan, self._census.replicas)
+                reservation = await self._fallback.decide(plan, self._membership.replicas)
             else:
                 reservation = self._asked(plan, taken)
-        seconds = (self._clock.now_us() - started_us) / SECOND_US
+        seconds = (self._clock.monotonic_us() - started_us) / SECOND_US
         decision, anonymous = reservation.decision, subject.principal is None
-        fields = (decision, plan.caller, anonymous, subject.tier, subject.route, seconds)
-        self._tell(made(Decided, fields))
+        fields = (decision, plan.subject_hash, anonymous, subject.tier, subject.route, seconds)
+        self._emit(made(CheckDecided, fields))
         return reservation
 
-    def _unasked(self, plan: Plan, now_us: int) -> Reservation | None:
+    def _decide_locally(self, plan: Plan, now_us: int) -> Reservation | None:
         """Decide without the store, if that is possible."""
-        decision = self._denials.decide(plan, now_us) if plan.charges else without_charges(plan)
-        return None if decision is None else Reservation(decision, plan, 0, self._till.settle)
+        decision = (
+            self._denial_cache.lookup(plan, now_us) if plan.charges else decide_without_store(plan)
+        )
+        return None if decision is None else Reservation(decision, plan, 0, self._gateway.adjust)
 
-    def _asked(self, plan: Plan, taken: Taken) -> Reservation:
+    def _asked(self, plan: Plan, taken: AcquireResult) -> Reservation:
         """Decide by the store's reply."""
-        self._sample.decided(plan, taken)
-        decision = decision_of(plan, taken.verdicts, source=_STORE, spent=taken.spent)
+        self._sample.record(plan, taken)
+        decision = decision_of(plan, taken.statuses, source=_STORE, spent=taken.spent)
         if decision.outcome is DENIED:
-            for charge, verdict in zip(plan.charges, taken.verdicts, strict=True):
-                if charge.group == 0 and not verdict.fits:
-                    self._denials.remember(charge, verdict)
-        return self._till.hold(plan, decision, taken.now_us)
+            for charge, verdict in zip(plan.charges, taken.statuses, strict=True):
+                if charge.group == 0 and not verdict.allowed:
+                    self._denial_cache.add(charge, verdict)
+        return self._gateway.open_reservation(plan, decision, taken.store_now_us)
 
 
-def without_charges(plan: Plan) -> Decision:
+def decide_without_store(plan: Plan) -> Decision:
     """Decide where there is nothing to ask the store: no policy, or only impossible shadows."""
-    return decision_of(plan, (), source=Source.NONE, spent=False) if plan.parts else EXEMPT
+    return decision_of(plan, (), source=Source.NONE, spent=False) if plan.policy_plans else EXEMPT

@@ -17,7 +17,7 @@ from fleetlimit.limiter.ports import Sleep
 _log = logging.getLogger("fleetlimit")
 Result = TypeVar("Result")
 Given = TypeVarTuple("Given")
-NOT_ASKED = "breaker_open"
+CIRCUIT_OPEN = "breaker_open"
 """Kind of the error of a call that was not tried."""
 
 
@@ -38,13 +38,13 @@ class BreakerSettings:
             raise ConfigError("a breaker needs at least 1 failure and a pause above 0 seconds")
 
 
-class Breaker:
+class CircuitBreaker:
     """Calls go through it to the store.
 
     Args:
         settings: When it opens, and how it closes.
         probe: Raises `StoreError` while the store is away.
-        tell: Hears of failures and of changes.
+        emit: Hears of failures and of changes.
         sleep: How to wait between probes.
     """
 
@@ -52,60 +52,60 @@ class Breaker:
         self,
         settings: BreakerSettings,
         probe: Callable[[], Awaitable[None]],
-        tell: Callable[[Event], None],
+        emit: Callable[[Event], None],
         *,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._settings = settings
         self._probe = probe
-        self._tell = tell
+        self._emit = emit
         self._sleep = sleep
         self._failures = 0
-        self._openings = 0
+        self._generation = 0
         self._closing = False
-        self._probing: asyncio.Task[None] | None = None
+        self._probe_task: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> BreakerState:
         """Whether calls go to the store."""
-        return BreakerState.CLOSED if self._probing is None else BreakerState.OPEN
+        return BreakerState.CLOSED if self._probe_task is None else BreakerState.OPEN
 
     async def call(
-        self, operation: str, work: Callable[[*Given], Awaitable[Result]], *given: *Given
+        self, operation: str, function: Callable[[*Given], Awaitable[Result]], *given: *Given
     ) -> Result:
         """Do the work unless the breaker is open.
 
         Args:
             operation: The verb of the store's port, for those who hear of a failure.
-            work: What to do.
+            function: What to do.
             given: What it is given.
 
         Raises:
             StoreError: The work failed, or was not tried because the breaker is open.
         """
-        if self._probing is not None:
-            raise StoreUnavailable("the breaker is open", kind=NOT_ASKED)
-        openings = self._openings
+        if self._probe_task is not None:
+            raise StoreUnavailable("the breaker is open", kind=CIRCUIT_OPEN)
+        openings = self._generation
         try:
-            result = await work(*given)
+            result = await function(*given)
         except StoreError as error:
-            self._tell(StoreFailed(operation, error))
+            self._emit(StoreFailed(operation, error))
             # A call that began before the breaker opened says nothing of the store that came back,
             # and a single bad bucket says nothing about the others.
-            if openings == self._openings and not isinstance(error, BucketCorrupt):
-                self._failed()
+            if openings == self._generation and not isinstance(error, BucketCorrupt):
+                self._on_failure()
             raise
         self._failures = 0
         return result
 
-    def _failed(self) -> None:
+    def _on_failure(self) -> None:
         self._failures += 1
         if self._failures >= self._settings.failures and not self._closing:
-            self._openings += 1
-            self._probing = asyncio.get_running_loop().create_task(self._probe_until_back())
-            self._tell(BreakerChanged(BreakerState.OPEN))
+            self._generation += 1
+            self._probe_task = asyncio.get_running_loop().create_task(self._probe_until_available())
+            self._emit(BreakerChanged(BreakerState.OPEN))
 
-    async def _probe_until_back(self) -> None:
+    async def _probe_until_available(self) -> None:
         while True:
             try:
                 await self._probe()
@@ -116,12 +116,12 @@ class Breaker:
             else:
                 break
         self._failures = 0
-        self._probing = None
-        self._tell(BreakerChanged(BreakerState.CLOSED))
+        self._probe_task = None
+        self._emit(BreakerChanged(BreakerState.CLOSED))
 
     async def aclose(self) -> None:
         """Stop probing, and never begin again."""
         self._closing = True
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.wait({self._probing})
+        if self._probe_task is not None:
+            self._probe_task.cancel()
+            await asyncio.wait({self._probe_task})

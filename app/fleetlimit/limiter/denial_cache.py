@@ -9,35 +9,35 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from fleetlimit.core.charge import Charge
-from fleetlimit.core.decision import Decision, Source, Verdict
+from fleetlimit.core.decision import BucketStatus, Decision, Source
 from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm
 from fleetlimit.limiter.plan import Plan, decision_of
 from fleetlimit.limiter.ports import Clock
 
 MAX_AGE_US = SECOND_US
 MAX_ENTRIES = 10_000
-SAME_US = 10 * MILLISECOND_US
+DECISION_REUSE_US = 10 * MILLISECOND_US
 """For how long a decision is given again as it is. Its figures are late by as much at most, and to
 make it anew is the largest part of what a refusal in a flood costs."""
 
 
-class _Known:
+class _CachedDenial:
     """A charge that was refused, and the decision that was last made of it."""
 
-    __slots__ = ("charge", "decision", "plan", "same_until_us", "since_us", "verdict")
+    __slots__ = ("charge", "decision", "mono_added_at_us", "mono_reuse_until_us", "plan", "status")
 
-    def __init__(self, charge: Charge, verdict: Verdict, since_us: int) -> None:
+    def __init__(self, charge: Charge, status: BucketStatus, mono_added_at_us: int) -> None:
         self.charge = charge
-        self.verdict = verdict
-        self.since_us = since_us
+        self.status = status
+        self.mono_added_at_us = mono_added_at_us
         self.plan: Plan | None = None
         self.decision: Decision | None = None
-        self.same_until_us = since_us
+        self.mono_reuse_until_us = mono_added_at_us
 
     @property
-    def until_us(self) -> int:
+    def mono_expires_at_us(self) -> int:
         """When it is not believed any more."""
-        return self.since_us + min(self.verdict.retry_us, MAX_AGE_US)
+        return self.mono_added_at_us + min(self.status.retry_after_us, MAX_AGE_US)
 
 
 class DenialCache:
@@ -51,67 +51,69 @@ class DenialCache:
     def __init__(self, clock: Clock, *, max_entries: int = MAX_ENTRIES) -> None:
         self._clock = clock
         self._max_entries = max_entries
-        self._entries: OrderedDict[str, _Known] = OrderedDict()
+        self._entries: OrderedDict[str, _CachedDenial] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def remember(self, charge: Charge, verdict: Verdict) -> None:
+    def add(self, charge: Charge, status: BucketStatus) -> None:
         """Remember a refusal. A lease may end at any time, so concurrency is not remembered."""
         if charge.quota.algorithm is Algorithm.CONCURRENCY:
             return
-        self._entries[charge.key] = _Known(charge, verdict, self._clock.now_us())
+        self._entries[charge.key] = _CachedDenial(charge, status, self._clock.monotonic_us())
         self._entries.move_to_end(charge.key)
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
 
-    def decide(self, plan: Plan, now_us: int) -> Decision | None:
+    def lookup(self, plan: Plan, mono_now_us: int) -> Decision | None:
         """Return the refusal of a plan of which a charge is known to be refused, if one is.
 
         Args:
             plan: What a check asks.
-            now_us: When it does, by the clock.
+            mono_now_us: When it does, by the clock.
         """
         if not self._entries:
             return None
         for charge in plan.charges:
             known = self._entries.get(charge.key)
-            if known is not None and known.plan is plan and now_us < known.same_until_us:
+            if known is not None and known.plan is plan and mono_now_us < known.mono_reuse_until_us:
                 return known.decision
-        verdicts = self.refusals(plan.charges, now_us)
+        verdicts = self._statuses(plan.charges, mono_now_us)
         for charge, verdict in zip(plan.charges, verdicts, strict=True):
             if verdict is not None:
                 decision = decision_of(plan, verdicts, source=Source.CACHE, spent=False)
                 known = self._entries[charge.key]
                 known.plan, known.decision = plan, decision
-                known.same_until_us = min(now_us + SAME_US, known.until_us)
+                known.mono_reuse_until_us = min(
+                    mono_now_us + DECISION_REUSE_US, known.mono_expires_at_us
+                )
                 return decision
         return None
 
-    def refusals(self, charges: Sequence[Charge], now_us: int) -> list[Verdict | None]:
+    def _statuses(self, charges: Sequence[Charge], mono_now_us: int) -> list[BucketStatus | None]:
         """Return for each charge what is still known to refuse it, with the time that is left.
 
         Only charges of group 0 are looked up: the other groups refuse nothing.
         """
-        return [None if charge.group else self._refusal(charge, now_us) for charge in charges]
+        return [None if charge.group else self._status(charge, mono_now_us) for charge in charges]
 
-    def _refusal(self, charge: Charge, now_us: int) -> Verdict | None:
+    def _status(self, charge: Charge, mono_now_us: int) -> BucketStatus | None:
         known = self._entries.get(charge.key)
         if known is None:
             return None
-        if now_us >= known.until_us:
+        if mono_now_us >= known.mono_expires_at_us:
             del self._entries[charge.key]
             return None
         if (charge.units, charge.quota) != (known.charge.units, known.charge.quota):
             return None
         self._entries.move_to_end(charge.key)
-        age_us = now_us - known.since_us
-        fits, remaining, retry_us, next_us, reset_us = known.verdict
-        return Verdict(
+        age_us = mono_now_us - known.mono_added_at_us
+        fits, remaining, retry_us, next_us, reset_us = known.status
+        return BucketStatus(
             fits, remaining, retry_us - age_us, max(1, next_us - age_us), max(1, reset_us - age_us)
         )
 
-    def forget(self, keys: Sequence[str]) -> None:
+    def discard(self, keys: Sequence[str]) -> None:
         """Drop what is known of these buckets."""
         for key in keys:
             self._entries.pop(key, None)

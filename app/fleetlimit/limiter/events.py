@@ -20,12 +20,12 @@ class BreakerState(StrEnum):
     OPEN = "open"
 
 
-class Decided(NamedTuple):
+class CheckDecided(NamedTuple):
     """One check was decided.
 
     Args:
         decision: What was decided.
-        subject: Keyed hash of the principal or client address.
+        subject_hash: Keyed hash of the principal or client address.
         anonymous: Whether the subject is an address, because no credential verified.
         tier: The principal's tier, empty without one.
         route: The route's methods and template.
@@ -33,7 +33,7 @@ class Decided(NamedTuple):
     """
 
     decision: Decision
-    subject: str
+    subject_hash: str
     anonymous: bool
     tier: str
     route: str
@@ -100,22 +100,22 @@ class PolicyAudit:
     Args:
         policy: The policy's name.
         overshoot: Units let in beyond a limit for the caller with the most, in the last minutes.
-        keys: Callers whose sums over all replicas this replica compares.
-        windows: Slots of callers' limits that it compared.
+        callers: Callers whose sums over all replicas this replica compares.
+        intervals: Slots of callers' limits that it compared.
         admitted: Units that this replica let in for callers that are audited.
         permitted: Units that the limits added for them, if this replica compares.
     """
 
     policy: str
     overshoot: int
-    keys: int
-    windows: int
+    callers: int
+    intervals: int
     admitted: int
     permitted: float
 
 
 @dataclass(frozen=True, slots=True)
-class Audited:
+class AuditReported:
     """What the audit says, by policy."""
 
     policies: tuple[PolicyAudit, ...]
@@ -139,7 +139,7 @@ class OvershootFound:
 
 
 Event = (
-    Decided
+    CheckDecided
     | StoreFailed
     | BreakerChanged
     | StoreStateLost
@@ -147,7 +147,7 @@ Event = (
     | ReplicasCounted
     | PoliciesLoaded
     | PoliciesRejected
-    | Audited
+    | AuditReported
     | OvershootFound
 )
 
@@ -155,12 +155,12 @@ Event = (
 class Observer(Protocol):
     """Somebody to tell. An observer never decides, and its failure is logged and ignored."""
 
-    def observe(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take note of an event."""
         ...
 
 
-class Observers:
+class EventDispatcher:
     """Tells each observer of each event.
 
     Args:
@@ -170,10 +170,10 @@ class Observers:
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = tuple(observers)
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Tell everybody; one that fails is logged, and the next is told all the same."""
         for observer in self._observers:
             try:
-                observer.observe(event)
+                observer.on_event(event)
             except Exception:  # noqa: BLE001 - whatever it is, it must not reach the request
                 _log.exception("observer.failed")

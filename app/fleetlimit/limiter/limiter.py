@@ -10,24 +10,24 @@ from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.active_policies import PolicyBook
-from fleetlimit.limiter.admission import Admission, without_charges
-from fleetlimit.limiter.audit.service import DEFAULT_KEYS, Audit
-from fleetlimit.limiter.circuit_breaker import Breaker, BreakerSettings
+from fleetlimit.limiter.active_policies import ActivePolicies
+from fleetlimit.limiter.admission import Admission, decide_without_store
+from fleetlimit.limiter.audit.service import DEFAULT_CALLERS, AuditService
+from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.denial_cache import DenialCache
-from fleetlimit.limiter.events import BreakerState, Event, Observer, Observers
+from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Observer
 from fleetlimit.limiter.fallback import Fallback
-from fleetlimit.limiter.membership import Census
-from fleetlimit.limiter.plan import Plan, Planner, decision_of, every_bucket
+from fleetlimit.limiter.membership import ReplicaMembership
+from fleetlimit.limiter.plan import Plan, PlanCache, all_bucket_keys, decision_of
 from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.limiter.store_gateway import Till
+from fleetlimit.limiter.store_gateway import StoreGateway
 
 
 class MonotonicClock:
     """The process's own time."""
 
-    def now_us(self) -> int:
+    def monotonic_us(self) -> int:
         """Return monotonic microseconds."""
         return time.monotonic_ns() // 1_000
 
@@ -38,15 +38,14 @@ class Limiter:
     Args:
         store: Where the buckets live.
         local: A store of this process, for policies that say so while the other is away.
-        keys: How buckets and identities are named.
+        key_scheme: How buckets and identities are named.
         observers: Whom to tell.
         tracer: How checks are traced.
         clock: The process's own time.
         breaker: When to stop asking the store.
         replica: This replica's name in the store; made up when left out.
         min_replicas: Replicas that share a limit while the store is away, if no more are known.
-        audit_keys: Callers of each limit whose sums over all replicas are compared with it; 0 for
-            none.
+        audit_callers: Audited callers of each limit; 0 for no audit.
     """
 
     def __init__(
@@ -54,65 +53,67 @@ class Limiter:
         store: Store,
         *,
         local: Store,
-        keys: KeyScheme | None = None,
+        key_scheme: KeyScheme | None = None,
         observers: Sequence[Observer] = (),
         tracer: Tracer | None = None,
         clock: Clock | None = None,
         breaker: BreakerSettings | None = None,
         replica: str = "",
         min_replicas: int = 1,
-        audit_keys: int = DEFAULT_KEYS,
+        audit_callers: int = DEFAULT_CALLERS,
     ) -> None:
         self.store = store
-        self.keys = keys or KeyScheme()
+        self.key_scheme = key_scheme or KeyScheme()
         self._local = local
         self._clock = clock or MonotonicClock()
         self._tracer = tracer
-        self.tell: Callable[[Event], None] = Observers(observers).tell
-        self._denials = DenialCache(self._clock)
-        self.policies = PolicyBook(self.tell)
-        self._planner = Planner(self.keys)
-        self.policies.on_change(self._denials.clear)
-        self.policies.on_change(self._planner.clear)
-        self._breaker = Breaker(breaker or BreakerSettings(), self._probe, self.tell)
-        self.census = Census(
-            store, self._breaker, self.tell, replica=replica, at_least=min_replicas
+        self.emit: Callable[[Event], None] = EventDispatcher(observers).emit
+        self._denial_cache = DenialCache(self._clock)
+        self.active_policies = ActivePolicies(self.emit)
+        self._plan_cache = PlanCache(self.key_scheme)
+        self.active_policies.subscribe(self._denial_cache.clear)
+        self.active_policies.subscribe(self._plan_cache.clear)
+        self._breaker = CircuitBreaker(breaker or BreakerSettings(), self._probe, self.emit)
+        self.membership = ReplicaMembership(
+            store, self._breaker, self.emit, replica=replica, min_replicas=min_replicas
         )
         self._fallback = Fallback(local)
-        self.audit = Audit(
+        self.audit = AuditService(
             store,
             self._breaker,
-            self.tell,
+            self.emit,
             self._clock,
-            self.policies,
-            replica=self.census.replica,
-            keys=audit_keys,
+            self.active_policies,
+            replica=self.membership.replica,
+            max_callers=audit_callers,
         )
-        self._till = Till(store, self._breaker, self._denials, self.audit.sample, self._clock)
-        self.policies.on_change(self._till.slices.clear)
+        self._gateway = StoreGateway(
+            store, self._breaker, self._denial_cache, self.audit.sample, self._clock
+        )
+        self.active_policies.subscribe(self._gateway.prefetcher.retire_all)
         self._admission = Admission(
-            self._till,
-            denials=self._denials,
+            self._gateway,
+            denial_cache=self._denial_cache,
             fallback=self._fallback,
-            census=self.census,
+            membership=self.membership,
             sample=self.audit.sample,
             clock=self._clock,
-            tell=self.tell,
+            emit=self.emit,
         )
 
     async def start(self) -> None:
         """Connect and announce this replica; a store that is away is reported, not raised."""
         with contextlib.suppress(StoreError):
             await self._breaker.call("open", self.store.open)
-        await self.census.start()
+        await self.membership.start()
         self.audit.start()
 
     async def aclose(self) -> None:
         """Leave the fleet and close the stores."""
-        await self._till.aclose()
+        await self._gateway.aclose()
         await self._fallback.aclose()
         await self.audit.aclose()
-        await self.census.aclose()
+        await self.membership.aclose()
         await self._breaker.aclose()
         await self.store.aclose()
         await self._local.aclose()
@@ -125,7 +126,7 @@ class Limiter:
     async def _probe(self) -> None:
         await self.store.open()
         # Whether the store came back with its state is known before the first check asks it.
-        await self.census.pulse()
+        await self.membership.send_heartbeat()
 
     async def check(
         self,
@@ -148,7 +149,7 @@ class Limiter:
             ConfigError: There is no policy of that name.
             CostError: The cost is negative, or no limit could ever hold it.
         """
-        asks = self._asks(policies, cost)
+        asks = self._policy_costs(policies, cost)
         return (await self.admit(asks, _subject(subject, principal))).decision
 
     async def reserve(
@@ -162,36 +163,36 @@ class Limiter:
 
         Args and errors are those of `check`.
         """
-        return await self.admit(self._asks(policies, cost), _subject(subject, principal))
+        return await self.admit(self._policy_costs(policies, cost), _subject(subject, principal))
 
     def admit(
         self,
-        asks: Sequence[tuple[Policy, int]],
+        costs: Sequence[tuple[Policy, int]],
         subject: Subject,
     ) -> Coroutine[Any, Any, Reservation]:
         """Decide policies together, each at its own cost.
 
         Args:
-            asks: Each policy with its cost.
+            costs: Each policy with its cost.
             subject: Who and what is asking.
 
         Raises:
             CostError: A cost is negative, or no limit could ever hold it.
         """
-        started_us = self._clock.now_us()
-        plan = self._planner.plan(asks, subject)
+        started_us = self._clock.monotonic_us()
+        plan = self._plan_cache.plan_for(costs, subject)
         tracer = self._tracer
-        if tracer is not None and tracer.follows():
+        if tracer is not None and tracer.is_sampled():
             return self._trace(tracer, plan, subject, started_us)
-        return self._admission.decide(plan, subject, started_us)
+        return self._admission.admit(plan, subject, started_us)
 
     async def _trace(
         self, tracer: Tracer, plan: Plan, subject: Subject, started_us: int
     ) -> Reservation:
-        with tracer.check([part.policy.name for part in plan.parts]) as span:
+        with tracer.start_check([part.policy.name for part in plan.policy_plans]) as span:
             # The decision is emitted within the span, which the metrics' exemplars point to.
-            reservation = await self._admission.decide(plan, subject, started_us)
-            span.decided(reservation.decision)
+            reservation = await self._admission.admit(plan, subject, started_us)
+            span.set_decision(reservation.decision)
         return reservation
 
     async def peek(
@@ -208,13 +209,15 @@ class Limiter:
         Raises:
             StoreError: The store is away: there is nothing to look at.
         """
-        plan = self._planner.plan(self._asks(policies, cost), _subject(subject, principal))
-        if not plan.charges:
-            return without_charges(plan)
-        taken = await self._breaker.call(
-            "take", lambda: self.store.take(plan.charges, commit=False)
+        plan = self._plan_cache.plan_for(
+            self._policy_costs(policies, cost), _subject(subject, principal)
         )
-        return decision_of(plan, taken.verdicts, source=Source.STORE, spent=False)
+        if not plan.charges:
+            return decide_without_store(plan)
+        taken = await self._breaker.call(
+            "take", lambda: self.store.acquire(plan.charges, commit=False)
+        )
+        return decision_of(plan, taken.statuses, source=Source.STORE, spent=False)
 
     async def reset(
         self,
@@ -231,23 +234,25 @@ class Limiter:
             ConfigError: There is no policy of that name.
             StoreError: The store is away.
         """
-        found = [policy for policy, _ in self._asks(policies, 1)]
-        buckets = every_bucket(found, _subject(subject, principal), self.keys)
-        await self._local.forget(buckets)
+        found = [policy for policy, _ in self._policy_costs(policies, 1)]
+        buckets = all_bucket_keys(found, _subject(subject, principal), self.key_scheme)
+        await self._local.delete(buckets)
         try:
-            return await self._breaker.call("forget", self.store.forget, buckets)
+            return await self._breaker.call("forget", self.store.delete, buckets)
         finally:
             # Not before: what is refused until the store has forgotten would be remembered.
-            self._denials.forget(buckets)
-            self._till.slices.forget(buckets)
-            self.audit.sample.interrupt(buckets)
+            self._denial_cache.discard(buckets)
+            self._gateway.prefetcher.drop(buckets)
+            self.audit.sample.invalidate(buckets)
 
     def subject_hash(self, subject: Subject) -> str:
         """Return the hash that stands for a caller in the store, in logs and in traces."""
-        return self.keys.caller(subject)
+        return self.key_scheme.subject_hash(subject)
 
-    def _asks(self, policies: Sequence[str | Policy], cost: int) -> list[tuple[Policy, int]]:
-        named = self.policies.named
+    def _policy_costs(
+        self, policies: Sequence[str | Policy], cost: int
+    ) -> list[tuple[Policy, int]]:
+        named = self.active_policies.require
         return [(named(one) if isinstance(one, str) else one, cost) for one in policies]
 
 

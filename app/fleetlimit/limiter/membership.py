@@ -14,91 +14,91 @@ from collections.abc import Callable
 
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.circuit_breaker import Breaker
+from fleetlimit.limiter.circuit_breaker import CircuitBreaker
 from fleetlimit.limiter.events import Event, ReplicasCounted, StoreServerChanged, StoreStateLost
-from fleetlimit.limiter.periodic import Repeated
+from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Sleep, Store
 
 INTERVAL_SECONDS = 2.0
 TTL_US = 6 * SECOND_US
 """A replica counts until it has missed two announcements."""
-_BEATS_TO_RETURN = 3
+_RECOVERY_HEARTBEATS = 3
 """Announcements after an outage until every replica has made one: as long as `TTL_US`."""
 
 
-class Census:
+class ReplicaMembership:
     """Announces this replica and counts all.
 
     Args:
         store: Where replicas announce themselves.
         breaker: The way to it.
-        tell: Hears of changes.
+        emit: Hears of changes.
         replica: This replica's name; made up when left out.
-        at_least: Replicas to count with when the store knows of fewer, or was never reached.
+        min_replicas: Replicas to count with when the store knows of fewer, or was never reached.
         sleep: How to wait between announcements.
     """
 
     def __init__(
         self,
         store: Store,
-        breaker: Breaker,
-        tell: Callable[[Event], None],
+        breaker: CircuitBreaker,
+        emit: Callable[[Event], None],
         *,
         replica: str = "",
-        at_least: int = 1,
+        min_replicas: int = 1,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self.replicas = at_least
+        self.replicas = min_replicas
         self.replica = replica or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._store = store
         self._breaker = breaker
-        self._tell = tell
-        self._at_least = at_least
+        self._emit = emit
+        self._min_replicas = min_replicas
         self._epoch = ""
         self._server = ""
-        self._told = 0
-        self._returning = 0
-        self._beats = Repeated(self.beat, INTERVAL_SECONDS, sleep)
+        self._reported = 0
+        self._recovery_heartbeats = 0
+        self._heartbeat_task = PeriodicTask(self.heartbeat, INTERVAL_SECONDS, sleep)
 
     async def start(self) -> None:
         """Announce this replica now and from now on; a store that is away is no obstacle."""
-        await self.beat()
+        await self.heartbeat()
         if self._store.shared:
-            self._beats.start()
+            self._heartbeat_task.start()
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """Announce this replica once, and take note of what the store says."""
         try:
-            await self._breaker.call("heartbeat", self.pulse)
+            await self._breaker.call("heartbeat", self.send_heartbeat)
         except StoreError:
-            self._returning = _BEATS_TO_RETURN
+            self._recovery_heartbeats = _RECOVERY_HEARTBEATS
 
-    async def pulse(self) -> None:
+    async def send_heartbeat(self) -> None:
         """Do the same past the breaker, as part of its probe.
 
         Raises:
             StoreError: The store is away.
         """
-        pulse = await self._store.heartbeat(self.replica, TTL_US)
-        if self._epoch not in {"", pulse.epoch}:
-            self._tell(StoreStateLost())
-            self._returning = _BEATS_TO_RETURN
-        elif self._server not in {"", pulse.server}:
-            self._tell(StoreServerChanged())
-        self._epoch, self._server = pulse.epoch, pulse.server
-        self._count(max(self._at_least, pulse.replicas))
+        reply = await self._store.heartbeat(self.replica, TTL_US)
+        if self._epoch not in {"", reply.epoch}:
+            self._emit(StoreStateLost())
+            self._recovery_heartbeats = _RECOVERY_HEARTBEATS
+        elif self._server not in {"", reply.server}:
+            self._emit(StoreServerChanged())
+        self._epoch, self._server = reply.epoch, reply.server
+        self._update_count(max(self._min_replicas, reply.replicas))
 
-    def _count(self, replicas: int) -> None:
-        if replicas < self.replicas and self._returning:
-            self._returning -= 1
+    def _update_count(self, replicas: int) -> None:
+        if replicas < self.replicas and self._recovery_heartbeats:
+            self._recovery_heartbeats -= 1
         else:
             self.replicas = replicas
-        if self.replicas != self._told:
-            self._told = self.replicas
-            self._tell(ReplicasCounted(self.replicas))
+        if self.replicas != self._reported:
+            self._reported = self.replicas
+            self._emit(ReplicasCounted(self.replicas))
 
     async def aclose(self) -> None:
         """Stop announcing, and leave, so that the others' shares grow at once."""
-        if await self._beats.stop():
+        if await self._heartbeat_task.stop():
             with contextlib.suppress(StoreError):
                 await self._breaker.call("heartbeat", self._store.heartbeat, self.replica, 0)

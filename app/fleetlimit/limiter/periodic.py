@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from fleetlimit.limiter.ports import Sleep
 
 
-class Repeated:
+class PeriodicTask:
     """Work that is done after each pause.
 
     Args:

@@ -5,37 +5,41 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from fleetlimit.core.charge import Charge, Settlement
-from fleetlimit.core.decision import Decision, Verdict
+from fleetlimit.core.charge import Adjustment, Charge
+from fleetlimit.core.decision import BucketStatus, Decision
 
 Sleep = Callable[[float], Awaitable[None]]
 """A pause of so many seconds."""
 
 
-class Taken(NamedTuple):
+class AcquireResult(NamedTuple):
     """A store's answer: its own time in microseconds, and one verdict for each charge, in order.
 
     Args:
-        now_us: The store's time at which it decided.
-        verdicts: One verdict for each charge.
+        store_now_us: The store's time at which it decided.
+        statuses: One verdict for each charge.
         spent: Whether the charges of group 0 were spent.
-        times_us: When each charge was decided, where several servers did; empty otherwise.
-        sliced: Whether the charges are of a slice, which was spent as a whole at that time.
+        acquired_at_us_by_charge: When each charge was decided, if several servers did; else empty.
+        prefetched: Whether the charges are of a slice, which was spent as a whole at that time.
     """
 
-    now_us: int
-    verdicts: tuple[Verdict, ...]
+    store_now_us: int
+    statuses: tuple[BucketStatus, ...]
     spent: bool
-    times_us: tuple[int, ...] = ()
-    sliced: bool = False
+    acquired_at_us_by_charge: tuple[int, ...] = ()
+    prefetched: bool = False
 
-    def at_us(self, place: int) -> int:
+    def acquired_at_us(self, index: int) -> int:
         """Return when a charge was decided, on the clock of the server that did."""
-        return self.times_us[place] if self.times_us else self.now_us
+        return (
+            self.acquired_at_us_by_charge[index]
+            if self.acquired_at_us_by_charge
+            else self.store_now_us
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class HeartbeatReply:
     """What a heartbeat learns from the store.
 
     Args:
@@ -50,19 +54,19 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True)
-class Posted:
+class AuditReply:
     """What a replica learns when it makes its statement for the audit.
 
     Args:
-        now_us: The store's time.
-        word: What the replica that compares wants all to know.
-        statements: Every replica's last statement and its time, for the one that is to compare
+        store_now_us: The store's time.
+        bounds: What the replica that compares wants all to know.
+        reports: Every replica's last statement and its time, for the one that is to compare
             them; nothing for the others.
     """
 
-    now_us: int
-    word: str
-    statements: Mapping[str, tuple[int, str]]
+    store_now_us: int
+    bounds: str
+    reports: Mapping[str, tuple[int, str]]
 
 
 class Store(Protocol):
@@ -82,7 +86,9 @@ class Store(Protocol):
         """Make the store ready for calls within the operation timeout; also used as a probe."""
         ...
 
-    def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Awaitable[Taken]:
+    def acquire(
+        self, charges: Sequence[Charge], *, commit: bool = True
+    ) -> Awaitable[AcquireResult]:
         """Decide all charges together on the store's clock, and spend them when they fit.
 
         Args:
@@ -91,27 +97,27 @@ class Store(Protocol):
         """
         ...
 
-    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Correct charges that were spent, and return the store's time at which each was."""
         ...
 
-    async def forget(self, keys: Sequence[str]) -> int:
+    async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many there were."""
         ...
 
-    async def heartbeat(self, replica: str, ttl_us: int) -> Pulse:
+    async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:
         """Announce a replica for `ttl_us` microseconds and learn how many there are."""
         ...
 
-    async def audit(
-        self, replica: str, statement: str, word: str, ttl_us: int, *, last: bool = False
-    ) -> Posted:
+    async def exchange_reports(
+        self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
+    ) -> AuditReply:
         """Keep a replica's statement, and hand all of them to the first replica by name.
 
         Args:
             replica: Its name.
-            statement: What it let in.
-            word: What all are to know, from the one that compares; empty from the others.
+            report: What it let in.
+            bounds: What all are to know, from the one that compares; empty from the others.
             ttl_us: How long the statement is kept, in microseconds.
             last: Whether the replica makes no other one, and does not compare any more.
         """
@@ -125,7 +131,7 @@ class Store(Protocol):
 class Clock(Protocol):
     """The process's own time, for timeouts and caches; buckets use the store's clock."""
 
-    def now_us(self) -> int:
+    def monotonic_us(self) -> int:
         """Return monotonic microseconds."""
         ...
 
@@ -133,7 +139,7 @@ class Clock(Protocol):
 class CheckSpan(Protocol):
     """The trace of one check."""
 
-    def decided(self, decision: Decision) -> None:
+    def set_decision(self, decision: Decision) -> None:
         """Say what was decided."""
         ...
 
@@ -141,10 +147,10 @@ class CheckSpan(Protocol):
 class Tracer(Protocol):
     """Traces checks, so that the store's calls appear within them."""
 
-    def follows(self) -> bool:
+    def is_sampled(self) -> bool:
         """Tell whether a check that begins here is traced."""
         ...
 
-    def check(self, policies: Sequence[str]) -> AbstractContextManager[CheckSpan]:
+    def start_check(self, policies: Sequence[str]) -> AbstractContextManager[CheckSpan]:
         """Open the span of one check over the policies of these names."""
         ...

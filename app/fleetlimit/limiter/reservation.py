@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Self
 from weakref import WeakSet
 
-from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import ALLOWED, Decision
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.errors import CostError
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import Sleep
 
-Settle = Callable[[Sequence[Settlement]], Awaitable[object]]
+Adjust = Callable[[Sequence[Adjustment]], Awaitable[object]]
 
 
 class Reservation:
@@ -26,38 +26,38 @@ class Reservation:
     Args:
         decision: What was decided.
         plan: What was asked.
-        taken_us: When it was spent, on the clock of the store that it was spent from.
-        settle: How to correct it; it never raises.
+        acquired_at_us: When it was spent, on the clock of the store that it was spent from.
+        adjust: How to correct it; it never raises.
     """
 
     __slots__ = (
-        *("_open", "_policy", "_plan", "_settle", "_taken_us", "decision", "leases"),
+        *("_uncorrected", "_policy", "_plan", "_adjust", "_acquired_at_us", "decision", "leases"),
         "__weakref__",  # of those that hold leases, who keeps them alive
     )
 
-    def __init__(self, decision: Decision, plan: Plan, taken_us: int, settle: Settle) -> None:
+    def __init__(self, decision: Decision, plan: Plan, acquired_at_us: int, adjust: Adjust) -> None:
         self.decision = decision
         self.leases: Sequence[Charge] = ()
         self._plan = plan
-        self._taken_us = taken_us
-        self._settle = settle
+        self._acquired_at_us = acquired_at_us
+        self._adjust = adjust
         # The policy that this is a part of; empty for all of the plan's.
         self._policy = ""
         # Found when somebody corrects it, which few requests do.
-        self._open: dict[str, Sequence[Charge]] | None = None
-        if plan.holds_leases:
+        self._uncorrected: dict[str, Sequence[Charge]] | None = None
+        if plan.has_leases:
             held = self._spent().values()
             self.leases = [each for charges in held for each in charges if each.lease]
 
     def _spent(self) -> dict[str, Sequence[Charge]]:
         """Return the charges that are spent and not corrected yet, by policy."""
-        if self._open is None:
-            self._open = _spent_charges(self._plan, self.decision)
-        return self._open
+        if self._uncorrected is None:
+            self._uncorrected = _spent_charges(self._plan, self.decision)
+        return self._uncorrected
 
-    def under(self, policy: str) -> Self:
+    def for_policy(self, policy: str) -> Self:
         """Return the part of one policy, to be corrected apart; leases stay with the whole."""
-        parts = self._plan.parts
+        parts = self._plan.policy_plans
         if not self.leases and len(parts) == 1 and parts[0].policy.name == policy:
             return self
         # The copy shares what is open, so that the whole and its parts give nothing back twice.
@@ -90,9 +90,9 @@ class Reservation:
         still = self._spent()
         policies = (self._policy,) if self._policy else tuple(still)
         spent = [each for policy in policies for each in still.pop(policy, ())]
-        await self._finish(
+        await self._apply(
             [
-                each.correction(change, self._taken_us)
+                each.adjustment(change, self._acquired_at_us)
                 for each in spent
                 if not each.lease and (change := actual * each.quota.cost - each.units)
             ]
@@ -104,17 +104,17 @@ class Reservation:
 
     async def release(self) -> None:
         """Give back the leases, because the work is done; the cost stays spent."""
-        await self._finish([])
+        await self._apply([])
 
-    async def _finish(self, corrections: list[Settlement]) -> None:
+    async def _apply(self, corrections: list[Adjustment]) -> None:
         released, self.leases = self.leases, ()
-        corrections += [each.correction(-each.units, self._taken_us) for each in released]
+        corrections += [each.adjustment(-each.units, self._acquired_at_us) for each in released]
         if corrections:
-            await self._settle(corrections)
+            await self._adjust(corrections)
 
-    def renewals(self) -> list[Settlement]:
+    def renewals(self) -> list[Adjustment]:
         """Return what keeps the leases alive."""
-        return [each.correction(0, self._taken_us) for each in self.leases]
+        return [each.adjustment(0, self._acquired_at_us) for each in self.leases]
 
 
 def _spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:
@@ -122,59 +122,63 @@ def _spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]
     if not decision.spent:
         return {}
     # The results are those of the parts, in their order.
-    pairs = zip(plan.parts, decision.results, strict=False)
-    return {part.policy.name: plan.of(part) for part, result in pairs if result.outcome is ALLOWED}
+    pairs = zip(plan.policy_plans, decision.results, strict=False)
+    return {
+        part.policy.name: plan.charges_of(part)
+        for part, result in pairs
+        if result.outcome is ALLOWED
+    }
 
 
-class LeaseKeeper:
+class LeaseRenewer:
     """Renews what is held; works only while something is.
 
     Args:
-        settle: How leases are renewed.
+        adjust: How leases are renewed.
         sleep: How to wait between renewals.
     """
 
-    def __init__(self, settle: Settle, *, sleep: Sleep = asyncio.sleep) -> None:
-        self._settle = settle
+    def __init__(self, adjust: Adjust, *, sleep: Sleep = asyncio.sleep) -> None:
+        self._adjust = adjust
         self._sleep = sleep
-        self._held: dict[int, WeakSet[Reservation]] = {}
-        self._renewing: dict[int, asyncio.Task[None]] = {}
+        self._tracked: dict[int, WeakSet[Reservation]] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
 
-    def hold(self, reservation: Reservation) -> Reservation:
+    def track(self, reservation: Reservation) -> Reservation:
         """Keep the leases of a reservation, if it has any, until they are given back."""
         if not reservation.leases:
             return reservation
         # Each length of lease has a task of its own: a short one cannot wait for a long one.
         life_us = min(each.quota.period_us for each in reservation.leases)
         # What its owner has dropped can never be given back: it is not renewed, and so it ends.
-        self._held.setdefault(life_us, WeakSet()).add(reservation)
-        if life_us not in self._renewing:
+        self._tracked.setdefault(life_us, WeakSet()).add(reservation)
+        if life_us not in self._tasks:
             task = asyncio.get_running_loop().create_task(self._renew(life_us))
-            self._renewing[life_us] = task
+            self._tasks[life_us] = task
         return reservation
 
     async def _renew(self, life_us: int) -> None:
-        held = self._held[life_us]
+        held = self._tracked[life_us]
         while held:
             # Three renewals fall into the life of a lease: two may be lost.
             await self._sleep(life_us / 3 / SECOND_US)
             held.difference_update([each for each in held if not each.leases])
-            await self._keep(held)
-        del self._held[life_us], self._renewing[life_us]
+            await self._renew_all(held)
+        del self._tracked[life_us], self._tasks[life_us]
 
-    async def _keep(self, held: Iterable[Reservation]) -> None:
+    async def _renew_all(self, held: Iterable[Reservation]) -> None:
         renewals = [(owner, each) for owner in held for each in owner.renewals()]
         if renewals:
-            await self._settle([each for _, each in renewals])
+            await self._adjust([each for _, each in renewals])
         # A lease given back meanwhile may have come back with its renewal.
         back = [replace(each, delta=-each.units) for owner, each in renewals if not owner.leases]
         if back:
-            await self._settle(back)
+            await self._adjust(back)
 
     async def aclose(self) -> None:
         """Stop renewing."""
-        for task in self._renewing.values():
+        for task in self._tasks.values():
             task.cancel()
-        if self._renewing:
-            await asyncio.wait(self._renewing.values())
-        self._renewing.clear()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+        self._tasks.clear()

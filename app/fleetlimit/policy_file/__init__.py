@@ -1,14 +1,14 @@
 """Policy files: read with the line of every fault, described for editors, and followed."""
 
 from fleetlimit.policy_file.identity_schema import ApiKeysSection, IdentitySection, JwtSection
-from fleetlimit.policy_file.loader import Loaded, json_schema, load, parse
+from fleetlimit.policy_file.loader import PolicyFile, json_schema, load, parse
 from fleetlimit.policy_file.watcher import PolicyWatcher
 
 __all__ = [
     "ApiKeysSection",
     "IdentitySection",
     "JwtSection",
-    "Loaded",
+    "PolicyFile",
     "PolicyWatcher",
     "json_schema",
     "load",

@@ -6,19 +6,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchem
 from pydantic_core import CoreSchema, PydanticCustomError
 
 
-class Section(BaseModel):
+class StrictModel(BaseModel):
     """A part of the file in which every field is known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _given(value: Any) -> Any:
+def _reject_null(value: Any) -> Any:
     if value is None:
         raise PydanticCustomError("empty", "Value is empty")
     return value
 
 
-class _WithoutNull:
+class _SchemaWithoutNull:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
@@ -27,8 +27,8 @@ class _WithoutNull:
 
 
 T = TypeVar("T")
-MayBeAbsent = Annotated[T | None, BeforeValidator(_given), _WithoutNull()]
+OptionalNotNull = Annotated[T | None, BeforeValidator(_reject_null), _SchemaWithoutNull()]
 """A field that may be left out, but not left empty: an empty `match` would hold nothing."""
 
-Text = Annotated[str, Field(min_length=1)]
-Whole = Annotated[int, Field(strict=True)]
+NonEmptyStr = Annotated[str, Field(min_length=1)]
+StrictInt = Annotated[int, Field(strict=True)]

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 
 from fleetlimit.core.policy import HEADER_NAME
 from fleetlimit.errors import ConfigError
-from fleetlimit.policy_file.fields import MayBeAbsent, Section, Text
+from fleetlimit.policy_file.fields import NonEmptyStr, OptionalNotNull, StrictModel
 
 
 def _network(text: str) -> str:
@@ -33,13 +33,13 @@ def _header(text: str) -> str:
     return text
 
 
-def _keys_location(text: str) -> str:
+def _jwks_location(text: str) -> str:
     if "://" in text and not text.startswith("https://"):
         raise ConfigError(f"{text!r} can be forged on its way: write an https URL or a file path")
     return text
 
 
-def _some(algorithms: tuple[str, ...]) -> tuple[str, ...]:
+def _non_empty(algorithms: tuple[str, ...]) -> tuple[str, ...]:
     if not algorithms:
         raise ConfigError("without algorithms no token verifies: write [RS256] or leave it out")
     return algorithms
@@ -47,14 +47,14 @@ def _some(algorithms: tuple[str, ...]) -> tuple[str, ...]:
 
 Network = Annotated[str, AfterValidator(_network)]
 HeaderName = Annotated[str, AfterValidator(_header)]
-KeysLocation = Annotated[Text, AfterValidator(_keys_location)]
+JwksLocation = Annotated[NonEmptyStr, AfterValidator(_jwks_location)]
 # Public keys verify these; HS256 and its kin would take a public key for a shared secret.
-Signature = Literal[
+SignatureAlgorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
 
 
-class ApiKeysSection(Section):
+class ApiKeysSection(StrictModel):
     """API keys, kept as hashes in a file."""
 
     header: HeaderName = Field("X-API-Key", description="Request header that carries the key.")
@@ -64,24 +64,24 @@ class ApiKeysSection(Section):
     )
 
 
-class JwtSection(Section):
+class JwtSection(StrictModel):
     """Bearer tokens signed by an issuer that is trusted."""
 
-    issuer: Text = Field(description="Value that the token's `iss` must have.")
-    audience: Text = Field(description="Value that the token's `aud` must contain.")
-    jwks: KeysLocation = Field(
+    issuer: NonEmptyStr = Field(description="Value that the token's `iss` must have.")
+    audience: NonEmptyStr = Field(description="Value that the token's `aud` must contain.")
+    jwks: JwksLocation = Field(
         description="https URL of the issuer's public keys (JWKS, RFC 7517), or a file; a "
         "relative path starts at the policy file."
     )
-    algorithms: Annotated[tuple[Signature, ...], AfterValidator(_some)] = Field(
+    algorithms: Annotated[tuple[SignatureAlgorithm, ...], AfterValidator(_non_empty)] = Field(
         ("RS256", "ES256"), description="Signature algorithms that are accepted."
     )
-    tier_claim: MayBeAbsent[Text] = Field(
+    tier_claim: OptionalNotNull[NonEmptyStr] = Field(
         None, description="Claim that names the caller's tier; left out, tokens have no tier."
     )
 
 
-class IdentitySection(Section):
+class IdentitySection(StrictModel):
     """How callers are told apart."""
 
     trusted_proxies: tuple[Network, ...] = Field(
@@ -98,10 +98,12 @@ class IdentitySection(Section):
         le=128,
         description="Bits of an IPv6 address that tell clients apart; a home usually has a /64.",
     )
-    api_keys: MayBeAbsent[ApiKeysSection] = Field(
+    api_keys: OptionalNotNull[ApiKeysSection] = Field(
         None, description="API keys; left out, none is read."
     )
-    jwt: MayBeAbsent[JwtSection] = Field(None, description="Bearer tokens; left out, none is read.")
+    jwt: OptionalNotNull[JwtSection] = Field(
+        None, description="Bearer tokens; left out, none is read."
+    )
     reject_invalid: bool = Field(
         default=False,
         strict=True,
@@ -116,7 +118,7 @@ class IdentitySection(Section):
         jwks = (Path(self.jwt.jwks),) if self.jwt and "://" not in self.jwt.jwks else ()
         return (*keys, *jwks)
 
-    def beside(self, directory: Path) -> "IdentitySection":
+    def with_base_dir(self, directory: Path) -> "IdentitySection":
         """Return the section with its relative paths starting at the directory."""
         api_keys, jwt = self.api_keys, self.jwt
         if api_keys:

@@ -12,25 +12,25 @@ from fleetlimit import strict_yaml
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.errors import DocumentError
 from fleetlimit.policy_file.identity_schema import IdentitySection
-from fleetlimit.policy_file.messages import explain
+from fleetlimit.policy_file.messages import describe_error
 from fleetlimit.policy_file.schema import SECTIONS, PolicyDocument
 from fleetlimit.strict_yaml import Document, DocumentErrors
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class PolicyFile:
     """What a policy file says.
 
     Args:
-        policies: The policies.
+        policy_set: The policies.
         identity: How callers are told apart; its paths start at the policy file's directory.
     """
 
-    policies: PolicySet
+    policy_set: PolicySet
     identity: IdentitySection
 
 
-def load(path: Path, *, generation: int = 0) -> Loaded:
+def load(path: Path, *, generation: int = 0) -> PolicyFile:
     """Read a policy file.
 
     Args:
@@ -53,7 +53,7 @@ def parse(
     source: str = "policies",
     directory: Path | None = None,
     generation: int = 0,
-) -> Loaded:
+) -> PolicyFile:
     """Read the text of a policy file.
 
     Args:
@@ -70,11 +70,11 @@ def parse(
     """
     raw = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
     found = strict_yaml.parse(raw, source)
-    errors = [*found.errors, *_double_names(found)]
+    errors = [*found.errors, *_duplicate_names(found)]
     try:
         document = PolicyDocument.model_validate(found.data)
     except ValidationError as error:
-        raise DocumentErrors([*errors, *_explained(error, found)]) from error
+        raise DocumentErrors([*errors, *_describe_all(error, found)]) from error
     if errors:
         raise DocumentErrors(errors)
     policies = PolicySet(
@@ -83,7 +83,7 @@ def parse(
         digest=digest(raw),
         source=source,
     )
-    return Loaded(policies, document.identity.beside(directory or Path()))
+    return PolicyFile(policies, document.identity.with_base_dir(directory or Path()))
 
 
 def digest(raw: bytes) -> str:
@@ -101,15 +101,15 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _explained(error: ValidationError, found: Document) -> Iterator[DocumentError]:
+def _describe_all(error: ValidationError, found: Document) -> Iterator[DocumentError]:
     fields = {name: section.model_fields for name, section in SECTIONS.items()}
     for detail in error.errors(include_url=False):
         # A location also names the branch of a union, which is no key of the file.
         place = tuple(part for part in detail["loc"] if not str(part).startswith("("))
-        yield found.error(explain(detail, fields), place)
+        yield found.error(describe_error(detail, fields), place)
 
 
-def _double_names(found: Document) -> Iterator[DocumentError]:
+def _duplicate_names(found: Document) -> Iterator[DocumentError]:
     """Find the later ones of policies with one name, also where the rest cannot be read."""
     entries = found.data.get("policies") if isinstance(found.data, dict) else None
     seen: set[str] = set()

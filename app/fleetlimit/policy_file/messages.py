@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-_KINDS = {
+_EXPECTED = {
     "string_type": "text in quotes",
     "int_type": "a whole number",
     "bool_type": "true or false",
@@ -20,19 +20,19 @@ _KINDS = {
     "less_than_equal": "at most {le}",
     "string_too_short": "text of at least {min_length} character",
 }
-_SHOWN = 60
+_MAX_QUOTED = 60
 """Characters of a wrong value that a message repeats."""
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
+def unknown_field(name: str, known: Iterable[str]) -> str:
     """Say that a field does not exist, and which one was probably meant."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"write `{near[0]}`" if near else f"write one of {', '.join(names)}"
-    return f"there is no field {_shown(name)} here: {hint}"
+    return f"there is no field {_quoted(name)} here: {hint}"
 
 
-def explain(detail: ErrorDetails, fields: Mapping[str, Iterable[str]]) -> str:
+def describe_error(detail: ErrorDetails, fields: Mapping[str, Iterable[str]]) -> str:
     """Say what pydantic found wrong, in the words of the file.
 
     Args:
@@ -43,29 +43,29 @@ def explain(detail: ErrorDetails, fields: Mapping[str, Iterable[str]]) -> str:
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         section = next((part for part in reversed(outer) if isinstance(part, str)), "")
-        return unknown(str(last), fields[section])
+        return unknown_field(str(last), fields[section])
     if kind == "missing":
         return f"`{last}` is missing: add it"
     if kind == "value_error":
         return str(context["error"])
-    return f"{_name(detail['loc'])} {_wrong(kind, given, context)}"
+    return f"{_field_name(detail['loc'])} {_mismatch(kind, given, context)}"
 
 
-def _wrong(kind: str, given: Any, context: Mapping[str, Any]) -> str:
+def _mismatch(kind: str, given: Any, context: Mapping[str, Any]) -> str:
     """Say what is wrong with a value, and what it may be."""
     if kind == "empty":
         return "is empty: give it a value or remove the line"
     if kind == "union_tag_not_found":
-        return f"must be a mapping such as {{rate: 100/minute}}, not {_shown(given)}"
+        return f"must be a mapping such as {{rate: 100/minute}}, not {_quoted(given)}"
     if kind in {"enum", "literal_error"}:
         # Tools that read YAML 1.1 turn a bare `off` into false on its way here.
         quotes = " (`off` needs quotes)" if given is False else ""
-        return f"cannot be {_shown(given)}: write {context['expected']}{quotes}"
-    wanted = _KINDS.get(kind, "valid text").format(**context)
-    return f"must be {wanted}, not {_shown(given)}"
+        return f"cannot be {_quoted(given)}: write {context['expected']}{quotes}"
+    wanted = _EXPECTED.get(kind, "valid text").format(**context)
+    return f"must be {wanted}, not {_quoted(given)}"
 
 
-def _name(loc: tuple[int | str, ...]) -> str:
+def _field_name(loc: tuple[int | str, ...]) -> str:
     """Name a value by its field: `limits[0]`, or `the file` at the root."""
     indices = ""
     for part in reversed(loc):
@@ -75,11 +75,11 @@ def _name(loc: tuple[int | str, ...]) -> str:
     return "the file"
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     """Repeat a value, shortened, as YAML would have it."""
     if value is None:
         return "empty"
     if isinstance(value, dict | list | tuple):
         return "a mapping" if isinstance(value, dict) else "a list"
     text = json.dumps(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."

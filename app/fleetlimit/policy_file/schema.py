@@ -26,7 +26,7 @@ from fleetlimit.core.quota import (
 )
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
-from fleetlimit.policy_file.fields import MayBeAbsent, Section, Whole
+from fleetlimit.policy_file.fields import OptionalNotNull, StrictInt, StrictModel
 from fleetlimit.policy_file.identity_schema import ApiKeysSection, IdentitySection, JwtSection
 
 RATE_LIMIT = "(rate limit)"
@@ -41,22 +41,22 @@ def _rate(text: str) -> str:
 Rate = Annotated[str, AfterValidator(_rate)]
 
 
-class RateLimit(Section):
+class RateLimit(StrictModel):
     """So many units per period."""
 
     rate: Rate = Field(
         description="Units per period: 100/second, 100/minute, 100/hour, 100/day or 100 per 90 s."
     )
-    burst: MayBeAbsent[Whole] = Field(
+    burst: OptionalNotNull[StrictInt] = Field(
         None,
         description="Most units at one instant, for token_bucket only; left out, the rate's own "
         "number.",
     )
     algorithm: Algorithm = Field(Algorithm.TOKEN_BUCKET, description="How the limit counts.")
-    cost: Whole = Field(1, description="Units that one unit of a request's cost spends.")
+    cost: StrictInt = Field(1, description="Units that one unit of a request's cost spends.")
 
     @model_validator(mode="after")
-    def _possible(self) -> "RateLimit":
+    def _check_consistent(self) -> "RateLimit":
         self.quota()
         return self
 
@@ -65,18 +65,18 @@ class RateLimit(Section):
         return rate_quota(self.rate, burst=self.burst, algorithm=self.algorithm, cost=self.cost)
 
 
-class ConcurrencyLimit(Section):
+class ConcurrencyLimit(StrictModel):
     """So many units held at the same time."""
 
-    concurrency: Whole = Field(description="Units held at the same time.")
-    lease: Whole = Field(
+    concurrency: StrictInt = Field(description="Units held at the same time.")
+    lease: StrictInt = Field(
         DEFAULT_LEASE_US // SECOND_US,
         description="Seconds after which a replica that died gives back what it held.",
     )
-    cost: Whole = Field(1, description="Units that one unit of a request's cost holds.")
+    cost: StrictInt = Field(1, description="Units that one unit of a request's cost holds.")
 
     @model_validator(mode="after")
-    def _possible(self) -> "ConcurrencyLimit":
+    def _check_consistent(self) -> "ConcurrencyLimit":
         self.quota()
         return self
 
@@ -85,7 +85,7 @@ class ConcurrencyLimit(Section):
         return concurrency_quota(self.concurrency, lease_us=self.lease * SECOND_US, cost=self.cost)
 
 
-def _kind_of_limit(value: Any) -> str | None:
+def _limit_tag(value: Any) -> str | None:
     if not isinstance(value, dict):
         return None
     return CONCURRENCY_LIMIT if "concurrency" in value else RATE_LIMIT
@@ -93,7 +93,7 @@ def _kind_of_limit(value: Any) -> str | None:
 
 Limit = Annotated[
     Annotated[RateLimit, Tag(RATE_LIMIT)] | Annotated[ConcurrencyLimit, Tag(CONCURRENCY_LIMIT)],
-    Discriminator(_kind_of_limit),
+    Discriminator(_limit_tag),
 ]
 
 
@@ -121,7 +121,7 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
-def _part(value: Any) -> Any:
+def _parse_fraction(value: Any) -> Any:
     # Fractions are text to the reader of these files.
     try:
         return float(value)
@@ -129,30 +129,30 @@ def _part(value: Any) -> Any:
         raise ConfigError(f"{value!r} is no part of a limit: write a number such as 0.1") from None
 
 
-Part = Annotated[
+Fraction = Annotated[
     float,
-    BeforeValidator(_part),
+    BeforeValidator(_parse_fraction),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": MAX_FRACTION}),
 ]
 Method = Annotated[
     Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "WEBSOCKET"],
     BeforeValidator(_upper),
 ]
-Route = Annotated[str, AfterValidator(_route)]
-Key = Annotated[
+RouteTemplate = Annotated[str, AfterValidator(_route)]
+KeySpec = Annotated[
     tuple[Annotated[str, AfterValidator(_key_part)], ...],
     BeforeValidator(_as_list),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 
 
-class MatchSection(Section):
+class MatchSection(StrictModel):
     """Which requests a policy holds; what is left out or empty matches everything."""
 
     methods: frozenset[Method] = Field(
         frozenset(), description="HTTP methods, and WEBSOCKET for a WebSocket handshake."
     )
-    routes: tuple[Route, ...] = Field(
+    routes: tuple[RouteTemplate, ...] = Field(
         (),
         description="Route templates such as /items/{item_id}; a final * matches any rest, and "
         "`unmatched` the requests that no route of the app takes.",
@@ -164,7 +164,7 @@ class MatchSection(Section):
         return Match(frozenset(self.methods), self.routes, self.tiers)
 
 
-class DefaultsSection(Section):
+class DefaultsSection(StrictModel):
     """What policies do that do not say it themselves."""
 
     on_store_error: OnStoreError = Field(
@@ -175,16 +175,16 @@ class DefaultsSection(Section):
     )
 
 
-class PolicySection(Section):
+class PolicySection(StrictModel):
     """A named set of limits on a key."""
 
     name: str = Field(description="Unique name, shown to clients and in metrics.")
-    key: Key = Field(
+    key: KeySpec = Field(
         ("principal",),
         description="What a bucket is kept per: principal, client_address, header:<name>, route "
         "or global, or a list of them.",
     )
-    match: MayBeAbsent[MatchSection] = Field(
+    match: OptionalNotNull[MatchSection] = Field(
         None,
         description="Which requests the policy holds. Left out, it holds those that name it in "
         "code; the policy `default` holds all that no other policy does.",
@@ -196,23 +196,23 @@ class PolicySection(Section):
         default_factory=dict,
         description="Limits by tier; without `limits` the first tier holds everybody else.",
     )
-    mode: MayBeAbsent[Mode] = Field(
+    mode: OptionalNotNull[Mode] = Field(
         None, description="Refuse (enforce), only count (shadow), or nothing (off)."
     )
-    enforce_percent: Whole = Field(
+    enforce_percent: StrictInt = Field(
         100, description="Share of the keys, 0 to 100, that are refused; the rest is counted."
     )
-    on_store_error: MayBeAbsent[OnStoreError] = Field(
+    on_store_error: OptionalNotNull[OnStoreError] = Field(
         None, description="What the policy does while the store is away."
     )
-    lease: MayBeAbsent[Part] = Field(
+    lease: OptionalNotNull[Fraction] = Field(
         None,
         description="Largest part of each limit, above 0 and at most 0.5, that a replica may take "
         "in one call and spend by itself. Left out, every check asks the store.",
     )
 
     @model_validator(mode="after")
-    def _possible(self) -> "PolicySection":
+    def _check_consistent(self) -> "PolicySection":
         self.policy(DefaultsSection())
         if self.name == DEFAULT_POLICY and self.match is not None:
             raise ConfigError(
@@ -235,11 +235,11 @@ class PolicySection(Section):
             mode=self.mode or defaults.mode,
             enforce_percent=self.enforce_percent,
             on_store_error=self.on_store_error or defaults.on_store_error,
-            lease=self.lease,
+            prefetch=self.lease,
         )
 
 
-class PolicyDocument(Section):
+class PolicyDocument(StrictModel):
     """Rate limits of a service, and how its callers are told apart."""
 
     version: Literal[1] = Field(description="Version of this format.")
@@ -250,7 +250,7 @@ class PolicyDocument(Section):
     policies: tuple[PolicySection, ...] = Field(description="The policies, in reporting order.")
 
 
-SECTIONS: Mapping[str, type[Section]] = {
+SECTIONS: Mapping[str, type[StrictModel]] = {
     "": PolicyDocument,
     "identity": IdentitySection,
     "api_keys": ApiKeysSection,

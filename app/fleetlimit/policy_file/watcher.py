@@ -14,7 +14,7 @@ import anyio.to_thread
 from watchfiles import awatch
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.policy_file.loader import Loaded, digest, load
+from fleetlimit.policy_file.loader import PolicyFile, digest, load
 from fleetlimit.strict_yaml import DocumentErrors
 
 
@@ -35,8 +35,8 @@ class PolicyWatcher:
         self,
         path: Path,
         *,
-        initial: Loaded,
-        on_loaded: Callable[[Loaded], Awaitable[None]],
+        initial: PolicyFile,
+        on_loaded: Callable[[PolicyFile], Awaitable[None]],
         on_rejected: Callable[[tuple[str, ...]], None],
         poll_s: float = 10,
     ) -> None:
@@ -44,15 +44,18 @@ class PolicyWatcher:
         self._on_loaded = on_loaded
         self._on_rejected = on_rejected
         self._poll_s = poll_s
-        self._generation = initial.policies.generation
-        self._seen = self._digests(initial)
+        self._generation = initial.policy_set.generation
+        self._digest_by_path = self._digests(initial)
 
     async def run(self) -> None:
         """Follow the file until cancelled."""
         # It tells of every change in the directory, at a level that people read.
         logging.getLogger("watchfiles").setLevel(logging.WARNING)
         stop = anyio.Event()
-        async with anyio.create_task_group() as group, aclosing(self._changes(stop)) as changes:
+        async with (
+            anyio.create_task_group() as group,
+            aclosing(self._iter_changes(stop)) as changes,
+        ):
             group.start_soon(_set_when_cancelled, stop)
             await self._check()
             async for _ in changes:
@@ -63,27 +66,27 @@ class PolicyWatcher:
             loaded = await anyio.to_thread.run_sync(self._reload)
             if loaded is not None:
                 await self._on_loaded(loaded)
-                self._generation = loaded.policies.generation
+                self._generation = loaded.policy_set.generation
         except DocumentErrors as error:
             self._on_rejected(tuple(str(fault) for fault in error.errors))
         except (ConfigError, OSError) as error:
             self._on_rejected((str(error),))
 
-    def _reload(self) -> Loaded | None:
+    def _reload(self) -> PolicyFile | None:
         """Load the policy file if it or a file it names differs from what was last seen."""
-        found = {path: _digest_of(path) for path in self._seen}
-        if found == self._seen:
+        found = {path: _digest_of(path) for path in self._digest_by_path}
+        if found == self._digest_by_path:
             return None
-        self._seen = found
+        self._digest_by_path = found
         loaded = load(self._path, generation=self._generation + 1)
-        self._seen = self._digests(loaded)
+        self._digest_by_path = self._digests(loaded)
         return loaded
 
-    def _digests(self, loaded: Loaded) -> dict[Path, str]:
+    def _digests(self, loaded: PolicyFile) -> dict[Path, str]:
         named = {path: _digest_of(path) for path in loaded.identity.files}
-        return {**named, self._path: loaded.policies.digest}
+        return {**named, self._path: loaded.policy_set.digest}
 
-    async def _changes(self, stop: anyio.Event) -> AsyncGenerator[None]:
+    async def _iter_changes(self, stop: anyio.Event) -> AsyncGenerator[None]:
         while True:
             directories = self._directories()
             try:
@@ -108,7 +111,7 @@ class PolicyWatcher:
         )
 
     def _directories(self) -> set[Path]:
-        return {path.parent for path in self._seen}
+        return {path.parent for path in self._digest_by_path}
 
 
 async def _set_when_cancelled(stop: anyio.Event) -> None:

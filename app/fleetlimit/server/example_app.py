@@ -9,14 +9,14 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.websockets import WebSocketDisconnect
 
-from fleetlimit.bootstrap.explain import describe_identity
+from fleetlimit.bootstrap.explain import identity_to_dict
 from fleetlimit.core.subject import Subject
-from fleetlimit.web.http_limiter import find_gate
-from fleetlimit.web.responses import RESPONSES
+from fleetlimit.web.http_limiter import get_limiter
+from fleetlimit.web.responses import RATE_LIMIT_RESPONSES
 
 STREAM_SECONDS = 0.2
 
-router = APIRouter(responses=RESPONSES)
+router = APIRouter(responses=RATE_LIMIT_RESPONSES)
 
 
 class Export(BaseModel):
@@ -66,17 +66,19 @@ async def echo(socket: WebSocket) -> None:
         return
 
 
-async def identity(request: Request) -> dict[str, Any]:
+async def describe_caller(request: Request) -> dict[str, Any]:
     """Return the identity that the limiter sees."""
-    gate = find_gate(request.scope)
-    found = await gate.identifier.identify(request.scope)
-    return describe_identity(found, gate, Subject(found.client_address, found.principal))
+    http_limiter = get_limiter(request.scope)
+    identity = await http_limiter.identifier.identify(request.scope)
+    return identity_to_dict(
+        identity, http_limiter, Subject(identity.client_address, identity.principal)
+    )
 
 
 @router.get("/whoami")
-async def whoami(seen: Annotated[dict[str, Any], Depends(identity)]) -> dict[str, Any]:
+async def whoami(caller: Annotated[dict[str, Any], Depends(describe_caller)]) -> dict[str, Any]:
     """Tell a caller who it is to the limiter: principal, tier, address and hash."""
-    return seen
+    return caller
 
 
 def create_app() -> FastAPI:

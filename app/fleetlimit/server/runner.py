@@ -16,21 +16,21 @@ import uvicorn
 
 from fleetlimit.bootstrap.build import build_logger
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-from fleetlimit.bootstrap.gc_tuning import freeze
+from fleetlimit.bootstrap.gc_tuning import freeze_heap
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.errors import ConfigError
-from fleetlimit.server.admin.app import Admin, create_admin
-from fleetlimit.server.admin.health import Status
-from fleetlimit.server.wrap import Front, load_target
+from fleetlimit.server.admin.app import AdminState, create_admin_app
+from fleetlimit.server.admin.health import ReplicaStatus
+from fleetlimit.server.wrap import WrappedApp, import_app
 from fleetlimit.telemetry import (
-    LimiterTracing,
+    OpenTelemetryTracer,
     configure_logging,
     configure_tracing,
 )
 from fleetlimit.version import __version__
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """A uvicorn server that says when it listens, and leaves signals to who runs several."""
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -52,12 +52,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(settings: Settings, *, ready: Callable[[int, int], None] | None = None) -> None:
+def serve(settings: Settings, *, on_ready: Callable[[int, int], None] | None = None) -> None:
     """Serve until a signal comes.
 
     Args:
         settings: What to serve, and where.
-        ready: Is called with the API's and the admin port's number once both accept.
+        on_ready: Is called with the API's and the admin port's number once both accept.
 
     Raises:
         ConfigError: A setting, the policy file or the target is wrong.
@@ -65,33 +65,41 @@ def serve(settings: Settings, *, ready: Callable[[int, int], None] | None = None
     configure_logging(settings.log_level, json=settings.log_format == "json", pod=settings.pod)
     config = uvicorn.Config(lambda: None, log_config=None)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(settings, ready))
+        runner.run(_serve(settings, on_ready))
 
 
-async def _serve(settings: Settings, ready: Callable[[int, int], None] | None) -> None:
-    def dropped(spans: int) -> None:
-        fleetlimit.metrics.spans_dropped(spans)
+async def _serve(settings: Settings, on_ready: Callable[[int, int], None] | None) -> None:
+    def on_spans_dropped(spans: int) -> None:
+        fleetlimit.metrics.on_spans_dropped(spans)
 
     provider = configure_tracing(
-        "fleetlimit", version=__version__, instance=settings.replica, dropped=dropped
+        "fleetlimit", version=__version__, instance=settings.replica, on_dropped=on_spans_dropped
     )
     fleetlimit = Fleetlimit(
-        settings=settings, tracer=LimiterTracing(provider) if provider is not None else None
+        settings=settings, tracer=OpenTelemetryTracer(provider) if provider is not None else None
     )
     async with fleetlimit:
-        front = Front(load_target(settings.target), fleetlimit, provider)
-        admin = Admin(fleetlimit, front.routes)
-        api = _server(front.app, settings.host, settings.port, settings, lifespan="auto")
-        side = _server(
-            create_admin(admin), settings.admin_host, settings.admin_port, settings, lifespan="off"
+        wrapped = WrappedApp(import_app(settings.target), fleetlimit, provider)
+        admin_state = AdminState(fleetlimit, wrapped.routes)
+        api_server = _make_server(
+            wrapped.app, settings.host, settings.port, settings, lifespan="auto"
         )
-        await _run(api, side, admin, ready)
+        admin_server = _make_server(
+            create_admin_app(admin_state),
+            settings.admin_host,
+            settings.admin_port,
+            settings,
+            lifespan="off",
+        )
+        await _run_servers(api_server, admin_server, admin_state, on_ready)
     if provider is not None:
         await asyncio.to_thread(provider.shutdown)
 
 
-def _server(app: object, host: str, port: int, settings: Settings, *, lifespan: str) -> _Server:
-    return _Server(
+def _make_server(
+    app: object, host: str, port: int, settings: Settings, *, lifespan: str
+) -> _UvicornServer:
+    return _UvicornServer(
         uvicorn.Config(
             app,  # type: ignore[arg-type]  # an ASGI app; uvicorn's own types are narrower
             host=host,
@@ -108,53 +116,64 @@ def _server(app: object, host: str, port: int, settings: Settings, *, lifespan: 
     )
 
 
-async def _run(
-    api: _Server, side: _Server, admin: Admin, ready: Callable[[int, int], None] | None
+async def _run_servers(
+    api_server: _UvicornServer,
+    admin_server: _UvicornServer,
+    admin_state: AdminState,
+    on_ready: Callable[[int, int], None] | None,
 ) -> None:
     log = build_logger("fleetlimit")
     loop = asyncio.get_running_loop()
 
     def drain() -> None:
         # A second signal does not wait for what is in flight.
-        api.force_exit = api.should_exit
-        api.should_exit = True
-        admin.status = Status.DRAINING
+        api_server.force_exit = api_server.should_exit
+        api_server.should_exit = True
+        admin_state.status = ReplicaStatus.DRAINING
 
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, drain)
-    beside = loop.create_task(_accepting(side))
-    serving = loop.create_task(_accepting(api))
-    telling = loop.create_task(_tell(api, side, admin, log, ready))
+    admin_task = loop.create_task(_run_server(admin_server))
+    api_task = loop.create_task(_run_server(api_server))
+    ready_task = loop.create_task(
+        _announce_ready(api_server, admin_server, admin_state, log, on_ready)
+    )
     try:
-        await asyncio.wait({beside, serving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({admin_task, api_task}, return_when=asyncio.FIRST_COMPLETED)
         drain()
-        await serving
+        await api_task
     finally:
-        telling.cancel()
-        side.should_exit = True
-        await beside
+        ready_task.cancel()
+        admin_server.should_exit = True
+        await admin_task
     log.info("service.stopped")
 
 
-async def _accepting(server: _Server) -> None:
+async def _run_server(server: _UvicornServer) -> None:
     # uvicorn logs why it does not start, and leaves: how, depends on its version.
     with contextlib.suppress(SystemExit):
         await server.serve()
     if server.lifespan.should_exit and not server.started:
         raise ConfigError("the app did not start: see the log above")
     if not server.started:
-        where = f"{server.config.host}:{server.config.port}"
-        raise ConfigError(f"cannot listen on {where}: choose another port or address")
+        address = f"{server.config.host}:{server.config.port}"
+        raise ConfigError(f"cannot listen on {address}: choose another port or address")
 
 
-async def _tell(
-    api: _Server, side: _Server, admin: Admin, log: Any, ready: Callable[[int, int], None] | None
+async def _announce_ready(
+    api_server: _UvicornServer,
+    admin_server: _UvicornServer,
+    admin_state: AdminState,
+    log: Any,
+    on_ready: Callable[[int, int], None] | None,
 ) -> None:
-    await api.listening.wait()
-    await side.listening.wait()
-    freeze()
-    if admin.status is Status.STARTING:
-        admin.status = Status.READY
-    log.info("service.ready", port=api.listening_port, admin_port=side.listening_port)
-    if ready is not None:
-        ready(api.listening_port, side.listening_port)
+    await api_server.listening.wait()
+    await admin_server.listening.wait()
+    freeze_heap()
+    if admin_state.status is ReplicaStatus.STARTING:
+        admin_state.status = ReplicaStatus.READY
+    log.info(
+        "service.ready", port=api_server.listening_port, admin_port=admin_server.listening_port
+    )
+    if on_ready is not None:
+        on_ready(api_server.listening_port, admin_server.listening_port)

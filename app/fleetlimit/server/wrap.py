@@ -14,15 +14,15 @@ from starlette.types import ASGIApp, Scope
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.route_report import has_middleware
 from fleetlimit.errors import ConfigError
-from fleetlimit.limiter.active_policies import PolicyBook
+from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.server.example_app import create_app
 from fleetlimit.telemetry import instrument_app
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_policies import WEBSOCKET
-from fleetlimit.web.route_table import Entry, RouteTable, entry_of, scan
+from fleetlimit.web.route_table import RouteInfo, RouteTable, iter_routes, match_route
 
 
-def load_target(target: str) -> ASGIApp:
+def import_app(target: str) -> ASGIApp:
     """Import `package.module:app`, the bundled service for an empty target.
 
     Raises:
@@ -52,7 +52,7 @@ def load_target(target: str) -> ASGIApp:
     return app
 
 
-class Front:
+class WrappedApp:
     """An app behind a limiter.
 
     Args:
@@ -72,15 +72,17 @@ class Front:
         if isinstance(target, Starlette):
             # Among the app's own middleware, so that tracing and CORS see refusals as well.
             if not has_middleware(target):
-                target.add_middleware(RateLimitMiddleware, gate=fleetlimit.gate)
+                target.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
             target.state.fleetlimit_front = fleetlimit
-            fleetlimit.attach(target)
-            self.routes = RouteTable(scan(target.routes))
+            fleetlimit.install(target)
+            self.routes = RouteTable(iter_routes(target.routes))
             self.app: ASGIApp = target
         else:
-            self.routes = NamedRoutes(fleetlimit.limiter.policies)
-            fleetlimit.coverage.tell(self.routes, matched=True)
-            self.app = RateLimitMiddleware(target, gate=fleetlimit.gate, routes=self.routes)
+            self.routes = PolicyRouteTable(fleetlimit.limiter.active_policies)
+            fleetlimit.route_reporter.log_routes(self.routes, match_policies=True)
+            self.app = RateLimitMiddleware(
+                target, http_limiter=fleetlimit.http_limiter, routes=self.routes
+            )
         if provider is not None:
             self._trace(target, provider)
 
@@ -98,40 +100,40 @@ class Front:
     def _span(self, scope: Scope) -> tuple[str, dict[str, str]]:
         """Name a request's span after its route, as FastAPI's are; the path alone is unbounded."""
         method = scope.get("method", WEBSOCKET)
-        template = entry_of(scope, self.routes).template
+        template = match_route(scope, self.routes).template
         return f"{method} {template}".strip(), {"http.route": template} if template else {}
 
 
-_REST = "{path:path}"
+_ANY_PATH = "{path:path}"
 
 
-class NamedRoutes(RouteTable):
+class PolicyRouteTable(RouteTable):
     """Routes of the templates that policies name, for an app whose own are not known.
 
     Args:
         policies: The policies in force; the routes change with them.
     """
 
-    def __init__(self, policies: PolicyBook) -> None:
+    def __init__(self, policies: ActivePolicies) -> None:
         self._policies = policies
-        policies.on_change(self._read)
-        self._read()
+        policies.subscribe(self._rebuild)
+        self._rebuild()
 
-    def _read(self) -> None:
+    def _rebuild(self) -> None:
         templates = {
             template
             for policy in self._policies.current.policies
             if policy.match is not None
-            for template in map(_as_template, policy.match.routes)
+            for template in map(_to_template, policy.match.routes)
             if template.startswith("/")
         }
         # A prefix takes what no template and no longer prefix does.
-        ordered = sorted(templates, key=lambda each: (each.endswith(_REST), -len(each), each))
-        super().__init__(Entry(template) for template in ordered)
+        ordered = sorted(templates, key=lambda each: (each.endswith(_ANY_PATH), -len(each), each))
+        super().__init__(RouteInfo(template) for template in ordered)
 
 
-def _as_template(route: str) -> str:
+def _to_template(route: str) -> str:
     """Return the template of a policy's route; a prefix takes any rest of a path."""
     if not route.endswith("*"):
         return route
-    return (route[:-1] or "/") + _REST
+    return (route[:-1] or "/") + _ANY_PATH

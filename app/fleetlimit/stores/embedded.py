@@ -85,13 +85,13 @@ class EmbeddedValkey:
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
         deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
+        while not self._responds():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 said = (self._folder / "server.log").read_text(errors="replace")[-500:]
                 raise StoreUnavailable(f"the embedded Valkey did not start: {said}", kind="start")
             time.sleep(_POLL_SECONDS)
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         with (
             contextlib.suppress(OSError),
             socket.create_connection(("127.0.0.1", self.port), timeout=1) as link,

@@ -5,10 +5,10 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
-from fleetlimit.core.algorithms import State, module_of
-from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.algorithms import State, algorithm_for
+from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.quota import Quota
-from fleetlimit.limiter.ports import Posted, Pulse, Taken
+from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply
 
 
 def wall_clock_us() -> int:
@@ -31,11 +31,11 @@ class MemoryStore:
         self._buckets: dict[str, tuple[Quota, State]] = {}
         self._expiries: list[tuple[int, str]] = []
         # Each key is due once, however often its bucket comes and goes until then.
-        self._due: set[str] = set()
+        self._scheduled: set[str] = set()
         self._epoch = secrets.token_hex(8)
-        self._statements: dict[str, tuple[int, str]] = {}
-        self._left: set[str] = set()
-        self._word = ""
+        self._reports: dict[str, tuple[int, str]] = {}
+        self._departed: set[str] = set()
+        self._bounds = ""
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -47,75 +47,77 @@ class MemoryStore:
         """Forget everything."""
         self._buckets.clear()
         self._expiries.clear()
-        self._due.clear()
+        self._scheduled.clear()
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
         """Decide all charges together; no other task runs in between."""
         now_us = self._now_us()
         self._expire(now_us)
-        asked = [self._ask(charge, now_us, charge.units) for charge in charges]
+        asked = [self._evaluate(charge, now_us, charge.units) for charge in charges]
         broken = {
             charge.group
             for charge, (verdict, _) in zip(charges, asked, strict=True)
-            if not verdict.fits
+            if not verdict.allowed
         }
         spent = commit and 0 not in broken
         verdicts = []
         for charge, (verdict, state) in zip(charges, asked, strict=True):
             if spent and charge.group not in broken:
-                self._keep(charge.key, charge.quota, state)
-            elif verdict.fits:
+                self._put(charge.key, charge.quota, state)
+            elif verdict.allowed:
                 # It would fit, but nothing is spent: tell how the bucket stands.
-                verdict, _ = self._ask(charge, now_us, 0)  # noqa: PLW2901 - the truer verdict
+                verdict, _ = self._evaluate(charge, now_us, 0)  # noqa: PLW2901 - the truer verdict
             verdicts.append(verdict)
-        return Taken(now_us, tuple(verdicts), spent)
+        return AcquireResult(now_us, tuple(verdicts), spent)
 
-    def _ask(self, charge: Charge, now_us: int, units: int) -> State:
+    def _evaluate(self, charge: Charge, now_us: int, units: int) -> State:
         _, state = self._buckets.get(charge.key, (None, None))
-        algorithm = module_of(charge.quota.algorithm)
+        algorithm = algorithm_for(charge.quota.algorithm)
         return algorithm.take(charge.quota, state, now_us, units, charge.lease)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Correct charges that were spent, and return when."""
         now_us = self._now_us()
         self._expire(now_us)
-        for settlement in settlements:
+        for settlement in adjustments:
             quota = settlement.quota
             _, state = self._buckets.get(settlement.key, (None, None))
-            state = module_of(quota.algorithm).settle(quota, state, now_us, settlement)
-            self._keep(settlement.key, quota, state)
-        return [now_us] * len(settlements)
+            state = algorithm_for(quota.algorithm).settle(quota, state, now_us, settlement)
+            self._put(settlement.key, quota, state)
+        return [now_us] * len(adjustments)
 
-    async def forget(self, keys: Sequence[str]) -> int:
+    async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many there were."""
         return sum(self._buckets.pop(key, None) is not None for key in keys)
 
-    async def heartbeat(self, _replica: str, _ttl_us: int) -> Pulse:
+    async def heartbeat(self, _replica: str, _ttl_us: int) -> HeartbeatReply:
         """Answer that this process is the only replica."""
-        return Pulse(1, self._epoch)
+        return HeartbeatReply(1, self._epoch)
 
-    async def audit(
-        self, replica: str, statement: str, word: str, ttl_us: int, *, last: bool = False
-    ) -> Posted:
+    async def exchange_reports(
+        self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
+    ) -> AuditReply:
         """Keep a statement; limiters that share this store in a process are audited together."""
         now_us = self._now_us()
-        self._word = word or self._word
-        self._statements[replica] = (now_us, statement)
-        gone = [name for name, (at, _) in self._statements.items() if at <= now_us - ttl_us]
+        self._bounds = bounds or self._bounds
+        self._reports[replica] = (now_us, report)
+        gone = [name for name, (at, _) in self._reports.items() if at <= now_us - ttl_us]
         for name in gone:
-            del self._statements[name]
-        self._left = (self._left | {replica} if last else self._left - {replica}) - {*gone}
-        first = min(self._statements.keys() - self._left, default="")
-        return Posted(now_us, self._word, dict(self._statements) if first == replica else {})
+            del self._reports[name]
+        self._departed = (self._departed | {replica} if last else self._departed - {replica}) - {
+            *gone
+        }
+        first = min(self._reports.keys() - self._departed, default="")
+        return AuditReply(now_us, self._bounds, dict(self._reports) if first == replica else {})
 
-    def _keep(self, key: str, quota: Quota, state: State | None) -> None:
+    def _put(self, key: str, quota: Quota, state: State | None) -> None:
         if state is None:
             self._buckets.pop(key, None)
             return
-        if key not in self._due:
-            expires_us = module_of(quota.algorithm).expires_us(quota, state)
+        if key not in self._scheduled:
+            expires_us = algorithm_for(quota.algorithm).expires_us(quota, state)
             heapq.heappush(self._expiries, (expires_us, key))
-            self._due.add(key)
+            self._scheduled.add(key)
         self._buckets[key] = (quota, state)
 
     def _expire(self, now_us: int) -> None:
@@ -123,9 +125,9 @@ class MemoryStore:
         while self._expiries and self._expiries[0][0] <= now_us:
             _, key = heapq.heappop(self._expiries)
             found = self._buckets.get(key)
-            expires_us = module_of(found[0].algorithm).expires_us(*found) if found else now_us
+            expires_us = algorithm_for(found[0].algorithm).expires_us(*found) if found else now_us
             if expires_us > now_us:
                 heapq.heappush(self._expiries, (expires_us, key))
                 continue
-            self._due.remove(key)
+            self._scheduled.remove(key)
             self._buckets.pop(key, None)

@@ -11,17 +11,17 @@ INTERVAL_US = 100 * MILLISECOND_US
 store's usual timeout, and would be taken for a slow store, every other one is seen."""
 
 
-async def watch_lag(
-    observe: Callable[[float], None], clock: Clock, *, sleep: Sleep = asyncio.sleep
+async def monitor_event_loop_lag(
+    on_lag: Callable[[float], None], clock: Clock, *, sleep: Sleep = asyncio.sleep
 ) -> None:
     """Measure again and again, until cancelled.
 
     Args:
-        observe: Told each time by how many seconds the timer was late.
+        on_lag: Told each time by how many seconds the timer was late.
         clock: The process's own time.
         sleep: A pause by a timer of the event loop.
     """
     while True:
-        due_us = clock.now_us() + INTERVAL_US
+        due_at_us = clock.monotonic_us() + INTERVAL_US
         await sleep(INTERVAL_US / SECOND_US)
-        observe(max(0, clock.now_us() - due_us) / SECOND_US)
+        on_lag(max(0, clock.monotonic_us() - due_at_us) / SECOND_US)

@@ -10,7 +10,7 @@ from typing import Final
 from fleetlimit.core.decision import Outcome, Source
 
 
-class Kind(StrEnum):
+class MetricType(StrEnum):
     """What a metric is to Prometheus."""
 
     COUNTER = "counter"
@@ -19,19 +19,19 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class MetricSpec:
     """A metric's name as it is written in a query, and what it means.
 
     Args:
         name: Name, with the `_total` of a counter.
-        kind: Counter, gauge or histogram.
+        type: Counter, gauge or histogram.
         help: One sentence for people.
         labels: Names of its labels, in order.
         buckets: Upper bounds of a histogram, in the metric's unit.
     """
 
     name: str
-    kind: Kind
+    type: MetricType
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
@@ -39,7 +39,7 @@ class Metric:
     @property
     def series(self) -> tuple[str, ...]:
         """Names that a query can ask for."""
-        if self.kind is Kind.HISTOGRAM:
+        if self.type is MetricType.HISTOGRAM:
             return (f"{self.name}_bucket", f"{self.name}_count", f"{self.name}_sum")
         return (self.name,)
 
@@ -75,166 +75,166 @@ LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64)
 """Calls, up to the largest pipeline there is."""
 
-CHECKS: Final = Metric(
+CHECKS: Final = MetricSpec(
     "fleetlimit_checks_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Requests checked, once each, by what became of them.",
     (OUTCOME,),
 )
-DECISIONS: Final = Metric(
+DECISIONS: Final = MetricSpec(
     "fleetlimit_decisions_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Policies that let a request in or refused it; of a refused request only those that refused.",
     (POLICY, OUTCOME),
 )
-DENIALS: Final = Metric(
+DENIALS: Final = MetricSpec(
     "fleetlimit_denials_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Policies that refused a request, or would have in shadow, by the request's route and tier.",
     (POLICY, ROUTE, TIER, OUTCOME),
 )
-NEAR_LIMIT: Final = Metric(
+NEAR_LIMIT: Final = MetricSpec(
     "fleetlimit_near_limit_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Requests let in that left at most a fifth of one of the policy's limits.",
     (POLICY, TIER),
 )
-CHECK_DURATION: Final = Metric(
+CHECK_DURATION: Final = MetricSpec(
     "fleetlimit_check_duration_seconds",
-    Kind.HISTOGRAM,
+    MetricType.HISTOGRAM,
     "Time taken to decide about a request, by where the answer came from.",
     (SOURCE,),
     CHECK_BUCKETS,
 )
-DENIAL_CACHE_HITS: Final = Metric(
+DENIAL_CACHE_HITS: Final = MetricSpec(
     "fleetlimit_denial_cache_hits_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Requests refused without a store call, because their time to retry had not come.",
 )
-DENIALS_SUPPRESSED: Final = Metric(
+DENIALS_SUPPRESSED: Final = MetricSpec(
     "fleetlimit_denials_suppressed_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Denials without a log line of their own, because a flood is sampled.",
 )
-STORE_ERRORS: Final = Metric(
+STORE_ERRORS: Final = MetricSpec(
     "fleetlimit_store_errors_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Calls to the store that failed.",
     (ERROR_TYPE,),
 )
-USUAL_STORE_ERRORS: Final = ("connection", "timeout")
+COMMON_STORE_ERRORS: Final = ("connection", "timeout")
 """Counted from 0: Prometheus sees no growth in a series that begins with its first error."""
-STORE_STATE_LOST: Final = Metric(
+STORE_STATE_LOST: Final = MetricSpec(
     "fleetlimit_store_state_lost_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Times that the store came back without its state, so that limits started anew.",
 )
-STORE_SERVER_CHANGES: Final = Metric(
+STORE_SERVER_CHANGES: Final = MetricSpec(
     "fleetlimit_store_server_changes_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Times that another server answered for the store, or the same one after a restart, with the "
     "state, of which the last moment may be missing.",
 )
-STORE_BATCH_SIZE: Final = Metric(
+STORE_BATCH_SIZE: Final = MetricSpec(
     "fleetlimit_store_batch_size",
-    Kind.HISTOGRAM,
+    MetricType.HISTOGRAM,
     "Calls that travelled to the store in one pipeline: checks, corrections and heartbeats.",
     buckets=BATCH_BUCKETS,
 )
-BREAKER_OPEN: Final = Metric(
+BREAKER_OPEN: Final = MetricSpec(
     "fleetlimit_breaker_open",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "1 while the store is not asked because it failed, 0 otherwise.",
 )
-REPLICAS: Final = Metric(
+REPLICAS: Final = MetricSpec(
     "fleetlimit_replicas",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "Live replicas as the store last said, 0 before it did.",
 )
-POLICIES_LOADED: Final = Metric(
+POLICIES_LOADED: Final = MetricSpec(
     "fleetlimit_policies_loaded",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "Policies in force.",
 )
-POLICY_GENERATION: Final = Metric(
+POLICY_GENERATION: Final = MetricSpec(
     "fleetlimit_policy_generation",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "Number of the set of policies in force, growing with each set loaded by this process.",
 )
-POLICY_INFO: Final = Metric(
+POLICY_INFO: Final = MetricSpec(
     "fleetlimit_policy_info",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "Always 1; the digest is equal on all replicas that serve the same policies.",
     (DIGEST,),
 )
-POLICY_LIMIT: Final = Metric(
+POLICY_LIMIT: Final = MetricSpec(
     "fleetlimit_policy_limit",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "Units per window that a policy allows.",
     (POLICY, LIMIT),
 )
-POLICY_WINDOW: Final = Metric(
+POLICY_WINDOW: Final = MetricSpec(
     "fleetlimit_policy_window_seconds",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "Length of the window of a policy's limit.",
     (POLICY, LIMIT),
 )
-POLICY_RELOADS: Final = Metric(
+POLICY_RELOADS: Final = MetricSpec(
     "fleetlimit_policy_reloads_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Sets of policies that took effect or were rejected, the first one included.",
     (RESULT,),
 )
-POLICY_LAST_RELOAD: Final = Metric(
+POLICY_LAST_RELOAD: Final = MetricSpec(
     "fleetlimit_policy_last_reload_successful",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "0 while the policy file that was read last is rejected and the one before serves on, else 1.",
 )
-AUDIT_OVERSHOOT: Final = Metric(
+AUDIT_OVERSHOOT: Final = MetricSpec(
     "fleetlimit_audit_overshoot",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "Units let in beyond a limit by all replicas together, for the audited caller with the most, "
     "within the last 5 minutes.",
     (POLICY,),
 )
-AUDIT_KEYS: Final = Metric(
+AUDIT_KEYS: Final = MetricSpec(
     "fleetlimit_audit_keys",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "Callers whose sums over all replicas this replica compares with the policy; 0 on all but one.",
     (POLICY,),
 )
-AUDIT_WINDOWS: Final = Metric(
+AUDIT_WINDOWS: Final = MetricSpec(
     "fleetlimit_audit_windows_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Windows of a few seconds that were compared, one for each audited caller and limit.",
     (POLICY,),
 )
-AUDIT_ADMITTED: Final = Metric(
+AUDIT_ADMITTED: Final = MetricSpec(
     "fleetlimit_audit_admitted_units_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Units that this replica let in for audited callers, less those given back.",
     (POLICY,),
 )
-AUDIT_PERMITTED: Final = Metric(
+AUDIT_PERMITTED: Final = MetricSpec(
     "fleetlimit_audit_permitted_units_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Units that the limits permit to audited callers; counted by the replica that compares.",
     (POLICY,),
 )
-EVENT_LOOP_LAG: Final = Metric(
+EVENT_LOOP_LAG: Final = MetricSpec(
     "fleetlimit_event_loop_lag_seconds",
-    Kind.HISTOGRAM,
+    MetricType.HISTOGRAM,
     "How late the event loop ran a timer.",
     buckets=LAG_BUCKETS,
 )
-SPANS_DROPPED: Final = Metric(
+SPANS_DROPPED: Final = MetricSpec(
     "fleetlimit_spans_dropped_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "Spans that were not delivered, because the collector was slow or away.",
 )
-BUILD_INFO: Final = Metric(
+BUILD_INFO: Final = MetricSpec(
     "fleetlimit_build_info",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "Always 1; the version that is running.",
     (VERSION,),
 )
@@ -274,8 +274,8 @@ TRACE_ID: Final = "trace_id"
 SPAN_ID: Final = "span_id"
 
 SPAN_CHECK: Final = "fleetlimit.check"
-ATTR_POLICY: Final = "rate_limiting.policy"
-ATTR_RESULT: Final = "rate_limiting.result"
+ATTR_POLICIES: Final = "rate_limiting.policy"
+ATTR_OUTCOME: Final = "rate_limiting.result"
 ATTR_SOURCE: Final = "fleetlimit.source"
 ATTR_RETRY_AFTER_MS: Final = "fleetlimit.retry_after_ms"
 ATTR_DB_SYSTEM: Final = "db.system.name"

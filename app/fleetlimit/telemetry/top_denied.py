@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fleetlimit.core.decision import DENIED
-from fleetlimit.limiter.events import Decided, Event
+from fleetlimit.limiter.events import CheckDecided, Event
 
 CAPACITY = 1000
 REPORTED = 20
@@ -29,27 +29,29 @@ class SpaceSaving(Generic[K]):
         self._capacity = capacity
         self._counts: dict[K, int] = {}
         # By count, the keys that have it, each with the error of its count.
-        self._buckets: dict[int, dict[K, int]] = {}
-        self._least = 0
+        self._keys_by_count: dict[int, dict[K, int]] = {}
+        self._min_count = 0
 
     def add(self, key: K, number: int = 1) -> None:
         """Count more of the key, in place of a key of the least count if there is no room."""
         count = self._counts.get(key)
         if count is not None:
-            error = self._take_out(count, key)
+            error = self._remove(count, key)
         elif len(self._counts) < self._capacity:
-            count = error = self._least = 0
+            count = error = self._min_count = 0
         else:
-            count = error = self._least
-            evicted = next(iter(self._buckets[count]))
+            count = error = self._min_count
+            evicted = next(iter(self._keys_by_count[count]))
             del self._counts[evicted]
-            self._take_out(count, evicted)
+            self._remove(count, evicted)
         self._counts[key] = count + number
-        self._buckets.setdefault(count + number, {})[key] = error
-        if self._least not in self._buckets:
+        self._keys_by_count.setdefault(count + number, {})[key] = error
+        if self._min_count not in self._keys_by_count:
             # Counted one by one, the least count grows by one and is not searched for.
-            following = self._least + 1
-            self._least = following if following in self._buckets else min(self._buckets)
+            next_count = self._min_count + 1
+            self._min_count = (
+                next_count if next_count in self._keys_by_count else min(self._keys_by_count)
+            )
 
     def top(self, length: int = REPORTED) -> list[tuple[K, int, int]]:
         """Return the most frequent keys, most frequent first.
@@ -60,14 +62,14 @@ class SpaceSaving(Generic[K]):
         Returns:
             Key, count and error: the true count is from `count - error` to `count`.
         """
-        found = heapq.nlargest(length, self._counts.items(), key=lambda item: item[1])
-        return [(key, count, self._buckets[count][key]) for key, count in found]
+        largest = heapq.nlargest(length, self._counts.items(), key=lambda item: item[1])
+        return [(key, count, self._keys_by_count[count][key]) for key, count in largest]
 
-    def _take_out(self, count: int, key: K) -> int:
-        bucket = self._buckets[count]
+    def _remove(self, count: int, key: K) -> int:
+        bucket = self._keys_by_count[count]
         error = bucket.pop(key)
         if not bucket:
-            del self._buckets[count]
+            del self._keys_by_count[count]
         return error
 
 
@@ -97,24 +99,28 @@ class TopDenied:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._denied: SpaceSaving[tuple[str, str]] = SpaceSaving(capacity)
-        self._last: Decided | None = None
-        self._more = 0
+        self._run_event: CheckDecided | None = None
+        self._run_length = 0
 
-    def observe(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Count a denial under each policy that denied."""
-        if isinstance(event, Decided) and event.decision.outcome is DENIED:
-            last = self._last
+        if isinstance(event, CheckDecided) and event.decision.outcome is DENIED:
+            last = self._run_event
             # In a flood one decision is given to one caller again and again.
-            if last is None or event.decision is not last.decision or event.subject != last.subject:
-                self._add_last()
-                self._last = event
-            self._more += 1
+            if (
+                last is None
+                or event.decision is not last.decision
+                or event.subject_hash != last.subject_hash
+            ):
+                self._flush_run()
+                self._run_event = event
+            self._run_length += 1
 
-    def _add_last(self) -> None:
-        if self._last is not None:
-            for policy in self._last.decision.violated:
-                self._denied.add((policy, self._last.subject), self._more)
-        self._last, self._more = None, 0
+    def _flush_run(self) -> None:
+        if self._run_event is not None:
+            for policy in self._run_event.decision.denied_by:
+                self._denied.add((policy, self._run_event.subject_hash), self._run_length)
+        self._run_event, self._run_length = None, 0
 
     def report(self, length: int = REPORTED) -> list[DeniedSubject]:
         """Return the subjects denied most, most denied first.
@@ -122,7 +128,7 @@ class TopDenied:
         Args:
             length: How many at most.
         """
-        self._add_last()
+        self._flush_run()
         return [
             DeniedSubject(policy, subject, count, error)
             for (policy, subject), count, error in self._denied.top(length)

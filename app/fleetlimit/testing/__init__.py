@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.core.policy import PolicySet
-from fleetlimit.testing.clock import MovedClock
+from fleetlimit.testing.clock import ManualClock
 
-MakeFleetlimit = Callable[[str | Path | PolicySet | None], Fleetlimit]
+FleetlimitFactory = Callable[[str | Path | PolicySet | None], Fleetlimit]
 """What the fixture `make_fleetlimit` is: takes a policy file or a set, returns a limiter."""
 
-__all__ = ["MakeFleetlimit", "MovedClock"]
+__all__ = ["FleetlimitFactory", "ManualClock"]

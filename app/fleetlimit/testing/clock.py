@@ -7,7 +7,7 @@ from fleetlimit.core.quota import SECOND_US
 _START = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-class MovedClock:
+class ManualClock:
     """Time for buckets and caches of a limiter under test.
 
     It starts at midnight, so that windows of a minute, an hour or a day begin with it.
@@ -19,11 +19,11 @@ class MovedClock:
     def __init__(self, start: datetime = _START) -> None:
         self._us = round(start.timestamp()) * SECOND_US
 
-    def now_us(self) -> int:
+    def monotonic_us(self) -> int:
         """Return microseconds since the epoch."""
         return self._us
 
-    def move(self, seconds: float | timedelta) -> None:
+    def advance(self, seconds: float | timedelta) -> None:
         """Let time pass.
 
         Args:
@@ -32,7 +32,7 @@ class MovedClock:
         Raises:
             ValueError: Time cannot go back here.
         """
-        passed = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
-        if passed < 0:
+        elapsed_s = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        if elapsed_s < 0:
             raise ValueError("time goes forward only: move the clock by 0 seconds or more")
-        self._us += round(passed * SECOND_US)
+        self._us += round(elapsed_s * SECOND_US)

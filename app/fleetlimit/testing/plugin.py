@@ -10,7 +10,7 @@ from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.stores.embedded import EmbeddedValkey
-from fleetlimit.testing import MakeFleetlimit, MovedClock
+from fleetlimit.testing import FleetlimitFactory, ManualClock
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,9 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def fleetlimit_clock() -> MovedClock:
+def fleetlimit_clock() -> ManualClock:
     """Return the clock of the test's limiters; `fleetlimit_clock.move(60)` lets a minute pass."""
-    return MovedClock()
+    return ManualClock()
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,7 @@ def fleetlimit_store(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def make_fleetlimit(fleetlimit_clock: MovedClock, fleetlimit_store: str) -> MakeFleetlimit:
+def make_fleetlimit(fleetlimit_clock: ManualClock, fleetlimit_store: str) -> FleetlimitFactory:
     """Return a maker of limiters on the test's clock; each has keys of its own in the store.
 
     `FastAPI(lifespan=make_fleetlimit("policies.yaml"))` is an app under test; it needs the lifespan
@@ -66,6 +66,6 @@ def make_fleetlimit(fleetlimit_clock: MovedClock, fleetlimit_store: str) -> Make
 
 
 @pytest.fixture
-def fleetlimit(make_fleetlimit: MakeFleetlimit) -> Fleetlimit:
+def fleetlimit(make_fleetlimit: FleetlimitFactory) -> Fleetlimit:
     """Return a limiter on the test's clock without policies of its own."""
     return make_fleetlimit(None)

@@ -12,12 +12,12 @@ from fleetlimit.core.policy import KeyKind, KeyPart, Mode, OnStoreError, Policy
 from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota, rate_quota
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.web.exceptions import refuse
-from fleetlimit.web.http_limiter import Gate, find_gate
-from fleetlimit.web.ratelimit_headers import merged
-from fleetlimit.web.request_limits import Visit, begin, visit_of
-from fleetlimit.web.route_policies import Ask, Cost
-from fleetlimit.web.route_table import entry_of
+from fleetlimit.web.exceptions import make_exception
+from fleetlimit.web.http_limiter import HTTPLimiter, get_limiter
+from fleetlimit.web.ratelimit_headers import merge_headers
+from fleetlimit.web.request_limits import RequestLimits, get_request_limits, start_request_limits
+from fleetlimit.web.route_policies import Cost, RateLimitDependency
+from fleetlimit.web.route_table import match_route
 
 Choice = TypeVar("Choice", bound=StrEnum)
 _DEFAULTS = (
@@ -51,7 +51,7 @@ class RateLimit:
             the usual ones.
         mode: Enforce, or only count.
         on_store_error: What to do while the store is away.
-        lease: Largest part of the limit that a replica may take in one call and spend by itself,
+        prefetch: Largest part of the limit that a replica may take in one call and spend by itself,
             for a bucket that all share; above 0 and at most 0.5.
 
     Raises:
@@ -77,21 +77,21 @@ class RateLimit:
         name: str | None = None,
         mode: str = Mode.ENFORCE,
         on_store_error: str = OnStoreError.LOCAL,
-        lease: float | None = None,
+        prefetch: float | None = None,
     ) -> None:
         if (rate is None) == (policy is None):
             raise ConfigError('write either RateLimit("5/minute") or RateLimit(policy="exports")')
         self.cost = cost
-        self._named = policy or ""
+        self._policy_name = policy or ""
         self._policy: Policy | None = None
         if rate is None:
-            if (burst, algorithm, key, name, mode, on_store_error, lease) != _DEFAULTS:
+            if (burst, algorithm, key, name, mode, on_store_error, prefetch) != _DEFAULTS:
                 raise ConfigError(
                     "write burst, algorithm, key, name, mode, on_store_error and lease of a named "
                     "policy in the policy file"
                 )
             return
-        quota = _quota(rate, burst, algorithm)
+        quota = _parse_limit(rate, burst, algorithm)
         parts = tuple(map(KeyPart.parse, [key] if isinstance(key, str) else key))
         if not parts:
             raise ConfigError("an empty key: write principal, client_address or global")
@@ -99,18 +99,18 @@ class RateLimit:
             name or _default_name(quota, parts),
             (quota,),
             key=parts if name else (*parts, KeyPart(KeyKind.ROUTE)),
-            mode=_choose(Mode, mode),
-            on_store_error=_choose(OnStoreError, on_store_error),
-            lease=lease,
+            mode=_parse_enum(Mode, mode),
+            on_store_error=_parse_enum(OnStoreError, on_store_error),
+            prefetch=prefetch,
         )
-        (kept,) = self._policy.quotas("")
+        (kept,) = self._policy.quotas_for("")
         if isinstance(cost, int) and not 0 <= cost <= kept.burst // kept.cost:
             raise ConfigError(
                 f"a cost of {cost} can never pass: write a cost from 0 to "
                 f"{kept.burst // kept.cost}, or a larger burst"
             )
 
-    def policy(self, gate: Gate) -> Policy:
+    def resolve_policy(self, http_limiter: HTTPLimiter) -> Policy:
         """Return the policy that this limit stands for.
 
         Raises:
@@ -118,31 +118,33 @@ class RateLimit:
         """
         if self._policy is not None:
             return self._policy
-        return gate.limiter.policies.named(self._named)
+        return http_limiter.limiter.active_policies.require(self._policy_name)
 
     async def __call__(
         self, connection: HTTPConnection, response: Response
     ) -> AsyncIterator[Reservation]:
         """Let the request in, or raise `Refused`."""
-        visit, reservation = await self._enter(connection, response)
+        request_limits, reservation = await self._check(connection, response)
         try:
             yield reservation
         finally:
-            await _leave(visit)
+            await _release(request_limits)
 
-    async def _enter(
+    async def _check(
         self, connection: HTTPConnection, response: Response
-    ) -> tuple[Visit, Reservation]:
+    ) -> tuple[RequestLimits, Reservation]:
         scope = connection.scope
-        visit = visit_of(scope) or begin(scope, find_gate(scope), entry_of(scope))
-        name = self.policy(visit.gate).name
-        if name not in visit.policies:
+        request_limits = get_request_limits(scope) or start_request_limits(
+            scope, get_limiter(scope), match_route(scope)
+        )
+        name = self.resolve_policy(request_limits.http_limiter).name
+        if name not in request_limits.reservation_by_policy:
             # All limits of the route decide together, so that none is spent when one refuses.
-            asks = visit.entry.asks
+            dependencies = request_limits.route.rate_limits
             # Called by hand, it is no dependency of the route.
-            asks = asks if self in asks else (*asks, self)
-            await _admit(visit, connection, response, asks)
-        return visit, visit.policies[name].under(name)
+            dependencies = dependencies if self in dependencies else (*dependencies, self)
+            await _check_together(request_limits, connection, response, dependencies)
+        return request_limits, request_limits.reservation_by_policy[name].for_policy(name)
 
 
 class _WithoutLeases(RateLimit):
@@ -155,39 +157,49 @@ class _WithoutLeases(RateLimit):
         self, connection: HTTPConnection, response: Response
     ) -> Reservation:
         """Let the request in, or raise `Refused`."""
-        _, reservation = await self._enter(connection, response)
+        _, reservation = await self._check(connection, response)
         return reservation
 
 
-async def _leave(visit: Visit) -> None:
+async def _release(request_limits: RequestLimits) -> None:
     # The middleware, if there is one, holds what is held for longer: until all is sent.
-    if visit.holds_leases and not visit.shows_headers:
-        await visit.leave()
+    if request_limits.has_leases and not request_limits.headers_sent_by_middleware:
+        await request_limits.release_leases()
 
 
-async def _admit(
-    visit: Visit, connection: HTTPConnection, response: Response, asks: Sequence[Ask]
+async def _check_together(
+    request_limits: RequestLimits,
+    connection: HTTPConnection,
+    response: Response,
+    dependencies: Sequence[RateLimitDependency],
 ) -> None:
-    if visit.policies:
-        asks = [ask for ask in asks if ask.policy(visit.gate).name not in visit.policies]
-    refusal = await visit.admit(connection.scope, asks)
-    if refusal is not None:
-        await _leave(visit)
-        raise refuse(refusal, connection)
-    if not visit.shows_headers:
+    if request_limits.reservation_by_policy:
+        dependencies = [
+            ask
+            for ask in dependencies
+            if ask.resolve_policy(request_limits.http_limiter).name
+            not in request_limits.reservation_by_policy
+        ]
+    rejection = await request_limits.check(connection.scope, dependencies)
+    if rejection is not None:
+        await _release(request_limits)
+        raise make_exception(rejection, connection)
+    if not request_limits.headers_sent_by_middleware:
         # FastAPI puts these on the response. An earlier limit of the route may have told of itself.
-        response.raw_headers[:] = merged(response.raw_headers, visit.fields())
+        response.raw_headers[:] = merge_headers(
+            response.raw_headers, request_limits.response_headers()
+        )
 
 
-def _quota(rate: str | Quota, burst: int | None, algorithm: str) -> Quota:
+def _parse_limit(rate: str | Quota, burst: int | None, algorithm: str) -> Quota:
     if isinstance(rate, str):
-        return rate_quota(rate, burst=burst, algorithm=_choose(Algorithm, algorithm))
+        return rate_quota(rate, burst=burst, algorithm=_parse_enum(Algorithm, algorithm))
     if burst is not None or algorithm != Algorithm.TOKEN_BUCKET:
         raise ConfigError("write burst and algorithm into the Quota")
     return rate
 
 
-def _choose(kind: type[Choice], text: str) -> Choice:
+def _parse_enum(kind: type[Choice], text: str) -> Choice:
     try:
         return kind(text)
     except ValueError:
@@ -196,12 +208,12 @@ def _choose(kind: type[Choice], text: str) -> Choice:
 
 def _default_name(quota: Quota, key: tuple[KeyPart, ...]) -> str:
     """Name a limit by all that sets it apart from another one on the same route."""
-    words = [f"{quota.limit}/{quota.period_us / SECOND_US:g}s"]
+    parts = [f"{quota.limit}/{quota.period_us / SECOND_US:g}s"]
     if quota.algorithm is not Algorithm.TOKEN_BUCKET:
-        words.append(quota.algorithm)
+        parts.append(quota.algorithm)
     if key != (KeyPart(KeyKind.PRINCIPAL),):
-        words += [each for part in key for each in (part.kind, part.name) if each]
-    return re.sub(r"[^\w./-]", "-", "-".join(words), flags=re.ASCII)
+        parts += [each for part in key for each in (part.kind, part.name) if each]
+    return re.sub(r"[^\w./-]", "-", "-".join(parts), flags=re.ASCII)
 
 
 def rate_limit(limit: int, window: float) -> RateLimit:

@@ -11,23 +11,23 @@ from fleetlimit.core.subject import Identity
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.web.ratelimit_headers import (
-    EXPOSED,
-    Dialect,
+    EXPOSED_HEADERS,
+    HeaderFormat,
     Headers,
     RawHeaders,
+    encode_headers,
     limit_headers,
-    raw,
     retry_after,
     seconds,
 )
-from fleetlimit.web.responses import MAX_REJECTIONS, Refusal, refused
+from fleetlimit.web.responses import MAX_REJECTIONS, RejectionResponse, rate_limited_response
 
-MAX_KEPT: Final = 4_096
-_DRAFT_11: Final = Dialect.DRAFT_11
-_EPOCH: Final = Dialect.X_RATELIMIT_EPOCH
+MAX_CACHED_HEADERS: Final = 4_096
+_DRAFT_11: Final = HeaderFormat.DRAFT_11
+_EPOCH: Final = HeaderFormat.X_RATELIMIT_EPOCH
 _SHADOW: Final = Mode.SHADOW
-_Place = tuple[str, int, int, int]
-_Kept = tuple[tuple[Quota, ...], RawHeaders]
+_HeaderCacheKey = tuple[str, int, int, int]
+_HeaderCacheEntry = tuple[tuple[Quota, ...], RawHeaders]
 
 
 class Identifier(Protocol):
@@ -38,13 +38,13 @@ class Identifier(Protocol):
         ...
 
 
-class Gate:
+class HTTPLimiter:
     """A limiter, and how the web sees it.
 
     Args:
         limiter: Decides.
         identifier: Tells who sent a request; replaced when the policy file is.
-        dialect: How clients are told of their limits.
+        header_format: How clients are told of their limits.
         reject_invalid: Whether a credential that does not verify is refused with 401.
     """
 
@@ -53,72 +53,76 @@ class Gate:
         limiter: Limiter,
         identifier: Identifier,
         *,
-        dialect: Dialect = Dialect.DRAFT_11,
+        header_format: HeaderFormat = HeaderFormat.DRAFT_11,
         reject_invalid: bool = False,
     ) -> None:
         self.limiter = limiter
         self.identifier = identifier
-        self.dialect = dialect
+        self.header_format = header_format
         self.reject_invalid = reject_invalid
         # By the id of the decision, which is kept with it: in a flood one is given again and again.
-        self.refusals: dict[int, tuple[Decision, Refusal]] = {}
+        self._rejection_cache: dict[int, tuple[Decision, RejectionResponse]] = {}
         # By all that they say; the limits by their id, and kept with it.
-        self._fields: dict[_Place, _Kept] = {}
+        self._header_cache: dict[_HeaderCacheKey, _HeaderCacheEntry] = {}
 
     @property
-    def exposed(self) -> str:
+    def exposed_headers(self) -> str:
         """Names of the fields that a browser's script may want to read."""
-        return EXPOSED[self.dialect]
+        return EXPOSED_HEADERS[self.header_format]
 
-    def headers(self, decision: Decision) -> Headers:
+    def response_headers(self, decision: Decision) -> Headers:
         """Return the fields for a response, with Retry-After if it is a refusal."""
-        now = int(time.time()) if self.dialect is _EPOCH else 0
-        fields = limit_headers(decision, self.dialect, unix_seconds=now)
+        now = int(time.time()) if self.header_format is _EPOCH else 0
+        headers = limit_headers(decision, self.header_format, unix_seconds=now)
         if not decision.allowed:
-            fields.append(("Retry-After", retry_after(decision)))
-        return fields
+            headers.append(("Retry-After", retry_after(decision)))
+        return headers
 
-    def fields(self, decision: Decision) -> RawHeaders:
+    def raw_response_headers(self, decision: Decision) -> RawHeaders:
         """Return the same as ASGI has them, in a list that others are given as well.
 
         One limit's are kept: many callers have as much left, and to write them takes as long as to
         decide.
         """
         outcome, _, results, _, _ = decision
-        if outcome is ALLOWED and len(results) == 1 and self.dialect is _DRAFT_11:
-            policy, mode, _, quotas, verdicts = results[0]
-            if mode is not _SHADOW and len(verdicts) == 1 and verdicts[0] is not None:
-                _, remaining, _, next_us, _ = verdicts[0]
-                place = policy, id(quotas), remaining, seconds(next_us)
-                known = self._fields.get(place) or self._keep(place, quotas, decision)
-                return known[1]
-        return raw(self.headers(decision))
+        if outcome is ALLOWED and len(results) == 1 and self.header_format is _DRAFT_11:
+            policy, mode, _, quotas, statuses = results[0]
+            if mode is not _SHADOW and len(statuses) == 1 and statuses[0] is not None:
+                _, remaining, _, next_unit_after_us, _ = statuses[0]
+                key = policy, id(quotas), remaining, seconds(next_unit_after_us)
+                cached = self._header_cache.get(key) or self._remember(key, quotas, decision)
+                return cached[1]
+        return encode_headers(self.response_headers(decision))
 
-    def refusal(self, decision: Decision) -> Refusal:
+    def rejection_response(self, decision: Decision) -> RejectionResponse:
         """Return the response of a refusing decision."""
-        known = self.refusals.get(id(decision))
-        if known is not None and known[0] is decision:
-            return known[1]
-        if len(self.refusals) >= MAX_REJECTIONS:
-            self.refusals.clear()
-        refusal = refused(decision, self.headers(decision), self.exposed)
-        self.refusals[id(decision)] = decision, refusal
-        return refusal
+        cached = self._rejection_cache.get(id(decision))
+        if cached is not None and cached[0] is decision:
+            return cached[1]
+        if len(self._rejection_cache) >= MAX_REJECTIONS:
+            self._rejection_cache.clear()
+        response = rate_limited_response(
+            decision, self.response_headers(decision), self.exposed_headers
+        )
+        self._rejection_cache[id(decision)] = decision, response
+        return response
 
-    def _keep(self, place: _Place, quotas: tuple[Quota, ...], decision: Decision) -> _Kept:
-        if len(self._fields) >= MAX_KEPT:
-            self._fields.clear()
-        kept = self._fields[place] = quotas, raw(self.headers(decision))
-        return kept
+    def _remember(
+        self, key: _HeaderCacheKey, quotas: tuple[Quota, ...], decision: Decision
+    ) -> _HeaderCacheEntry:
+        if len(self._header_cache) >= MAX_CACHED_HEADERS:
+            self._header_cache.clear()
+        entry = self._header_cache[key] = quotas, encode_headers(self.response_headers(decision))
+        return entry
 
 
 class DefaultGate:
     """Makes a gate for an app that sets up none; `open` is given by the package's root."""
 
-    open: ClassVar[Callable[[], Gate] | None] = None
+    open: ClassVar[Callable[[], HTTPLimiter] | None] = None
 
 
-def find_gate(scope: Mapping[str, Any]) -> Gate:
+def get_limiter(scope: Mapping[str, Any]) -> HTTPLimiter:
     """Return the gate of the app that a request came to.
 
     It is the one that the app's lifespan opened; an app without one gets a gate of its own, made
@@ -128,14 +132,14 @@ def find_gate(scope: Mapping[str, Any]) -> Gate:
         ConfigError: There is no app that could have one.
     """
     state = scope.get("state")
-    if state and isinstance(gate := state.get("fleetlimit"), Gate):
-        return gate
+    if state and isinstance(http_limiter := state.get("fleetlimit"), HTTPLimiter):
+        return http_limiter
     app = scope.get("app")
     if app is None:
         raise ConfigError("an app that is not Starlette's needs RateLimitMiddleware(app, gate=...)")
-    gate = getattr(app.state, "fleetlimit", None)
-    if not isinstance(gate, Gate):
+    http_limiter = getattr(app.state, "fleetlimit", None)
+    if not isinstance(http_limiter, HTTPLimiter):
         if DefaultGate.open is None:
             raise RuntimeError("import fleetlimit before its parts")
-        gate = app.state.fleetlimit = DefaultGate.open()
-    return gate
+        http_limiter = app.state.fleetlimit = DefaultGate.open()
+    return http_limiter

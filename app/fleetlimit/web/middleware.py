@@ -9,65 +9,74 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fleetlimit.web.exceptions import send_refusal
-from fleetlimit.web.http_limiter import Gate, find_gate
-from fleetlimit.web.ratelimit_headers import EXPOSED, merged
-from fleetlimit.web.request_limits import Visit, begin, visit_of
-from fleetlimit.web.responses import Refusal
-from fleetlimit.web.route_table import RouteTable, entry_of
+from fleetlimit.web.exceptions import send_rejection
+from fleetlimit.web.http_limiter import HTTPLimiter, get_limiter
+from fleetlimit.web.ratelimit_headers import EXPOSED_HEADERS, merge_headers
+from fleetlimit.web.request_limits import RequestLimits, get_request_limits, start_request_limits
+from fleetlimit.web.responses import RejectionResponse
+from fleetlimit.web.route_table import RouteTable, match_route
 
-_FIELDS: Final = frozenset(
+_RESPONSE_START_TYPES: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
-_EXPOSE: Final = "Access-Control-Expose-Headers"
-_OURS: Final = frozenset(
-    name.lower().encode() for each in EXPOSED.values() for name in each.split(", ")
+_EXPOSE_HEADERS: Final = "Access-Control-Expose-Headers"
+_LIMIT_HEADERS: Final = frozenset(
+    name.lower().encode() for each in EXPOSED_HEADERS.values() for name in each.split(", ")
 )
-_ORIGIN: Final = frozenset({b"origin"})
+_ORIGIN_HEADER: Final = frozenset({b"origin"})
 
 
-class Sender:
+class SendWithHeaders:
     """Stands in place of a server's `send`.
 
     Args:
-        visit: The request, and what was decided of it.
+        request_limits: The request, and what was decided of it.
         scope: The request, as the server describes it.
         send: The server's.
     """
 
-    __slots__ = ("_scope", "_send", "_visit")
+    __slots__ = ("_request_limits", "_scope", "_send")
 
-    def __init__(self, visit: Visit, scope: Scope, send: Send) -> None:
-        self._visit = visit
+    def __init__(self, request_limits: RequestLimits, scope: Scope, send: Send) -> None:
+        self._request_limits = request_limits
         self._scope = scope
         self._send = send
 
     def __call__(self, message: Message) -> Awaitable[None]:
         """Send a message on."""
-        if message["type"] in _FIELDS and (ours := self._visit.fields()):
-            theirs = message.get("headers", ())
+        if message["type"] in _RESPONSE_START_TYPES and (
+            limit_headers := self._request_limits.response_headers()
+        ):
+            app_headers = message.get("headers", ())
             # Few apps have any of their own, and then no table of names is made.
-            clash = _has(theirs, _OURS)
-            message["headers"] = merged(theirs, ours) if clash else [*theirs, *ours]
-            if _has(self._scope["headers"], _ORIGIN):
-                self._expose(MutableHeaders(scope=message))
+            clash = _has_header(app_headers, _LIMIT_HEADERS)
+            message["headers"] = (
+                merge_headers(app_headers, limit_headers)
+                if clash
+                else [*app_headers, *limit_headers]
+            )
+            if _has_header(self._scope["headers"], _ORIGIN_HEADER):
+                self._expose_limit_headers(MutableHeaders(scope=message))
         return self._send(message)
 
-    def _expose(self, headers: MutableHeaders) -> None:
-        lists = [*headers.getlist(_EXPOSE), self._visit.gate.exposed]
+    def _expose_limit_headers(self, headers: MutableHeaders) -> None:
+        lists = [
+            *headers.getlist(_EXPOSE_HEADERS),
+            self._request_limits.http_limiter.exposed_headers,
+        ]
         names = dict.fromkeys(name.strip() for one in lists for name in one.split(","))
-        headers[_EXPOSE] = ", ".join(names)
+        headers[_EXPOSE_HEADERS] = ", ".join(names)
 
 
-def _has(fields: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> bool:
+def _has_header(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> bool:
     """Tell whether one of the fields has one of the names; they are few, so no table is made."""
-    for name, _ in fields:  # noqa: SIM110 - to make a generator takes as long as all else here
+    for name, _ in headers:  # noqa: SIM110 - to make a generator takes as long as all else here
         if name in names:
             return True
     return False
 
 
-_LIMITED = frozenset({"http", "websocket"})
+_SCOPE_TYPES = frozenset({"http", "websocket"})
 Kind = TypeVar("Kind")
 
 
@@ -76,50 +85,62 @@ class RateLimitMiddleware:
 
     Args:
         app: The app behind it.
-        gate: Decides; the app's own when left out.
+        http_limiter: Decides; the app's own when left out.
         routes: The routes of an app that is not Starlette's; the app's own when left out.
     """
 
     def __init__(
-        self, app: ASGIApp, *, gate: Gate | None = None, routes: RouteTable | None = None
+        self,
+        app: ASGIApp,
+        *,
+        http_limiter: HTTPLimiter | None = None,
+        routes: RouteTable | None = None,
     ) -> None:
         self.app = app
-        self._gate = gate
+        self._http_limiter = http_limiter
         self._routes = routes
-        self._cors = _within(app, CORSMiddleware)
-        self._starlette = _within(app, Starlette)
+        self._cors = _find_in_stack(app, CORSMiddleware)
+        self._starlette = _find_in_stack(app, Starlette)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, or refuse it."""
-        kind = scope["type"]
-        if kind not in _LIMITED or (scope.get("method") == "OPTIONS" and _is_preflight(scope)):
+        scope_type = scope["type"]
+        if scope_type not in _SCOPE_TYPES or (
+            scope.get("method") == "OPTIONS" and _is_preflight(scope)
+        ):
             await self.app(scope, receive, send)
             return
         if self._starlette is not None:
             # Wrapped around the whole app by hand, it stands where no app is named yet.
             scope.setdefault("app", self._starlette)
-        gate = self._gate or find_gate(scope)
-        outer = visit_of(scope)
-        if outer is not None and outer.gate is gate:
+        http_limiter = self._http_limiter or get_limiter(scope)
+        outer = get_request_limits(scope)
+        if outer is not None and outer.http_limiter is http_limiter:
             await self.app(scope, receive, send)
             return
-        entry = entry_of(scope, self._routes)
-        visit = begin(scope, gate, entry, shows_headers=True)
+        route = match_route(scope, self._routes)
+        request_limits = start_request_limits(
+            scope, http_limiter, route, headers_sent_by_middleware=True
+        )
         try:
-            refusal = await visit.admit(scope, entry.asks, matched=True)
-            if refusal is None:
-                await self.app(scope, receive, Sender(visit, scope, send))
-            elif self._cors is None and refusal.tells_limits:
-                await send_refusal(refusal, scope, receive, send)
+            rejection = await request_limits.check(scope, route.rate_limits, match_policies=True)
+            if rejection is None:
+                await self.app(scope, receive, SendWithHeaders(request_limits, scope, send))
+            elif self._cors is None and rejection.includes_limit_headers:
+                await send_rejection(rejection, scope, receive, send)
             else:
-                await self._refuse(refusal, scope, receive, Sender(visit, scope, send))
+                await self._send_rejection_with_cors(
+                    rejection, scope, receive, SendWithHeaders(request_limits, scope, send)
+                )
         finally:
-            if visit.holds_leases:
-                await visit.leave()
+            if request_limits.has_leases:
+                await request_limits.release_leases()
 
-    async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _send_rejection_with_cors(
+        self, rejection: RejectionResponse, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            await send_refusal(refusal, scope, receive, send)
+            await send_rejection(rejection, scope, receive, send)
 
         if self._cors is None:
             await answer(scope, receive, send)
@@ -137,7 +158,7 @@ def _is_preflight(scope: Scope) -> bool:
     return "origin" in headers and "access-control-request-method" in headers
 
 
-def _within(app: Any, kind: type[Kind]) -> Kind | None:
+def _find_in_stack(app: Any, kind: type[Kind]) -> Kind | None:
     """Return the first of a kind among an app and what it is wrapped around."""
     while app is not None:
         if isinstance(app, kind):

@@ -19,7 +19,7 @@ Headers = list[tuple[str, str]]
 _SHADOW: Final = Mode.SHADOW
 
 
-class Dialect(StrEnum):
+class HeaderFormat(StrEnum):
     """How the limits are told to clients; `x-ratelimit-epoch` gives the reset as a Unix time."""
 
     DRAFT_11 = "draft-11"
@@ -28,14 +28,16 @@ class Dialect(StrEnum):
     NONE = "none"
 
 
-_DRAFT_11: Final = Dialect.DRAFT_11
-EXPOSED = {
-    Dialect.DRAFT_11: "RateLimit, RateLimit-Policy, Retry-After",
-    Dialect.X_RATELIMIT: "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After",
-    Dialect.X_RATELIMIT_EPOCH: (
+_DRAFT_11: Final = HeaderFormat.DRAFT_11
+EXPOSED_HEADERS = {
+    HeaderFormat.DRAFT_11: "RateLimit, RateLimit-Policy, Retry-After",
+    HeaderFormat.X_RATELIMIT: (
         "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
     ),
-    Dialect.NONE: "Retry-After",
+    HeaderFormat.X_RATELIMIT_EPOCH: (
+        "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+    ),
+    HeaderFormat.NONE: "Retry-After",
 }
 """What `Access-Control-Expose-Headers` must name for a browser's script to see it."""
 
@@ -50,33 +52,37 @@ def retry_after(decision: Decision) -> str:
     return str(max(1, seconds(decision.retry_after_us)))
 
 
-def limit_headers(decision: Decision, dialect: Dialect, *, unix_seconds: int = 0) -> Headers:
+def limit_headers(
+    decision: Decision, header_format: HeaderFormat, *, unix_seconds: int = 0
+) -> Headers:
     """Return the fields that tell a client how its limits stand.
 
     Args:
         decision: What was decided.
-        dialect: How to tell it.
+        header_format: How to tell it.
         unix_seconds: The time, for the dialect that gives the reset as a time.
     """
-    if dialect is _DRAFT_11:
+    if header_format is _DRAFT_11:
         return _draft_11(decision)
-    if dialect is Dialect.NONE:
+    if header_format is HeaderFormat.NONE:
         return []
-    return _x_ratelimit(decision, unix_seconds if dialect is Dialect.X_RATELIMIT_EPOCH else 0)
+    return _x_ratelimit(
+        decision, unix_seconds if header_format is HeaderFormat.X_RATELIMIT_EPOCH else 0
+    )
 
 
 def _draft_11(decision: Decision) -> Headers:
     policies, states = [], []
-    for policy, mode, _, quotas, verdicts in decision.results:
+    for policy, mode, _, quotas, statuses in decision.results:
         if mode is _SHADOW or not quotas:
             continue
-        told, names = _members(policy, quotas)
-        policies.append(told)
-        for place, verdict in enumerate(verdicts):
-            if verdict is not None:
-                _, remaining, _, next_us, _ = verdict
-                until_more = f";t={seconds(next_us)}" if next_us else ""
-                states.append(f"{names[place]};r={remaining}{until_more}")
+        item, names = _policy_item(policy, quotas)
+        policies.append(item)
+        for index, status in enumerate(statuses):
+            if status is not None:
+                _, remaining, _, next_unit_after_us, _ = status
+                until_more = f";t={seconds(next_unit_after_us)}" if next_unit_after_us else ""
+                states.append(f"{names[index]};r={remaining}{until_more}")
     headers = []
     if policies:
         headers.append(("RateLimit-Policy", ", ".join(policies)))
@@ -86,33 +92,33 @@ def _draft_11(decision: Decision) -> Headers:
 
 
 @lru_cache(1_024)
-def _members(policy: str, quotas: tuple[Quota, ...]) -> tuple[str, list[str]]:
+def _policy_item(policy: str, quotas: tuple[Quota, ...]) -> tuple[str, list[str]]:
     """Return what is told of a policy's limits whatever was decided, and how each is named."""
     alone = len(quotas) == 1
     names = [f'"{policy}"' if alone else f'"{policy}.{quota.name}"' for quota in quotas]
-    told = [
+    items = [
         f"{name};q={quota.burst}{_window(quota)}" for name, quota in zip(names, quotas, strict=True)
     ]
-    return ", ".join(told), names
+    return ", ".join(items), names
 
 
 def _window(quota: Quota) -> str:
     if quota.algorithm is Algorithm.CONCURRENCY:
         return ';qu="concurrent-requests"'
-    return f";w={seconds(quota.fill_us)}"
+    return f";w={seconds(quota.refill_us)}"
 
 
 def _x_ratelimit(decision: Decision, unix_seconds: int) -> Headers:
     """Tell the limit that binds: the one that refuses longest, or has least left."""
-    told = [result.limits for result in decision.results if result.mode is not Mode.SHADOW]
-    known = [(quota, verdict) for limits in told for quota, verdict in limits if verdict]
+    visible = [result.limits for result in decision.results if result.mode is not Mode.SHADOW]
+    known = [(quota, verdict) for limits in visible for quota, verdict in limits if verdict]
     if not known:
         return []
-    quota, verdict = min(known, key=lambda each: (-each[1].retry_us, each[1].remaining))
-    reset_us = verdict.next_us if not verdict.fits else verdict.reset_us
+    quota, status = min(known, key=lambda each: (-each[1].retry_after_us, each[1].remaining))
+    reset_us = status.next_unit_after_us if not status.allowed else status.reset_after_us
     return [
         ("X-RateLimit-Limit", str(quota.burst)),
-        ("X-RateLimit-Remaining", str(verdict.remaining)),
+        ("X-RateLimit-Remaining", str(status.remaining)),
         ("X-RateLimit-Reset", str(unix_seconds + seconds(reset_us))),
     ]
 
@@ -121,18 +127,18 @@ RawHeaders = list[tuple[bytes, bytes]]
 """Header fields as ASGI has them."""
 
 
-def raw(fields: Iterable[tuple[str, str]]) -> RawHeaders:
+def encode_headers(headers: Iterable[tuple[str, str]]) -> RawHeaders:
     """Return header fields as ASGI has them."""
-    return [_raw(each) for each in fields]
+    return [_encode_header(each) for each in headers]
 
 
-def merged(theirs: Iterable[tuple[bytes, bytes]], ours: RawHeaders) -> RawHeaders:
+def merge_headers(existing: Iterable[tuple[bytes, bytes]], replacing: RawHeaders) -> RawHeaders:
     """Return an app's fields and ours, in place of those of the same names."""
-    names = dict(ours)
-    return [*[each for each in theirs if each[0] not in names], *ours]
+    names = dict(replacing)
+    return [*[each for each in existing if each[0] not in names], *replacing]
 
 
 @lru_cache(1_024)
-def _raw(field: tuple[str, str]) -> tuple[bytes, bytes]:
-    name, value = field
+def _encode_header(header: tuple[str, str]) -> tuple[bytes, bytes]:
+    name, value = header
     return name.lower().encode(), value.encode("latin-1")

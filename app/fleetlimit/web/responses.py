@@ -7,31 +7,31 @@ from typing import Any
 
 from fleetlimit.core.decision import Decision, Outcome
 from fleetlimit.errors import IdentityError
-from fleetlimit.web.ratelimit_headers import Headers, raw, retry_after
+from fleetlimit.web.ratelimit_headers import Headers, encode_headers, retry_after
 
 
-class Refusal:
+class RejectionResponse:
     """A response that turns a request away.
 
     Args:
         status: Its status.
         headers: Its headers.
         body: Its body.
-        tells_limits: Whether the limits' fields are among the headers.
+        includes_limit_headers: Whether the limits' fields are among the headers.
     """
 
     def __init__(
-        self, status: int, headers: Headers, body: bytes, *, tells_limits: bool = False
+        self, status: int, headers: Headers, body: bytes, *, includes_limit_headers: bool = False
     ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
-        self.tells_limits = tells_limits
+        self.includes_limit_headers = includes_limit_headers
 
     @cached_property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """The headers as ASGI sends them."""
-        return raw(self.headers)
+        return encode_headers(self.headers)
 
 
 MEDIA_TYPE = "application/problem+json"
@@ -46,36 +46,42 @@ CONTENT_TOO_LARGE = 413
 MAX_REJECTIONS = 1_024
 
 
-def refused(decision: Decision, fields: Headers, exposed: str) -> Refusal:
+def rate_limited_response(
+    decision: Decision, limit_headers: Headers, exposed_headers: str
+) -> RejectionResponse:
     """Turn a refusing decision into 429, or 503 where the store is away and a policy refuses."""
-    away = decision.outcome is Outcome.FAIL_CLOSED
-    status = SERVICE_UNAVAILABLE if away else TOO_MANY_REQUESTS
-    return _refusing(status, decision.violated, retry_after(decision), exposed, tuple(fields))
+    fails_closed = decision.outcome is Outcome.FAIL_CLOSED
+    status = SERVICE_UNAVAILABLE if fails_closed else TOO_MANY_REQUESTS
+    return _cached_rate_limited_response(
+        status, decision.denied_by, retry_after(decision), exposed_headers, tuple(limit_headers)
+    )
 
 
 @lru_cache(MAX_REJECTIONS)
-def _refusing(
+def _cached_rate_limited_response(
     status: int,
-    violated: tuple[str, ...],
-    wait: str,
-    exposed: str,
-    fields: tuple[tuple[str, str], ...],
-) -> Refusal:
+    denied_by: tuple[str, ...],
+    wait_seconds: str,
+    exposed_headers: str,
+    limit_headers: tuple[tuple[str, str], ...],
+) -> RejectionResponse:
     """Return a refusal; in a flood it is the same for a second."""
     if status == SERVICE_UNAVAILABLE:
-        kind = REDUCED_CAPACITY
+        problem_type = REDUCED_CAPACITY
         title = "Request cannot be satisfied due to temporary server capacity constraints"
-        detail = f"The limit cannot be checked at the moment; try again in {wait} s."
+        detail = f"The limit cannot be checked at the moment; try again in {wait_seconds} s."
     else:
-        kind = QUOTA_EXCEEDED
+        problem_type = QUOTA_EXCEEDED
         title = "Request cannot be satisfied as assigned quota has been exceeded"
-        detail = f"The quota of {', '.join(violated)} is spent; try again in {wait} s."
-    members = {"type": kind, "title": title, "detail": detail}
-    body = _body(status, members, {"violated-policies": list(violated)})
-    return Refusal(status, _headers(exposed, body, fields), body, tells_limits=True)
+        detail = f"The quota of {', '.join(denied_by)} is spent; try again in {wait_seconds} s."
+    members = {"type": problem_type, "title": title, "detail": detail}
+    body = _body(status, members, {"violated-policies": list(denied_by)})
+    return RejectionResponse(
+        status, _headers(exposed_headers, body, limit_headers), body, includes_limit_headers=True
+    )
 
 
-def unauthorized(error: IdentityError, exposed: str) -> Refusal:
+def unauthorized_response(error: IdentityError, exposed_headers: str) -> RejectionResponse:
     """Turn a credential that did not verify into 401 (RFC 9110, 15.5.2)."""
     members = {
         "type": "about:blank",
@@ -83,36 +89,36 @@ def unauthorized(error: IdentityError, exposed: str) -> Refusal:
         "detail": f"The credential was not accepted: {error.reason}.",
     }
     body = _body(UNAUTHORIZED, members, {})
-    headers = _headers(exposed, body, [("WWW-Authenticate", "Bearer")])
-    return Refusal(UNAUTHORIZED, headers, body)
+    headers = _headers(exposed_headers, body, [("WWW-Authenticate", "Bearer")])
+    return RejectionResponse(UNAUTHORIZED, headers, body)
 
 
-def too_costly(message: str, exposed: str) -> Refusal:
+def cost_too_large_response(message: str, exposed_headers: str) -> RejectionResponse:
     """Turn a cost that no limit could ever hold into 413.
 
     Without Retry-After, RFC 9110, 15.5.14 says the condition is not temporary: waiting is no help.
     """
     members = {"type": "about:blank", "title": "Content Too Large", "detail": f"{message}."}
     body = _body(CONTENT_TOO_LARGE, members, {})
-    return Refusal(CONTENT_TOO_LARGE, _headers(exposed, body, []), body)
+    return RejectionResponse(CONTENT_TOO_LARGE, _headers(exposed_headers, body, []), body)
 
 
 def _body(status: int, members: dict[str, str], extension: dict[str, Any]) -> bytes:
     return json.dumps({**members, "status": status, **extension}).encode()
 
 
-def _headers(exposed: str, body: bytes, fields: Iterable[tuple[str, str]]) -> Headers:
+def _headers(exposed_headers: str, body: bytes, extra: Iterable[tuple[str, str]]) -> Headers:
     return [
         ("Content-Type", MEDIA_TYPE),
         ("Content-Length", str(len(body))),
         # RFC 6585, section 4: a 429 must not be stored by a cache; the others must not either.
         ("Cache-Control", "no-store"),
-        ("Access-Control-Expose-Headers", exposed),
-        *fields,
+        ("Access-Control-Expose-Headers", exposed_headers),
+        *extra,
     ]
 
 
-def _documented(description: str) -> dict[str, Any]:
+def _openapi_response(description: str) -> dict[str, Any]:
     schema = {
         "type": "object",
         "required": ["type", "title", "status"],
@@ -145,8 +151,8 @@ def _documented(description: str) -> dict[str, Any]:
     }
 
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    TOO_MANY_REQUESTS: _documented("A quota is spent."),
-    SERVICE_UNAVAILABLE: _documented("The limit cannot be checked at the moment."),
+RATE_LIMIT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    TOO_MANY_REQUESTS: _openapi_response("A quota is spent."),
+    SERVICE_UNAVAILABLE: _openapi_response("The limit cannot be checked at the moment."),
 }
 """What a limited route may answer, for `responses=` of a FastAPI route, router or app."""

@@ -10,23 +10,23 @@ from starlette.types import Scope
 
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
-from fleetlimit.web.http_limiter import Gate
+from fleetlimit.web.http_limiter import HTTPLimiter
 
 WEBSOCKET: Final = "WEBSOCKET"
 """Stands for a method where there is none."""
 UNASKED: Final = ""
 """Stands for the method where the policies that match the request are not asked for."""
 _METHODS: Final = frozenset({UNASKED, WEBSOCKET, *HTTPMethod})
-MAX_KEPT: Final = 64
+MAX_CACHED: Final = 64
 
-Telling = Callable[[HTTPConnection], int | Awaitable[int]]
+CostFunction = Callable[[HTTPConnection], int | Awaitable[int]]
 """Tells what a request costs."""
-Cost = int | Telling
+Cost = int | CostFunction
 """What a request costs, or what tells it."""
 
 
 @runtime_checkable
-class Ask(Protocol):
+class RateLimitDependency(Protocol):
     """What asks for a policy at a cost: a dependency of the route."""
 
     @property
@@ -34,53 +34,61 @@ class Ask(Protocol):
         """What a request costs under the policy."""
         ...
 
-    def policy(self, gate: Gate) -> Policy:
+    def resolve_policy(self, http_limiter: HTTPLimiter) -> Policy:
         """Return the policy that is asked for."""
         ...
 
 
-class Wanted(NamedTuple):
+class ApplicablePolicies(NamedTuple):
     """What a request asks for.
 
     Args:
-        policies: The set in force when this was found.
-        asks: The dependencies that ask.
-        pairs: Each policy with its cost.
-        told: Where a function tells the cost of a request.
+        policy_set: The set in force when this was found.
+        dependencies: The dependencies that ask.
+        policy_costs: Each policy with its cost.
+        cost_functions: Where a function tells the cost of a request.
         names: Names of the policies.
-        headers: Lower-case names of the request headers that their keys are made of.
+        key_headers: Lower-case names of the request headers that their keys are made of.
     """
 
-    policies: PolicySet
-    asks: Sequence[Ask]
-    pairs: list[tuple[Policy, int]]
-    told: list[tuple[int, Telling]]
+    policy_set: PolicySet
+    dependencies: Sequence[RateLimitDependency]
+    policy_costs: list[tuple[Policy, int]]
+    cost_functions: list[tuple[int, CostFunction]]
     names: tuple[str, ...]
-    headers: frozenset[str]
+    key_headers: frozenset[str]
 
-    async def priced(self, scope: Scope) -> list[tuple[Policy, int]]:
+    async def resolve_costs(self, scope: Scope) -> list[tuple[Policy, int]]:
         """Return each policy with the cost that this request has under it."""
-        pairs = [*self.pairs]
-        for place, tell in self.told:
-            cost = tell(HTTPConnection(scope))
-            pairs[place] = pairs[place][0], await cost if inspect.isawaitable(cost) else cost
-        return pairs
+        policy_costs = [*self.policy_costs]
+        for index, cost_function in self.cost_functions:
+            cost = cost_function(HTTPConnection(scope))
+            policy_costs[index] = (
+                policy_costs[index][0],
+                await cost if inspect.isawaitable(cost) else cost,
+            )
+        return policy_costs
 
 
-class Wants:
+class PolicyCache:
     """What is asked for at one route, found once for all requests that ask for the same."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], Wanted] = {}
+        self._cache: dict[tuple[str, str], ApplicablePolicies] = {}
 
-    def find(
-        self, gate: Gate, asks: Sequence[Ask], method: str, template: str, tier: str
-    ) -> Wanted:
+    def get(
+        self,
+        http_limiter: HTTPLimiter,
+        dependencies: Sequence[RateLimitDependency],
+        method: str,
+        template: str,
+        tier: str,
+    ) -> ApplicablePolicies:
         """Return what a request asks for.
 
         Args:
-            gate: Has the policies.
-            asks: Dependencies that ask for policies.
+            http_limiter: Has the policies.
+            dependencies: Dependencies that ask for policies.
             method: The method, `WEBSOCKET` or `UNASKED`.
             template: The route's full template.
             tier: The caller's tier.
@@ -88,33 +96,40 @@ class Wants:
         Raises:
             ConfigError: A dependency names a policy that there is not.
         """
-        policies = gate.limiter.policies.current
-        found = self._kept.get((method, tier))
-        if found is not None and found.policies is policies and found.asks is asks:
-            return found
-        matching = policies.select(method, template or UNMATCHED_ROUTE, tier) if method else ()
-        found = _wanted(gate, policies, asks, matching)
+        policy_set = http_limiter.limiter.active_policies.current
+        applicable = self._cache.get((method, tier))
+        if (
+            applicable is not None
+            and applicable.policy_set is policy_set
+            and applicable.dependencies is dependencies
+        ):
+            return applicable
+        matching = policy_set.select(method, template or UNMATCHED_ROUTE, tier) if method else ()
+        applicable = _find_applicable(http_limiter, policy_set, dependencies, matching)
         # Some servers take any word for a method: what is kept must not grow with clients' words.
         if method in _METHODS:
-            if len(self._kept) >= MAX_KEPT:
-                self._kept.clear()
-            self._kept[method, tier] = found
-        return found
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            self._cache[method, tier] = applicable
+        return applicable
 
 
-def _wanted(
-    gate: Gate, policies: PolicySet, asks: Sequence[Ask], matching: Iterable[Policy]
-) -> Wanted:
+def _find_applicable(
+    http_limiter: HTTPLimiter,
+    policy_set: PolicySet,
+    dependencies: Sequence[RateLimitDependency],
+    matching: Iterable[Policy],
+) -> ApplicablePolicies:
     costs: dict[str, tuple[Policy, Cost]] = {policy.name: (policy, 1) for policy in matching}
-    for ask in asks:
-        policy = ask.policy(gate)
-        costs[policy.name] = policy, ask.cost
-    found = [*costs.values()]
-    return Wanted(
-        policies,
-        asks,
-        [(policy, cost if isinstance(cost, int) else 0) for policy, cost in found],
-        [(at, cost) for at, (_, cost) in enumerate(found) if not isinstance(cost, int)],
+    for dependency in dependencies:
+        policy = dependency.resolve_policy(http_limiter)
+        costs[policy.name] = policy, dependency.cost
+    policy_costs = [*costs.values()]
+    return ApplicablePolicies(
+        policy_set,
+        dependencies,
+        [(policy, cost if isinstance(cost, int) else 0) for policy, cost in policy_costs],
+        [(at, cost) for at, (_, cost) in enumerate(policy_costs) if not isinstance(cost, int)],
         tuple(costs),
-        frozenset().union(*(policy.headers for policy, _ in found)),
+        frozenset().union(*(policy.key_headers for policy, _ in policy_costs)),
     )

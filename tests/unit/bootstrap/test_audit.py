@@ -5,10 +5,10 @@ import re
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.core.policy import PolicySet
-from fleetlimit.testing import MovedClock
-from support.limiter import rate
+from fleetlimit.testing import ManualClock
+from support.limiter import rate_policy
 
-POLICIES = PolicySet([rate("exports", "6/minute")])
+POLICIES = PolicySet([rate_policy("exports", "6/minute")])
 
 
 def metrics(fleetlimit: Fleetlimit) -> dict[str, float]:
@@ -20,17 +20,17 @@ def metrics(fleetlimit: Fleetlimit) -> dict[str, float]:
 
 async def test_audit_is_on_by_default() -> None:
     """What was let in beyond a limit is in the metrics half a minute later."""
-    clock = MovedClock()
+    clock = ManualClock()
     fleetlimit = Fleetlimit(policies=POLICIES, settings=Settings(), clock=clock)
-    fleetlimit.enforce()
+    fleetlimit.activate_policies()
     limiter = fleetlimit.limiter
     for _ in range(2):
         for _ in range(6):
             assert (await limiter.check("exports", principal="ann")).allowed
-        await limiter.store.forget([*limiter.audit.sample._buckets])
+        await limiter.store.delete([*limiter.audit.sample._buckets])
     for _ in range(15):
-        clock.move(2)
-        await limiter.audit.beat()
+        clock.advance(2)
+        await limiter.audit.run_once()
     assert metrics(fleetlimit) == {
         "fleetlimit_audit_overshoot": 5,
         "fleetlimit_audit_keys": 1,

@@ -3,14 +3,14 @@
 import pytest
 from starlette.requests import HTTPConnection
 
-from fleetlimit.bootstrap.build import build_identifier, build_keys, build_store
+from fleetlimit.bootstrap.build import build_identifier, build_key_scheme, build_store
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError
 from fleetlimit.policy_file import IdentitySection, parse
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
-from fleetlimit.testing import MovedClock
+from fleetlimit.testing import ManualClock
 
 SHORT, LONG, OTHER = "s3cret", "0123456789abcdef", "another"
 
@@ -18,14 +18,14 @@ SHORT, LONG, OTHER = "s3cret", "0123456789abcdef", "another"
 @pytest.mark.parametrize("url", ["memory://", "memory"])
 def test_memory(url: str) -> None:
     """`memory://` is this process."""
-    settings = Settings.read(store=url)
-    assert isinstance(build_store(settings, build_keys(settings)), MemoryStore)
+    settings = Settings.load(store=url)
+    assert isinstance(build_store(settings, build_key_scheme(settings)), MemoryStore)
 
 
 async def test_a_store_for_all() -> None:
     """Another URL is a shared store, told to people without its password."""
-    settings = Settings.read(store="redis://user:s3cret@store:1234/5", store_password=OTHER)
-    store = build_store(settings, build_keys(settings), MovedClock())
+    settings = Settings.load(store="redis://user:s3cret@store:1234/5", store_password=OTHER)
+    store = build_store(settings, build_key_scheme(settings), ManualClock())
     assert isinstance(store, RedisStore)
     assert store.location == "redis://store:1234/5"
     await store.aclose()
@@ -33,26 +33,26 @@ async def test_a_store_for_all() -> None:
 
 def test_no_store() -> None:
     """A URL that is no store's names its variable."""
-    settings = Settings.read(store="postgres://db")
+    settings = Settings.load(store="postgres://db")
     with pytest.raises(
         ConfigError, match="FLEETLIMIT_STORE: 'postgres://db' is not a store: write"
     ):
-        build_store(settings, build_keys(settings))
+        build_store(settings, build_key_scheme(settings))
 
 
 def test_a_short_secret() -> None:
     """A key secret that is too short names its variable and is not repeated."""
-    settings = Settings.read(key_secret=SHORT)
+    settings = Settings.load(key_secret=SHORT)
     with pytest.raises(ConfigError, match="FLEETLIMIT_KEY_SECRET") as refused:
-        build_keys(settings)
+        build_key_scheme(settings)
     assert "s3cret" not in str(refused.value)
 
 
 def test_identities_depend_on_the_secret() -> None:
     """Under a secret an identity has another hash than without."""
-    plain = build_keys(Settings.read())
-    keyed = build_keys(Settings.read(key_secret=LONG))
-    assert plain.hash("alice") != keyed.hash("alice")
+    plain = build_key_scheme(Settings.load())
+    keyed = build_key_scheme(Settings.load(key_secret=LONG))
+    assert plain.digest("alice") != keyed.digest("alice")
 
 
 async def test_a_resolver_sees_the_request() -> None:

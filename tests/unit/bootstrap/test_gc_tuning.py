@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from fleetlimit import Fleetlimit
-from fleetlimit.bootstrap.gc_tuning import YOUNG
+from fleetlimit.bootstrap.gc_tuning import GC_THRESHOLD
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_the_collector_comes_less_often_for_as_long_as_the_app_lives() -> None:
     """It waits for more new objects then, and for as many as before afterwards."""
     gc.set_threshold(700, 11, 12)
     with TestClient(app()):
-        assert gc.get_threshold() == (YOUNG, 11, 12)
+        assert gc.get_threshold() == (GC_THRESHOLD, 11, 12)
     assert gc.get_threshold() == (700, 11, 12)
 
 
@@ -43,11 +43,11 @@ async def test_the_collector_comes_less_often_in_a_worker_without_an_app() -> No
     """It does from the start of a `Fleetlimit` until its end."""
     gc.set_threshold(700, 11, 12)
     async with Fleetlimit(store="memory://"):
-        assert gc.get_threshold() == (YOUNG, 11, 12)
+        assert gc.get_threshold() == (GC_THRESHOLD, 11, 12)
     assert gc.get_threshold() == (700, 11, 12)
 
 
-@pytest.mark.parametrize("young", [0, YOUNG + 1])
+@pytest.mark.parametrize("young", [0, GC_THRESHOLD + 1])
 def test_a_collector_that_was_set_by_somebody_stays_as_it_is(young: int) -> None:
     """Switched off, or coming less often still, it is not set at all."""
     gc.set_threshold(young, 11, 12)

@@ -23,7 +23,7 @@ from fleetlimit import (
 )
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.stores.embedded import EmbeddedValkey
-from fleetlimit.testing import MovedClock
+from fleetlimit.testing import ManualClock
 from support.server import eventually
 
 TWO_A_DAY = PolicySet([Policy("orders", (rate_quota("2/day"),))])
@@ -106,7 +106,7 @@ def test_the_file_that_a_variable_names(tmp_path: Path, monkeypatch: pytest.Monk
     """`FLEETLIMIT_POLICIES` names the file."""
     (tmp_path / "policies.yaml").write_text(FILE)
     monkeypatch.setenv("FLEETLIMIT_POLICIES", str(tmp_path / "policies.yaml"))
-    assert Fleetlimit().loaded.policies.get("orders")
+    assert Fleetlimit().policy_file.policy_set.get("orders")
 
 
 def test_mounted_apps() -> None:
@@ -119,7 +119,7 @@ def test_mounted_apps() -> None:
     app.mount("/middle", middle)
     with TestClient(app) as client:
         assert statuses(client, "/middle/inner/orders", 3) == [200, 200, 429]
-        assert inner.state.fleetlimit is fleetlimit.gate
+        assert inner.state.fleetlimit is fleetlimit.http_limiter
 
 
 def test_coverage_is_logged(log: pytest.LogCaptureFixture) -> None:
@@ -157,15 +157,15 @@ def test_a_wrong_file_at_start(tmp_path: Path) -> None:
 def test_arguments_before_settings(tmp_path: Path) -> None:
     """A store or policies given beside settings are not silently left out."""
     (tmp_path / "policies.yaml").write_text(FILE)
-    settings = Settings.read(store="redis://elsewhere")
+    settings = Settings.load(store="redis://elsewhere")
     fleetlimit = Fleetlimit("memory://", tmp_path / "policies.yaml", settings=settings)
     assert fleetlimit.limiter.store.location == "memory://"
-    assert fleetlimit.loaded.policies.get("orders")
+    assert fleetlimit.policy_file.policy_set.get("orders")
 
 
 def test_twice(valkey: EmbeddedValkey) -> None:
     """An app may be started again after it ended, in another event loop."""
-    fleetlimit = Fleetlimit(valkey.url, TWO_A_DAY, settings=Settings.read(key_prefix="twice"))
+    fleetlimit = Fleetlimit(valkey.url, TWO_A_DAY, settings=Settings.load(key_prefix="twice"))
     app = depending(fleetlimit)
     with TestClient(app) as client:
         assert statuses(client, "/orders", 1) == [200]
@@ -232,11 +232,11 @@ async def test_counts_of_a_flood_are_written_while_nothing_follows(
 ) -> None:
     """What was only counted is told after its window, without another request."""
     monkeypatch.setattr("fleetlimit.bootstrap.fleetlimit._FLUSH_SECONDS", 0)
-    clock = MovedClock()
+    clock = ManualClock()
     async with Fleetlimit(policies=TWO_A_DAY, clock=clock) as fleetlimit:
         for _ in range(10):
             await fleetlimit.limiter.check("orders", principal="alice")
-        clock.move(11)
+        clock.advance(11)
         await eventually(lambda: [line for line in log.messages if "suppressed=3" in line])
 
 

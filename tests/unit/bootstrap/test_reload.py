@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
 from fleetlimit import Fleetlimit, RateLimit, RateLimitMiddleware
-from support.policies import ConfigMapMount, put
+from support.policies import ConfigMapMount, write_atomically
 
 PATIENCE_SECONDS = 10.0
 
@@ -65,7 +65,7 @@ class Running:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "policies.yaml"
-    put(path, policies("5/day"))
+    write_atomically(path, policies("5/day"))
     return path
 
 
@@ -79,10 +79,10 @@ def running(file: Path) -> Iterator[Running]:
 def test_a_good_change(running: Running, file: Path) -> None:
     """New limits hold for the next request, and the reload is counted."""
     assert running.limit().startswith('"default";q=5')
-    put(file, policies("7/day"))
+    write_atomically(file, policies("7/day"))
     until(lambda: running.reloads("success") == 2)
     assert running.limit().startswith('"default";q=7')
-    assert running.fleetlimit.limiter.policies.current.generation == 2
+    assert running.fleetlimit.limiter.active_policies.current.generation == 2
 
 
 def test_a_change_of_the_config_map(tmp_path: Path) -> None:
@@ -98,13 +98,13 @@ def test_a_change_of_the_config_map(tmp_path: Path) -> None:
 
 def test_a_bad_change(running: Running, file: Path, log: pytest.LogCaptureFixture) -> None:
     """The last good set serves on; the fault is counted and logged with its line."""
-    put(file, policies("sometimes"))
+    write_atomically(file, policies("sometimes"))
     until(lambda: running.reloads("failure") == 1)
     assert running.limit().startswith('"default";q=5')
     rejected = [line for line in log.messages if "policies.rejected" in line]
     assert len(rejected) == 1
     assert f"{file}:3: " in rejected[0]
-    put(file, policies("7/day"))
+    write_atomically(file, policies("7/day"))
     until(lambda: running.reloads("success") == 2)
     assert running.limit().startswith('"default";q=7')
 
@@ -112,17 +112,17 @@ def test_a_bad_change(running: Running, file: Path, log: pytest.LogCaptureFixtur
 def test_keys_change(tmp_path: Path) -> None:
     """A key that is added to the file of keys names its principal from then on."""
     identity = "identity:\n  reject_invalid: true\n  api_keys: {file: keys.yaml}\n"
-    put(tmp_path / "keys.yaml", keys(first="alice"))
-    put(tmp_path / "policies.yaml", policies("5/day", identity=identity))
+    write_atomically(tmp_path / "keys.yaml", keys(first="alice"))
+    write_atomically(tmp_path / "policies.yaml", policies("5/day", identity=identity))
     running = Running(tmp_path / "policies.yaml")
     with running.client:
         first, second = {"X-API-Key": "first"}, {"X-API-Key": "second"}
         assert (running.status(**first), running.status(**second)) == (200, 401)
-        put(tmp_path / "keys.yaml", keys(first="alice", second="bob"))
+        write_atomically(tmp_path / "keys.yaml", keys(first="alice", second="bob"))
         until(lambda: running.reloads("success") == 2)
         assert (running.status(**first), running.status(**second)) == (200, 200)
 
-        put(tmp_path / "keys.yaml", "keys: [{sha256: second, principal: bob}]\n")
+        write_atomically(tmp_path / "keys.yaml", "keys: [{sha256: second, principal: bob}]\n")
         until(lambda: running.reloads("failure") == 1)
         assert (running.status(**first), running.status(**second)) == (200, 200)
 
@@ -130,7 +130,7 @@ def test_keys_change(tmp_path: Path) -> None:
 def test_a_policy_that_a_route_names_stays(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     """A set without a policy that a dependency names is rejected: its route would fail."""
     file = tmp_path / "policies.yaml"
-    put(file, policies("5/day", name="orders"))
+    write_atomically(file, policies("5/day", name="orders"))
     fleetlimit = Fleetlimit(policies=file)
     app = FastAPI(lifespan=fleetlimit)
     app.add_api_route(
@@ -139,9 +139,9 @@ def test_a_policy_that_a_route_names_stays(tmp_path: Path, log: pytest.LogCaptur
         dependencies=[Depends(RateLimit(policy="orders")), Depends(RateLimit("9/day"))],
     )
     with TestClient(app) as client:
-        put(file, policies("5/day", name="carts"))
+        write_atomically(file, policies("5/day", name="carts"))
         until(lambda: "routes depend on orders: keep these policies" in log.text)
         assert client.get("/orders").status_code == 200
-        put(file, policies("7/day", name="orders"))
-        until(lambda: fleetlimit.limiter.policies.current.generation == 2)
+        write_atomically(file, policies("7/day", name="orders"))
+        until(lambda: fleetlimit.limiter.active_policies.current.generation == 2)
         assert '"orders";q=7' in client.get("/orders").headers["ratelimit-policy"]

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from fleetlimit.bootstrap.settings import Settings, secret
+from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.errors import ConfigError
-from fleetlimit.web.ratelimit_headers import Dialect
+from fleetlimit.web.ratelimit_headers import HeaderFormat
 
 
 def test_defaults() -> None:
     """Without a word the ports are 8000 and 9090 and the store is this process."""
-    settings = Settings.read()
+    settings = Settings.load()
     assert (settings.port, settings.admin_port, settings.store) == (8000, 9090, "memory://")
     assert settings.policies is None
-    assert settings.dialect is Dialect.DRAFT_11
+    assert settings.headers is HeaderFormat.DRAFT_11
 
 
 def test_variables_of_the_issue(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_variables_of_the_issue(monkeypatch: pytest.MonkeyPatch) -> None:
         "POLICIES": "some.yaml",
     }.items():
         monkeypatch.setenv(f"FLEETLIMIT_{name}", value)
-    settings = Settings.read()
+    settings = Settings.load()
     assert (settings.target, settings.host, settings.port) == ("shop.main:app", "127.0.0.1", 1)
     assert (settings.admin_host, settings.admin_port) == ("::1", 2)
     assert (settings.store, settings.policies) == ("redis://store", Path("some.yaml"))
@@ -40,7 +40,7 @@ def test_arguments_before_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is given goes before the environment; None counts as not given."""
     monkeypatch.setenv("FLEETLIMIT_PORT", "1")
     monkeypatch.setenv("FLEETLIMIT_ADMIN_PORT", "2")
-    settings = Settings.read(port=3, admin_port=None)
+    settings = Settings.load(port=3, admin_port=None)
     assert (settings.port, settings.admin_port) == (3, 2)
 
 
@@ -49,7 +49,7 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEETLIMIT_POLICIES", "")
     monkeypatch.setenv("FLEETLIMIT_PORT", "")
     monkeypatch.setenv("FLEETLIMIT_KEY_SECRET", "")
-    settings = Settings.read()
+    settings = Settings.load()
     assert (settings.policies, settings.port, settings.key_secret) == (None, 8000, None)
 
 
@@ -57,10 +57,10 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_name_of_the_pod(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The pod's name is Fleetlimit's own variable, or the one usual in Kubernetes; never `POD`."""
     monkeypatch.setenv("POD", "another")
-    assert Settings.read().pod == ""
+    assert Settings.load().pod == ""
     monkeypatch.setenv(name, "web-1")
-    assert Settings.read().pod == "web-1"
-    assert Settings.read(pod="web-2").pod == "web-2"
+    assert Settings.load().pod == "web-1"
+    assert Settings.load(pod="web-2").pod == "web-2"
 
 
 def test_secrets_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -69,10 +69,10 @@ def test_secrets_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     (tmp_path / "fleetlimit_admin_token").write_text("token\n")
     (tmp_path / "fleetlimit_store_password").write_text("\n")
     monkeypatch.setenv("FLEETLIMIT_SECRETS_DIR", str(tmp_path))
-    settings = Settings.read()
-    assert secret(settings.key_secret) == "0123456789abcdef"
-    assert secret(settings.admin_token) == "token"
-    assert secret(settings.store_password) is None
+    settings = Settings.load()
+    assert reveal(settings.key_secret) == "0123456789abcdef"
+    assert reveal(settings.admin_token) == "token"
+    assert reveal(settings.store_password) is None
     assert "0123456789abcdef" not in repr(settings)
 
 
@@ -80,7 +80,7 @@ def test_no_such_directory_of_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path:
     """A directory that is not there is an error, and no reason to go on without secrets."""
     monkeypatch.setenv("FLEETLIMIT_SECRETS_DIR", str(tmp_path / "gone"))
     with pytest.raises(ConfigError, match=r"FLEETLIMIT_SECRETS_DIR: there is no directory .*gone"):
-        Settings.read()
+        Settings.load()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_no_such_directory_of_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ("SHUTDOWN_SECONDS", "-1"),
         ("BREAKER_FAILURES", "0"),
         ("AUDIT_KEYS", "1001"),
-        ("DIALECT", "s3cret"),
+        ("HEADERS", "s3cret"),
         ("LOG_LEVEL", "s3cret"),
         ("LOG_FORMAT", "s3cret"),
     ],
@@ -101,7 +101,7 @@ def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> N
     """An error names the variable and never repeats its value."""
     monkeypatch.setenv(f"FLEETLIMIT_{name}", value)
     with pytest.raises(ConfigError) as refused:
-        Settings.read()
+        Settings.load()
     assert f"FLEETLIMIT_{name}: " in str(refused.value)
     assert "s3cret" not in str(refused.value)
 
@@ -109,12 +109,12 @@ def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> N
 def test_every_bad_value_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """All wrong variables are named, not only the first."""
     monkeypatch.setenv("FLEETLIMIT_PORT", "many")
-    monkeypatch.setenv("FLEETLIMIT_DIALECT", "french")
-    with pytest.raises(ConfigError, match=r"FLEETLIMIT_PORT: .*; FLEETLIMIT_DIALECT: "):
-        Settings.read()
+    monkeypatch.setenv("FLEETLIMIT_HEADERS", "french")
+    with pytest.raises(ConfigError, match=r"FLEETLIMIT_PORT: .*; FLEETLIMIT_HEADERS: "):
+        Settings.load()
 
 
 def test_secret_of_nothing() -> None:
     """No secret and an empty one are the same."""
-    assert secret(None) is None
-    assert secret(SecretStr(" \n")) is None
+    assert reveal(None) is None
+    assert reveal(SecretStr(" \n")) is None

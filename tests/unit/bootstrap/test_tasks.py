@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from fleetlimit.bootstrap.tasks import Background
+from fleetlimit.bootstrap.tasks import TaskSet
 from support.server import eventually
 
 
@@ -15,8 +15,8 @@ async def test_a_task_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> No
     async def fail() -> None:
         raise LookupError("gone")
 
-    background = Background(logging.getLogger("fleetlimit"))
-    background.run(fail())
+    background = TaskSet(logging.getLogger("fleetlimit"))
+    background.spawn(fail())
     await eventually(lambda: caplog.messages)
     await background.aclose()
     assert caplog.messages == ["background.failed"]
@@ -33,8 +33,8 @@ async def test_closing_ends_what_runs(caplog: pytest.LogCaptureFixture) -> None:
         finally:
             ended.set()
 
-    background = Background(logging.getLogger("fleetlimit"))
-    background.run(work())
+    background = TaskSet(logging.getLogger("fleetlimit"))
+    background.spawn(work())
     await asyncio.sleep(0)
     await background.aclose()
     assert ended.is_set()

@@ -29,10 +29,10 @@ def test_violated_names_the_policies_that_refused() -> None:
     """A policy in shadow, or one that would have let the request in, has not refused it."""
     results = tuple(PolicyResult(outcome.value, Mode.ENFORCE, outcome) for outcome in Outcome)
     decision = Decision(Outcome.DENIED, Source.STORE, results)
-    assert decision.violated == ("denied", "fail_closed")
+    assert decision.denied_by == ("denied", "fail_closed")
 
 
 def test_exempt_request_has_no_policy() -> None:
     """A request that no policy holds is let in without asking anybody."""
     assert EXEMPT.allowed
-    assert (EXEMPT.source, EXEMPT.results, EXEMPT.violated) == (Source.NONE, (), ())
+    assert (EXEMPT.source, EXEMPT.results, EXEMPT.denied_by) == (Source.NONE, (), ())

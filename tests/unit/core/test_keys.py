@@ -15,25 +15,25 @@ from fleetlimit.errors import ConfigError
 
 QUOTAS = (rate_quota("5/minute"), rate_quota("1000/day"))
 SECRET = b"0123456789abcdef"
-KEYS = KeyScheme(SECRET)
+KEY_SCHEME = KeyScheme(SECRET)
 
 
-def keyed(*parts: str, name: str = "exports") -> Policy:
+def policy_with_key(*parts: str, name: str = "exports") -> Policy:
     """Return a policy with this key."""
     return Policy(name, QUOTAS, key=tuple(KeyPart.parse(part) for part in parts))
 
 
-def bucket(policy: Policy, subject: Subject, keys: KeyScheme = KEYS) -> str:
+def bucket_key(policy: Policy, subject: Subject, keys: KeyScheme = KEY_SCHEME) -> str:
     """Return the key of the policy's first limit."""
-    return keys.buckets(policy, subject, QUOTAS)[0]
+    return keys.bucket_keys(policy, subject, QUOTAS)[0]
 
 
-def named(name: str, *, route: str = "GET /a") -> Subject:
+def subject_named(name: str, *, route: str = "GET /a") -> Subject:
     """Return a subject with a verified identity."""
     return Subject("192.0.2.1", Principal(name), route)
 
 
-def tag(key: str) -> str:
+def hash_tag(key: str) -> str:
     """Return what decides the key's Cluster slot."""
     found = re.search(r"\{(.*?)\}", key)
     assert found
@@ -48,18 +48,20 @@ EVERY_KEY = [
 
 def test_key_is_made_of_version_tag_policy_and_limit() -> None:
     """Each limit has its bucket, all of them in one slot."""
-    first, second = KEYS.buckets(keyed("principal"), named("ann"), QUOTAS)
+    first, second = KEY_SCHEME.bucket_keys(
+        policy_with_key("principal"), subject_named("ann"), QUOTAS
+    )
     assert re.fullmatch(r"fl1:\{[\w-]{16}\}:exports:tb60", first)
     assert second == first.replace("tb60", "tb86400")
 
 
 @pytest.mark.parametrize("parts", EVERY_KEY)
-@pytest.mark.parametrize("keys", [KEYS, KeyScheme()], ids=["keyed", "plain"])
+@pytest.mark.parametrize("keys", [KEY_SCHEME, KeyScheme()], ids=["keyed", "plain"])
 def test_no_identity_is_in_a_key(keys: KeyScheme, parts: list[str]) -> None:
     """Neither principal, address nor header is written in a key in clear."""
     subject = Subject("192.0.2.77", Principal("ann@example.org"), "GET /a", {"x-tenant": "acme"})
     for secret in ("ann", "example", "192.0", ".77", "acme"):
-        assert secret not in bucket(keyed(*parts), subject, keys)
+        assert secret not in bucket_key(policy_with_key(*parts), subject, keys)
 
 
 @pytest.mark.parametrize("parts", EVERY_KEY)
@@ -67,39 +69,48 @@ def test_key_of_an_endless_identity_is_bounded(parts: list[str]) -> None:
     """A client that sends 64 KB of identity makes no longer key than any other."""
     long = "\N{PILE OF POO}\0" * 13_000
     subject = Subject(long, Principal(long), long, {"x-tenant": long})
-    policy = keyed(*parts, name="p" * 64)
+    policy = policy_with_key(*parts, name="p" * 64)
     keys = KeyScheme(SECRET, prefix="x" * 32)
-    assert len(bucket(policy, subject, keys)) <= 160
-    assert len(bucket(policy, subject, keys)) == len(bucket(policy, named("a"), keys))
+    assert len(bucket_key(policy, subject, keys)) <= 160
+    assert len(bucket_key(policy, subject, keys)) == len(
+        bucket_key(policy, subject_named("a"), keys)
+    )
 
 
 def test_text_that_is_no_text_has_a_key() -> None:
     """A header with a lone surrogate, as some servers decode one, has a bucket of its own."""
-    assert bucket(keyed("principal"), named("\udcff")) != bucket(keyed("principal"), named("?"))
+    assert bucket_key(policy_with_key("principal"), subject_named("\udcff")) != bucket_key(
+        policy_with_key("principal"), subject_named("?")
+    )
 
 
 def test_secret_changes_every_hash() -> None:
     """Keys under two secrets, or none, have nothing in common; under one they are equal."""
-    schemes = [KEYS, KeyScheme(b"fedcba9876543210"), KeyScheme()]
-    found = [bucket(keyed("principal", "route"), named("ann"), keys) for keys in schemes]
+    schemes = [KEY_SCHEME, KeyScheme(b"fedcba9876543210"), KeyScheme()]
+    found = [
+        bucket_key(policy_with_key("principal", "route"), subject_named("ann"), keys)
+        for keys in schemes
+    ]
     for one, other in combinations(found, 2):
-        assert tag(one) != tag(other)
+        assert hash_tag(one) != hash_tag(other)
         assert one.rpartition(":")[2] != other.rpartition(":")[2]
-    assert bucket(keyed("principal"), named("ann"), KeyScheme(SECRET)) == bucket(
-        keyed("principal"), named("ann")
-    )
+    assert bucket_key(
+        policy_with_key("principal"), subject_named("ann"), KeyScheme(SECRET)
+    ) == bucket_key(policy_with_key("principal"), subject_named("ann"))
 
 
 def test_two_identities_have_two_buckets() -> None:
     """No two clients share a bucket (fastapi-limiter #80, PyrateLimiter #238)."""
     subjects = [
-        named("ann"),
-        named("bob"),
-        named("192.0.2.1"),
+        subject_named("ann"),
+        subject_named("bob"),
+        subject_named("192.0.2.1"),
         Subject("192.0.2.1"),
         Subject("192.0.2.2"),
     ]
-    assert len({bucket(keyed("principal"), each) for each in subjects}) == len(subjects)
+    assert len({bucket_key(policy_with_key("principal"), each) for each in subjects}) == len(
+        subjects
+    )
 
 
 def test_one_identity_has_one_bucket_behind_every_door() -> None:
@@ -108,48 +119,57 @@ def test_one_identity_has_one_bucket_behind_every_door() -> None:
         Subject("192.0.2.1", Principal("ann", "pro", "jwt")),
         Subject("192.0.2.2", Principal("ann", "free", "api_key")),
     ]
-    assert len({bucket(keyed("principal"), each) for each in doors}) == 1
+    assert len({bucket_key(policy_with_key("principal"), each) for each in doors}) == 1
 
 
 def test_caller_meets_all_its_policies_in_one_slot() -> None:
     """Policies per principal, and per principal and more, share a slot; two callers do not."""
-    ann = named("ann")
-    alone, route = bucket(keyed("principal"), ann), bucket(keyed("principal", "route"), ann)
-    assert tag(alone) == tag(route)
+    ann = subject_named("ann")
+    alone, route = (
+        bucket_key(policy_with_key("principal"), ann),
+        bucket_key(policy_with_key("principal", "route"), ann),
+    )
+    assert hash_tag(alone) == hash_tag(route)
     assert alone != route
-    assert tag(bucket(keyed("principal"), named("bob"))) != tag(alone)
+    assert hash_tag(bucket_key(policy_with_key("principal"), subject_named("bob"))) != hash_tag(
+        alone
+    )
 
 
 def test_address_is_one_slot_with_and_without_a_principal() -> None:
     """A policy per address meets the buckets of the address's anonymous callers."""
     anonymous = Subject("192.0.2.1")
-    assert tag(bucket(keyed("client_address"), named("ann"))) == tag(
-        bucket(keyed("principal"), anonymous)
-    )
+    assert hash_tag(
+        bucket_key(policy_with_key("client_address"), subject_named("ann"))
+    ) == hash_tag(bucket_key(policy_with_key("principal"), anonymous))
 
 
 def test_caller_without_the_header_has_its_own_bucket() -> None:
     """A missing header falls back to the caller; an empty one is a value like another."""
-    policy = keyed("header:x-tenant")
-    absent = bucket(policy, named("ann"))
-    assert absent != bucket(policy, named("bob"))
+    policy = policy_with_key("header:x-tenant")
+    absent = bucket_key(policy, subject_named("ann"))
+    assert absent != bucket_key(policy, subject_named("bob"))
     empty = Subject("192.0.2.1", Principal("ann"), headers={"x-tenant": ""})
     other = Subject("192.0.2.1", Principal("bob"), headers={"x-tenant": ""})
-    assert absent != bucket(policy, empty) == bucket(policy, other)
+    assert absent != bucket_key(policy, empty) == bucket_key(policy, other)
 
 
 def test_header_cannot_name_somebody_elses_bucket() -> None:
     """A header that spells a principal's own component is still a header."""
-    policy = keyed("header:x-tenant")
+    policy = policy_with_key("header:x-tenant")
     forged = Subject(headers={"x-tenant": "principal\0ann"})
-    assert bucket(policy, forged) != bucket(policy, named("ann"))
+    assert bucket_key(policy, forged) != bucket_key(policy, subject_named("ann"))
 
 
 def test_global_key_is_one_bucket_a_policy() -> None:
     """All callers share a global policy's bucket, and two such policies share none."""
-    assert bucket(keyed("global"), named("ann")) == bucket(keyed("global"), named("bob"))
-    other = keyed("global", name="other")
-    assert tag(bucket(keyed("global"), named("ann"))) != tag(bucket(other, named("ann")))
+    assert bucket_key(policy_with_key("global"), subject_named("ann")) == bucket_key(
+        policy_with_key("global"), subject_named("bob")
+    )
+    other = policy_with_key("global", name="other")
+    assert hash_tag(bucket_key(policy_with_key("global"), subject_named("ann"))) != hash_tag(
+        bucket_key(other, subject_named("ann"))
+    )
 
 
 TEXT = st.text(st.sampled_from("a\0\1\2"), max_size=4)
@@ -163,9 +183,9 @@ def test_components_cannot_be_confused(
     one: tuple[str, str, str], other: tuple[str, str, str]
 ) -> None:
     """Two lists of components are one key only if they are equal."""
-    policy = keyed("route", "header:x-a", "header:x-b")
+    policy = policy_with_key("route", "header:x-a", "header:x-b")
     keys = [
-        bucket(policy, Subject(route=route, headers={"x-a": a, "x-b": b}))
+        bucket_key(policy, Subject(route=route, headers={"x-a": a, "x-b": b}))
         for route, a, b in (one, other)
     ]
     assert (keys[0] == keys[1]) is (one == other)
@@ -173,31 +193,36 @@ def test_components_cannot_be_confused(
 
 def test_percentile_is_stable_and_even() -> None:
     """Each key has one number from 0 to 99, under every secret, and all numbers occur."""
-    policy = keyed("principal", "route")
-    found = [KEYS.percentile(policy, named(f"caller{number}")) for number in range(2_000)]
+    policy = policy_with_key("principal", "route")
+    found = [
+        KEY_SCHEME.rollout_percentile(policy, subject_named(f"caller{number}"))
+        for number in range(2_000)
+    ]
     assert set(found) == set(range(100))
-    assert found[0] == KeyScheme().percentile(policy, named("caller0"))
+    assert found[0] == KeyScheme().rollout_percentile(policy, subject_named("caller0"))
 
 
 def test_fleet_has_keys_of_its_own_in_one_slot() -> None:
     """The keys of the heartbeat and of the audit share a slot, and no policy can name them."""
     keys = KeyScheme(prefix="mine")
-    assert (keys.replicas, keys.epoch) == ("mine1:{fleet}:replicas", "mine1:{fleet}:epoch")
-    assert keys.statements == "mine1:{fleet}:statements"
-    assert keys.auditors == "mine1:{fleet}:auditors"
+    assert (keys.replicas_key, keys.epoch_key) == ("mine1:{fleet}:replicas", "mine1:{fleet}:epoch")
+    assert keys.reports_key == "mine1:{fleet}:statements"
+    assert keys.auditors_key == "mine1:{fleet}:auditors"
 
 
 @pytest.mark.parametrize("parts", [["principal"], ["route", "principal"], ["global"]])
 def test_a_key_tells_its_parts(parts: list[str]) -> None:
     """Policy, limit and whom it is kept per, whatever the prefix; equal callers are equal there."""
-    policy, keys = keyed(*parts, name="a.b/c-d"), KeyScheme(SECRET, prefix="a:b")
-    minute, day = keys.buckets(policy, named("alice"), QUOTAS)
+    policy, keys = policy_with_key(*parts, name="a.b/c-d"), KeyScheme(SECRET, prefix="a:b")
+    minute, day = keys.bucket_keys(policy, subject_named("alice"), QUOTAS)
     assert [policy_of(key) for key in (minute, day)] == ["a.b/c-d"] * 2
     assert [limit_of(key) for key in (minute, day)] == ["tb60", "tb86400"]
-    assert caller_of(minute) == caller_of(day) == caller_of(bucket(policy, named("alice")))
+    assert (
+        caller_of(minute) == caller_of(day) == caller_of(bucket_key(policy, subject_named("alice")))
+    )
     assert len(caller_of(minute)) == 16 + 17 * (len(parts) - 1)
     if parts != ["global"]:
-        assert caller_of(minute) != caller_of(bucket(policy, named("bob")))
+        assert caller_of(minute) != caller_of(bucket_key(policy, subject_named("bob")))
 
 
 def test_short_secret_is_refused() -> None:
@@ -218,6 +243,10 @@ def test_what_is_long_has_the_same_name_kept_or_not() -> None:
     keys = KeyScheme()
     for length in (10, 1_000):
         subject = Subject(principal=Principal("a" * length))
-        assert keys.caller(subject) == keys.caller(subject) == keys.hash(f"p\0{subject.identity}")
-    assert keys._kept.cache_info().currsize == 1
-    assert keys._named.cache_info().currsize == 1
+        assert (
+            keys.subject_hash(subject)
+            == keys.subject_hash(subject)
+            == keys.digest(f"p\0{subject.identity}")
+        )
+    assert keys._cached_digest.cache_info().currsize == 1
+    assert keys._cached_principal_digest.cache_info().currsize == 1

@@ -6,24 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlimit.core.algorithms import State, module_of
-from fleetlimit.core.charge import Settlement
-from fleetlimit.core.decision import Verdict
+from fleetlimit.core.algorithms import State, algorithm_for
+from fleetlimit.core.charge import Adjustment
+from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.quota import Algorithm, Quota
 from support.admitted import (
     Admitted,
-    concurrency_keeps,
-    fixed_window_keeps,
-    sliding_log_keeps,
-    sliding_window_keeps,
-    token_bucket_keeps,
+    assert_concurrency,
+    assert_fixed_window,
+    assert_sliding_log,
+    assert_sliding_window,
+    assert_token_bucket,
 )
 from support.clock import EPOCH_US
 
 Steps = list[tuple[int, int]]
 """Microseconds to wait and units to ask for; a negative wait asks after exactly `retry_us`."""
 
-MOST = 12
+MAX_UNITS = 12
 
 
 def schedules(period_us: int) -> st.SearchStrategy[Steps]:
@@ -31,7 +31,7 @@ def schedules(period_us: int) -> st.SearchStrategy[Steps]:
     wait = st.one_of(
         st.just(-1), st.just(0), st.integers(0, 3 * period_us), st.sampled_from([1, period_us])
     )
-    return st.lists(st.tuples(wait, st.integers(0, MOST)), max_size=60)
+    return st.lists(st.tuples(wait, st.integers(0, MAX_UNITS)), max_size=60)
 
 
 def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
@@ -41,19 +41,19 @@ def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
         burst = burst if algorithm is Algorithm.TOKEN_BUCKET else limit
         return Quota(algorithm, limit, period_ms * 1_000, burst)
 
-    return st.builds(build, st.integers(1, MOST), st.integers(1, MOST), st.integers(1, 9))
+    return st.builds(build, st.integers(1, MAX_UNITS), st.integers(1, MAX_UNITS), st.integers(1, 9))
 
 
 def admit(quota: Quota, steps: Steps) -> Admitted:
     """Run a schedule and return what was admitted, and when."""
-    algorithm, state, now_us, admitted = module_of(quota.algorithm), None, EPOCH_US, []
+    algorithm, state, now_us, admitted = algorithm_for(quota.algorithm), None, EPOCH_US, []
     retry_us = 0
     for number, (wait_us, asked) in enumerate(steps):
         now_us += retry_us if wait_us < 0 else wait_us
         units = min(asked, quota.burst)
         verdict, after = algorithm.take(quota, state, now_us, units, f"lease{number}")
-        retry_us = verdict.retry_us
-        if verdict.fits:
+        retry_us = verdict.retry_after_us
+        if verdict.allowed:
             state = after
             admitted.append((now_us, units))
     return admitted
@@ -62,11 +62,11 @@ def admit(quota: Quota, steps: Steps) -> Admitted:
 @pytest.mark.parametrize(
     ("algorithm", "keeps"),
     [
-        (Algorithm.TOKEN_BUCKET, token_bucket_keeps),
-        (Algorithm.FIXED_WINDOW, fixed_window_keeps),
-        (Algorithm.SLIDING_WINDOW, sliding_window_keeps),
-        (Algorithm.SLIDING_LOG, sliding_log_keeps),
-        (Algorithm.CONCURRENCY, concurrency_keeps),
+        (Algorithm.TOKEN_BUCKET, assert_token_bucket),
+        (Algorithm.FIXED_WINDOW, assert_fixed_window),
+        (Algorithm.SLIDING_WINDOW, assert_sliding_window),
+        (Algorithm.SLIDING_LOG, assert_sliding_log),
+        (Algorithm.CONCURRENCY, assert_concurrency),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -81,8 +81,8 @@ def test_no_schedule_admits_more_than_the_policy(
 
 def states(quota: Quota, steps: Steps, deltas: list[int]) -> Iterator[tuple[int, int, State]]:
     """Run a schedule with later corrections; yield time, units asked and the state before."""
-    algorithm, state, now_us, retry_us = module_of(quota.algorithm), None, EPOCH_US, 0
-    spent: Settlement | None = None
+    algorithm, state, now_us, retry_us = algorithm_for(quota.algorithm), None, EPOCH_US, 0
+    spent: Adjustment | None = None
     for number, (wait_us, asked) in enumerate(steps):
         now_us += retry_us if wait_us < 0 else wait_us
         if spent:
@@ -90,57 +90,59 @@ def states(quota: Quota, steps: Steps, deltas: list[int]) -> Iterator[tuple[int,
         units, lease = min(asked, quota.burst), f"lease{number}"
         yield now_us, units, state
         verdict, after = algorithm.take(quota, state, now_us, units, lease)
-        retry_us = verdict.retry_us
-        if verdict.fits and units:
+        retry_us = verdict.retry_after_us
+        if verdict.allowed and units:
             state = after
-            spent = Settlement("", quota, deltas[number % len(deltas)], now_us, units, lease)
+            spent = Adjustment("", quota, deltas[number % len(deltas)], now_us, units, lease)
 
 
-EVERY = pytest.mark.parametrize("algorithm", list(Algorithm))
+EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", list(Algorithm))
 DELTAS = st.lists(st.integers(-3, 3), min_size=1, max_size=5)
 
 
-@EVERY
+@EVERY_ALGORITHM
 @given(data=st.data())
 def test_waiting_exactly_retry_lets_in(algorithm: Algorithm, data: st.DataObject) -> None:
     """At `retry_us` the same charge fits, and one microsecond before it does not."""
     quota = data.draw(quotas(algorithm))
-    take = module_of(algorithm).take
+    take = algorithm_for(algorithm).take
     for now_us, units, state in states(
         quota, data.draw(schedules(quota.period_us)), data.draw(DELTAS)
     ):
         verdict, _ = take(quota, state, now_us, units, "waiting")
-        if not verdict.fits:
-            assert take(quota, state, now_us + verdict.retry_us, units, "waiting")[0].fits
-            assert not take(quota, state, now_us + verdict.retry_us - 1, units, "waiting")[0].fits
+        if not verdict.allowed:
+            assert take(quota, state, now_us + verdict.retry_after_us, units, "waiting")[0].allowed
+            assert not take(quota, state, now_us + verdict.retry_after_us - 1, units, "waiting")[
+                0
+            ].allowed
 
 
-@EVERY
+@EVERY_ALGORITHM
 @given(data=st.data())
 def test_next_and_reset_are_the_first_such_times(algorithm: Algorithm, data: st.DataObject) -> None:
     """More than `remaining` is there first at `next_us`, and everything first at `reset_us`."""
     quota = data.draw(quotas(algorithm))
 
     def remaining(state: State, at_us: int) -> int:
-        verdict: Verdict = module_of(algorithm).take(quota, state, at_us, 0, "")[0]
+        verdict: BucketStatus = algorithm_for(algorithm).take(quota, state, at_us, 0, "")[0]
         return verdict.remaining
 
     for now_us, _, state in states(quota, data.draw(schedules(quota.period_us)), data.draw(DELTAS)):
-        verdict, _ = module_of(algorithm).take(quota, state, now_us, 0, "")
-        assert remaining(state, now_us + verdict.reset_us) == quota.burst
-        if verdict.next_us:
-            assert remaining(state, now_us + verdict.next_us) > verdict.remaining
-            assert remaining(state, now_us + verdict.next_us - 1) == verdict.remaining
+        verdict, _ = algorithm_for(algorithm).take(quota, state, now_us, 0, "")
+        assert remaining(state, now_us + verdict.reset_after_us) == quota.burst
+        if verdict.next_unit_after_us:
+            assert remaining(state, now_us + verdict.next_unit_after_us) > verdict.remaining
+            assert remaining(state, now_us + verdict.next_unit_after_us - 1) == verdict.remaining
         else:
             assert verdict.remaining == quota.burst
 
 
-@EVERY
+@EVERY_ALGORITHM
 @given(data=st.data())
 def test_expired_state_says_no_more_than_none(algorithm: Algorithm, data: st.DataObject) -> None:
     """From `expires_us` on a bucket decides as if it had never been used."""
     quota = data.draw(quotas(algorithm))
-    module = module_of(algorithm)
+    module = algorithm_for(algorithm)
     assert module.expires_us(quota, None) is None
     for _, units, state in states(quota, data.draw(schedules(quota.period_us)), data.draw(DELTAS)):
         if state is not None:

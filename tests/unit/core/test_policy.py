@@ -71,7 +71,7 @@ def test_match_is_of_methods_and_templates(
     held: bool,  # noqa: FBT001 - a case's column
 ) -> None:
     """Methods are compared whole, HEAD as GET too; templates as written or up to a final star."""
-    assert match.holds_route(method, template) is held
+    assert match.matches_route(method, template) is held
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_impossible_policy_cannot_be_built(changes: dict[str, Any], message: str
 
 def test_longest_name_can_be_built() -> None:
     """A name of 64 letters, digits and signs is a name."""
-    assert Policy("a" * 58 + "._/-0Z", LIMITS).quotas("") == LIMITS
+    assert Policy("a" * 58 + "._/-0Z", LIMITS).quotas_for("") == LIMITS
 
 
 @pytest.mark.parametrize(
@@ -119,16 +119,16 @@ def test_tier_chooses_the_limits(
 ) -> None:
     """A tier has its own limits; any other has the policy's, or those of the first tier."""
     tiers = {"basic": (MINUTE,), "pro": (MINUTE, DAY)}
-    assert Policy("exports", limits, tiers).quotas(tier) == expected
+    assert Policy("exports", limits, tiers).quotas_for(tier) == expected
 
 
 def test_headers_of_the_keys_are_collected() -> None:
     """A set knows the request headers that any of its keys is made from."""
     keyed = Policy("a", LIMITS, key=(KeyPart.parse("header:X-A"), KeyPart.parse("route")))
     other = Policy("b", LIMITS, key=(KeyPart.parse("header:x-b"),))
-    assert keyed.headers == {"x-a"}
-    assert PolicySet([keyed, other, policy("c")]).headers == {"x-a", "x-b"}
-    assert PolicySet().headers == frozenset()
+    assert keyed.key_headers == {"x-a"}
+    assert PolicySet([keyed, other, policy("c")]).key_headers == {"x-a", "x-b"}
+    assert PolicySet().key_headers == frozenset()
 
 
 def test_two_policies_of_one_name_are_refused() -> None:

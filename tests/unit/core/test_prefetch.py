@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fleetlimit.core.policy import Policy
-from fleetlimit.core.prefetch import cut, unused
+from fleetlimit.core.prefetch import prefetch_terms, refundable_units
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota, concurrency_quota, rate_quota
 from fleetlimit.errors import ConfigError
 from support.stores import MINUTE_US, quota_of
@@ -16,48 +16,48 @@ WINDOW = rate_quota("1000/hour", algorithm=Algorithm.FIXED_WINDOW)
 
 def test_token_bucket() -> None:
     """Its bucket holds less by a slice, which lives as long as it takes to be gained again."""
-    slicing = cut((BUCKET,), 0.1)
+    slicing = prefetch_terms((BUCKET,), 0.1)
 
-    assert slicing.limits == (replace(BUCKET, burst=135),)
-    assert (slicing.most, slicing.life_us) == (15, 9 * SECOND_US)
+    assert slicing.quotas == (replace(BUCKET, burst=135),)
+    assert (slicing.max_cost, slicing.lifetime_us) == (15, 9 * SECOND_US)
 
 
 def test_fixed_window() -> None:
     """A window keeps its limit, for its slices end with it."""
-    slicing = cut((WINDOW,), 0.05)
+    slicing = prefetch_terms((WINDOW,), 0.05)
 
-    assert slicing.limits == (WINDOW,)
-    assert (slicing.most, slicing.life_us) == (50, 180 * SECOND_US)
+    assert slicing.quotas == (WINDOW,)
+    assert (slicing.max_cost, slicing.lifetime_us) == (50, 180 * SECOND_US)
 
 
 def test_several_limits() -> None:
     """A slice of several limits is the smallest of theirs, and lives as long as the shortest."""
-    slicing = cut((BUCKET, replace(WINDOW, cost=20)), 0.1)
+    slicing = prefetch_terms((BUCKET, replace(WINDOW, cost=20)), 0.1)
 
-    assert slicing.limits == (replace(BUCKET, burst=135), replace(WINDOW, cost=20))
-    assert (slicing.most, slicing.life_us) == (5, 9 * SECOND_US)
+    assert slicing.quotas == (replace(BUCKET, burst=135), replace(WINDOW, cost=20))
+    assert (slicing.max_cost, slicing.lifetime_us) == (5, 9 * SECOND_US)
 
 
 def test_a_life_is_never_longer_than_what_a_bucket_gains() -> None:
     """A life that is no whole number of microseconds is rounded down."""
     quota = quota_of(Algorithm.TOKEN_BUCKET, 7)
-    slicing = cut((quota,), 0.29)
+    slicing = prefetch_terms((quota,), 0.29)
 
-    assert slicing.most == 2
-    assert slicing.life_us * quota.limit <= slicing.most * quota.period_us
-    assert (slicing.life_us + 1) * quota.limit > slicing.most * quota.period_us
+    assert slicing.max_cost == 2
+    assert slicing.lifetime_us * quota.limit <= slicing.max_cost * quota.period_us
+    assert (slicing.lifetime_us + 1) * quota.limit > slicing.max_cost * quota.period_us
 
 
 def test_a_part_is_taken_as_it_is_written() -> None:
     """The double next to 0.29 is below it, and would make 28 of 29 units."""
-    assert cut((rate_quota("100/minute"),), 0.29).most == 29
+    assert prefetch_terms((rate_quota("100/minute"),), 0.29).max_cost == 29
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 0.51, 1.0, float("nan")])
 def test_fraction(fraction: float) -> None:
     """A part is above nothing, and leaves at least as much in the bucket."""
     with pytest.raises(ConfigError, match=r"above 0 and at most 0\.5, not"):
-        Policy("exports", (BUCKET,), lease=fraction)
+        Policy("exports", (BUCKET,), prefetch=fraction)
 
 
 @pytest.mark.parametrize(
@@ -72,33 +72,41 @@ def test_fraction(fraction: float) -> None:
 def test_other_algorithms(quota: Quota) -> None:
     """An algorithm whose bound would not hold says which ones can be cut."""
     with pytest.raises(ConfigError, match=f"fixed_window only: leave it out for {quota.algorithm}"):
-        Policy("exports", (BUCKET, quota), lease=0.1)
+        Policy("exports", (BUCKET, quota), prefetch=0.1)
 
 
 @pytest.mark.parametrize("quota", [rate_quota("9/minute"), rate_quota("100/minute", cost=11)])
 def test_less_than_a_request(quota: Quota) -> None:
     """A slice that holds no request is an error, and so is one of any tier."""
     with pytest.raises(ConfigError, match="holds no request: write a larger lease, limit or burst"):
-        Policy("exports", (BUCKET,), {"free": (quota,)}, lease=0.1)
+        Policy("exports", (BUCKET,), {"free": (quota,)}, prefetch=0.1)
 
 
 def test_policy_with_tiers() -> None:
     """Each tier's limits are cut, and a policy without a lease is as it was."""
     tiers = {"free": (rate_quota("20/minute"),)}
-    policy, plain = Policy("a", (BUCKET,), tiers, lease=0.1), Policy("a", (BUCKET,), tiers)
+    policy, plain = Policy("a", (BUCKET,), tiers, prefetch=0.1), Policy("a", (BUCKET,), tiers)
 
-    assert [quota.burst for tier in ("free", "pro") for quota in policy.quotas(tier)] == [18, 135]
-    assert [quota.burst for tier in ("free", "pro") for quota in plain.quotas(tier)] == [20, 150]
-    slicing = policy.slicing("free")
+    assert [quota.burst for tier in ("free", "pro") for quota in policy.quotas_for(tier)] == [
+        18,
+        135,
+    ]
+    assert [quota.burst for tier in ("free", "pro") for quota in plain.quotas_for(tier)] == [
+        20,
+        150,
+    ]
+    slicing = policy.prefetch_terms("free")
     assert slicing is not None
-    assert slicing.most == 2
-    assert plain.slicing("free") is None
+    assert slicing.max_cost == 2
+    assert plain.prefetch_terms("free") is None
 
 
 def test_unused_of_a_token_bucket() -> None:
     """What the bucket may have gained meanwhile is not given back: it would have it twice."""
     quota = quota_of(Algorithm.TOKEN_BUCKET, 60)
-    left = [unused(quota, 10, age_us, MINUTE_US) for age_us in (0, 1, SECOND_US, 9_000_001)]
+    left = [
+        refundable_units(quota, 10, age_us, MINUTE_US) for age_us in (0, 1, SECOND_US, 9_000_001)
+    ]
 
     assert left == [10, 9, 9, 0]
 
@@ -106,6 +114,8 @@ def test_unused_of_a_token_bucket() -> None:
 def test_unused_of_a_window() -> None:
     """A window takes back until it ends."""
     quota = quota_of(Algorithm.FIXED_WINDOW, 60)
-    left = [unused(quota, 10, age_us, MINUTE_US) for age_us in (0, MINUTE_US - 1, MINUTE_US)]
+    left = [
+        refundable_units(quota, 10, age_us, MINUTE_US) for age_us in (0, MINUTE_US - 1, MINUTE_US)
+    ]
 
     assert left == [10, 10, 0]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from fleetlimit.core.quota import (
     MAX_ENTRIES,
-    MAX_FILL_US,
     MAX_LIMIT,
+    MAX_REFILL_US,
     MILLISECOND_US,
     SECOND_US,
     Algorithm,
@@ -136,23 +136,23 @@ def test_name_tells_algorithm_and_period(quota: Quota, name: str) -> None:
 
 def test_fill_time_is_rounded_up() -> None:
     """An empty bucket is whole again after burst / rate, a window after its period."""
-    assert rate_quota("7/minute", burst=1).fill_us == 8_571_429
-    assert rate_quota("7/minute", algorithm=Algorithm.SLIDING_LOG).fill_us == 60 * SECOND_US
+    assert rate_quota("7/minute", burst=1).refill_us == 8_571_429
+    assert rate_quota("7/minute", algorithm=Algorithm.SLIDING_LOG).refill_us == 60 * SECOND_US
 
 
 def test_charge_is_cost_times_the_limits_own() -> None:
     """A request's cost is multiplied by the limit's, and 0 stays 0."""
     quota = rate_quota("9/minute", cost=3)
-    assert [quota.charge(cost) for cost in (0, 1, 3)] == [0, 3, 9]
+    assert [quota.units_for(cost) for cost in (0, 1, 3)] == [0, 3, 9]
 
 
 def test_cost_that_can_never_pass_is_an_error() -> None:
     """A cost above what the limit can hold is told apart from one that must wait."""
     quota = rate_quota("9/minute", cost=3)
     with pytest.raises(CostError, match="a cost of 4 can never pass a limit that holds 3"):
-        quota.charge(4)
+        quota.units_for(4)
     with pytest.raises(CostError, match="negative: -1"):
-        quota.charge(-1)
+        quota.units_for(-1)
 
 
 def any_quota() -> st.SearchStrategy[Quota]:
@@ -168,14 +168,14 @@ def any_quota() -> st.SearchStrategy[Quota]:
             reject()
 
     size = st.one_of(st.integers(1, 20), st.integers(1, MAX_LIMIT))
-    period_ms = st.one_of(st.integers(1, 100), st.integers(1, MAX_FILL_US // 1_000))
+    period_ms = st.one_of(st.integers(1, 100), st.integers(1, MAX_REFILL_US // 1_000))
     return st.builds(build, st.sampled_from(Algorithm), size, period_ms, size, size)
 
 
 @given(quota=any_quota(), replicas=st.integers(1, 500))
 def test_shares_add_up_to_the_limit(quota: Quota, replicas: int) -> None:
     """The parts of all replicas hold together no more than the limit, or one request each."""
-    share = quota.share(replicas)
+    share = quota.per_replica(replicas)
     assert replicas * share.burst <= max(quota.burst, replicas * quota.cost)
     if quota.algorithm is not Algorithm.TOKEN_BUCKET:
         assert share.limit == share.burst
@@ -185,12 +185,13 @@ def test_shares_add_up_to_the_limit(quota: Quota, replicas: int) -> None:
 @given(quota=any_quota(), replicas=st.integers(1, 500))
 def test_rates_of_the_shares_add_up_to_the_rate(quota: Quota, replicas: int) -> None:
     """The parts refill together no faster than the limit, or by one request each in a year."""
-    share = quota.share(replicas)
+    share = quota.per_replica(replicas)
     if quota.algorithm is Algorithm.TOKEN_BUCKET:
         rate = Fraction(quota.limit, quota.period_us)
         together = replicas * Fraction(share.limit, share.period_us)
         slowest = (
-            share.burst == quota.cost and share.fill_us > MAX_FILL_US - share.burst * MILLISECOND_US
+            share.burst == quota.cost
+            and share.refill_us > MAX_REFILL_US - share.burst * MILLISECOND_US
         )
         assert together <= rate or slowest
 
@@ -198,6 +199,6 @@ def test_rates_of_the_shares_add_up_to_the_rate(quota: Quota, replicas: int) -> 
 def test_share_of_one_replica_is_the_limit() -> None:
     """One replica alone has the whole limit."""
     quota = rate_quota("9/minute", burst=20, cost=2)
-    assert quota.share(1) is quota
-    assert quota.share(0) is quota
-    assert quota.share(4) == Quota(Algorithm.TOKEN_BUCKET, 9, 240 * SECOND_US, 5, 2)
+    assert quota.per_replica(1) is quota
+    assert quota.per_replica(0) is quota
+    assert quota.per_replica(4) == Quota(Algorithm.TOKEN_BUCKET, 9, 240 * SECOND_US, 5, 2)

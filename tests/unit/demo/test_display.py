@@ -7,34 +7,34 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fleetlimit.demo.display import LiveView, PlainView, View, headline, open_view, save_picture
-from fleetlimit.demo.results import Tally
+from fleetlimit.demo.display import LiveView, PlainView, View, headline, open_view, save_svg
+from fleetlimit.demo.results import Results
 from fleetlimit.demo.verdict import principal_rows
-from support.demo import CALLERS, START_US, answered, verdict_of
+from support.demo import CALLERS, START_US, evaluated, results_of
 
 
 @pytest.mark.parametrize(
     ("tally", "lost", "expected"),
     [
-        (answered(200, 429), 0, "The limit holds"),
-        (answered(200, 200, 200, 200), 0, "The limit does not hold: 1 too many"),
-        (answered(429, 429), 1, "The limit holds, but the counts do not agree"),
-        (answered(503), 0, "Nothing was decided: every request failed"),
+        (results_of(200, 429), 0, "The limit holds"),
+        (results_of(200, 200, 200, 200), 0, "The limit does not hold: 1 too many"),
+        (results_of(429, 429), 1, "The limit holds, but the counts do not agree"),
+        (results_of(503), 0, "Nothing was decided: every request failed"),
     ],
 )
-def test_the_headline_says_what_matters_most(tally: Tally, lost: int, expected: str) -> None:
+def test_the_headline_says_what_matters_most(tally: Results, lost: int, expected: str) -> None:
     """Overshoot goes before counts that differ, and both before a green line."""
-    assert headline(verdict_of(tally, lost_in_log=lost)) == expected
+    assert headline(evaluated(tally, lost_in_log=lost)) == expected
 
 
 def test_json_is_all_there_is_on_the_output() -> None:
     """Notes go elsewhere, so that a script can read the output as it is."""
     out, notes = io.StringIO(), io.StringIO()
-    verdict = verdict_of(answered(200, 429))
+    verdict = evaluated(results_of(200, 429))
     with PlainView(out, notes, as_json=True) as view:
-        view.tell("starting")
-        _show(view, answered(200))
-        view.end(verdict)
+        view.stage("starting")
+        _show(view, results_of(200))
+        view.finish(verdict)
     assert json.loads(out.getvalue()) == verdict.as_json()
     assert notes.getvalue() == "starting\n"
 
@@ -43,9 +43,9 @@ def test_json_is_all_there_is_on_the_output() -> None:
 def test_outside_a_terminal_only_the_result_is_shown(calls: int | None) -> None:
     """The tables and the verdict are written once, without colours."""
     out = io.StringIO()
-    verdict = verdict_of(answered(200, 200, 200, 200, 429), calls=calls)
+    verdict = evaluated(results_of(200, 200, 200, 200, 429), calls=calls)
     with PlainView(out, io.StringIO(), as_json=False) as view:
-        view.end(verdict)
+        view.finish(verdict)
     text = out.getvalue()
     assert "\x1b" not in text
     assert "The limit does not hold: 1 too many" in text
@@ -60,10 +60,10 @@ def test_a_terminal_shows_the_counts_as_they_grow() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, height=50)
     with LiveView(console, 5) as view:
-        view.tell("sending 5 requests")
-        _show(view, answered(200, 429))
-        _show(view, answered(200, 429, 200))
-        view.end(verdict_of(answered(200, 429, 200)))
+        view.stage("sending 5 requests")
+        _show(view, results_of(200, 429))
+        _show(view, results_of(200, 429, 200))
+        view.finish(evaluated(results_of(200, 429, 200)))
     text = screen.getvalue()
     for part in ("sending 5 requests", "replica-2", "alice", "The limit holds"):
         assert part in text
@@ -81,8 +81,8 @@ def test_a_terminal_is_live_unless_json_is_asked_for() -> None:
     assert isinstance(open_view(as_json=True, requests=1, out=terminal), PlainView)
 
 
-def _show(view: View, tally: Tally) -> None:
-    view.show(tally, principal_rows(CALLERS, tally, START_US, START_US + 1))
+def _show(view: View, tally: Results) -> None:
+    view.update(tally, principal_rows(CALLERS, tally, START_US, START_US + 1))
 
 
 class _Terminal(io.StringIO):
@@ -93,7 +93,7 @@ class _Terminal(io.StringIO):
 def test_a_picture_of_the_result_can_be_saved(tmp_path: Path) -> None:
     """The picture is an SVG with the verdict in it, small enough for a README."""
     file = tmp_path / "demo.svg"
-    save_picture(file, verdict_of(answered(200, 429)))
+    save_svg(file, evaluated(results_of(200, 429)))
     text = file.read_text(encoding="utf-8")
     assert text.startswith("<svg")
     assert "The&#160;limit&#160;holds" in text

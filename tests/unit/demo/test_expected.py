@@ -3,7 +3,7 @@
 import pytest
 
 from fleetlimit.core.quota import Algorithm, rate_quota
-from fleetlimit.demo.expected import permitted
+from fleetlimit.demo.expected import max_admitted
 from support.demo import HOUR_US, START_US
 
 
@@ -14,7 +14,7 @@ from support.demo import HOUR_US, START_US
 def test_a_token_bucket_permits_its_burst_and_what_flows_in(micros: int, expected: int) -> None:
     """A bucket of 100 an hour permits 100 at once and one more every 36 seconds, not earlier."""
     quota = rate_quota("100/hour")
-    assert permitted([quota], START_US, START_US + micros) == expected
+    assert max_admitted([quota], START_US, START_US + micros) == expected
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,10 @@ def test_a_window_permits_its_limit_in_each_window_touched(
     """A run that crosses the boundary of two windows may spend the limit of both."""
     quota = rate_quota("5/hour", algorithm=Algorithm.FIXED_WINDOW)
     start_us = START_US - before_us
-    assert permitted([quota], start_us, start_us + micros) == expected
+    assert max_admitted([quota], start_us, start_us + micros) == expected
 
 
 def test_of_several_limits_the_lowest_counts() -> None:
     """Limits decide together, so the lowest is what they permit."""
     quotas = [rate_quota("100/hour"), rate_quota("7/hour", algorithm=Algorithm.FIXED_WINDOW)]
-    assert permitted(quotas, START_US, START_US) == 7
+    assert max_admitted(quotas, START_US, START_US) == 7

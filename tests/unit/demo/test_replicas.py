@@ -3,15 +3,15 @@
 import json
 
 from fleetlimit.demo.replicas import Replica
-from fleetlimit.demo.scrape import counted
+from fleetlimit.demo.scrape import parse_counters
 
 
 def test_a_replica_tells_its_ports_when_it_is_ready() -> None:
     """Both ports are read from the line that the service writes once it accepts."""
     replica = Replica("one")
-    replica.hear("no JSON at all")
-    replica.hear('"JSON, but no event"')
-    replica.hear(json.dumps({"event": "service.ready", "port": 8001, "admin_port": 9001}))
+    replica.on_log_line("no JSON at all")
+    replica.on_log_line('"JSON, but no event"')
+    replica.on_log_line(json.dumps({"event": "service.ready", "port": 8001, "admin_port": 9001}))
     assert (replica.port, replica.admin_port) == (8001, 9001)
 
 
@@ -25,7 +25,7 @@ def test_refusals_in_the_log_are_counted_with_those_left_out() -> None:
         {"event": "request.fail_closed.suppressed", "suppressed": 5},
         {"event": "request.fail_closed"},
     ):
-        replica.hear(json.dumps(line))
+        replica.on_log_line(json.dumps(line))
     assert replica.denied_in_log == 42
 
 
@@ -45,4 +45,4 @@ fleetlimit_decisions_total{policy="exports",outcome="denied"} 30.0
 fleetlimit_decisions_total{policy="other",outcome="denied"} 5.0
 fleetlimit_checks_total{outcome="denied"} 35.0
 """
-    assert counted(text) == (12, 30)
+    assert parse_counters(text) == (12, 30)

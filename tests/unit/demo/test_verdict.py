@@ -2,12 +2,12 @@
 
 import json
 
-from support.demo import answered, verdict_of
+from support.demo import evaluated, results_of
 
 
 def test_the_limit_holds_when_nobody_got_more_than_permitted() -> None:
     """Three of three admitted, the rest refused, all tallies equal: the limit holds."""
-    verdict = verdict_of(answered(200, 200, 429, 200, 429))
+    verdict = evaluated(results_of(200, 200, 429, 200, 429))
     assert verdict.holds
     assert (verdict.admitted, verdict.denied, verdict.overshoot, verdict.errors) == (3, 2, 0, 0)
     assert verdict.permitted == 5
@@ -16,7 +16,7 @@ def test_the_limit_holds_when_nobody_got_more_than_permitted() -> None:
 
 def test_one_callers_thrift_does_not_pay_for_another() -> None:
     """A caller above its permit is overshoot, although both together are below theirs."""
-    verdict = verdict_of(answered(200, 200, 200, 200))
+    verdict = evaluated(results_of(200, 200, 200, 200))
     assert verdict.admitted < verdict.permitted
     assert verdict.overshoot == 1
     assert not verdict.holds
@@ -24,7 +24,7 @@ def test_one_callers_thrift_does_not_pay_for_another() -> None:
 
 def test_tallies_that_differ_prove_nothing() -> None:
     """A refusal that a replica's log does not have is a failure of the run (rule 9)."""
-    verdict = verdict_of(answered(200, 429, 429), lost_in_log=1)
+    verdict = evaluated(results_of(200, 429, 429), lost_in_log=1)
     assert verdict.overshoot == 0
     assert not verdict.tallies_agree
     assert not verdict.holds
@@ -32,21 +32,21 @@ def test_tallies_that_differ_prove_nothing() -> None:
 
 def test_a_run_in_which_nothing_was_decided_proves_nothing() -> None:
     """Errors alone do not show that a limit holds."""
-    verdict = verdict_of(answered(503, 0))
+    verdict = evaluated(results_of(503, 0))
     assert verdict.errors == 2
     assert not verdict.holds
 
 
 def test_some_errors_do_not_break_the_limit() -> None:
     """A 5xx is told, and the limit still holds."""
-    verdict = verdict_of(answered(200, 503, 429))
+    verdict = evaluated(results_of(200, 503, 429))
     assert verdict.errors == 1
     assert verdict.holds
 
 
 def test_the_json_has_the_whole_verdict() -> None:
     """A script reads totals, one row for each replica and caller, and the three tallies."""
-    told = json.loads(json.dumps(verdict_of(answered(200, 200, 429, 200, 429)).as_json()))
+    told = json.loads(json.dumps(evaluated(results_of(200, 200, 429, 200, 429)).as_json()))
     assert {name: told[name] for name in ("permitted", "admitted", "overshoot", "errors")} == {
         "permitted": 5,
         "admitted": 3,
@@ -71,4 +71,4 @@ def test_the_json_has_the_whole_verdict() -> None:
 
 def test_without_a_store_its_commands_are_not_known() -> None:
     """The JSON has null in place of a number that nobody counted."""
-    assert verdict_of(answered(200), calls=None).as_json()["redis_commands_per_request"] is None
+    assert evaluated(results_of(200), calls=None).as_json()["redis_commands_per_request"] is None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetlimit.identity import BearerTokens, FileKeys
+from fleetlimit.identity import JwksFile, JwtVerifier
 from support.identity import (
     AUDIENCE,
     ISSUER,
@@ -21,9 +21,9 @@ def _clock() -> Clock:
 
 
 @pytest.fixture(name="tokens")
-def _tokens(tmp_path: Path, clock: Clock) -> BearerTokens:
+def _tokens(tmp_path: Path, clock: Clock) -> JwtVerifier:
     path = tmp_path / "jwks.json"
     path.write_bytes(jwks(rsa_jwk("one"), rsa_jwk("two"), ec_jwk("ec")))
-    return BearerTokens(
-        FileKeys(path), issuer=ISSUER, audience=AUDIENCE, tier_claim="plan", clock=clock
+    return JwtVerifier(
+        JwksFile(path), issuer=ISSUER, audience=AUDIENCE, tier_claim="plan", clock=clock
     )

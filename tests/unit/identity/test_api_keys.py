@@ -8,7 +8,7 @@ import pytest
 
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity import ApiKeys
+from fleetlimit.identity import ApiKeyVerifier
 from fleetlimit.identity.api_keys import MAX_FILE_BYTES
 from support.identity import request
 
@@ -31,7 +31,7 @@ def write(folder: Path, text: str | bytes, name: str = "keys.yaml") -> Path:
 
 async def test_a_known_key_names_its_principal_and_tier(tmp_path: Path) -> None:
     """The SHA-256 of the presented key finds the principal; values are taken as written."""
-    keys = ApiKeys(write(tmp_path, GOOD))
+    keys = ApiKeyVerifier(write(tmp_path, GOOD))
     alice = await keys.resolve(request(("X-API-Key", "alice-key")))
     assert alice == Principal("alice", "pro", source="api_key")
     bob = await keys.resolve(request(("X-API-Key", "bob-key")))
@@ -40,7 +40,7 @@ async def test_a_known_key_names_its_principal_and_tier(tmp_path: Path) -> None:
 
 async def test_the_header_can_be_named(tmp_path: Path) -> None:
     """The key is read from the configured header alone."""
-    keys = ApiKeys(write(tmp_path, GOOD), header="Api-Token")
+    keys = ApiKeyVerifier(write(tmp_path, GOOD), header="Api-Token")
     assert await keys.resolve(request(("X-API-Key", "alice-key"))) is None
     assert await keys.resolve(request(("Api-Token", "alice-key"))) is not None
 
@@ -48,7 +48,7 @@ async def test_the_header_can_be_named(tmp_path: Path) -> None:
 async def test_json_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
     """JSON is YAML."""
     document = json.dumps({"keys": [{"sha256": ALICE, "principal": "alice"}]}, indent="\t")
-    keys = ApiKeys(write(tmp_path, b"\xef\xbb\xbf" + document.encode(), "keys.json"))
+    keys = ApiKeyVerifier(write(tmp_path, b"\xef\xbb\xbf" + document.encode(), "keys.json"))
     assert await keys.resolve(request(("X-API-Key", "alice-key"))) == Principal(
         "alice", source="api_key"
     )
@@ -57,7 +57,7 @@ async def test_json_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("headers", [[], [("X-API-Key", "")]])
 async def test_no_key_is_no_error(tmp_path: Path, headers: list[tuple[str, str]]) -> None:
     """A request without a key, or with an empty one, presented no credential."""
-    assert await ApiKeys(write(tmp_path, GOOD)).resolve(request(*headers)) is None
+    assert await ApiKeyVerifier(write(tmp_path, GOOD)).resolve(request(*headers)) is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ async def test_no_key_is_no_error(tmp_path: Path, headers: list[tuple[str, str]]
 async def test_hostile_keys_are_refused(tmp_path: Path, key: bytes, reason: str) -> None:
     """Unknown, huge and binary keys verify nobody and are not quoted."""
     with pytest.raises(IdentityError) as caught:
-        await ApiKeys(write(tmp_path, GOOD)).resolve(request(("X-API-Key", key)))
+        await ApiKeyVerifier(write(tmp_path, GOOD)).resolve(request(("X-API-Key", key)))
     assert caught.value.reason == reason
     assert "guess" not in str(caught.value)
 
@@ -115,7 +115,7 @@ def test_a_bad_yaml_file_is_refused_with_its_place(tmp_path: Path, name: str) ->
     """Each error names the file, the line where there is one, and never quotes a value."""
     text, message = ERRORS[name]
     with pytest.raises(ConfigError, match=message) as caught:
-        ApiKeys(write(tmp_path, text))
+        ApiKeyVerifier(write(tmp_path, text))
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -132,7 +132,7 @@ def test_a_bad_yaml_file_is_refused_with_its_place(tmp_path: Path, name: str) ->
 def test_a_bad_json_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """JSON errors name the file and the line."""
     with pytest.raises(ConfigError, match=message) as caught:
-        ApiKeys(write(tmp_path, text, "keys.json"))
+        ApiKeyVerifier(write(tmp_path, text, "keys.json"))
     assert "hunter2" not in str(caught.value)
 
 
@@ -140,25 +140,25 @@ def test_every_error_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
     """Two mistakes give one message with both places."""
     text = "keys:\n- {sha256: x, principal: a}\n- {sha256: y, principal: b}"
     with pytest.raises(ConfigError, match=r"keys.yaml:2: .*\n.*keys.yaml:3: "):
-        ApiKeys(write(tmp_path, text))
+        ApiKeyVerifier(write(tmp_path, text))
 
 
 def test_a_file_may_be_large(tmp_path: Path) -> None:
     """A file of far more keys than a ConfigMap holds is read, one beyond every bound is not."""
     path = write(tmp_path, f"{GOOD}#{'k' * 2**20}")
-    assert ApiKeys(path)
+    assert ApiKeyVerifier(path)
     path.write_bytes(b"#" * (MAX_FILE_BYTES + 1))
     with pytest.raises(ConfigError, match="above 16,777,216 bytes"):
-        ApiKeys(path)
+        ApiKeyVerifier(path)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """A file that is not there is an error of the configuration."""
     with pytest.raises(ConfigError, match="No such file"):
-        ApiKeys(tmp_path / "none.yaml")
+        ApiKeyVerifier(tmp_path / "none.yaml")
 
 
 def test_a_bad_header_name_is_refused(tmp_path: Path) -> None:
     """A header name with a space can never be sent."""
     with pytest.raises(ConfigError, match="write X-API-Key"):
-        ApiKeys(write(tmp_path, GOOD), header="X API Key")
+        ApiKeyVerifier(write(tmp_path, GOOD), header="X API Key")

@@ -7,20 +7,20 @@ import pytest
 
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError
-from fleetlimit.identity import BearerTokens, FileKeys, RemoteKeys
+from fleetlimit.identity import JwksFile, JwksUrl, JwtVerifier
 from fleetlimit.identity.bearer import TokenCache
 from support.identity import (
     AUDIENCE,
     ISSUER,
     NOW,
     Clock,
-    bearer,
+    bearer_request,
     jwks,
     jwks_server,
-    refusal,
+    jwt_segment,
+    rejection_reason,
     request,
     rsa_jwk,
-    segment,
     token,
     unsigned,
 )
@@ -30,22 +30,22 @@ from support.identity import (
     ("kid", "algorithm"), [("one", "RS256"), ("two", "PS256"), ("ec", "ES256")]
 )
 async def test_a_good_token_names_its_subject(
-    tokens: BearerTokens, kid: str, algorithm: str
+    tokens: JwtVerifier, kid: str, algorithm: str
 ) -> None:
     """The principal is `sub`; the tier is the claim that the operator names."""
-    principal = await tokens.resolve(bearer(token(kid, algorithm, plan="pro")))
+    principal = await tokens.resolve(bearer_request(token(kid, algorithm, plan="pro")))
     assert principal == Principal("alice", "pro", source="jwt")
 
 
 @pytest.mark.parametrize("plan", [None, 3, ["pro"]])
-async def test_a_tier_that_is_no_text_is_no_tier(tokens: BearerTokens, plan: Any) -> None:
+async def test_a_tier_that_is_no_text_is_no_tier(tokens: JwtVerifier, plan: Any) -> None:
     """A missing or structured tier claim gives the empty tier."""
-    principal = await tokens.resolve(bearer(token(plan=plan)))
+    principal = await tokens.resolve(bearer_request(token(plan=plan)))
     assert principal == Principal("alice", "", source="jwt")
 
 
 @pytest.mark.parametrize("value", ["bearer", "BEARER", "Bearer "])
-async def test_the_scheme_is_case_insensitive(tokens: BearerTokens, value: str) -> None:
+async def test_the_scheme_is_case_insensitive(tokens: JwtVerifier, value: str) -> None:
     """RFC 9110 names authentication schemes without regard to case."""
     assert await tokens.resolve(request(("Authorization", f"{value} {token()}"))) is not None
 
@@ -54,60 +54,60 @@ async def test_the_scheme_is_case_insensitive(tokens: BearerTokens, value: str) 
     "headers", [[], [("Authorization", "Basic YTpi")], [("Authorization", "BearerX y")]]
 )
 async def test_other_schemes_are_left_alone(
-    tokens: BearerTokens, headers: list[tuple[str, str]]
+    tokens: JwtVerifier, headers: list[tuple[str, str]]
 ) -> None:
     """An Authorization header that is not Bearer presents no credential of ours."""
     assert await tokens.resolve(request(*headers)) is None
 
 
-async def test_an_issuer_whose_clock_is_a_little_ahead_is_accepted(tokens: BearerTokens) -> None:
+async def test_an_issuer_whose_clock_is_a_little_ahead_is_accepted(tokens: JwtVerifier) -> None:
     """`nbf` may lie up to 30 seconds ahead; `iat` is not compared."""
-    assert await tokens.resolve(bearer(token(nbf=NOW + 30, iat=NOW + 30))) is not None
+    assert await tokens.resolve(bearer_request(token(nbf=NOW + 30, iat=NOW + 30))) is not None
 
 
 async def test_any_of_several_audiences_will_do(tmp_path: Path, clock: Clock) -> None:
     """The token must be for one of the audiences that the operator names."""
     path = tmp_path / "jwks.json"
     path.write_bytes(jwks(rsa_jwk("one")))
-    tokens = BearerTokens(FileKeys(path), issuer=ISSUER, audience=["a", "b"], clock=clock)
-    assert await tokens.resolve(bearer(token(aud=["x", "b"]))) is not None
-    assert await refusal(tokens, token(aud=["x"])) == "audience"
+    tokens = JwtVerifier(JwksFile(path), issuer=ISSUER, audience=["a", "b"], clock=clock)
+    assert await tokens.resolve(bearer_request(token(aud=["x", "b"]))) is not None
+    assert await rejection_reason(tokens, token(aud=["x"])) == "audience"
 
 
 async def test_a_verified_token_is_not_verified_again_and_never_outlives_exp(
-    tokens: BearerTokens, clock: Clock, tmp_path: Path
+    tokens: JwtVerifier, clock: Clock, tmp_path: Path
 ) -> None:
     """The cache answers for a token until its exp, and then refuses it at once."""
     presented = token(exp=NOW + 5)
-    assert await tokens.resolve(bearer(presented)) is not None
+    assert await tokens.resolve(bearer_request(presented)) is not None
     (tmp_path / "jwks.json").write_bytes(jwks(rsa_jwk("two")))
-    tokens._keys = FileKeys(tmp_path / "jwks.json")
+    tokens._keys = JwksFile(tmp_path / "jwks.json")
     clock.now += 4.9
-    assert await tokens.resolve(bearer(presented)) is not None
+    assert await tokens.resolve(bearer_request(presented)) is not None
     clock.now += 0.1
-    assert await refusal(tokens, presented) == "unknown_key"
+    assert await rejection_reason(tokens, presented) == "unknown_key"
 
 
 async def test_an_expired_token_is_refused_though_it_was_cached(
-    tokens: BearerTokens, clock: Clock
+    tokens: JwtVerifier, clock: Clock
 ) -> None:
     """At its exp a cached token is expired."""
     presented = token(exp=NOW + 5)
-    assert await tokens.resolve(bearer(presented)) is not None
+    assert await tokens.resolve(bearer_request(presented)) is not None
     clock.now += 5
-    assert await refusal(tokens, presented) == "expired"
+    assert await rejection_reason(tokens, presented) == "expired"
 
 
 async def test_a_withdrawn_key_stops_verifying_within_a_minute(
-    tokens: BearerTokens, clock: Clock, tmp_path: Path
+    tokens: JwtVerifier, clock: Clock, tmp_path: Path
 ) -> None:
     """A cached token is verified again after 60 seconds, with the keys of that time."""
     presented = token()
-    assert await tokens.resolve(bearer(presented)) is not None
+    assert await tokens.resolve(bearer_request(presented)) is not None
     (tmp_path / "jwks.json").write_bytes(jwks(rsa_jwk("two")))
-    tokens._keys = FileKeys(tmp_path / "jwks.json")
+    tokens._keys = JwksFile(tmp_path / "jwks.json")
     clock.now += 60
-    assert await refusal(tokens, presented) == "unknown_key"
+    assert await rejection_reason(tokens, presented) == "unknown_key"
 
 
 def test_the_cache_is_bounded_and_keeps_what_is_used() -> None:
@@ -128,15 +128,15 @@ def test_the_cache_is_bounded_and_keeps_what_is_used() -> None:
 async def test_tokens_verify_with_keys_from_a_server(clock: Clock) -> None:
     """A token verifies with keys fetched over HTTP, and made-up kids fetch nothing more."""
     with jwks_server(jwks(rsa_jwk("one"))) as server:
-        tokens = BearerTokens(RemoteKeys(server.url), issuer=ISSUER, audience=AUDIENCE, clock=clock)
-        assert await tokens.resolve(bearer(token())) == Principal("alice", source="jwt")
+        tokens = JwtVerifier(JwksUrl(server.url), issuer=ISSUER, audience=AUDIENCE, clock=clock)
+        assert await tokens.resolve(bearer_request(token())) == Principal("alice", source="jwt")
         for number in range(5):
             assert (
-                await refusal(
+                await rejection_reason(
                     tokens,
                     token("one").replace(
                         token("one").split(".")[0],
-                        segment({"alg": "RS256", "kid": f"made-up-{number}"}),
+                        jwt_segment({"alg": "RS256", "kid": f"made-up-{number}"}),
                     ),
                 )
                 == "unknown_key"
@@ -150,9 +150,9 @@ async def test_an_unacceptable_algorithm_fetches_no_keys(clock: Clock) -> None:
     def fetch(_url: str, _timeout: float) -> bytes:
         raise AssertionError("fetched")
 
-    keys = RemoteKeys("https://issuer.example/jwks", fetch=fetch)
-    tokens = BearerTokens(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock)
-    assert await refusal(tokens, unsigned()) == "algorithm"
+    keys = JwksUrl("https://issuer.example/jwks", fetch=fetch)
+    tokens = JwtVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock)
+    assert await rejection_reason(tokens, unsigned()) == "algorithm"
     assert keys._refresh is None
 
 
@@ -174,4 +174,4 @@ def test_bad_settings_are_refused(tmp_path: Path, arguments: dict[str, Any], mes
     path.write_bytes(jwks(rsa_jwk("one")))
     settings = {"issuer": ISSUER, "audience": AUDIENCE, **arguments}
     with pytest.raises(ConfigError, match=message):
-        BearerTokens(FileKeys(path), **settings)
+        JwtVerifier(JwksFile(path), **settings)

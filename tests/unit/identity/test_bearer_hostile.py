@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleetlimit.errors import IdentityError
-from fleetlimit.identity import BearerTokens
+from fleetlimit.identity import JwtVerifier
 from support.identity import (
     CLAIMS,
     NOW,
-    bearer,
-    refusal,
+    bearer_request,
+    jwt_segment,
+    rejection_reason,
     rsa_jwk,
     rsa_key,
-    segment,
     token,
     unsigned,
 )
@@ -32,8 +32,8 @@ def signed_with_public_key() -> str:
         .public_key()
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
-    signed = f"{segment({'alg': 'HS256', 'kid': 'one'})}.{segment(CLAIMS)}"
-    return f"{signed}.{segment(hmac.digest(pem, signed.encode(), hashlib.sha256))}"
+    signed = f"{jwt_segment({'alg': 'HS256', 'kid': 'one'})}.{jwt_segment(CLAIMS)}"
+    return f"{signed}.{jwt_segment(hmac.digest(pem, signed.encode(), hashlib.sha256))}"
 
 
 def with_own_key() -> str:
@@ -45,7 +45,7 @@ def with_own_key() -> str:
 def tampered() -> str:
     """Change the subject under somebody else's signature."""
     header, _, signature = token().split(".")
-    return f"{header}.{segment(CLAIMS)}.{signature}"
+    return f"{header}.{jwt_segment(CLAIMS)}.{signature}"
 
 
 HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
@@ -55,10 +55,10 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     "unsigned": (unsigned, "algorithm"),
     "unsigned_in_capitals": (lambda: unsigned("NONE"), "algorithm"),
     "algorithm_is_a_list": (
-        lambda: f"{segment({'alg': ['RS256']})}.{segment(CLAIMS)}.AA",
+        lambda: f"{jwt_segment({'alg': ['RS256']})}.{jwt_segment(CLAIMS)}.AA",
         "algorithm",
     ),
-    "no_algorithm": (lambda: f"{segment({})}.{segment(CLAIMS)}.AA", "algorithm"),
+    "no_algorithm": (lambda: f"{jwt_segment({})}.{jwt_segment(CLAIMS)}.AA", "algorithm"),
     "public_key_as_secret": (signed_with_public_key, "algorithm"),
     "algorithm_not_configured": (lambda: token(algorithm="RS512"), "algorithm"),
     "own_key": (with_own_key, "signature"),
@@ -72,7 +72,7 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     "unknown_kid": (lambda: token("mallory"), "unknown_key"),
     "no_kid_and_two_keys": (lambda: token(None), "unknown_key"),
     "kid_is_a_number": (
-        lambda: f"{segment({'alg': 'RS256', 'kid': 7})}.{segment(CLAIMS)}.AA",
+        lambda: f"{jwt_segment({'alg': 'RS256', 'kid': 7})}.{jwt_segment(CLAIMS)}.AA",
         "malformed",
     ),
     "wrong_audience": (lambda: token(aud="other"), "audience"),
@@ -97,14 +97,14 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
         "malformed",
     ),
     "critical_extension_that_the_library_knows": (
-        lambda: f"{segment({'alg': 'RS256', 'b64': False, 'crit': ['b64']})}..AA",
+        lambda: f"{jwt_segment({'alg': 'RS256', 'b64': False, 'crit': ['b64']})}..AA",
         "malformed",
     ),
     "empty": (lambda: "", "malformed"),
     "opaque": (lambda: "6f1ed002ab5595859014ebf0951522d9", "malformed"),
     "dots": (lambda: "..", "malformed"),
-    "header_is_a_list": (lambda: f"{segment([])}.{segment(CLAIMS)}.AA", "malformed"),
-    "header_is_deep": (lambda: f"{segment(b'[' * 6000)}.AA.AA"[:8192], "malformed"),
+    "header_is_a_list": (lambda: f"{jwt_segment([])}.{jwt_segment(CLAIMS)}.AA", "malformed"),
+    "header_is_deep": (lambda: f"{jwt_segment(b'[' * 6000)}.AA.AA"[:8192], "malformed"),
     "payload_is_a_list": (
         lambda: jwt.api_jws.encode(b"[]", rsa_key("one"), "RS256", headers={"kid": "one"}),
         "malformed",
@@ -115,17 +115,17 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_a_hostile_token_is_refused_with_its_reason(tokens: BearerTokens, name: str) -> None:
+async def test_a_hostile_token_is_refused_with_its_reason(tokens: JwtVerifier, name: str) -> None:
     """Whatever is wrong with a token, it verifies nobody and the reason says why."""
     make, reason = HOSTILE[name]
     presented = make()
-    assert await refusal(tokens, presented) == reason
-    assert await refusal(tokens, presented) == reason
+    assert await rejection_reason(tokens, presented) == reason
+    assert await rejection_reason(tokens, presented) == reason
 
 
 @given(st.binary(max_size=300))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_binary_junk_is_refused(tokens: BearerTokens, junk: bytes) -> None:
+async def test_binary_junk_is_refused(tokens: JwtVerifier, junk: bytes) -> None:
     """Any bytes in place of a token are refused, and raise nothing else."""
     with pytest.raises(IdentityError):
-        await tokens.resolve(bearer(junk))
+        await tokens.resolve(bearer_request(junk))

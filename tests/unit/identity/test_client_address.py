@@ -7,29 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.identity import ClientAddress
+from fleetlimit.identity import ClientAddressResolver
 from support.identity import request
 
 PROXIES = ("10.0.0.0/8", "2001:db8:ffff::/48")
-XFF = ClientAddress(PROXIES)
-RFC7239 = ClientAddress(PROXIES, forwarded="forwarded")
+XFF = ClientAddressResolver(PROXIES)
+RFC7239 = ClientAddressResolver(PROXIES, forwarded="forwarded")
 PROXY = ("10.0.0.1", 80)
 
 
 def behind_proxy(*lines: str | bytes) -> str:
-    return XFF.of(request(*(("X-Forwarded-For", line) for line in lines), client=PROXY))
+    return XFF.resolve(request(*(("X-Forwarded-For", line) for line in lines), client=PROXY))
 
 
 def forwarded(*lines: str | bytes) -> str:
-    return RFC7239.of(request(*(("Forwarded", line) for line in lines), client=PROXY))
+    return RFC7239.resolve(request(*(("Forwarded", line) for line in lines), client=PROXY))
 
 
 def test_without_proxies_the_peer_is_the_client_whatever_it_claims() -> None:
     """A peer that is no trusted proxy cannot name another address."""
     scope = request(("X-Forwarded-For", "198.51.100.7"), ("Forwarded", "for=198.51.100.7"))
-    assert ClientAddress().of(scope) == "192.0.2.1"
-    assert XFF.of(scope) == "192.0.2.1"
-    assert RFC7239.of(scope) == "192.0.2.1"
+    assert ClientAddressResolver().resolve(scope) == "192.0.2.1"
+    assert XFF.resolve(scope) == "192.0.2.1"
+    assert RFC7239.resolve(scope) == "192.0.2.1"
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_only_the_chosen_header_is_read() -> None:
     scope = request(
         ("X-Forwarded-For", "198.51.100.7"), ("Forwarded", "for=203.0.113.9"), client=PROXY
     )
-    assert XFF.of(scope) == "198.51.100.7"
-    assert RFC7239.of(scope) == "203.0.113.9"
-    assert ClientAddress(PROXIES, forwarded=None).of(scope) == "10.0.0.1"
+    assert XFF.resolve(scope) == "198.51.100.7"
+    assert RFC7239.resolve(scope) == "203.0.113.9"
+    assert ClientAddressResolver(PROXIES, forwarded=None).resolve(scope) == "10.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -156,29 +156,29 @@ def test_only_the_chosen_header_is_read() -> None:
 )
 def test_the_peer_is_normalised(client: tuple[str, int] | None, address: str) -> None:
     """Whatever the server says of the peer becomes one bounded text."""
-    assert XFF.of(request(client=client)) == address
+    assert XFF.resolve(request(client=client)) == address
 
 
 def test_cve_2026_30827_mapped_ipv4_clients_are_told_apart() -> None:
     """IPv4 clients on a dual-stack socket do not share one /64."""
-    one, two = (XFF.of(request(client=(f"::ffff:192.0.2.{n}", 1))) for n in (1, 2))
+    one, two = (XFF.resolve(request(client=(f"::ffff:192.0.2.{n}", 1))) for n in (1, 2))
     assert one != two
 
 
 def test_a_client_with_a_whole_64_is_one_client() -> None:
     """Another address of the same /64 is the same client; the prefix can be set."""
     one, two = (("2001:db8::1", 1), ("2001:db8::2", 1))
-    assert XFF.of(request(client=one)) == XFF.of(request(client=two))
-    exact = ClientAddress(ipv6_prefix=128)
-    assert exact.of(request(client=one)) != exact.of(request(client=two))
-    coarse = ClientAddress(ipv6_prefix=24)
-    assert coarse.of(request(client=("::1", 1))) == "::/24"
+    assert XFF.resolve(request(client=one)) == XFF.resolve(request(client=two))
+    exact = ClientAddressResolver(ipv6_prefix=128)
+    assert exact.resolve(request(client=one)) != exact.resolve(request(client=two))
+    coarse = ClientAddressResolver(ipv6_prefix=24)
+    assert coarse.resolve(request(client=("::1", 1))) == "::/24"
 
 
 def test_a_scope_without_headers_is_served() -> None:
     """A scope that has neither headers nor peer still gives an address."""
-    assert XFF.of({"type": "websocket"}) == "unknown"
-    assert XFF.of({"type": "websocket", "client": PROXY}) == "10.0.0.1"
+    assert XFF.resolve({"type": "websocket"}) == "unknown"
+    assert XFF.resolve({"type": "websocket", "client": PROXY}) == "10.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_scope_without_headers_is_served() -> None:
 def test_bad_settings_say_what_to_write(arguments: dict[str, Any], message: str) -> None:
     """A setting that cannot work is refused at construction, with the fix."""
     with pytest.raises(ConfigError, match=message):
-        ClientAddress(**arguments)
+        ClientAddressResolver(**arguments)
 
 
 Header = Literal["X-Forwarded-For", "Forwarded"]
@@ -211,7 +211,7 @@ def test_nothing_makes_the_walk_raise(value: bytes | str, header: Header, peer: 
     """Any header from any peer gives a non-empty, bounded address."""
     for address in (XFF, RFC7239):
         for client in ((peer, 1) if peer is not None else None, PROXY):
-            found = address.of(request((header, value), client=client))
+            found = address.resolve(request((header, value), client=client))
             assert 0 < len(found) <= 64
 
 
@@ -235,4 +235,4 @@ def test_the_client_is_an_untrusted_hop_or_all_were_trusted(chain: list[str]) ->
     if found.startswith("10."):
         assert found == "10.0.0.1" or any(hop.strip() == found for hop in chain)
     else:
-        assert any(XFF.of(request(client=(hop, 1))) == found for hop in chain)
+        assert any(XFF.resolve(request(client=(hop, 1))) == found for hop in chain)

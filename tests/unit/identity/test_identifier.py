@@ -10,8 +10,14 @@ import pytest
 import fleetlimit.identity
 from fleetlimit.core.subject import Identity, Principal
 from fleetlimit.errors import IdentityError
-from fleetlimit.identity import ApiKeys, BearerTokens, ClientAddress, FileKeys, RequestIdentifier
-from fleetlimit.identity.credentials import Reason
+from fleetlimit.identity import (
+    ApiKeyVerifier,
+    ClientAddressResolver,
+    JwksFile,
+    JwtVerifier,
+    RequestIdentifier,
+)
+from fleetlimit.identity.credentials import IdentityErrorReason
 from fleetlimit.web.http_limiter import Identifier
 from support.identity import AUDIENCE, ISSUER, Clock, jwks, request, rsa_jwk, token
 
@@ -47,8 +53,10 @@ def _identifier(tmp_path: Path) -> Identifier:
     keys.write_text(f"keys: [{{sha256: {digest}, principal: alice, tier: pro}}]")
     document = tmp_path / "jwks.json"
     document.write_bytes(jwks(rsa_jwk("one")))
-    tokens = BearerTokens(FileKeys(document), issuer=ISSUER, audience=AUDIENCE, clock=Clock())
-    return RequestIdentifier(ClientAddress(), api_keys=ApiKeys(keys), jwt=tokens, resolver=custom)
+    tokens = JwtVerifier(JwksFile(document), issuer=ISSUER, audience=AUDIENCE, clock=Clock())
+    return RequestIdentifier(
+        ClientAddressResolver(), api_keys=ApiKeyVerifier(keys), jwt=tokens, resolver=custom
+    )
 
 
 ALICE = Principal("alice", "pro", source="api_key")
@@ -106,9 +114,9 @@ async def test_a_resolver_with_a_bug_fails_no_request(
     again = await identifier.identify(request(BAD_KEY, ("X-Custom", name)))
     assert identity.principal is None
     assert identity.error is not None
-    assert identity.error.reason == Reason.RESOLVER_FAILED
+    assert identity.error.reason == IdentityErrorReason.RESOLVER_FAILED
     assert again.error is not None
-    assert again.error.reason == Reason.UNKNOWN_API_KEY
+    assert again.error.reason == IdentityErrorReason.UNKNOWN_API_KEY
     assert [(each.name, each.message) for each in caplog.records] == [
         ("fleetlimit", "identity.resolver_failed")
     ] * 2
@@ -125,7 +133,7 @@ async def test_no_credential_is_no_error(
 
 async def test_credentials_that_are_not_configured_are_ignored() -> None:
     """Without verifiers every request is anonymous, whatever it presents."""
-    identity = await RequestIdentifier(ClientAddress()).identify(request(KEY, BAD_TOKEN))
+    identity = await RequestIdentifier(ClientAddressResolver()).identify(request(KEY, BAD_TOKEN))
     assert identity == Identity("192.0.2.1")
 
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.identity.jwks import KeySet
+from fleetlimit.identity.jwks import JwkSet
 from support.identity import ec_jwk, jwks, rsa_jwk, rsa_key
 
 OCT = {"kty": "oct", "kid": "shared", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}
@@ -39,9 +39,9 @@ OCT = {"kty": "oct", "kid": "shared", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}
 )
 def test_keys_that_must_not_verify_are_left_out(entry: dict[str, Any]) -> None:
     """Shared, private, weak, broken and encryption keys verify nothing."""
-    assert [key.kid for key in KeySet.parse(jwks(entry, rsa_jwk("two"))).keys] == ["two"]
+    assert [key.kid for key in JwkSet.parse(jwks(entry, rsa_jwk("two"))).keys] == ["two"]
     with pytest.raises(ConfigError, match="no key that can verify"):
-        KeySet.parse(jwks(entry))
+        JwkSet.parse(jwks(entry))
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def test_keys_that_must_not_verify_are_left_out(entry: dict[str, Any]) -> None:
 def test_a_document_that_is_no_jwks_is_refused(document: bytes) -> None:
     """Anything but an object with a list of keys is an error."""
     with pytest.raises(ConfigError, match=r"not a JWKS|no key that can"):
-        KeySet.parse(document)
+        JwkSet.parse(document)
 
 
 def test_a_key_is_bound_to_its_algorithms() -> None:
     """A key serves its own `alg`, or those of its type when it names none."""
     edwards = ed25519.Ed25519PrivateKey.generate().public_key()
-    keys = KeySet.parse(
+    keys = JwkSet.parse(
         jwks(
             rsa_jwk("one", alg="RS256"),
             rsa_jwk("two"),
@@ -75,7 +75,7 @@ def test_a_key_is_bound_to_its_algorithms() -> None:
 
 def test_a_token_without_kid_is_served_by_the_only_key_that_fits() -> None:
     """Without an id there must be no choice of keys."""
-    keys = KeySet.parse(jwks(rsa_jwk("one"), rsa_jwk("two"), ec_jwk("three")))
+    keys = JwkSet.parse(jwks(rsa_jwk("one"), rsa_jwk("two"), ec_jwk("three")))
     assert keys.find(None, "RS256") is None
     found = keys.find(None, "ES256")
     assert found is not None

@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity import FileKeys, RemoteKeys, key_source
+from fleetlimit.identity import JwksFile, JwksUrl, jwks_source
 from fleetlimit.identity.jwks import MAX_DOCUMENT_BYTES, fetch_document
 from support.identity import Clock, jwks, jwks_server, rsa_jwk
 
@@ -34,7 +34,7 @@ class Issuer:
         return document
 
 
-async def reason(keys: RemoteKeys | FileKeys, kid: str | None, algorithm: str = "RS256") -> str:
+async def reason(keys: JwksUrl | JwksFile, kid: str | None, algorithm: str = "RS256") -> str:
     """Return why there is no such key, or an empty text when there is one."""
     try:
         await keys.find(kid, algorithm)
@@ -43,7 +43,7 @@ async def reason(keys: RemoteKeys | FileKeys, kid: str | None, algorithm: str = 
     return ""
 
 
-async def settled(keys: RemoteKeys) -> None:
+async def settled(keys: JwksUrl) -> None:
     """Wait for the fetch in the background."""
     assert keys._refresh is not None
     await keys._refresh
@@ -52,7 +52,7 @@ async def settled(keys: RemoteKeys) -> None:
 async def test_keys_are_fetched_once() -> None:
     """The first request fetches the keys, later ones do not."""
     issuer = Issuer(jwks(rsa_jwk("one")))
-    keys = RemoteKeys(URL, fetch=issuer)
+    keys = JwksUrl(URL, fetch=issuer)
     assert await reason(keys, "one") == ""
     assert await reason(keys, "one") == ""
     assert issuer.fetches == 1
@@ -61,7 +61,7 @@ async def test_keys_are_fetched_once() -> None:
 async def test_requests_that_need_keys_share_one_fetch() -> None:
     """A hundred requests at once cause one fetch, and all get its key."""
     issuer = Issuer(jwks(rsa_jwk("one")))
-    keys = RemoteKeys(URL, fetch=issuer)
+    keys = JwksUrl(URL, fetch=issuer)
     issuer.gate.clear()
     found: list[str] = []
 
@@ -80,7 +80,7 @@ async def test_requests_that_need_keys_share_one_fetch() -> None:
 async def test_a_request_that_gives_up_does_not_end_the_fetch() -> None:
     """Cancelling the request that started a fetch leaves the fetch to the others."""
     issuer = Issuer(jwks(rsa_jwk("one")))
-    keys = RemoteKeys(URL, fetch=issuer)
+    keys = JwksUrl(URL, fetch=issuer)
     issuer.gate.clear()
     with anyio.move_on_after(0):
         await keys.find("one", "RS256")
@@ -97,7 +97,7 @@ async def test_a_slow_fetch_does_not_hold_requests_longer_than_the_timeout() -> 
         assert gate.wait(10)
         return jwks(rsa_jwk("one"))
 
-    keys = RemoteKeys(URL, fetch=fetch, timeout=0.01)
+    keys = JwksUrl(URL, fetch=fetch, timeout=0.01)
     assert await reason(keys, "one") == "keys_unavailable"
     gate.set()
     await settled(keys)
@@ -108,7 +108,7 @@ async def test_unknown_kids_cause_one_fetch_an_interval() -> None:
     """A client that invents key ids cannot cause a fetch for each request."""
     clock = Clock(0)
     issuer = Issuer(jwks(rsa_jwk("one")))
-    keys = RemoteKeys(URL, fetch=issuer, clock=clock)
+    keys = JwksUrl(URL, fetch=issuer, clock=clock)
     for number in range(50):
         assert await reason(keys, f"made-up-{number}") == "unknown_key"
     assert issuer.fetches == 1
@@ -122,7 +122,7 @@ async def test_a_new_key_of_the_issuer_is_found() -> None:
     """A token signed with a key that is new since the last fetch verifies after the interval."""
     clock = Clock(0)
     issuer = Issuer(jwks(rsa_jwk("one")), jwks(rsa_jwk("one"), rsa_jwk("two")))
-    keys = RemoteKeys(URL, fetch=issuer, clock=clock)
+    keys = JwksUrl(URL, fetch=issuer, clock=clock)
     assert await reason(keys, "one") == ""
     clock.now += 10
     assert await reason(keys, "two") == ""
@@ -132,7 +132,7 @@ async def test_old_keys_are_renewed_in_the_background() -> None:
     """Past their age keys still serve at once, while new ones are fetched."""
     clock = Clock(0)
     issuer = Issuer(jwks(rsa_jwk("one")), jwks(rsa_jwk("two")))
-    keys = RemoteKeys(URL, fetch=issuer, clock=clock)
+    keys = JwksUrl(URL, fetch=issuer, clock=clock)
     assert await reason(keys, "one") == ""
     clock.now += 300
     assert await reason(keys, "one") == ""
@@ -148,7 +148,7 @@ async def test_the_last_good_keys_serve_on(
     """A fetch that fails is logged, and changes nothing."""
     clock = Clock(0)
     issuer = Issuer(jwks(rsa_jwk("one")), failure)
-    keys = RemoteKeys(URL, fetch=issuer, clock=clock)
+    keys = JwksUrl(URL, fetch=issuer, clock=clock)
     assert await reason(keys, "one") == ""
     clock.now += 300
     assert await reason(keys, "one") == ""
@@ -164,7 +164,7 @@ async def test_without_any_keys_the_reason_says_so() -> None:
     """Until a first fetch succeeds no token verifies, and fetches keep their interval."""
     clock = Clock(0)
     issuer = Issuer(OSError("down"), jwks(rsa_jwk("one")))
-    keys = RemoteKeys(URL, fetch=issuer, clock=clock)
+    keys = JwksUrl(URL, fetch=issuer, clock=clock)
     assert await reason(keys, "one") == "keys_unavailable"
     assert await reason(keys, "one") == "keys_unavailable"
     assert issuer.fetches == 1
@@ -175,8 +175,8 @@ async def test_without_any_keys_the_reason_says_so() -> None:
 async def test_keys_come_from_a_real_server() -> None:
     """The default fetch reads the document over HTTP."""
     with jwks_server(jwks(rsa_jwk("one"))) as server:
-        keys = key_source(server.url)
-        assert isinstance(keys, RemoteKeys)
+        keys = jwks_source(server.url)
+        assert isinstance(keys, JwksUrl)
         assert await reason(keys, "one") == ""
         assert server.hits == 1
 
@@ -223,14 +223,14 @@ def test_a_slow_document_is_given_up() -> None:
 def test_a_location_that_cannot_be_used_is_refused(location: str, message: str) -> None:
     """Keys come from https, from http on loopback, or from a file."""
     with pytest.raises(ConfigError, match=message) as caught:
-        key_source(location)
+        jwks_source(location)
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "[::1]:8080"])
 def test_http_is_for_loopback(host: str) -> None:
     """A JWKS server beside the process needs no TLS."""
-    assert isinstance(key_source(f"http://{host}/jwks"), RemoteKeys)
+    assert isinstance(jwks_source(f"http://{host}/jwks"), JwksUrl)
 
 
 def test_a_file_that_is_no_jwks_is_named(tmp_path: Path) -> None:
@@ -238,4 +238,4 @@ def test_a_file_that_is_no_jwks_is_named(tmp_path: Path) -> None:
     path = tmp_path / "jwks.json"
     path.write_text("junk")
     with pytest.raises(ConfigError, match=r"jwks.json: not a JWKS"):
-        key_source(str(path))
+        jwks_source(str(path))

@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from support.audit import Town
+from support.audit import AuditBench
 
 
 @pytest.fixture
-async def town() -> AsyncIterator[Town]:
+async def audit_bench() -> AsyncIterator[AuditBench]:
     """Return three replicas with one policy of 6 a minute."""
-    found = Town()
+    found = AuditBench()
     yield found
     await found.fleet.aclose()

@@ -9,16 +9,24 @@ import pytest
 from fleetlimit.core.decision import Source
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import BucketCorrupt, ConfigError, StoreError, StoreUnavailable
-from fleetlimit.limiter.circuit_breaker import Breaker, BreakerSettings
+from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.events import BreakerChanged, BreakerState, StoreFailed, StoreStateLost
-from fleetlimit.limiter.ports import Pulse
-from support.limiter import Bench, Hold, Pauses, Recorder, away, rate, running
+from fleetlimit.limiter.ports import HeartbeatReply
+from support.limiter import (
+    Bench,
+    HeldCall,
+    ManualSleep,
+    Recorder,
+    rate_policy,
+    running,
+    timeout_error,
+)
 
 OPENED, CLOSED = BreakerChanged(BreakerState.OPEN), BreakerChanged(BreakerState.CLOSED)
 ANN = Subject(principal=Principal("ann"))
 
 
-class Switch:
+class BreakerBench:
     """A breaker with everything that it is given.
 
     Args:
@@ -27,12 +35,12 @@ class Switch:
 
     def __init__(self, failures: int = 2) -> None:
         self.recorder = Recorder()
-        self.pauses = Pauses()
+        self.pauses = ManualSleep()
         self.probe_error: Exception | None = None
-        self.probing = Hold()
+        self.probe_call = HeldCall()
         self.probes = 0
-        self.breaker = Breaker(
-            BreakerSettings(failures, 0.25), self._probe, self.recorder.observe, sleep=self.pauses
+        self.breaker = CircuitBreaker(
+            BreakerSettings(failures, 0.25), self._probe, self.recorder.on_event, sleep=self.pauses
         )
 
     def state(self) -> BreakerState:
@@ -41,16 +49,16 @@ class Switch:
 
     async def _probe(self) -> None:
         self.probes += 1
-        await self.probing.keep()
+        await self.probe_call.block()
         if self.probe_error is not None:
             raise self.probe_error
 
-    async def call(self, error: StoreError | None = None, hold: Hold | None = None) -> str:
+    async def call(self, error: StoreError | None = None, hold: HeldCall | None = None) -> str:
         """Do work through the breaker that ends like this."""
 
         async def work() -> str:
             if hold is not None:
-                await hold.keep()
+                await hold.block()
             if error is not None:
                 raise error
             return "done"
@@ -61,14 +69,14 @@ class Switch:
         """Let work fail."""
         for _ in range(times):
             with pytest.raises(StoreUnavailable, match="no answer"):
-                await self.call(away())
+                await self.call(timeout_error())
 
 
 @asynccontextmanager
-async def switched(failures: int = 2) -> AsyncIterator[Switch]:
+async def breaker_bench(failures: int = 2) -> AsyncIterator[BreakerBench]:
     """Return a breaker that is closed down in the end, and leaves no task behind."""
     before = asyncio.all_tasks()
-    switch = Switch(failures)
+    switch = BreakerBench(failures)
     yield switch
     await switch.breaker.aclose()
     assert asyncio.all_tasks() <= before
@@ -76,12 +84,12 @@ async def switched(failures: int = 2) -> AsyncIterator[Switch]:
 
 async def test_it_opens_after_so_many_failures_in_a_row() -> None:
     """The last of so many failures opens the breaker, and not an earlier one."""
-    async with switched(3) as switch:
+    async with breaker_bench(3) as switch:
         await switch.fail(2)
         assert switch.state() is BreakerState.CLOSED
         await switch.fail()
         assert switch.state() is BreakerState.OPEN
-        assert [type(event) for event in switch.recorder.events.lines] == [
+        assert [type(event) for event in switch.recorder.events.entries] == [
             StoreFailed,
             StoreFailed,
             StoreFailed,
@@ -93,7 +101,7 @@ async def test_it_opens_after_so_many_failures_in_a_row() -> None:
 
 async def test_a_success_starts_the_count_again() -> None:
     """Failures with a success between them are not in a row."""
-    async with switched(2) as switch:
+    async with breaker_bench(2) as switch:
         for _ in range(3):
             await switch.fail()
             assert await switch.call() == "done"
@@ -102,9 +110,9 @@ async def test_a_success_starts_the_count_again() -> None:
 
 async def test_while_it_is_open_no_work_is_tried() -> None:
     """An open breaker refuses at once, which is no failure of the store."""
-    async with switched(1) as switch:
+    async with breaker_bench(1) as switch:
         await switch.fail()
-        tried = Hold()
+        tried = HeldCall()
         for _ in range(3):
             with pytest.raises(StoreUnavailable) as refused:
                 await switch.call(hold=tried)
@@ -115,7 +123,7 @@ async def test_while_it_is_open_no_work_is_tried() -> None:
 
 async def test_a_bad_bucket_does_not_open_it() -> None:
     """A bucket that is none is told of each time, and says nothing about the store."""
-    async with switched(1) as switch:
+    async with breaker_bench(1) as switch:
         for _ in range(5):
             with pytest.raises(BucketCorrupt):
                 await switch.call(BucketCorrupt("no bucket", kind="wrong_type"))
@@ -125,41 +133,41 @@ async def test_a_bad_bucket_does_not_open_it() -> None:
 
 async def test_a_probe_in_the_background_closes_it() -> None:
     """One probe at a time runs, with pauses in between, until one succeeds."""
-    async with switched(1) as switch:
-        switch.probe_error = away()
-        switch.probing.go.set()
+    async with breaker_bench(1) as switch:
+        switch.probe_error = timeout_error()
+        switch.probe_call.released.set()
         await switch.fail()
-        await switch.pauses.begun(1)
-        switch.pauses.end()
-        await switch.pauses.begun(2)
+        await switch.pauses.wait_for_calls(1)
+        switch.pauses.finish()
+        await switch.pauses.wait_for_calls(2)
         assert switch.state() is BreakerState.OPEN
         switch.probe_error = None
-        switch.pauses.end()
-        await switch.recorder.heard(CLOSED)
+        switch.pauses.finish()
+        await switch.recorder.wait_for(CLOSED)
         assert await switch.call() == "done"
-        assert (switch.probes, switch.pauses.asked.lines) == (3, [0.25, 0.25])
+        assert (switch.probes, switch.pauses.requested.entries) == (3, [0.25, 0.25])
         assert switch.recorder.of(BreakerChanged) == [OPENED, CLOSED]
 
 
 async def test_a_probe_that_fails_in_any_other_way_is_no_success() -> None:
     """A fault that nobody foresaw keeps the breaker open, and the probes going."""
-    async with switched(1) as switch:
+    async with breaker_bench(1) as switch:
         switch.probe_error = ValueError("an answer that nobody understands")
-        switch.probing.go.set()
+        switch.probe_call.released.set()
         await switch.fail()
-        await switch.pauses.begun(1)
+        await switch.pauses.wait_for_calls(1)
         assert switch.state() is BreakerState.OPEN
         switch.probe_error = None
-        switch.pauses.end()
-        await switch.recorder.heard(CLOSED)
+        switch.pauses.finish()
+        await switch.recorder.wait_for(CLOSED)
 
 
 async def test_after_it_closed_it_takes_as_many_failures_again() -> None:
     """The failures that opened the breaker do not count towards the next time."""
-    async with switched(2) as switch:
-        switch.probing.go.set()
+    async with breaker_bench(2) as switch:
+        switch.probe_call.released.set()
         await switch.fail(2)
-        await switch.recorder.heard(CLOSED)
+        await switch.recorder.wait_for(CLOSED)
         await switch.fail()
         assert switch.state() is BreakerState.CLOSED
         await switch.fail()
@@ -168,23 +176,23 @@ async def test_after_it_closed_it_takes_as_many_failures_again() -> None:
 
 async def test_late_failures_do_not_open_it_again() -> None:
     """Calls that began before the breaker opened say nothing of the store that came back."""
-    async with switched(2) as switch:
-        late = [Hold() for _ in range(4)]
+    async with breaker_bench(2) as switch:
+        late = [HeldCall() for _ in range(4)]
         async with (
-            running(switch.call(away(), late[0])) as one,
-            running(switch.call(away(), late[1])) as two,
-            running(switch.call(away(), late[2])) as three,
-            running(switch.call(away(), late[3])) as four,
+            running(switch.call(timeout_error(), late[0])) as one,
+            running(switch.call(timeout_error(), late[1])) as two,
+            running(switch.call(timeout_error(), late[2])) as three,
+            running(switch.call(timeout_error(), late[3])) as four,
         ):
             for hold in late:
                 await hold.wait()
             await switch.fail(2)
-            late[0].go.set()
+            late[0].released.set()
             await asyncio.wait({one})
-            switch.probing.go.set()
-            await switch.recorder.heard(CLOSED)
+            switch.probe_call.released.set()
+            await switch.recorder.wait_for(CLOSED)
             for hold in late:
-                hold.go.set()
+                hold.released.set()
             await asyncio.wait({two, three, four})
             assert {type(task.exception()) for task in (one, two, three, four)} == {
                 StoreUnavailable
@@ -196,15 +204,15 @@ async def test_late_failures_do_not_open_it_again() -> None:
 
 async def test_many_failures_at_once_open_it_once() -> None:
     """Failures that arrive together start one probe and are told as one change."""
-    async with switched(2) as switch:
-        hold = Hold()
-        calls = [switch.call(away(), hold) for _ in range(6)]
+    async with breaker_bench(2) as switch:
+        hold = HeldCall()
+        calls = [switch.call(timeout_error(), hold) for _ in range(6)]
         together = asyncio.gather(*calls, return_exceptions=True)
         await hold.wait()
-        hold.go.set()
+        hold.released.set()
         assert {type(each) for each in await together} == {StoreUnavailable}
         assert len(switch.recorder.of(StoreFailed)) == 6
-        await switch.probing.wait()
+        await switch.probe_call.wait()
         assert switch.probes == 1
         assert switch.recorder.of(BreakerChanged) == [OPENED]
 
@@ -212,19 +220,19 @@ async def test_many_failures_at_once_open_it_once() -> None:
 async def test_it_is_closed_down_while_it_probes() -> None:
     """Closing down stops the probe, whether it asks or pauses, and works twice."""
     for pausing in (False, True):
-        async with switched(1) as switch:
-            switch.probe_error = away()
+        async with breaker_bench(1) as switch:
+            switch.probe_error = timeout_error()
             if pausing:
-                switch.probing.go.set()
+                switch.probe_call.released.set()
             await switch.fail()
-            await (switch.pauses.begun(1) if pausing else switch.probing.wait())
+            await (switch.pauses.wait_for_calls(1) if pausing else switch.probe_call.wait())
             await switch.breaker.aclose()
             assert switch.recorder.of(BreakerChanged) == [OPENED]
 
 
 async def test_a_failure_after_closing_down_starts_no_probe() -> None:
     """A call that outlives the breaker leaves no task behind when it fails."""
-    async with switched(1) as switch:
+    async with breaker_bench(1) as switch:
         await switch.breaker.aclose()
         await switch.fail()
         assert switch.state() is BreakerState.CLOSED
@@ -239,8 +247,8 @@ async def test_impossible_settings_are_refused(failures: int, seconds: float) ->
 
 async def test_nobody_calls_a_store_that_is_away() -> None:
     """While the breaker is open, checks are decided without a single call to the store."""
-    async with Bench(rate("a", "100/minute")) as bench:
-        bench.store.down = away()
+    async with Bench(rate_policy("a", "100/minute")) as bench:
+        bench.store.down = timeout_error()
         hold = bench.store.hold("open")
         for _ in range(3):
             await bench.limiter.check("a", principal="ann")
@@ -258,26 +266,26 @@ async def test_nobody_calls_a_store_that_is_away() -> None:
 
 async def test_the_first_check_after_the_return_finds_the_store() -> None:
     """When the probe has succeeded the next check is decided by the store, its state known."""
-    async with Bench(rate("a", "100/minute"), failures=1) as bench:
+    async with Bench(rate_policy("a", "100/minute"), failures=1) as bench:
         await bench.limiter.start()
-        bench.store.down = away()
+        bench.store.down = timeout_error()
         hold = bench.store.hold("open")
         await bench.limiter.check("a", principal="ann")
         await hold.wait()
         bench.store.down = None
-        bench.store.pulse = Pulse(2, "second")
-        hold.go.set()
-        await bench.recorder.heard(CLOSED)
+        bench.store.heartbeat_reply = HeartbeatReply(2, "second")
+        hold.released.set()
+        await bench.recorder.wait_for(CLOSED)
         assert bench.recorder.of(StoreStateLost) == [StoreStateLost()]
-        assert bench.limiter.census.replicas == 2
+        assert bench.limiter.membership.replicas == 2
         assert (await bench.limiter.check("a", principal="ann")).source is Source.STORE
 
 
 @pytest.mark.parametrize("verb", ["open", "take", "heartbeat", "forget", "settle"])
 async def test_no_exception_reaches_a_request_slowapi_213(verb: str) -> None:
     """Whatever verb of the store fails, starting, checking and correcting raise nothing."""
-    async with Bench(rate("a", "100/minute"), failures=100) as bench:
-        bench.store.errors[verb] = away()
+    async with Bench(rate_policy("a", "100/minute"), failures=100) as bench:
+        bench.store.errors[verb] = timeout_error()
         await bench.limiter.start()
         reservation = await bench.limiter.reserve("a", principal="ann")
         assert reservation.decision.allowed
@@ -292,7 +300,7 @@ async def test_no_exception_reaches_a_request_slowapi_213(verb: str) -> None:
 
 async def test_one_bad_bucket_hurts_its_own_caller_alone() -> None:
     """A key that holds no bucket is decided without the store, and other keys as ever."""
-    async with Bench(rate("a", "100/minute"), failures=1) as bench:
+    async with Bench(rate_policy("a", "100/minute"), failures=1) as bench:
         bench.store.errors["take"] = BucketCorrupt("no bucket", kind="wrong_type")
         assert (await bench.limiter.check("a", principal="ann")).source is Source.LOCAL
         bench.store.errors.clear()

@@ -7,12 +7,12 @@ from fleetlimit.core.decision import Decision, Source
 from fleetlimit.limiter.events import BreakerState
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import CheckSpan
-from support.limiter import Bench, away, in_flight, rate, running
+from support.limiter import Bench, concurrency_policy, rate_policy, running, timeout_error
 
 
 async def test_close_without_start() -> None:
     """A limiter that was never started is closed, and so are its stores."""
-    async with Bench(rate("a", "1/minute")) as bench:
+    async with Bench(rate_policy("a", "1/minute")) as bench:
         await bench.limiter.aclose()
         assert bench.store.calls == []
         assert bench.store.closed == 1
@@ -20,7 +20,7 @@ async def test_close_without_start() -> None:
 
 async def test_close_twice() -> None:
     """Closing again does nothing more to the fleet."""
-    async with Bench(rate("a", "1/minute")) as bench:
+    async with Bench(rate_policy("a", "1/minute")) as bench:
         await bench.limiter.start()
         await bench.limiter.aclose()
         calls = list(bench.store.calls)
@@ -30,9 +30,9 @@ async def test_close_twice() -> None:
 
 async def test_close_while_probing() -> None:
     """A limiter whose store is away is closed at once, though a probe is under way."""
-    async with Bench(rate("a", "9/minute"), failures=1) as bench:
+    async with Bench(rate_policy("a", "9/minute"), failures=1) as bench:
         await bench.limiter.start()
-        bench.store.down = away()
+        bench.store.down = timeout_error()
         probe = bench.store.hold("open")
         await bench.limiter.check("a", principal="ann")
         await probe.wait()
@@ -42,7 +42,7 @@ async def test_close_while_probing() -> None:
 
 async def test_close_while_leases_are_held() -> None:
     """Leases of requests that outlive the limiter are no longer renewed, and end by themselves."""
-    async with Bench(in_flight("c", 1)) as bench:
+    async with Bench(concurrency_policy("c", 1)) as bench:
         await bench.limiter.start()
         held = await bench.limiter.reserve("c", principal="ann")
         await bench.limiter.aclose()
@@ -53,19 +53,19 @@ async def test_a_farewell_that_opens_the_breaker_leaves_no_probe() -> None:
     """A store that goes away while the replica says farewell is not probed any more."""
     async with Bench(failures=1) as bench:
         await bench.limiter.start()
-        bench.store.down = away()
+        bench.store.down = timeout_error()
         await bench.limiter.aclose()
         assert bench.store.heartbeats[-1] == ("me", 0)
 
 
 async def test_a_request_that_outlives_the_limiter_leaves_no_probe() -> None:
     """A request under way while the limiter is closed gets its answer, and nothing runs on."""
-    async with Bench(rate("a", "9/minute"), failures=1) as bench:
-        hold = bench.store.hold("take", error=away())
+    async with Bench(rate_policy("a", "9/minute"), failures=1) as bench:
+        hold = bench.store.hold("take", error=timeout_error())
         async with running(bench.limiter.check("a", principal="ann")) as request:
             await hold.wait()
             await bench.limiter.aclose()
-            hold.go.set()
+            hold.released.set()
             assert (await request).source is Source.LOCAL
         assert bench.limiter.breaker_state is BreakerState.CLOSED
 
@@ -75,21 +75,23 @@ async def test_a_check_is_traced_with_its_decision() -> None:
     said: list[object] = []
 
     class Tracer:
-        def follows(self) -> bool:
+        def is_sampled(self) -> bool:
             return len(said) < 3
 
         @contextmanager
-        def check(self, policies: Sequence[str]) -> Iterator[CheckSpan]:
+        def start_check(self, policies: Sequence[str]) -> Iterator[CheckSpan]:
             said.append(list(policies))
             yield self
             said.append("closed")
 
-        def decided(self, decision: Decision) -> None:
+        def set_decision(self, decision: Decision) -> None:
             said.append(decision)
 
     bench = Bench()
     limiter = Limiter(bench.store, local=bench.local, tracer=Tracer())
-    decision = await limiter.check(rate("a", "1/minute"), rate("b", "1/minute"), principal="ann")
+    decision = await limiter.check(
+        rate_policy("a", "1/minute"), rate_policy("b", "1/minute"), principal="ann"
+    )
     assert said == [["a", "b"], decision, "closed"]
-    assert (await limiter.check(rate("a", "9/minute"), principal="ben")).allowed
+    assert (await limiter.check(rate_policy("a", "9/minute"), principal="ben")).allowed
     assert len(said) == 3

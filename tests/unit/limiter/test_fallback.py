@@ -7,16 +7,23 @@ import pytest
 from fleetlimit.core.decision import Outcome, Source
 from fleetlimit.core.policy import Mode, OnStoreError, Policy
 from fleetlimit.core.quota import Algorithm, rate_quota
-from fleetlimit.limiter.events import Decided
-from fleetlimit.limiter.ports import Pulse
-from support.limiter import Bench, away, in_flight, rate, remaining, running
+from fleetlimit.limiter.events import CheckDecided
+from fleetlimit.limiter.ports import HeartbeatReply
+from support.limiter import (
+    Bench,
+    concurrency_policy,
+    rate_policy,
+    remaining,
+    running,
+    timeout_error,
+)
 
-ALLOW = rate("allow", "1/minute", on_store_error=OnStoreError.ALLOW)
-DENY = rate("deny", "1/minute", on_store_error=OnStoreError.DENY)
-LOCAL = rate("local", "8/minute", on_store_error=OnStoreError.LOCAL)
+ALLOW = rate_policy("allow", "1/minute", on_store_error=OnStoreError.ALLOW)
+DENY = rate_policy("deny", "1/minute", on_store_error=OnStoreError.DENY)
+LOCAL = rate_policy("local", "8/minute", on_store_error=OnStoreError.LOCAL)
 
 
-class Cut(Bench):
+class UnavailableStoreBench(Bench):
     """A bench whose store is away, after it was seen with so many replicas.
 
     Args:
@@ -26,39 +33,39 @@ class Cut(Bench):
 
     def __init__(self, *policies: Policy, replicas: int = 1) -> None:
         super().__init__(*policies, failures=1_000)
-        self.store.pulse = Pulse(replicas, "first")
+        self.store.heartbeat_reply = HeartbeatReply(replicas, "first")
 
     async def __aenter__(self) -> Self:
         await self.limiter.start()
-        self.store.down = away()
+        self.store.down = timeout_error()
         return self
 
 
 async def test_allow_lets_everybody_in() -> None:
     """Under `allow` every request is let in, counted as failed open and not as spent."""
-    async with Cut(ALLOW) as bench:
+    async with UnavailableStoreBench(ALLOW) as bench:
         decisions = [await bench.limiter.check("allow", principal="ann") for _ in range(3)]
         assert {(each.outcome, each.source, each.spent) for each in decisions} == {
             (Outcome.FAIL_OPEN, Source.NONE, False)
         }
         assert [each.outcome for each in decisions[0].results] == [Outcome.FAIL_OPEN]
-        assert decisions[0].results[0].limits[0].verdict is None
-        assert [each.decision for each in bench.recorder.of(Decided)] == decisions
+        assert decisions[0].results[0].limits[0].status is None
+        assert [each.decision for each in bench.recorder.of(CheckDecided)] == decisions
 
 
 async def test_deny_lets_nobody_in() -> None:
     """Under `deny` every request is refused, with a second to wait."""
-    async with Cut(DENY) as bench:
+    async with UnavailableStoreBench(DENY) as bench:
         decision = await bench.limiter.check("deny", principal="ann")
         assert (decision.outcome, decision.source) == (Outcome.FAIL_CLOSED, Source.NONE)
         assert not decision.allowed
-        assert decision.violated == ("deny",)
+        assert decision.denied_by == ("deny",)
         assert decision.retry_after_us == 1_000_000
 
 
 async def test_local_counts_in_this_process() -> None:
     """Under `local` a bucket of this process decides."""
-    async with Cut(LOCAL) as bench:
+    async with UnavailableStoreBench(LOCAL) as bench:
         decisions = [await bench.limiter.check("local", principal="ann") for _ in range(9)]
         assert sum(each.allowed for each in decisions) == 8
         assert {each.source for each in decisions} == {Source.LOCAL}
@@ -72,8 +79,8 @@ async def test_the_local_share_is_divided_by_the_last_known_replicas_litellm_273
     algorithm: Algorithm,
 ) -> None:
     """Four replicas without the store let in, all together, what one limit would."""
-    policy = rate("a", rate_quota("8/minute", algorithm=algorithm))
-    async with Cut(policy, replicas=4) as bench:
+    policy = rate_policy("a", rate_quota("8/minute", algorithm=algorithm))
+    async with UnavailableStoreBench(policy, replicas=4) as bench:
         decisions = [await bench.limiter.check("a", principal="ann") for _ in range(8)]
         assert sum(each.allowed for each in decisions) == 2
         assert decisions[0].results[0].limits[0].quota.burst == 2
@@ -81,7 +88,7 @@ async def test_the_local_share_is_divided_by_the_last_known_replicas_litellm_273
 
 async def test_a_local_denial_is_not_remembered_for_the_store() -> None:
     """What the local share refuses is not refused when the store is back."""
-    async with Cut(rate("a", "4/minute"), replicas=4) as bench:
+    async with UnavailableStoreBench(rate_policy("a", "4/minute"), replicas=4) as bench:
         for _ in range(3):
             await bench.limiter.check("a", principal="ann")
         bench.store.down = None
@@ -91,16 +98,16 @@ async def test_a_local_denial_is_not_remembered_for_the_store() -> None:
 
 async def test_a_share_too_small_for_the_cost_fails_closed() -> None:
     """A cost that the local share could never hold is refused as without the store."""
-    async with Cut(LOCAL, ALLOW, replicas=4) as bench:
+    async with UnavailableStoreBench(LOCAL, ALLOW, replicas=4) as bench:
         decision = await bench.limiter.check("local", principal="ann", cost=3)
         assert (decision.outcome, decision.source) == (Outcome.FAIL_CLOSED, Source.NONE)
-        assert decision.violated == ("local",)
+        assert decision.denied_by == ("local",)
         assert (await bench.limiter.check("local", principal="ann", cost=2)).allowed
 
 
 async def test_deny_wins_over_the_others_and_spends_nothing() -> None:
     """One policy that refuses without the store refuses the request; nothing is spent locally."""
-    async with Cut(LOCAL, DENY, ALLOW) as bench:
+    async with UnavailableStoreBench(LOCAL, DENY, ALLOW) as bench:
         decision = await bench.limiter.check("local", "deny", "allow", principal="ann")
         assert decision.outcome is Outcome.FAIL_CLOSED
         outcomes = {each.policy: each.outcome for each in decision.results}
@@ -110,7 +117,7 @@ async def test_deny_wins_over_the_others_and_spends_nothing() -> None:
 
 async def test_local_decides_beside_allow() -> None:
     """Among `local` and `allow` the local bucket decides, and both say what they did."""
-    async with Cut(LOCAL, ALLOW) as bench:
+    async with UnavailableStoreBench(LOCAL, ALLOW) as bench:
         decisions = [
             await bench.limiter.check("allow", "local", principal="ann", cost=1) for _ in range(9)
         ]
@@ -120,12 +127,12 @@ async def test_local_decides_beside_allow() -> None:
             "local": "allowed",
             "allow": "fail_open",
         }
-        assert (last.outcome, last.violated) == (Outcome.DENIED, ("local",))
+        assert (last.outcome, last.denied_by) == (Outcome.DENIED, ("local",))
 
 
 async def test_local_policies_are_all_or_nothing_together() -> None:
     """A request that one local bucket refuses spends nothing in another."""
-    async with Cut(LOCAL, rate("tight", "1/minute")) as bench:
+    async with UnavailableStoreBench(LOCAL, rate_policy("tight", "1/minute")) as bench:
         for _ in range(3):
             await bench.limiter.check("local", "tight", principal="ann")
         left = await bench.limiter.check("local", principal="ann", cost=0)
@@ -135,10 +142,10 @@ async def test_local_policies_are_all_or_nothing_together() -> None:
 async def test_shadow_is_ignored_while_the_store_is_away() -> None:
     """A policy in shadow refuses nothing and counts nothing without the store."""
     shadows = [
-        rate(f"s-{what}", "1/minute", mode=Mode.SHADOW, on_store_error=what)
+        rate_policy(f"s-{what}", "1/minute", mode=Mode.SHADOW, on_store_error=what)
         for what in OnStoreError
     ]
-    async with Cut(LOCAL, *shadows) as bench:
+    async with UnavailableStoreBench(LOCAL, *shadows) as bench:
         names = [each.name for each in shadows]
         decision = await bench.limiter.check("local", *names, principal="ann")
         assert decision.outcome is Outcome.ALLOWED
@@ -150,21 +157,21 @@ async def test_shadow_is_ignored_while_the_store_is_away() -> None:
 
 async def test_a_known_denial_is_still_one_when_the_store_goes() -> None:
     """What the store has just refused stays refused for as long as it promised."""
-    async with Bench(rate("a", "1/minute", on_store_error=OnStoreError.ALLOW)) as bench:
+    async with Bench(rate_policy("a", "1/minute", on_store_error=OnStoreError.ALLOW)) as bench:
         for _ in range(2):
             await bench.limiter.check("a", principal="ann")
-        bench.store.down = away()
+        bench.store.down = timeout_error()
         still = await bench.limiter.check("a", principal="ann")
         assert (still.outcome, still.source) == (Outcome.DENIED, Source.CACHE)
-        bench.clock.move(1)
+        bench.clock.advance(1)
         assert (await bench.limiter.check("a", principal="ann")).outcome is Outcome.FAIL_OPEN
 
 
 @pytest.mark.parametrize("algorithm", [each for each in Algorithm if each != "concurrency"])
 async def test_a_local_refund_goes_to_the_local_store(algorithm: Algorithm) -> None:
     """What was spent locally is given back locally, and the shared store is not asked."""
-    policy = rate("a", rate_quota("4/minute", algorithm=algorithm))
-    async with Cut(policy) as bench:
+    policy = rate_policy("a", rate_quota("4/minute", algorithm=algorithm))
+    async with UnavailableStoreBench(policy) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann", cost=4)
         bench.store.calls.clear()
         await reservation.refund()
@@ -174,10 +181,10 @@ async def test_a_local_refund_goes_to_the_local_store(algorithm: Algorithm) -> N
 
 async def test_a_refund_of_what_failed_open_is_nothing() -> None:
     """Where nothing was spent there is nothing to give back, here or in the store."""
-    async with Cut(ALLOW, LOCAL) as bench:
+    async with UnavailableStoreBench(ALLOW, LOCAL) as bench:
         await (await bench.limiter.reserve("allow", principal="ann")).refund()
         both = await bench.limiter.reserve("allow", "local", principal="ann")
-        await both.under("allow").refund()
+        await both.for_policy("allow").refund()
         assert len(bench.local) == 1
         await both.refund()
         assert len(bench.local) == 0
@@ -185,7 +192,7 @@ async def test_a_refund_of_what_failed_open_is_nothing() -> None:
 
 async def test_a_share_of_concurrency_is_held_and_given_back() -> None:
     """Requests in flight have a share too, and giving it back makes room."""
-    async with Cut(in_flight("c", 4), replicas=2) as bench:
+    async with UnavailableStoreBench(concurrency_policy("c", 4), replicas=2) as bench:
         held = [await bench.limiter.reserve("c", principal="ann") for _ in range(3)]
         assert [each.decision.allowed for each in held] == [True, True, False]
         await held[0].release()
@@ -196,7 +203,7 @@ async def test_a_share_of_concurrency_is_held_and_given_back() -> None:
 
 async def test_a_reset_empties_the_local_bucket_though_the_store_is_away() -> None:
     """A reset that the store does not hear is still felt in this process."""
-    async with Cut(rate("a", "1/minute")) as bench:
+    async with UnavailableStoreBench(rate_policy("a", "1/minute")) as bench:
         await bench.limiter.check("a", principal="ann")
         with pytest.raises(Exception, match="no answer"):
             await bench.limiter.reset("a", principal="ann")
@@ -206,8 +213,8 @@ async def test_a_reset_empties_the_local_bucket_though_the_store_is_away() -> No
 async def test_a_store_that_hangs_and_then_fails_is_away() -> None:
     """A request whose call to the store ends in an error is decided locally, then and there."""
     async with Bench(LOCAL) as bench:
-        hold = bench.store.hold("take", error=away())
+        hold = bench.store.hold("take", error=timeout_error())
         async with running(bench.limiter.check("local", principal="ann")) as check:
             await hold.wait()
-            hold.go.set()
+            hold.released.set()
             assert (await check).source is Source.LOCAL

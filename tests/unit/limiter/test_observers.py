@@ -7,20 +7,20 @@ import pytest
 from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
-    Decided,
+    CheckDecided,
     Event,
-    Observers,
+    EventDispatcher,
     StoreStateLost,
 )
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.stores.memory import MemoryStore
-from support.limiter import Bench, MovedClock, Recorder, ToldStore, away, rate
+from support.limiter import Bench, FakeStore, ManualClock, Recorder, rate_policy, timeout_error
 
 
-class Sore:
+class FailingObserver:
     """An observer that fails at everything."""
 
-    def observe(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Fail."""
         raise RuntimeError(str(event))
 
@@ -31,48 +31,51 @@ async def test_an_observer_that_fails_does_not_hurt_the_others(
     """Those before and after a failing observer are told, and its failure is logged."""
     first, last = Recorder(), Recorder()
     with caplog.at_level(logging.ERROR, "fleetlimit"):
-        Observers([first, Sore(), last]).tell(StoreStateLost())
-    assert first.events.lines == last.events.lines == [StoreStateLost()]
+        EventDispatcher([first, FailingObserver(), last]).emit(StoreStateLost())
+    assert first.events.entries == last.events.entries == [StoreStateLost()]
     assert [record.message for record in caplog.records] == ["observer.failed"]
     assert caplog.records[0].exc_info is not None
 
 
 async def test_nobody_to_tell_is_no_error() -> None:
     """Without observers an event is told to nobody."""
-    Observers().tell(StoreStateLost())
+    EventDispatcher().emit(StoreStateLost())
 
 
 async def test_an_observer_that_fails_does_not_hurt_the_request(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Checks are decided, the breaker opens and closes, though every event fails to be told."""
-    clock, recorder = MovedClock(), Recorder()
-    store = ToldStore(clock)
+    clock, recorder = ManualClock(), Recorder()
+    store = FakeStore(clock)
     limiter = Limiter(
-        store, local=MemoryStore(clock.now_us), clock=clock, observers=[Sore(), recorder]
+        store,
+        local=MemoryStore(clock.monotonic_us),
+        clock=clock,
+        observers=[FailingObserver(), recorder],
     )
     await limiter.start()
-    assert (await limiter.check(rate("a", "5/minute"), principal="ann")).allowed
-    store.down = away()
+    assert (await limiter.check(rate_policy("a", "5/minute"), principal="ann")).allowed
+    store.down = timeout_error()
     probe = store.hold("open")
     for _ in range(3):
-        assert (await limiter.check(rate("a", "5/minute"), principal="ann")).allowed
+        assert (await limiter.check(rate_policy("a", "5/minute"), principal="ann")).allowed
     store.down = None
-    probe.go.set()
-    await recorder.heard(BreakerChanged(BreakerState.CLOSED))
+    probe.released.set()
+    await recorder.wait_for(BreakerChanged(BreakerState.CLOSED))
     await limiter.aclose()
-    assert len(recorder.of(Decided)) == 4
+    assert len(recorder.of(CheckDecided)) == 4
     assert {record.message for record in caplog.records} == {"observer.failed"}
 
 
 async def test_every_answer_is_told_whatever_its_source() -> None:
     """Decisions of the store, of the cache, without the store and of no policy are each told."""
-    async with Bench(rate("a", "2/minute"), failures=1_000) as bench:
+    async with Bench(rate_policy("a", "2/minute"), failures=1_000) as bench:
         decisions = [await bench.limiter.check("a", principal="ann") for _ in range(4)]
         decisions.append(await bench.limiter.check())
-        bench.store.down = away()
+        bench.store.down = timeout_error()
         decisions += [await bench.limiter.check("a", principal="bob") for _ in range(3)]
-        assert [each.decision for each in bench.recorder.of(Decided)] == decisions
+        assert [each.decision for each in bench.recorder.of(CheckDecided)] == decisions
         assert [(each.outcome, each.source) for each in decisions] == [
             ("allowed", "store"),
             ("allowed", "store"),
@@ -87,10 +90,10 @@ async def test_every_answer_is_told_whatever_its_source() -> None:
 
 async def test_each_decision_is_emitted_once() -> None:
     """Decided by the store or from the denial cache, a check is one event."""
-    policy, recorder = rate("a", "1/minute"), Recorder()
+    policy, recorder = rate_policy("a", "1/minute"), Recorder()
     limiter = Limiter(MemoryStore(), local=MemoryStore(), observers=[recorder])
     await limiter.start()
     found = [await limiter.check(policy, principal="ann") for _ in range(3)]
     await limiter.aclose()
     assert [each.source for each in found] == ["store", "store", "cache"]
-    assert [each.decision for each in recorder.of(Decided)] == found
+    assert [each.decision for each in recorder.of(CheckDecided)] == found

@@ -2,23 +2,23 @@
 
 import pytest
 
-from fleetlimit.core.keys import MAX_KEPT_CHARS, KeyScheme
+from fleetlimit.core.keys import MAX_CACHED_CHARS, KeyScheme
 from fleetlimit.core.policy import KeyPart, Policy
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import Principal, Subject
-from fleetlimit.limiter.plan import MAX_KEPT, Plan, Planner, make_plan
-from support.limiter import Bench, in_flight, rate
+from fleetlimit.limiter.plan import MAX_CACHED_PLANS, Plan, PlanCache, make_plan
+from support.limiter import Bench, concurrency_policy, rate_policy
 
-KEYS = KeyScheme()
+KEY_SCHEME = KeyScheme()
 ANN = Principal("ann")
-TEN = rate("p", "10/minute")
+TEN = rate_policy("p", "10/minute")
 FIVE = Policy(
     "p", (rate_quota("5/minute"),), tiers={"pro": (rate_quota("50/minute"),)}, enforce_percent=100
 )
 
 
 def planned(
-    planner: Planner,
+    planner: PlanCache,
     *policies: Policy,
     caller: Principal = ANN,
     route: str = "GET /",
@@ -26,22 +26,22 @@ def planned(
 ) -> Plan:
     asks = [(policy, cost) for policy in policies]
     subject = Subject(principal=caller, route=route)
-    plan = planner.plan(asks, subject)
-    if not plan.holds_leases:
-        assert plan == make_plan(asks, subject, KEYS)
+    plan = planner.plan_for(asks, subject)
+    if not plan.has_leases:
+        assert plan == make_plan(asks, subject, KEY_SCHEME)
     return plan
 
 
 def test_a_caller_who_comes_back_has_the_plan_of_before() -> None:
     """The same policies at the same cost on the same route are the same plan."""
-    planner = Planner(KEYS)
+    planner = PlanCache(KEY_SCHEME)
     assert planned(planner, TEN) is planned(planner, TEN)
-    assert planned(planner, TEN, rate("q", "5/hour")).charges[1].key.split(":")[2] == "q"
+    assert planned(planner, TEN, rate_policy("q", "5/hour")).charges[1].key.split(":")[2] == "q"
 
 
 def test_whatever_changes_a_plan_is_told_apart() -> None:
     """Another caller, tier, route, cost, or policy of the same name has a plan of its own."""
-    planner = Planner(KEYS)
+    planner = PlanCache(KEY_SCHEME)
     routed = Policy("p", TEN.limits, key=(KeyPart.parse("principal"), KeyPart.parse("route")))
     for _ in range(2):
         planned(planner, TEN)
@@ -51,7 +51,7 @@ def test_whatever_changes_a_plan_is_told_apart() -> None:
         planned(planner, FIVE, caller=Principal("ann", "pro"))
         planned(planner, routed)
         planned(planner, routed, route="GET /other")
-    assert (planned(planner).parts, planned(planner).charges) == ((), ())
+    assert (planned(planner).policy_plans, planned(planner).charges) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -60,69 +60,69 @@ def test_whatever_changes_a_plan_is_told_apart() -> None:
         Policy("p", TEN.limits, key=(KeyPart.parse("header:x-team"),)),
         Policy("p", TEN.limits, key=(KeyPart.parse("client_address"),)),
         Policy("p", TEN.limits, enforce_percent=50),
-        in_flight("p", 2),
+        concurrency_policy("p", 2),
     ],
     ids=["header", "address", "percentage", "leases"],
 )
 def test_what_depends_on_more_than_the_caller_is_made_anew(policy: Policy) -> None:
     """Nothing is kept that the next request of the same caller could have otherwise."""
-    planner = Planner(KEYS)
+    planner = PlanCache(KEY_SCHEME)
     assert planned(planner, policy) is not planned(planner, policy)
 
 
 def test_no_more_than_so_many_are_kept() -> None:
     """Callers who never come back do not fill the memory."""
-    planner = Planner(KEYS)
-    for number in range(MAX_KEPT):
+    planner = PlanCache(KEY_SCHEME)
+    for number in range(MAX_CACHED_PLANS):
         planned(planner, TEN, caller=Principal(f"caller{number // 2}"), route=f"GET /{number % 2}")
-    assert sum(len(each.plans) for each in planner._kept.values()) == MAX_KEPT
+    assert sum(len(each.plans) for each in planner._routes.values()) == MAX_CACHED_PLANS
     planned(planner, TEN, cost=2)
-    assert sum(len(each.plans) for each in planner._kept.values()) == 1
+    assert sum(len(each.plans) for each in planner._routes.values()) == 1
 
 
 def test_a_plan_made_anew_for_the_same_caller_takes_the_place_of_the_one_before() -> None:
     """A cost that changes from request to request does not push out other callers."""
-    planner = Planner(KEYS)
+    planner = PlanCache(KEY_SCHEME)
     other = planned(planner, TEN, caller=Principal("bob"))
-    for cost in range(MAX_KEPT + 1):
+    for cost in range(MAX_CACHED_PLANS + 1):
         planned(planner, TEN, cost=cost % 2)
     assert planned(planner, TEN, caller=Principal("bob")) is other
 
 
 def test_callers_of_a_route_share_what_is_the_same_for_all() -> None:
     """Which policies take part is kept once, and not once for each caller."""
-    planner = Planner(KEYS)
+    planner = PlanCache(KEY_SCHEME)
     ann, bob = (planned(planner, FIVE, caller=Principal(name)) for name in ("ann", "bob"))
-    assert ann.parts is bob.parts
+    assert ann.policy_plans is bob.policy_plans
     assert ann.charges != bob.charges
 
 
 def test_a_long_name_is_not_kept() -> None:
     """A caller may be called by as much as a token holds: that does not fill the memory either."""
-    planner = Planner(KEYS)
+    planner = PlanCache(KEY_SCHEME)
     asks = [(TEN, 1)]
-    for length, kept in ((MAX_KEPT_CHARS, True), (MAX_KEPT_CHARS + 1, False)):
+    for length, kept in ((MAX_CACHED_CHARS, True), (MAX_CACHED_CHARS + 1, False)):
         name = "a" * length
         for subject in (Subject(principal=Principal(name)), Subject(client_address=name)):
-            assert (planner.plan(asks, subject) is planner.plan(asks, subject)) is kept
+            assert (planner.plan_for(asks, subject) is planner.plan_for(asks, subject)) is kept
 
 
 def test_a_name_that_looks_like_an_address_is_another_caller() -> None:
     """A principal and an anonymous caller have plans of their own, whatever they are called."""
-    planner = Planner(KEYS)
+    planner = PlanCache(KEY_SCHEME)
     asks = [(TEN, 1)]
     address = "192.0.2.1"
-    by_name = planner.plan(asks, Subject(principal=Principal(address)))
-    by_address = planner.plan(asks, Subject(client_address=address))
+    by_name = planner.plan_for(asks, Subject(principal=Principal(address)))
+    by_address = planner.plan_for(asks, Subject(client_address=address))
     assert by_name.charges[0].key != by_address.charges[0].key
-    assert planner.plan(asks, Subject(client_address=address)) is by_address
+    assert planner.plan_for(asks, Subject(client_address=address)) is by_address
 
 
 async def test_plans_of_policies_that_are_gone_are_forgotten() -> None:
     """A new set of policies starts with nothing kept."""
     async with Bench(TEN) as bench:
         await bench.limiter.check("p", principal="ann")
-        planner = bench.limiter._planner
-        assert planner._kept
-        bench.limiter.policies.replace(bench.limiter.policies.current)
-        assert not planner._kept
+        planner = bench.limiter._plan_cache
+        assert planner._routes
+        bench.limiter.active_policies.replace(bench.limiter.active_policies.current)
+        assert not planner._routes

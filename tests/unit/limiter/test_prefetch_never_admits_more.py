@@ -9,17 +9,17 @@ from hypothesis import given, target
 from hypothesis import strategies as st
 
 from fleetlimit.core.policy import Policy
-from fleetlimit.core.prefetch import cut
+from fleetlimit.core.prefetch import prefetch_terms
 from fleetlimit.core.quota import MILLISECOND_US, Algorithm, Quota, rate_quota
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.stores.memory import MemoryStore
-from support.admitted import Admitted, fixed_window_keeps, token_bucket_keeps
+from support.admitted import Admitted, assert_fixed_window, assert_token_bucket
 from support.audit import Fleet
-from support.clock import MovedClock
+from support.clock import ManualClock
 from support.limiter import remaining
 
 NAMES = ("a", "b", "c")
-MOST = 30
+MAX_UNITS = 30
 WIDE = Policy("wide", (rate_quota("1000000/day"),))
 
 
@@ -50,7 +50,7 @@ def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
         return Quota(algorithm, limit, period_ms * MILLISECOND_US, burst)
 
     # Of a minute a slice is given back while it lives, of a hundredth it is gained by then.
-    sizes = st.integers(8, MOST)
+    sizes = st.integers(8, MAX_UNITS)
     return st.builds(build, sizes, sizes, st.sampled_from([100, 60_000]))
 
 
@@ -61,7 +61,7 @@ STEPS = st.lists(
         st.sampled_from([-1, 0]),
         st.sampled_from(NAMES),
         st.sampled_from([*["check"] * 6, "beat", "leave", "joint"]),
-        st.sampled_from([1, 2, 4, 8, MOST]),
+        st.sampled_from([1, 2, 4, 8, MAX_UNITS]),
         st.sampled_from([0, 1, 1, 1, 1, 3]),
     ),
     min_size=5,
@@ -69,24 +69,24 @@ STEPS = st.lists(
 )
 
 
-def greedy(limiter: Limiter) -> None:
+def use_largest_batches(limiter: Limiter) -> None:
     """Let each slice be as large as it may: how large it is must not matter to what is let in."""
-    for hot in limiter._till.slices._hot.values():
-        hot._size, hot._near_until_us = hot.slicing.most, 0
+    for hot in limiter._gateway.prefetcher._buckets.values():
+        hot._next_size, hot._scarce_until_us = hot.terms.max_cost, 0
 
 
 async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
     """Run a fleet, and return what it let in by the only limit, and when."""
-    clock = MovedClock()
+    clock = ManualClock()
     store = MemoryStore(clock)
-    policy = Policy("exports", (quota,), lease=fraction)
-    fleet = Fleet(clock, lambda: Shared(store), policy, WIDE, replicas=NAMES)
+    policy = Policy("exports", (quota,), prefetch=fraction)
+    fleet = Fleet(clock, lambda: SharedStore(store), policy, WIDE, replicas=NAMES)
     admitted: Admitted = []
-    held, life_us = policy.quotas("")[0].burst, cut((quota,), fraction).life_us
+    held, life_us = policy.quotas_for("")[0].burst, prefetch_terms((quota,), fraction).lifetime_us
     for step in steps:
-        clock.advance(max(0, round(step.lives * life_us) + step.more_us))
+        clock.advance_us(max(0, round(step.lives * life_us) + step.more_us))
         if step.deed == "beat":
-            await fleet[step.name]._till.slices.beat()
+            await fleet[step.name]._gateway.prefetcher.reclaim()
         elif step.deed == "leave":
             await fleet[step.name].aclose()
             fleet.join(step.name)
@@ -94,7 +94,7 @@ async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
             policies = ["exports", "wide"] if step.deed == "joint" else ["exports"]
             cost = min(step.cost, held)
             for _ in range(step.times):
-                greedy(fleet[step.name])
+                use_largest_batches(fleet[step.name])
                 decision = await fleet[step.name].check(*policies, principal="ann", cost=cost)
                 assert 0 <= remaining(decision.results[0].limits[0]) <= held
                 if not decision.allowed:
@@ -104,7 +104,7 @@ async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
     return admitted
 
 
-class Shared(MemoryStore):
+class SharedStore(MemoryStore):
     """A way to a store that stays when one of those who use it leaves."""
 
     def __init__(self, store: MemoryStore) -> None:
@@ -117,8 +117,8 @@ class Shared(MemoryStore):
 @pytest.mark.parametrize(
     ("algorithm", "keeps"),
     [
-        (Algorithm.TOKEN_BUCKET, token_bucket_keeps),
-        (Algorithm.FIXED_WINDOW, fixed_window_keeps),
+        (Algorithm.TOKEN_BUCKET, assert_token_bucket),
+        (Algorithm.FIXED_WINDOW, assert_fixed_window),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -10,7 +10,7 @@ import yaml
 
 from fleetlimit.policy_file import json_schema
 from fleetlimit.policy_file.schema import SECTIONS
-from support.policies import PRODUCT_EXAMPLE, accepts
+from support.policies import PRODUCT_EXAMPLE, schema_accepts
 
 SCHEMA = json_schema()
 EXAMPLE = yaml.safe_load(PRODUCT_EXAMPLE)
@@ -61,7 +61,7 @@ def test_described_and_closed(name: str) -> None:
 
 def test_accepts_the_example() -> None:
     """An editor finds nothing wrong with the documentation's example."""
-    assert accepts(SCHEMA, EXAMPLE, SCHEMA)
+    assert schema_accepts(SCHEMA, EXAMPLE, SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -82,4 +82,4 @@ def test_refuses_bad_files(name: str) -> None:
     """An editor marks the faults that a schema can see."""
     text = (Path(__file__).parent / "bad" / f"{name}.yaml").read_text()
 
-    assert not accepts(SCHEMA, yaml.safe_load(text), SCHEMA)
+    assert not schema_accepts(SCHEMA, yaml.safe_load(text), SCHEMA)

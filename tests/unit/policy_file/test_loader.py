@@ -38,7 +38,7 @@ def test_product_example() -> None:
     """The example in the documentation means what it says."""
     loaded = parse(PRODUCT_EXAMPLE)
 
-    assert loaded.policies.policies == (
+    assert loaded.policy_set.policies == (
         Policy("default", limits=(rate_quota("100/minute", burst=150),)),
         Policy(
             "exports",
@@ -67,13 +67,13 @@ def test_round_trip() -> None:
     """A file written again by another YAML tool, without comments and flow style, is the same."""
     again = yaml.safe_dump(yaml.safe_load(PRODUCT_EXAMPLE), default_flow_style=False)
 
-    assert parse(again).policies.policies == parse(PRODUCT_EXAMPLE).policies.policies
+    assert parse(again).policy_set.policies == parse(PRODUCT_EXAMPLE).policy_set.policies
     assert parse(again).identity == parse(PRODUCT_EXAMPLE).identity
 
 
 def test_every_field_reaches_the_policy() -> None:
     """Keys, matches, leases, costs, percentages and defaults arrive as written."""
-    assert parse(CONCURRENT).policies.policies == (
+    assert parse(CONCURRENT).policy_set.policies == (
         Policy(
             "exports",
             limits=(concurrency_quota(3, lease_us=5 * SECOND_US, cost=2),),
@@ -110,8 +110,8 @@ policies:
 """
     limits = (rate_quota("100/minute"),)
 
-    assert parse(leased).policies.policies == (
-        Policy("a", limits, key=(KeyPart(KeyKind.GLOBAL),), lease=0.29),
+    assert parse(leased).policy_set.policies == (
+        Policy("a", limits, key=(KeyPart(KeyKind.GLOBAL),), prefetch=0.29),
         Policy("b", limits),
     )
 
@@ -139,7 +139,7 @@ def test_minimum() -> None:
     """A file without policies is legal when it says so."""
     loaded = parse("version: 1\npolicies: []\n")
 
-    assert loaded.policies.policies == ()
+    assert loaded.policy_set.policies == ()
     assert loaded.identity.files == ()
 
 
@@ -158,7 +158,7 @@ def test_aliases() -> None:
     """Limits can be written once and used twice."""
     text = "version: 1\npolicies:\n- {name: a, limits: &l [{rate: 5/s}]}\n- {name: b, limits: *l}\n"
 
-    first, second = parse(text).policies.policies
+    first, second = parse(text).policy_set.policies
 
     assert first.limits == second.limits == (rate_quota("5/s"),)
 
@@ -178,7 +178,7 @@ def test_origin_of_a_set(tmp_path: Path) -> None:
     path = tmp_path / "policies.yaml"
     path.write_text(one_policy())
 
-    policies = load(path, generation=7).policies
+    policies = load(path, generation=7).policy_set
 
     assert (policies.generation, policies.source) == (7, str(path))
     assert policies.digest == hashlib.sha256(one_policy().encode()).hexdigest()[:12]

@@ -10,7 +10,7 @@ import pytest
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.errors import ConfigError
 from fleetlimit.policy_file import PolicyWatcher, load
-from support.policies import ConfigMapMount, Heard, one_policy, put, remove
+from support.policies import ConfigMapMount, RecordingListener, one_policy, remove, write_atomically
 
 KEYS = "identity: {api_keys: {file: keys.yaml}}\n"
 
@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def watcher(path: Path, heard: Heard, *, poll_s: float = 0.05) -> PolicyWatcher:
+def watcher(path: Path, heard: RecordingListener, *, poll_s: float = 0.05) -> PolicyWatcher:
     return PolicyWatcher(
         path,
         initial=load(path, generation=3),
@@ -44,22 +44,22 @@ async def running(watcher: PolicyWatcher) -> AsyncIterator[None]:
 
 async def test_good_change(path: Path) -> None:
     """A changed file is handed on whole, one generation further."""
-    heard = Heard()
+    heard = RecordingListener()
     async with running(watcher(path, heard)):
-        put(path, one_policy("7/minute"))
+        write_atomically(path, one_policy("7/minute"))
         await heard.next()
-        put(path, one_policy("8/minute"))
+        write_atomically(path, one_policy("8/minute"))
         await heard.next()
 
-    rates = [loaded.policies.policies[0].limits[0] for loaded in heard.loaded]
+    rates = [loaded.policy_set.policies[0].limits[0] for loaded in heard.loaded]
     assert rates == [rate_quota("7/minute"), rate_quota("8/minute")]
-    assert [loaded.policies.generation for loaded in heard.loaded] == [4, 5]
+    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4, 5]
     assert heard.rejected == []
 
 
 async def test_configmap_update(tmp_path: Path) -> None:
     """A mounted ConfigMap is reloaded when its symlink is swapped (envoyproxy/ratelimit #150)."""
-    mount, heard = ConfigMapMount(tmp_path), Heard()
+    mount, heard = ConfigMapMount(tmp_path), RecordingListener()
     mount.write({"policies.yaml": one_policy()})
     async with running(watcher(tmp_path / "policies.yaml", heard)):
         mount.write({"policies.yaml": one_policy("7/minute")})
@@ -67,12 +67,12 @@ async def test_configmap_update(tmp_path: Path) -> None:
         mount.write({"policies.yaml": one_policy("8/minute")})
         await heard.next()
 
-    assert [loaded.policies.generation for loaded in heard.loaded] == [4, 5]
+    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4, 5]
 
 
 async def test_without_polling(tmp_path: Path) -> None:
     """The file system's own events are enough: nobody waits for the poll (#379)."""
-    mount, heard = ConfigMapMount(tmp_path), Heard()
+    mount, heard = ConfigMapMount(tmp_path), RecordingListener()
     mount.write({"policies.yaml": one_policy()})
     async with running(watcher(tmp_path / "policies.yaml", heard, poll_s=3600)):
         # One change may be found by the check at the start, before the watch stands; no second.
@@ -88,29 +88,29 @@ async def test_without_polling(tmp_path: Path) -> None:
 
 async def test_bad_change(path: Path) -> None:
     """A bad file is told once, and the next good one is loaded."""
-    heard = Heard()
+    heard = RecordingListener()
     async with running(watcher(path, heard)):
-        put(path, one_policy("0/minute"))
+        write_atomically(path, one_policy("0/minute"))
         await heard.next()
-        put(path, one_policy("7/minute"))
+        write_atomically(path, one_policy("7/minute"))
         await heard.next()
 
     assert heard.rejected == [
         (f"{path}:3: '0/minute' allows nothing: a rate needs at least 1 per 1 second",)
     ]
-    assert [loaded.policies.generation for loaded in heard.loaded] == [4]
+    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4]
 
 
 async def test_same_content(path: Path) -> None:
     """A file written again as it was is no reload, and a bad one is told once."""
-    heard = Heard()
+    heard = RecordingListener()
     checked = watcher(path, heard)
 
-    put(path, one_policy())
+    write_atomically(path, one_policy())
     await checked._check()
-    put(path, "")
+    write_atomically(path, "")
     await checked._check()
-    put(path, "")
+    write_atomically(path, "")
     await checked._check()
 
     assert heard.loaded == []
@@ -119,21 +119,21 @@ async def test_same_content(path: Path) -> None:
 
 async def test_file_vanishes(path: Path) -> None:
     """A file that vanishes is a rejected change; its return is a load, even as it was."""
-    heard = Heard()
+    heard = RecordingListener()
     async with running(watcher(path, heard)):
         remove(path)
         await heard.next()
-        put(path, one_policy())
+        write_atomically(path, one_policy())
         await heard.next()
 
     [[fault]] = heard.rejected
     assert fault.startswith(f"{path}: the file cannot be read (No such file or directory): ")
-    assert [loaded.policies.generation for loaded in heard.loaded] == [4]
+    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4]
 
 
 async def test_directory_vanishes(path: Path) -> None:
     """Without its directory the file is polled for, and found when it is back."""
-    heard = Heard()
+    heard = RecordingListener()
     aside = path.parent.with_name("aside")
     path.parent.rename(aside)
     path.parent.symlink_to(aside)
@@ -148,11 +148,11 @@ async def test_directory_vanishes(path: Path) -> None:
 
 async def test_missing_key_directory(path: Path) -> None:
     """A directory that cannot be watched leaves the poll, not a dead watcher."""
-    heard, keys = Heard(), path.parent / "secrets" / "keys.yaml"
-    put(path, one_policy(more="identity: {api_keys: {file: secrets/keys.yaml}}\n"))
+    heard, keys = RecordingListener(), path.parent / "secrets" / "keys.yaml"
+    write_atomically(path, one_policy(more="identity: {api_keys: {file: secrets/keys.yaml}}\n"))
     async with running(watcher(path, heard)):
         keys.parent.mkdir()
-        put(keys, "keys: []")
+        write_atomically(keys, "keys: []")
         await heard.next()
 
     assert len(heard.loaded) == 1
@@ -160,41 +160,41 @@ async def test_missing_key_directory(path: Path) -> None:
 
 async def test_key_file(path: Path) -> None:
     """A change of a file that the identity section names is a reload, wherever the file is."""
-    heard, keys = Heard(), path.parent.parent / "keys.yaml"
-    put(keys, "one")
+    heard, keys = RecordingListener(), path.parent.parent / "keys.yaml"
+    write_atomically(keys, "one")
     async with running(watcher(path, heard)):
-        put(path, one_policy("7/minute"))
+        write_atomically(path, one_policy("7/minute"))
         await heard.next()
-        put(path, one_policy(more="identity: {api_keys: {file: ../keys.yaml}}\n"))
+        write_atomically(path, one_policy(more="identity: {api_keys: {file: ../keys.yaml}}\n"))
         await heard.next()
-        put(keys, "two")
+        write_atomically(keys, "two")
         await heard.next()
 
-    assert [loaded.policies.generation for loaded in heard.loaded] == [4, 5, 6]
-    assert heard.loaded[1].policies.digest == heard.loaded[2].policies.digest
+    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4, 5, 6]
+    assert heard.loaded[1].policy_set.digest == heard.loaded[2].policy_set.digest
 
 
 @pytest.mark.parametrize("error", [ConfigError("keys.yaml:1: bad"), OSError("keys.yaml: bad")])
 async def test_refused_by_the_receiver(path: Path, error: Exception) -> None:
     """A set that its receiver cannot use is rejected once and takes no generation."""
-    heard = Heard(refuse=error)
-    put(path.with_name("keys.yaml"), "one")
+    heard = RecordingListener(reject_with=error)
+    write_atomically(path.with_name("keys.yaml"), "one")
     async with running(watcher(path, heard)):
-        put(path, one_policy(more=KEYS))
+        write_atomically(path, one_policy(more=KEYS))
         await heard.next()
-        heard.refuse = None
-        put(path.with_name("keys.yaml"), "two")
+        heard.reject_with = None
+        write_atomically(path.with_name("keys.yaml"), "two")
         await heard.next()
 
     assert heard.rejected == [(str(error),)]
-    assert [loaded.policies.generation for loaded in heard.loaded] == [4]
+    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4]
 
 
 async def test_changed_before_watching(path: Path) -> None:
     """A change between the first load and the start of the watch is not lost."""
-    heard = Heard()
+    heard = RecordingListener()
     late = watcher(path, heard, poll_s=3600)
-    put(path, one_policy("7/minute"))
+    write_atomically(path, one_policy("7/minute"))
     async with running(late):
         await heard.next()
 
@@ -204,5 +204,5 @@ async def test_changed_before_watching(path: Path) -> None:
 async def test_stops_when_cancelled(path: Path) -> None:
     """Cancellation ends the watch at once, however long the poll."""
     with anyio.fail_after(5):
-        async with running(watcher(path, Heard(), poll_s=3600)):
+        async with running(watcher(path, RecordingListener(), poll_s=3600)):
             await anyio.lowlevel.checkpoint()

@@ -11,10 +11,10 @@ from fleetlimit import Fleetlimit, Policy, PolicySet, rate_quota
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.core.policy import KeyKind, KeyPart
 from fleetlimit.errors import StoreUnavailable
-from fleetlimit.server.admin.app import Admin, create_admin
-from fleetlimit.server.admin.health import Status
-from fleetlimit.server.wrap import Front
-from fleetlimit.testing import MovedClock
+from fleetlimit.server.admin.app import AdminState, create_admin_app
+from fleetlimit.server.admin.health import ReplicaStatus
+from fleetlimit.server.wrap import WrappedApp
+from fleetlimit.testing import ManualClock
 
 TOKEN = {"Authorization": "Bearer s3cret-token"}
 POLICIES = PolicySet(
@@ -37,15 +37,15 @@ class Served:
 
     def __init__(self, **settings: Any) -> None:
         self.fleetlimit = Fleetlimit(
-            policies=POLICIES, settings=Settings.read(**settings), clock=MovedClock()
+            policies=POLICIES, settings=Settings.load(**settings), clock=ManualClock()
         )
-        self.fleetlimit.enforce()
+        self.fleetlimit.activate_policies()
         app = FastAPI(openapi_url=None)
         app.add_api_route("/items/{item_id}", lambda: None)
-        front = Front(app, self.fleetlimit)
-        self.admin = Admin(self.fleetlimit, front.routes)
+        front = WrappedApp(app, self.fleetlimit)
+        self.admin = AdminState(self.fleetlimit, front.routes)
         self.api = TestClient(app, client=("192.0.2.1", 1))
-        self.port = TestClient(create_admin(self.admin))
+        self.port = TestClient(create_admin_app(self.admin))
 
     def reset(self, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
         """Ask for a reset, and return status and body."""
@@ -72,9 +72,10 @@ def test_alive(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(Status.STARTING, 503), (Status.READY, 200), (Status.DRAINING, 503)]
+    ("status", "code"),
+    [(ReplicaStatus.STARTING, 503), (ReplicaStatus.READY, 200), (ReplicaStatus.DRAINING, 503)],
 )
-def test_ready(served: Served, status: Status, code: int) -> None:
+def test_ready(served: Served, status: ReplicaStatus, code: int) -> None:
     """A replica is ready from the moment it accepts to the moment it drains; details are told."""
     served.admin.status = status
     answer = served.port.get("/readyz")
@@ -231,7 +232,7 @@ def test_reset_while_the_store_is_away(served: Served) -> None:
     async def away(_keys: object) -> int:
         raise StoreUnavailable("no answer", kind="timeout")
 
-    served.fleetlimit.limiter.store.forget = away  # type: ignore[method-assign, assignment]  # away
+    served.fleetlimit.limiter.store.delete = away  # type: ignore[method-assign, assignment]  # away
     status, told = served.reset({"policy": "default", "principal": "alice"})
     assert (status, told["detail"]) == (503, "the store is away: timeout")
 

@@ -5,15 +5,15 @@ from starlette.testclient import TestClient
 
 from fleetlimit.cli import BUNDLED_POLICIES
 from fleetlimit.server.example_app import create_app
-from fleetlimit.server.wrap import Front
-from fleetlimit.testing import MakeFleetlimit
+from fleetlimit.server.wrap import WrappedApp
+from fleetlimit.testing import FleetlimitFactory
 
 
 @pytest.fixture
-def client(make_fleetlimit: MakeFleetlimit) -> TestClient:
+def client(make_fleetlimit: FleetlimitFactory) -> TestClient:
     fleetlimit = make_fleetlimit(BUNDLED_POLICIES)
-    fleetlimit.enforce()
-    return TestClient(Front(create_app(), fleetlimit).app, client=("192.0.2.1", 1))
+    fleetlimit.activate_policies()
+    return TestClient(WrappedApp(create_app(), fleetlimit).app, client=("192.0.2.1", 1))
 
 
 def test_exports_are_few(client: TestClient) -> None:

@@ -21,7 +21,7 @@ POLICIES = "version: 1\npolicies: [{name: default, limits: [{rate: 1/day}]}]\n"
 def settings(folder: Path, **given: object) -> Settings:
     (folder / "policies.yaml").write_text(POLICIES)
     usual = {"host": "127.0.0.1", "admin_host": "127.0.0.1", "port": 0, "admin_port": 0}
-    return Settings.read(**{**usual, "policies": folder / "policies.yaml", **given})
+    return Settings.load(**{**usual, "policies": folder / "policies.yaml", **given})
 
 
 def test_until_a_signal(
@@ -43,7 +43,7 @@ def test_until_a_signal(
     with Collector() as collector:
         for name, value in collector.settings.items():
             monkeypatch.setenv(name, value)
-        serve(settings(tmp_path, store=valkey.url, key_prefix="run"), ready=ready)
+        serve(settings(tmp_path, store=valkey.url, key_prefix="run"), on_ready=ready)
         assert asked == [200, 429, "ready"]
         assert {span.name for span in collector.spans} >= {
             "GET /items/{item_id}",

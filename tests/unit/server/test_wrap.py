@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fleetlimit import ConfigError, Fleetlimit, Policy, PolicySet, RateLimit, RateLimitMiddleware
 from fleetlimit.core.policy import Match
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.server.wrap import Front, load_target
+from fleetlimit.server.wrap import WrappedApp, import_app
 
 
 def policy(name: str, rate: str, *routes: str) -> Policy:
@@ -26,7 +26,7 @@ def policy(name: str, rate: str, *routes: str) -> Policy:
 
 def enforced(*policies: Policy) -> Fleetlimit:
     fleetlimit = Fleetlimit(policies=PolicySet(policies))
-    fleetlimit.enforce()
+    fleetlimit.activate_policies()
     return fleetlimit
 
 
@@ -52,7 +52,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_bundled_service() -> None:
     """Without a target it is the bundled service."""
-    app = load_target("")
+    app = import_app("")
     assert isinstance(app, FastAPI)
     assert app.title == "Fleetlimit"
 
@@ -63,8 +63,8 @@ def test_an_app_in_the_working_directory(modules: Path, attribute: str) -> None:
     (modules / "target_a.py").write_text(
         "class made:\n    @staticmethod\n    def app(): ...\napp = made.app\n"
     )
-    assert callable(load_target(f"target_a:{attribute}"))
-    assert callable(load_target(f"target_a:{attribute}"))
+    assert callable(import_app(f"target_a:{attribute}"))
+    assert callable(import_app(f"target_a:{attribute}"))
     assert sys.path.count(str(modules)) == 1
 
 
@@ -72,7 +72,7 @@ def test_an_app_in_the_working_directory(modules: Path, attribute: str) -> None:
 def test_what_is_no_target(target: str) -> None:
     """A target without its two parts is told what to write."""
     with pytest.raises(ConfigError, match=r"is not an app: write package\.module:app"):
-        load_target(target)
+        import_app(target)
 
 
 @pytest.mark.parametrize("target", ["nowhere_to_be_found:app", "target_b.deeper:app"])
@@ -80,7 +80,7 @@ def test_no_such_module(modules: Path, target: str) -> None:
     """A module that is not there is told with where it was looked for."""
     (modules / "target_b.py").write_text("app = 7\n")
     with pytest.raises(ConfigError, match="there is no module"):
-        load_target(target)
+        import_app(target)
 
 
 @pytest.mark.parametrize("attribute", ["gone", "app", "app.deeper"])
@@ -88,21 +88,21 @@ def test_no_such_app(modules: Path, attribute: str) -> None:
     """What is not there or cannot be called is no app."""
     (modules / "target_c.py").write_text("app = 7\n")
     with pytest.raises(ConfigError, match=f"target_c has no app named '{attribute}'"):
-        load_target(f"target_c:{attribute}")
+        import_app(f"target_c:{attribute}")
 
 
 def test_an_import_that_fails_within(modules: Path) -> None:
     """What a module itself does not find is its own error, with its traceback."""
     (modules / "target_d.py").write_text("import nowhere_to_be_found\n")
     with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
-        load_target("target_d:app")
+        import_app("target_d:app")
 
 
 def test_an_app_without_anything() -> None:
     """A FastAPI app gets the middleware, and with it the policies of its templates."""
     app = FastAPI()
     app.add_api_route("/orders/{order_id}", lambda: None)
-    front = Front(app, enforced(policy("orders", "2/day", "/orders/{order_id}")))
+    front = WrappedApp(app, enforced(policy("orders", "2/day", "/orders/{order_id}")))
     assert statuses(front.app, "/orders/1", 3) == [200, 200, 429]
 
 
@@ -111,21 +111,21 @@ def test_an_app_with_the_middleware() -> None:
     app = FastAPI()
     app.add_middleware(RateLimitMiddleware)
     app.add_api_route("/orders", lambda: None)
-    front = Front(app, enforced(policy("default", "2/day")))
+    front = WrappedApp(app, enforced(policy("default", "2/day")))
     assert statuses(front.app, "/orders", 3) == [200, 200, 429]
 
 
 def test_a_plain_app_follows_the_policies() -> None:
     """A route that a later set of policies names is held from then on."""
     fleetlimit = enforced(policy("default", "9/day"), policy("orders", "1/day", "/orders/{id}"))
-    front = Front(plain, fleetlimit)
+    front = WrappedApp(plain, fleetlimit)
     assert statuses(front.app, "/orders/1", 2) == [200, 429]
     assert statuses(front.app, "/carts/1", 2) == [200, 200]
     carts = policy("carts", "1/day", "/carts/{id}", "/prefix*")
-    fleetlimit.limiter.policies.replace(PolicySet([carts]))
+    fleetlimit.limiter.active_policies.replace(PolicySet([carts]))
     assert statuses(front.app, "/carts/1", 2) == [200, 429]
     assert statuses(front.app, "/prefix/of/all", 2) == [429, 429]
-    templates = [entry.template for entry in front.routes.entries]
+    templates = [entry.template for entry in front.routes.routes]
     assert templates == ["/carts/{id}", "/prefix{path:path}"]
 
 
@@ -134,7 +134,7 @@ def test_a_dependency_without_its_policy() -> None:
     app = FastAPI()
     app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit(policy="gone"))])
     with pytest.raises(ConfigError, match="there is no policy 'gone' in code: none"):
-        Front(app, enforced())
+        WrappedApp(app, enforced())
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -145,7 +145,7 @@ def test_a_fleetlimit_of_its_own_gives_way(log: pytest.LogCaptureFixture, same: 
     app = FastAPI(lifespan=own)
     app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit(policy="orders"))])
     fleetlimit = enforced(orders)
-    front = Front(app, fleetlimit)
+    front = WrappedApp(app, fleetlimit)
     with TestClient(front.app) as client:
         assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
         assert own.limiter is fleetlimit.limiter
@@ -164,7 +164,7 @@ def test_every_app_is_traced(kind: str) -> None:
     elif kind == "starlette":
         target = Starlette()
         target.add_route("/orders/{order_id}", plain_view)
-    front = Front(target, enforced(policy("orders", "1/day", "/orders/{order_id}")), provider)
+    front = WrappedApp(target, enforced(policy("orders", "1/day", "/orders/{order_id}")), provider)
     assert statuses(front.app, "/orders/1", 2) == [200, 429]
     if kind == "plain":
         assert statuses(front.app, "/other", 1) == [200]

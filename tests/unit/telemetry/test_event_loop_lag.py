@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, watch_lag
-from support.telemetry import MovedClock
+from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, monitor_event_loop_lag
+from support.telemetry import ManualClock
 
 
 async def test_lag_is_how_late_the_timer_ran() -> None:
     """Each pause is measured by itself; a timer that came early was not late."""
-    clock = MovedClock()
+    clock = ManualClock()
     late = [0, 250_000, -1_000, 40_000]
     ends = iter(late)
 
@@ -19,9 +19,9 @@ async def test_lag_is_how_late_the_timer_ran() -> None:
         micros = next(ends, None)
         if micros is None:
             raise asyncio.CancelledError
-        clock.us += INTERVAL_US + micros
+        clock.time_us += INTERVAL_US + micros
 
     seen: list[float] = []
     with pytest.raises(asyncio.CancelledError):
-        await watch_lag(seen.append, clock, sleep=sleep)
+        await monitor_event_loop_lag(seen.append, clock, sleep=sleep)
     assert seen == [0, 0.25, 0, 0.04]

@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry
 
 from fleetlimit.stores.redis.batcher import MAX_BATCH
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.metrics.observer import Metrics
-from fleetlimit.telemetry.names import Kind, Metric
+from fleetlimit.telemetry.metrics.observer import PrometheusMetrics
+from fleetlimit.telemetry.names import MetricSpec, MetricType
 
 GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
 
@@ -16,7 +16,7 @@ GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
 def test_every_metric_is_named_here() -> None:
     """The registry holds the metrics of `names`, and no other of Fleetlimit's."""
     registry = CollectorRegistry()
-    Metrics(registry)
+    PrometheusMetrics(registry)
     registered = {family.name for family in registry.collect()}
     named = {metric.name.removesuffix("_total") for metric in names.METRICS}
     assert {name for name in registered if name.startswith("fleetlimit_")} == named
@@ -31,7 +31,7 @@ def test_operations_guide_lists_every_metric() -> None:
 
 def test_every_metric_constant_is_listed() -> None:
     """`METRICS` lists each metric once."""
-    constants = [value for value in vars(names).values() if isinstance(value, Metric)]
+    constants = [value for value in vars(names).values() if isinstance(value, MetricSpec)]
     assert sorted(constants, key=repr) == sorted(names.METRICS, key=repr)
 
 
@@ -39,7 +39,7 @@ def test_names_follow_prometheus() -> None:
     """Counters end in `_total` and nothing else does; every help is a sentence."""
     for metric in names.METRICS:
         assert re.fullmatch(r"fleetlimit_[a-z_]+", metric.name)
-        assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
+        assert metric.name.endswith("_total") == (metric.type is MetricType.COUNTER)
         assert metric.help.endswith(".")
 
 

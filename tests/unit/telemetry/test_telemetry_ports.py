@@ -3,32 +3,38 @@
 from opentelemetry.sdk.trace import TracerProvider
 
 from fleetlimit import telemetry
-from fleetlimit.limiter.events import Observer, Observers
+from fleetlimit.limiter.events import EventDispatcher, Observer
 from fleetlimit.limiter.ports import Tracer
-from fleetlimit.telemetry import DenialLog, EventLog, LimiterTracing, Metrics, TopDenied
-from support.telemetry import Lines, MovedClock, decided
+from fleetlimit.telemetry import (
+    DenialLog,
+    EventLog,
+    OpenTelemetryTracer,
+    PrometheusMetrics,
+    TopDenied,
+)
+from support.telemetry import Lines, ManualClock, decision_event
 
 
 def test_observers_fit_the_port() -> None:
     """Metrics, logs and the top list can be told side by side."""
-    lines, metrics, top = Lines(), Metrics(), TopDenied()
-    clock = MovedClock()
+    lines, metrics, top = Lines(), PrometheusMetrics(), TopDenied()
+    clock = ManualClock()
     observers: list[Observer] = [
         metrics,
         top,
-        DenialLog(clock, lines.logger, suppressed=metrics.denial_suppressed),
+        DenialLog(clock, lines.logger, on_suppressed=metrics.on_denial_suppressed),
         EventLog(clock, lines.logger),
     ]
-    Observers(observers).tell(decided())
+    EventDispatcher(observers).emit(decision_event())
     assert lines.written == []
     assert b'fleetlimit_checks_total{outcome="allowed"} 1.0' in metrics.render()[0]
 
 
 def test_tracing_fits_the_port(provider: TracerProvider) -> None:
     """The limiter's tracer is one of these."""
-    tracer: Tracer = LimiterTracing(provider)
-    with tracer.check(["a"]) as span:
-        span.decided(decided().decision)
+    tracer: Tracer = OpenTelemetryTracer(provider)
+    with tracer.start_check(["a"]) as span:
+        span.set_decision(decision_event().decision)
 
 
 def test_public_names_are_sorted_and_there() -> None:

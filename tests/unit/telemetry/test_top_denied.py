@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fleetlimit.core.decision import Outcome
 from fleetlimit.limiter.events import StoreStateLost
 from fleetlimit.telemetry.top_denied import DeniedSubject, SpaceSaving, TopDenied
-from support.telemetry import decided, result
+from support.telemetry import decision_event, policy_result
 
 STREAM = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), max_size=300)
 
@@ -56,9 +56,13 @@ def test_counts_are_exact_while_there_is_room() -> None:
 def test_denials_are_counted_per_policy_and_subject() -> None:
     """A denial counts once for each policy that denied, under the subject's hash."""
     top = TopDenied()
-    both = (result("a", Outcome.DENIED), result("b", Outcome.DENIED), result("c"))
-    top.observe(decided(Outcome.DENIED, *both, subject="s1"))
-    top.observe(decided(Outcome.DENIED, result("a", Outcome.DENIED), subject="s1"))
+    both = (
+        policy_result("a", Outcome.DENIED),
+        policy_result("b", Outcome.DENIED),
+        policy_result("c"),
+    )
+    top.on_event(decision_event(Outcome.DENIED, *both, subject="s1"))
+    top.on_event(decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), subject="s1"))
     assert top.report() == [DeniedSubject("a", "s1", 2, 0), DeniedSubject("b", "s1", 1, 0)]
     assert top.report(1) == [DeniedSubject("a", "s1", 2, 0)]
 
@@ -66,12 +70,12 @@ def test_denials_are_counted_per_policy_and_subject() -> None:
 def test_a_flood_counts_every_denial_for_its_caller() -> None:
     """One decision given again and again counts each time, for the caller that it was given to."""
     top = TopDenied()
-    flood = decided(Outcome.DENIED, result("a", Outcome.DENIED), subject="s1")
-    for event in (flood, flood, flood._replace(subject="s2"), flood):
-        top.observe(event)
+    flood = decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), subject="s1")
+    for event in (flood, flood, flood._replace(subject_hash="s2"), flood):
+        top.on_event(event)
     expected = [DeniedSubject("a", "s1", 3, 0), DeniedSubject("a", "s2", 1, 0)]
     assert top.report() == expected
-    top.observe(flood)
+    top.on_event(flood)
     assert top.report(1) == [DeniedSubject("a", "s1", 4, 0)]
 
 
@@ -79,6 +83,6 @@ def test_only_denials_are_counted() -> None:
     """What is let in, refused because the store is down, or no decision at all is not counted."""
     top = TopDenied()
     for outcome in set(Outcome) - {Outcome.DENIED}:
-        top.observe(decided(outcome))
-    top.observe(StoreStateLost())
+        top.on_event(decision_event(outcome))
+    top.on_event(StoreStateLost())
     assert top.report() == []

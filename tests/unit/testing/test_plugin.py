@@ -31,11 +31,11 @@ def test_both_limits(client, fleetlimit_clock):
     assert client.get("/").status_code == 200
     refused = client.get("/")
     assert refused.status_code == 429
-    fleetlimit_clock.move(int(refused.headers["Retry-After"]))
+    fleetlimit_clock.advance(int(refused.headers["Retry-After"]))
     assert client.get("/").status_code == 200
-    fleetlimit_clock.move(1)
+    fleetlimit_clock.advance(1)
     assert client.get("/").status_code == 429
-    fleetlimit_clock.move(60)
+    fleetlimit_clock.advance(60)
     assert client.get("/").status_code == 200
 
 

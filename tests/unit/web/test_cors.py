@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import GateBench, assert_each_once, limits_of, rate
+from support.web import LimiterBench, assert_each_once, parse_limits, rate_policy
 
 ORIGIN = {"origin": "https://app.example"}
 FIELDS = {"RateLimit", "RateLimit-Policy", "Retry-After"}
@@ -18,10 +18,10 @@ FIELDS = {"RateLimit", "RateLimit-Policy", "Retry-After"}
 async def items() -> None: ...
 
 
-def _client(*order: Any, limit: str = "2/minute", **cors: Any) -> tuple[GateBench, TestClient]:
+def _client(*order: Any, limit: str = "2/minute", **cors: Any) -> tuple[LimiterBench, TestClient]:
     """Return a client of an app with these middlewares, the last one outermost."""
-    bench = GateBench(rate("default", limit))
-    app = bench.serve(FastAPI())
+    bench = LimiterBench(rate_policy("default", limit))
+    app = bench.install(FastAPI())
     app.get("/items")(items)
     options = {"allow_origins": ["https://app.example"], "allow_methods": ["*"], **cors}
     for each in order:
@@ -48,7 +48,7 @@ def test_refusal_carries_cors(order: tuple[Any, ...], cors: dict[str, Any]) -> N
     for status in (200, 200, 429):
         response = client.get("/items", headers=ORIGIN)
         assert response.status_code == status
-        limits_of(response)
+        parse_limits(response)
         allowed = "*" if cors.get("allow_origins") else ORIGIN["origin"]
         assert response.headers["Access-Control-Allow-Origin"] == allowed
         assert set(_exposed(response.headers)) == FIELDS
@@ -74,7 +74,7 @@ def test_preflight_costs_nothing(order: tuple[Any, ...]) -> None:
         response = client.options("/items", headers=asked)
         assert response.status_code == 200
         assert "RateLimit" not in response.headers
-    assert bench.store.takes == 0
+    assert bench.store.acquire_calls == 0
 
 
 def test_options_that_is_no_preflight_counts() -> None:
@@ -109,7 +109,7 @@ def test_nothing_is_exposed_without_an_origin() -> None:
 
 def test_dependency_behind_cors() -> None:
     """A refusal by a dependency passes through the app's CORS as any answer does."""
-    app = GateBench().serve(FastAPI())
+    app = LimiterBench().install(FastAPI())
     app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
     app.add_middleware(CORSMiddleware, allow_origins=["*"])
     client = TestClient(app)
@@ -118,4 +118,4 @@ def test_dependency_behind_cors() -> None:
     assert response.status_code == 429
     assert response.headers["Access-Control-Allow-Origin"] == "*"
     assert set(_exposed(response.headers)) == FIELDS
-    limits_of(response)
+    parse_limits(response)

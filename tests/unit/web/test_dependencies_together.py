@@ -7,14 +7,14 @@ from starlette.testclient import TestClient
 
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.dependency import RateLimit
-from support.exports import limited_app, passes
-from support.web import GateBench, caller, limits_of, rate
+from support.exports import count_allowed, limited_app
+from support.web import LimiterBench, caller, parse_limits, rate_policy
 
 
 def test_several_limits_decide_together() -> None:
     """Limits of app, router and route are one decision: a refusal spends nothing in any of them."""
-    bench = GateBench(rate("app", "10/hour"), rate("router", "9/hour"))
-    app = bench.serve(FastAPI(dependencies=[Depends(RateLimit(policy="app"))]))
+    bench = LimiterBench(rate_policy("app", "10/hour"), rate_policy("router", "9/hour"))
+    app = bench.install(FastAPI(dependencies=[Depends(RateLimit(policy="app"))]))
     router = APIRouter(dependencies=[Depends(RateLimit(policy="router"))])
 
     @router.post("/exports", dependencies=[Depends(RateLimit("1/minute"))])
@@ -26,7 +26,7 @@ def test_several_limits_decide_together() -> None:
     app.include_router(router, prefix="/v1")
     client = TestClient(app)
 
-    first = limits_of(client.post("/v1/exports"))
+    first = parse_limits(client.post("/v1/exports"))
     assert {name: each["r"] for name, each in first.items()} == {
         "app": 9,
         "router": 8,
@@ -36,51 +36,51 @@ def test_several_limits_decide_together() -> None:
         refused = client.post("/v1/exports")
         assert refused.status_code == 429
         assert refused.json()["violated-policies"] == ["1/60s"]
-    found = limits_of(client.get("/v1/imports"))
+    found = parse_limits(client.get("/v1/imports"))
     assert {name: each["r"] for name, each in found.items()} == {"app": 8, "router": 7}
-    assert bench.store.takes == 3, "refusals known to last ask nobody"
+    assert bench.store.acquire_calls == 3, "refusals known to last ask nobody"
 
 
 def test_equal_rates_with_other_keys_are_two_limits() -> None:
     """Two limits of one rate on a route both hold when they count by different things."""
     client = limited_app(
-        GateBench(), RateLimit("2/minute"), RateLimit("2/minute", key="header:x-tenant")
+        LimiterBench(), RateLimit("2/minute"), RateLimit("2/minute", key="header:x-tenant")
     )
     tenant = {"x-tenant": "a"}
-    assert passes(client, caller("ann") | tenant) == 2
-    assert passes(client, caller("bob") | tenant) == 0, "the tenant's limit"
-    assert passes(client, caller("ann") | {"x-tenant": "b"}) == 0, "the caller's limit"
+    assert count_allowed(client, caller("ann") | tenant) == 2
+    assert count_allowed(client, caller("bob") | tenant) == 0, "the tenant's limit"
+    assert count_allowed(client, caller("ann") | {"x-tenant": "b"}) == 0, "the caller's limit"
 
 
 def test_equal_rates_with_other_algorithms_are_two_limits() -> None:
     """Two limits of one rate on a route both hold when they count in different ways."""
     client = limited_app(
-        GateBench(),
+        LimiterBench(),
         RateLimit("2/minute", burst=5),
         RateLimit("2/minute", algorithm="fixed_window"),
     )
-    assert passes(client) == 2
+    assert count_allowed(client) == 2
 
 
 def test_one_limit_met_twice_counts_once() -> None:
     """The same limit on the app and on the route is one limit, at the route's cost."""
-    app = GateBench().serve(FastAPI(dependencies=[Depends(RateLimit("10/minute"))]))
+    app = LimiterBench().install(FastAPI(dependencies=[Depends(RateLimit("10/minute"))]))
 
     @app.get("/items", dependencies=[Depends(RateLimit("10/minute", cost=4))])
     async def items() -> None: ...
 
-    assert limits_of(TestClient(app).get("/items"))["10/60s"]["r"] == 6
+    assert parse_limits(TestClient(app).get("/items"))["10/60s"]["r"] == 6
 
 
 def test_uncached_dependency_counts_once() -> None:
     """A limit that FastAPI calls twice for one request is counted once."""
     limit = RateLimit("10/minute")
-    app = GateBench().serve(FastAPI(dependencies=[Depends(limit, use_cache=False)]))
+    app = LimiterBench().install(FastAPI(dependencies=[Depends(limit, use_cache=False)]))
 
     @app.get("/items", dependencies=[Depends(limit, use_cache=False)])
     async def items() -> None: ...
 
-    assert limits_of(TestClient(app).get("/items"))["10/60s"]["r"] == 9
+    assert parse_limits(TestClient(app).get("/items"))["10/60s"]["r"] == 9
 
 
 def test_limit_below_another_dependency() -> None:
@@ -89,7 +89,7 @@ def test_limit_below_another_dependency() -> None:
 
     def session(_limit: Annotated[Reservation, Depends(limit)]) -> None: ...
 
-    app = GateBench().serve(FastAPI())
+    app = LimiterBench().install(FastAPI())
 
     @app.get("/items", dependencies=[Depends(session)])
     async def items() -> None: ...
@@ -100,7 +100,7 @@ def test_limit_below_another_dependency() -> None:
 
 def test_one_dependency_does_not_depend_on_the_table() -> None:
     """A limit holds a route that was added after the app's routes were read."""
-    app = GateBench().serve(FastAPI())
+    app = LimiterBench().install(FastAPI())
     limit = RateLimit("1/minute")
 
     @app.get("/early", dependencies=[Depends(limit)])

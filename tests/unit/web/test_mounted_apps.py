@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.held import endpoint, held, held_bench, starlette_endpoint
-from support.web import GateBench, limits_of
+from support.held import endpoint, limited_bench, limited_client, starlette_endpoint
+from support.web import LimiterBench, parse_limits
 
 
 def test_mounted_apps_and_static_files(tmp_path: Path) -> None:
@@ -25,8 +25,8 @@ def test_mounted_apps_and_static_files(tmp_path: Path) -> None:
     inner.get("/items/{id}")(endpoint)
     outer.mount("/tenants/{id}/api", inner)
     outer.mount("/static", StaticFiles(directory=tmp_path))
-    bench = held_bench()
-    client = held(outer, bench)
+    bench = limited_bench()
+    client = limited_client(outer, bench)
     assert client.get("/tenants/acme/api/items/1").status_code == 200
     assert client.get("/static/logo.txt").text == "logo"
     assert bench.routes == [
@@ -43,11 +43,11 @@ def test_dependency_in_a_mounted_app(*, middleware: bool) -> None:
     """
     inner, outer = FastAPI(), FastAPI()
     inner.get("/items", dependencies=[Depends(RateLimit("2/minute"))])(endpoint)
-    bench = GateBench()
-    outer.mount("/{tenant}/api", bench.serve(inner))
+    bench = LimiterBench()
+    outer.mount("/{tenant}/api", bench.install(inner))
     if middleware:
         outer.add_middleware(RateLimitMiddleware)
-    client = TestClient(bench.serve(outer))
+    client = TestClient(bench.install(outer))
     found = [client.get(f"/{tenant}/api/items").status_code for tenant in ("a", "b", "c")]
     assert found == [200, 200, 429]
     assert set(bench.routes) == {"GET /{tenant}/api/items"}
@@ -58,10 +58,10 @@ def test_middleware_of_a_mounted_app() -> None:
     inner, outer = FastAPI(), FastAPI()
     inner.get("/items")(endpoint)
     inner.add_middleware(RateLimitMiddleware)
-    bench = held_bench()
-    outer.mount("/sub", bench.serve(inner))
+    bench = limited_bench()
+    outer.mount("/sub", bench.install(inner))
     client = TestClient(outer)
-    assert set(limits_of(client.get("/sub/items"))) == {"default"}
+    assert set(parse_limits(client.get("/sub/items"))) == {"default"}
     assert bench.routes == ["GET /sub/items"]
 
 
@@ -78,8 +78,8 @@ def test_mounted_app_behind_middleware_of_its_own() -> None:
             middleware=[Middleware(GZipMiddleware)],
         )
     )
-    bench = held_bench()
-    client = held(outer, bench)
+    bench = limited_bench()
+    client = limited_client(outer, bench)
     for path in ("/sub/one", "/sub/two", "/lib/three"):
         assert client.get(path).status_code == 200
     assert bench.routes == ["GET /sub/one", "GET /sub/two", "GET /lib/three"]
@@ -93,8 +93,8 @@ def test_mount_of_something_opaque() -> None:
 
     app = FastAPI()
     app.mount("/opaque", opaque)
-    bench = held_bench()
-    client = held(app, bench)
+    bench = limited_bench()
+    client = limited_client(app, bench)
     client.get("/opaque/1")
     client.post("/opaque/2")
     assert bench.routes == ["ANY /opaque/{path:path}"] * 2

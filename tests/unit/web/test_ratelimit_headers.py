@@ -9,24 +9,30 @@ from hypothesis import strategies as st
 
 from fleetlimit.core.decision import (
     EXEMPT,
+    BucketStatus,
     Decision,
     Outcome,
     PolicyResult,
     Source,
-    Verdict,
 )
 from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import SECOND_US, Quota, concurrency_quota, rate_quota
-from fleetlimit.web.ratelimit_headers import EXPOSED, Dialect, limit_headers, retry_after, seconds
-from support.stores import admits, refuses
+from fleetlimit.web.ratelimit_headers import (
+    EXPOSED_HEADERS,
+    HeaderFormat,
+    limit_headers,
+    retry_after,
+    seconds,
+)
+from support.stores import allowed_status, denied_status
 
 MINUTE, DAY = rate_quota("5/minute", burst=9), rate_quota("1000/day")
-FULL = admits(9, 0, 0)
-SOME = admits(3, 11_000_001, 66 * SECOND_US)
-SPENT = refuses(0, 4_000_001, 4_000_001, 100 * SECOND_US)
+FULL = allowed_status(9, 0, 0)
+SOME = allowed_status(3, 11_000_001, 66 * SECOND_US)
+SPENT = denied_status(0, 4_000_001, 4_000_001, 100 * SECOND_US)
 
 
-def result(name: str, *limits: tuple[Quota, Verdict | None]) -> PolicyResult:
+def result(name: str, *limits: tuple[Quota, BucketStatus | None]) -> PolicyResult:
     """Return one policy's part in a decision."""
     quotas, verdicts = zip(*limits, strict=True)
     return PolicyResult(name, Mode.ENFORCE, Outcome.ALLOWED, quotas, verdicts)
@@ -39,7 +45,7 @@ def decision(*results: PolicyResult, retry_after_us: int = 0) -> Decision:
 
 def parsed(of: Decision) -> dict[str, Any]:
     """Return the RateLimit fields as a parser reads them."""
-    found = limit_headers(of, Dialect.DRAFT_11)
+    found = limit_headers(of, HeaderFormat.DRAFT_11)
     return {name: http_sf.parse(value.encode(), tltype="list") for name, value in found}
 
 
@@ -91,8 +97,8 @@ def test_limit_that_was_not_asked_has_no_state() -> None:
     }
 
 
-@pytest.mark.parametrize("dialect", list(Dialect))
-def test_policy_in_shadow_is_nothing_to_clients(dialect: Dialect) -> None:
+@pytest.mark.parametrize("dialect", list(HeaderFormat))
+def test_policy_in_shadow_is_nothing_to_clients(dialect: HeaderFormat) -> None:
     """A policy that is only tried is told in no dialect."""
     shadow = PolicyResult("tried", Mode.SHADOW, Outcome.SHADOW_DENIED, (MINUTE,), (SPENT,))
     enforced = result("exports", (DAY, SOME))
@@ -101,22 +107,22 @@ def test_policy_in_shadow_is_nothing_to_clients(dialect: Dialect) -> None:
     assert limit_headers(decision(shadow, enforced), dialect) == alone
 
 
-@pytest.mark.parametrize("dialect", list(Dialect))
-def test_decision_of_no_policy_has_no_headers(dialect: Dialect) -> None:
+@pytest.mark.parametrize("dialect", list(HeaderFormat))
+def test_decision_of_no_policy_has_no_headers(dialect: HeaderFormat) -> None:
     """An exempt request is told nothing, in any dialect."""
     assert limit_headers(EXEMPT, dialect) == []
 
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}", fullmatch=True)
 MICROS = st.integers(0, 366 * 86_400 * SECOND_US)
-VERDICTS = st.builds(Verdict, st.booleans(), st.integers(0, 2**26), MICROS, MICROS, MICROS)
+VERDICTS = st.builds(BucketStatus, st.booleans(), st.integers(0, 2**26), MICROS, MICROS, MICROS)
 
 
 @given(
     names=st.lists(NAMES, min_size=1, max_size=4, unique=True),
     verdicts=st.lists(VERDICTS, min_size=2, max_size=2),
 )
-def test_every_emitted_field_is_parsed(names: list[str], verdicts: list[Verdict]) -> None:
+def test_every_emitted_field_is_parsed(names: list[str], verdicts: list[BucketStatus]) -> None:
     """Whatever the policy's name and figures, each field is read back to what was meant."""
     pairs = list(zip((MINUTE, DAY), verdicts, strict=True))
     told = parsed(decision(*(result(name, *pairs) for name in names)))
@@ -129,16 +135,19 @@ def test_every_emitted_field_is_parsed(names: list[str], verdicts: list[Verdict]
 
 def test_nothing_is_told_in_the_dialect_none() -> None:
     """The dialect `none` tells no limits."""
-    assert limit_headers(decision(result("exports", (MINUTE, SPENT))), Dialect.NONE) == []
+    assert limit_headers(decision(result("exports", (MINUTE, SPENT))), HeaderFormat.NONE) == []
 
 
 @pytest.mark.parametrize(
     ("verdict", "reset"), [(SOME, 66), (SPENT, 5), (FULL, 0)], ids=["some", "spent", "full"]
 )
-def test_older_headers_are_whole_numbers(verdict: Verdict, reset: int) -> None:
+def test_older_headers_are_whole_numbers(verdict: BucketStatus, reset: int) -> None:
     """The reset is until the bucket is full, or, when it refuses, until more is available."""
     one = decision(result("exports", (MINUTE, verdict)))
-    for dialect, now in ((Dialect.X_RATELIMIT, 0), (Dialect.X_RATELIMIT_EPOCH, 1_700_000_000)):
+    for dialect, now in (
+        (HeaderFormat.X_RATELIMIT, 0),
+        (HeaderFormat.X_RATELIMIT_EPOCH, 1_700_000_000),
+    ):
         headers = dict(limit_headers(one, dialect, unix_seconds=1_700_000_000))
         told = {
             name: http_sf.parse(value.encode(), tltype="item") for name, value in headers.items()
@@ -156,22 +165,22 @@ def test_older_headers_are_whole_numbers(verdict: Verdict, reset: int) -> None:
         (SPENT, SOME, "9"),
         (SOME, SPENT, "1000"),
         (SOME, FULL, "9"),
-        (SPENT, refuses(0, 9_000_000, 1, 9_000_000), "1000"),
+        (SPENT, denied_status(0, 9_000_000, 1, 9_000_000), "1000"),
         (None, SOME, "1000"),
     ],
 )
 def test_older_headers_tell_the_limit_that_binds(
-    first: Verdict | None, second: Verdict, limit: str
+    first: BucketStatus | None, second: BucketStatus, limit: str
 ) -> None:
     """Of several limits the one that refuses longest is told, or else the one with least left."""
     both = decision(result("exports", (MINUTE, first), (DAY, second)))
-    assert dict(limit_headers(both, Dialect.X_RATELIMIT))["X-RateLimit-Limit"] == limit
+    assert dict(limit_headers(both, HeaderFormat.X_RATELIMIT))["X-RateLimit-Limit"] == limit
 
 
 def test_older_headers_are_left_out_when_nothing_is_known() -> None:
     """Without any verdict there is nothing to tell."""
     unasked = decision(result("exports", (MINUTE, None)))
-    assert limit_headers(unasked, Dialect.X_RATELIMIT) == []
+    assert limit_headers(unasked, HeaderFormat.X_RATELIMIT) == []
 
 
 @pytest.mark.parametrize(
@@ -193,8 +202,8 @@ def test_retry_after_is_never_below_the_wait(micros: int) -> None:
     assert seconds(micros) <= told
 
 
-@pytest.mark.parametrize("dialect", list(Dialect))
-def test_browsers_are_told_every_header_there_is(dialect: Dialect) -> None:
+@pytest.mark.parametrize("dialect", list(HeaderFormat))
+def test_browsers_are_told_every_header_there_is(dialect: HeaderFormat) -> None:
     """What a dialect emits, and Retry-After, is what a browser must be let to see."""
     emitted = {name for name, _ in limit_headers(decision(result("a", (DAY, SOME))), dialect)}
-    assert set(EXPOSED[dialect].split(", ")) == emitted | {"Retry-After"}
+    assert set(EXPOSED_HEADERS[dialect].split(", ")) == emitted | {"Retry-After"}

@@ -12,13 +12,20 @@ from starlette.testclient import TestClient
 
 from fleetlimit.core.policy import Mode, OnStoreError
 from fleetlimit.web.dependency import RateLimit
-from fleetlimit.web.exceptions import Refused, refuse
+from fleetlimit.web.exceptions import RequestRejected, make_exception
 from fleetlimit.web.middleware import RateLimitMiddleware
-from fleetlimit.web.ratelimit_headers import Dialect
-from fleetlimit.web.responses import RESPONSES, Refusal
-from support.web import GateBench, assert_each_once, caller, http_scope, limits_of, rate
+from fleetlimit.web.ratelimit_headers import HeaderFormat
+from fleetlimit.web.responses import RATE_LIMIT_RESPONSES, RejectionResponse
+from support.web import (
+    LimiterBench,
+    assert_each_once,
+    caller,
+    http_scope,
+    parse_limits,
+    rate_policy,
+)
 
-Door = Callable[[GateBench], FastAPI]
+Door = Callable[[LimiterBench], FastAPI]
 
 
 async def items(response: Response) -> dict[str, str]:
@@ -27,14 +34,14 @@ async def items(response: Response) -> dict[str, str]:
     return {"status": "ok"}
 
 
-def by_dependency(bench: GateBench) -> FastAPI:
-    app = bench.serve(FastAPI())
+def by_dependency(bench: LimiterBench) -> FastAPI:
+    app = bench.install(FastAPI())
     app.get("/items", dependencies=[Depends(RateLimit(policy="default"))])(items)
     return app
 
 
-def by_middleware(bench: GateBench) -> FastAPI:
-    app = bench.serve(FastAPI())
+def by_middleware(bench: LimiterBench) -> FastAPI:
+    app = bench.install(FastAPI())
     app.get("/items")(items)
     app.add_middleware(RateLimitMiddleware)
     return app
@@ -46,9 +53,9 @@ doors = pytest.mark.parametrize("door", [by_dependency, by_middleware])
 @doors
 def test_allowed(door: Door) -> None:
     """An allowed request carries both fields, and the endpoint's own headers are kept."""
-    response = TestClient(door(GateBench(rate("default", "5/minute")))).get("/items")
+    response = TestClient(door(LimiterBench(rate_policy("default", "5/minute")))).get("/items")
     assert response.status_code == 200
-    assert limits_of(response) == {"default": {"q": 5, "w": 60, "r": 4, "t": 12}}
+    assert parse_limits(response) == {"default": {"q": 5, "w": 60, "r": 4, "t": 12}}
     assert response.headers["X-Own"] == "kept"
     assert response.headers["Cache-Control"] == "max-age=60"
     assert "Retry-After" not in response.headers
@@ -57,11 +64,11 @@ def test_allowed(door: Door) -> None:
 @doors
 def test_refused(door: Door) -> None:
     """A refusal is 429 with Retry-After, both fields, no-store and problem details."""
-    client = TestClient(door(GateBench(rate("default", "1/minute"))))
+    client = TestClient(door(LimiterBench(rate_policy("default", "1/minute"))))
     client.get("/items")
     response = client.get("/items")
     assert response.status_code == 429
-    assert limits_of(response) == {"default": {"q": 1, "w": 60, "r": 0, "t": 60}}
+    assert parse_limits(response) == {"default": {"q": 1, "w": 60, "r": 0, "t": 60}}
     assert response.headers["Retry-After"] == "60"
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -77,8 +84,8 @@ def test_refused(door: Door) -> None:
 @doors
 def test_several_limits_in_one_field(door: Door) -> None:
     """The limits of a policy are members of one list, in one field."""
-    bench = GateBench(rate("default", "5/minute", "100/hour"))
-    assert limits_of(TestClient(door(bench)).get("/items")) == {
+    bench = LimiterBench(rate_policy("default", "5/minute", "100/hour"))
+    assert parse_limits(TestClient(door(bench)).get("/items")) == {
         "default.tb60": {"q": 5, "w": 60, "r": 4, "t": 12},
         "default.tb3600": {"q": 100, "w": 3600, "r": 99, "t": 36},
     }
@@ -87,11 +94,11 @@ def test_several_limits_in_one_field(door: Door) -> None:
 @doors
 def test_store_down_and_deny(door: Door) -> None:
     """With the store down a policy that denies answers 503, with problem details and a wait."""
-    bench = GateBench(rate("default", "5/minute", on_store_error=OnStoreError.DENY))
-    bench.store.away = True
+    bench = LimiterBench(rate_policy("default", "5/minute", on_store_error=OnStoreError.DENY))
+    bench.store.unavailable = True
     response = TestClient(door(bench)).get("/items")
     assert response.status_code == 503
-    assert limits_of(response) == {"default": {"q": 5, "w": 60}}
+    assert parse_limits(response) == {"default": {"q": 5, "w": 60}}
     assert response.headers["Retry-After"] == "1"
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -108,8 +115,8 @@ def test_store_down_and_deny(door: Door) -> None:
 def test_store_down_and_allow_or_local(door: Door) -> None:
     """With the store down a policy that allows, or counts locally, answers as ever: no 500."""
     for mode, found in ((OnStoreError.ALLOW, [200, 200]), (OnStoreError.LOCAL, [200, 429])):
-        bench = GateBench(rate("default", "1/minute", on_store_error=mode))
-        bench.store.away = True
+        bench = LimiterBench(rate_policy("default", "1/minute", on_store_error=mode))
+        bench.store.unavailable = True
         client = TestClient(door(bench))
         assert [client.get("/items").status_code for _ in range(2)] == found
 
@@ -117,7 +124,7 @@ def test_store_down_and_allow_or_local(door: Door) -> None:
 @doors
 def test_shadow_refuses_nobody(door: Door) -> None:
     """A policy in shadow answers 200 when it would refuse."""
-    client = TestClient(door(GateBench(rate("default", "1/minute", mode=Mode.SHADOW))))
+    client = TestClient(door(LimiterBench(rate_policy("default", "1/minute", mode=Mode.SHADOW))))
     assert [client.get("/items").status_code for _ in range(3)] == [200, 200, 200]
 
 
@@ -125,23 +132,23 @@ def test_shadow_refuses_nobody(door: Door) -> None:
 def test_waiting_as_told_is_enough(door: Door) -> None:
     """Who waits exactly as long as Retry-After says is let in, and not a second earlier."""
     for text in ("3/minute", "7/second", "1/hour"):
-        bench = GateBench(rate("default", text))
+        bench = LimiterBench(rate_policy("default", text))
         client = TestClient(door(bench))
         while (response := client.get("/items")).status_code == 200:
             pass
         wait = int(response.headers["Retry-After"])
-        assert wait >= max(each["t"] for each in limits_of(response).values())
-        bench.clock.move(wait - 1)
+        assert wait >= max(each["t"] for each in parse_limits(response).values())
+        bench.clock.advance(wait - 1)
         if wait > 1:
             assert client.get("/items").status_code == 429
-        bench.clock.move(1)
+        bench.clock.advance(1)
         assert client.get("/items").status_code == 200
 
 
 @doors
 def test_bad_credential_is_refused_and_counted(door: Door) -> None:
     """Where bad credentials are refused it is 401, and the guess is counted by address."""
-    bench = GateBench(rate("default", "2/minute"), reject_invalid=True)
+    bench = LimiterBench(rate_policy("default", "2/minute"), reject_invalid=True)
     client = TestClient(door(bench))
     response = client.get("/items", headers=caller("nobody"))
     assert response.status_code == 401
@@ -163,7 +170,7 @@ def test_bad_credential_is_refused_and_counted(door: Door) -> None:
 @doors
 def test_bad_credential_counts_by_address(door: Door) -> None:
     """Where bad credentials are let in they share their address's bucket."""
-    client = TestClient(door(GateBench(rate("default", "1/minute"))))
+    client = TestClient(door(LimiterBench(rate_policy("default", "1/minute"))))
     assert client.get("/items", headers=caller("nobody")).status_code == 200
     assert client.get("/items").status_code == 429
 
@@ -172,13 +179,17 @@ def test_bad_credential_counts_by_address(door: Door) -> None:
 @pytest.mark.parametrize(
     ("dialect", "allowed", "refused"),
     [
-        (Dialect.NONE, [None, None, None], [None, None, None]),
-        (Dialect.X_RATELIMIT, ["1", "0", "60"], ["1", "0", "60"]),
+        (HeaderFormat.NONE, [None, None, None], [None, None, None]),
+        (HeaderFormat.X_RATELIMIT, ["1", "0", "60"], ["1", "0", "60"]),
     ],
 )
-def test_dialects(door: Door, dialect: Dialect, allowed: list[Any], refused: list[Any]) -> None:
+def test_dialects(
+    door: Door, dialect: HeaderFormat, allowed: list[Any], refused: list[Any]
+) -> None:
     """Other dialects have other fields, and always Retry-After on a refusal."""
-    client = TestClient(door(GateBench(rate("default", "1/minute"), dialect=dialect)))
+    client = TestClient(
+        door(LimiterBench(rate_policy("default", "1/minute"), header_format=dialect))
+    )
     names = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
     response = client.get("/items")
     assert [response.headers.get(name) for name in names] == allowed
@@ -191,7 +202,9 @@ def test_dialects(door: Door, dialect: Dialect, allowed: list[Any], refused: lis
 
 def test_epoch_dialect() -> None:
     """The reset can be told as a Unix time."""
-    bench = GateBench(rate("default", "1/minute"), dialect=Dialect.X_RATELIMIT_EPOCH)
+    bench = LimiterBench(
+        rate_policy("default", "1/minute"), header_format=HeaderFormat.X_RATELIMIT_EPOCH
+    )
     client = TestClient(by_middleware(bench))
     reset = int(client.get("/items").headers["X-RateLimit-Reset"])
     later = int(client.get("/items").headers["X-RateLimit-Reset"])
@@ -200,7 +213,7 @@ def test_epoch_dialect() -> None:
 
 def test_own_handler_for_http_exceptions() -> None:
     """A handler for all HTTP errors leaves refusals as they are: always well-formed."""
-    app = by_dependency(GateBench(rate("default", "1/minute")))
+    app = by_dependency(LimiterBench(rate_policy("default", "1/minute")))
 
     @app.exception_handler(HTTPException)
     async def uniform(_request: Request, error: HTTPException) -> JSONResponse:
@@ -213,14 +226,14 @@ def test_own_handler_for_http_exceptions() -> None:
     assert "Retry-After" in response.headers
 
 
-@pytest.mark.parametrize("kind", [429, Refused])
+@pytest.mark.parametrize("kind", [429, RequestRejected])
 def test_own_handler_for_refusals(kind: Any) -> None:
     """A handler for 429, or for `Refused`, answers in its own way and has all it needs."""
-    app = by_dependency(GateBench(rate("default", "1/minute")))
+    app = by_dependency(LimiterBench(rate_policy("default", "1/minute")))
 
     @app.exception_handler(kind)
-    async def own(_request: Request, error: Refused) -> JSONResponse:
-        detail = error.refusal.body.decode()
+    async def own(_request: Request, error: RequestRejected) -> JSONResponse:
+        detail = error.response.body.decode()
         return JSONResponse({"own": detail}, 418, headers=dict(error.headers or {}))
 
     client = TestClient(app)
@@ -235,21 +248,21 @@ def test_own_handler_for_refusals(kind: Any) -> None:
 
 def test_refusal_where_nobody_handles_errors() -> None:
     """Without an app's error handling the refusal is the plain HTTP error it is, with a wait."""
-    refusal = Refusal(429, [("Content-Type", "x"), ("Retry-After", "7")], b"")
-    error = refuse(refusal, HTTPConnection(http_scope()))
+    refusal = RejectionResponse(429, [("Content-Type", "x"), ("Retry-After", "7")], b"")
+    error = make_exception(refusal, HTTPConnection(http_scope()))
     assert (error.status_code, error.headers) == (429, {"Retry-After": "7"})
 
 
 @doors
 def test_cost_above_the_limit(door: Door) -> None:
     """A cost that could never pass is 413 without Retry-After: waiting would be for ever."""
-    app = door(GateBench(rate("default", "10/minute")))
+    app = door(LimiterBench(rate_policy("default", "10/minute")))
     cost = RateLimit("10/minute", cost=lambda at: int(at.query_params["rows"]))
     app.post("/rows", dependencies=[Depends(cost)])(items)
     client = TestClient(app)
     response = client.post("/rows?rows=11")
     assert response.status_code == 413
-    assert limits_of(response) == {}
+    assert parse_limits(response) == {}
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.headers["Cache-Control"] == "no-store"
     assert "Retry-After" not in response.headers
@@ -259,12 +272,12 @@ def test_cost_above_the_limit(door: Door) -> None:
         "status": 413,
         "detail": "a cost of 11 can never pass a limit that holds 10.",
     }
-    assert limits_of(client.post("/rows?rows=10"))["10/60s"]["r"] == 0
+    assert parse_limits(client.post("/rows?rows=10"))["10/60s"]["r"] == 0
 
 
 def test_openapi_documents_problem_details() -> None:
     """`responses=RESPONSES` documents 429 and 503 as problem details, with their fields."""
-    app = FastAPI(responses=RESPONSES)
+    app = FastAPI(responses=RATE_LIMIT_RESPONSES)
     app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
     documented = app.openapi()["paths"]["/items"]["get"]["responses"]
     for status in ("429", "503"):

@@ -5,13 +5,13 @@ from fastapi.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import GateBench, limits_of, rate
+from support.web import LimiterBench, parse_limits, rate_policy
 
 
 def test_endpoint_that_returns_a_response() -> None:
     """Behind the middleware the fields are on a response that the endpoint built itself."""
-    bench = GateBench(rate("default", "5/minute"))
-    app = bench.serve(FastAPI())
+    bench = LimiterBench(rate_policy("default", "5/minute"))
+    app = bench.install(FastAPI())
 
     @app.get("/items")
     async def built() -> PlainTextResponse:
@@ -19,14 +19,14 @@ def test_endpoint_that_returns_a_response() -> None:
 
     app.add_middleware(RateLimitMiddleware)
     response = TestClient(app).get("/items")
-    assert limits_of(response)["default"]["r"] == 4
+    assert parse_limits(response)["default"]["r"] == 4
     assert response.headers["X-Own"] == "kept"
 
 
 def test_error_of_the_endpoint() -> None:
     """An endpoint's own errors carry the fields too, behind the middleware."""
-    bench = GateBench(rate("default", "5/minute"))
-    app = bench.serve(FastAPI())
+    bench = LimiterBench(rate_policy("default", "5/minute"))
+    app = bench.install(FastAPI())
 
     @app.get("/items")
     async def failing() -> None:
@@ -35,4 +35,4 @@ def test_error_of_the_endpoint() -> None:
     app.add_middleware(RateLimitMiddleware)
     response = TestClient(app).get("/items")
     assert response.status_code == 418
-    assert limits_of(response)["default"]["r"] == 4
+    assert parse_limits(response)["default"]["r"] == 4

@@ -10,9 +10,16 @@ from starlette.testclient import TestClient
 from fleetlimit.core.policy import KeyKind, KeyPart, Match
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from fleetlimit.web.route_table import Entry, RouteTable
-from support.held import endpoint, held, held_bench, starlette_endpoint
-from support.web import GateBench, answers, caller, http_scope, limits_of, rate
+from fleetlimit.web.route_table import RouteInfo, RouteTable
+from support.held import endpoint, limited_bench, limited_client, starlette_endpoint
+from support.web import (
+    LimiterBench,
+    caller,
+    collect_messages,
+    http_scope,
+    parse_limits,
+    rate_policy,
+)
 
 CALLER_AND_ROUTE = (KeyPart(KeyKind.PRINCIPAL), KeyPart(KeyKind.ROUTE))
 
@@ -20,29 +27,34 @@ CALLER_AND_ROUTE = (KeyPart(KeyKind.PRINCIPAL), KeyPart(KeyKind.ROUTE))
 def test_template_not_url() -> None:
     """A policy holds a route by its template, and all its URLs share one bucket (slowapi #217)."""
     match = Match(routes=("/items/{item_id}",))
-    bench = GateBench(rate("items", "2/minute", match=match), rate("default", "100/minute"))
+    bench = LimiterBench(
+        rate_policy("items", "2/minute", match=match), rate_policy("default", "100/minute")
+    )
     app = FastAPI()
     app.get("/items/{item_id}")(endpoint)
     app.get("/other")(endpoint)
-    client = held(app, bench)
+    client = limited_client(app, bench)
     assert [client.get(f"/items/{i}").status_code for i in range(3)] == [200, 200, 429]
-    assert set(limits_of(client.get("/other"))) == {"default"}
+    assert set(parse_limits(client.get("/other"))) == {"default"}
 
 
 def test_key_by_route_is_the_template() -> None:
     """A bucket per route is one for the template, not one for each URL (slowapi #227)."""
-    bench = GateBench(rate("default", "2/minute", key=CALLER_AND_ROUTE))
+    bench = LimiterBench(rate_policy("default", "2/minute", key=CALLER_AND_ROUTE))
     app = FastAPI()
     app.get("/items/{item_id}")(endpoint)
-    client = held(app, bench)
+    client = limited_client(app, bench)
     assert [client.get(f"/items/{i}").status_code for i in range(3)] == [200, 200, 429]
 
 
 def test_top_level_route_and_included_router() -> None:
     """Both a top-level route and an included router's are limited (slowapi #281)."""
     names = {"/top": "top", "/v1/inner": "inner", "/v1/deep/{x}/leaf": "leaf"}
-    bench = GateBench(
-        *(rate(name, "1/minute", match=Match(routes=(path,))) for path, name in names.items())
+    bench = LimiterBench(
+        *(
+            rate_policy(name, "1/minute", match=Match(routes=(path,)))
+            for path, name in names.items()
+        )
     )
     app = FastAPI()
     app.get("/top")(endpoint)
@@ -52,10 +64,10 @@ def test_top_level_route_and_included_router() -> None:
     inner.get("/inner")(endpoint)
     inner.include_router(deep, prefix="/deep")
     app.include_router(inner, prefix="/v1")
-    client = held(app, bench)
+    client = limited_client(app, bench)
     for path, name in names.items():
         url = path.format(x="any")
-        assert set(limits_of(client.get(url))) == {name}
+        assert set(parse_limits(client.get(url))) == {name}
         assert client.get(url).status_code == 429
 
 
@@ -66,7 +78,7 @@ def test_one_router_included_twice() -> None:
     app = FastAPI()
     app.include_router(router, prefix="/v1")
     app.include_router(router, prefix="/v2")
-    client = TestClient(GateBench().serve(app))
+    client = TestClient(LimiterBench().install(app))
     for prefix in ("/v1", "/v2"):
         assert [client.get(f"{prefix}/items").status_code for _ in range(2)] == [200, 429]
 
@@ -77,8 +89,8 @@ def test_router_without_prefix_at_its_root() -> None:
     router.get("")(endpoint)
     app = FastAPI()
     app.include_router(router, prefix="/v1")
-    bench = held_bench()
-    assert held(app, bench).get("/v1").status_code == 200
+    bench = limited_bench()
+    assert limited_client(app, bench).get("/v1").status_code == 200
     assert bench.routes == ["GET /v1"]
 
 
@@ -90,14 +102,14 @@ def test_hosts() -> None:
     app = FastAPI()
     app.router.routes += [Host("api.example.org", api), Host("{sub}.example.org", www)]
     app.get("/items")(endpoint)
-    client = held(app, held_bench())
+    client = limited_client(app, limited_bench())
     for host, name in (
         ("api.example.org", "api"),
         ("API.example.org:8080", "api"),
         ("www.example.org", "www"),
     ):
-        assert name in limits_of(client.get("/items", headers={"host": host} | caller(host)))
-    assert set(limits_of(client.get("/items", headers={"host": "example.org"}))) == {"default"}
+        assert name in parse_limits(client.get("/items", headers={"host": host} | caller(host)))
+    assert set(parse_limits(client.get("/items", headers={"host": "example.org"}))) == {"default"}
 
 
 def test_host_in_an_included_router() -> None:
@@ -109,8 +121,8 @@ def test_host_in_an_included_router() -> None:
     router.routes.append(Mount("/sub", api))
     app = FastAPI()
     app.include_router(router, prefix="/v1")
-    bench = held_bench()
-    client = held(app, bench)
+    bench = limited_bench()
+    client = limited_client(app, bench)
     for path, host in (("/v1/items", "api.example.org"), ("/v1/sub/items", "example.org")):
         included = client.get(path, headers={"host": host}).status_code == 200
         # FastAPI before 0.137 includes neither hosts nor mounts.
@@ -122,9 +134,9 @@ def test_root_path() -> None:
     for path in ("/items", "/api/items"):
         app = FastAPI(openapi_url=None)
         app.get("/items")(endpoint)
-        bench = held_bench()
+        bench = limited_bench()
         app.add_middleware(RateLimitMiddleware)
-        client = TestClient(bench.serve(app), root_path="/api")
+        client = TestClient(bench.install(app), root_path="/api")
         assert client.get(path).status_code == 200
         assert bench.routes == ["GET /items"]
 
@@ -133,8 +145,8 @@ def test_root_path_and_mount() -> None:
     """A mount below a root path is found by the dependency as by the middleware."""
     inner, outer = FastAPI(), FastAPI()
     inner.get("/items", dependencies=[Depends(RateLimit("9/minute"))])(endpoint)
-    bench = GateBench()
-    outer.mount("/sub", bench.serve(inner))
+    bench = LimiterBench()
+    outer.mount("/sub", bench.install(inner))
     client = TestClient(outer, root_path="/api")
     assert client.get("/api/sub/items").status_code == 200
     assert bench.routes == ["GET /sub/items"]
@@ -142,19 +154,19 @@ def test_root_path_and_mount() -> None:
 
 def test_unknown_paths_and_methods() -> None:
     """What no route answers is counted under `default`: 404, redirects, and 405 by its path."""
-    bench = GateBench(
-        rate("default", "9/minute"),
-        rate("exports", "5/minute", match=Match(frozenset({"POST"}), ("/exports",))),
+    bench = LimiterBench(
+        rate_policy("default", "9/minute"),
+        rate_policy("exports", "5/minute", match=Match(frozenset({"POST"}), ("/exports",))),
     )
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.post("/exports", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
-    client = held(app, bench)
+    client = limited_client(app, bench)
     for left, (method, path, status) in enumerate(
         [("GET", "/nowhere", 404), ("GET", "/exports", 405), ("POST", "/exports/", 307)], start=1
     ):
         response = client.request(method, path, follow_redirects=False)
         assert response.status_code == status
-        assert limits_of(response)["default"]["r"] == 9 - left
+        assert parse_limits(response)["default"]["r"] == 9 - left
     assert client.post("/exports").status_code == 200, "405 spent nothing of the route's own limit"
     assert bench.routes == ["unmatched", "POST /exports", "unmatched", "POST /exports"]
 
@@ -162,9 +174,9 @@ def test_unknown_paths_and_methods() -> None:
 def test_head_is_held_as_get() -> None:
     """HEAD does what GET does (RFC 9110, 9.3.2), so GET's policies hold it: it is no way round."""
     match = Match(frozenset({"GET"}), ("/items",))
-    bench = GateBench(rate("items", "2/minute", match=match, key=CALLER_AND_ROUTE))
+    bench = LimiterBench(rate_policy("items", "2/minute", match=match, key=CALLER_AND_ROUTE))
     app = FastAPI(routes=[Route("/items", starlette_endpoint)])
-    client = held(app, bench)
+    client = limited_client(app, bench)
     found = [client.request(method, "/items").status_code for method in ("HEAD", "GET", "HEAD")]
     assert found == [200, 200, 429]
 
@@ -175,8 +187,8 @@ def test_route_with_several_methods() -> None:
     app.add_api_route(
         "/items", endpoint, methods=["PUT", "GET"], dependencies=[Depends(RateLimit("2/minute"))]
     )
-    bench = GateBench()
-    client = held(app, bench)
+    bench = LimiterBench()
+    client = limited_client(app, bench)
     assert [client.request(each, "/items").status_code for each in ("GET", "PUT", "GET")] == [
         200,
         200,
@@ -190,7 +202,7 @@ def test_two_routes_of_one_path() -> None:
     app = FastAPI()
     app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
     app.put("/items", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
-    client = held(app, GateBench())
+    client = limited_client(app, LimiterBench())
     assert [client.request(each, "/items").status_code for each in ("GET", "PUT")] == [200, 200]
 
 
@@ -199,27 +211,29 @@ def test_dynamic_route_before_a_static_one() -> None:
     app = FastAPI()
     app.get("/items/{item_id}", dependencies=[Depends(RateLimit("1/minute", name="any"))])(endpoint)
     app.get("/items/latest", dependencies=[Depends(RateLimit("1/minute", name="latest"))])(endpoint)
-    client = held(app, GateBench())
-    assert set(limits_of(client.get("/items/latest"))) == {"any"}
+    client = limited_client(app, LimiterBench())
+    assert set(parse_limits(client.get("/items/latest"))) == {"any"}
 
 
 def test_plain_starlette_app() -> None:
     """The middleware limits an app that is not FastAPI's."""
-    bench = held_bench()
+    bench = limited_bench()
     app = Starlette(
         routes=[Route("/items/{id:int}", starlette_endpoint)],
-        middleware=[Middleware(RateLimitMiddleware, gate=bench.gate)],
+        middleware=[Middleware(RateLimitMiddleware, http_limiter=bench.http_limiter)],
     )
-    assert set(limits_of(TestClient(app).get("/items/7"))) == {"default"}
+    assert set(parse_limits(TestClient(app).get("/items/7"))) == {"default"}
     assert bench.routes == ["GET /items/{id:int}"]
 
 
 async def test_app_that_is_not_starlettes() -> None:
     """Any ASGI app can be limited: with a gate, and routes as far as they are known."""
-    bench = held_bench()
+    bench = limited_bench()
     app = RateLimitMiddleware(
-        PlainTextResponse(""), gate=bench.gate, routes=RouteTable([Entry("/items/{id}")])
+        PlainTextResponse(""),
+        http_limiter=bench.http_limiter,
+        routes=RouteTable([RouteInfo("/items/{id}")]),
     )
-    await answers(app, http_scope("/items/7"))
-    await answers(app, http_scope("/else"))
+    await collect_messages(app, http_scope("/items/7"))
+    await collect_messages(app, http_scope("/else"))
     assert bench.routes == ["ANY /items/{id}", "unmatched"]

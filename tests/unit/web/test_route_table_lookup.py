@@ -3,21 +3,24 @@
 import pytest
 from starlette.routing import Route
 
-from fleetlimit.web.route_table import UNMATCHED, Entry, RouteTable, scan
+from fleetlimit.web.route_table import UNMATCHED, RouteInfo, RouteTable, iter_routes
 
 
 def test_table() -> None:
     """A table finds by method and path, else by path alone, and knows what it does not know."""
-    get, post = Entry("/a", frozenset({"GET"}), ("limit",)), Entry("/a", frozenset({"POST"}))
-    any_method, socket = Entry("/b/{x}"), Entry("/ws", frozenset({"WEBSOCKET"}))
+    get, post = (
+        RouteInfo("/a", frozenset({"GET"}), ("limit",)),
+        RouteInfo("/a", frozenset({"POST"})),
+    )
+    any_method, socket = RouteInfo("/b/{x}"), RouteInfo("/ws", frozenset({"WEBSOCKET"}))
     table = RouteTable([get, post, any_method, socket])
-    assert table.find("POST", "/a") is post
-    assert table.find("PUT", "/a") == Entry("/a", frozenset({"GET"}))
-    assert table.find("WEBSOCKET", "/a") is UNMATCHED
-    assert table.find("PUT", "/b/1") is any_method
-    assert table.find("WEBSOCKET", "/ws") is socket
-    assert table.find("GET", "/b/1/2") is UNMATCHED
-    assert table.find("GET", "") is UNMATCHED
+    assert table.match("POST", "/a") is post
+    assert table.match("PUT", "/a") == RouteInfo("/a", frozenset({"GET"}))
+    assert table.match("WEBSOCKET", "/a") is UNMATCHED
+    assert table.match("PUT", "/b/1") is any_method
+    assert table.match("WEBSOCKET", "/ws") is socket
+    assert table.match("GET", "/b/1/2") is UNMATCHED
+    assert table.match("GET", "") is UNMATCHED
 
 
 @pytest.mark.parametrize(
@@ -26,7 +29,7 @@ def test_table() -> None:
 )
 def test_name(methods: str, name: str) -> None:
     """A route is named by its methods, HEAD as a part of GET, and its template."""
-    assert Entry("/a", frozenset(methods.split())).name == name
+    assert RouteInfo("/a", frozenset(methods.split())).name == name
 
 
 def test_odd_routes_are_left_out() -> None:
@@ -36,4 +39,4 @@ def test_odd_routes_are_left_out() -> None:
         def __init__(self) -> None:
             self.path = ""
 
-    assert list(scan([Odd()])) == []
+    assert list(iter_routes([Odd()])) == []

@@ -15,7 +15,7 @@ from fleetlimit.core.quota import concurrency_quota
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import Exchange, GateBench, answers, http_scope
+from support.web import Exchange, LimiterBench, collect_messages, http_scope
 
 IN_FLIGHT = Policy(
     "in-flight",
@@ -23,17 +23,17 @@ IN_FLIGHT = Policy(
     key=(KeyPart(KeyKind.GLOBAL),),
     match=Match(),
 )
-Door = Callable[[GateBench], FastAPI]
+Door = Callable[[LimiterBench], FastAPI]
 
 
-def by_middleware(bench: GateBench) -> FastAPI:
-    app = bench.serve(FastAPI())
+def by_middleware(bench: LimiterBench) -> FastAPI:
+    app = bench.install(FastAPI())
     app.add_middleware(RateLimitMiddleware)
     return app
 
 
-def by_dependency(bench: GateBench) -> FastAPI:
-    return bench.serve(FastAPI(dependencies=[Depends(RateLimit(policy="in-flight"))]))
+def by_dependency(bench: LimiterBench) -> FastAPI:
+    return bench.install(FastAPI(dependencies=[Depends(RateLimit(policy="in-flight"))]))
 
 
 doors = pytest.mark.parametrize("door", [by_middleware, by_dependency])
@@ -49,7 +49,7 @@ async def test_first_chunk_before_the_last_is_made(door: Door) -> None:
         await go_on.wait()
         yield b"data: last\n\n"
 
-    async with GateBench(IN_FLIGHT) as bench:
+    async with LimiterBench(IN_FLIGHT) as bench:
         app = door(bench)
 
         @app.get("/events")
@@ -74,7 +74,7 @@ async def test_lease_lasts_as_long_as_the_stream() -> None:
         yield b"first"
         await go_on.wait()
 
-    async with GateBench(IN_FLIGHT) as bench:
+    async with LimiterBench(IN_FLIGHT) as bench:
         app = by_middleware(bench)
 
         @app.get("/events")
@@ -88,7 +88,7 @@ async def test_lease_lasts_as_long_as_the_stream() -> None:
                     "http.response.start",
                     "http.response.body",
                 ]
-            refused = await answers(app, http_scope("/events"))
+            refused = await collect_messages(app, http_scope("/events"))
             assert refused[0]["status"] == 429
             assert await bench.in_flight("in-flight") == 2
             go_on.set()
@@ -105,7 +105,7 @@ async def test_client_that_goes_away(door: Door) -> None:
         yield b"first"
         await asyncio.Event().wait()
 
-    async with GateBench(IN_FLIGHT) as bench:
+    async with LimiterBench(IN_FLIGHT) as bench:
         app = door(bench)
 
         @app.get("/events")
@@ -123,7 +123,7 @@ async def test_client_that_goes_away(door: Door) -> None:
 @doors
 async def test_endpoint_that_fails(door: Door) -> None:
     """An endpoint that raises gives its place back, and its error is its own."""
-    async with GateBench(IN_FLIGHT) as bench:
+    async with LimiterBench(IN_FLIGHT) as bench:
         app = door(bench)
 
         @app.get("/broken")
@@ -131,7 +131,7 @@ async def test_endpoint_that_fails(door: Door) -> None:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            await answers(app, http_scope("/broken"))
+            await collect_messages(app, http_scope("/broken"))
         assert await bench.in_flight("in-flight") == 0
 
 
@@ -139,14 +139,14 @@ async def test_endpoint_that_fails(door: Door) -> None:
 async def test_background_tasks(door: Door) -> None:
     """Background tasks run after the response as ever, and then nothing is held."""
     ran: list[str] = []
-    async with GateBench(IN_FLIGHT) as bench:
+    async with LimiterBench(IN_FLIGHT) as bench:
         app = door(bench)
 
         @app.get("/items")
         async def items(tasks: BackgroundTasks) -> None:
             tasks.add_task(ran.append, "task")
 
-        sent = await answers(app, http_scope("/items"))
+        sent = await collect_messages(app, http_scope("/items"))
         assert sent[0]["status"] == 200
         assert ran == ["task"]
         assert await bench.in_flight("in-flight") == 0
@@ -155,13 +155,13 @@ async def test_background_tasks(door: Door) -> None:
 @doors
 async def test_refused_credential_holds_nothing(door: Door) -> None:
     """A request that is refused for its credential holds no place."""
-    async with GateBench(IN_FLIGHT, reject_invalid=True) as bench:
+    async with LimiterBench(IN_FLIGHT, reject_invalid=True) as bench:
         app = door(bench)
 
         @app.get("/items")
         async def items() -> None: ...
 
-        sent = await answers(app, http_scope("/items", headers=[(b"x-caller", b"nobody")]))
+        sent = await collect_messages(app, http_scope("/items", headers=[(b"x-caller", b"nobody")]))
         assert sent[0]["status"] == 401
         assert await bench.in_flight("in-flight") == 0
 
@@ -189,7 +189,7 @@ def _cancelling(app: ASGIApp, started: anyio.Event) -> ASGIApp:
 async def test_cancelled_from_outside(door: Door) -> None:
     """A request that something outside cancels for good still gives its place back."""
     started = anyio.Event()
-    async with GateBench(IN_FLIGHT) as bench:
+    async with LimiterBench(IN_FLIGHT) as bench:
         app = door(bench)
 
         @app.get("/slow")
@@ -197,7 +197,7 @@ async def test_cancelled_from_outside(door: Door) -> None:
             started.set()
             await anyio.sleep_forever()
 
-        await answers(_cancelling(app, started), http_scope("/slow"))
+        await collect_messages(_cancelling(app, started), http_scope("/slow"))
         assert await bench.in_flight("in-flight") == 0
 
 
@@ -210,20 +210,20 @@ async def test_two_places_are_given_back_when_cancelled() -> None:
         started.set()
         await anyio.sleep_forever()
 
-    async with GateBench(IN_FLIGHT, other) as bench:
+    async with LimiterBench(IN_FLIGHT, other) as bench:
         app = by_middleware(bench)
-        assert (await answers(app, http_scope("/late")))[0]["status"] == 404
+        assert (await collect_messages(app, http_scope("/late")))[0]["status"] == 404
         # The middleware does not know of a limit on a route that is added now.
         app.get("/late", dependencies=[Depends(RateLimit(policy="other"))])(slow)
-        await answers(_cancelling(app, started), http_scope("/late"))
+        await collect_messages(_cancelling(app, started), http_scope("/late"))
         assert await bench.in_flight("in-flight") == 0
         assert await bench.in_flight("other") == 0
 
 
 async def test_release_by_hand_is_not_needed_twice() -> None:
     """A place that the endpoint's reservation belongs to is given back once, by its request."""
-    async with GateBench(IN_FLIGHT) as bench:
-        app = bench.serve(FastAPI())
+    async with LimiterBench(IN_FLIGHT) as bench:
+        app = bench.install(FastAPI())
         held: list[Any] = []
 
         @app.get("/items")
@@ -234,6 +234,6 @@ async def test_release_by_hand_is_not_needed_twice() -> None:
                 held.append(await bench.in_flight("in-flight"))
             held.append(await bench.in_flight("in-flight"))
 
-        await answers(app, http_scope("/items"))
+        await collect_messages(app, http_scope("/items"))
         assert held == [1, 1]
         assert await bench.in_flight("in-flight") == 0

@@ -16,12 +16,18 @@ from starlette.types import Message
 from fleetlimit.core.policy import KeyKind, KeyPart, Match
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import PATIENCE_SECONDS, GateBench, answers, rate, websocket_scope
+from support.web import (
+    PATIENCE_SECONDS,
+    LimiterBench,
+    collect_messages,
+    rate_policy,
+    websocket_scope,
+)
 
-SOCKETS = rate("sockets", "1/minute", match=Match(frozenset({"WEBSOCKET"}), ("/ws/{room}",)))
+SOCKETS = rate_policy("sockets", "1/minute", match=Match(frozenset({"WEBSOCKET"}), ("/ws/{room}",)))
 CONNECT: Message = {"type": "websocket.connect"}
 GONE: Message = {"type": "websocket.disconnect", "code": 1001}
-Door = Callable[[GateBench], FastAPI]
+Door = Callable[[LimiterBench], FastAPI]
 
 
 async def room(socket: WebSocket) -> None:
@@ -29,15 +35,15 @@ async def room(socket: WebSocket) -> None:
     await socket.close()
 
 
-def by_middleware(bench: GateBench) -> FastAPI:
-    app = bench.serve(FastAPI())
+def by_middleware(bench: LimiterBench) -> FastAPI:
+    app = bench.install(FastAPI())
     app.websocket("/ws/{room}")(room)
     app.add_middleware(RateLimitMiddleware)
     return app
 
 
-def by_dependency(bench: GateBench) -> FastAPI:
-    app = bench.serve(FastAPI())
+def by_dependency(bench: LimiterBench) -> FastAPI:
+    app = bench.install(FastAPI())
     app.websocket("/ws/{room}", dependencies=[Depends(RateLimit(policy="sockets"))])(room)
     return app
 
@@ -52,11 +58,13 @@ def _headers(message: Message) -> Headers:
 @doors
 async def test_refused_with_429(door: Door) -> None:
     """Where the server offers it, a refused handshake is answered with 429 and the reason."""
-    bench = GateBench(SOCKETS)
+    bench = LimiterBench(SOCKETS)
     app = door(bench)
-    sent = await answers(app, websocket_scope("/ws/1", extension=True), CONNECT, GONE)
+    sent = await collect_messages(app, websocket_scope("/ws/1", extension=True), CONNECT, GONE)
     assert sent[0]["type"] == "websocket.accept"
-    start, *body = await answers(app, websocket_scope("/ws/2", extension=True), CONNECT, GONE)
+    start, *body = await collect_messages(
+        app, websocket_scope("/ws/2", extension=True), CONNECT, GONE
+    )
     assert start["type"] == "websocket.http.response.start"
     assert start["status"] == 429
     headers = _headers(start)
@@ -71,22 +79,22 @@ async def test_refused_with_429(door: Door) -> None:
 @doors
 async def test_refused_with_1013(door: Door) -> None:
     """Where it is not offered, a refused handshake is closed with 1013, try again later."""
-    app = door(GateBench(SOCKETS))
-    await answers(app, websocket_scope("/ws/1", extension=False), CONNECT, GONE)
-    sent = await answers(app, websocket_scope("/ws/1", extension=False), CONNECT, GONE)
+    app = door(LimiterBench(SOCKETS))
+    await collect_messages(app, websocket_scope("/ws/1", extension=False), CONNECT, GONE)
+    sent = await collect_messages(app, websocket_scope("/ws/1", extension=False), CONNECT, GONE)
     assert [(each["type"], each["code"]) for each in sent] == [("websocket.close", 1013)]
 
 
 async def test_headers_on_accept() -> None:
     """An accepted handshake carries the fields, beside the endpoint's own headers."""
-    app = GateBench(SOCKETS).serve(FastAPI())
+    app = LimiterBench(SOCKETS).install(FastAPI())
 
     @app.websocket("/ws/{room}")
     async def own(socket: WebSocket) -> None:
         await socket.accept(headers=[(b"x-own", b"kept")])
 
     app.add_middleware(RateLimitMiddleware)
-    sent = await answers(app, websocket_scope("/ws/1", extension=True), CONNECT, GONE)
+    sent = await collect_messages(app, websocket_scope("/ws/1", extension=True), CONNECT, GONE)
     headers = _headers(sent[0])
     assert headers["RateLimit"] == '"sockets";r=0;t=60'
     assert headers["RateLimit-Policy"] == '"sockets";q=1;w=60'
@@ -95,7 +103,7 @@ async def test_headers_on_accept() -> None:
 
 async def test_accept_message_without_headers() -> None:
     """An app that sends no list of headers gets the fields all the same."""
-    app = by_middleware(GateBench(SOCKETS))
+    app = by_middleware(LimiterBench(SOCKETS))
 
     @app.websocket("/ws/{room}/bare")
     async def bare(socket: WebSocket) -> None:
@@ -103,17 +111,17 @@ async def test_accept_message_without_headers() -> None:
         await socket.send({"type": "websocket.accept"})
 
     app.state.fleetlimit.limiter.policies.replace(
-        GateBench(rate("default", "9/minute")).limiter.policies.current
+        LimiterBench(rate_policy("default", "9/minute")).limiter.active_policies.current
     )
-    sent = await answers(app, websocket_scope("/ws/1/bare", extension=True), CONNECT, GONE)
+    sent = await collect_messages(app, websocket_scope("/ws/1/bare", extension=True), CONNECT, GONE)
     assert _headers(sent[0])["RateLimit"] == '"default";r=8;t=7'
 
 
 async def test_client_gone_before_the_refusal() -> None:
     """A client that is gone before its handshake is refused is told nothing."""
-    app = by_middleware(GateBench(SOCKETS))
-    await answers(app, websocket_scope("/ws/1", extension=True), CONNECT, GONE)
-    assert await answers(app, websocket_scope("/ws/1", extension=True), GONE) == []
+    app = by_middleware(LimiterBench(SOCKETS))
+    await collect_messages(app, websocket_scope("/ws/1", extension=True), CONNECT, GONE)
+    assert await collect_messages(app, websocket_scope("/ws/1", extension=True), GONE) == []
 
 
 async def test_refused_after_accept() -> None:
@@ -122,7 +130,7 @@ async def test_refused_after_accept() -> None:
     async def accept(socket: WebSocket) -> None:
         await socket.accept()
 
-    app = GateBench(SOCKETS).serve(FastAPI())
+    app = LimiterBench(SOCKETS).install(FastAPI())
 
     @app.websocket(
         "/ws/{room}", dependencies=[Depends(accept), Depends(RateLimit(policy="sockets"))]
@@ -131,31 +139,31 @@ async def test_refused_after_accept() -> None:
         await socket.close()
 
     for code in (1000, 1013):
-        sent = await answers(app, websocket_scope("/ws/1", extension=True), CONNECT, GONE)
+        sent = await collect_messages(app, websocket_scope("/ws/1", extension=True), CONNECT, GONE)
         assert [each["type"] for each in sent] == ["websocket.accept", "websocket.close"]
         assert sent[1]["code"] == code
 
 
 async def test_http_and_websocket_of_one_path() -> None:
     """A handshake is not held by the limits of an HTTP route of the same path."""
-    app = GateBench(rate("default", "9/minute")).serve(FastAPI())
+    app = LimiterBench(rate_policy("default", "9/minute")).install(FastAPI())
 
     @app.get("/ws", dependencies=[Depends(RateLimit("1/minute"))])
     async def page() -> None: ...
 
     app.websocket("/ws")(room)
     app.add_middleware(RateLimitMiddleware)
-    sent = await answers(app, websocket_scope("/ws", extension=True), CONNECT, GONE)
+    sent = await collect_messages(app, websocket_scope("/ws", extension=True), CONNECT, GONE)
     assert _headers(sent[0])["RateLimit-Policy"] == '"default";q=9;w=60'
 
 
 async def test_two_identities() -> None:
     """Each caller has a bucket of its own at this door too (fastapi-limiter #80)."""
-    policy = rate("sockets", "1/minute", match=Match(), key=(KeyPart(KeyKind.PRINCIPAL),))
-    app = by_middleware(GateBench(policy))
+    policy = rate_policy("sockets", "1/minute", match=Match(), key=(KeyPart(KeyKind.PRINCIPAL),))
+    app = by_middleware(LimiterBench(policy))
     for name in (b"ann", b"bob"):
         scope = websocket_scope("/ws/1", extension=True, headers=[(b"x-caller", name)])
-        sent = await answers(app, scope, CONNECT, GONE)
+        sent = await collect_messages(app, scope, CONNECT, GONE)
         assert sent[0]["type"] == "websocket.accept"
 
 
@@ -179,7 +187,7 @@ WS = "websockets-sansio"
 @doors
 async def test_real_server_and_client(door: Door) -> None:
     """A real client of a real server sees 429 and Retry-After in place of the handshake."""
-    async with _served(door(GateBench(SOCKETS))) as port, asyncio.timeout(PATIENCE_SECONDS):
+    async with _served(door(LimiterBench(SOCKETS))) as port, asyncio.timeout(PATIENCE_SECONDS):
         url = f"ws://127.0.0.1:{port}/ws/1"
         async with websockets.connect(url, proxy=None) as accepted:
             assert accepted.response is not None

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.http_limiter import DefaultGate
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import GateBench
+from support.web import LimiterBench
 
 
 async def items() -> None: ...
@@ -28,12 +28,12 @@ def default_gate() -> Any:
 @pytest.mark.usefixtures("default_gate")
 def test_app_that_sets_up_nothing() -> None:
     """An app without a gate gets one, opened once."""
-    bench = GateBench()
-    opened: list[GateBench] = []
+    bench = LimiterBench()
+    opened: list[LimiterBench] = []
 
     def open_gate() -> Any:
         opened.append(bench)
-        return bench.gate
+        return bench.http_limiter
 
     DefaultGate.open = staticmethod(open_gate)
     app = FastAPI()
@@ -55,11 +55,11 @@ def test_nothing_can_open_a_gate() -> None:
 
 def test_gate_of_the_lifespan() -> None:
     """The gate that the lifespan opened serves the app and what is mounted in it."""
-    bench = GateBench()
+    bench = LimiterBench()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        yield {"fleetlimit": bench.gate}
+        yield {"fleetlimit": bench.http_limiter}
 
     inner, app = FastAPI(), FastAPI(lifespan=lifespan)
     inner.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)

@@ -34,6 +34,6 @@ _MODULES: dict[Algorithm, ModuleType] = {
 }
 
 
-def module_of(algorithm: Algorithm) -> ModuleType:
+def algorithm_for(algorithm: Algorithm) -> ModuleType:
     """Return the module that decides for this algorithm."""
     return _MODULES[algorithm]

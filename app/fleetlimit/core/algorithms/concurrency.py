@@ -6,8 +6,8 @@ owner that died does not hold its units for ever.
 
 from dataclasses import dataclass
 
-from fleetlimit.core.charge import Settlement
-from fleetlimit.core.decision import Verdict
+from fleetlimit.core.charge import Adjustment
+from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.quota import Quota
 
 Lease = tuple[int, str]
@@ -21,7 +21,7 @@ class Leases:
     held: tuple[Lease, ...]
 
 
-def _alive(state: Leases | None, now_us: int) -> tuple[Lease, ...]:
+def _unexpired(state: Leases | None, now_us: int) -> tuple[Lease, ...]:
     return tuple(lease for lease in state.held if lease[0] > now_us) if state else ()
 
 
@@ -31,34 +31,34 @@ def _units(lease: str, first: int, last: int, ends_us: int) -> list[Lease]:
 
 def take(
     quota: Quota, state: Leases | None, now_us: int, units: int, lease: str
-) -> tuple[Verdict, Leases | None]:
+) -> tuple[BucketStatus, Leases | None]:
     """Hold units under a lease if that many are free."""
-    held = _alive(state, now_us)
+    held = _unexpired(state, now_us)
     missing = len(held) + units - quota.limit
     fits = missing <= 0
     if fits:
         held = tuple(sorted([*held, *_units(lease, 1, units, now_us + quota.period_us)]))
     # What is held beyond the limit, after the limit was lowered, must end before a unit is free.
     over = max(0, len(held) - quota.limit)
-    verdict = Verdict(
-        fits=fits,
+    verdict = BucketStatus(
+        allowed=fits,
         remaining=max(0, quota.limit - len(held)),
-        retry_us=0 if fits else held[missing - 1][0] - now_us,
-        next_us=held[over][0] - now_us if held else 0,
-        reset_us=held[-1][0] - now_us if held else 0,
+        retry_after_us=0 if fits else held[missing - 1][0] - now_us,
+        next_unit_after_us=held[over][0] - now_us if held else 0,
+        reset_after_us=held[-1][0] - now_us if held else 0,
     )
     return verdict, Leases(held) if held else None
 
 
 def settle(
-    quota: Quota, state: Leases | None, now_us: int, settlement: Settlement
+    quota: Quota, state: Leases | None, now_us: int, adjustment: Adjustment
 ) -> Leases | None:
     """Give units of a lease back, hold more under it, or with a delta of 0 renew it."""
-    kept = max(0, settlement.units + settlement.delta)
-    prefix = f"{settlement.lease}:"
-    others = [lease for lease in _alive(state, now_us) if not lease[1].startswith(prefix)]
+    kept = max(0, adjustment.units + adjustment.delta)
+    prefix = f"{adjustment.lease}:"
+    others = [lease for lease in _unexpired(state, now_us) if not lease[1].startswith(prefix)]
     # Units still in use are held even where the lease had lapsed: the truth is over the limit then.
-    ours = _units(settlement.lease, 1, kept, now_us + quota.period_us)
+    ours = _units(adjustment.lease, 1, kept, now_us + quota.period_us)
     held = tuple(sorted([*others, *ours]))
     return Leases(held) if held else None
 

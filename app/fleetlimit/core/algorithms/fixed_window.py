@@ -6,8 +6,8 @@ that straddles the boundary of two windows.
 
 from dataclasses import dataclass
 
-from fleetlimit.core.charge import Settlement
-from fleetlimit.core.decision import Verdict
+from fleetlimit.core.charge import Adjustment
+from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.quota import Quota
 
 
@@ -27,7 +27,7 @@ def _current(quota: Quota, state: Window | None, now_us: int) -> Window:
 
 def take(
     quota: Quota, state: Window | None, now_us: int, units: int, _lease: str
-) -> tuple[Verdict, Window | None]:
+) -> tuple[BucketStatus, Window | None]:
     """Spend units if the window has them left."""
     window = _current(quota, state, now_us)
     fits = window.count + units <= quota.limit
@@ -35,24 +35,24 @@ def take(
         window = Window(window.index, window.count + units)
     rest_us = (window.index + 1) * quota.period_us - now_us
     back_us = rest_us if window.count else 0
-    verdict = Verdict(
-        fits=fits,
+    verdict = BucketStatus(
+        allowed=fits,
         remaining=max(0, quota.limit - window.count),
-        retry_us=0 if fits else rest_us,
-        next_us=back_us,
-        reset_us=back_us,
+        retry_after_us=0 if fits else rest_us,
+        next_unit_after_us=back_us,
+        reset_after_us=back_us,
     )
     return verdict, window if window.count else None
 
 
 def settle(
-    quota: Quota, state: Window | None, now_us: int, settlement: Settlement
+    quota: Quota, state: Window | None, now_us: int, adjustment: Adjustment
 ) -> Window | None:
     """Give back to, or spend in, the window that the units were spent in, if it is still open."""
     window = _current(quota, state, now_us)
-    if settlement.delta < 0 and settlement.taken_us // quota.period_us != window.index:
+    if adjustment.delta < 0 and adjustment.acquired_at_us // quota.period_us != window.index:
         return window if window.count else None
-    count = max(0, window.count + settlement.delta)
+    count = max(0, window.count + adjustment.delta)
     return Window(window.index, count) if count else None
 
 

@@ -6,8 +6,8 @@ a log's limit is bounded.
 
 from dataclasses import dataclass
 
-from fleetlimit.core.charge import Settlement
-from fleetlimit.core.decision import Verdict
+from fleetlimit.core.charge import Adjustment
+from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.quota import Quota
 
 Entry = tuple[int, int]
@@ -26,7 +26,7 @@ class Log:
         return sum(units for _, units in self.entries)
 
 
-def _alive(quota: Quota, state: Log | None, now_us: int) -> Log:
+def _unexpired(quota: Quota, state: Log | None, now_us: int) -> Log:
     if state is None:
         return Log(())
     since_us = now_us - quota.period_us
@@ -44,9 +44,9 @@ def _wait_us(quota: Quota, log: Log, now_us: int, missing: int) -> int:
 
 def take(
     quota: Quota, state: Log | None, now_us: int, units: int, _lease: str
-) -> tuple[Verdict, Log | None]:
+) -> tuple[BucketStatus, Log | None]:
     """Spend units if the last period leaves room for them."""
-    log = _alive(quota, state, now_us)
+    log = _unexpired(quota, state, now_us)
     used = log.used
     fits = used + units <= quota.limit
     retry_us = 0 if fits else _wait_us(quota, log, now_us, used + units - quota.limit)
@@ -57,26 +57,26 @@ def take(
         used += units
     entries = log.entries
     remaining = max(0, quota.limit - used)
-    verdict = Verdict(
-        fits=fits,
+    verdict = BucketStatus(
+        allowed=fits,
         remaining=remaining,
-        retry_us=retry_us,
-        next_us=_wait_us(quota, log, now_us, used - quota.limit + remaining + 1),
-        reset_us=entries[-1][0] + quota.period_us - now_us if entries else 0,
+        retry_after_us=retry_us,
+        next_unit_after_us=_wait_us(quota, log, now_us, used - quota.limit + remaining + 1),
+        reset_after_us=entries[-1][0] + quota.period_us - now_us if entries else 0,
     )
     return verdict, log if entries else None
 
 
-def settle(quota: Quota, state: Log | None, now_us: int, settlement: Settlement) -> Log | None:
+def settle(quota: Quota, state: Log | None, now_us: int, adjustment: Adjustment) -> Log | None:
     """Give back units of the entry of that time, or add an entry for more."""
-    log = _alive(quota, state, now_us)
+    log = _unexpired(quota, state, now_us)
     entries = list(log.entries)
-    if settlement.delta > 0:
+    if adjustment.delta > 0:
         at_us = max(now_us, entries[-1][0]) if entries else now_us
-        entries.append((at_us, settlement.delta))
+        entries.append((at_us, adjustment.delta))
     for index, (at_us, units) in enumerate(entries):
-        if settlement.delta < 0 and at_us == settlement.taken_us:
-            entries[index] = (at_us, max(0, units + settlement.delta))
+        if adjustment.delta < 0 and at_us == adjustment.acquired_at_us:
+            entries[index] = (at_us, max(0, units + adjustment.delta))
             break
     kept = tuple(entry for entry in entries if entry[1])
     return Log(kept) if kept else None

@@ -8,8 +8,8 @@ twice the limit; two neighbouring aligned windows never exceed it each.
 
 from dataclasses import dataclass
 
-from fleetlimit.core.charge import Settlement
-from fleetlimit.core.decision import Verdict
+from fleetlimit.core.charge import Adjustment
+from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.quota import MILLISECOND_US, Quota
 
 
@@ -56,7 +56,7 @@ def _used(quota: Quota, windows: Windows, now_us: int) -> int:
 
 def take(
     quota: Quota, state: Windows | None, now_us: int, units: int, _lease: str
-) -> tuple[Verdict, Windows | None]:
+) -> tuple[BucketStatus, Windows | None]:
     """Spend units if the weighted count leaves room for them."""
     windows = _current(quota, state, now_us)
     fits = _used(quota, windows, now_us) + units <= quota.limit
@@ -65,31 +65,31 @@ def take(
         windows = Windows(windows.index, windows.current + units, windows.previous)
     used = _used(quota, windows, now_us)
     remaining = max(0, quota.limit - used)
-    verdict = Verdict(
-        fits=fits,
+    verdict = BucketStatus(
+        allowed=fits,
         remaining=remaining,
-        retry_us=retry_us,
-        next_us=_wait_us(quota, windows, now_us, remaining + 1) if used else 0,
-        reset_us=_wait_us(quota, windows, now_us, quota.limit) if used else 0,
+        retry_after_us=retry_us,
+        next_unit_after_us=_wait_us(quota, windows, now_us, remaining + 1) if used else 0,
+        reset_after_us=_wait_us(quota, windows, now_us, quota.limit) if used else 0,
     )
-    return verdict, _kept(windows)
+    return verdict, _non_empty(windows)
 
 
 def settle(
-    quota: Quota, state: Windows | None, now_us: int, settlement: Settlement
+    quota: Quota, state: Windows | None, now_us: int, adjustment: Adjustment
 ) -> Windows | None:
     """Give back to the window that the units were spent in, or spend in the current one."""
     windows = _current(quota, state, now_us)
     current, previous = windows.current, windows.previous
-    taken = settlement.taken_us // quota.period_us
-    if settlement.delta > 0 or taken == windows.index:
-        current = max(0, current + settlement.delta)
+    taken = adjustment.acquired_at_us // quota.period_us
+    if adjustment.delta > 0 or taken == windows.index:
+        current = max(0, current + adjustment.delta)
     elif taken == windows.index - 1:
-        previous = max(0, previous + settlement.delta)
-    return _kept(Windows(windows.index, current, previous))
+        previous = max(0, previous + adjustment.delta)
+    return _non_empty(Windows(windows.index, current, previous))
 
 
-def _kept(windows: Windows) -> Windows | None:
+def _non_empty(windows: Windows) -> Windows | None:
     return windows if windows.current or windows.previous else None
 
 

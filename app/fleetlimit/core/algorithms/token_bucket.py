@@ -10,69 +10,71 @@ Times are kept in ticks of 1/limit microsecond, so that T = period/limit is the 
 
 from dataclasses import dataclass
 
-from fleetlimit.core.charge import Settlement
-from fleetlimit.core.decision import Verdict
+from fleetlimit.core.charge import Adjustment
+from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.quota import Quota
 
 
 @dataclass(frozen=True, slots=True)
-class Full:
+class GcraState:
     """When the bucket will be full: `whole` microseconds since the epoch and `part`/limit more."""
 
-    whole: int
-    part: int = 0
+    tat_us: int
+    tat_fraction: int = 0
 
 
-def _debt(quota: Quota, state: Full | None, now_us: int) -> int:
+def _debt_ticks(quota: Quota, state: GcraState | None, now_us: int) -> int:
     """Return the missing units as ticks until they are back."""
     if state is None:
         return 0
     # A state written under another limit may hold a part that this limit does not have.
-    part = min(quota.limit, state.part)
-    return max(0, (state.whole - now_us) * quota.limit + part)
+    part = min(quota.limit, state.tat_fraction)
+    return max(0, (state.tat_us - now_us) * quota.limit + part)
 
 
-def _full(quota: Quota, now_us: int, debt: int) -> Full | None:
+def _state_of(quota: Quota, now_us: int, debt: int) -> GcraState | None:
     if debt == 0:
         return None
     whole, part = divmod(debt, quota.limit)
-    return Full(now_us + whole, part)
+    return GcraState(now_us + whole, part)
 
 
-def _us(quota: Quota, ticks: int) -> int:
+def _ticks_to_us(quota: Quota, ticks: int) -> int:
     return max(0, -(-ticks // quota.limit))
 
 
 def take(
-    quota: Quota, state: Full | None, now_us: int, units: int, _lease: str
-) -> tuple[Verdict, Full | None]:
+    quota: Quota, state: GcraState | None, now_us: int, units: int, _lease: str
+) -> tuple[BucketStatus, GcraState | None]:
     """Spend units if the bucket holds them."""
-    debt = _debt(quota, state, now_us)
+    debt = _debt_ticks(quota, state, now_us)
     size = quota.burst * quota.period_us
     retry = debt + units * quota.period_us - size
     fits = retry <= 0
     if fits:
         debt += units * quota.period_us
     remaining = max(0, size - debt) // quota.period_us
-    verdict = Verdict(
-        fits=fits,
+    verdict = BucketStatus(
+        allowed=fits,
         remaining=remaining,
-        retry_us=_us(quota, retry),
-        next_us=0
+        retry_after_us=_ticks_to_us(quota, retry),
+        next_unit_after_us=0
         if remaining == quota.burst
-        else _us(quota, debt - (quota.burst - remaining - 1) * quota.period_us),
-        reset_us=_us(quota, debt),
+        else _ticks_to_us(quota, debt - (quota.burst - remaining - 1) * quota.period_us),
+        reset_after_us=_ticks_to_us(quota, debt),
     )
-    return verdict, _full(quota, now_us, debt)
+    return verdict, _state_of(quota, now_us, debt)
 
 
-def settle(quota: Quota, state: Full | None, now_us: int, settlement: Settlement) -> Full | None:
+def settle(
+    quota: Quota, state: GcraState | None, now_us: int, adjustment: Adjustment
+) -> GcraState | None:
     """Give back or spend units; what is given back never makes the bucket more than full."""
-    debt = _debt(quota, state, now_us) + settlement.delta * quota.period_us
+    debt = _debt_ticks(quota, state, now_us) + adjustment.delta * quota.period_us
     # What is spent without asking makes no debt beyond two bursts: it must not lock out for long.
-    return _full(quota, now_us, max(0, min(debt, 2 * quota.burst * quota.period_us)))
+    return _state_of(quota, now_us, max(0, min(debt, 2 * quota.burst * quota.period_us)))
 
 
-def expires_us(_quota: Quota, state: Full | None) -> int | None:
+def expires_us(_quota: Quota, state: GcraState | None) -> int | None:
     """Return when the bucket is full."""
-    return None if state is None else state.whole + (1 if state.part else 0)
+    return None if state is None else state.tat_us + (1 if state.tat_fraction else 0)

@@ -10,19 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fleetlimit.core.quota import SECOND_US
-from fleetlimit.limiter.audit.ledger import Ledger, open_ledger, rank, room, slot_us
+from fleetlimit.limiter.audit.ledger import (
+    Ledger,
+    initial_allowance,
+    interval_us,
+    open_ledger,
+    sample_rank,
+)
 from fleetlimit.limiter.audit.report import (
-    NO_WORD,
     PENDING,
-    Account,
-    Limit,
-    Statement,
-    write_bounds,
+    UNKNOWN,
+    AuditedLimit,
+    CallerAccount,
+    UsageReport,
+    dump_bounds,
 )
 
 LAG_US = 10 * SECOND_US
 """A slot is judged so long after its end: time for a replica to miss two statements."""
-KEPT_US = 30 * SECOND_US
+REPORT_RETENTION_US = 30 * SECOND_US
 """How long the last statement of a replica that has gone is remembered."""
 _GRACE_US = SECOND_US
 """An answer of the store may be so long on its way to a replica that makes a statement."""
@@ -37,180 +43,192 @@ class Finding:
     """What was found of a policy since the last time.
 
     Args:
-        keys: Callers that are audited.
-        windows: Slots of callers' limits that were compared.
+        callers: Callers that are audited.
+        intervals: Slots of callers' limits that were compared.
         permitted: Units that the limits added in these slots.
-        beyond: Units let in beyond a limit, by limit and caller.
+        overshoot: Units let in beyond a limit, by limit and caller.
     """
 
-    keys: int = 0
-    windows: int = 0
+    callers: int = 0
+    intervals: int = 0
     permitted: float = 0.0
-    beyond: dict[tuple[Limit, str], int] = field(default_factory=dict)
+    overshoot: dict[tuple[AuditedLimit, str], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _ReplicaAccount:
     """One replica's account of a bucket, stated at a time of the store's clock."""
 
-    at_us: int
-    account: Account
+    reported_at_us: int
+    account: CallerAccount
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenLedger:
     """A bucket's ledger, and the slot that is judged next."""
 
     ledger: Ledger
-    slot: int
+    next_interval: int
 
 
-class Auditor:
+class OvershootDetector:
     """Keeps a ledger for each bucket that is audited.
 
     Args:
-        keys: Callers audited for each limit.
+        max_callers: Callers audited for each limit.
     """
 
-    def __init__(self, keys: int) -> None:
-        self._keys = keys
-        self._heard: dict[str, tuple[int, Statement]] = {}
-        self._open: dict[tuple[Limit, str], _Open] = {}
+    def __init__(self, max_callers: int) -> None:
+        self._max_callers = max_callers
+        self._reports: dict[str, tuple[int, UsageReport]] = {}
+        self._open_ledgers: dict[tuple[AuditedLimit, str], _OpenLedger] = {}
         self._bounds: dict[str, int] | None = None
-        self._first_us = 0
-        self._since_us = 0
-        self._last_us = 0
+        self._first_compared_at_us = 0
+        self._complete_since_us = 0
+        self._last_compared_at_us = 0
 
     @property
-    def word(self) -> str:
+    def bounds_message(self) -> str:
         """What all replicas are to know: the largest hash that is audited, where some are not."""
-        return "" if self._bounds is None else write_bounds(self._bounds)
+        return "" if self._bounds is None else dump_bounds(self._bounds)
 
     def compare(
-        self, now_us: int, stated: Mapping[str, tuple[int, Statement]]
+        self, store_now_us: int, reports: Mapping[str, tuple[int, UsageReport]]
     ) -> dict[str, Finding]:
         """Judge what can be judged by now.
 
         Args:
-            now_us: The store's time.
-            stated: Each replica's last statement, and when it was made.
+            store_now_us: The store's time.
+            reports: Each replica's last statement, and when it was made.
 
         Returns:
             A finding for each policy of which anything was stated.
         """
-        if now_us - self._last_us > LAG_US:
+        if store_now_us - self._last_compared_at_us > LAG_US:
             # After an outage, too, every replica is to have had the time for a statement.
-            self._since_us = now_us
-        self._first_us = self._first_us or now_us
-        self._last_us = now_us
-        self._heard.update(stated)
-        chosen, bounds = self._choose()
+            self._complete_since_us = store_now_us
+        self._first_compared_at_us = self._first_compared_at_us or store_now_us
+        self._last_compared_at_us = store_now_us
+        self._reports.update(reports)
+        chosen, bounds = self._select_callers()
         found: dict[str, Finding] = {limit.policy: Finding() for limit, _ in chosen}
-        if now_us - self._since_us >= LAG_US:
+        if store_now_us - self._complete_since_us >= LAG_US:
             self._bounds = bounds
-            self._open = {key: each for key, each in self._open.items() if key in chosen}
-            breaks = self._breaks()
+            self._open_ledgers = {
+                key: each for key, each in self._open_ledgers.items() if key in chosen
+            }
+            breaks = self._invalidated_until()
             for (limit, caller), said in chosen.items():
-                self._judge(
+                self._compare_bucket(
                     limit,
                     caller,
                     said,
                     begin_us=breaks.get((limit.policy, limit.quota.name, caller), 0),
-                    end_us=now_us - LAG_US,
+                    end_us=store_now_us - LAG_US,
                     finding=found[limit.policy],
                 )
             # Not before: what a replica stated before an outage is judged only now.
-            self._heard = {
-                name: heard for name, heard in self._heard.items() if heard[0] > now_us - KEPT_US
+            self._reports = {
+                name: heard
+                for name, heard in self._reports.items()
+                if heard[0] > store_now_us - REPORT_RETENTION_US
             }
         for policy, finding in found.items():
-            callers = {caller for limit, caller in self._open if limit.policy == policy}
-            finding.keys = len(callers)
+            callers = {caller for limit, caller in self._open_ledgers if limit.policy == policy}
+            finding.callers = len(callers)
         return found
 
-    def _choose(self) -> tuple[dict[tuple[Limit, str], list[_Said]], dict[str, int]]:
+    def _select_callers(
+        self,
+    ) -> tuple[dict[tuple[AuditedLimit, str], list[_ReplicaAccount]], dict[str, int]]:
         """Return what was said of each bucket that is audited, and the bounds of that choice."""
-        union: dict[Limit, dict[str, list[_Said]]] = {}
-        for at_us, statement in self._heard.values():
+        union: dict[AuditedLimit, dict[str, list[_ReplicaAccount]]] = {}
+        for at_us, statement in self._reports.values():
             for limit, accounts in statement.accounts.items():
                 callers = union.setdefault(limit, {})
                 for caller, account in accounts.items():
-                    callers.setdefault(caller, []).append(_Said(at_us, account))
+                    callers.setdefault(caller, []).append(_ReplicaAccount(at_us, account))
         chosen, bounds = {}, {}
         for limit, callers in union.items():
-            smallest = sorted(callers, key=rank)[: self._keys]
+            smallest = sorted(callers, key=sample_rank)[: self._max_callers]
             chosen.update({(limit, caller): callers[caller] for caller in smallest})
             if len(smallest) < len(callers):
-                bounds[str(limit)] = rank(smallest[-1])[0]
+                bounds[str(limit)] = sample_rank(smallest[-1])[0]
         return chosen, bounds
 
-    def _breaks(self) -> dict[tuple[str, str, str], float]:
+    def _invalidated_until(self) -> dict[tuple[str, str, str], float]:
         """Return until when nothing counts, by policy, limit and caller."""
         found: dict[tuple[str, str, str], float] = {}
-        for _, statement in self._heard.values():
-            for key, at_us in statement.breaks.items():
+        for _, statement in self._reports.values():
+            for key, at_us in statement.invalidations.items():
                 until = math.inf if at_us == PENDING else at_us
                 found[key] = max(until, found.get(key, 0))
         return found
 
-    def _judge(
+    def _compare_bucket(
         self,
-        limit: Limit,
+        limit: AuditedLimit,
         caller: str,
-        said: list[_Said],
+        accounts: list[_ReplicaAccount],
         *,
         begin_us: float,
         end_us: int,
         finding: Finding,
     ) -> None:
         """Judge a bucket's slots that begin after one time and end before another."""
-        length = slot_us(limit.quota)
+        length = interval_us(limit.quota)
         last = end_us // length - 1
         key = (limit, caller)
-        if begin_us > end_us or any(_may_miss_room(each, (last + 1) * length) for each in said):
-            self._open.pop(key, None)
+        if begin_us > end_us or any(
+            _may_miss_refund(each, (last + 1) * length) for each in accounts
+        ):
+            self._open_ledgers.pop(key, None)
             return
-        first = max(int(begin_us) // length + 1, *(each.account.first for each in said))
-        found = self._open.get(key)
-        if found is None or found.slot < first or last - found.slot > _MAX_GAP:
+        first = max(
+            int(begin_us) // length + 1, *(each.account.first_interval for each in accounts)
+        )
+        found = self._open_ledgers.get(key)
+        if found is None or found.next_interval < first or last - found.next_interval > _MAX_GAP:
             # Who was gone before the first comparison is not known, nor what it gave back.
-            first = max(first, self._first_us // length, (end_us - _MAX_AGE_US) // length)
-            found = _opened(limit, said, first, last, finding)
-            if found is None:
-                self._open.pop(key, None)
-                return
-            self._open[key] = found
-        for slot in range(found.slot, last + 1):
-            units = sum(
-                spent.units for each in said if (spent := each.account.spent(slot)) is not None
+            first = max(
+                first, self._first_compared_at_us // length, (end_us - _MAX_AGE_US) // length
             )
-            finding.windows += 1
+            found = _open_at_known_balance(limit, accounts, first, last, finding)
+            if found is None:
+                self._open_ledgers.pop(key, None)
+                return
+            self._open_ledgers[key] = found
+        for slot in range(found.next_interval, last + 1):
+            units = sum(
+                spent.units for each in accounts if (spent := each.account.usage(slot)) is not None
+            )
+            finding.intervals += 1
             finding.permitted += found.ledger.permitted(slot)
             found.ledger, beyond = found.ledger.close(slot, units)
-            found.slot = slot + 1
+            found.next_interval = slot + 1
             if beyond:
-                finding.beyond[key] = finding.beyond.get(key, 0) + beyond
+                finding.overshoot[key] = finding.overshoot.get(key, 0) + beyond
 
 
-def _may_miss_room(said: _Said, end_us: int) -> bool:
+def _may_miss_refund(account: _ReplicaAccount, end_us: int) -> bool:
     """Tell whether a replica may have given units back that it has not stated."""
-    return said.account.gives_back and said.at_us < end_us + _GRACE_US
+    return account.account.has_refunds and account.reported_at_us < end_us + _GRACE_US
 
 
-def _opened(
-    limit: Limit, said: list[_Said], first: int, last: int, finding: Finding
-) -> _Open | None:
+def _open_at_known_balance(
+    limit: AuditedLimit, accounts: list[_ReplicaAccount], first: int, last: int, finding: Finding
+) -> _OpenLedger | None:
     """Begin with the first slot of which the store's own word says how the bucket stood."""
     slots: dict[int, tuple[int, int]] = {}
-    for each in said:
-        for slot in map(int, filter(str.isdecimal, each.account.slots)):
-            spent = each.account.spent(slot)
+    for each in accounts:
+        for slot in map(int, filter(str.isdecimal, each.account.intervals)):
+            spent = each.account.usage(slot)
             if spent is not None and first <= slot <= last:
-                word = (spent.after_us, spent.before)
+                word = (spent.offset_us, spent.spent_before)
                 slots[slot] = min(word, slots.get(slot, word))
-    told = {slot: before for slot, (_, before) in slots.items() if before != NO_WORD}
+    told = {slot: before for slot, (_, before) in slots.items() if before != UNKNOWN}
     if not told:
         return None
     slot = min(told)
-    finding.permitted += room(limit.quota, told[slot])
-    return _Open(open_ledger(limit.quota, slot, told[slot]), slot)
+    finding.permitted += initial_allowance(limit.quota, told[slot])
+    return _OpenLedger(open_ledger(limit.quota, slot, told[slot]), slot)

@@ -10,20 +10,20 @@ from fleetlimit.core.quota import Algorithm, Quota
 
 PENDING = -1
 """Stands for the time of a break that is not over yet."""
-NO_WORD = -1
+UNKNOWN = -1
 """Stands for what was spent before, where nothing was asked of the bucket."""
-_NONSENSE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class AuditedLimit:
     """A limit that is audited: one of a policy, by its figures, and not by what it is for."""
 
     policy: str
     quota: Quota
 
     @classmethod
-    def of(cls, policy: str, quota: Quota) -> "Limit":
+    def of(cls, policy: str, quota: Quota) -> "AuditedLimit":
         """Return the limit behind a quota, whatever a request costs under it."""
         return cls(policy, quota if quota.cost == 1 else replace(quota, cost=1))
 
@@ -33,7 +33,7 @@ class Limit:
         return " ".join(map(str, (self.policy, *figures)))
 
     @classmethod
-    def parse(cls, text: str) -> "Limit":
+    def parse(cls, text: str) -> "AuditedLimit":
         """Read what `str` wrote.
 
         Raises:
@@ -44,101 +44,104 @@ class Limit:
         return cls(policy, Quota(Algorithm(algorithm), limit, period_us, burst))
 
 
-class Spent(NamedTuple):
+class IntervalUsage(NamedTuple):
     """What a replica let in of one bucket in one slot.
 
     Args:
-        after_us: When it first did, in microseconds from the slot's begin on the store's clock.
-        before: Units that were spent before that, as the store said; `NO_WORD` where it did not.
+        offset_us: When it first did, in microseconds from the slot's begin on the store's clock.
+        spent_before: Units spent before that, by the store; `UNKNOWN` if it did not say.
         units: Units let in, less those given back.
     """
 
-    after_us: int
-    before: int
+    offset_us: int
+    spent_before: int
     units: int
 
 
-class Account(NamedTuple):
+class CallerAccount(NamedTuple):
     """What a replica let in of one bucket.
 
     Args:
-        first: The slot from which on nothing is missing.
-        gives_back: Whether it gave units back, ever.
-        slots: What it let in, for the last slots in which there was anything, as it was written:
-            of thousands few are ever looked at.
+        first_interval: The slot from which on nothing is missing.
+        has_refunds: Whether it gave units back, ever.
+        intervals: Units by interval, for the most recent non-empty intervals. Kept as raw JSON and
+            parsed lazily, because few accounts are read.
     """
 
-    first: int
-    gives_back: bool
-    slots: Mapping[str, Any]
+    first_interval: int
+    has_refunds: bool
+    intervals: Mapping[str, Any]
 
-    def spent(self, slot: int) -> Spent | None:
+    def usage(self, interval: int) -> IntervalUsage | None:
         """Return what was let in within a slot, None for nothing."""
         try:
-            after_us, before, units = self.slots[str(slot)]
-            return Spent(int(after_us), int(before), int(units))
-        except _NONSENSE:
+            after_us, before, units = self.intervals[str(interval)]
+            return IntervalUsage(int(after_us), int(before), int(units))
+        except _MALFORMED:
             return None
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class UsageReport:
     """What one replica says.
 
     Args:
         accounts: Accounts by limit and caller.
-        breaks: By policy, name of the limit and caller, until when nothing counts, on the store's
-            clock; `PENDING` while that is not known.
+        invalidations: By policy, name of the limit and caller, until when nothing counts, on the
+            store's clock; `PENDING` while that is not known.
     """
 
-    accounts: Mapping[Limit, Mapping[str, Account]]
-    breaks: Mapping[tuple[str, str, str], int]
+    accounts: Mapping[AuditedLimit, Mapping[str, CallerAccount]]
+    invalidations: Mapping[tuple[str, str, str], int]
 
     @classmethod
-    def parse(cls, text: str) -> "Statement":
+    def parse(cls, text: str) -> "UsageReport":
         """Read a statement; one that another release wrote in another way says nothing."""
         try:
             found = json.loads(text)
-            return cls(dict(_accounts(found["accounts"])), dict(_breaks(found["breaks"])))
-        except _NONSENSE:
+            return cls(
+                dict(_parse_accounts(found["accounts"])),
+                dict(_parse_invalidations(found["breaks"])),
+            )
+        except _MALFORMED:
             return cls({}, {})
 
 
-def write(accounts: Mapping[str, Mapping[str, Any]], breaks: Mapping[str, int]) -> str:
+def dump_report(accounts: Mapping[str, Mapping[str, Any]], invalidations: Mapping[str, int]) -> str:
     """Return the text of a statement.
 
     Args:
         accounts: By limit and caller: first slot, 1 if units were given back, and the figures of
             `Spent` by slot.
-        breaks: Times as in `Statement`, by the bucket's key.
+        invalidations: Times as in `Statement`, by the bucket's key.
     """
-    return json.dumps({"accounts": accounts, "breaks": breaks}, separators=(",", ":"))
+    return json.dumps({"accounts": accounts, "breaks": invalidations}, separators=(",", ":"))
 
 
-def write_bounds(bounds: Mapping[str, int]) -> str:
+def dump_bounds(bounds: Mapping[str, int]) -> str:
     """Return the text that tells all replicas the largest hash that is audited, by limit."""
     return json.dumps(bounds, separators=(",", ":"))
 
 
-def read_bounds(text: str) -> dict[str, int] | None:
+def parse_bounds(text: str) -> dict[str, int] | None:
     """Return what `write_bounds` wrote; None where that is not it."""
     try:
         return {str(limit): int(bound) for limit, bound in json.loads(text).items()}
-    except _NONSENSE:
+    except _MALFORMED:
         return None
 
 
-def _accounts(found: Any) -> Iterator[tuple[Limit, dict[str, Account]]]:
+def _parse_accounts(found: Any) -> Iterator[tuple[AuditedLimit, dict[str, CallerAccount]]]:
     for text, callers in found.items():
         yield (
-            Limit.parse(text),
+            AuditedLimit.parse(text),
             {
-                caller: Account(int(first), bool(gives_back), {**slots})
+                caller: CallerAccount(int(first), bool(gives_back), {**slots})
                 for caller, (first, gives_back, slots) in callers.items()
             },
         )
 
 
-def _breaks(found: Any) -> Iterator[tuple[tuple[str, str, str], int]]:
+def _parse_invalidations(found: Any) -> Iterator[tuple[tuple[str, str, str], int]]:
     for bucket, at_us in found.items():
         yield (policy_of(bucket), limit_of(bucket), caller_of(bucket)), int(at_us)

@@ -7,12 +7,12 @@ from starlette.routing import Route
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.server.admin import health, metrics, policies
-from fleetlimit.server.admin.health import Status
+from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.web.route_table import RouteTable
 
 
 @dataclass(slots=True)
-class Admin:
+class AdminState:
     """What the admin port tells of.
 
     Args:
@@ -23,10 +23,10 @@ class Admin:
 
     fleetlimit: Fleetlimit
     routes: RouteTable
-    status: Status = Status.STARTING
+    status: ReplicaStatus = ReplicaStatus.STARTING
 
 
-def create_admin(admin: Admin) -> Starlette:
+def create_admin_app(state: AdminState) -> Starlette:
     """Create the app of the admin port."""
     app = Starlette(
         routes=[
@@ -39,5 +39,5 @@ def create_admin(admin: Admin) -> Starlette:
             Route("/reset", policies.reset, methods=["POST"]),
         ]
     )
-    app.state.admin = admin
+    app.state.admin = state
     return app

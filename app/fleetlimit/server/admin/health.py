@@ -12,7 +12,7 @@ from fleetlimit.limiter.events import BreakerState
 _OK, _NOT_READY = 200, 503
 
 
-class Status(StrEnum):
+class ReplicaStatus(StrEnum):
     """Whether a replica takes requests: not yet, now, or no longer."""
 
     STARTING = "starting"
@@ -32,14 +32,16 @@ async def readyz(request: Request) -> Response:
     happens then, and taking every replica out of service at once would be the worst answer.
     """
     fleetlimit: Fleetlimit = request.app.state.admin.fleetlimit
-    status: Status = request.app.state.admin.status
-    return JSONResponse(detail(fleetlimit, status), _OK if status is Status.READY else _NOT_READY)
+    status: ReplicaStatus = request.app.state.admin.status
+    return JSONResponse(
+        health_report(fleetlimit, status), _OK if status is ReplicaStatus.READY else _NOT_READY
+    )
 
 
-def detail(fleetlimit: Fleetlimit, status: Status) -> dict[str, Any]:
+def health_report(fleetlimit: Fleetlimit, status: ReplicaStatus) -> dict[str, Any]:
     """Return what a person wants to know of this replica's health."""
     limiter = fleetlimit.limiter
-    policies = limiter.policies.current
+    policies = limiter.active_policies.current
     closed = limiter.breaker_state is BreakerState.CLOSED
     return {
         "status": status,
@@ -54,6 +56,6 @@ def detail(fleetlimit: Fleetlimit, status: Status) -> dict[str, Any]:
             "source": policies.source,
             "count": len(policies.policies),
         },
-        "replica": limiter.census.replica,
-        "replicas": limiter.census.replicas,
+        "replica": limiter.membership.replica,
+        "replicas": limiter.membership.replicas,
     }

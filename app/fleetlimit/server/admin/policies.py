@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from fleetlimit.bootstrap.explain import explain
-from fleetlimit.bootstrap.route_report import coverage, describe
-from fleetlimit.bootstrap.settings import secret
+from fleetlimit.bootstrap.route_report import limits_by_route, policy_to_dict
+from fleetlimit.bootstrap.settings import reveal
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import ConfigError, StoreError
@@ -28,7 +28,7 @@ def _problem(status: int, detail: str) -> Response:
 async def list_policies(request: Request) -> Response:
     """List the policies in force and the routes that they hold."""
     admin = request.app.state.admin
-    gate, current = admin.fleetlimit.gate, admin.fleetlimit.limiter.policies.current
+    http_limiter, current = admin.fleetlimit.gate, admin.fleetlimit.limiter.policies.current
     return JSONResponse(
         {
             "generation": current.generation,
@@ -37,15 +37,15 @@ async def list_policies(request: Request) -> Response:
             "policies": [_with_tiers(policy) for policy in current.policies],
             "coverage": [
                 {"method": held.method, "route": held.template, "policies": held.policies}
-                for held in coverage(admin.routes, current, gate)
+                for held in limits_by_route(admin.routes, current, http_limiter)
             ],
         }
     )
 
 
 def _with_tiers(policy: Policy) -> dict[str, Any]:
-    tiers = {tier: describe(policy, tier)["limits"] for tier in policy.tiers}
-    return {**describe(policy), "tiers": tiers}
+    tiers = {tier: policy_to_dict(policy, tier)["limits"] for tier in policy.tiers}
+    return {**policy_to_dict(policy), "tiers": tiers}
 
 
 async def explain_request(request: Request) -> Response:
@@ -82,7 +82,7 @@ async def reset(request: Request) -> Response:
     the principal; `"route": "POST /exports"` as well for a policy that is kept per route.
     """
     admin = request.app.state.admin
-    token = secret(admin.fleetlimit.settings.admin_token)
+    token = reveal(admin.fleetlimit.settings.admin_token)
     if not token:
         return _problem(404, "set FLEETLIMIT_ADMIN_TOKEN to offer POST /reset")
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -91,7 +91,7 @@ async def reset(request: Request) -> Response:
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
     try:
-        policy, subject = _reset_of(await _body(request))
+        policy, subject = _parse_reset(await _read_json(request))
         buckets = await admin.fleetlimit.limiter.reset(policy, subject=subject)
     except ConfigError as error:
         return _problem(400, str(error))
@@ -100,7 +100,7 @@ async def reset(request: Request) -> Response:
     return JSONResponse({"policy": policy, "buckets": buckets})
 
 
-async def _body(request: Request) -> Any:
+async def _read_json(request: Request) -> Any:
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -112,7 +112,7 @@ async def _body(request: Request) -> Any:
         raise ConfigError("the body is not JSON") from error
 
 
-def _reset_of(body: Any) -> tuple[str, Subject]:
+def _parse_reset(body: Any) -> tuple[str, Subject]:
     known = {"policy", "principal", "client_address", "route"}
     if not isinstance(body, dict) or not set(body) <= known or "policy" not in body:
         raise ConfigError('write {"policy": "exports", "principal": "alice"}')

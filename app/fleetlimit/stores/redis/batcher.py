@@ -17,17 +17,23 @@ from redis.exceptions import AskError, NoScriptError, ReadOnlyError, TryAgainErr
 
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.stores.redis.client import Client, Timeouts
-from fleetlimit.stores.redis.connection import Line, Wire
-from fleetlimit.stores.redis.scripts import Call, Command, Script, join, parts
+from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
+from fleetlimit.stores.redis.scripts import (
+    Script,
+    ScriptCall,
+    ScriptCommand,
+    coalesce,
+    split_replies,
+)
 
 Result = TypeVar("Result")
 
-GRACE_TURNS = 8
+GRACE_LOOP_TURNS = 8
 """A busy loop may hear of the answer and of the timeout in one turn. An answer that is there is
 worth more than the clock, and costs only these turns to take up."""
 
 
-def late(seconds: float) -> StoreUnavailable:
+def timeout_error(seconds: float) -> StoreUnavailable:
     """Return the error of an answer that did not come in time."""
     return StoreUnavailable(f"timeout: no answer within {seconds * 1000:g} ms", kind="timeout")
 
@@ -39,109 +45,111 @@ MAX_BATCH = 64
 most: a crowd at several replicas is not taken for a store that is away."""
 
 
-class Flight:
+class InFlightBatch:
     """One pipeline on its way: its commands, sent once, and the replies or the reason for none.
 
     Args:
         batch: The calls in it.
         commands: What is sent.
-        line: The connection.
+        connection: The connection.
         seconds: How long to wait for the replies.
-        landed: Callback with the replies, or the exception.
+        on_done: Callback with the replies, or the exception.
         last: Whether a script that the server does not know is an error.
     """
 
     __slots__ = (
-        "_landed",
-        "_line",
+        "_connection",
         "_loop",
+        "_on_done",
         "_seconds",
         "_timer",
         "batch",
         "commands",
-        "ended",
+        "done",
         "last",
     )
 
     def __init__(
         self,
-        batch: list[Call],
-        commands: list[Command],
-        line: Line,
+        batch: list[ScriptCall],
+        commands: list[ScriptCommand],
+        connection: RedisConnection,
         seconds: float,
-        landed: Callable[["Flight", list[Any] | Exception], None],
+        on_done: Callable[["InFlightBatch", list[Any] | Exception], None],
         *,
         last: bool = False,
     ) -> None:
         self.batch = batch
         self.commands = commands
         self.last = last
-        self.ended = False
-        self._line = line
+        self.done = False
+        self._connection = connection
         self._seconds = seconds
-        self._landed = landed
+        self._on_done = on_done
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.Handle = self._loop.call_later(seconds, self._late, GRACE_TURNS)
-        line.ask([command.words() for command in commands], self._heard)
+        self._timer: asyncio.Handle = self._loop.call_later(
+            seconds, self._on_timeout, GRACE_LOOP_TURNS
+        )
+        connection.send([command.args() for command in commands], self._on_replies)
 
-    def _heard(self, outcome: list[Any] | Exception) -> None:
-        if not self.ended:
-            self.ended = True
+    def _on_replies(self, outcome: list[Any] | Exception) -> None:
+        if not self.done:
+            self.done = True
             self._timer.cancel()
-            self._landed(self, outcome)
+            self._on_done(self, outcome)
 
-    def _late(self, turns: int) -> None:
+    def _on_timeout(self, turns: int) -> None:
         if turns:
-            self._timer = self._loop.call_soon(self._late, turns - 1)
+            self._timer = self._loop.call_soon(self._on_timeout, turns - 1)
             return
-        self.ended = True
+        self.done = True
         # On timeout, close the connection and fail every outstanding batch on it.
-        why = late(self._seconds)
-        self._line.close(why)
-        self._landed(self, why)
+        why = timeout_error(self._seconds)
+        self._connection.close(why)
+        self._on_done(self, why)
 
 
-class Lane:
+class CommandBatcher:
     """Batches the script calls to one server.
 
     Args:
         wire: The connection to the server.
         client: The driver's client, for all that is not a script call in a batch.
         timeouts: How long to wait for a reply.
-        sent: Callback with the number of calls of each pipeline.
-        place: Maps a key to its Cluster slot; None where there are no slots.
+        on_pipeline_sent: Callback with the number of calls of each pipeline.
+        slot_of: Maps a key to its Cluster slot; None where there are no slots.
         relocate: Looks up which server is the primary, after this one failed or is none any more.
         tracer: Makes the spans of calls within a traced check; OpenTelemetry's global one if None.
     """
 
     def __init__(
         self,
-        wire: Wire,
+        wire: ConnectionHolder,
         client: Client,
         timeouts: Timeouts,
         *,
-        sent: Callable[[int], None] = lambda _: None,
-        place: Callable[[str], int] | None = None,
+        on_pipeline_sent: Callable[[int], None] = lambda _: None,
+        slot_of: Callable[[str], int] | None = None,
         relocate: Callable[[], Awaitable[Any]] | None = None,
         tracer: trace.Tracer | None = None,
     ) -> None:
-        self._wire = wire
+        self._connections = wire
         self._client = client
         self._timeouts = timeouts
-        self._sent = sent
-        self._place = place
+        self._on_pipeline_sent = on_pipeline_sent
+        self._slot_of = slot_of
         self._relocate = relocate
         self._tracer = tracer or trace.get_tracer("fleetlimit")
-        self._waiting: deque[Call] = deque()
-        self._flights: set[Flight] = set()
-        self._under_way: set[asyncio.Task[None]] = set()
-        self._late: set[asyncio.Future[Any]] = set()
+        self._queue: deque[ScriptCall] = deque()
+        self._in_flight: set[InFlightBatch] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._abandoned: set[asyncio.Future[Any]] = set()
         self._relocating: asyncio.Task[None] | None = None
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def call(
-        self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Result]
+        self, script: Script, keys: list[str], args: list[Any], decode: Callable[[Any], Result]
     ) -> asyncio.Future[Result]:
         """Run a script once and return the future of its result.
 
@@ -151,17 +159,17 @@ class Lane:
             script: The script.
             keys: Its keys.
             args: Its arguments.
-            read: Converts the script's reply to the result; raises `TypeError`, `ValueError` or
+            decode: Converts the script's reply to the result; raises `TypeError`, `ValueError` or
                 `AttributeError` for a reply that the script never gives.
         """
-        loop = self._here()
+        loop = self._bind_loop()
         answer: asyncio.Future[Result] = loop.create_future()
         if trace.get_current_span().is_recording():
             self._trace(script, answer)
-        self._waiting.append(Call(script, keys, args, answer, read))
+        self._queue.append(ScriptCall(script, keys, args, answer, decode))
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._depart)
+            loop.call_soon(self._flush)
         return answer
 
     def _trace(self, script: Script, answer: asyncio.Future[Any]) -> None:
@@ -179,7 +187,7 @@ class Lane:
 
         answer.add_done_callback(end)
 
-    def _here(self) -> asyncio.AbstractEventLoop:
+    def _bind_loop(self) -> asyncio.AbstractEventLoop:
         """Return the event loop; with one before it ended all that was under way in that.
 
         A test client makes a loop for each request.
@@ -189,9 +197,9 @@ class Lane:
             self._loop = loop
             self._scheduled = False
             self._relocating = None
-            for each in (self._waiting, self._flights, self._under_way, self._late):
+            for each in (self._queue, self._in_flight, self._tasks, self._abandoned):
                 each.clear()
-            self._wire.forget()
+            self._connections.reset()
         return loop
 
     async def open(self) -> None:
@@ -200,66 +208,72 @@ class Lane:
         Raises:
             RedisError: There is nobody to connect to.
         """
-        self._here()
-        await self._wire.open()
+        self._bind_loop()
+        await self._connections.open()
 
     async def aclose(self) -> None:
         """Wait for what is under way; the timeouts bound it."""
-        self._here()
-        while self._flights or self._under_way or self._late:
-            flying = {call.answer for flight in self._flights for call in flight.batch}
-            await asyncio.wait(flying | self._under_way | self._late)
+        self._bind_loop()
+        while self._in_flight or self._tasks or self._abandoned:
+            flying = {call.future for flight in self._in_flight for call in flight.batch}
+            await asyncio.wait(flying | self._tasks | self._abandoned)
             await asyncio.sleep(0)
-        self._wire.close()
+        self._connections.close()
 
-    def _depart(self) -> None:
+    def _flush(self) -> None:
         self._scheduled = False
-        while self._waiting and len(self._under_way) + len(self._flights) < MAX_IN_FLIGHT:
-            size = min(MAX_BATCH, len(self._waiting))
-            batch = [self._waiting.popleft() for _ in range(size)]
-            batch = [call for call in batch if not call.answer.done()]
+        while self._queue and len(self._tasks) + len(self._in_flight) < MAX_IN_FLIGHT:
+            size = min(MAX_BATCH, len(self._queue))
+            batch = [self._queue.popleft() for _ in range(size)]
+            batch = [call for call in batch if not call.future.done()]
             if not batch:
                 continue
-            line = self._wire.line
+            line = self._connections.connection
             if line is None:
-                self._go(self._connect_and_send(batch))
+                self._spawn(self._connect_and_send(batch))
             else:
-                self._send(batch, line)
+                self._send_commands(batch, line)
 
-    def _send(self, batch: list[Call], line: Line, *, last: bool = False) -> None:
-        self._sent(len(batch))
-        commands = join(batch, self._place)
+    def _send_commands(
+        self, batch: list[ScriptCall], line: RedisConnection, *, last: bool = False
+    ) -> None:
+        self._on_pipeline_sent(len(batch))
+        commands = coalesce(batch, self._slot_of)
         seconds = self._timeouts.operation
-        self._flights.add(Flight(batch, commands, line, seconds, self._landed, last=last))
+        self._in_flight.add(
+            InFlightBatch(batch, commands, line, seconds, self._on_batch_done, last=last)
+        )
 
-    async def _connect_and_send(self, batch: list[Call], *, load: bool = False) -> None:
+    async def _connect_and_send(self, batch: list[ScriptCall], *, load: bool = False) -> None:
         """Send a batch once there is a connection, after loading its scripts if need be."""
         try:
             if load:
-                await self._within(self._load(batch))
-            self._send(batch, await self._within(self._wire.open()), last=load)
+                await self._with_timeout(self._load_scripts(batch))
+            self._send_commands(
+                batch, await self._with_timeout(self._connections.open()), last=load
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers receive it
             self._fail(batch, error)
 
-    async def _load(self, batch: list[Call]) -> list[Any]:
+    async def _load_scripts(self, batch: list[ScriptCall]) -> list[Any]:
         scripts = {call.script.sha: call.script.text for call in batch}
         return [await self._client.script_load(text) for text in scripts.values()]
 
-    def _landed(self, flight: Flight, outcome: list[Any] | Exception) -> None:
-        self._flights.discard(flight)
+    def _on_batch_done(self, flight: InFlightBatch, outcome: list[Any] | Exception) -> None:
+        self._in_flight.discard(flight)
         if isinstance(outcome, Exception):
             self._fail(flight.batch, outcome)
         else:
-            self._deliver(flight, outcome)
-        if self._waiting:
-            self._depart()
+            self._distribute(flight, outcome)
+        if self._queue:
+            self._flush()
 
-    def _deliver(self, flight: Flight, answers: list[Any]) -> None:
+    def _distribute(self, flight: InFlightBatch, answers: list[Any]) -> None:
         """Hand out replies, and send again what the server has not run."""
         missing, moved = [], []
-        for call, answer in parts(flight.commands, answers):
+        for call, answer in split_replies(flight.commands, answers):
             if not isinstance(answer, Exception):
-                call.hear(answer)
+                call.complete(answer)
             elif isinstance(answer, NoScriptError) and not flight.last:
                 # The server was restarted, failed over or flushed since the scripts were loaded.
                 missing.append(call)
@@ -269,28 +283,28 @@ class Lane:
                 call.fail(answer)
                 if isinstance(answer, ReadOnlyError):
                     # Behind its name there may be another primary by now.
-                    self._wire.close()
+                    self._connections.close()
                     self._look_for_the_primary()
         if missing:
-            self._go(self._connect_and_send(missing, load=True))
+            self._spawn(self._connect_and_send(missing, load=True))
         if moved:
-            self._go(self._redirect(moved))
+            self._spawn(self._redirect(moved))
 
-    async def _redirect(self, moved: list[Call]) -> None:
+    async def _redirect(self, moved: list[ScriptCall]) -> None:
         """Send calls by the driver, which follows a Cluster's redirections and learns from them."""
-        commands = join(moved, self._place)
+        commands = coalesce(moved, self._slot_of)
         try:
             for command in commands:
-                answer = await self._within(self._client.execute_command(*command.words()))
-                for call, part in command.answers(answer):
-                    call.hear(part)
+                answer = await self._with_timeout(self._client.execute_command(*command.args()))
+                for call, part in command.split(answer):
+                    call.complete(part)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(moved, error)
 
-    def _fail(self, batch: list[Call], error: Exception) -> None:
+    def _fail(self, batch: list[ScriptCall], error: Exception) -> None:
         # Also fail the queued calls: they would only time out in turn.
-        batch += self._waiting
-        self._waiting.clear()
+        batch += self._queue
+        self._queue.clear()
         for call in batch:
             call.fail(error)
         self._look_for_the_primary()
@@ -298,39 +312,39 @@ class Lane:
     def _look_for_the_primary(self) -> None:
         if self._relocate is not None and (self._relocating is None or self._relocating.done()):
             self._relocating = asyncio.ensure_future(self._relocated(self._relocate()))
-            self._late.add(self._relocating)
-            self._relocating.add_done_callback(self._late.discard)
+            self._abandoned.add(self._relocating)
+            self._relocating.add_done_callback(self._abandoned.discard)
 
     async def _relocated(self, looking: Awaitable[Any]) -> None:
         with contextlib.suppress(Exception):  # the next call fails, and looks again
-            await self._within(looking)
+            await self._with_timeout(looking)
 
-    def _go(self, way: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, way: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(way)
-        self._under_way.add(task)
-        task.add_done_callback(self._arrived)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
 
-    def _arrived(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
-        if self._waiting:
-            self._depart()
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._queue:
+            self._flush()
 
-    def _forget(self, task: asyncio.Future[Any]) -> None:
-        self._late.discard(task)
+    def _discard_abandoned(self, task: asyncio.Future[Any]) -> None:
+        self._abandoned.discard(task)
         if not task.cancelled():
             # Mark the exception as retrieved: its caller has already received the timeout.
             task.exception()
 
-    async def _within(self, work: Awaitable[Any]) -> Any:
+    async def _with_timeout(self, work: Awaitable[Any]) -> Any:
         task = asyncio.ensure_future(work)
         await asyncio.wait({task}, timeout=self._timeouts.operation)
-        for _ in range(GRACE_TURNS):
+        for _ in range(GRACE_LOOP_TURNS):
             if task.done():
                 return task.result()
             await asyncio.sleep(0)
         # Not awaited: on Python 3.11 a cancellation can get lost in the driver's own waiting,
         # and then the call ends by the driver's longer timeout.
         task.cancel()
-        self._late.add(task)
-        task.add_done_callback(self._forget)
-        raise late(self._timeouts.operation)
+        self._abandoned.add(task)
+        task.add_done_callback(self._discard_abandoned)
+        raise timeout_error(self._timeouts.operation)

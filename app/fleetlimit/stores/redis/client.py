@@ -16,10 +16,10 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from fleetlimit.errors import ConfigError
 
-_FOR_SENTINELS = ("socket_", "ssl")
+_SENTINEL_OPTION_PREFIXES = ("socket_", "ssl")
 
 
-class _Asked(redis.asyncio.Redis):
+class _Sentinel(redis.asyncio.Redis):
     """A sentinel.
 
     Where no sentinel names a primary, the driver tells only what they look like: this one looks
@@ -40,7 +40,7 @@ class _Asked(redis.asyncio.Redis):
         return f"sentinel {found['host']}:{found['port']}: {self._failure}"
 
 
-class _Primary(redis.asyncio.Redis):
+class _SentinelPrimary(redis.asyncio.Redis):
     """Whoever the sentinels name; takes the connections to them along when it is closed."""
 
     async def aclose(self, *args: Any, **options: Any) -> None:
@@ -49,7 +49,7 @@ class _Primary(redis.asyncio.Redis):
             await each.aclose()
 
 
-def primary(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
+def sentinel_client(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
     """Build a client of the primary.
 
     Args:
@@ -75,23 +75,29 @@ def primary(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
     del query["host"]
     own = {key: query.pop(f"sentinel_{key}", None) for key in ("username", "password")}
     options |= query
-    shared = {key: value for key, value in options.items() if key.startswith(_FOR_SENTINELS)}
+    shared = {
+        key: value for key, value in options.items() if key.startswith(_SENTINEL_OPTION_PREFIXES)
+    }
     asked = {**shared, **{key: value for key, value in own.items() if value}}
     manager = redis.asyncio.Sentinel([], **options)  # type: ignore[no-untyped-call]  # redis-py has no types here
-    manager.sentinels = [_Asked(host=host, port=port, **asked) for host, port in sentinels]
-    client: redis.asyncio.Redis = manager.master_for(service, redis_class=_Primary)
+    manager.sentinels = [_Sentinel(host=host, port=port, **asked) for host, port in sentinels]
+    client: redis.asyncio.Redis = manager.master_for(service, redis_class=_SentinelPrimary)
     return client
 
 
 Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_NOTICES = "maint_notifications_config"
+_MAINT_NOTIFICATIONS = "maint_notifications_config"
 # While a driver that knows maintenance notices listens for them, it hands out connections that the
 # server has closed, and every one of them costs a check.
-_WITHOUT_NOTICES: dict[str, Any] = (
-    {_NOTICES: import_module("redis.maint_notifications").MaintNotificationsConfig(enabled=False)}
-    if _NOTICES in signature(redis.asyncio.ConnectionPool).parameters
+_MAINT_NOTIFICATIONS_OFF: dict[str, Any] = (
+    {
+        _MAINT_NOTIFICATIONS: import_module("redis.maint_notifications").MaintNotificationsConfig(
+            enabled=False
+        )
+    }
+    if _MAINT_NOTIFICATIONS in signature(redis.asyncio.ConnectionPool).parameters
     else {}
 )
 
@@ -113,7 +119,7 @@ class Timeouts:
             raise ConfigError("store timeouts must be above 0 seconds")
 
 
-def location(url: str) -> str:
+def redacted_url(url: str) -> str:
     """Return the URL for people: without user, password and options.
 
     Raises:
@@ -136,7 +142,7 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def connect(
+def create_client(
     url: str, timeouts: Timeouts, *, username: str | None = None, password: str | None = None
 ) -> Client:
     """Build a client that does not retry by itself: a check that is sent twice is spent twice.
@@ -174,23 +180,23 @@ def connect(
         "rediss": _standalone,
         "redis+cluster": _cluster,
         "rediss+cluster": _cluster,
-        "redis+sentinel": primary,
-        "rediss+sentinel": primary,
+        "redis+sentinel": sentinel_client,
+        "rediss+sentinel": sentinel_client,
     }
     if parts.scheme not in build:
         raise ConfigError(
-            f"{location(url)!r} is not a store: write memory://, redis://host:6379/0, rediss://, "
-            "redis+cluster:// or redis+sentinel://host:26379/service"
+            f"{redacted_url(url)!r} is not a store: write memory://, redis://host:6379/0, "
+            "rediss://, redis+cluster:// or redis+sentinel://host:26379/service"
         )
-    _check_files(url, parts.query)
+    _check_tls_files(url, parts.query)
     try:
         return build[parts.scheme](urlunsplit(parts._replace(netloc=hosts)), options)
     except (ValueError, TypeError, RedisError, RedisClusterException) as error:
-        raise ConfigError(f"the store URL {location(url)} cannot be used: {error}") from error
+        raise ConfigError(f"the store URL {redacted_url(url)} cannot be used: {error}") from error
 
 
 def _standalone(url: str, options: dict[str, Any]) -> Client:
-    client = redis.asyncio.Redis.from_url(url, **options, **_WITHOUT_NOTICES)
+    client = redis.asyncio.Redis.from_url(url, **options, **_MAINT_NOTIFICATIONS_OFF)
     # The driver reads its options when it connects; a wrong one is to be known now.
     client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # untyped driver
     return client
@@ -200,7 +206,7 @@ def _cluster(url: str, options: dict[str, Any]) -> Client:
     return redis.asyncio.RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
 
 
-def _check_files(url: str, query: str) -> None:
+def _check_tls_files(url: str, query: str) -> None:
     """Read the files that TLS needs, which the driver would do only once it connects."""
     options = dict(parse_qsl(query))
     named = {key: options[key] for key in _TLS_FILES if key in options}
@@ -215,5 +221,5 @@ def _check_files(url: str, query: str) -> None:
     except OSError as error:
         told = " ".join(f"{key}={file}" for key, file in named.items())
         raise ConfigError(
-            f"the store URL {location(url)} names {told}, which cannot be used: {error}"
+            f"the store URL {redacted_url(url)} names {told}, which cannot be used: {error}"
         ) from error

@@ -18,19 +18,19 @@ from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.crc import key_slot
 
-from fleetlimit.core.charge import Charge, Settlement
-from fleetlimit.core.decision import Verdict
+from fleetlimit.core.charge import Adjustment, Charge
+from fleetlimit.core.decision import BucketStatus
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.ports import Taken
-from fleetlimit.stores.redis.batcher import Lane
+from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Timeouts
-from fleetlimit.stores.redis.connection import Wire
-from fleetlimit.stores.redis.errors import translate
+from fleetlimit.stores.redis.connection import ConnectionHolder
+from fleetlimit.stores.redis.errors import to_store_error
 from fleetlimit.stores.redis.scripts import Script
 
 Result = TypeVar("Result")
 
-Part = list[int]
+SlotIndices = list[int]
 """Places of the charges that live in one slot."""
 
 
@@ -63,15 +63,15 @@ class ClusterLanes:
         self._client = client
         self._timeouts = timeouts
         self._new = partial(
-            Lane,
+            CommandBatcher,
             client=client,
             timeouts=timeouts,
-            sent=sent,
-            place=slot_of,
+            on_pipeline_sent=sent,
+            slot_of=slot_of,
             relocate=self._relocate,
             tracer=tracer,
         )
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, CommandBatcher] = {}
 
     async def open(self) -> None:
         """Read the topology and connect to every primary.
@@ -97,13 +97,13 @@ class ClusterLanes:
                 await self._client.initialize()
             node = self._client.nodes_manager.get_node_from_slot(slot_of(keys[0]))
         except Exception as error:
-            raise translate(error) from error
+            raise to_store_error(error) from error
         return await self._lane(node).call(script, keys, args, read)
 
-    def _lane(self, node: ClusterNode) -> Lane:
+    def _lane(self, node: ClusterNode) -> CommandBatcher:
         lane = self._lanes.get(node.name)
         if lane is None:
-            wire = Wire(partial(node.connection_class, **node.connection_kwargs))
+            wire = ConnectionHolder(partial(node.connection_class, **node.connection_kwargs))
             lane = self._lanes[node.name] = self._new(wire)
         return lane
 
@@ -115,93 +115,97 @@ class ClusterLanes:
 class SlotStore(Protocol):
     """What a store of several slots offers for each of them."""
 
-    def take_together(self, charges: Sequence[Charge], *, commit: bool) -> Awaitable[Taken]:
+    def acquire_in_slot(
+        self, charges: Sequence[Charge], *, commit: bool
+    ) -> Awaitable[AcquireResult]:
         """Decide charges of one slot."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement]) -> object:
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> object:
         """Correct charges that were spent."""
         ...
 
 
-async def take_apart(
-    store: SlotStore, charges: Sequence[Charge], parts: Sequence[Part], *, commit: bool
-) -> Taken:
+async def acquire_across_slots(
+    store: SlotStore, charges: Sequence[Charge], slots: Sequence[SlotIndices], *, commit: bool
+) -> AcquireResult:
     """Decide charges of several slots together.
 
     Raises:
         StoreError: A slot did not answer; what the others had spent is given back.
     """
-    looks = await asyncio.gather(*(_take(store, charges, part, commit=False) for part in parts))
-    looked = _joined(charges, parts, looks)
-    doomed = _broken(charges, looked.verdicts)
+    looks = await asyncio.gather(*(_acquire(store, charges, part, commit=False) for part in slots))
+    looked = _merge(charges, slots, looks)
+    doomed = _denied_groups(charges, looked.statuses)
     if not commit or 0 in doomed:
         return looked
     # A shadow group spread over slots is judged by the look, and then spent with the rest.
-    kept = [[place for place in part if charges[place].group not in doomed] for part in parts]
+    kept = [[place for place in part if charges[place].group not in doomed] for part in slots]
     kept = [part for part in kept if part]
     if not kept:
         return looked._replace(spent=True)
     answers = await asyncio.gather(
-        *(_take(store, charges, part, commit=True) for part in kept), return_exceptions=True
+        *(_acquire(store, charges, part, commit=True) for part in kept), return_exceptions=True
     )
-    taken = [answer for answer in answers if isinstance(answer, Taken)]
+    taken = [answer for answer in answers if isinstance(answer, AcquireResult)]
     failures = [answer for answer in answers if isinstance(answer, BaseException)]
     if not failures and all(each.spent for each in taken):
-        return _joined(charges, kept, taken, base=looked)
-    await _give_back(store, charges, kept, answers)
+        return _merge(charges, kept, taken, base=looked)
+    await _refund(store, charges, kept, answers)
     for failure in failures:
         raise failure
     # Where units were given back, the look tells better how the bucket stands.
     late = [place for place, each in enumerate(taken) if not each.spent]
-    return _joined(charges, [kept[i] for i in late], [taken[i] for i in late], base=looked)
+    return _merge(charges, [kept[i] for i in late], [taken[i] for i in late], base=looked)
 
 
-async def _take(store: SlotStore, charges: Sequence[Charge], part: Part, *, commit: bool) -> Taken:
-    return await store.take_together([charges[place] for place in part], commit=commit)
+async def _acquire(
+    store: SlotStore, charges: Sequence[Charge], part: SlotIndices, *, commit: bool
+) -> AcquireResult:
+    return await store.acquire_in_slot([charges[place] for place in part], commit=commit)
 
 
-def _broken(charges: Sequence[Charge], verdicts: Sequence[Verdict]) -> set[int]:
+def _denied_groups(charges: Sequence[Charge], verdicts: Sequence[BucketStatus]) -> set[int]:
     """Return the groups that do not fit as a whole."""
     pairs = zip(charges, verdicts, strict=True)
-    return {charge.group for charge, verdict in pairs if not verdict.fits}
+    return {charge.group for charge, verdict in pairs if not verdict.allowed}
 
 
-async def _give_back(
+async def _refund(
     store: SlotStore,
     charges: Sequence[Charge],
-    parts: Sequence[Part],
-    answers: Sequence[Taken | BaseException],
+    parts: Sequence[SlotIndices],
+    answers: Sequence[AcquireResult | BaseException],
 ) -> None:
     settlements = []
     for part, answer in zip(parts, answers, strict=True):
-        if isinstance(answer, Taken) and answer.spent:
+        if isinstance(answer, AcquireResult) and answer.spent:
             ours = [charges[place] for place in part]
-            broken = _broken(ours, answer.verdicts)
+            broken = _denied_groups(ours, answer.statuses)
             settlements += [
-                each.correction(-each.units, answer.now_us)
+                each.adjustment(-each.units, answer.store_now_us)
                 for each in ours
                 if each.group not in broken
             ]
     # Where the store goes away in between, what is not given back expires with its bucket.
     with contextlib.suppress(StoreError):
-        await store.settle(settlements)
+        await store.adjust(settlements)
 
 
-def _joined(
+def _merge(
     charges: Sequence[Charge],
-    parts: Sequence[Part],
-    answers: Sequence[Taken],
-    base: Taken | None = None,
-) -> Taken:
+    parts: Sequence[SlotIndices],
+    answers: Sequence[AcquireResult],
+    base: AcquireResult | None = None,
+) -> AcquireResult:
     """Put the answers of several slots in the order of the charges; `base` fills the rest."""
-    verdicts = dict(enumerate(base.verdicts)) if base else {}
-    times_us = dict(enumerate(base.times_us)) if base else {}
+    verdicts = dict(enumerate(base.statuses)) if base else {}
+    times_us = dict(enumerate(base.acquired_at_us_by_charge)) if base else {}
     for part, answer in zip(parts, answers, strict=True):
-        verdicts.update(zip(part, answer.verdicts, strict=True))
-        times_us.update(dict.fromkeys(part, answer.now_us))
-    return Taken(
-        max(answer.now_us for answer in answers),
+        verdicts.update(zip(part, answer.statuses, strict=True))
+        times_us.update(dict.fromkeys(part, answer.store_now_us))
+    return AcquireResult(
+        max(answer.store_now_us for answer in answers),
         tuple(verdicts[place] for place in range(len(charges))),
         all(answer.spent for answer in answers),
         tuple(times_us[place] for place in range(len(charges))),

@@ -14,14 +14,14 @@ import hiredis
 from redis.asyncio.connection import BaseParser  # type: ignore[attr-defined]  # not in __all__
 from redis.exceptions import ConnectionError as Disconnected
 
-_NOTHING: Final = object()
+_NOT_ENOUGH_DATA: Final = object()
 
 
-Heard = Callable[[list[Any] | Exception], None]
+OnReplies = Callable[[list[Any] | Exception], None]
 """Is told the answers, errors of the server among them, or why there are none."""
 
 
-class Wire:
+class ConnectionHolder:
     """The way to one server: one connection at a time, opened when there is none.
 
     Args:
@@ -31,24 +31,24 @@ class Wire:
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
         self._opening = asyncio.Lock()
-        self._line: Line | None = None
+        self._connection: RedisConnection | None = None
 
     @property
-    def line(self) -> "Line | None":
+    def connection(self) -> "RedisConnection | None":
         """The connection, while there is one."""
-        line = self._line
+        line = self._connection
         return None if line is None or line.closed else line
 
-    async def open(self) -> "Line":
+    async def open(self) -> "RedisConnection":
         """Return the connection, opened if there is none.
 
         Raises:
             RedisError: There is nobody to connect to.
         """
         async with self._opening:
-            line = self.line
+            line = self.connection
             if line is None:
-                line = self._line = Line(await self._connect())
+                line = self._connection = RedisConnection(await self._connect())
             return line
 
     async def _connect(self) -> Any:
@@ -62,16 +62,16 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection; what was sent and not answered is lost."""
-        if self._line is not None:
-            self._line.close()
+        if self._connection is not None:
+            self._connection.close()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Let go of a connection whose event loop has ended, and can close nothing any more."""
-        self._line = None
+        self._connection = None
         self._opening = asyncio.Lock()
 
 
-class Line(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """One connection that the driver has opened, from then on without it.
 
     Args:
@@ -83,43 +83,45 @@ class Line(asyncio.Protocol):
         # Kept, because a writer that nobody keeps closes what it writes to.
         self._writer, connection._writer = connection._writer, None  # noqa: SLF001 - it is ours now
         connection._reader = None  # noqa: SLF001 - as above
-        self._answers = hiredis.Reader(replyError=BaseParser.parse_error, notEnoughData=_NOTHING)
-        self._waiting: deque[tuple[int, list[Any], Heard]] = deque()
+        self._reader = hiredis.Reader(
+            replyError=BaseParser.parse_error, notEnoughData=_NOT_ENOUGH_DATA
+        )
+        self._pending: deque[tuple[int, list[Any], OnReplies]] = deque()
         self._writer.transport.set_protocol(self)
 
-    def ask(self, commands: Sequence[Sequence[Any]], heard: Heard) -> None:
+    def send(self, commands: Sequence[Sequence[Any]], on_replies: OnReplies) -> None:
         """Send commands.
 
         Args:
             commands: Each as its words.
-            heard: Is told once what became of them.
+            on_replies: Is told once what became of them.
         """
-        self._waiting.append((len(commands), [], heard))
+        self._pending.append((len(commands), [], on_replies))
         packed = [hiredis.pack_command(tuple(each)) for each in commands]
         self._writer.transport.write(b"".join(packed))
 
-    def close(self, why: Exception | None = None) -> None:
+    def close(self, error: Exception | None = None) -> None:
         """Close it, and tell those who wait for an answer why there is none."""
         self.closed = True
         self._writer.transport.abort()
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._pending = self._pending, deque()
         for _, _, heard in waiting:
-            heard(why or Disconnected("the connection was closed"))
+            heard(error or Disconnected("the connection was closed"))
 
     def data_received(self, data: bytes) -> None:
         """Hand out the answers that have come."""
         try:
-            self._answers.feed(data)
-            while self._waiting and (answer := self._answers.gets()) is not _NOTHING:
-                self._take(answer)
+            self._reader.feed(data)
+            while self._pending and (answer := self._reader.gets()) is not _NOT_ENOUGH_DATA:
+                self._on_reply(answer)
         except hiredis.ProtocolError:
             self.close()
 
-    def _take(self, answer: Any) -> None:
-        count, answers, heard = self._waiting[0]
-        answers.append(answer)
+    def _on_reply(self, reply: Any) -> None:
+        count, answers, heard = self._pending[0]
+        answers.append(reply)
         if len(answers) == count:
-            self._waiting.popleft()
+            self._pending.popleft()
             heard(answers)
 
     def connection_lost(self, _error: Exception | None) -> None:

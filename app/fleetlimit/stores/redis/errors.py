@@ -4,7 +4,7 @@ from redis import exceptions as driver
 
 from fleetlimit.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
 
-_KINDS: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
+_BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     # The first that fits counts: the special ones stand before what they derive from.
     (driver.AuthenticationError, StoreRefused, "authentication"),
     (driver.AuthorizationError, StoreRefused, "authentication"),
@@ -23,12 +23,12 @@ _KINDS: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (TimeoutError, StoreUnavailable, "timeout"),
     (OSError, StoreUnavailable, "connection"),
 )
-_FIRST_MARKERS: tuple[tuple[str, type[StoreError], str], ...] = (
+_MARKERS_BEFORE_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
     # The driver has no class for the one, and behind Sentinel only the name of the other.
     ("CERTIFICATE_VERIFY_FAILED", StoreRefused, "certificate"),
     ("AuthenticationError", StoreRefused, "authentication"),
 )
-_LAST_MARKERS: tuple[tuple[str, type[StoreError], str], ...] = (
+_MARKERS_AFTER_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
     # Errors that come from within a script carry the server's word, not the driver's class.
     ("WRONGTYPE", BucketCorrupt, "wrong_type"),
     ("READONLY", StoreRefused, "read_only"),
@@ -41,7 +41,7 @@ _LAST_MARKERS: tuple[tuple[str, type[StoreError], str], ...] = (
     ("MASTERDOWN", StoreUnavailable, "cluster_down"),
     ("BUSY", StoreUnavailable, "busy"),
 )
-_ADVICE = {
+_HINTS = {
     "authentication": "give FLEETLIMIT_STORE_USERNAME and FLEETLIMIT_STORE_PASSWORD, or for "
     "sentinels ?sentinel_username= and ?sentinel_password= in FLEETLIMIT_STORE",
     "certificate": "name the CA of the store with ?ssl_ca_certs= in FLEETLIMIT_STORE, and the "
@@ -51,31 +51,31 @@ _ADVICE = {
 """What to do about what trying again does not mend."""
 
 
-def translate(error: Exception) -> StoreError:
+def to_store_error(error: Exception) -> StoreError:
     """Return the error that says what the driver's error means to a limiter."""
     if isinstance(error, StoreError):
         return error
     if isinstance(error, driver.RedisClusterException) and isinstance(error.__cause__, Exception):
         # No node could be joined. One that does not let us in is not down.
-        cause = translate(error.__cause__)
+        cause = to_store_error(error.__cause__)
         if isinstance(cause, StoreRefused):
             return cause
     text = str(error)
-    ours, kind = _sort(error, text)
+    ours, kind = _classify(error, text)
     message = f"{'unexpected answer' if kind == 'response' else kind}: {text}"
-    if kind in _ADVICE:
-        message += f"; {_ADVICE[kind]}"
+    if kind in _HINTS:
+        message += f"; {_HINTS[kind]}"
     return ours(message, kind=kind)
 
 
-def _sort(error: Exception, text: str) -> tuple[type[StoreError], str]:
-    for marker, ours, kind in _FIRST_MARKERS:
+def _classify(error: Exception, text: str) -> tuple[type[StoreError], str]:
+    for marker, ours, kind in _MARKERS_BEFORE_TYPE:
         if marker in text:
             return ours, kind
-    for driver_error, ours, kind in _KINDS:
+    for driver_error, ours, kind in _BY_TYPE:
         if isinstance(error, driver_error):
             return ours, kind
-    for marker, ours, kind in _LAST_MARKERS:
+    for marker, ours, kind in _MARKERS_AFTER_TYPE:
         if marker in text:
             return ours, kind
     return StoreRefused, "response"

@@ -9,9 +9,9 @@ from importlib.resources import files
 from typing import Any
 
 from fleetlimit.core.quota import Algorithm
-from fleetlimit.stores.redis.errors import translate
+from fleetlimit.stores.redis.errors import to_store_error
 
-FIGURES = 5
+FIELDS_PER_CHARGE = 5
 """Numbers that a joined script answers for each key."""
 
 
@@ -23,7 +23,7 @@ class Script:
         name: Its name.
         text: Lua.
         sha: Its SHA-1.
-        joined: Whether it decides several calls at a time. They share the first argument, and each
+        batchable: Whether it decides several calls in one. They share the first argument, and each
             has one more for each of its keys. They share the first element of the answer, and each
             has one more, which is an error where it failed, and `FIGURES` for each of its keys.
     """
@@ -31,7 +31,7 @@ class Script:
     name: str
     text: str
     sha: str
-    joined: bool = False
+    batchable: bool = False
 
     @property
     def span_attributes(self) -> dict[str, str]:
@@ -44,41 +44,41 @@ class Script:
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class ScriptCall:
     """One call of a script.
 
     Args:
         script: The script.
         keys: Its keys.
         args: Its arguments.
-        answer: The future of the result.
-        read: Converts the script's reply to the result.
+        future: The future of the result.
+        decode: Converts the script's reply to the result.
     """
 
     script: Script
     keys: list[str]
     args: list[Any]
-    answer: asyncio.Future[Any]
-    read: Callable[[Any], Any]
+    future: asyncio.Future[Any]
+    decode: Callable[[Any], Any]
 
-    def hear(self, answer: Any) -> None:
+    def complete(self, reply: Any) -> None:
         """Set the result, unless the caller was cancelled."""
-        if self.answer.done():
+        if self.future.done():
             return
         try:
-            found = self.read(answer)
+            found = self.decode(reply)
         except (TypeError, ValueError, AttributeError) as error:
             self.fail(error)
         else:
-            self.answer.set_result(found)
+            self.future.set_result(found)
 
     def fail(self, error: Exception) -> None:
         """Set the error, unless the caller was cancelled or has its result."""
-        if not self.answer.done():
-            self.answer.set_exception(translate(error))
+        if not self.future.done():
+            self.future.set_exception(to_store_error(error))
 
 
-class Command:
+class ScriptCommand:
     """What is sent to the server for one call, or for several that are joined.
 
     Args:
@@ -87,10 +87,10 @@ class Command:
 
     __slots__ = ("_calls",)
 
-    def __init__(self, calls: list[Call]) -> None:
+    def __init__(self, calls: list[ScriptCall]) -> None:
         self._calls = calls
 
-    def words(self) -> list[Any]:
+    def args(self) -> list[Any]:
         """Return the command's words."""
         first = self._calls[0]
         if len(self._calls) == 1:
@@ -99,47 +99,51 @@ class Command:
         args = [word for call in self._calls for word in call.args[1:]]
         return ["EVALSHA", first.script.sha, len(keys), *keys, first.args[0], *args]
 
-    def answers(self, answer: Any) -> list[tuple[Call, Any]]:
+    def split(self, reply: Any) -> list[tuple[ScriptCall, Any]]:
         """Return each call with its part of the answer."""
-        if not isinstance(answer, list) or not self._calls[0].script.joined:
-            return [(call, answer) for call in self._calls]
+        if not isinstance(reply, list) or not self._calls[0].script.batchable:
+            return [(call, reply) for call in self._calls]
         found, at = [], 1
         for call in self._calls:
-            end = at + 1 + FIGURES * len(call.keys)
-            failed = isinstance(answer[at], Exception)
-            found.append((call, answer[at] if failed else [answer[0], *answer[at:end]]))
+            end = at + 1 + FIELDS_PER_CHARGE * len(call.keys)
+            failed = isinstance(reply[at], Exception)
+            found.append((call, reply[at] if failed else [reply[0], *reply[at:end]]))
             at = end
         return found
 
 
-def join(calls: Iterable[Call], place: Callable[[str], int] | None) -> list[Command]:
+def coalesce(
+    calls: Iterable[ScriptCall], slot_of: Callable[[str], int] | None
+) -> list[ScriptCommand]:
     """Put together what can be one command.
 
     Args:
         calls: Calls that leave together.
-        place: Tells of a key in which Cluster slot it is, where there are any: a script cannot see
-            two.
+        slot_of: Maps a key to its Cluster slot, which is all that a script can see; None without a
+            Cluster.
     """
-    commands: list[Command] = []
-    joined: dict[tuple[str, Any, int], list[Call]] = {}
+    commands: list[ScriptCommand] = []
+    joined: dict[tuple[str, Any, int], list[ScriptCall]] = {}
     for call in calls:
-        if not call.script.joined:
-            commands.append(Command([call]))
+        if not call.script.batchable:
+            commands.append(ScriptCommand([call]))
             continue
-        like = (call.script.sha, call.args[0], place(call.keys[0]) if place else 0)
+        like = (call.script.sha, call.args[0], slot_of(call.keys[0]) if slot_of else 0)
         others = joined.get(like)
         if others is None:
             joined[like] = others = []
-            commands.append(Command(others))
+            commands.append(ScriptCommand(others))
         others.append(call)
     return commands
 
 
-def parts(commands: Iterable[Command], answers: Iterable[Any]) -> list[tuple[Call, Any]]:
+def split_replies(
+    commands: Iterable[ScriptCommand], replies: Iterable[Any]
+) -> list[tuple[ScriptCall, Any]]:
     """Return the calls of commands, each with its part of their answers."""
-    found: list[tuple[Call, Any]] = []
-    for command, answer in zip(commands, answers, strict=True):
-        found += command.answers(answer)
+    found: list[tuple[ScriptCall, Any]] = []
+    for command, answer in zip(commands, replies, strict=True):
+        found += command.split(answer)
     return found
 
 
@@ -147,18 +151,18 @@ _FOLDER = files("fleetlimit.stores.redis") / "lua"
 
 
 @cache
-def script(name: str, *, joined: bool = False) -> Script:
+def load_script(name: str, *, batchable: bool = False) -> Script:
     """Return the script of this name, with the clock and the library before it.
 
     Args:
         name: Name of its file.
-        joined: Whether calls of it that leave together are one.
+        batchable: Whether calls of it that leave together are one.
     """
     library = _read("library", *Algorithm)
     parts = [_read("clock"), "local function library()", library, "return lib", "end", _read(name)]
     text = "\n".join(parts)
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    return Script(name, text, sha, joined=joined)
+    return Script(name, text, sha, batchable=batchable)
 
 
 def _read(*names: str) -> str:

@@ -12,7 +12,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry import names
 
-_UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+_UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
 def configure_logging(
@@ -33,13 +33,13 @@ def configure_logging(
     Raises:
         ConfigError: There is no such level.
     """
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
+    level_number = logging.getLevelNamesMapping().get(level.upper())
+    if level_number is None:
         raise ConfigError(f"{level!r} is not a log level: write DEBUG, INFO, WARNING or ERROR")
     shared = _shared_processors(pod)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=structlog.make_filtering_bound_logger(level_number),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
@@ -55,8 +55,8 @@ def configure_logging(
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(number)
-    for name in _UVICORN:
+    root.setLevel(level_number)
+    for name in _UVICORN_LOGGERS:
         logger = logging.getLogger(name)
         if not logger.hasHandlers():
             # Switched off, by `--no-access-log`: uvicorn asks the same before it makes a line.
@@ -66,7 +66,7 @@ def configure_logging(
         logger.propagate = True
 
 
-def add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def add_trace_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Add the current trace and span, if there are any, in the hexadecimal that traces use."""
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
@@ -85,7 +85,7 @@ def _shared_processors(pod: str) -> Sequence[Processor]:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        add_trace,
+        add_trace_ids,
         *([add_pod] if pod else []),
         structlog.processors.StackInfoRenderer(),
     )

@@ -8,19 +8,19 @@ from structlog.typing import FilteringBoundLogger
 
 from fleetlimit.core.decision import DENIED, Decision, Outcome
 from fleetlimit.core.quota import SECOND_US
-from fleetlimit.limiter.events import Decided, Event
+from fleetlimit.limiter.events import CheckDecided, Event
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.logs.rate_limited import CAPACITY, FIRST, WINDOW_US, Sampler
+from fleetlimit.telemetry.logs.rate_limited import CAPACITY, LINES_PER_WINDOW, WINDOW_US, LogSampler
 
-_EVENTS = {
+_EVENT_NAMES = {
     Outcome.DENIED: names.LOG_DENIED,
     Outcome.SHADOW_DENIED: names.LOG_SHADOW_DENIED,
     Outcome.FAIL_CLOSED: names.LOG_FAIL_CLOSED,
 }
 
 
-def _ignore() -> None:
+def _do_nothing() -> None:
     """Do nothing."""
 
 
@@ -34,8 +34,8 @@ class DenialLog:
     Args:
         clock: The process's own time.
         logger: Where to write.
-        suppressed: Called for each denial that gets no line of its own.
-        first: Lines written for a policy and subject in a window.
+        on_suppressed: Called for each denial that gets no line of its own.
+        lines_per_window: Lines written for a policy and subject in a window.
         window_us: Length of a window in microseconds.
         capacity: Pairs of policy and subject told apart at the same time, for each event.
     """
@@ -45,77 +45,80 @@ class DenialLog:
         clock: Clock,
         logger: FilteringBoundLogger | None = None,
         *,
-        suppressed: Callable[[], None] = _ignore,
-        first: int = FIRST,
+        on_suppressed: Callable[[], None] = _do_nothing,
+        lines_per_window: int = LINES_PER_WINDOW,
         window_us: int = WINDOW_US,
         capacity: int = CAPACITY,
     ) -> None:
         self._log: FilteringBoundLogger = logger or structlog.get_logger("fleetlimit.requests")
-        self._suppressed = suppressed
-        self._flooded = False
-        self._last: Decision | None = None
-        self._policies: tuple[str, ...] = ()
+        self._on_suppressed = on_suppressed
+        self._has_open_windows = False
+        self._last_decision: Decision | None = None
+        self._last_policies: tuple[str, ...] = ()
         self._samplers = {
-            outcome: Sampler(
+            outcome: LogSampler(
                 clock,
-                self._summary(event),
+                self._summary_writer(event),
                 overflow=(names.OTHERS, names.OTHERS),
-                first=first,
+                lines_per_window=lines_per_window,
                 window_us=window_us,
                 capacity=capacity,
             )
-            for outcome, event in _EVENTS.items()
+            for outcome, event in _EVENT_NAMES.items()
         }
 
-    def observe(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Write a line for a refusal, or count it for a summary."""
-        if not isinstance(event, Decided):
+        if not isinstance(event, CheckDecided):
             return
         outcome = event.decision.outcome
         sampler = self._samplers.get(outcome)
         if sampler is None:
-            if self._flooded:
+            if self._has_open_windows:
                 self.flush()
             return
-        self._flooded = True
+        self._has_open_windows = True
         # In a flood one decision is given again and again.
-        if event.decision is not self._last:
-            self._last, self._policies = event.decision, _named(event.decision)
-        policies = self._policies
-        if sampler.admit((policies[0] if policies else "", event.subject)):
+        if event.decision is not self._last_decision:
+            self._last_decision, self._last_policies = (
+                event.decision,
+                _denying_policies(event.decision),
+            )
+        policies = self._last_policies
+        if sampler.should_log((policies[0] if policies else "", event.subject_hash)):
             self._write(event, policies)
         elif outcome is DENIED:
-            self._suppressed()
+            self._on_suppressed()
 
     def flush(self) -> None:
         """Write the summaries of windows that have ended."""
         still_open = [sampler.flush() for sampler in self._samplers.values()]
-        self._flooded = any(still_open)
+        self._has_open_windows = any(still_open)
 
     def close(self) -> None:
         """Write the summaries of all windows, so that no refusal is missing."""
         for sampler in self._samplers.values():
             sampler.close()
 
-    def _write(self, event: Decided, policies: tuple[str, ...]) -> None:
+    def _write(self, event: CheckDecided, policies: tuple[str, ...]) -> None:
         decision = event.decision
         shadow = decision.outcome is Outcome.SHADOW_DENIED
         # RFC 9110 section 10.2.3: whole seconds; rounded up, as in the response.
         retry = {} if shadow else {"retry_after": max(1, -(-decision.retry_after_us // SECOND_US))}
         self._log.info(
-            _EVENTS[decision.outcome],
+            _EVENT_NAMES[decision.outcome],
             policy=next(iter(policies), ""),
             violated=list(policies),
             route=event.route,
-            subject=event.subject,
+            subject=event.subject_hash,
             anonymous=event.anonymous,
             tier=event.tier,
             source=decision.source.value,
             **retry,
         )
 
-    def _summary(self, event: str) -> Callable[[tuple[str, str], int], None]:
-        def summarise(key: tuple[str, str], count: int) -> None:
+    def _summary_writer(self, event: str) -> Callable[[tuple[str, str], int], None]:
+        def write_summary(key: tuple[str, str], count: int) -> None:
             policy, subject = key
             # A summary belongs to many traces, and not to the one that happens to be current.
             token = context.attach(context.Context())
@@ -126,13 +129,13 @@ class DenialLog:
             finally:
                 context.detach(token)
 
-        return summarise
+        return write_summary
 
 
-def _named(decision: Decision) -> tuple[str, ...]:
+def _denying_policies(decision: Decision) -> tuple[str, ...]:
     """Return the policies that refused the request, or would have if they were enforced."""
     if not decision.allowed:
-        return decision.violated
+        return decision.denied_by
     return tuple(
         result.policy for result in decision.results if result.outcome is Outcome.SHADOW_DENIED
     )

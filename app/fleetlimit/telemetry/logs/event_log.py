@@ -7,7 +7,7 @@ from structlog.typing import FilteringBoundLogger
 from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
-    Decided,
+    CheckDecided,
     Event,
     OvershootFound,
     PoliciesLoaded,
@@ -19,7 +19,7 @@ from fleetlimit.limiter.events import (
 )
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.logs.rate_limited import FIRST, WINDOW_US, Sampler
+from fleetlimit.telemetry.logs.rate_limited import LINES_PER_WINDOW, WINDOW_US, LogSampler
 
 
 class EventLog:
@@ -31,7 +31,7 @@ class EventLog:
     Args:
         clock: The process's own time.
         logger: Where to write.
-        first: Lines written for an operation and kind of failure in a window.
+        lines_per_window: Lines written for an operation and kind of failure in a window.
         window_us: Length of a window in microseconds.
     """
 
@@ -40,29 +40,29 @@ class EventLog:
         clock: Clock,
         logger: FilteringBoundLogger | None = None,
         *,
-        first: int = FIRST,
+        lines_per_window: int = LINES_PER_WINDOW,
         window_us: int = WINDOW_US,
     ) -> None:
         self._log: FilteringBoundLogger = logger or structlog.get_logger("fleetlimit.events")
-        self._failures = Sampler(
+        self._failure_sampler = LogSampler(
             clock,
-            self._summarise,
+            self._write_summary,
             overflow=(names.LOG_STORE_UNAVAILABLE, names.OTHERS, names.OTHERS),
-            first=first,
+            lines_per_window=lines_per_window,
             window_us=window_us,
         )
         self._replicas = 0
 
-    def observe(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Write a line for the event, if it is one for this log."""
         # Decisions are by far the most frequent, and told by the log of denials.
-        if not isinstance(event, Decided):
-            self._tell(event)
+        if not isinstance(event, CheckDecided):
+            self._write(event)
 
-    def _tell(self, event: Event) -> None:
+    def _write(self, event: Event) -> None:
         match event:
             case StoreFailed():
-                self._store_failed(event)
+                self._on_store_failed(event)
             case BreakerChanged(BreakerState.OPEN):
                 self._log.error(names.LOG_BREAKER_OPEN)
             case BreakerChanged():
@@ -91,19 +91,19 @@ class EventLog:
 
     def flush(self) -> None:
         """Write the summaries of windows that have ended."""
-        self._failures.flush()
+        self._failure_sampler.flush()
 
     def close(self) -> None:
         """Write the summaries of all windows, so that no failure is missing."""
-        self._failures.close()
+        self._failure_sampler.close()
 
-    def _store_failed(self, event: StoreFailed) -> None:
+    def _on_store_failed(self, event: StoreFailed) -> None:
         error = event.error
         name = names.LOG_STORE_UNAVAILABLE if error.transient else names.LOG_STORE_REFUSED
-        if self._failures.admit((name, event.operation, error.kind)):
+        if self._failure_sampler.should_log((name, event.operation, error.kind)):
             self._log.warning(name, operation=event.operation, kind=error.kind, error=str(error))
 
-    def _summarise(self, key: tuple[str, str, str], count: int) -> None:
+    def _write_summary(self, key: tuple[str, str, str], count: int) -> None:
         name, operation, kind = key
         # A summary belongs to many traces, and not to the one that happens to be current.
         token = context.attach(context.Context())

@@ -2,21 +2,19 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from fleetlimit.telemetry.names import Metric
+from fleetlimit.telemetry.names import MetricSpec
 
 
-def counter(metric: Metric, registry: CollectorRegistry) -> Counter:
+def counter(spec: MetricSpec, registry: CollectorRegistry) -> Counter:
     """Register a counter."""
-    return Counter(metric.name, metric.help, metric.labels, registry=registry)
+    return Counter(spec.name, spec.help, spec.labels, registry=registry)
 
 
-def gauge(metric: Metric, registry: CollectorRegistry) -> Gauge:
+def gauge(spec: MetricSpec, registry: CollectorRegistry) -> Gauge:
     """Register a gauge."""
-    return Gauge(metric.name, metric.help, metric.labels, registry=registry)
+    return Gauge(spec.name, spec.help, spec.labels, registry=registry)
 
 
-def histogram(metric: Metric, registry: CollectorRegistry) -> Histogram:
+def histogram(spec: MetricSpec, registry: CollectorRegistry) -> Histogram:
     """Register a histogram with the metric's own buckets."""
-    return Histogram(
-        metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets
-    )
+    return Histogram(spec.name, spec.help, spec.labels, registry=registry, buckets=spec.buckets)

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry
 
-from fleetlimit.limiter.events import Audited
+from fleetlimit.limiter.events import AuditReported
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.metrics._factories import counter, gauge
 
@@ -20,18 +20,18 @@ class AuditMetrics:
         self._windows = counter(names.AUDIT_WINDOWS, registry)
         self._admitted = counter(names.AUDIT_ADMITTED, registry)
         self._permitted = counter(names.AUDIT_PERMITTED, registry)
-        self._shown: set[str] = set()
+        self._exported: set[str] = set()
 
-    def show(self, event: Audited) -> None:
+    def update(self, event: AuditReported) -> None:
         """Show these policies, and nothing more of those that are gone."""
         for audit in event.policies:
             self._overshoot.labels(audit.policy).set(audit.overshoot)
-            self._keys.labels(audit.policy).set(audit.keys)
-            self._windows.labels(audit.policy).inc(audit.windows)
+            self._keys.labels(audit.policy).set(audit.callers)
+            self._windows.labels(audit.policy).inc(audit.intervals)
             self._admitted.labels(audit.policy).inc(audit.admitted)
             self._permitted.labels(audit.policy).inc(audit.permitted)
-        shown = {audit.policy for audit in event.policies}
-        for stale in self._shown - shown:
+        exported = {audit.policy for audit in event.policies}
+        for stale in self._exported - exported:
             self._overshoot.remove(stale)
             self._keys.remove(stale)
-        self._shown = shown
+        self._exported = exported

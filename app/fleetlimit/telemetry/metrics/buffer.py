@@ -13,42 +13,42 @@ from typing import Generic, TypeVar
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
-MAX_WAITING = 16
+BATCH_SIZE = 16
 """As many as are nearly as cheap to count as a hundred, by the piece: whoever comes meanwhile waits
 until all are counted."""
 
 T = TypeVar("T")
 
 
-class Tally(Collector, Generic[T]):
+class BufferedUpdates(Collector, Generic[T]):
     """Keeps what is to be counted; nothing is lost while the registry is read.
 
     Args:
         registry: Where the counters are, registered after this.
-        count: Counts what has been kept.
+        apply: Counts what has been kept.
     """
 
-    def __init__(self, registry: CollectorRegistry, count: Callable[[Iterable[T]], None]) -> None:
-        self._count = count
-        self._waiting: deque[T] = deque()
+    def __init__(self, registry: CollectorRegistry, apply: Callable[[Iterable[T]], None]) -> None:
+        self._apply = apply
+        self._pending: deque[T] = deque()
         # A registry may be read from any thread.
         self._lock = threading.Lock()
         registry.register(self)
 
     def add(self, item: T) -> None:
         """Keep what is to be counted."""
-        self._waiting.append(item)
-        if len(self._waiting) >= MAX_WAITING:
+        self._pending.append(item)
+        if len(self._pending) >= BATCH_SIZE:
             self.flush()
 
     def flush(self) -> None:
         """Have it counted."""
         with self._lock:
-            self._count(self._taken())
+            self._apply(self._drain())
 
-    def _taken(self) -> Iterator[T]:
-        while self._waiting:
-            yield self._waiting.popleft()
+    def _drain(self) -> Iterator[T]:
+        while self._pending:
+            yield self._pending.popleft()
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: it has no metric of its own."""

@@ -28,7 +28,7 @@ class _Series:
         self.sum = 0.0
 
 
-class Durations(Collector):
+class DurationHistogram(Collector):
     """Counts durations in seconds by source.
 
     Args:
@@ -62,14 +62,14 @@ class Durations(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return what was counted."""
         family = self._family()
-        names_of = [str(float(bound)) for bound in self._bounds] + ["+Inf"]
+        bound_labels = [str(float(bound)) for bound in self._bounds] + ["+Inf"]
         with self._lock:
             for source, series in self._series.items():
                 total, buckets = 0, []
-                for place, name in enumerate(names_of):
-                    total += series.counts[place]
-                    exemplar = series.exemplars.get(place)
-                    buckets.append((name, total, exemplar) if exemplar else (name, total))
+                for index, label in enumerate(bound_labels):
+                    total += series.counts[index]
+                    exemplar = series.exemplars.get(index)
+                    buckets.append((label, total, exemplar) if exemplar else (label, total))
                 family.add_metric([source], buckets, series.sum)
         yield family
 

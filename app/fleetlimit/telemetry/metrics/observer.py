@@ -14,10 +14,10 @@ from prometheus_client.exposition import choose_encoder
 
 from fleetlimit.core.decision import Decision, Outcome, Source
 from fleetlimit.limiter.events import (
-    Audited,
+    AuditReported,
     BreakerChanged,
     BreakerState,
-    Decided,
+    CheckDecided,
     Event,
     PoliciesLoaded,
     PoliciesRejected,
@@ -29,14 +29,14 @@ from fleetlimit.limiter.events import (
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.metrics._factories import counter, gauge, histogram
 from fleetlimit.telemetry.metrics.audit_metrics import AuditMetrics
-from fleetlimit.telemetry.metrics.buffer import Tally
-from fleetlimit.telemetry.metrics.duration_histogram import Durations
-from fleetlimit.telemetry.metrics.policy_counters import Kind, PolicyCounters, kind_of
+from fleetlimit.telemetry.metrics.buffer import BufferedUpdates
+from fleetlimit.telemetry.metrics.duration_histogram import DurationHistogram
+from fleetlimit.telemetry.metrics.policy_counters import DecisionLabels, PolicyCounters, labels_of
 from fleetlimit.telemetry.metrics.policy_gauges import PolicyGauges
-from fleetlimit.telemetry.tracing.head_sampling import is_unsampled
+from fleetlimit.telemetry.tracing.head_sampling import in_unsampled_request
 
 
-class Metrics:
+class PrometheusMetrics:
     """Observes the limiter and renders what it counted.
 
     Args:
@@ -51,16 +51,20 @@ class Metrics:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=registry)
         self._registry = registry
-        self._tally: Tally[Decided] = Tally(registry, self._count_all)
-        self._without_line: Tally[None] = Tally(registry, self._count_suppressed)
+        self._decision_buffer: BufferedUpdates[CheckDecided] = BufferedUpdates(
+            registry, self._count_batch
+        )
+        self._suppressed_buffer: BufferedUpdates[None] = BufferedUpdates(
+            registry, self._count_suppressed
+        )
         checks = counter(names.CHECKS, registry)
         self._checks: dict[Outcome, Counter] = {item: checks.labels(item) for item in Outcome}
-        self._policies = PolicyCounters(registry)
-        self._durations = Durations(registry)
+        self._policy_counters = PolicyCounters(registry)
+        self._durations = DurationHistogram(registry)
         self._cache_hits = counter(names.DENIAL_CACHE_HITS, registry)
         self._suppressed = counter(names.DENIALS_SUPPRESSED, registry)
         self._store_errors = counter(names.STORE_ERRORS, registry)
-        for kind in names.USUAL_STORE_ERRORS:
+        for kind in names.COMMON_STORE_ERRORS:
             self._store_errors.labels(kind)
         self._state_lost = counter(names.STORE_STATE_LOST, registry)
         self._server_changes = counter(names.STORE_SERVER_CHANGES, registry)
@@ -71,17 +75,17 @@ class Metrics:
         self._reloads = {result: reloads.labels(result) for result in names.RELOAD_RESULTS}
         self._last_reload = gauge(names.POLICY_LAST_RELOAD, registry)
         self._last_reload.set(1)
-        self._gauges = PolicyGauges(registry)
+        self._policy_gauges = PolicyGauges(registry)
         self._audit = AuditMetrics(registry)
         self._lag = histogram(names.EVENT_LOOP_LAG, registry)
         self._spans_dropped = counter(names.SPANS_DROPPED, registry)
         gauge(names.BUILD_INFO, registry).labels(version).set(1)
 
-    def observe(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Count an event."""
         match event:
-            case Decided():
-                self._decided(event)
+            case CheckDecided():
+                self._on_decision(event)
             case StoreFailed():
                 self._store_errors.labels(event.error.kind).inc()
             case BreakerChanged():
@@ -94,35 +98,35 @@ class Metrics:
                 self._replicas.set(event.replicas)
             case PoliciesLoaded():
                 # What is not told yet was decided under the policies before these.
-                self._tally.flush()
-                self._gauges.show(event.policies)
-                self._policies.load(event.policies)
+                self._decision_buffer.flush()
+                self._policy_gauges.update(event.policies)
+                self._policy_counters.load(event.policies)
                 self._reloads[names.SUCCESS].inc()
                 self._last_reload.set(1)
             case PoliciesRejected():
                 self._reloads[names.FAILURE].inc()
                 self._last_reload.set(0)
-            case Audited():
-                self._audit.show(event)
+            case AuditReported():
+                self._audit.update(event)
 
     def flush(self) -> None:
         """Bring the counters up to date for those who read one without the registry's others."""
-        self._tally.flush()
-        self._without_line.flush()
+        self._decision_buffer.flush()
+        self._suppressed_buffer.flush()
 
-    def denial_suppressed(self) -> None:
+    def on_denial_suppressed(self) -> None:
         """Count a denial that got no log line of its own."""
-        self._without_line.add(None)
+        self._suppressed_buffer.add(None)
 
-    def batch_sent(self, calls: int) -> None:
+    def on_batch_sent(self, calls: int) -> None:
         """Count the calls that travelled to the store in one pipeline."""
         self._batches.observe(calls)
 
-    def loop_lagged(self, seconds: float) -> None:
+    def on_event_loop_lag(self, seconds: float) -> None:
         """Count by how much the event loop was late."""
         self._lag.observe(seconds)
 
-    def spans_dropped(self, spans: int) -> None:
+    def on_spans_dropped(self, spans: int) -> None:
         """Count spans that were not delivered."""
         self._spans_dropped.inc(spans)
 
@@ -139,41 +143,43 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    def _decided(self, event: Decided) -> None:
-        exemplar = _exemplar()
+    def _on_decision(self, event: CheckDecided) -> None:
+        exemplar = _current_exemplar()
         if exemplar is None:
-            self._tally.add(event)
+            self._decision_buffer.add(event)
             return
         self._durations.observe(event.decision.source, [event.seconds], exemplar)
-        self._count(kind_of(event), 1, exemplar)
+        self._increment(labels_of(event), 1, exemplar)
 
-    def _count_all(self, events: Iterable[Decided]) -> None:
-        kinds: dict[Kind, list[float]] = {}
+    def _count_batch(self, events: Iterable[CheckDecided]) -> None:
+        durations_by_labels: dict[DecisionLabels, list[float]] = {}
         decision: Decision | None = None
         for event in events:
             # In a flood one decision is given again and again, and is always of one kind.
             if event.decision is not decision:
                 decision = event.decision
-                durations = kinds.setdefault(kind_of(event), [])
+                durations = durations_by_labels.setdefault(labels_of(event), [])
             durations.append(event.seconds)
-        for kind, durations in kinds.items():
+        for kind, durations in durations_by_labels.items():
             self._durations.observe(kind.source, durations)
-            self._count(kind, len(durations))
+            self._increment(kind, len(durations))
 
     def _count_suppressed(self, denials: Iterable[None]) -> None:
         self._suppressed.inc(sum(1 for _ in denials))
 
-    def _count(self, kind: Kind, number: int, exemplar: dict[str, str] | None = None) -> None:
-        self._checks[kind.outcome].inc(number)
-        if kind.source is Source.CACHE:
+    def _increment(
+        self, labels: DecisionLabels, number: int, exemplar: dict[str, str] | None = None
+    ) -> None:
+        self._checks[labels.outcome].inc(number)
+        if labels.source is Source.CACHE:
             self._cache_hits.inc(number)
-        self._policies.count(kind, number, exemplar)
+        self._policy_counters.count(labels, number, exemplar)
 
 
-def _exemplar() -> dict[str, str] | None:
+def _current_exemplar() -> dict[str, str] | None:
     """Return the current trace where it is kept; pointing to any other would lead nowhere."""
     # Where nothing is traced nothing is current: either is seen in less than half the time.
-    if not context.get_current() or is_unsampled():
+    if not context.get_current() or in_unsampled_request():
         return None
     span = trace.get_current_span().get_span_context()
     if not span.trace_flags.sampled:

@@ -7,24 +7,31 @@ from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter
 
-from fleetlimit.core.decision import ALLOWED, DENIED, REFUSING, Outcome, Source, Verdict
+from fleetlimit.core.decision import (
+    ALLOWED,
+    DENIED,
+    REJECTED_OUTCOMES,
+    BucketStatus,
+    Outcome,
+    Source,
+)
 from fleetlimit.core.made import made
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.core.quota import Quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE
-from fleetlimit.limiter.events import Decided
+from fleetlimit.limiter.events import CheckDecided
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.metrics._factories import counter
 
-ROUTES = 1_000
+MAX_ROUTES = 1_000
 """Routes told apart; an app has fewer, but a check made in code may name anything as its route."""
-_NEAR = 5
+_NEAR_LIMIT_DIVISOR = 5
 """A limit is near when a fifth of it is left: 80 % is used."""
 _SHADOW_DENIED: Final = Outcome.SHADOW_DENIED
-_REFUSALS = frozenset({Outcome.DENIED, Outcome.SHADOW_DENIED})
+_DENIED_OUTCOMES = frozenset({Outcome.DENIED, Outcome.SHADOW_DENIED})
 
 
-class Kind(NamedTuple):
+class DecisionLabels(NamedTuple):
     """What of a decision is counted: decisions of one kind are counted together.
 
     Args:
@@ -32,21 +39,21 @@ class Kind(NamedTuple):
         source: Who decided.
         route: The route, of what a policy refused.
         tier: The caller's tier.
-        said: Each policy that counts, what it said, and whether it let in near its limit.
+        outcomes: Each policy that counts, what it said, and whether it let in near its limit.
     """
 
     outcome: Outcome
     source: Source
     route: str
     tier: str
-    said: tuple[tuple[str, Outcome, bool], ...]
+    outcomes: tuple[tuple[str, Outcome, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Bound:
+class _PolicyChildren:
     """One policy's counters, bound once: looking up children by label costs more than counting."""
 
-    outcomes: dict[Outcome, Counter]
+    decisions: dict[Outcome, Counter]
     near_limit: dict[str, Counter]
     denials: dict[tuple[str, str, Outcome], Counter] = field(default_factory=dict)
 
@@ -64,68 +71,74 @@ class PolicyCounters:
         self._near_limit = counter(names.NEAR_LIMIT, registry)
         self._routes: set[str] = set()
         self._tiers = {"": names.NO_TIER}
-        self._bound: dict[str, _Bound] = {}
+        self._children: dict[str, _PolicyChildren] = {}
 
     def load(self, policies: PolicySet) -> None:
         """Tell apart the tiers that these policies name, and show them at zero before traffic."""
-        self._tiers = {**{tier: tier for tier in _named(policies)}, "": names.NO_TIER}
-        self._bound = {policy.name: self._bind(policy.name) for policy in policies.policies}
+        self._tiers = {**{tier: tier for tier in _tiers_of(policies)}, "": names.NO_TIER}
+        self._children = {
+            policy.name: self._make_children(policy.name) for policy in policies.policies
+        }
 
-    def count(self, kind: Kind, number: int, exemplar: dict[str, str] | None = None) -> None:
+    def count(
+        self, labels: DecisionLabels, number: int, exemplar: dict[str, str] | None = None
+    ) -> None:
         """Count decisions under their policies.
 
         Args:
-            kind: What was decided.
+            labels: What was decided.
             number: How often it was.
             exemplar: The trace to show with what was denied; None for none.
         """
-        tier = self._tiers.get(kind.tier, names.OTHER_TIER)
-        for policy, outcome, near in kind.said:
-            bound = self._bound.get(policy)
-            if bound is None:
-                bound = self._bound[policy] = self._bind(policy)
-            refused = exemplar if outcome is DENIED else None
-            bound.outcomes[outcome].inc(number, refused)
-            if outcome in _REFUSALS:
-                place = (kind.route, tier, outcome)
-                self._refusals(bound, policy, place).inc(number, refused)
+        tier = self._tiers.get(labels.tier, names.OTHER_TIER)
+        for policy, outcome, near in labels.outcomes:
+            children = self._children.get(policy)
+            if children is None:
+                children = self._children[policy] = self._make_children(policy)
+            denial_exemplar = exemplar if outcome is DENIED else None
+            children.decisions[outcome].inc(number, denial_exemplar)
+            if outcome in _DENIED_OUTCOMES:
+                place = (labels.route, tier, outcome)
+                self._denials_child(children, policy, place).inc(number, denial_exemplar)
             elif near:
-                bound.near_limit[tier].inc(number)
+                children.near_limit[tier].inc(number)
 
-    def _bind(self, policy: str) -> _Bound:
+    def _make_children(self, policy: str) -> _PolicyChildren:
         tiers = {*self._tiers.values(), names.OTHER_TIER}
-        return _Bound(
-            outcomes={item: self._decisions.labels(policy, item) for item in Outcome},
+        return _PolicyChildren(
+            decisions={item: self._decisions.labels(policy, item) for item in Outcome},
             near_limit={tier: self._near_limit.labels(policy, tier) for tier in tiers},
         )
 
-    def _refusals(self, bound: _Bound, policy: str, place: tuple[str, str, Outcome]) -> Counter:
-        found = bound.denials.get(place)
-        if found is None:
-            route = self._route(place[0])
-            found = self._denials.labels(policy, route, *place[1:])
+    def _denials_child(
+        self, children: _PolicyChildren, policy: str, place: tuple[str, str, Outcome]
+    ) -> Counter:
+        child = children.denials.get(place)
+        if child is None:
+            route = self._route_label(place[0])
+            child = self._denials.labels(policy, route, *place[1:])
             if route != names.OTHERS:
-                bound.denials[place] = found
-        return found
+                children.denials[place] = child
+        return child
 
-    def _route(self, route: str) -> str:
+    def _route_label(self, route: str) -> str:
         if route == UNMATCHED_ROUTE:
             return names.NO_ROUTE
         if route not in self._routes:
-            if len(self._routes) >= ROUTES:
+            if len(self._routes) >= MAX_ROUTES:
                 return names.OTHERS
             self._routes.add(route)
         return route
 
 
-def _named(policies: PolicySet) -> Iterator[str]:
+def _tiers_of(policies: PolicySet) -> Iterator[str]:
     for policy in policies.policies:
         yield from policy.tiers
         if policy.match is not None:
             yield from policy.match.tiers
 
 
-def kind_of(event: Decided) -> Kind:
+def labels_of(event: CheckDecided) -> DecisionLabels:
     """Return what of a decision is counted.
 
     Of a refused request only the policies that refused are: the others spent nothing.
@@ -133,25 +146,29 @@ def kind_of(event: Decided) -> Kind:
     outcome, source, results, _, _ = event.decision
     if outcome is ALLOWED and len(results) == 1:
         policy, _, _, quotas, verdicts = results[0]
-        return _let_in(source, event.tier, policy, _is_near(quotas, verdicts))
-    if outcome in REFUSING:
-        said = [(each.policy, each.outcome, False) for each in results if each.outcome in REFUSING]
-        return made(Kind, (outcome, source, event.route, event.tier, tuple(said)))
-    said = [
-        (policy, result, result is ALLOWED and _is_near(quotas, verdicts))
+        return _allowed_labels(source, event.tier, policy, _is_near_limit(quotas, verdicts))
+    if outcome in REJECTED_OUTCOMES:
+        outcomes = [
+            (each.policy, each.outcome, False)
+            for each in results
+            if each.outcome in REJECTED_OUTCOMES
+        ]
+        return made(DecisionLabels, (outcome, source, event.route, event.tier, tuple(outcomes)))
+    outcomes = [
+        (policy, result, result is ALLOWED and _is_near_limit(quotas, verdicts))
         for policy, _, result, quotas, verdicts in results
     ]
     route = event.route if outcome is _SHADOW_DENIED else ""
-    return made(Kind, (outcome, source, route, event.tier, tuple(said)))
+    return made(DecisionLabels, (outcome, source, route, event.tier, tuple(outcomes)))
 
 
 @lru_cache(1_024)
-def _let_in(source: Source, tier: str, policy: str, near: bool) -> Kind:  # noqa: FBT001 - a key
-    return Kind(ALLOWED, source, "", tier, ((policy, ALLOWED, near),))
+def _allowed_labels(source: Source, tier: str, policy: str, near: bool) -> DecisionLabels:  # noqa: FBT001 - a key
+    return DecisionLabels(ALLOWED, source, "", tier, ((policy, ALLOWED, near),))
 
 
-def _is_near(quotas: Sequence[Quota], verdicts: Iterable[Verdict | None]) -> bool:
+def _is_near_limit(quotas: Sequence[Quota], verdicts: Iterable[BucketStatus | None]) -> bool:
     for place, verdict in enumerate(verdicts):
-        if verdict is not None and verdict.remaining * _NEAR <= quotas[place].burst:
+        if verdict is not None and verdict.remaining * _NEAR_LIMIT_DIVISOR <= quotas[place].burst:
             return True
     return False

@@ -24,9 +24,9 @@ class PolicyGauges:
         self._limit = gauge(names.POLICY_LIMIT, registry)
         self._window = gauge(names.POLICY_WINDOW, registry)
         self._digest: str | None = None
-        self._shown: set[tuple[str, str]] = set()
+        self._exported: set[tuple[str, str]] = set()
 
-    def show(self, policies: PolicySet) -> None:
+    def update(self, policies: PolicySet) -> None:
         """Show these policies in place of those shown before."""
         self._loaded.set(len(policies.policies))
         self._generation.set(policies.generation)
@@ -34,16 +34,16 @@ class PolicyGauges:
             self._info.remove(self._digest)
         self._digest = policies.digest
         self._info.labels(policies.digest).set(1)
-        shown = set()
+        exported = set()
         for policy in policies.policies:
             for label, quota in _limits(policy):
                 self._limit.labels(policy.name, label).set(quota.limit)
                 self._window.labels(policy.name, label).set(quota.period_us / SECOND_US)
-                shown.add((policy.name, label))
-        for stale in self._shown - shown:
+                exported.add((policy.name, label))
+        for stale in self._exported - exported:
             self._limit.remove(*stale)
             self._window.remove(*stale)
-        self._shown = shown
+        self._exported = exported
 
 
 def _limits(policy: Policy) -> Iterator[tuple[str, Quota]]:

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.trace import TracerProvider
 
-from fleetlimit.telemetry.tracing.head_sampling import sample_at_head
+from fleetlimit.telemetry.tracing.head_sampling import enable_head_sampling
 
 _OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
 
@@ -21,14 +21,14 @@ def instrument_app(app: FastAPI, provider: TracerProvider) -> None:
         app: The app.
         provider: Where spans go.
     """
-    _prefer_stable_names()
+    _opt_in_to_stable_semconv()
     # A span for each ASGI message would triple the spans of a request and say nothing more.
     FastAPIInstrumentor.instrument_app(
         app, tracer_provider=provider, exclude_spans=["receive", "send"]
     )
-    sample_at_head(app, provider)
+    enable_head_sampling(app, provider)
 
 
-def _prefer_stable_names() -> None:
+def _opt_in_to_stable_semconv() -> None:
     """Ask for the stable attribute names, read once by the first instrumentation in a process."""
     os.environ.setdefault(_OPT_IN, "http")

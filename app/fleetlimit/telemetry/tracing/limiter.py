@@ -9,16 +9,16 @@ from opentelemetry import context, trace
 from fleetlimit.core.decision import Decision, Source
 from fleetlimit.core.quota import MILLISECOND_US
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.tracing.head_sampling import is_unsampled
+from fleetlimit.telemetry.tracing.head_sampling import in_unsampled_request
 
-_STORE_CALL = {
+_STORE_CALL_ATTRIBUTES = {
     names.ATTR_DB_SYSTEM: "redis",
     names.ATTR_DB_OPERATION: "EVALSHA",
     names.ATTR_DB_PROCEDURE: "take",
 }
 
 
-class LimiterSpan:
+class OpenTelemetryCheckSpan:
     """The span of one check, current while its `with` block runs."""
 
     __slots__ = ("_policies", "_span", "_token", "_tracer")
@@ -29,7 +29,7 @@ class LimiterSpan:
 
     def __enter__(self) -> Self:
         self._span = self._tracer.start_span(
-            names.SPAN_CHECK, attributes={names.ATTR_POLICY: tuple(self._policies)}
+            names.SPAN_CHECK, attributes={names.ATTR_POLICIES: tuple(self._policies)}
         )
         self._token = context.attach(trace.set_span_in_context(self._span))
         return self
@@ -47,12 +47,12 @@ class LimiterSpan:
             self._span.set_status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}")
         self._span.end()
 
-    def decided(self, decision: Decision) -> None:
+    def set_decision(self, decision: Decision) -> None:
         """Say on the span what was decided; a refusal is not an error."""
         span = self._span
         if not span.is_recording():
             return
-        span.set_attribute(names.ATTR_RESULT, decision.outcome.value)
+        span.set_attribute(names.ATTR_OUTCOME, decision.outcome.value)
         span.set_attribute(names.ATTR_SOURCE, decision.source.value)
         if decision.retry_after_us:
             # Rounded up, so that nobody who reads it comes back too early.
@@ -60,10 +60,10 @@ class LimiterSpan:
                 names.ATTR_RETRY_AFTER_MS, -(-decision.retry_after_us // MILLISECOND_US)
             )
         if decision.source is Source.STORE:
-            span.set_attributes(_STORE_CALL)
+            span.set_attributes(_STORE_CALL_ATTRIBUTES)
 
 
-class LimiterTracing:
+class OpenTelemetryTracer:
     """Makes a span for each check.
 
     Args:
@@ -77,17 +77,17 @@ class LimiterTracing:
     def __init__(self, provider: trace.TracerProvider | None = None, *, version: str = "") -> None:
         self.tracer = trace.get_tracer("fleetlimit", version, provider)
 
-    def follows(self) -> bool:
+    def is_sampled(self) -> bool:
         """Tell whether a check that begins here is to have a span.
 
         Not within a request of this process that is not sampled: a sampler would drop the span with
         its parent, and to ask one takes longer than the check.
         """
-        if is_unsampled():
+        if in_unsampled_request():
             return False
-        above = trace.get_current_span().get_span_context()
-        return not above.is_valid or above.is_remote or above.trace_flags.sampled
+        parent = trace.get_current_span().get_span_context()
+        return not parent.is_valid or parent.is_remote or parent.trace_flags.sampled
 
-    def check(self, policies: Sequence[str]) -> LimiterSpan:
+    def start_check(self, policies: Sequence[str]) -> OpenTelemetryCheckSpan:
         """Return the span of a check under these policies, to be used as a context manager."""
-        return LimiterSpan(self.tracer, policies)
+        return OpenTelemetryCheckSpan(self.tracer, policies)

@@ -19,12 +19,16 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.telemetry.tracing.head_sampling import ChosenIds
-from fleetlimit.telemetry.tracing.span_processor import BATCH, CAPACITY, SpanQueue
+from fleetlimit.telemetry.tracing.head_sampling import PresetTraceIdGenerator
+from fleetlimit.telemetry.tracing.span_processor import (
+    MAX_EXPORT_BATCH_SIZE,
+    MAX_QUEUE_SIZE,
+    CountingBatchSpanProcessor,
+)
 
 _ENDPOINTS = (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
 _PROTOCOLS = (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL)
-_ATTRIBUTES = {"k8s.pod.name": "POD_NAME", "k8s.namespace.name": "POD_NAMESPACE"}
+_POD_ATTRIBUTES = {"k8s.pod.name": "POD_NAME", "k8s.namespace.name": "POD_NAMESPACE"}
 
 
 def configure_tracing(
@@ -32,7 +36,7 @@ def configure_tracing(
     *,
     version: str = "",
     instance: str = "",
-    dropped: Callable[[int], None] = lambda _: None,
+    on_dropped: Callable[[int], None] = lambda _: None,
 ) -> TracerProvider | None:
     """Build what spans are sent with; it is not made the process's global provider.
 
@@ -43,7 +47,7 @@ def configure_tracing(
         service_name: `service.name` of the resource.
         version: `service.version`, when given.
         instance: `service.instance.id`; the pod's name or a random one when left out.
-        dropped: Told how many spans were not delivered, from any thread.
+        on_dropped: Told how many spans were not delivered, from any thread.
 
     Returns:
         A provider that its owner shuts down, or None when neither an exporter nor an endpoint is
@@ -55,26 +59,33 @@ def configure_tracing(
     exporters = _exporters()
     if not exporters:
         return None
-    capacity = _number(OTEL_BSP_MAX_QUEUE_SIZE, CAPACITY)
-    batch = _number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, BATCH)
+    max_queue_size = _positive_int(OTEL_BSP_MAX_QUEUE_SIZE, MAX_QUEUE_SIZE)
+    max_export_batch_size = _positive_int(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, MAX_EXPORT_BATCH_SIZE)
     resource = _resource(service_name, version, instance)
-    provider = TracerProvider(resource=resource, id_generator=ChosenIds())
+    provider = TracerProvider(resource=resource, id_generator=PresetTraceIdGenerator())
     for exporter in exporters:
-        provider.add_span_processor(SpanQueue(exporter, dropped, capacity=capacity, batch=batch))
+        provider.add_span_processor(
+            CountingBatchSpanProcessor(
+                exporter,
+                on_dropped,
+                max_queue_size=max_queue_size,
+                max_export_batch_size=max_export_batch_size,
+            )
+        )
     return provider
 
 
-def _number(variable: str, usual: int) -> int:
-    text = _first(variable) or str(usual)
+def _positive_int(variable: str, default: int) -> int:
+    text = _first_set(variable) or str(default)
     if not text.isdecimal() or int(text) == 0:
         raise ConfigError(f"{variable}={text!r} is not a number of spans: write one above 0")
     return int(text)
 
 
 def _exporters() -> list[SpanExporter]:
-    if _first(OTEL_SDK_DISABLED).lower() == "true":
+    if _first_set(OTEL_SDK_DISABLED).lower() == "true":
         return []
-    chosen = _first(OTEL_TRACES_EXPORTER) or ("otlp" if _first(*_ENDPOINTS) else "none")
+    chosen = _first_set(OTEL_TRACES_EXPORTER) or ("otlp" if _first_set(*_ENDPOINTS) else "none")
     return [
         _exporter(name) for part in chosen.split(",") if (name := part.strip()) not in {"", "none"}
     ]
@@ -83,7 +94,7 @@ def _exporters() -> list[SpanExporter]:
 def _exporter(name: str) -> SpanExporter:
     match name:
         case "otlp":
-            return _otlp_exporter(_first(*_PROTOCOLS) or "grpc")
+            return _otlp_exporter(_first_set(*_PROTOCOLS) or "grpc")
         case "console":
             return ConsoleSpanExporter()
         case _:
@@ -114,7 +125,7 @@ def _otlp_exporter(protocol: str) -> SpanExporter:
 
 
 def _resource(service_name: str, version: str, instance: str) -> Resource:
-    pod = {name: _first(variable) for name, variable in _ATTRIBUTES.items()}
+    pod = {name: _first_set(variable) for name, variable in _POD_ATTRIBUTES.items()}
     attributes = {
         "service.name": service_name,
         "service.version": version,
@@ -126,6 +137,6 @@ def _resource(service_name: str, version: str, instance: str) -> Resource:
     return Resource.create(given).merge(OTELResourceDetector().detect())
 
 
-def _first(*variables: str) -> str:
+def _first_set(*variables: str) -> str:
     """Return the first of these variables that is set and not empty."""
     return next((text for name in variables if (text := os.environ.get(name, "").strip())), "")

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-CAPACITY = 2048
-BATCH = 512
+MAX_QUEUE_SIZE = 2048
+MAX_EXPORT_BATCH_SIZE = 512
 """Spans, both as OpenTelemetry's specification of the batching processor has them."""
 CLOSE_SECONDS = 3.0
 """Enough for a collector that answers to take all of a queue, and nothing to one that does not."""
 
 
-class SpanQueue(BatchSpanProcessor):
+class CountingBatchSpanProcessor(BatchSpanProcessor):
     """Sends spans in batches from a thread of its own.
 
     Each span is delivered or counted as dropped: when the queue is full, when the exporter fails,
@@ -22,30 +22,32 @@ class SpanQueue(BatchSpanProcessor):
 
     Args:
         exporter: Sends a batch; by its own timeout it gives up.
-        dropped: Told how many spans were dropped, from any thread.
-        capacity: Spans that wait or are on their way, at most.
-        batch: Spans in one batch, at most; no more than the capacity in any case.
+        on_dropped: Told how many spans were dropped, from any thread.
+        max_queue_size: Spans that wait or are on their way, at most.
+        max_export_batch_size: Spans in one batch, at most; no more than the capacity in any case.
         close_s: Seconds that closing may take.
     """
 
     def __init__(
         self,
         exporter: SpanExporter,
-        dropped: Callable[[int], None],
+        on_dropped: Callable[[int], None],
         *,
-        capacity: int = CAPACITY,
-        batch: int = BATCH,
+        max_queue_size: int = MAX_QUEUE_SIZE,
+        max_export_batch_size: int = MAX_EXPORT_BATCH_SIZE,
         close_s: float = CLOSE_SECONDS,
     ) -> None:
-        self._dropped = dropped
-        self._capacity = capacity
+        self._on_dropped = on_dropped
+        self._max_pending = max_queue_size
         self._close_s = close_s
-        self._taken = 0
+        self._pending = 0
         self._closed = False
         self._lock = threading.Lock()
-        self._way = _Way(exporter, self._left)
+        self._counting_exporter = _CountingExporter(exporter, self._on_exported)
         super().__init__(
-            self._way, max_queue_size=capacity, max_export_batch_size=min(batch, capacity)
+            self._counting_exporter,
+            max_queue_size=max_queue_size,
+            max_export_batch_size=min(max_export_batch_size, max_queue_size),
         )
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -53,13 +55,13 @@ class SpanQueue(BatchSpanProcessor):
         if not (span.context and span.context.trace_flags.sampled):
             return
         with self._lock:
-            room = self._taken < self._capacity and not self._closed
-            if room:
-                self._taken += 1
-        if room:
+            has_room = self._pending < self._max_pending and not self._closed
+            if has_room:
+                self._pending += 1
+        if has_room:
             super().on_end(span)
         else:
-            self._dropped(1)
+            self._on_dropped(1)
 
     def shutdown(self) -> None:
         """Send what is queued, as far as there is time; the rest is dropped."""
@@ -67,32 +69,32 @@ class SpanQueue(BatchSpanProcessor):
         closing = threading.Thread(target=super().shutdown, daemon=True)
         closing.start()
         closing.join(self._close_s)
-        self._way.shutdown()
+        self._counting_exporter.shutdown()
         with self._lock:
-            left, self._taken, self._closed = self._taken, 0, True
-        if left:
-            self._dropped(left)
+            undelivered, self._pending, self._closed = self._pending, 0, True
+        if undelivered:
+            self._on_dropped(undelivered)
 
-    def _left(self, spans: int, *, delivered: bool) -> None:
+    def _on_exported(self, spans: int, *, delivered: bool) -> None:
         with self._lock:
             if self._closed:
                 return
-            self._taken -= spans
+            self._pending -= spans
         if not delivered:
-            self._dropped(spans)
+            self._on_dropped(spans)
 
 
-class _Way(SpanExporter):
+class _CountingExporter(SpanExporter):
     """The way out of the queue, closed only once.
 
     Args:
         exporter: Sends a batch.
-        left: Told how many spans have left, and whether they were delivered.
+        on_exported: Told how many spans have left, and whether they were delivered.
     """
 
-    def __init__(self, exporter: SpanExporter, left: Callable[..., None]) -> None:
+    def __init__(self, exporter: SpanExporter, on_exported: Callable[..., None]) -> None:
         self.exporter = exporter
-        self._left = left
+        self._on_exported = on_exported
         self._closed = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -102,7 +104,7 @@ class _Way(SpanExporter):
             if not self._closed:
                 result = self.exporter.export(spans)
         finally:
-            self._left(len(spans), delivered=result is SpanExportResult.SUCCESS)
+            self._on_exported(len(spans), delivered=result is SpanExportResult.SUCCESS)
         return result
 
     def shutdown(self) -> None:

@@ -8,25 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlimit.core.algorithms import State, module_of
-from fleetlimit.core.charge import Settlement
+from fleetlimit.core.algorithms import State, algorithm_for
+from fleetlimit.core.charge import Adjustment
 from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
 from fleetlimit.limiter.audit.ledger import (
-    SLOT_US,
-    Backlog,
-    Cells,
-    given_back,
+    INTERVAL_US,
+    BacklogLedger,
+    WindowLedger,
+    creditable_refund,
+    initial_allowance,
+    interval_us,
     open_ledger,
-    rank,
-    room,
-    slot_us,
+    sample_rank,
 )
 from support.clock import EPOCH_US
 from support.stores import MINUTE_US, quota_of
 
 AUDITED = [each for each in Algorithm if each is not Algorithm.CONCURRENCY]
-EACH = pytest.mark.parametrize("algorithm", AUDITED)
-MOST = 12
+EACH_ALGORITHM = pytest.mark.parametrize("algorithm", AUDITED)
+MAX_UNITS = 12
 PERIODS_US = [
     *(ms * MILLISECOND_US for ms in (1, 700, 1_000, 2_500, 5_000, 7_001, 10_000, 15_000)),
     *(seconds * SECOND_US for seconds in (20, 25, 35, 60, 61)),
@@ -39,13 +39,13 @@ class History:
 
     Args:
         units: Units by slot.
-        words: For each slot the first time something was let in, and what was spent before.
+        first_uses: For each slot the first time something was let in, and what was spent before.
         state: The bucket's state at the end.
         now_us: The time of the end.
     """
 
     units: Counter[int] = field(default_factory=Counter)
-    words: dict[int, tuple[int, int]] = field(default_factory=dict)
+    first_uses: dict[int, tuple[int, int]] = field(default_factory=dict)
     state: State = None
     now_us: int = EPOCH_US
 
@@ -62,39 +62,46 @@ def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
         burst = burst if algorithm is Algorithm.TOKEN_BUCKET else limit
         return Quota(algorithm, limit, period_us, burst)
 
-    return st.builds(build, st.integers(1, MOST), st.integers(1, MOST), st.sampled_from(PERIODS_US))
+    return st.builds(
+        build, st.integers(1, MAX_UNITS), st.integers(1, MAX_UNITS), st.sampled_from(PERIODS_US)
+    )
 
 
 @st.composite
 def histories(draw: st.DrawFn, quota: Quota, *, refunds: bool = True) -> History:
     """Run the core over a schedule."""
-    algorithm, retry_us, past = module_of(quota.algorithm), 0, History()
+    algorithm, retry_us, past = algorithm_for(quota.algorithm), 0, History()
     waits_us = st.one_of(
-        st.just(-1), st.integers(0, 2 * quota.period_us), st.integers(0, 3 * SLOT_US), st.just(0)
+        st.just(-1),
+        st.integers(0, 2 * quota.period_us),
+        st.integers(0, 3 * INTERVAL_US),
+        st.just(0),
     )
-    spent: list[Settlement] = []
+    spent: list[Adjustment] = []
     for wait_us, asked, gives in draw(
-        st.lists(st.tuples(waits_us, st.integers(0, MOST), st.booleans()), max_size=50)
+        st.lists(st.tuples(waits_us, st.integers(0, MAX_UNITS), st.booleans()), max_size=50)
     ):
         past.now_us += retry_us if wait_us < 0 else wait_us
-        slot = past.now_us // slot_us(quota)
+        slot = past.now_us // interval_us(quota)
         if refunds and gives and spent:
             # Not what was spent last, but what was spent some time ago.
             back = spent.pop(draw(st.integers(0, len(spent) - 1)))
             past.state = algorithm.settle(quota, past.state, past.now_us, back)
-            past.units[slot] -= given_back(quota, -back.delta, back.taken_us, past.now_us)
+            past.units[slot] -= creditable_refund(
+                quota, -back.delta, back.acquired_at_us, past.now_us
+            )
         units = min(asked, quota.burst)
         verdict, after = algorithm.take(quota, past.state, past.now_us, units, "")
-        retry_us = verdict.retry_us
-        if verdict.fits and units:
+        retry_us = verdict.retry_after_us
+        if verdict.allowed and units:
             past.state = after
-            past.words.setdefault(slot, (past.now_us, quota.burst - verdict.remaining - units))
+            past.first_uses.setdefault(slot, (past.now_us, quota.burst - verdict.remaining - units))
             past.units[slot] += units
-            spent.append(Settlement("", quota, -units, past.now_us, units))
+            spent.append(Adjustment("", quota, -units, past.now_us, units))
     return past
 
 
-def beyond(quota: Quota, units_in: Mapping[int, int], first: int, before: int = 0) -> int:
+def overshoot(quota: Quota, units_in: Mapping[int, int], first: int, before: int = 0) -> int:
     """Return what an audit finds from a slot on."""
     ledger, found = open_ledger(quota, first, before), 0
     for slot in range(first, max(units_in, default=first) + 1):
@@ -103,18 +110,18 @@ def beyond(quota: Quota, units_in: Mapping[int, int], first: int, before: int = 
     return found
 
 
-@EACH
+@EACH_ALGORITHM
 @given(data=st.data())
 def test_a_limit_that_is_kept_reads_0(algorithm: Algorithm, data: st.DataObject) -> None:
     """Whatever is asked, spent and given back, and wherever the audit begins."""
     quota = data.draw(quotas(algorithm))
     past = data.draw(histories(quota))
-    for first, (_, before) in past.words.items():
-        assert beyond(quota, past.units, first, before) == 0
-    assert beyond(quota, past.units, past.first) == 0
+    for first, (_, before) in past.first_uses.items():
+        assert overshoot(quota, past.units, first, before) == 0
+    assert overshoot(quota, past.units, past.first) == 0
 
 
-@EACH
+@EACH_ALGORITHM
 @given(data=st.data(), extra=st.integers(1, 100))
 def test_never_more_is_found_than_was_beyond(
     algorithm: Algorithm, extra: int, data: st.DataObject
@@ -124,7 +131,7 @@ def test_never_more_is_found_than_was_beyond(
     past = data.draw(histories(quota))
     if past.units:
         past.units[data.draw(st.sampled_from(sorted(past.units)))] += extra
-    assert 0 <= beyond(quota, past.units, past.first) <= extra
+    assert 0 <= overshoot(quota, past.units, past.first) <= extra
 
 
 @given(data=st.data(), extra=st.integers(0, 100))
@@ -132,10 +139,10 @@ def test_a_spent_bucket_shows_what_is_let_in_beyond_it(extra: int, data: st.Data
     """Extra units after the last that is left are found, but for two slots' refill and one."""
     quota = data.draw(quotas(Algorithm.TOKEN_BUCKET))
     past = data.draw(histories(quota, refunds=False))
-    left = module_of(quota.algorithm).take(quota, past.state, past.now_us, 0, "")[0].remaining
-    past.units[past.now_us // SLOT_US] += left + extra
-    refill = -(-2 * SLOT_US * quota.limit // quota.period_us)
-    assert extra - refill - 1 <= beyond(quota, past.units, past.first) <= extra
+    left = algorithm_for(quota.algorithm).take(quota, past.state, past.now_us, 0, "")[0].remaining
+    past.units[past.now_us // INTERVAL_US] += left + extra
+    refill = -(-2 * INTERVAL_US * quota.limit // quota.period_us)
+    assert extra - refill - 1 <= overshoot(quota, past.units, past.first) <= extra
 
 
 @pytest.mark.parametrize(
@@ -145,22 +152,22 @@ def test_a_spent_bucket_shows_what_is_let_in_beyond_it(extra: int, data: st.Data
 def test_a_full_window_shows_each_unit_beyond_it(algorithm: Algorithm, period_us: int) -> None:
     """A window is exact: full it reads 0, and each further unit is one."""
     quota = quota_of(algorithm, 10, period_us=period_us)
-    first = EPOCH_US // slot_us(quota)
-    most = 10 * max(1, slot_us(quota) // period_us)
-    assert beyond(quota, {first: most}, first) == 0
-    assert beyond(quota, {first: most + 1}, first) == 1
-    assert beyond(quota, {first: most + 7}, first) == 7
+    first = EPOCH_US // interval_us(quota)
+    most = 10 * max(1, interval_us(quota) // period_us)
+    assert overshoot(quota, {first: most}, first) == 0
+    assert overshoot(quota, {first: most + 1}, first) == 1
+    assert overshoot(quota, {first: most + 7}, first) == 7
 
 
 def test_a_log_is_exact_in_any_period() -> None:
     """A period that begins anywhere holds its limit, and an aligned one is no exception."""
     quota = quota_of(Algorithm.SLIDING_LOG, 10, period_us=MINUTE_US)
-    first = EPOCH_US // SLOT_US
+    first = EPOCH_US // INTERVAL_US
     # Ten at 0:55, and ten more at 1:50: two aligned minutes of ten each, and 20 within a minute.
-    assert beyond(quota, {first + 11: 10, first + 22: 10}, first) == 10
-    assert beyond(quota, {first + 11: 10, first + 23: 10}, first) == 0
+    assert overshoot(quota, {first + 11: 10, first + 22: 10}, first) == 10
+    assert overshoot(quota, {first + 11: 10, first + 23: 10}, first) == 0
     window = quota_of(Algorithm.FIXED_WINDOW, 10, period_us=MINUTE_US)
-    assert beyond(window, {first + 11: 10, first + 22: 10}, first) == 0
+    assert overshoot(window, {first + 11: 10, first + 22: 10}, first) == 0
 
 
 def test_what_is_beyond_is_told_once() -> None:
@@ -187,16 +194,20 @@ def test_less_than_a_unit_is_not_lost() -> None:
 def test_permitted_is_never_less_than_what_a_kept_limit_lets_in() -> None:
     """The room at the begin and what each slot adds: a bucket's refill, a window's limit."""
     bucket = quota_of(Algorithm.TOKEN_BUCKET, 60, burst=10)
-    assert (room(bucket, 0), room(bucket, 7), room(bucket, 12)) == (10, 3, 0)
-    assert Backlog(bucket, 0).permitted(0) == pytest.approx(5)
+    assert (
+        initial_allowance(bucket, 0),
+        initial_allowance(bucket, 7),
+        initial_allowance(bucket, 12),
+    ) == (10, 3, 0)
+    assert BacklogLedger(bucket, 0).permitted(0) == pytest.approx(5)
     window = quota_of(Algorithm.FIXED_WINDOW, 10)
-    assert (room(window, 0), room(window, 7)) == (10, 3)
-    ledger = Cells(window, ((0, 7),))
+    assert (initial_allowance(window, 0), initial_allowance(window, 7)) == (10, 3)
+    ledger = WindowLedger(window, ((0, 7),))
     assert [ledger.permitted(slot) for slot in (0, 11, 12)] == [0, 0, 10]
     short = quota_of(Algorithm.SLIDING_WINDOW, 10, period_us=SECOND_US)
-    assert (room(short, 7), open_ledger(short, 0, 7).permitted(1)) == (50, 50)
+    assert (initial_allowance(short, 7), open_ledger(short, 0, 7).permitted(1)) == (50, 50)
     log = quota_of(Algorithm.SLIDING_LOG, 12, period_us=MINUTE_US)
-    assert (room(log, 3), open_ledger(log, 0, 3).permitted(1)) == (12, 1)
+    assert (initial_allowance(log, 3), open_ledger(log, 0, 3).permitted(1)) == (12, 1)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +224,7 @@ def test_permitted_is_never_less_than_what_a_kept_limit_lets_in() -> None:
 def test_slots_fit_windows(algorithm: Algorithm, seconds: int, slot: int) -> None:
     """A window is a whole number of slots, or a slot a whole number of windows."""
     quota = quota_of(algorithm, 10, period_us=seconds * SECOND_US)
-    assert slot_us(quota) == slot * SECOND_US
+    assert interval_us(quota) == slot * SECOND_US
 
 
 def test_a_long_log_is_summed_in_few_cells() -> None:
@@ -222,16 +233,16 @@ def test_a_long_log_is_summed_in_few_cells() -> None:
     ledger = open_ledger(quota, 0, 0)
     for slot in range(20_000):
         ledger, _ = ledger.close(slot, 1)
-    assert isinstance(ledger, Cells)
+    assert isinstance(ledger, WindowLedger)
     assert len(ledger.sums) == 60
 
 
 def test_who_is_smallest_is_the_same_everywhere() -> None:
     """The order depends on the hashes alone, and not on the first of several parts."""
     # The check value of CRC-32, as every process and release must have it.
-    assert rank("123456789") == (0xCBF43926, "123456789")
+    assert sample_rank("123456789") == (0xCBF43926, "123456789")
     same_route = [f"routeroute123456:{'abcdefgh'[n]}aller" for n in range(8)]
     other = [f"otherother123456:{'abcdefgh'[n]}aller" for n in range(8)]
-    ordered = sorted([*same_route, *other], key=rank)
-    assert ordered == sorted([*other, *reversed(same_route)], key=rank)
+    ordered = sorted([*same_route, *other], key=sample_rank)
+    assert ordered == sorted([*other, *reversed(same_route)], key=sample_rank)
     assert set(ordered[:8]) not in ({*same_route}, {*other})

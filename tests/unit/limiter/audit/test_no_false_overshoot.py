@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetlimit.core.charge import Charge, Settlement
+from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
 from fleetlimit.errors import StoreUnavailable
-from fleetlimit.limiter.ports import Posted, Taken
+from fleetlimit.limiter.ports import AcquireResult, AuditReply
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
-from support.clock import MovedClock
-from support.limiter import rate
+from support.clock import ManualClock
+from support.limiter import rate_policy
 
 Answer = TypeVar("Answer")
 CALLERS = [f"caller{number}" for number in range(4)]
@@ -51,48 +51,54 @@ STEP = st.one_of(ASK, ASK, ASK, ASK, GIVE, GIVE, WAIT, WAIT, WAIT, CUT, LONG, RE
 Step = tuple[str, int | str, str, int]
 
 
-class CutOff(MemoryStore):
+class UnreliableStore(MemoryStore):
     """A store that can be away; what it was asked just then it may have done all the same."""
 
-    away = False
+    unavailable = False
 
-    async def take(self, charges: Sequence[Charge], *, commit: bool = True) -> Taken:
+    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
         """Decide."""
-        return self._answer(await super().take(charges, commit=commit))
+        return self._answer(await super().acquire(charges, commit=commit))
 
-    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int]:
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Correct."""
-        return self._answer(await super().settle(settlements))
+        return self._answer(await super().adjust(adjustments))
 
-    async def forget(self, keys: Sequence[str]) -> int:
+    async def delete(self, keys: Sequence[str]) -> int:
         """Forget."""
-        return self._answer(await super().forget(keys))
+        return self._answer(await super().delete(keys))
 
-    async def audit(
-        self, replica: str, statement: str, word: str, ttl_us: int, *, last: bool = False
-    ) -> Posted:
+    async def exchange_reports(
+        self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
+    ) -> AuditReply:
         """Keep a statement."""
         self._answer(None)
-        return await super().audit(replica, statement, word, ttl_us, last=last)
+        return await super().exchange_reports(replica, report, bounds, ttl_us, last=last)
 
     def _answer(self, answer: Answer) -> Answer:
-        if self.away:
+        if self.unavailable:
             raise StoreUnavailable("away", kind="timeout")
         return answer
 
 
-async def run(quota: Quota, steps: list[Step], keys: int) -> Fleet:
-    clock = MovedClock()
-    store = CutOff(clock)
-    fleet = Fleet(clock, lambda: store, rate("p", quota), replicas=KEEPERS + MORTALS, keys=keys)
+async def run(quota: Quota, steps: list[Step], audit_callers: int) -> Fleet:
+    clock = ManualClock()
+    store = UnreliableStore(clock)
+    fleet = Fleet(
+        clock,
+        lambda: store,
+        rate_policy("p", quota),
+        replicas=KEEPERS + MORTALS,
+        audit_callers=audit_callers,
+    )
     held: list[Reservation] = []
     numbers = count()
     for verb, which, caller, units in steps:
         if verb == "wait":
             # As time goes by, statements are made.
-            await fleet.beats(int(which) / SECOND_US)
+            await fleet.advance(int(which) / SECOND_US)
         elif verb == "cut":
-            store.away = not store.away
+            store.unavailable = not store.unavailable
         elif verb == "turn":
             # It dies, or another comes in its place.
             if fleet.members.pop(str(which), None) is None:
@@ -108,9 +114,9 @@ async def run(quota: Quota, steps: list[Step], keys: int) -> Fleet:
             reservation = await fleet[name].reserve("p", principal=caller, cost=cost)
             if reservation.decision.allowed and name in KEEPERS:
                 held.append(reservation)
-    store.away = False
-    await fleet.settled()
-    await fleet.settled()
+    store.unavailable = False
+    await fleet.advance_until_compared()
+    await fleet.advance_until_compared()
     return fleet
 
 
@@ -123,5 +129,5 @@ def test_a_store_that_keeps_its_limits_reads_0(
     """With any traffic, refunds, corrections, resets, deaths and changes of who compares."""
     quota = data.draw(quotas(algorithm))
     fleet = asyncio.run(run(quota, data.draw(st.lists(STEP, min_size=30, max_size=120)), keys))
-    assert fleet.found() == []
+    assert fleet.overshoots() == []
     assert fleet.overshoot("p") == 0

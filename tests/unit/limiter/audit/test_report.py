@@ -5,53 +5,56 @@ import json
 import pytest
 
 from fleetlimit.core.quota import Algorithm, Quota
-from fleetlimit.limiter.audit.ledger import SLOT_US
+from fleetlimit.limiter.audit.ledger import INTERVAL_US
 from fleetlimit.limiter.audit.report import (
-    NO_WORD,
     PENDING,
-    Account,
-    Limit,
-    Spent,
-    Statement,
-    read_bounds,
-    write,
-    write_bounds,
+    UNKNOWN,
+    AuditedLimit,
+    CallerAccount,
+    IntervalUsage,
+    UsageReport,
+    dump_bounds,
+    dump_report,
+    parse_bounds,
 )
 from support.stores import MINUTE_US, quota_of
 
-LIMIT = Limit("exports", quota_of(Algorithm.TOKEN_BUCKET, 10, burst=20))
-NOTHING = Statement({}, {})
+LIMIT = AuditedLimit("exports", quota_of(Algorithm.TOKEN_BUCKET, 10, burst=20))
+NOTHING = UsageReport({}, {})
 
 
 def test_a_statement_comes_back() -> None:
     """With its limits, callers, slots and breaks."""
-    slots = {1: [7, 3, 2], 2: [SLOT_US - 1, NO_WORD, -1]}
+    slots = {1: [7, 3, 2], 2: [INTERVAL_US - 1, UNKNOWN, -1]}
     breaks = {"fl1:{ann}:exports:tb60": PENDING, "fl1:{route}:exports:fw1:ann": 7}
-    text = write({str(LIMIT): {"ann": (1, 0, slots), "bob": (0, 1, {})}}, breaks)
-    found = Statement.parse(text)
-    assert found.breaks == {("exports", "tb60", "ann"): PENDING, ("exports", "fw1", "route:ann"): 7}
+    text = dump_report({str(LIMIT): {"ann": (1, 0, slots), "bob": (0, 1, {})}}, breaks)
+    found = UsageReport.parse(text)
+    assert found.invalidations == {
+        ("exports", "tb60", "ann"): PENDING,
+        ("exports", "fw1", "route:ann"): 7,
+    }
     ann, bob = (found.accounts[LIMIT][caller] for caller in ("ann", "bob"))
-    assert (ann.first, ann.gives_back, sorted(ann.slots)) == (1, False, ["1", "2"])
-    assert [ann.spent(slot) for slot in (1, 2, 3)] == [
-        Spent(7, 3, 2),
-        Spent(SLOT_US - 1, NO_WORD, -1),
+    assert (ann.first_interval, ann.has_refunds, sorted(ann.intervals)) == (1, False, ["1", "2"])
+    assert [ann.usage(slot) for slot in (1, 2, 3)] == [
+        IntervalUsage(7, 3, 2),
+        IntervalUsage(INTERVAL_US - 1, UNKNOWN, -1),
         None,
     ]
-    assert bob == Account(0, gives_back=True, slots={})
+    assert bob == CallerAccount(0, has_refunds=True, intervals={})
 
 
 @pytest.mark.parametrize("figures", [1, [1, 2], [1, 2, None], [1, 2, 1e999], {"a": 1}])
 def test_figures_that_are_none_say_nothing(figures: object) -> None:
     """They are looked at when they are needed."""
-    text = write({str(LIMIT): {"ann": (1, 0, {5: figures})}}, {})
-    assert Statement.parse(text).accounts[LIMIT]["ann"].spent(5) is None
+    text = dump_report({str(LIMIT): {"ann": (1, 0, {5: figures})}}, {})
+    assert UsageReport.parse(text).accounts[LIMIT]["ann"].usage(5) is None
 
 
 def test_a_limit_comes_back_without_its_cost() -> None:
     """What a request costs under it is no part of the limit."""
-    dear = Limit.of("exports", Quota(Algorithm.TOKEN_BUCKET, 10, MINUTE_US, 20, cost=5))
+    dear = AuditedLimit.of("exports", Quota(Algorithm.TOKEN_BUCKET, 10, MINUTE_US, 20, cost=5))
     assert dear == LIMIT
-    assert Limit.parse(str(dear)) == LIMIT
+    assert AuditedLimit.parse(str(dear)) == LIMIT
 
 
 @pytest.mark.parametrize(
@@ -78,13 +81,13 @@ def test_a_limit_comes_back_without_its_cost() -> None:
 )
 def test_what_is_no_statement_says_nothing(text: str) -> None:
     """It may be from another release, or from somebody else."""
-    assert Statement.parse(text) == NOTHING
+    assert UsageReport.parse(text) == NOTHING
 
 
 def test_bounds_come_back() -> None:
     """And what are no bounds is not known."""
     bounds = {str(LIMIT): 7}
-    assert read_bounds(write_bounds(bounds)) == bounds
-    assert read_bounds(write_bounds({})) == {}
+    assert parse_bounds(dump_bounds(bounds)) == bounds
+    assert parse_bounds(dump_bounds({})) == {}
     for text in ("", "[]", "[1]", '{"a": "b"}', '{"a": null}', "[" * 100_000):
-        assert read_bounds(text) is None
+        assert parse_bounds(text) is None

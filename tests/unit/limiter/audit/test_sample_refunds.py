@@ -5,93 +5,95 @@ import json
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.quota import Algorithm, concurrency_quota
-from fleetlimit.limiter.audit.ledger import SLOT_US, rank
-from fleetlimit.limiter.audit.report import NO_WORD, PENDING
-from fleetlimit.limiter.audit.sample import BREAK_US, MAX_BREAKS, Sample
+from fleetlimit.limiter.audit.ledger import INTERVAL_US, sample_rank
+from fleetlimit.limiter.audit.report import PENDING, UNKNOWN
+from fleetlimit.limiter.audit.sample import INVALIDATION_TTL_US, MAX_INVALIDATIONS, UsageSample
 from support.clock import EPOCH_US
-from support.limiter import rate
-from support.sample import accounts, names, plan, slots, taken
+from support.limiter import rate_policy
+from support.sample import accounts, acquire_result, caller_hashes, intervals, plan_for
 from support.stores import MINUTE_US, quota_of
 
 
-def breaks(sample: Sample) -> dict[str, int]:
-    found: dict[str, int] = json.loads(sample.state())["breaks"]
+def invalidations(sample: UsageSample) -> dict[str, int]:
+    found: dict[str, int] = json.loads(sample.snapshot())["breaks"]
     return found
 
 
-def corrected(charge: Charge, delta: int, at_us: int, *, keys: int = 8) -> Sample:
-    sample = Sample(keys)
-    sample.corrected([charge.correction(delta, EPOCH_US)], [at_us])
+def sample_with_refund(charge: Charge, delta: int, at_us: int, *, keys: int = 8) -> UsageSample:
+    sample = UsageSample(keys)
+    sample.record_refunds([charge.adjustment(delta, EPOCH_US)], [at_us])
     return sample
 
 
 def test_what_is_given_back_is_taken_off_when_it_was() -> None:
     """Also by a replica that let nothing in; of that slot it has no word of what was before."""
-    at_us = EPOCH_US + 3 * SLOT_US + 1
-    sample = corrected(plan().charges[0], -4, at_us)
+    at_us = EPOCH_US + 3 * INTERVAL_US + 1
+    sample = sample_with_refund(plan_for().charges[0], -4, at_us)
     ((_, gives_back, _),) = accounts(sample).values()
     assert gives_back == 1
-    assert slots(sample) == [[3 * SLOT_US, SLOT_US - 1, NO_WORD, -4]]
-    sample.decided(plan(), taken(at_us + 5, 3))
-    assert slots(sample) == [[3 * SLOT_US, 6, 6, -3]]
+    assert intervals(sample) == [[3 * INTERVAL_US, INTERVAL_US - 1, UNKNOWN, -4]]
+    sample.record(plan_for(), acquire_result(at_us + 5, 3))
+    assert intervals(sample) == [[3 * INTERVAL_US, 6, 6, -3]]
 
 
 def test_what_makes_no_room_is_not_taken_off() -> None:
     """More than was reserved, a lease, and a refund into a window that has ended."""
-    window = rate("w", quota_of(Algorithm.FIXED_WINDOW, 10))
-    lease = plan(Policy("c", (concurrency_quota(3),)))
+    window = rate_policy("w", quota_of(Algorithm.FIXED_WINDOW, 10))
+    lease = plan_for(Policy("c", (concurrency_quota(3),)))
     for sample in (
-        corrected(plan().charges[0], 5, EPOCH_US),
-        corrected(lease.charges[0], -1, EPOCH_US),
-        corrected(plan(window).charges[0], -5, EPOCH_US + MINUTE_US),
+        sample_with_refund(plan_for().charges[0], 5, EPOCH_US),
+        sample_with_refund(lease.charges[0], -1, EPOCH_US),
+        sample_with_refund(plan_for(window).charges[0], -5, EPOCH_US + MINUTE_US),
     ):
-        assert json.loads(sample.state())["accounts"] == {}
+        assert json.loads(sample.snapshot())["accounts"] == {}
 
 
 def test_a_refund_of_somebody_who_is_not_audited() -> None:
     """It is not counted either."""
-    first, second = sorted((plan(caller=n) for n in "ab"), key=lambda one: rank(*names([one])))
-    sample = Sample(1)
-    sample.decided(first, taken(EPOCH_US, 9))
-    sample.corrected([second.charges[0].correction(-1, EPOCH_US)], [EPOCH_US])
-    assert list(accounts(sample)) == names([first])
+    first, second = sorted(
+        (plan_for(caller=n) for n in "ab"), key=lambda one: sample_rank(*caller_hashes([one]))
+    )
+    sample = UsageSample(1)
+    sample.record(first, acquire_result(EPOCH_US, 9))
+    sample.record_refunds([second.charges[0].adjustment(-1, EPOCH_US)], [EPOCH_US])
+    assert list(accounts(sample)) == caller_hashes([first])
 
 
 def test_a_break_lasts_until_the_statement_that_told_of_it() -> None:
     """Its time is the store's, and until that is known everything is within the break."""
-    sample = Sample(8)
-    sample.decided(plan(), taken(EPOCH_US, 9))
-    bucket = plan().charges[0].key
-    sample.interrupt([bucket, "fl1:{another}:p:tb60"])
-    assert slots(sample) == []
-    assert breaks(sample)[bucket] == PENDING
-    sample.stated(EPOCH_US + 7)
-    assert breaks(sample) == {bucket: EPOCH_US + 7, "fl1:{another}:p:tb60": EPOCH_US + 7}
-    sample.stated(EPOCH_US + 7 + BREAK_US)
-    assert len(breaks(sample)) == 2
-    sample.stated(EPOCH_US + 8 + BREAK_US)
-    assert breaks(sample) == {}
+    sample = UsageSample(8)
+    sample.record(plan_for(), acquire_result(EPOCH_US, 9))
+    bucket = plan_for().charges[0].key
+    sample.invalidate([bucket, "fl1:{another}:p:tb60"])
+    assert intervals(sample) == []
+    assert invalidations(sample)[bucket] == PENDING
+    sample.acknowledge(EPOCH_US + 7)
+    assert invalidations(sample) == {bucket: EPOCH_US + 7, "fl1:{another}:p:tb60": EPOCH_US + 7}
+    sample.acknowledge(EPOCH_US + 7 + INVALIDATION_TTL_US)
+    assert len(invalidations(sample)) == 2
+    sample.acknowledge(EPOCH_US + 8 + INVALIDATION_TTL_US)
+    assert invalidations(sample) == {}
 
 
 def test_a_break_while_a_statement_is_on_its_way() -> None:
     """That statement's time is not the end of a break that it said nothing of."""
-    sample = Sample(8)
-    sample.interrupt(["a"])
-    sample.state()
-    sample.interrupt(["a", "b"])
-    sample.stated(EPOCH_US)
-    assert breaks(sample) == {"a": PENDING, "b": PENDING}
-    sample.stated(EPOCH_US + 1)
-    assert breaks(sample) == {"a": EPOCH_US + 1, "b": EPOCH_US + 1}
+    sample = UsageSample(8)
+    sample.invalidate(["a"])
+    sample.snapshot()
+    sample.invalidate(["a", "b"])
+    sample.acknowledge(EPOCH_US)
+    assert invalidations(sample) == {"a": PENDING, "b": PENDING}
+    sample.acknowledge(EPOCH_US + 1)
+    assert invalidations(sample) == {"a": EPOCH_US + 1, "b": EPOCH_US + 1}
 
 
 def test_breaks_are_few() -> None:
     """The newest are kept."""
-    sample = Sample(8)
-    sample.interrupt(f"bucket{number}" for number in range(MAX_BREAKS + 1))
-    assert len(breaks(sample)) == MAX_BREAKS
-    assert "bucket0" not in breaks(sample)
-    sample.state()
-    sample.interrupt(f"other{number}" for number in range(MAX_BREAKS))
-    sample.stated(EPOCH_US)
-    assert set(breaks(sample).values()) == {PENDING}
+    sample = UsageSample(8)
+    sample.invalidate(f"bucket{number}" for number in range(MAX_INVALIDATIONS + 1))
+    assert len(invalidations(sample)) == MAX_INVALIDATIONS
+    assert "bucket0" not in invalidations(sample)
+    sample.snapshot()
+    sample.invalidate(f"other{number}" for number in range(MAX_INVALIDATIONS))
+    sample.acknowledge(EPOCH_US)
+    assert set(invalidations(sample).values()) == {PENDING}

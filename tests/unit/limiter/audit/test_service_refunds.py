@@ -1,85 +1,85 @@
 """What is given back, or may have been, is no overshoot and hides none."""
 
 from fleetlimit.stores.memory import MemoryStore
-from support.audit import MINUTE, Town, saturate
-from support.limiter import Bench, away
+from support.audit import MINUTE, AuditBench, saturate
+from support.limiter import Bench, timeout_error
 
 
-async def test_a_reset_is_no_overshoot(town: Town) -> None:
+async def test_a_reset_is_no_overshoot(town: AuditBench) -> None:
     """At whichever replica it was, and in the midst of a slot."""
     for _ in range(4):
         await saturate(town, "a", "b")
-        await town.fleet.beats(7)
+        await town.fleet.advance(7)
         await town.fleet["c"].reset("p", principal="ann")
         await saturate(town, "a", "b")
-    await town.fleet.settled()
-    assert town.fleet.found() == []
+    await town.fleet.advance_until_compared()
+    assert town.fleet.overshoots() == []
 
 
 async def test_a_refund_makes_room() -> None:
     """What one replica gives back another one may let in; what was spent is not forgotten."""
-    town = Town()
+    town = AuditBench()
     held = await town.fleet["a"].reserve("p", principal="ann", cost=6)
-    await town.fleet.beats(1)
+    await town.fleet.advance(1)
     await held.commit(1)
     assert await saturate(town, "b") == 5
-    await town.fleet.settled()
-    assert (town.fleet.found(), town.fleet.said("a", "p").keys) == ([], 1)
+    await town.fleet.advance_until_compared()
+    assert (town.fleet.overshoots(), town.fleet.last_audit("a", "p").callers) == ([], 1)
     await town.lose_buckets()
     await saturate(town, "b")
-    await town.fleet.settled()
+    await town.fleet.advance_until_compared()
     assert town.fleet.overshoot("p") > 0
 
 
 async def test_what_is_spent_without_asking_is_no_overshoot() -> None:
     """A commit above the reservation is beyond the limit by agreement."""
-    town = Town()
+    town = AuditBench()
     held = await town.fleet["a"].reserve("p", principal="ann", cost=6)
     await held.commit(12)
-    await town.fleet.settled()
-    assert town.fleet.found() == []
+    await town.fleet.advance_until_compared()
+    assert town.fleet.overshoots() == []
 
 
-async def test_a_refund_that_may_have_been_made(town: Town) -> None:
+async def test_a_refund_that_may_have_been_made(town: AuditBench) -> None:
     """When the store's answer is lost the caller's audit starts anew, and reads nothing false."""
     held = await town.fleet["a"].reserve("p", principal="ann", cost=6)
-    await town.fleet.beats(20)
+    await town.fleet.advance(20)
 
     async def lost(*_: object) -> None:
-        await MemoryStore.settle(town.store, *_)  # type: ignore[arg-type]  # as it was called
-        raise away()
+        await MemoryStore.adjust(town.store, *_)  # type: ignore[arg-type]  # as it was called
+        raise timeout_error()
 
-    settle, town.store.settle = town.store.settle, lost  # type: ignore[assignment,method-assign]  # this once
+    settle, town.store.adjust = town.store.adjust, lost  # type: ignore[assignment,method-assign]  # this once
     await held.refund()
-    town.store.settle = settle  # type: ignore[method-assign]  # as it was
+    town.store.adjust = settle  # type: ignore[method-assign]  # as it was
     assert await saturate(town, "b") == 6
-    await town.fleet.settled()
-    assert town.fleet.found() == []
+    await town.fleet.advance_until_compared()
+    assert town.fleet.overshoots() == []
 
 
 async def test_a_refund_that_was_not_asked_for() -> None:
     """While the breaker is open nothing is given back, and the audit goes on."""
     async with Bench(MINUTE, failures=1) as bench:
         held = await bench.limiter.reserve("p", principal="ann")
-        bench.store.down = away()
+        bench.store.down = timeout_error()
         await bench.limiter.check("p", principal="ann")
         await held.refund()
-        assert '"breaks":{}' in bench.limiter.audit.sample.state()
+        assert '"breaks":{}' in bench.limiter.audit.sample.snapshot()
 
 
-async def test_who_dies_after_giving_back(town: Town) -> None:
+async def test_who_dies_after_giving_back(town: AuditBench) -> None:
     """Its refunds may not all be stated: the caller's audit starts anew without it."""
     held = [await town.fleet["c"].reserve("p", principal="ann", cost=3) for _ in range(2)]
     await held[0].refund()
-    await town.fleet.beats(20)
-    assert town.fleet.said("a", "p").keys == 1
+    await town.fleet.advance(20)
+    assert town.fleet.last_audit("a", "p").callers == 1
     await held[1].refund()
     del town.fleet.members["c"]
     assert await saturate(town, "b") == 6
-    await town.fleet.settled()
-    assert (town.fleet.found(), town.fleet.said("a", "p").keys) == ([], 0)
+    await town.fleet.advance_until_compared()
+    assert (town.fleet.overshoots(), town.fleet.last_audit("a", "p").callers) == ([], 0)
     await saturate(town, "b")
-    await town.fleet.settled()
+    await town.fleet.advance_until_compared()
     await saturate(town, "b")
-    await town.fleet.settled()
-    assert (town.fleet.found(), town.fleet.said("a", "p").keys) == ([], 1)
+    await town.fleet.advance_until_compared()
+    assert (town.fleet.overshoots(), town.fleet.last_audit("a", "p").callers) == ([], 1)

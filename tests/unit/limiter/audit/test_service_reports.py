@@ -5,34 +5,34 @@ import logging
 import pytest
 
 from fleetlimit.errors import StoreRefused
-from fleetlimit.limiter.active_policies import PolicyBook
+from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.limiter.audit.detector import LAG_US
-from fleetlimit.limiter.audit.service import INTERVAL_SECONDS, TTL_US, Audit
-from fleetlimit.limiter.circuit_breaker import Breaker, BreakerSettings
-from fleetlimit.limiter.events import Audited, StoreFailed
+from fleetlimit.limiter.audit.service import INTERVAL_SECONDS, TTL_US, AuditService
+from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
+from fleetlimit.limiter.events import AuditReported, StoreFailed
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.stores.memory import MemoryStore
-from support.limiter import MovedClock as ProcessClock
-from support.limiter import Pauses, Recorder, ToldStore, away
+from support.limiter import FakeStore, ManualSleep, Recorder, timeout_error
+from support.limiter import ManualClock as ProcessClock
 
 
-class Office:
+class AuditServiceBench:
     """One replica's audit over a store that does what it is told."""
 
     def __init__(self, *, failures: int = 3) -> None:
-        self.store = ToldStore(ProcessClock())
+        self.store = FakeStore(ProcessClock())
         self.recorder = Recorder()
-        self.pauses = Pauses()
-        tell = self.recorder.observe
-        self.breaker = Breaker(
+        self.pauses = ManualSleep()
+        tell = self.recorder.on_event
+        self.breaker = CircuitBreaker(
             BreakerSettings(failures=failures), self.store.open, tell, sleep=self.pauses
         )
-        self.audit = Audit(
+        self.audit = AuditService(
             self.store,
             self.breaker,
             tell,
             ProcessClock(),
-            PolicyBook(tell),
+            ActivePolicies(tell),
             replica="me",
             sleep=self.pauses,
         )
@@ -40,14 +40,14 @@ class Office:
 
 async def test_a_statement_every_two_seconds_and_a_last_one() -> None:
     """The first is not made at once: there is nothing to state yet."""
-    office = Office()
+    office = AuditServiceBench()
     office.audit.start()
     for beat in (1, 2):
-        await office.pauses.begun(beat)
+        await office.pauses.wait_for_calls(beat)
         assert office.store.count("audit") == beat - 1
-        office.pauses.end()
-        await office.store.did("audit", beat)
-    assert office.pauses.asked.lines[:2] == [INTERVAL_SECONDS] * 2
+        office.pauses.finish()
+        await office.store.wait_until_done("audit", beat)
+    assert office.pauses.requested.entries[:2] == [INTERVAL_SECONDS] * 2
     await office.audit.aclose()
     assert office.store.count("audit") == 3
     await office.audit.aclose()
@@ -56,24 +56,24 @@ async def test_a_statement_every_two_seconds_and_a_last_one() -> None:
 
 async def test_a_store_that_refuses_statements_hurts_nobody() -> None:
     """It is told of, as often as it happens, and opens no breaker."""
-    office = Office(failures=1)
+    office = AuditServiceBench(failures=1)
     office.store.errors["audit"] = refused = StoreRefused("no", kind="permission")
     for _ in range(3):
-        await office.audit.beat()
+        await office.audit.run_once()
     assert office.recorder.of(StoreFailed) == [StoreFailed("audit", refused)] * 3
-    assert office.recorder.of(Audited) == [Audited(())] * 3
+    assert office.recorder.of(AuditReported) == [AuditReported(())] * 3
     assert office.breaker.state == "closed"
 
 
 async def test_a_store_that_is_away_is_not_asked() -> None:
     """While the breaker is open."""
-    office = Office(failures=1)
-    office.store.down = away()
+    office = AuditServiceBench(failures=1)
+    office.store.down = timeout_error()
     with pytest.raises(type(office.store.down)):
         await office.breaker.call("heartbeat", office.store.open)
-    await office.audit.beat()
+    await office.audit.run_once()
     assert office.store.count("audit") == 0
-    assert office.recorder.of(Audited) == [Audited(())]
+    assert office.recorder.of(AuditReported) == [AuditReported(())]
     await office.breaker.aclose()
 
 
@@ -81,14 +81,14 @@ async def test_a_fault_of_the_audit_is_logged_and_ends_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The next statement is made all the same."""
-    office = Office()
+    office = AuditServiceBench()
     office.store.errors["audit"] = ZeroDivisionError()  # type: ignore[assignment]  # a fault, no error of ours
     office.audit.start()
     with caplog.at_level(logging.ERROR, "fleetlimit"):
         for beat in (1, 2):
-            await office.pauses.begun(beat)
-            office.pauses.end()
-        await office.pauses.begun(3)
+            await office.pauses.wait_for_calls(beat)
+            office.pauses.finish()
+        await office.pauses.wait_for_calls(3)
     assert [record.message for record in caplog.records] == ["audit.failed"] * 2
     office.store.errors.clear()
     await office.audit.aclose()
@@ -96,8 +96,8 @@ async def test_a_fault_of_the_audit_is_logged_and_ends_nothing(
 
 async def test_no_audit() -> None:
     """With 0 keys no statement is made."""
-    store = ToldStore(ProcessClock())
-    limiter = Limiter(store, local=MemoryStore(), audit_keys=0)
+    store = FakeStore(ProcessClock())
+    limiter = Limiter(store, local=MemoryStore(), audit_callers=0)
     await limiter.start()
     await limiter.aclose()
     assert store.count("audit") == 0

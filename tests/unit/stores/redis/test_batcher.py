@@ -13,13 +13,13 @@ from redis.exceptions import ConnectionError as Disconnected
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT
 from fleetlimit.stores.redis.scripts import Script
-from support.lane import OTHER, SCRIPT, FakeServer, call, lane_to, same, turns
+from support.lane import OTHER, SCRIPT, FakeServer, batcher_for, call, loop_turns, unchanged
 
 
 async def test_calls_of_one_turn_are_one_pipeline() -> None:
     """Calls made together leave together, and each gets its own answer."""
     client = FakeServer()
-    lane = lane_to(client)
+    lane = batcher_for(client)
     answers = await asyncio.gather(*(call(lane, number) for number in range(50)))
     assert answers == [str(number) for number in range(50)]
     assert client.sizes == [50]
@@ -28,8 +28,8 @@ async def test_calls_of_one_turn_are_one_pipeline() -> None:
 async def test_call_alone_leaves_in_its_turn() -> None:
     """A call waits for no company: it is under way before anything has to happen."""
     client = FakeServer(held=True)
-    waiting = call(lane_to(client), "alone")
-    await turns()
+    waiting = call(batcher_for(client), "alone")
+    await loop_turns()
     assert client.sizes == [1]
     client.release()
     assert await waiting == "alone"
@@ -38,16 +38,16 @@ async def test_call_alone_leaves_in_its_turn() -> None:
 async def test_command_names_script_keys_and_arguments() -> None:
     """What is sent is EVALSHA with the script's SHA, the number of keys, keys and arguments."""
     client = FakeServer()
-    await lane_to(client).call(SCRIPT, ["a", "b"], [1, "x"], same)
+    await batcher_for(client).call(SCRIPT, ["a", "b"], [1, "x"], unchanged)
     assert client.sent[0] == (("EVALSHA", "text", 2, "a", "b", 1, "x"),)
 
 
 async def test_crowd_is_split_and_held_back() -> None:
     """No pipeline is larger, and no more are under way, than allowed; the rest leaves after."""
     client = FakeServer(held=True)
-    lane = lane_to(client)
+    lane = batcher_for(client)
     crowd = [call(lane, number) for number in range((MAX_IN_FLIGHT + 1) * MAX_BATCH + 44)]
-    await turns()
+    await loop_turns()
     assert client.sizes == [MAX_BATCH] * MAX_IN_FLIGHT
     client.release()
     assert await asyncio.gather(*crowd) == [str(number) for number in range(len(crowd))]
@@ -57,11 +57,11 @@ async def test_crowd_is_split_and_held_back() -> None:
 async def test_calls_made_while_others_travel_leave_together() -> None:
     """What is asked while all ways are taken, in whatever turns, leaves as one pipeline."""
     client = FakeServer(held=True)
-    lane = lane_to(client)
+    lane = batcher_for(client)
     calls = []
     for number in range(MAX_IN_FLIGHT + 7):
         calls.append(call(lane, number))
-        await turns()
+        await loop_turns()
     client.release()
     await asyncio.gather(*calls)
     assert client.sizes == [1] * MAX_IN_FLIGHT + [7]
@@ -70,7 +70,7 @@ async def test_calls_made_while_others_travel_leave_together() -> None:
 async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
     """Calls whose script is unknown are sent again after loading; the others are not."""
     client = FakeServer()
-    lane = lane_to(client)
+    lane = batcher_for(client)
     answers = await asyncio.gather(
         call(lane, "a"), call(lane, "b", OTHER), call(lane, "c", OTHER), call(lane, "d")
     )
@@ -82,7 +82,7 @@ async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
 async def test_every_pipeline_tells_its_size() -> None:
     """Whoever wants to know is told how many calls each pipeline carried, those sent again too."""
     client, told = FakeServer(), list[int]()
-    lane = lane_to(client, sent=told.append)
+    lane = batcher_for(client, sent=told.append)
     await asyncio.gather(call(lane, "a"), call(lane, "b"), call(lane, "c", OTHER))
     await call(lane, "d")
     assert told == client.sizes == [3, 1, 1]
@@ -91,14 +91,14 @@ async def test_every_pipeline_tells_its_size() -> None:
 async def test_caller_that_left_before_departure_is_not_sent() -> None:
     """A call that was cancelled in its turn is not spent."""
     client = FakeServer()
-    lane = lane_to(client)
+    lane = batcher_for(client)
     left, stays = call(lane, "left"), call(lane, "stays")
     left.cancel()
     assert await stays == "stays"
     assert [sent[0][3] for sent in client.sent] == ["stays"]
     alone = call(lane, "alone")
     alone.cancel()
-    await turns()
+    await loop_turns()
     assert client.sizes == [1]
 
 
@@ -106,9 +106,9 @@ async def test_caller_that_left_before_departure_is_not_sent() -> None:
 async def test_caller_that_left_on_the_way_costs_the_others_nothing(script: Script) -> None:
     """The companions of a call that was cancelled under way get their answers."""
     client = FakeServer(held=True)
-    lane = lane_to(client)
+    lane = batcher_for(client)
     left, stays = call(lane, "left", script), call(lane, "stays", script)
-    await turns()
+    await loop_turns()
     left.cancel()
     client.release()
     assert await stays == "stays"
@@ -120,9 +120,9 @@ async def test_caller_that_left_hears_of_no_failure() -> None:
     """A failure is told to those that still wait."""
     client = FakeServer(held=True)
     client.failures.append(Disconnected("closed"))
-    lane = lane_to(client)
+    lane = batcher_for(client)
     left, stays = call(lane, "left"), call(lane, "stays")
-    await turns()
+    await loop_turns()
     left.cancel()
     client.release()
     with pytest.raises(StoreUnavailable, match="closed"):
@@ -133,15 +133,15 @@ async def test_caller_that_left_hears_of_no_failure() -> None:
 async def test_closing_waits_for_what_is_under_way() -> None:
     """A lane is closed when every call that had left, or waited to leave, has its answer."""
     client = FakeServer(held=True)
-    lane = lane_to(client)
+    lane = batcher_for(client)
     calls = [call(lane, number) for number in range(MAX_IN_FLIGHT * MAX_BATCH + 1)]
-    await turns()
+    await loop_turns()
     closing = asyncio.ensure_future(lane.aclose())
-    await turns()
+    await loop_turns()
     assert not closing.done()
     client.release()
     await closing
-    await turns()
+    await loop_turns()
     assert all(each.done() for each in calls)
 
 
@@ -150,7 +150,7 @@ async def test_redirected_calls_are_sent_again_by_the_driver() -> None:
     server = FakeServer()
     moved = [MovedError("1 127.0.0.1:1"), AskError("1 127.0.0.1:1"), TryAgainError("wait")]
     server.answer = lambda command: moved.pop() if command[3] == "moved" else command[3]
-    lane = lane_to(server)
+    lane = batcher_for(server)
     answers = await asyncio.gather(
         call(lane, "stays"), call(lane, "moved"), call(lane, "moved"), call(lane, "moved")
     )
@@ -167,7 +167,7 @@ async def test_redirected_call_that_fails_fails_alone() -> None:
         raise Disconnected("gone")
 
     server.execute_command = nowhere  # type: ignore[method-assign]
-    lane = lane_to(server)
+    lane = batcher_for(server)
     bad, good = call(lane, "a"), call(lane, "b")
     assert await good == "b"
     with pytest.raises(StoreUnavailable, match="gone"):
@@ -180,17 +180,17 @@ async def test_traced_call_travels_like_any_other(
     """Each traced call has a client span below the current one, without keys or arguments."""
     tracer = provider.get_tracer("test")
     server = FakeServer()
-    lane = lane_to(server, tracer=tracer)
+    lane = batcher_for(server, tracer=tracer)
 
     async def traced(name: str) -> Any:
         with tracer.start_as_current_span(name):
-            return await lane.call(SCRIPT, ["secret"], [name], same)
+            return await lane.call(SCRIPT, ["secret"], [name], unchanged)
 
     async def untraced() -> Any:
-        return await lane.call(SCRIPT, ["a"], [], same)
+        return await lane.call(SCRIPT, ["a"], [], unchanged)
 
     await asyncio.gather(traced("first"), traced("second"), untraced())
-    await turns()
+    await loop_turns()
     assert server.sizes == [3]
     calls = [span for span in spans.get_finished_spans() if span.kind is SpanKind.CLIENT]
     above = {span.context.span_id: span.name for span in spans.get_finished_spans()}
@@ -215,14 +215,14 @@ async def test_failed_call_is_an_error_on_its_span(
     tracer = provider.get_tracer("test")
     server = FakeServer(held=True)
     server.failures.append(Disconnected("closed"))
-    lane = lane_to(server, tracer=tracer)
+    lane = batcher_for(server, tracer=tracer)
     with tracer.start_as_current_span("check"):
         left, stays = call(lane, "left"), call(lane, "stays")
-        await turns()
+        await loop_turns()
     left.cancel()
     server.release()
     with pytest.raises(StoreUnavailable, match="closed"):
         await stays
-    await turns()
+    await loop_turns()
     calls = [span for span in spans.get_finished_spans() if span.kind is SpanKind.CLIENT]
     assert sorted(span.status.status_code.name for span in calls) == ["ERROR", "UNSET"]

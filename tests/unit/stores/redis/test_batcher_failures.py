@@ -12,11 +12,20 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from fleetlimit.errors import StoreRefused, StoreUnavailable
 from fleetlimit.stores.redis.client import Timeouts
-from support.lane import OTHER, SCRIPT, FakeLine, FakeServer, call, lane_to, same, turns
+from support.lane import (
+    OTHER,
+    SCRIPT,
+    FakeLine,
+    FakeServer,
+    batcher_for,
+    call,
+    loop_turns,
+    unchanged,
+)
 from support.tracing import exact_cancellation
 
 
-class Forgetful(FakeServer):
+class ForgetfulClient(FakeServer):
     """A server that forgets every script at once."""
 
     async def script_load(self, text: str) -> str:
@@ -27,9 +36,9 @@ class Forgetful(FakeServer):
 
 async def test_script_that_stays_unknown_is_an_error() -> None:
     """A server that forgets a script at once is not asked a third time."""
-    client = Forgetful()
+    client = ForgetfulClient()
     with pytest.raises(StoreRefused, match="NOSCRIPT"):
-        await lane_to(client).call(OTHER, ["a"], [], same)
+        await batcher_for(client).call(OTHER, ["a"], [], unchanged)
     assert (client.loaded, client.sizes) == (["other"], [1, 1])
 
 
@@ -37,7 +46,7 @@ async def test_error_of_one_call_is_its_own() -> None:
     """One bad bucket says nothing to the calls that travelled with it."""
     client = FakeServer()
     client.answer = lambda command: ResponseError("ERR") if command[3] == "bad" else command[3]
-    lane = lane_to(client)
+    lane = batcher_for(client)
     bad, good = call(lane, "bad"), call(lane, "good")
     assert await good == "good"
     with pytest.raises(StoreRefused, match="ERR"):
@@ -48,7 +57,7 @@ async def test_failure_of_the_way_is_told_to_all() -> None:
     """When the connection breaks, every call on it hears so, and the next one is tried again."""
     client = FakeServer()
     client.failures.append(Disconnected("closed"))
-    lane = lane_to(client)
+    lane = batcher_for(client)
     answers = await asyncio.gather(*(call(lane, 1) for _ in range(3)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
     assert await call(lane, "again") == "again"
@@ -57,15 +66,15 @@ async def test_failure_of_the_way_is_told_to_all() -> None:
 async def test_answer_that_does_not_come_is_a_timeout() -> None:
     """A server that does not answer is given up after the operation timeout."""
     client = FakeServer(held=True)
-    lane = lane_to(client, Timeouts(connect=10, operation=0.02))
+    lane = batcher_for(client, Timeouts(connect=10, operation=0.02))
     with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms") as caught:
-        await lane.call(SCRIPT, ["a"], [], same)
+        await lane.call(SCRIPT, ["a"], [], unchanged)
     assert caught.value.kind == "timeout"
     client.release()
-    assert await lane.call(SCRIPT, ["b"], [], same) == "b"
+    assert await lane.call(SCRIPT, ["b"], [], unchanged) == "b"
 
 
-class Deaf(FakeServer):
+class UncancellableClient(FakeServer):
     """A driver that suppresses the cancellation of its connecting, and ends later."""
 
     def __init__(self) -> None:
@@ -87,25 +96,25 @@ class Deaf(FakeServer):
 @pytest.mark.parametrize("broken", [True, False], ids=["failure", "connection"])
 async def test_what_ends_after_its_timeout_is_nobodys(broken: bool) -> None:  # noqa: FBT001 - a case
     """A caller is not held by a driver that goes on, and its late end is of no consequence."""
-    client = Deaf()
-    lane = lane_to(client, Timeouts(connect=10, operation=0.02))
+    client = UncancellableClient()
+    lane = batcher_for(client, Timeouts(connect=10, operation=0.02))
     with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms"):
-        await lane.call(SCRIPT, ["a"], [], same)
+        await lane.call(SCRIPT, ["a"], [], unchanged)
     client.broken = broken
     client.connected.set()
     with anyio.fail_after(10):
         await lane.aclose()
     client.broken = False
-    assert await lane_to(client).call(SCRIPT, ["b"], [], same) == "b"
-    await turns()
-    assert not lane._late
+    assert await batcher_for(client).call(SCRIPT, ["b"], [], unchanged) == "b"
+    await loop_turns()
+    assert not lane._abandoned
 
 
 async def test_late_failure_is_heard_of_silently() -> None:
     """A failure that comes after its caller was answered is not reported as unheard."""
     late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     late.set_exception(Disconnected("closed"))
-    lane_to(FakeServer())._forget(late)
+    batcher_for(FakeServer())._discard_abandoned(late)
     reported: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: reported.append(what))
     del late
@@ -122,8 +131,8 @@ async def test_answer_that_arrived_in_a_busy_turn_is_taken() -> None:
 
     client = FakeServer()
     client.answer = busy
-    lane = lane_to(client, Timeouts(connect=10, operation=0.01))
-    assert await lane.call(SCRIPT, ["late"], [], same) == "late"
+    lane = batcher_for(client, Timeouts(connect=10, operation=0.01))
+    assert await lane.call(SCRIPT, ["late"], [], unchanged) == "late"
 
 
 async def test_read_only_server_is_left_and_the_primary_looked_up() -> None:
@@ -134,13 +143,13 @@ async def test_read_only_server_is_left_and_the_primary_looked_up() -> None:
     async def relocate() -> None:
         lookups.append("primary")
 
-    lane = lane_to(client, relocate=relocate)
+    lane = batcher_for(client, relocate=relocate)
     with pytest.raises(StoreRefused) as caught:
-        await lane.call(SCRIPT, ["a"], [], same)
-    await turns()
+        await lane.call(SCRIPT, ["a"], [], unchanged)
+    await loop_turns()
     assert (caught.value.kind, lookups, client.line) == ("read_only", ["primary"], None)
     client.answer = lambda command: command[3]
-    assert await lane.call(SCRIPT, ["b"], [], same) == "b"
+    assert await lane.call(SCRIPT, ["b"], [], unchanged) == "b"
     assert client.opened == 2
 
 
@@ -153,21 +162,21 @@ async def test_failed_server_is_looked_up_once_at_a_time() -> None:
         await begun[-1].wait()
         raise Disconnected("no node replies")
 
-    lane = lane_to(client, relocate=relocate)
+    lane = batcher_for(client, relocate=relocate)
     client.failures += [Disconnected("closed"), Disconnected("closed")]
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="closed"):
-            await lane.call(SCRIPT, ["a"], [], same)
-    await turns()
+            await lane.call(SCRIPT, ["a"], [], unchanged)
+    await loop_turns()
     assert len(begun) == 1
-    assert await lane.call(SCRIPT, ["b"], [], same) == "b"
+    assert await lane.call(SCRIPT, ["b"], [], unchanged) == "b"
     begun[0].set()
     await lane.aclose()
-    await turns()
+    await loop_turns()
     client.failures.append(Disconnected("closed"))
     with pytest.raises(StoreUnavailable, match="closed"):
-        await lane.call(SCRIPT, ["c"], [], same)
-    await turns()
+        await lane.call(SCRIPT, ["c"], [], unchanged)
+    await loop_turns()
     assert len(begun) == 2
     begun[1].set()
     await lane.aclose()

@@ -10,15 +10,15 @@ from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.stores.redis.client import Timeouts, connect, location
-from support.certificates import Authority
+from fleetlimit.stores.redis.client import Timeouts, create_client, redacted_url
+from support.certificates import CertificateAuthority
 
 TIMEOUTS = Timeouts(connect=0.5, operation=0.125)
 
 
 def options(url: str, **credentials: str) -> dict[str, Any]:
     """Return what the client of this URL connects with."""
-    client = connect(url, TIMEOUTS, **credentials)
+    client = create_client(url, TIMEOUTS, **credentials)
     if isinstance(client, redis.asyncio.RedisCluster):
         (node,) = client.nodes_manager.startup_nodes.values()
         told = {"host": node.host, "port": node.port, "retry": client.retry}
@@ -77,7 +77,7 @@ def test_client_waits_briefly_and_once(url: str) -> None:
 def test_sentinels_are_asked_for_the_service() -> None:
     """Every sentinel is known with its port, and what they say is used for the service."""
     url = "redis+sentinel://ann:p%40w@one,two:27000,[::1]:27001/main/3"
-    client = connect(url, TIMEOUTS)
+    client = create_client(url, TIMEOUTS)
     assert isinstance(client, redis.asyncio.Redis)
     pool = client.connection_pool
     assert isinstance(pool, SentinelConnectionPool)
@@ -97,7 +97,7 @@ def test_sentinels_are_asked_for_the_service() -> None:
 def test_sentinels_have_tls_options_and_credentials_of_their_own() -> None:
     """TLS is for sentinels and service alike; each has its own user and password."""
     url = "rediss+sentinel://ann:pw@one/main?ssl_cert_reqs=none&sentinel_password=other"
-    client = connect(url, TIMEOUTS)
+    client = create_client(url, TIMEOUTS)
     assert isinstance(client, redis.asyncio.Redis)
     pool = client.connection_pool
     assert isinstance(pool, SentinelConnectionPool)
@@ -133,12 +133,12 @@ def test_sentinels_have_tls_options_and_credentials_of_their_own() -> None:
 def test_url_that_cannot_be_used_fails_at_construction(url: str, message: str) -> None:
     """A bad URL is a ConfigError at once, never a fault of the store later."""
     with pytest.raises(ConfigError, match=message):
-        connect(url, TIMEOUTS)
+        create_client(url, TIMEOUTS)
 
 
 def test_tls_files_are_the_drivers(tmp_path: Path) -> None:
     """A CA, a client certificate and its key are read, and the driver is given them."""
-    authority = Authority("store's")
+    authority = CertificateAuthority("store's")
     pem = dict(zip(("tls.crt", "tls.key"), authority.issue("client"), strict=True))
     for name, text in {"ca.crt": authority.certificate, **pem}.items():
         (tmp_path / name).write_text(text)
@@ -161,7 +161,7 @@ def test_tls_file_that_cannot_be_used_fails_at_construction(
     if content is not None:
         file.write_text(content)
     with pytest.raises(ConfigError, match=f"{option}={file}.*{message}"):
-        connect(f"{kind}://store/service?{option}={file}", TIMEOUTS)
+        create_client(f"{kind}://store/service?{option}={file}", TIMEOUTS)
 
 
 @pytest.mark.parametrize(
@@ -176,14 +176,14 @@ def test_tls_file_that_cannot_be_used_fails_at_construction(
 )
 def test_location_hides_credentials(url: str, expected: str) -> None:
     """What people see of a store is where it is, not how to get in."""
-    assert location(url) == expected
+    assert redacted_url(url) == expected
 
 
 @pytest.mark.parametrize("sign", ["/", "?", "#"])
 def test_password_that_was_not_encoded_is_not_told(sign: str) -> None:
     """A password with a sign that ends the host's part is in no message."""
     url = f"redis://ann:s3{sign}cret@store"
-    for use in (location, lambda url: connect(url, TIMEOUTS)):
+    for use in (redacted_url, lambda url: create_client(url, TIMEOUTS)):
         with pytest.raises(ConfigError, match="percent-encode") as caught:
             use(url)
         assert "s3" not in str(caught.value)

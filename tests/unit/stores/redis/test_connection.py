@@ -9,10 +9,10 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import NoScriptError
 
 from fleetlimit.errors import StoreUnavailable
-from fleetlimit.stores.redis.batcher import Flight
-from fleetlimit.stores.redis.connection import Line, Wire
-from fleetlimit.stores.redis.errors import translate
-from fleetlimit.stores.redis.scripts import Call, Script, join
+from fleetlimit.stores.redis.batcher import InFlightBatch
+from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
+from fleetlimit.stores.redis.errors import to_store_error
+from fleetlimit.stores.redis.scripts import Script, ScriptCall, coalesce
 
 PLAIN = Script("settle", "text", "sha")
 
@@ -60,24 +60,24 @@ class Connection:
         self.disconnected += 1
 
 
-def wire_to(*connections: Connection) -> Wire:
+def wire_to(*connections: Connection) -> ConnectionHolder:
     following = list(connections)
-    return Wire(lambda: following.pop(0))
+    return ConnectionHolder(lambda: following.pop(0))
 
 
-def commands(*keys: str) -> tuple[list[Call], list[Any]]:
+def commands(*keys: str) -> tuple[list[ScriptCall], list[Any]]:
     loop = asyncio.get_running_loop()
-    calls = [Call(PLAIN, [key], [], loop.create_future(), str) for key in keys]
-    return calls, join(calls, lambda _: 0)
+    calls = [ScriptCall(PLAIN, [key], [], loop.create_future(), str) for key in keys]
+    return calls, coalesce(calls, lambda _: 0)
 
 
 async def test_answers_are_told_in_order_whatever_the_pieces() -> None:
     """Two questions are answered in three pieces; an error of the server is an answer."""
     connection = Connection()
-    line = Line(connection)
+    line = RedisConnection(connection)
     heard: list[Any] = []
-    line.ask([("GET", "a"), ("GET", "b")], heard.append)
-    line.ask([("GET", "c")], heard.append)
+    line.send([("GET", "a"), ("GET", "b")], heard.append)
+    line.send([("GET", "c")], heard.append)
     for piece in (b":1\r\n-NOSCRI", b"PT no\r\n$1\r", b"\nx\r\n"):
         line.data_received(piece)
     (one, error), two = heard
@@ -89,9 +89,9 @@ async def test_answers_are_told_in_order_whatever_the_pieces() -> None:
 @pytest.mark.parametrize("end", ["lost", "nonsense"])
 async def test_who_waits_hears_that_the_connection_is_gone(end: str) -> None:
     """A lost connection, and an answer that is none, end all that was asked on it."""
-    line = Line(Connection())
+    line = RedisConnection(Connection())
     heard: list[Any] = []
-    line.ask([("GET", "a")], heard.append)
+    line.send([("GET", "a")], heard.append)
     if end == "lost":
         line.connection_lost(None)
     else:
@@ -105,15 +105,15 @@ async def test_one_connection_is_opened_for_all_and_again_after_its_loss() -> No
     first, second = Connection(), Connection()
     wire = wire_to(first, second)
     wire.close()
-    assert wire.line is None
+    assert wire.connection is None
     one, same = await asyncio.gather(wire.open(), wire.open())
-    assert one is same is wire.line
+    assert one is same is wire.connection
     wire.close()
-    assert (wire.line, first.transport.aborted) == (None, 1)
+    assert (wire.connection, first.transport.aborted) == (None, 1)
     assert await wire.open() is not one
     # The old one's end comes late, and is nothing to the new one.
     one.connection_lost(None)
-    assert wire.line is not None
+    assert wire.connection is not None
 
 
 async def test_a_connection_that_fails_is_given_back_to_the_driver() -> None:
@@ -128,16 +128,16 @@ async def test_a_connection_that_fails_is_given_back_to_the_driver() -> None:
 
 async def test_a_flight_that_is_late_leaves_its_connection() -> None:
     """It is given up after its time, once, and what comes later is nobody's."""
-    line = Line(Connection())
+    line = RedisConnection(Connection())
     calls, asking = commands("a")
     landed: list[Any] = []
     done = asyncio.Event()
 
-    def land(_: Flight, outcome: Any) -> None:
+    def land(_: InFlightBatch, outcome: Any) -> None:
         landed.append(outcome)
         done.set()
 
-    Flight(calls, asking, line, 0.001, land)
+    InFlightBatch(calls, asking, line, 0.001, land)
     with anyio.fail_after(10):
         await done.wait()
     assert isinstance(landed[0], StoreUnavailable)
@@ -149,21 +149,21 @@ async def test_a_flight_that_is_late_leaves_its_connection() -> None:
 
 async def test_what_waits_behind_a_late_flight_is_late_too() -> None:
     """The connection is closed for want of an answer: that is what the others hear."""
-    line = Line(Connection())
+    line = RedisConnection(Connection())
     (first, asking), (second, also) = commands("a"), commands("b")
     landed: dict[str, Any] = {}
     done = asyncio.Event()
 
-    def land(flight: Flight, outcome: Any) -> None:
+    def land(flight: InFlightBatch, outcome: Any) -> None:
         landed[flight.batch[0].keys[0]] = outcome
         if len(landed) == 2:
             done.set()
 
-    Flight(first, asking, line, 0.001, land)
-    Flight(second, also, line, 60, land)
+    InFlightBatch(first, asking, line, 0.001, land)
+    InFlightBatch(second, also, line, 60, land)
     with anyio.fail_after(10):
         await done.wait()
-    assert {key: translate(outcome).kind for key, outcome in landed.items()} == {
+    assert {key: to_store_error(outcome).kind for key, outcome in landed.items()} == {
         "a": "timeout",
         "b": "timeout",
     }
@@ -171,11 +171,11 @@ async def test_what_waits_behind_a_late_flight_is_late_too() -> None:
 
 async def test_a_flight_lands_with_its_answers() -> None:
     """An answer ends it, and its clock with it."""
-    line = Line(Connection())
+    line = RedisConnection(Connection())
     calls, asking = commands("a")
     landed: list[Any] = []
-    flight = Flight(calls, asking, line, 0.001, lambda _, outcome: landed.append(outcome))
+    flight = InFlightBatch(calls, asking, line, 0.001, lambda _, outcome: landed.append(outcome))
     line.data_received(b":1\r\n")
-    assert (landed, flight.ended) == ([[1]], True)
+    assert (landed, flight.done) == ([[1]], True)
     await asyncio.sleep(0.01)
     assert landed == [[1]]

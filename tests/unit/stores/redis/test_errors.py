@@ -4,7 +4,7 @@ import pytest
 from redis import exceptions as driver
 
 from fleetlimit.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
-from fleetlimit.stores.redis.errors import translate
+from fleetlimit.stores.redis.errors import to_store_error
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_error_has_a_class_and_a_kind(
     error: Exception, expected: type[StoreError], kind: str
 ) -> None:
     """Each error of the driver says whether to try again, and a bounded word for metrics."""
-    found = translate(error)
+    found = to_store_error(error)
     assert type(found) is expected
     assert found.kind == kind
     assert str(error) in str(found)
@@ -68,7 +68,7 @@ def test_cluster_says_why_it_cannot_be_joined(
     """Nodes that do not let us in are no nodes that are down: trying again does not help."""
     error = driver.RedisClusterException("cannot be connected")
     error.__cause__ = cause
-    found = translate(error)
+    found = to_store_error(error)
     assert (type(found), found.kind) == (expected, kind)
 
 
@@ -82,10 +82,10 @@ def test_cluster_says_why_it_cannot_be_joined(
 )
 def test_what_only_a_person_can_mend_says_how(error: Exception, advice: str) -> None:
     """An error of the settings names the setting."""
-    assert advice in str(translate(error))
+    assert advice in str(to_store_error(error))
 
 
 def test_own_error_stays_what_it_is() -> None:
     """An error that is already Fleetlimit's is not said again in other words."""
     own = StoreUnavailable("gone", kind="timeout")
-    assert translate(own) is own
+    assert to_store_error(own) is own

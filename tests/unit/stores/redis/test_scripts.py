@@ -8,10 +8,16 @@ import pytest
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import Algorithm, Quota
-from fleetlimit.stores.redis.scripts import FIGURES, Call, Script, join, parts
-from fleetlimit.stores.redis.store import words
+from fleetlimit.stores.redis.scripts import (
+    FIELDS_PER_CHARGE,
+    Script,
+    ScriptCall,
+    coalesce,
+    split_replies,
+)
+from fleetlimit.stores.redis.store import _encode_charges
 
-TAKE, OTHER = Script("take", "text", "take", joined=True), Script("settle", "text", "settle")
+TAKE, OTHER = Script("take", "text", "take", batchable=True), Script("settle", "text", "settle")
 MINUTE = Quota(Algorithm.TOKEN_BUCKET, 10, 60_000_000, 12)
 
 
@@ -20,13 +26,15 @@ async def loop() -> asyncio.AbstractEventLoop:
     return asyncio.get_running_loop()
 
 
-def call(loop: asyncio.AbstractEventLoop, *keys: str, script: Script = TAKE, now: int = 0) -> Call:
-    return Call(
+def call(
+    loop: asyncio.AbstractEventLoop, *keys: str, script: Script = TAKE, now: int = 0
+) -> ScriptCall:
+    return ScriptCall(
         script,
         list(keys),
         [now, *(f"word-{key}" for key in keys)],
         loop.create_future(),
-        read=list,
+        decode=list,
     )
 
 
@@ -34,8 +42,8 @@ def anywhere(_key: str) -> int:
     return 0
 
 
-def sent(calls: Sequence[Call], place: Any = anywhere) -> list[list[Any]]:
-    return [command.words() for command in join(calls, place)]
+def sent(calls: Sequence[ScriptCall], place: Any = anywhere) -> list[list[Any]]:
+    return [command.args() for command in coalesce(calls, place)]
 
 
 async def test_calls_of_a_joined_script_are_one(loop: asyncio.AbstractEventLoop) -> None:
@@ -62,9 +70,9 @@ async def test_each_call_hears_its_part(loop: asyncio.AbstractEventLoop) -> None
     """The time is everybody's; an error is one call's alone."""
     calls = [call(loop, "a"), call(loop, "b", "c"), call(loop, "d")]
     bad = ValueError("bad")
-    one, two = list(range(FIGURES)), list(range(2 * FIGURES))
+    one, two = list(range(FIELDS_PER_CHARGE)), list(range(2 * FIELDS_PER_CHARGE))
     answer = [99, 1, *one, bad, *two, 0, *one]
-    found = [answer for _, answer in parts(join(calls, anywhere), [answer])]
+    found = [answer for _, answer in split_replies(coalesce(calls, anywhere), [answer])]
     assert found == [[99, 1, *one], bad, [99, 0, *one]]
 
 
@@ -72,14 +80,14 @@ async def test_an_error_of_the_whole_is_everybodys(loop: asyncio.AbstractEventLo
     """A script that the server does not know decided nothing."""
     calls = [call(loop, "a"), call(loop, "b")]
     lost = ValueError("NOSCRIPT")
-    assert [each for _, each in parts(join(calls, anywhere), [lost])] == [lost, lost]
+    assert [each for _, each in split_replies(coalesce(calls, anywhere), [lost])] == [lost, lost]
 
 
 def test_words_say_where_a_check_begins() -> None:
     """The first charge says whether it is spent, the others that they belong to it."""
     charges = [Charge("a", MINUTE, 2), Charge("b", MINUTE, 3, "lease", 1)]
-    assert words(charges, commit=True) == [
+    assert _encode_charges(charges, commit=True) == [
         b"1 token_bucket 10 60000000 12 2 0 ",
         b"+ token_bucket 10 60000000 12 3 1 lease",
     ]
-    assert words(charges[:1], commit=False) == [b"0 token_bucket 10 60000000 12 2 0 "]
+    assert _encode_charges(charges[:1], commit=False) == [b"0 token_bucket 10 60000000 12 2 0 "]

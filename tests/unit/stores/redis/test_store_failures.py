@@ -18,14 +18,14 @@ from fleetlimit.errors import (
 )
 from fleetlimit.stores.embedded import EmbeddedValkey
 from support.stores import (
-    BRISK,
     BUCKET,
+    SHORT_TIMEOUTS,
+    adjustment,
     charge,
-    failing,
-    opened,
+    open_store,
     quota_of,
+    raises_store_error,
     redis_store,
-    settlement,
     spend,
 )
 from support.tracing import exact_cancellation
@@ -69,24 +69,24 @@ def stopped(server: EmbeddedValkey) -> Iterator[None]:
 @pytest.mark.usefixtures("admin")
 async def test_frozen_server_is_a_timeout(server: EmbeddedValkey) -> None:
     """With the server frozen each call fails in its own time, and none waits for the thaw."""
-    async with opened(server, BRISK) as store:
+    async with open_store(server, SHORT_TIMEOUTS) as store:
         with stopped(server):
-            async with failing(StoreUnavailable, "timeout"):
+            async with raises_store_error(StoreUnavailable, "timeout"):
                 await spend(store, QUOTA)
-            async with failing(StoreUnavailable, "timeout"):
-                await store.settle([settlement(charge(QUOTA), -1, 0)])
-            async with failing(StoreUnavailable, "timeout"):
-                await store.forget([BUCKET])
-            async with failing(StoreUnavailable, "timeout"):
+            async with raises_store_error(StoreUnavailable, "timeout"):
+                await store.adjust([adjustment(charge(QUOTA), -1, 0)])
+            async with raises_store_error(StoreUnavailable, "timeout"):
+                await store.delete([BUCKET])
+            async with raises_store_error(StoreUnavailable, "timeout"):
                 await store.heartbeat("replica", 1)
-            async with failing(StoreUnavailable, "timeout"):
+            async with raises_store_error(StoreUnavailable, "timeout"):
                 await store.open()
 
 
 @exact_cancellation
 async def test_opening_can_be_cancelled(server: EmbeddedValkey) -> None:
     """A probe that is cancelled while the server hangs ends as cancelled, not as a failure."""
-    async with opened(server) as store:
+    async with open_store(server) as store:
         with stopped(server):
             opening = asyncio.ensure_future(store.open())
             for _ in range(20):
@@ -98,37 +98,37 @@ async def test_opening_can_be_cancelled(server: EmbeddedValkey) -> None:
 
 async def test_answers_after_a_timeout_are_not_mixed_up(server: EmbeddedValkey) -> None:
     """An answer that comes too late is nobody's: later calls each get their own."""
-    async with opened(server, BRISK) as store, opened(server) as patient:
+    async with open_store(server, SHORT_TIMEOUTS) as store, open_store(server) as patient:
         with stopped(server):
-            late = [store.take([charge(QUOTA, number, key="late")]) for number in range(20)]
+            late = [store.acquire([charge(QUOTA, number, key="late")]) for number in range(20)]
             answers = await asyncio.gather(*late, return_exceptions=True)
         assert {type(answer) for answer in answers} == {StoreUnavailable}
         await patient.open()
         for number in range(1, 6):
             quota = quota_of(Algorithm.FIXED_WINDOW, 1_000 * number, period_us=366 * DAY_US)
             key = f"own{number}"
-            taken = await store.take([charge(quota, number, key=key)])
-            assert taken.verdicts[0].remaining == 999 * number
+            taken = await store.acquire([charge(quota, number, key=key)])
+            assert taken.statuses[0].remaining == 999 * number
 
 
 async def test_paused_server_is_a_timeout(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:
     """A server that holds writes back, as during a failover, is not waited for."""
-    async with opened(server, BRISK) as store:
+    async with open_store(server, SHORT_TIMEOUTS) as store:
         await admin.client_pause(60_000, all=False)
         try:
-            async with failing(StoreUnavailable, "timeout"):
+            async with raises_store_error(StoreUnavailable, "timeout"):
                 await spend(store, QUOTA)
         finally:
             await admin.client_unpause()
-        assert (await spend(store, QUOTA)).fits
+        assert (await spend(store, QUOTA)).allowed
 
 
 async def test_server_that_dies_in_the_middle_of_a_call() -> None:
     """A connection that breaks under a call is an error at once; the store is usable after."""
     with EmbeddedValkey() as server:
-        async with opened(server) as store:
+        async with open_store(server) as store:
             await spend(store, QUOTA)
             os.kill(server.pid, signal.SIGSTOP)
             calls = [asyncio.ensure_future(spend(store, QUOTA)) for _ in range(3)]
@@ -139,9 +139,9 @@ async def test_server_that_dies_in_the_middle_of_a_call() -> None:
                 answers = await asyncio.gather(*calls, return_exceptions=True)
             kinds = {each.kind for each in answers if isinstance(each, StoreUnavailable)}
             assert (len(answers), kinds) == (3, {"connection"})
-            async with failing(StoreUnavailable, "connection"):
+            async with raises_store_error(StoreUnavailable, "connection"):
                 await spend(store, QUOTA)
-            async with failing(StoreUnavailable, "connection"):
+            async with raises_store_error(StoreUnavailable, "connection"):
                 await store.open()
             server.start()
             await store.open()
@@ -152,7 +152,7 @@ async def test_connection_closed_while_idle_fails_no_call(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:
     """Connections that the server or a proxy closed for being idle are replaced unnoticed."""
-    async with opened(server) as store:
+    async with open_store(server) as store:
         await spend(store, QUOTA)
         await admin.client_kill_filter(_type="normal", skipme=True)
         for _ in range(20):
@@ -164,7 +164,7 @@ async def test_connection_closed_while_idle_fails_no_call(
 async def test_restart_is_seen_in_the_epoch() -> None:
     """A server that comes back empty has another mark, and its buckets are fresh."""
     with EmbeddedValkey() as server:
-        async with opened(server) as store:
+        async with open_store(server) as store:
             before = await store.heartbeat("replica", DAY_US)
             await spend(store, QUOTA)
             server.stop()
@@ -179,7 +179,7 @@ async def test_noscript_after_a_flush_is_retried(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:
     """A server that lost the scripts is given them again in the same call (fastapi-limiter #54)."""
-    async with opened(server) as store:
+    async with open_store(server) as store:
         await spend(store, QUOTA)
         for remaining in (998, 997):
             await admin.script_flush()
@@ -189,7 +189,7 @@ async def test_noscript_after_a_flush_is_retried(
 async def test_noscript_after_a_restart_is_retried() -> None:
     """After a restart nobody has to load the scripts: calls succeed (fastapi-limiter #54)."""
     with EmbeddedValkey() as server:
-        async with opened(server) as store:
+        async with open_store(server) as store:
             await spend(store, QUOTA)
             server.stop()
             server.start()
@@ -205,10 +205,10 @@ async def test_server_that_became_a_replica_refuses(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:
     """A server that may not be written to says so, and serves again once it may."""
-    async with opened(server) as store:
+    async with open_store(server) as store:
         await admin.replicaof("127.0.0.1", "1")
         try:
-            async with failing(StoreRefused, "read_only"):
+            async with raises_store_error(StoreRefused, "read_only"):
                 await spend(store, QUOTA)
         finally:
             await admin.replicaof("NO", "ONE")
@@ -219,10 +219,10 @@ async def test_server_without_memory_refuses(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:
     """A full server refuses to write rather than forget a bucket, and says why."""
-    async with opened(server) as store:
+    async with open_store(server) as store:
         await admin.config_set("maxmemory", "1mb")
         try:
-            async with failing(StoreRefused, "out_of_memory"):
+            async with raises_store_error(StoreRefused, "out_of_memory"):
                 await spend(store, QUOTA)
         finally:
             await admin.config_set("maxmemory", "0")
@@ -264,18 +264,18 @@ async def test_foreign_value_is_a_corrupt_bucket(
         return
     quota = quota_of(algorithm, 5)
     await say(admin, command, BUCKET, *values)
-    async with opened(server) as store:
+    async with open_store(server) as store:
         bad, good = await asyncio.gather(
-            store.take([charge(quota)]),
-            store.take([charge(quota, key="neighbour")]),
+            store.acquire([charge(quota)]),
+            store.acquire([charge(quota, key="neighbour")]),
             return_exceptions=True,
         )
         assert isinstance(bad, BucketCorrupt)
         assert bad.kind == "wrong_type"
         assert not isinstance(good, BaseException)
         assert good.spent
-        async with failing(BucketCorrupt, "wrong_type"):
-            await store.settle([settlement(charge(quota), -1, 0)])
+        async with raises_store_error(BucketCorrupt, "wrong_type"):
+            await store.adjust([adjustment(charge(quota), -1, 0)])
         # The value is left as it was: it is not Fleetlimit's to delete.
         assert await admin.exists(BUCKET) == 1
 
@@ -289,7 +289,7 @@ async def test_user_without_permission_is_told(
     try:
         store = redis_store(f"redis://few:pw@127.0.0.1:{server.port}")
         await store.open()
-        async with failing(StoreRefused, "permission"):
+        async with raises_store_error(StoreRefused, "permission"):
             await spend(store, QUOTA)
         await store.aclose()
     finally:

@@ -11,7 +11,7 @@ from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import StoreError, StoreRefused, StoreUnavailable
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.store import RedisStore
-from support.stores import BRISK, BUCKET, failing, quota_of, redis_store, spend
+from support.stores import BUCKET, SHORT_TIMEOUTS, quota_of, raises_store_error, redis_store, spend
 from support.tracing import exact_cancellation
 
 QUOTA = quota_of(Algorithm.FIXED_WINDOW, 1_000)
@@ -53,10 +53,10 @@ async def tcp(said: bytes) -> AsyncIterator[str]:
 async def test_server_that_never_answers_is_a_timeout() -> None:
     """A port that accepts and says nothing is given up in time, when opened and when asked."""
     async with tcp(b"") as url:
-        store = redis_store(url, timeouts=BRISK)
-        async with failing(StoreUnavailable, "timeout"):
+        store = redis_store(url, timeouts=SHORT_TIMEOUTS)
+        async with raises_store_error(StoreUnavailable, "timeout"):
             await store.open()
-        async with failing(StoreUnavailable, "timeout"):
+        async with raises_store_error(StoreUnavailable, "timeout"):
             await spend(store, QUOTA)
         await store.aclose()
 
@@ -66,7 +66,7 @@ async def test_server_of_another_protocol_is_a_store_error(said: bytes) -> None:
     """A port that speaks something else is an error of the store, never another kind of error."""
     async with tcp(said) as url:
         for ask in (_heartbeat, _spend):
-            store = redis_store(url, timeouts=BRISK)
+            store = redis_store(url, timeouts=SHORT_TIMEOUTS)
             with anyio.fail_after(20), pytest.raises(StoreError):
                 await ask(store)
             await store.aclose()
@@ -78,10 +78,10 @@ async def test_nobody_there_is_unavailable() -> None:
         url = server.url
     store = redis_store(url)
     for ask in (RedisStore.open, _heartbeat):
-        async with failing(StoreUnavailable, "connection"):
+        async with raises_store_error(StoreUnavailable, "connection"):
             await ask(store)
-    async with failing(StoreUnavailable, "connection"):
-        await store.forget([BUCKET])
+    async with raises_store_error(StoreUnavailable, "connection"):
+        await store.delete([BUCKET])
     await store.aclose()
 
 
@@ -99,7 +99,7 @@ async def test_wrong_password_is_told(credentials: str) -> None:
         url = f"redis://{credentials}127.0.0.1:{server.port}"
         for ask in (RedisStore.open, _heartbeat):
             store = redis_store(url)
-            async with failing(StoreRefused, "authentication"):
+            async with raises_store_error(StoreRefused, "authentication"):
                 await ask(store)
             await store.aclose()
         store = redis_store(f"redis://:right@127.0.0.1:{server.port}")

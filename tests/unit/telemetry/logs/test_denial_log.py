@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 
 from fleetlimit.core.decision import Decision, Outcome, Source
-from fleetlimit.limiter.events import Decided, StoreStateLost
-from fleetlimit.telemetry.logs.config import add_trace
+from fleetlimit.limiter.events import CheckDecided, StoreStateLost
+from fleetlimit.telemetry.logs.config import add_trace_ids
 from fleetlimit.telemetry.logs.denial_log import DenialLog
-from support.telemetry import Lines, MovedClock, decided, result
+from support.telemetry import Lines, ManualClock, decision_event, policy_result
 
 REFUSED = (Outcome.DENIED, Outcome.FAIL_CLOSED, Outcome.SHADOW_DENIED)
 
@@ -19,11 +19,15 @@ def test_denial_is_one_line_with_all_that_on_call_asks() -> None:
     decision = Decision(
         Outcome.DENIED,
         Source.CACHE,
-        (result("a"), result("b", Outcome.DENIED), result("c", Outcome.DENIED)),
+        (
+            policy_result("a"),
+            policy_result("b", Outcome.DENIED),
+            policy_result("c", Outcome.DENIED),
+        ),
         retry_after_us=1_000_001,
     )
-    DenialLog(MovedClock(), lines.logger).observe(
-        Decided(decision, "hash", False, "free", "POST /exports", 0.001)  # noqa: FBT003 - anonymous
+    DenialLog(ManualClock(), lines.logger).on_event(
+        CheckDecided(decision, "hash", False, "free", "POST /exports", 0.001)  # noqa: FBT003 - anonymous
     )
     assert lines.written == [
         {
@@ -44,8 +48,8 @@ def test_denial_is_one_line_with_all_that_on_call_asks() -> None:
 def test_shadow_denial_names_the_shadow_policy() -> None:
     """A shadow denial names the policies that would have refused, and no time to wait."""
     lines = Lines()
-    results = (result("a"), result("b", Outcome.SHADOW_DENIED))
-    DenialLog(MovedClock(), lines.logger).observe(decided(Outcome.SHADOW_DENIED, *results))
+    results = (policy_result("a"), policy_result("b", Outcome.SHADOW_DENIED))
+    DenialLog(ManualClock(), lines.logger).on_event(decision_event(Outcome.SHADOW_DENIED, *results))
     (line,) = lines.of("request.shadow_denied")
     assert (line["policy"], line["violated"]) == ("b", ["b"])
     assert "retry_after" not in line
@@ -54,8 +58,8 @@ def test_shadow_denial_names_the_shadow_policy() -> None:
 def test_refusal_without_the_store_is_told_apart() -> None:
     """A request refused because the store is down is no denial, and waits a second at least."""
     lines = Lines()
-    refused = decided(Outcome.FAIL_CLOSED, source=Source.NONE)
-    DenialLog(MovedClock(), lines.logger).observe(refused)
+    refused = decision_event(Outcome.FAIL_CLOSED, source=Source.NONE)
+    DenialLog(ManualClock(), lines.logger).on_event(refused)
     (line,) = lines.written
     assert (line["event"], line["retry_after"]) == ("request.fail_closed", 1)
 
@@ -63,23 +67,23 @@ def test_refusal_without_the_store_is_told_apart() -> None:
 def test_admitted_requests_and_other_events_are_silent() -> None:
     """What is let in, and what is no decision, has no line here."""
     lines = Lines()
-    log = DenialLog(MovedClock(), lines.logger)
+    log = DenialLog(ManualClock(), lines.logger)
     for outcome in set(Outcome) - set(REFUSED):
-        log.observe(decided(outcome))
-    log.observe(StoreStateLost())
+        log.on_event(decision_event(outcome))
+    log.on_event(StoreStateLost())
     log.close()
     assert lines.written == []
 
 
 def test_flood_is_sampled_with_the_exact_number_suppressed() -> None:
     """Of 100 denials 5 lines are written, and one says that 95 were not."""
-    clock, lines, suppressed = MovedClock(), Lines(), list[int]()
-    log = DenialLog(clock, lines.logger, suppressed=lambda: suppressed.append(1))
+    clock, lines, suppressed = ManualClock(), Lines(), list[int]()
+    log = DenialLog(clock, lines.logger, on_suppressed=lambda: suppressed.append(1))
     for _ in range(100):
-        log.observe(decided(Outcome.DENIED))
+        log.on_event(decision_event(Outcome.DENIED))
     assert len(lines.of("request.denied")) == 5
-    clock.move(10)
-    log.observe(decided(Outcome.ALLOWED))
+    clock.advance(10)
+    log.on_event(decision_event(Outcome.ALLOWED))
     assert lines.of("request.denied.suppressed") == [
         {
             "event": "request.denied.suppressed",
@@ -95,11 +99,13 @@ def test_flood_is_sampled_with_the_exact_number_suppressed() -> None:
 def test_flood_of_one_subject_does_not_hide_another() -> None:
     """Each policy and subject has its own first lines."""
     lines = Lines()
-    log = DenialLog(MovedClock(), lines.logger, first=1)
+    log = DenialLog(ManualClock(), lines.logger, lines_per_window=1)
     for _ in range(3):
-        log.observe(decided(Outcome.DENIED, subject="loud"))
-    log.observe(decided(Outcome.DENIED, subject="quiet"))
-    log.observe(decided(Outcome.DENIED, result("other", Outcome.DENIED), subject="loud"))
+        log.on_event(decision_event(Outcome.DENIED, subject="loud"))
+    log.on_event(decision_event(Outcome.DENIED, subject="quiet"))
+    log.on_event(
+        decision_event(Outcome.DENIED, policy_result("other", Outcome.DENIED), subject="loud")
+    )
     written = [(line["policy"], line["subject"]) for line in lines.of("request.denied")]
     assert written == [("default", "loud"), ("default", "quiet"), ("other", "loud")]
 
@@ -107,9 +113,11 @@ def test_flood_of_one_subject_does_not_hide_another() -> None:
 def test_only_suppressed_denials_are_reported_as_such() -> None:
     """Shadow denials and refusals without the store are sampled, and are no denials suppressed."""
     lines, suppressed = Lines(), list[int]()
-    log = DenialLog(MovedClock(), lines.logger, suppressed=lambda: suppressed.append(1), first=1)
+    log = DenialLog(
+        ManualClock(), lines.logger, on_suppressed=lambda: suppressed.append(1), lines_per_window=1
+    )
     for outcome in (Outcome.SHADOW_DENIED, Outcome.FAIL_CLOSED) * 3:
-        log.observe(decided(outcome))
+        log.on_event(decision_event(outcome))
     log.close()
     assert [line["suppressed"] for line in lines.of("request.shadow_denied.suppressed")] == [2]
     assert [line["suppressed"] for line in lines.of("request.fail_closed.suppressed")] == [2]
@@ -124,11 +132,11 @@ def test_only_suppressed_denials_are_reported_as_such() -> None:
 )
 def test_lines_and_summaries_equal_refusals(steps: list[tuple[Outcome, str, int]]) -> None:
     """Lines written plus numbers suppressed equal the refusals, for each event and at any time."""
-    clock, lines = MovedClock(), Lines()
-    log = DenialLog(clock, lines.logger, first=2, capacity=3)
+    clock, lines = ManualClock(), Lines()
+    log = DenialLog(clock, lines.logger, lines_per_window=2, capacity=3)
     for outcome, subject, seconds in steps:
-        clock.move(seconds)
-        log.observe(decided(outcome, subject=subject))
+        clock.advance(seconds)
+        log.on_event(decision_event(outcome, subject=subject))
     log.close()
     for outcome in REFUSED:
         event = f"request.{outcome.value}"
@@ -141,12 +149,12 @@ def test_denial_has_the_trace_it_belongs_to_and_a_summary_has_none(
     provider: TracerProvider,
 ) -> None:
     """A denial's line carries the current trace; a summary is of many and carries none."""
-    clock, lines = MovedClock(), Lines(add_trace)
-    log = DenialLog(clock, lines.logger, first=1)
+    clock, lines = ManualClock(), Lines(add_trace_ids)
+    log = DenialLog(clock, lines.logger, lines_per_window=1)
     with provider.get_tracer("test").start_as_current_span("request") as span:
-        log.observe(decided(Outcome.DENIED))
-        log.observe(decided(Outcome.DENIED))
-        clock.move(10)
+        log.on_event(decision_event(Outcome.DENIED))
+        log.on_event(decision_event(Outcome.DENIED))
+        clock.advance(10)
         log.flush()
     (line,) = lines.of("request.denied")
     assert line["trace_id"] == f"{span.get_span_context().trace_id:032x}"

@@ -3,16 +3,16 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlimit.telemetry.logs.rate_limited import Sampler
-from support.telemetry import MovedClock
+from fleetlimit.telemetry.logs.rate_limited import LogSampler
+from support.telemetry import ManualClock
 
 
-def sampler(clock: MovedClock, told: list[tuple[str, int]], capacity: int = 2) -> Sampler[str]:
-    return Sampler(
+def sampler(clock: ManualClock, told: list[tuple[str, int]], capacity: int = 2) -> LogSampler[str]:
+    return LogSampler(
         clock,
         lambda key, count: told.append((key, count)),
         overflow="(others)",
-        first=2,
+        lines_per_window=2,
         window_us=10_000_000,
         capacity=capacity,
     )
@@ -20,22 +20,22 @@ def sampler(clock: MovedClock, told: list[tuple[str, int]], capacity: int = 2) -
 
 def test_first_few_of_a_window_are_let_through() -> None:
     """In a window the first two of a key are let through and the rest is held back."""
-    sampled = sampler(MovedClock(), [])
-    assert [sampled.admit("a") for _ in range(4)] == [True, True, False, False]
-    assert sampled.admit("b")
+    sampled = sampler(ManualClock(), [])
+    assert [sampled.should_log("a") for _ in range(4)] == [True, True, False, False]
+    assert sampled.should_log("b")
 
 
 def test_window_is_summarised_once_when_it_has_ended() -> None:
     """A window that held something back is summarised by the first call after its end."""
-    clock, told = MovedClock(), list[tuple[str, int]]()
+    clock, told = ManualClock(), list[tuple[str, int]]()
     sampled = sampler(clock, told)
     for _ in range(5):
-        sampled.admit("a")
-    clock.move(9.999999)
+        sampled.should_log("a")
+    clock.advance(9.999999)
     sampled.flush()
     assert told == []
-    clock.move(0.000001)
-    assert sampled.admit("a")
+    clock.advance(0.000001)
+    assert sampled.should_log("a")
     assert told == [("a", 3)]
     sampled.close()
     sampled.flush()
@@ -44,11 +44,11 @@ def test_window_is_summarised_once_when_it_has_ended() -> None:
 
 def test_flush_alone_ends_a_window() -> None:
     """Without further traffic a flush after the window writes the summary."""
-    clock, told = MovedClock(), list[tuple[str, int]]()
+    clock, told = ManualClock(), list[tuple[str, int]]()
     sampled = sampler(clock, told)
     for _ in range(3):
-        sampled.admit("a")
-    clock.move(10)
+        sampled.should_log("a")
+    clock.advance(10)
     sampled.flush()
     assert told == [("a", 1)]
 
@@ -56,8 +56,8 @@ def test_flush_alone_ends_a_window() -> None:
 def test_window_that_held_nothing_back_is_not_summarised() -> None:
     """A window in which everything was let through ends in silence."""
     told: list[tuple[str, int]] = []
-    sampled = sampler(MovedClock(), told)
-    sampled.admit("a")
+    sampled = sampler(ManualClock(), told)
+    sampled.should_log("a")
     sampled.close()
     assert told == []
 
@@ -65,8 +65,8 @@ def test_window_that_held_nothing_back_is_not_summarised() -> None:
 def test_full_table_counts_new_keys_together() -> None:
     """Keys beyond the capacity share one entry, so a flood of keys needs no more memory."""
     told: list[tuple[str, int]] = []
-    sampled = sampler(MovedClock(), told)
-    through = [sampled.admit(key) for key in "abcdef"]
+    sampled = sampler(ManualClock(), told)
+    through = [sampled.should_log(key) for key in "abcdef"]
     assert through == [True, True, True, True, False, False]
     assert len(sampled._windows) == 3
     sampled.close()
@@ -79,12 +79,12 @@ def test_full_table_counts_new_keys_together() -> None:
 )
 def test_let_through_and_summaries_add_up(steps: list[tuple[str, int]], capacity: int) -> None:
     """Whatever comes and when, the let through and the summaries add up to what came."""
-    clock, told = MovedClock(), list[tuple[str, int]]()
+    clock, told = ManualClock(), list[tuple[str, int]]()
     sampled = sampler(clock, told, capacity)
     through = 0
     for key, seconds in steps:
-        clock.move(seconds)
-        through += sampled.admit(key)
+        clock.advance(seconds)
+        through += sampled.should_log(key)
         assert len(sampled._windows) <= capacity + 1
     sampled.close()
     assert through + sum(count for _, count in told) == len(steps)

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter
 
 from fleetlimit.core.decision import Outcome
-from fleetlimit.telemetry.metrics.buffer import MAX_WAITING, Tally
-from fleetlimit.telemetry.metrics.observer import Metrics
-from support.telemetry import decided, result
+from fleetlimit.telemetry.metrics.buffer import BATCH_SIZE, BufferedUpdates
+from fleetlimit.telemetry.metrics.observer import PrometheusMetrics
+from support.telemetry import decision_event, policy_result
 
 
 def test_counters_are_up_to_date_when_the_registry_is_read() -> None:
@@ -20,7 +20,7 @@ def test_counters_are_up_to_date_when_the_registry_is_read() -> None:
             counted.append(kind)
             counter.labels(kind).inc()
 
-    tally = Tally(registry, count)
+    tally = BufferedUpdates(registry, count)
     counter = Counter("seen", "Seen.", ["kind"], registry=registry)
     for kind in ("a", "b", "a"):
         tally.add(kind)
@@ -34,17 +34,17 @@ def test_counters_are_up_to_date_when_the_registry_is_read() -> None:
 def test_what_nobody_looks_at_does_not_fill_the_memory() -> None:
     """When it is many it is counted."""
     counted: list[int] = []
-    tally: Tally[int] = Tally(CollectorRegistry(), counted.extend)
-    for number in range(2 * MAX_WAITING + 1):
+    tally: BufferedUpdates[int] = BufferedUpdates(CollectorRegistry(), counted.extend)
+    for number in range(2 * BATCH_SIZE + 1):
         tally.add(number)
-    assert counted == list(range(2 * MAX_WAITING))
+    assert counted == list(range(2 * BATCH_SIZE))
 
 
 def test_a_counter_can_be_brought_up_to_date_by_itself() -> None:
     """Who reads one counter alone finds what was decided until the last flush."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    metrics.observe(decided(Outcome.ALLOWED, result("a")))
+    metrics = PrometheusMetrics(registry)
+    metrics.on_event(decision_event(Outcome.ALLOWED, policy_result("a")))
     metrics.flush()
     alone = registry.restricted_registry(["fleetlimit_checks_total"])
     (checks,) = alone.collect()

@@ -13,7 +13,7 @@ from fleetlimit.errors import StoreUnavailable
 from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
-    Decided,
+    CheckDecided,
     PoliciesLoaded,
     PoliciesRejected,
     ReplicasCounted,
@@ -21,19 +21,21 @@ from fleetlimit.limiter.events import (
     StoreServerChanged,
     StoreStateLost,
 )
-from fleetlimit.telemetry.metrics.observer import Metrics
-from support.observed import OPENMETRICS, Observed
-from support.telemetry import TEN_A_MINUTE, decided, result
+from fleetlimit.telemetry.metrics.observer import PrometheusMetrics
+from support.observed import OPENMETRICS, ObservedMetrics
+from support.telemetry import TEN_A_MINUTE, decision_event, policy_result
 
 
 def test_checks_add_up_to_responses() -> None:
     """Every request is counted once, whatever came of it and however many policies held it."""
-    two = (result("a"), result("b"))
-    observed = Observed(
-        decided(Outcome.ALLOWED, *two),
-        decided(Outcome.DENIED, result("a", Outcome.DENIED), result("b", Outcome.DENIED)),
-        *(decided(outcome) for outcome in Outcome if outcome is not Outcome.EXEMPT),
-        Decided(EXEMPT, "s1", True, "", "GET /health", 0.0),  # noqa: FBT003 - anonymous
+    two = (policy_result("a"), policy_result("b"))
+    observed = ObservedMetrics(
+        decision_event(Outcome.ALLOWED, *two),
+        decision_event(
+            Outcome.DENIED, policy_result("a", Outcome.DENIED), policy_result("b", Outcome.DENIED)
+        ),
+        *(decision_event(outcome) for outcome in Outcome if outcome is not Outcome.EXEMPT),
+        CheckDecided(EXEMPT, "s1", True, "", "GET /health", 0.0),  # noqa: FBT003 - anonymous
     )
     checks = {s.labels["outcome"]: s.value for s in observed.samples("fleetlimit_checks_total")}
     assert checks == {
@@ -50,24 +52,28 @@ def test_checks_add_up_to_responses() -> None:
 
 def test_admitted_request_counts_every_policy() -> None:
     """A request that was let in counts each policy under what that policy said."""
-    observed = Observed(
-        decided(Outcome.SHADOW_DENIED, result("a"), result("b", Outcome.SHADOW_DENIED))
+    observed = ObservedMetrics(
+        decision_event(
+            Outcome.SHADOW_DENIED, policy_result("a"), policy_result("b", Outcome.SHADOW_DENIED)
+        )
     )
     assert observed.decisions() == {("a", "allowed"): 1, ("b", "shadow_denied"): 1}
 
 
 def test_refused_request_counts_only_those_that_refused() -> None:
     """A policy that would have let a refused request in spent nothing and counts nothing."""
-    observed = Observed(
-        decided(Outcome.DENIED, result("a"), result("b", Outcome.DENIED)),
-        decided(Outcome.FAIL_CLOSED, result("a"), result("c", Outcome.FAIL_CLOSED)),
+    observed = ObservedMetrics(
+        decision_event(Outcome.DENIED, policy_result("a"), policy_result("b", Outcome.DENIED)),
+        decision_event(
+            Outcome.FAIL_CLOSED, policy_result("a"), policy_result("c", Outcome.FAIL_CLOSED)
+        ),
     )
     assert observed.decisions() == {("b", "denied"): 1, ("c", "fail_closed"): 1}
 
 
 def test_exempt_request_counts_no_policy() -> None:
     """A request that no policy holds is a check and nobody's decision."""
-    observed = Observed(Decided(EXEMPT, "s1", True, "", "GET /", 0.0))  # noqa: FBT003 - anonymous
+    observed = ObservedMetrics(CheckDecided(EXEMPT, "s1", True, "", "GET /", 0.0))  # noqa: FBT003 - anonymous
     assert observed.decisions() == {}
     assert observed.value("fleetlimit_checks_total", outcome="exempt") == 1
     assert observed.value("fleetlimit_check_duration_seconds_count", source="none") == 1
@@ -75,24 +81,30 @@ def test_exempt_request_counts_no_policy() -> None:
 
 def test_near_limit_starts_at_a_fifth_left() -> None:
     """Of a burst of 10, a request that leaves 2 is near the limit and one that leaves 3 is not."""
-    observed = Observed(decided(Outcome.ALLOWED, result("a", remaining=3)))
+    observed = ObservedMetrics(decision_event(Outcome.ALLOWED, policy_result("a", remaining=3)))
     assert observed.value("fleetlimit_near_limit_total", policy="a", tier="none") == 0
-    observed.observe(decided(Outcome.ALLOWED, result("a", remaining=2)))
+    observed.on_events(decision_event(Outcome.ALLOWED, policy_result("a", remaining=2)))
     assert observed.value("fleetlimit_near_limit_total", policy="a", tier="none") == 1
 
 
 def test_near_limit_needs_an_admission_by_the_policy() -> None:
     """A refused request, and one that a shadow policy would refuse, are over and not near."""
-    empty = result("a", remaining=0)
-    refused = decided(Outcome.DENIED, empty, result("b", Outcome.DENIED))
-    shadow = decided(Outcome.SHADOW_DENIED, result("a", Outcome.SHADOW_DENIED, remaining=0))
-    observed = Observed(PoliciesLoaded(PolicySet([Policy("a", (TEN_A_MINUTE,))])), refused, shadow)
+    empty = policy_result("a", remaining=0)
+    refused = decision_event(Outcome.DENIED, empty, policy_result("b", Outcome.DENIED))
+    shadow = decision_event(
+        Outcome.SHADOW_DENIED, policy_result("a", Outcome.SHADOW_DENIED, remaining=0)
+    )
+    observed = ObservedMetrics(
+        PoliciesLoaded(PolicySet([Policy("a", (TEN_A_MINUTE,))])), refused, shadow
+    )
     assert observed.value("fleetlimit_near_limit_total", policy="a", tier="none") == 0
 
 
 def test_cache_hits_are_decisions_without_a_store_call() -> None:
     """A decision from the denial cache is a hit, and its time is told apart by source."""
-    observed = Observed(decided(Outcome.DENIED, source=Source.CACHE), decided(Outcome.DENIED))
+    observed = ObservedMetrics(
+        decision_event(Outcome.DENIED, source=Source.CACHE), decision_event(Outcome.DENIED)
+    )
     assert observed.value("fleetlimit_denial_cache_hits_total") == 1
     assert observed.value("fleetlimit_check_duration_seconds_count", source="cache") == 1
     assert observed.value("fleetlimit_check_duration_seconds_sum", source="store") == 0.001
@@ -100,7 +112,7 @@ def test_cache_hits_are_decisions_without_a_store_call() -> None:
 
 def test_store_and_replicas_are_shown() -> None:
     """Store errors, the breaker, lost state and replicas each have their metric."""
-    observed = Observed(
+    observed = ObservedMetrics(
         StoreFailed("take", StoreUnavailable("slow", kind="timeout")),
         BreakerChanged(BreakerState.OPEN),
         StoreStateLost(),
@@ -112,13 +124,13 @@ def test_store_and_replicas_are_shown() -> None:
     assert observed.value("fleetlimit_store_state_lost_total") == 1
     assert observed.value("fleetlimit_store_server_changes_total") == 1
     assert observed.value("fleetlimit_replicas") == 3
-    observed.observe(BreakerChanged(BreakerState.CLOSED))
+    observed.on_events(BreakerChanged(BreakerState.CLOSED))
     assert observed.value("fleetlimit_breaker_open") == 0
 
 
 def test_usual_store_errors_are_there_before_the_first() -> None:
     """The first error is seen as growth from 0."""
-    shown = Observed().samples("fleetlimit_store_errors_total")
+    shown = ObservedMetrics().samples("fleetlimit_store_errors_total")
     assert {each.labels["error_type"]: each.value for each in shown} == {
         "connection": 0,
         "timeout": 0,
@@ -127,18 +139,18 @@ def test_usual_store_errors_are_there_before_the_first() -> None:
 
 def test_suppressed_log_lines_are_counted() -> None:
     """Each denial without a log line is one more suppressed."""
-    observed = Observed()
-    observed.metrics.denial_suppressed()
+    observed = ObservedMetrics()
+    observed.metrics.on_denial_suppressed()
     assert observed.value("fleetlimit_denials_suppressed_total") == 1
 
 
 def test_what_the_process_tells_is_shown() -> None:
     """Pipelines, a late event loop and dropped spans each have their metric."""
-    observed = Observed()
-    observed.metrics.batch_sent(3)
-    observed.metrics.loop_lagged(0.02)
-    observed.metrics.spans_dropped(2)
-    observed.metrics.spans_dropped(5)
+    observed = ObservedMetrics()
+    observed.metrics.on_batch_sent(3)
+    observed.metrics.on_event_loop_lag(0.02)
+    observed.metrics.on_spans_dropped(2)
+    observed.metrics.on_spans_dropped(5)
     assert observed.value("fleetlimit_store_batch_size_bucket", le="2.0") == 0
     assert observed.value("fleetlimit_store_batch_size_bucket", le="4.0") == 1
     assert observed.value("fleetlimit_store_batch_size_sum") == 3
@@ -153,7 +165,7 @@ def test_loaded_policies_are_shown_from_the_start() -> None:
     loaded = PolicySet(
         [Policy("a", (TEN_A_MINUTE,)), Policy("b", (), tiers)], generation=7, digest="abc"
     )
-    observed = Observed(PoliciesLoaded(loaded))
+    observed = ObservedMetrics(PoliciesLoaded(loaded))
     limits = {
         (sample.labels["policy"], sample.labels["limit"]): sample.value
         for sample in observed.samples("fleetlimit_policy_limit")
@@ -171,9 +183,9 @@ def test_loaded_policies_are_shown_from_the_start() -> None:
 
 def test_policies_that_are_gone_are_not_shown() -> None:
     """A reload removes the limits and the digest that are no longer in force; counts stay."""
-    observed = Observed(
+    observed = ObservedMetrics(
         PoliciesLoaded(PolicySet([Policy("a", (TEN_A_MINUTE,))], digest="old")),
-        decided(Outcome.ALLOWED, result("a")),
+        decision_event(Outcome.ALLOWED, policy_result("a")),
         PoliciesLoaded(PolicySet([Policy("b", (TEN_A_MINUTE,))], digest="new")),
     )
     shown = [sample.labels["policy"] for sample in observed.samples("fleetlimit_policy_limit")]
@@ -187,14 +199,14 @@ def test_policies_that_are_gone_are_not_shown() -> None:
 def test_reload_of_the_same_policies_keeps_what_was_counted() -> None:
     """Loading the same policies again leaves their digest shown and their counts as they were."""
     loaded = PoliciesLoaded(PolicySet([Policy("a", (TEN_A_MINUTE,))], digest="same"))
-    observed = Observed(loaded, decided(Outcome.ALLOWED, result("a")), loaded)
+    observed = ObservedMetrics(loaded, decision_event(Outcome.ALLOWED, policy_result("a")), loaded)
     assert observed.value("fleetlimit_policy_info", digest="same") == 1
     assert observed.decisions() == {("a", "allowed"): 1}
 
 
 def test_reloads_are_counted_by_result() -> None:
     """A rejected set of policies is a failed reload (envoyproxy/ratelimit #150)."""
-    observed = Observed(PoliciesLoaded(PolicySet()), PoliciesRejected(("p.yaml:3: no",)))
+    observed = ObservedMetrics(PoliciesLoaded(PolicySet()), PoliciesRejected(("p.yaml:3: no",)))
     assert observed.value("fleetlimit_policy_reloads_total", result="success") == 1
     assert observed.value("fleetlimit_policy_reloads_total", result="failure") == 1
 
@@ -203,15 +215,18 @@ def test_a_rejected_file_shows_until_a_good_one_is_read() -> None:
     """The last reload counts as successful until a file is rejected, and again after the next."""
     rejected, loaded = PoliciesRejected(("p.yaml:3: no",)), PoliciesLoaded(PolicySet())
     runs = (), (rejected,), (rejected, loaded)
-    shown = [Observed(*events).value("fleetlimit_policy_last_reload_successful") for events in runs]
+    shown = [
+        ObservedMetrics(*events).value("fleetlimit_policy_last_reload_successful")
+        for events in runs
+    ]
     assert shown == [1, 0, 1]
 
 
 def test_exemplars_lead_to_the_trace(provider: TracerProvider) -> None:
     """A sampled request's duration and denial carry its trace, shown to OpenMetrics scrapers."""
-    observed = Observed()
+    observed = ObservedMetrics()
     with provider.get_tracer("test").start_as_current_span("request") as span:
-        observed.observe(decided(Outcome.DENIED))
+        observed.on_events(decision_event(Outcome.DENIED))
         context = span.get_span_context()
     exemplar = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
     buckets = observed.samples("fleetlimit_check_duration_seconds_bucket")
@@ -229,9 +244,9 @@ def test_exemplars_lead_to_the_trace(provider: TracerProvider) -> None:
 def test_trace_that_is_not_kept_is_no_exemplar() -> None:
     """A request whose trace is not sampled leaves no exemplar."""
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
-    observed = Observed()
+    observed = ObservedMetrics()
     with provider.get_tracer("test").start_as_current_span("request"):
-        observed.observe(decided(Outcome.DENIED))
+        observed.on_events(decision_event(Outcome.DENIED))
     body, content_type = observed.metrics.render(OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text")
     assert b"trace_id" not in body
@@ -239,7 +254,7 @@ def test_trace_that_is_not_kept_is_no_exemplar() -> None:
 
 def test_process_and_build_are_shown() -> None:
     """A registry of its own shows the process, the platform, Python and the build."""
-    body, _ = Metrics(version="1.2.3").render()
+    body, _ = PrometheusMetrics(version="1.2.3").render()
     for name in (b"process_cpu_seconds_total", b"python_info", b"python_gc_collections_total"):
         assert name in body
     assert b'fleetlimit_build_info{version="1.2.3"} 1.0' in body
@@ -249,23 +264,23 @@ def test_the_default_registry_can_be_shared() -> None:
     """A registry that shows the process already is added to, and not shown twice."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    body, _ = Metrics(registry).render()
+    body, _ = PrometheusMetrics(registry).render()
     assert body.count(b"# TYPE process_cpu_seconds_total") == 1
     assert b"fleetlimit_checks_total" in body
 
 
 def test_event_of_another_kind_is_ignored() -> None:
     """An event that has no metric changes none."""
-    observed = Observed()
+    observed = ObservedMetrics()
     before = observed.samples("fleetlimit_checks_total")
     unknown: Any = object()
-    observed.observe(unknown)
+    observed.on_events(unknown)
     assert observed.samples("fleetlimit_checks_total") == before
 
 
 def test_registries_are_apart() -> None:
     """Two services in one process count apart."""
-    one, other = Metrics(), Metrics()
-    one.observe(decided())
+    one, other = PrometheusMetrics(), PrometheusMetrics()
+    one.on_event(decision_event())
     assert one.render()[0] != other.render()[0]
     assert b'fleetlimit_checks_total{outcome="allowed"} 0.0' in other.render()[0]

@@ -4,9 +4,9 @@ from fleetlimit.core.decision import Outcome
 from fleetlimit.core.policy import Match, Policy, PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.limiter.events import PoliciesLoaded
-from fleetlimit.telemetry.metrics.policy_counters import ROUTES
-from support.observed import Observed
-from support.telemetry import TEN_A_MINUTE, decided, result
+from fleetlimit.telemetry.metrics.policy_counters import MAX_ROUTES
+from support.observed import ObservedMetrics
+from support.telemetry import TEN_A_MINUTE, decision_event, policy_result
 
 TEN = (TEN_A_MINUTE,)
 LABELS = ("policy", "route", "tier", "outcome")
@@ -17,7 +17,7 @@ def loaded(*tiers: str, name: str = "a") -> PoliciesLoaded:
     return PoliciesLoaded(PolicySet([Policy(name, TEN, dict.fromkeys(tiers, TEN))]))
 
 
-def denials(observed: Observed) -> dict[tuple[str, ...], float]:
+def denials(observed: ObservedMetrics) -> dict[tuple[str, ...], float]:
     """Return what was refused, by all labels."""
     return {
         tuple(sample.labels[label] for label in LABELS): sample.value
@@ -25,7 +25,7 @@ def denials(observed: Observed) -> dict[tuple[str, ...], float]:
     }
 
 
-def near(observed: Observed) -> dict[str, float]:
+def near(observed: ObservedMetrics) -> dict[str, float]:
     """Return the requests near a limit, by tier, where there were any."""
     samples = observed.samples("fleetlimit_near_limit_total")
     return {sample.labels["tier"]: sample.value for sample in samples if sample.value}
@@ -33,12 +33,16 @@ def near(observed: Observed) -> dict[str, float]:
 
 def test_refusals_are_told_apart_by_route_and_tier() -> None:
     """A denial, and what a shadow policy would have denied, counts its route and tier."""
-    observed = Observed(
+    observed = ObservedMetrics(
         loaded("free", "pro"),
-        decided(Outcome.DENIED, result("a", Outcome.DENIED), tier="free"),
-        decided(Outcome.DENIED, result("a", Outcome.DENIED), tier="free"),
-        decided(Outcome.DENIED, result("a", Outcome.DENIED), tier="pro", route="POST /exports"),
-        decided(Outcome.SHADOW_DENIED, result("a", Outcome.SHADOW_DENIED), tier="pro"),
+        decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), tier="free"),
+        decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), tier="free"),
+        decision_event(
+            Outcome.DENIED, policy_result("a", Outcome.DENIED), tier="pro", route="POST /exports"
+        ),
+        decision_event(
+            Outcome.SHADOW_DENIED, policy_result("a", Outcome.SHADOW_DENIED), tier="pro"
+        ),
     )
     assert denials(observed) == {
         ("a", "GET /items", "free", "denied"): 2,
@@ -49,22 +53,22 @@ def test_refusals_are_told_apart_by_route_and_tier() -> None:
 
 def test_only_refusals_are_denials() -> None:
     """What was let in, failed open or closed, or did not itself refuse, is no denial."""
-    observed = Observed(
-        decided(Outcome.ALLOWED),
-        decided(Outcome.FAIL_OPEN),
-        decided(Outcome.FAIL_CLOSED),
-        decided(Outcome.DENIED, result("a"), result("b", Outcome.DENIED)),
+    observed = ObservedMetrics(
+        decision_event(Outcome.ALLOWED),
+        decision_event(Outcome.FAIL_OPEN),
+        decision_event(Outcome.FAIL_CLOSED),
+        decision_event(Outcome.DENIED, policy_result("a"), policy_result("b", Outcome.DENIED)),
     )
     assert list(denials(observed)) == [("b", "GET /items", "none", "denied")]
 
 
 def test_denials_add_up_to_decisions() -> None:
     """Over all routes and tiers there are as many denials of a policy as denied decisions."""
-    both = (result("a", Outcome.DENIED), result("b", Outcome.DENIED))
-    observed = Observed(
+    both = (policy_result("a", Outcome.DENIED), policy_result("b", Outcome.DENIED))
+    observed = ObservedMetrics(
         loaded("pro"),
         *(
-            decided(Outcome.DENIED, *both, tier=tier, route=route)
+            decision_event(Outcome.DENIED, *both, tier=tier, route=route)
             for tier in ("", "pro", "made up")
             for route in ("GET /items", "GET /exports", UNMATCHED_ROUTE)
         ),
@@ -78,11 +82,11 @@ def test_tier_is_one_that_a_policy_names() -> None:
     """A tier of `tiers` or `match` is shown; any other is `other`, and no tier is `none`."""
     only = Policy("b", TEN, match=Match(tiers=frozenset({"gold"})))
     tiers = PolicySet([Policy("a", TEN, {"free": TEN}), Policy("c", TEN, match=Match()), only])
-    observed = Observed(PoliciesLoaded(tiers))
+    observed = ObservedMetrics(PoliciesLoaded(tiers))
     for tier in ("free", "gold", "", "invented-1", "invented-2"):
-        observed.observe(
-            decided(Outcome.DENIED, result("a", Outcome.DENIED), tier=tier),
-            decided(Outcome.ALLOWED, result("a", remaining=0), tier=tier),
+        observed.on_events(
+            decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), tier=tier),
+            decision_event(Outcome.ALLOWED, policy_result("a", remaining=0), tier=tier),
         )
     found = {"free": 1, "gold": 1, "none": 1, "other": 2}
     assert {labels[2]: count for labels, count in denials(observed).items()} == found
@@ -91,42 +95,42 @@ def test_tier_is_one_that_a_policy_names() -> None:
 
 def test_tier_that_a_reload_takes_away_is_other() -> None:
     """After a reload the tiers are those of the new policies, and what was counted stays."""
-    denied = decided(Outcome.DENIED, result("a", Outcome.DENIED), tier="old")
-    almost = decided(Outcome.ALLOWED, result("a", remaining=0), tier="old")
-    observed = Observed(loaded("old"), denied, almost, loaded("new"), denied, almost)
+    denied = decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), tier="old")
+    almost = decision_event(Outcome.ALLOWED, policy_result("a", remaining=0), tier="old")
+    observed = ObservedMetrics(loaded("old"), denied, almost, loaded("new"), denied, almost)
     assert {labels[2]: count for labels, count in denials(observed).items()} == {
         "old": 1,
         "other": 1,
     }
     assert near(observed) == {"old": 1, "other": 1}
-    observed.observe(loaded("old"), denied)
+    observed.on_events(loaded("old"), denied)
     assert denials(observed)["a", "GET /items", "old", "denied"] == 2
 
 
 def test_policy_that_a_reload_takes_away_counts_on() -> None:
     """What was under way while a policy left is counted where the policy's other requests are."""
-    denied = decided(Outcome.DENIED, result("a", Outcome.DENIED))
-    observed = Observed(loaded(), denied, loaded(name="b"), denied)
+    denied = decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED))
+    observed = ObservedMetrics(loaded(), denied, loaded(name="b"), denied)
     assert denials(observed) == {("a", "GET /items", "none", "denied"): 2}
     assert observed.decisions() == {("a", "denied"): 2}
 
 
 def test_request_without_a_route_is_told_so() -> None:
     """A request that no route matched has a route of its own, which none can be named."""
-    observed = Observed(decided(Outcome.DENIED, route=UNMATCHED_ROUTE))
+    observed = ObservedMetrics(decision_event(Outcome.DENIED, route=UNMATCHED_ROUTE))
     assert list(denials(observed)) == [("default", "(none)", "none", "denied")]
 
 
 def test_routes_are_bounded() -> None:
     """Beyond a bound routes are counted together, whatever a check names and however often."""
-    observed = Observed(loaded())
-    for number in range(ROUTES + 7):
-        observed.observe(decided(Outcome.DENIED, route=f"GET /{number}"))
+    observed = ObservedMetrics(loaded())
+    for number in range(MAX_ROUTES + 7):
+        observed.on_events(decision_event(Outcome.DENIED, route=f"GET /{number}"))
     observed.metrics.flush()
-    assert len(observed.metrics._policies._bound["default"].denials) == ROUTES
-    observed.observe(loaded(), decided(Outcome.DENIED, route="GET /new"))
-    observed.observe(decided(Outcome.DENIED, route="GET /0"))
+    assert len(observed.metrics._policy_counters._children["default"].denials) == MAX_ROUTES
+    observed.on_events(loaded(), decision_event(Outcome.DENIED, route="GET /new"))
+    observed.on_events(decision_event(Outcome.DENIED, route="GET /0"))
     found = denials(observed)
-    assert len(found) == ROUTES + 1
+    assert len(found) == MAX_ROUTES + 1
     assert found["default", "(others)", "none", "denied"] == 8
     assert found["default", "GET /0", "none", "denied"] == 2

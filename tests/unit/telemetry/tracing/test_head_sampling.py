@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 
-from fleetlimit.telemetry.tracing.head_sampling import AHEAD, ChosenIds
+from fleetlimit.telemetry.tracing.head_sampling import BATCH_SIZE, PresetTraceIdGenerator
 from fleetlimit.telemetry.tracing.instrumentation import instrument_app
 from fleetlimit.telemetry.tracing.provider import configure_tracing
 
@@ -47,7 +47,7 @@ class Traced:
     """An app that tells of the span that its requests have."""
 
     def __init__(self, sampler: Sampler, exporter: InMemorySpanExporter) -> None:
-        provider = TracerProvider(sampler=sampler, id_generator=ChosenIds())
+        provider = TracerProvider(sampler=sampler, id_generator=PresetTraceIdGenerator())
         provider.add_span_processor(SimpleSpanProcessor(exporter))
         self.app = FastAPI()
         self.seen: list[trace.SpanContext] = []
@@ -87,13 +87,13 @@ def test_unsampled_requests_have_an_id_and_no_span(
 ) -> None:
     """Each is another trace that is not sampled, and what it calls is instrumented as ever."""
     made = traced(ParentBased(ALWAYS_OFF))
-    for _ in range(2 * AHEAD):
+    for _ in range(2 * BATCH_SIZE):
         made.client.get("/")
     assert spans.get_finished_spans() == ()
     assert all(each.is_valid and not each.trace_flags.sampled for each in made.seen)
-    assert len({each.trace_id for each in made.seen}) == 2 * AHEAD
-    assert len({each.span_id for each in made.seen}) == 2 * AHEAD
-    assert made.outgoing == [True] * (2 * AHEAD)
+    assert len({each.trace_id for each in made.seen}) == 2 * BATCH_SIZE
+    assert len({each.span_id for each in made.seen}) == 2 * BATCH_SIZE
+    assert made.outgoing == [True] * (2 * BATCH_SIZE)
     assert not trace.get_current_span().get_span_context().is_valid
 
 
@@ -171,7 +171,7 @@ def test_a_sampler_that_looks_at_requests_is_shown_them(
 
 def test_what_a_request_leaves_running_begins_traces_of_its_own() -> None:
     """The id that a request was judged by is used once."""
-    ids = ChosenIds()
+    ids = PresetTraceIdGenerator()
     assert ids.generate_trace_id() != ids.generate_trace_id()
 
 
@@ -204,6 +204,6 @@ def test_the_standard_variables_samplers_are_asked_at_the_head(
     app = FastAPI()
     instrument_app(app, provider)
     assert TestClient(app).get("/").status_code == 404
-    assert asked == [""] * AHEAD
+    assert asked == [""] * BATCH_SIZE
     FastAPIInstrumentor.uninstrument_app(app)
     provider.shutdown()

@@ -9,16 +9,16 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from fleetlimit.core.decision import Outcome, Source
-from fleetlimit.telemetry.tracing.limiter import LimiterTracing
-from support.telemetry import decided
+from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
+from support.telemetry import decision_event
 
-DENIED = decided(Outcome.DENIED, retry_after_us=1_500_001).decision
+DENIED = decision_event(Outcome.DENIED, retry_after_us=1_500_001).decision
 
 
 def test_span_says_what_was_decided(provider: TracerProvider, spans: InMemorySpanExporter) -> None:
     """A check's span names policies, result, source and milliseconds to wait; it is no error."""
-    with LimiterTracing(provider, version="1.2.3").check(["a", "b"]) as span:
-        span.decided(DENIED)
+    with OpenTelemetryTracer(provider, version="1.2.3").start_check(["a", "b"]) as span:
+        span.set_decision(DENIED)
     (found,) = spans.get_finished_spans()
     assert found.name == "fleetlimit.check"
     assert found.kind is trace.SpanKind.INTERNAL
@@ -43,8 +43,8 @@ def test_decision_without_the_store_names_no_store(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
     """A check that the store was not asked about says nothing of a database."""
-    with LimiterTracing(provider).check(["a"]) as span:
-        span.decided(decided(Outcome.ALLOWED, source=Source.LOCAL).decision)
+    with OpenTelemetryTracer(provider).start_check(["a"]) as span:
+        span.set_decision(decision_event(Outcome.ALLOWED, source=Source.LOCAL).decision)
     (found,) = spans.get_finished_spans()
     assert dict(found.attributes or {}) == {
         "rate_limiting.policy": ("a",),
@@ -57,7 +57,10 @@ def test_spans_inside_are_children(provider: TracerProvider, spans: InMemorySpan
     """What runs inside the check is its child, and what runs after it is not."""
     tracer = provider.get_tracer("test")
     with tracer.start_as_current_span("request") as request:
-        with LimiterTracing(provider).check(["a"]), tracer.start_as_current_span("EVALSHA"):
+        with (
+            OpenTelemetryTracer(provider).start_check(["a"]),
+            tracer.start_as_current_span("EVALSHA"),
+        ):
             pass
         assert trace.get_current_span() is request
     call, check, _ = spans.get_finished_spans()
@@ -69,7 +72,7 @@ def test_spans_inside_are_children(provider: TracerProvider, spans: InMemorySpan
 
 def test_error_is_on_the_span(provider: TracerProvider, spans: InMemorySpanExporter) -> None:
     """An exception passes through, and is recorded."""
-    with pytest.raises(ValueError, match="no"), LimiterTracing(provider).check(["a"]):
+    with pytest.raises(ValueError, match="no"), OpenTelemetryTracer(provider).start_check(["a"]):
         raise ValueError("no")
     (found,) = spans.get_finished_spans()
     assert found.status.status_code is trace.StatusCode.ERROR
@@ -78,7 +81,7 @@ def test_error_is_on_the_span(provider: TracerProvider, spans: InMemorySpanExpor
 
 def test_cancelled_check_is_no_error(provider: TracerProvider, spans: InMemorySpanExporter) -> None:
     """A check that ends because the client went away ends its span without an error."""
-    with pytest.raises(asyncio.CancelledError), LimiterTracing(provider).check(["a"]):
+    with pytest.raises(asyncio.CancelledError), OpenTelemetryTracer(provider).start_check(["a"]):
         raise asyncio.CancelledError
     (found,) = spans.get_finished_spans()
     assert found.status.status_code is trace.StatusCode.UNSET
@@ -88,11 +91,11 @@ async def test_checks_at_once_do_not_mix(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
     """Checks that run at the same time each have their own children."""
-    tracer, tracing = provider.get_tracer("test"), LimiterTracing(provider)
+    tracer, tracing = provider.get_tracer("test"), OpenTelemetryTracer(provider)
     met = asyncio.Barrier(2)
 
     async def check(name: str) -> None:
-        with tracing.check([name]):
+        with tracing.start_check([name]):
             await met.wait()
             tracer.start_span(name).end()
             await met.wait()
@@ -113,8 +116,8 @@ async def test_checks_at_once_do_not_mix(
 def test_span_that_is_not_kept_costs_no_attributes(spans: InMemorySpanExporter) -> None:
     """Without sampling a check goes on and nothing is exported."""
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
-    with LimiterTracing(provider).check(["a"]) as span:
-        span.decided(DENIED)
+    with OpenTelemetryTracer(provider).start_check(["a"]) as span:
+        span.set_decision(DENIED)
     assert spans.get_finished_spans() == ()
 
 
@@ -122,15 +125,15 @@ def test_a_check_of_a_request_that_is_not_sampled_has_no_span() -> None:
     """The request's own span stays the current one, so that its trace goes on to the store."""
     silent = TracerProvider(sampler=ALWAYS_OFF)
     with silent.get_tracer("test").start_as_current_span("request") as request:
-        assert not LimiterTracing(silent).follows()
+        assert not OpenTelemetryTracer(silent).is_sampled()
         assert trace.get_current_span() is request
 
 
 def test_a_check_of_a_request_that_is_sampled_has_a_span(provider: TracerProvider) -> None:
     """So has one that nothing is known of: that is for the sampler to judge."""
-    assert LimiterTracing(provider).follows()
+    assert OpenTelemetryTracer(provider).is_sampled()
     with provider.get_tracer("test").start_as_current_span("request"):
-        assert LimiterTracing(provider).follows()
+        assert OpenTelemetryTracer(provider).is_sampled()
 
 
 def test_a_check_under_a_remote_parent_is_for_the_sampler_to_judge(
@@ -138,9 +141,9 @@ def test_a_check_under_a_remote_parent_is_for_the_sampler_to_judge(
 ) -> None:
     """Where nothing traces the request itself, a sampler may want what the caller did not."""
     caller = trace.SpanContext(1, 1, is_remote=True)
-    tracing = LimiterTracing(provider)
+    tracing = OpenTelemetryTracer(provider)
     with trace.use_span(trace.NonRecordingSpan(caller)):
-        assert tracing.follows()
-        with tracing.check(["a"]):
+        assert tracing.is_sampled()
+        with tracing.start_check(["a"]):
             pass
     assert len(spans.get_finished_spans()) == 1

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry.tracing.provider import configure_tracing
-from fleetlimit.telemetry.tracing.span_processor import SpanQueue
+from fleetlimit.telemetry.tracing.span_processor import CountingBatchSpanProcessor
 
 HTTP_PORT, GRPC_PORT = "http://127.0.0.1:4318", "http://127.0.0.1:4317"
 
@@ -35,13 +35,17 @@ class Environment:
 
     def exporters(self, **variables: str) -> list[type[SpanExporter]]:
         """Return the kinds of exporter that these variables make."""
-        return [type(queue._way.exporter) for queue in self.queues(**variables)]
+        return [type(queue._counting_exporter.exporter) for queue in self.queues(**variables)]
 
-    def queues(self, **variables: str) -> list[SpanQueue]:
+    def queues(self, **variables: str) -> list[CountingBatchSpanProcessor]:
         """Return the queues in front of the exporters that these variables make."""
         provider = self.tracing(**variables)
         processors = provider._active_span_processor._span_processors if provider else ()
-        return [processor for processor in processors if isinstance(processor, SpanQueue)]
+        return [
+            processor
+            for processor in processors
+            if isinstance(processor, CountingBatchSpanProcessor)
+        ]
 
     def resource(self, instance: str = "", **variables: str) -> dict[str, object]:
         """Return the resource that these variables make."""

@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from fleetlimit.telemetry.tracing.span_processor import SpanQueue
+from fleetlimit.telemetry.tracing.span_processor import CountingBatchSpanProcessor
 from support.server import PATIENCE_SECONDS
 
 DELIVERED, FAILED = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
@@ -50,8 +50,12 @@ class Scene:
     def __init__(self) -> None:
         self.exporter = FakeExporter()
         self.counts: list[int] = []
-        self.queue = SpanQueue(
-            self.exporter, self.counts.append, capacity=4, batch=2, close_s=PATIENCE_SECONDS
+        self.queue = CountingBatchSpanProcessor(
+            self.exporter,
+            self.counts.append,
+            max_queue_size=4,
+            max_export_batch_size=2,
+            close_s=PATIENCE_SECONDS,
         )
 
     def end(self, *spans: str, flags: int = TraceFlags.SAMPLED) -> None:

@@ -6,8 +6,8 @@ import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from fleetlimit.telemetry.tracing.head_sampling import Unsampled, is_unsampled
-from fleetlimit.telemetry.tracing.limiter import LimiterTracing
+from fleetlimit.telemetry.tracing.head_sampling import UnsampledContext, in_unsampled_request
+from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
 
 SPAN = trace.SpanContext(7, 8, is_remote=False)
 
@@ -15,7 +15,7 @@ SPAN = trace.SpanContext(7, 8, is_remote=False)
 @pytest.fixture
 def unsampled() -> Iterator[None]:
     """Make a request that is not sampled current."""
-    token = context.attach(Unsampled.of(SPAN))
+    token = context.attach(UnsampledContext.for_span(SPAN))
     yield
     context.detach(token)
 
@@ -23,25 +23,25 @@ def unsampled() -> Iterator[None]:
 @pytest.mark.usefixtures("unsampled")
 def test_it_has_the_span_that_it_was_made_of() -> None:
     """Log lines and calls to others have the trace's id."""
-    assert is_unsampled()
+    assert in_unsampled_request()
     assert trace.get_current_span().get_span_context() == SPAN
 
 
 def test_nothing_current_is_no_request() -> None:
     """Outside of a request a check is for the sampler to judge."""
-    assert not is_unsampled()
+    assert not in_unsampled_request()
 
 
 @pytest.mark.usefixtures("unsampled")
 def test_what_is_put_on_top_is_looked_at(provider: TracerProvider) -> None:
     """A span of one's own within it may be sampled; other values leave it what it is."""
-    tracing = LimiterTracing(provider)
-    assert not tracing.follows()
+    tracing = OpenTelemetryTracer(provider)
+    assert not tracing.is_sampled()
     token = context.attach(baggage.set_baggage("a", "b"))
-    assert not is_unsampled()
-    assert not tracing.follows()
+    assert not in_unsampled_request()
+    assert not tracing.is_sampled()
     context.detach(token)
     own = provider.get_tracer("test").start_span("own", context=context.Context())
     with trace.use_span(own):
-        assert not is_unsampled()
-        assert tracing.follows()
+        assert not in_unsampled_request()
+        assert tracing.is_sampled()

@@ -1,13 +1,13 @@
-"""The kind suite: the chart on a cluster of its own, under load, while things break.
+"""The kind suite: the chart on its own cluster, under load, with injected faults.
 
 `pytest tests/e2e` creates a cluster from deploy/kind/cluster.yaml, builds and loads the images of
-deploy/kind/images.env (a variable of the environment goes before each), installs the chart and runs
-the experiments; it takes Docker, kind, kubectl and helm. `--cluster NAME` takes a running cluster
-and leaves it; `--keep-cluster` leaves the created one; `--no-build` takes the images as they are.
-One experiment alone: `-k killed`, or by its number `-m 'experiment(number=2)'`. Figures, plots and
-logs are in e2e-report/; e2e-report/index.html shows all of it.
+deploy/kind/images.env (environment variables override them), installs the chart and runs the
+experiments. It needs Docker, kind, kubectl and helm. `--cluster NAME` uses a running cluster and
+keeps it; `--keep-cluster` keeps the created one; `--no-build` uses the existing images. To run one
+experiment: `-k killed`, or by its number `-m 'experiment(number=2)'`. Figures, plots and logs
+are in `e2e-report/`, with `index.html` as the overview.
 
-Without a path below tests/e2e on the command line none of it is collected.
+pytest collects the suite only if the command line has a path below `tests/e2e`.
 """
 
 import inspect
@@ -22,8 +22,7 @@ from support import e2e_backends as backends
 from support import e2e_cluster as kind
 from support import e2e_timeouts as timeouts
 from support.e2e_cluster import Cluster
-from support.e2e_eventually import eventually
-from support.e2e_observed import NAMESPACE, Story, live
+from support.e2e_observed import NAMESPACE, Story, run_story
 from support.e2e_observed import values as observed_values
 from support.e2e_page import Page
 from support.e2e_prometheus import Prometheus
@@ -31,6 +30,7 @@ from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import values
 from support.e2e_watch import Watch
+from support.eventually import eventually
 from support.tool import ROOT, run
 
 _NAME = "fleetlimit-e2e"
@@ -41,9 +41,9 @@ _TOOLS = ("docker", "kind", "kubectl", "helm")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the suite."""
     group = parser.getgroup("e2e", "the suite on kind")
-    group.addoption("--cluster", metavar="NAME", help="run on this kind cluster and leave it")
-    group.addoption("--keep-cluster", action="store_true", help="leave the created cluster")
-    group.addoption("--no-build", action="store_true", help="take the images as they are")
+    group.addoption("--cluster", metavar="NAME", help="run on this kind cluster and keep it")
+    group.addoption("--keep-cluster", action="store_true", help="keep the created cluster")
+    group.addoption("--no-build", action="store_true", help="use the existing images")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,14 +52,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """Leave the suite out unless it was asked for by path."""
+    """Ignore the suite unless the command line has its path."""
     asked = (Path(each.split("::")[0]).absolute() for each in config.invocation_params.args)
     here = Path(__file__).parent
     return None if any(path.is_relative_to(here) for path in asked) else True
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the page, whatever ended the run."""
+    """Write the page, also after an interrupted run."""
     page = session.config.stash.get(_PAGE, None)
     if page is not None:
         page.write()
@@ -80,7 +80,7 @@ def pytest_terminal_summary(
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep all that pods and events say of a failed experiment, and tell where."""
+    """Save logs and events of all pods after a failed experiment, and report the folder."""
     found = yield
     proves = inspect.getdoc(getattr(item, "obj", None)) or ""
     message = "" if call.excinfo is None else call.excinfo.exconly(tryshort=True)
@@ -108,19 +108,19 @@ def _page(config: pytest.Config) -> Page:
 
 @pytest.fixture(scope="session")
 def page(pytestconfig: pytest.Config) -> Page:
-    """What shows the run to a person."""
+    """Report page of the run."""
     return _page(pytestconfig)
 
 
 @pytest.fixture(scope="session")
 def report(page: Page) -> Report:
-    """Where figures and logs go."""
+    """Report of the run."""
     return page.report
 
 
 @pytest.fixture(autouse=True)
 def _shown(page: Page) -> Iterator[None]:
-    """Show each experiment on the page as soon as all else of it is over."""
+    """Update the page after each experiment."""
     yield
     page.write()
 
@@ -158,7 +158,7 @@ def cluster(
 
 @pytest.fixture(scope="session")
 def installed() -> dict[str, object]:
-    """The values that the chart is installed with."""
+    """Values of the chart for all releases."""
     names = kind.images()
     return values(names["FLEETLIMIT_IMAGE"], names["VALKEY_IMAGE"])
 
@@ -167,7 +167,7 @@ def installed() -> dict[str, object]:
 def release(
     cluster: Cluster, installed: dict[str, object], tmp_path_factory: pytest.TempPathFactory
 ) -> Release:
-    """The release that most experiments use."""
+    """Release of most experiments."""
     found = Release(cluster, "default", tmp_path_factory.mktemp("values"))
     found.install(installed)
     return found
@@ -175,9 +175,9 @@ def release(
 
 @pytest.fixture
 def another_release(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[str], Release]]:
-    """Make a release in a namespace of its own, which is taken away after the experiment.
+    """Factory for a release in a new namespace, not yet installed.
 
-    It is not installed yet.
+    Release and namespace are deleted after the experiment.
     """
     made: list[Release] = []
 
@@ -195,7 +195,7 @@ def another_release(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[str]
 def observed(
     cluster: Cluster, installed: dict[str, object], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Release]:
-    """A release with monitors and rules for Prometheus, which sends its traces to Jaeger."""
+    """Release with monitors and rules for Prometheus, and with traces in Jaeger."""
     backends.prepare(cluster)
     found = Release(cluster, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE))
     found.create_namespace()
@@ -208,7 +208,7 @@ def observed(
 
 @pytest.fixture(scope="session")
 def prometheus(observed: Release) -> Prometheus:
-    """The Prometheus that scrapes all pods of that release."""
+    """Prometheus that scrapes all pods of the `observed` release."""
     backends.start_prometheus(observed.cluster)
     found = Prometheus(observed.cluster)
     pods = f'count({BUILD_INFO.name}{{namespace="{NAMESPACE}"}}) == 3'
@@ -218,9 +218,9 @@ def prometheus(observed: Release) -> Prometheus:
 
 @pytest.fixture(scope="session")
 def story(observed: Release, prometheus: Prometheus, image: str, report: Report) -> Story:
-    """What that release went through, told once to all tests that ask what was seen of it."""
+    """Faults of the `observed` release, run once for all tests of their observations."""
     with Watch(observed, report.folder / "test_observed") as watching:
-        return live(observed, prometheus, image, watching, report)
+        return run_story(observed, prometheus, image, watching, report)
 
 
 @pytest.fixture(scope="session")
@@ -231,7 +231,7 @@ def image() -> str:
 
 @pytest.fixture
 def folder(report: Report, request: pytest.FixtureRequest) -> Path:
-    """Folder for what an experiment leaves."""
+    """Folder for the files of an experiment."""
     found: Path = report.folder / request.node.name
     shutil.rmtree(found, ignore_errors=True)
     found.mkdir(parents=True)
@@ -240,6 +240,6 @@ def folder(report: Report, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def watch(release: Release, folder: Path) -> Iterator[Watch]:
-    """The pods' counters and logs, from the start of the experiment."""
+    """Observer of the pods, from the start of the experiment."""
     with Watch(release, folder) as watching:
         yield watching

@@ -8,12 +8,12 @@ import pytest
 
 from support import e2e_timeouts as timeouts
 from support.e2e_cluster import Cluster
-from support.e2e_eventually import eventually
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import streams
 from support.e2e_watch import Watch
+from support.eventually import eventually
 from support.tool import ROOT
 
 FEW, MANY = 2, 6
@@ -21,7 +21,7 @@ AUTOSCALING = {
     "enabled": True,
     "minReplicas": FEW,
     "maxReplicas": MANY,
-    # Of a request of 100m: above what an idle pod uses, and far below what the load takes.
+    # Percent of a CPU request of 100m: above the use of an idle pod, far below a loaded one.
     "targetCPUUtilizationPercentage": 30,
     "behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}},
 }
@@ -29,11 +29,11 @@ AUTOSCALING = {
 
 @pytest.fixture
 def metrics_server(cluster: Cluster) -> Iterator[None]:
-    """Have the cluster tell how much CPU its pods use."""
+    """Run the metrics-server on the cluster."""
     server, api = (ROOT / f"deploy/kind/metrics-{name}.yaml" for name in ("server", "api"))
     cluster.apply(server)
     try:
-        # Once the API server has asked nobody at that address, it goes on to.
+        # An API server that has once failed to reach this address keeps failing for a while.
         eventually(lambda: _answers(cluster), within=timeouts.POD, what="metrics-server answers")
         cluster.apply(api)
         eventually(
@@ -67,7 +67,7 @@ def test_autoscaled(
     folder: Path,
     report: Report,
 ) -> None:
-    """The autoscaler brings six pods for much load and two for little, and nobody notices."""
+    """The autoscaler runs six pods under high load and two under low load, without any loss."""
     release = another_release("autoscaled")
     release.install(installed, {"autoscaling": AUTOSCALING})
     little, much = (streams("autoscaled", per_second=rate) for rate in (0.3, 15))
@@ -83,14 +83,14 @@ def test_autoscaled(
             answers = steady.answers() + peak
         more = {"up_s": up_s, "down_s": down_s}
         row = report.record("autoscaled", answers, watch, more)
-    # For most of the time it is asked for less than it permits.
+    # Most of the time the load is below the limit.
     row.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
     assert row.denied > 0
     assert len(row.pods) >= MANY, row.pods
 
 
 def _until(watch: Watch, pods: int, what: str) -> float:
-    """Wait for a number of ready pods and return the seconds that it took."""
+    """Wait for a number of ready pods and return the duration in seconds."""
     watch.mark(what)
     start = time.monotonic()
     eventually(

@@ -1,4 +1,4 @@
-"""Experiment 6: Valkey is cut off, late or stands still, and no connection to it ends."""
+"""Experiment 6: Valkey is cut off, slow or paused, with its connections open."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -8,9 +8,15 @@ import pytest
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_away import beyond, counted_as_such, each_does_what_it_says, recovery_s, too_slow
+from support.e2e_away import (
+    beyond,
+    check_counters_in_outages,
+    check_results_in_outages,
+    recovery_s,
+    too_slow,
+)
 from support.e2e_load import Answers, Load
-from support.e2e_outage import NONE, Outage, load, through, until_over, until_seen, until_used
+from support.e2e_outage import NONE, Outage, load, run_outage, until_over, until_seen, until_used
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import STORE_TIMEOUT
@@ -22,7 +28,7 @@ PAUSES = 3
 
 @pytest.mark.experiment(number=6)
 def test_cut_off(release: Release, image: str, watch: Watch, report: Report) -> None:
-    """Packets are dropped: no request waits for longer than its pod waits for the store."""
+    """With dropped packets, no request takes longer than the store timeout."""
     fault = Store(release).cut_off()
     answers, outage = _undergo("cut-off", fault, release, image, watch)
     _judge("store cut off", answers, [outage], watch, report)
@@ -30,7 +36,7 @@ def test_cut_off(release: Release, image: str, watch: Watch, report: Report) -> 
 
 @pytest.mark.experiment(number=6)
 def test_slow(release: Release, image: str, watch: Watch, report: Report) -> None:
-    """Packets are late: no request waits for longer than its pod waits for the store."""
+    """With delayed packets, no request takes longer than the store timeout."""
     store = Store(release)
     try:
         with store.delayed(timeouts.DELAY):
@@ -46,7 +52,7 @@ def test_slow(release: Release, image: str, watch: Watch, report: Report) -> Non
 
 @pytest.mark.experiment(number=6)
 def test_paused(release: Release, image: str, watch: Watch, report: Report) -> None:
-    """The server pauses: no request waits for longer than its pod waits for the store."""
+    """With a paused server, no request takes longer than the store timeout."""
     outages = []
     with Load(release, image, "paused", load("paused"), 240) as loading:
         for _ in range(PAUSES):
@@ -54,7 +60,7 @@ def test_paused(release: Release, image: str, watch: Watch, report: Report) -> N
             start_us = watch.mark("store paused")
             Store(release).pause(timeouts.PAUSE)
             seen_us = until_seen(watch)
-            # By itself, and not before.
+            # The recovery follows the end of the pause.
             end_us = start_us + round(timeouts.PAUSE * SECOND_US)
             outages.append(Outage(start_us, seen_us, end_us, end_us, until_over(watch)))
         until_used(watch)
@@ -66,10 +72,10 @@ def test_paused(release: Release, image: str, watch: Watch, report: Report) -> N
 def _undergo(
     name: str, fault: AbstractContextManager[None], release: Release, image: str, watch: Watch
 ) -> tuple[Answers, Outage]:
-    """Send requests before the fault, while it lasts and after it."""
+    """Send requests before, during and after the fault."""
     with Load(release, image, name, load(name), 240) as loading:
         until_used(watch)
-        outage = through(watch, f"store {name}", fault)
+        outage = run_outage(watch, f"store {name}", fault)
         until_used(watch)
         loading.stop()
         return loading.answers(), outage
@@ -78,7 +84,7 @@ def _undergo(
 def _judge(
     experiment: str, answers: Answers, outages: Sequence[Outage], watch: Watch, report: Report
 ) -> None:
-    """Compare with what holds for a store that is there and does not answer."""
+    """Check the results of a store that is reachable and does not respond."""
     waited = [
         each
         for each in answers.requests
@@ -91,8 +97,8 @@ def _judge(
         "slowest_without_policy_ms": answers.of(policy=NONE).slowest_ms(),
     }
     row = report.record(experiment, answers, watch, more, beyond=beyond(answers, outages))
-    each_does_what_it_says(answers, outages)
-    counted_as_such(watch, answers, outages)
+    check_results_in_outages(answers, outages)
+    check_counters_in_outages(watch, answers, outages)
     slow = too_slow(answers, STORE_TIMEOUT + timeouts.WITHOUT_STORE)
     assert not slow, f"{len(slow)} requests took too long: {slow[:5]}"
     assert waited, "no request met the fault"

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import streams
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 _REFUSED = "Cannot evict pod as it would violate the pod's disruption budget."
 
 
 @pytest.mark.experiment(number=4)
 def test_drained(release: Release, image: str, folder: Path, report: Report) -> None:
-    """Of all pods on a node that is drained one goes at a time, and nothing is lost."""
-    # The store has one pod only, on a node that stays.
+    """A drained node loses its pods one at a time, and no request is lost."""
+    # The only pod of the store is on a node that is not drained.
     store = _nodes(release, "app.kubernetes.io/component=valkey")
     with _drained(release, store.pop(), folder / "before.log"):
         pass
@@ -48,13 +48,13 @@ def test_drained(release: Release, image: str, folder: Path, report: Report) -> 
 
 @contextmanager
 def _drained(release: Release, node: str, log: Path, watch: Watch | None = None) -> Iterator[int]:
-    """Drain a node of the release's pods, and let pods come to it again at the end.
+    """Drain a node of the release, and uncordon it at the end.
 
     Yields:
-        The fewest pods that were ready meanwhile.
+        The minimum number of ready pods during the drain.
     """
     command = release.cluster.kubectl_command(
-        # Of these pods alone: the load goes on from where it is.
+        # Only pods of the release: the pod of the load stays.
         *("drain", node, f"--pod-selector={release.selector}", "--delete-emptydir-data"),
         f"--timeout={timeouts.POD}s",
     )
@@ -73,14 +73,14 @@ def _drained(release: Release, node: str, log: Path, watch: Watch | None = None)
 
 
 def _nodes(release: Release, selector: str) -> set[str]:
-    """Return the nodes of the release's pods that are selected and not about to go."""
+    """Return the nodes of the selected pods that are not terminating."""
     listed = "--output=jsonpath={.items[*].spec.nodeName}"
     instance = f"app.kubernetes.io/instance={release.name}"
     return set(release.kubectl("get", "pods", f"--selector={instance},{selector}", listed).split())
 
 
 def _settled(watch: Watch, pods: int) -> set[str]:
-    """Wait until so many pods are ready and each has decided since the start, and return them."""
+    """Wait until this many pods are ready and have decided requests, and return them."""
 
     def look() -> set[str]:
         ready, decided = set(watch.ready()), watch.decisions()

@@ -1,4 +1,4 @@
-"""Experiment 10: a store of one's own, over TLS, with a user that may do what it has to."""
+"""Experiment 10: an external store over TLS, with a user of minimal permissions."""
 
 import json
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_external_tls(
     folder: Path,
     report: Report,
 ) -> None:
-    """With the documented rule nothing is lost; a wrong password or CA is told with the remedy."""
+    """The documented ACL suffices; a wrong password or CA is reported with its remedy."""
     release = another_release(NAME)
     store = External(release, images()["REDIS_IMAGE"], image)
     _start(store)
@@ -65,9 +65,9 @@ def test_external_tls(
         ("authentication", {"passwordExistingSecret": {"name": "wrong-login"}}, "STORE_PASSWORD"),
         ("certificate", {"tls": {"existingSecret": "wrong-authority"}}, "ssl_ca_certs"),
     ):
-        # All pods get ready: that does not depend on the store.
+        # The readiness of the pods does not depend on the store.
         release.install(installed, values(URL, **GIVEN | wrong), {"preStopSleepSeconds": 0})
-        _expect_told(release, image, folder / kind, kind, remedy)
+        _expect_reported(release, image, folder / kind, kind, remedy)
 
 
 def _start(store: External) -> None:
@@ -91,8 +91,8 @@ def _start(store: External) -> None:
     assert told == "OK"
 
 
-def _expect_told(release: Release, image: str, folder: Path, kind: str, remedy: str) -> None:
-    """Compare what pods do without the store, and say of it, with what they should."""
+def _expect_reported(release: Release, image: str, folder: Path, kind: str, remedy: str) -> None:
+    """Check the decisions and the log lines of pods without a store."""
     with Watch(release, folder, without_store=True) as watch:
         with Load(release, image, kind, streams(NAME, per_second=2), 3) as load:
             answers = load.answers()
@@ -103,5 +103,5 @@ def _expect_told(release: Release, image: str, folder: Path, kind: str, remedy: 
             lines = release.cluster.get(f"{release.pods}/{pod}/log").splitlines()
             told = [json.loads(line) for line in lines]
             refused = [each for each in told if each["event"] == names.LOG_STORE_REFUSED]
-            assert refused, f"{pod} says nothing of {kind}"
+            assert refused, f"{pod} did not log {kind}"
             assert all(each["kind"] == kind and remedy in each["error"] for each in refused)

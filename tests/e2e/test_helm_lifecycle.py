@@ -11,9 +11,9 @@ import pytest
 
 from fleetlimit.core.decision import Outcome
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_release import Release
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 _POLICIES = """\
 version: 1
@@ -31,16 +31,16 @@ _SPENT = [200, 200, 200, 429]
 _VALUES = {
     "replicaCount": 2,
     "policies": {"inline": _POLICIES},
-    # What is spent is asked here, and not how fast: a write may wait for the disk.
+    # The test needs durability of the counts, not speed: a write may wait for the disk.
     "settings": {"storeTimeoutSeconds": 2},
     "valkey": {"persistence": {"enabled": True}},
 }
-# The autoscaler has no choice: a number of its own would have to be taken back from it by force.
+# Equal bounds: Helm could take over a number set by the autoscaler only by force.
 _AUTOSCALED = {"autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 2}}
 _CHANGED = _AUTOSCALED | {
     "settings": {"logLevel": "WARNING"},
     "networkPolicy": {"enabled": True},
-    # Restarts the store as well.
+    # This also restarts the store.
     "valkey": {"podAnnotations": {"e2e.fleetlimit/revision": "2"}},
 }
 _BROKEN = _AUTOSCALED | {"image": {"tag": "none-such"}}
@@ -50,7 +50,7 @@ _BROKEN = _AUTOSCALED | {"image": {"tag": "none-such"}}
 def test_helm_lifecycle(
     another_release: Callable[[str], Release], installed: dict[str, object], folder: Path
 ) -> None:
-    """A release keeps secrets and spendings when it is upgraded and rolled back, and goes whole."""
+    """Upgrade and rollback keep secrets and counts, and uninstall removes everything."""
     release = another_release("lifecycle")
     release.restrict()
     _expect_nothing(release)
@@ -58,7 +58,7 @@ def test_helm_lifecycle(
     objects, secrets = _made(release), _secrets(release)
     with Watch(release, folder) as watch:
         release.helm("test")
-        watch.look()
+        watch.read_counters()
         assert watch.decided("exports", Outcome.ALLOWED) == 5
         assert watch.decided("exports", Outcome.DENIED) == 1
     assert [_ask(release) for _ in _SPENT] == _SPENT
@@ -87,7 +87,7 @@ def test_helm_lifecycle(
 def test_failed_upgrade(
     another_release: Callable[[str], Release], installed: dict[str, object]
 ) -> None:
-    """An upgrade that fails takes no pod away, and a rollback takes away all that it brought."""
+    """A failing upgrade removes no pod, and the rollback removes all its objects."""
     release = another_release("failed-upgrade")
     release.restrict()
     _expect_nothing(release)
@@ -116,9 +116,9 @@ def _roll_back(release: Release) -> None:
 
 
 def _ask(release: Release) -> int:
-    """Return the status of a request that always comes from the same address, the API server's.
+    """Return the status of a request from one constant address, that of the API server.
 
-    It is sent again as long as there is no store to say what was spent.
+    It is repeated while the store is not reachable.
     """
     service = f"/api/v1/namespaces/{release.namespace}/services/{release.name}:http"
 
@@ -129,11 +129,11 @@ def _ask(release: Release) -> int:
             return 0 if refused.code == HTTPStatus.SERVICE_UNAVAILABLE else refused.code
         return HTTPStatus.OK
 
-    return eventually(status, within=timeouts.POD, what="the store says what was spent")
+    return eventually(status, within=timeouts.POD, what="the store is reachable")
 
 
 def _secrets(release: Release) -> dict[str, Any]:
-    """Return the password of the store and the key for hashing callers."""
+    """Return the password of the store and the key that hashes callers."""
     names = (release.name, release.valkey)
     return {
         name: json.loads(release.kubectl("get", f"secret/{name}", "-ojson"))["data"]
@@ -147,19 +147,19 @@ def _available(release: Release) -> int:
 
 
 def _made(release: Release) -> set[str]:
-    """Return the objects that Helm made, and what Kubernetes derives from Services."""
+    """Return the objects of the release, with those that Kubernetes derives from Services."""
     return _everything(release, "--selector=app.kubernetes.io/managed-by=Helm")
 
 
 def _everything(release: Release, *options: str) -> set[str]:
-    """Return all that is in the namespace, of every kind but events."""
+    """Return the objects of the namespace, of every kind except events."""
     kinds = release.kubectl("api-resources", "--verbs=list", "--namespaced", "--output=name")
     found = release.kubectl("get", ",".join(kinds.split()), "--output=name", *options).split()
     return {each for each in found if not each.startswith("event")}
 
 
 def _expect_nothing(release: Release) -> None:
-    """Wait until the namespace has only what Kubernetes puts there, and no volume is its own."""
+    """Wait until the namespace has only default objects, and no volume is left."""
 
     def look() -> bool:
         volumes = json.loads(release.kubectl("get", "persistentvolumes", "-ojson"))["items"]

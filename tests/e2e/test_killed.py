@@ -5,19 +5,19 @@ from kr8s.objects import Pod
 
 from fleetlimit.core.decision import Outcome
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report, measure
 from support.e2e_scene import streams
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 KILLS = 4
 
 
 @pytest.mark.experiment(number=2)
 def test_killed(release: Release, image: str, watch: Watch, report: Report) -> None:
-    """What dead pods let in is spent, and only requests on their way to them are lost."""
+    """Units admitted by a killed pod stay spent, and only its requests in flight are lost."""
     killed_us: list[int] = []
     lost: list[str] = []
     with Load(release, image, "killed", streams("killed", per_second=4), 180) as load:
@@ -47,7 +47,7 @@ def test_killed(release: Release, image: str, watch: Watch, report: Report) -> N
         if not any(0 <= fault.done_us - at_us <= within_us + fault.taken_us for at_us in killed_us)
     ]
     assert not stray, f"lost without a pod being lost: {stray[:5]}"
-    # What a dead pod counted after the last look at it is gone with it; all else agrees.
+    # Counts of a killed pod after its last scrape are lost; the other counts agree.
     unseen = [
         answers.between(watch.last_seen_us(pod) - 100_000, at_us + within_us)
         for pod, at_us in zip(lost, killed_us, strict=True)
@@ -62,14 +62,14 @@ def test_killed(release: Release, image: str, watch: Watch, report: Report) -> N
 
 
 def _oldest(watch: Watch) -> str:
-    """Return the name of the oldest of three ready pods; nothing while there are fewer."""
+    """Return the name of the oldest of three ready pods; empty if there are fewer."""
     ready = watch.ready()
     pods = sorted(watch.pods(), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
     return str(pods[0]["metadata"]["name"]) if len(ready) == len(pods) == 3 else ""
 
 
 def _agree(watch: Watch, pod: str) -> bool:
-    watch.look()
+    watch.read_counters()
     counted = watch.decisions()[pod]
     refused = sum(count for (_, outcome), count in counted.items() if outcome == Outcome.DENIED)
     return refused == watch.logged(pod).total()

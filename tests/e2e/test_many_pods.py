@@ -11,7 +11,7 @@ from support.e2e_watch import Watch
 
 @pytest.mark.experiment(number=1)
 def test_many_pods(release: Release, image: str, watch: Watch, report: Report) -> None:
-    """Three pods let in what one would, each of them lets in and refuses, three tallies agree."""
+    """Three pods together admit as much as one, each pod decides, and three tallies agree."""
     with Load(release, image, "many-pods", streams("many-pods", per_second=4), 18) as load:
         answers = load.answers()
     row = report.record("many pods", answers, watch)

@@ -1,4 +1,4 @@
-"""What Prometheus and Jaeger tell of a release under load, in an outage, and of what they miss."""
+"""Metrics, rules, alerts, dashboards and traces of a release under load and in an outage."""
 
 import json
 import time
@@ -11,69 +11,69 @@ from fleetlimit.core.decision import Outcome
 from fleetlimit.telemetry import names
 from support import boards
 from support import e2e_timeouts as timeouts
-from support.e2e_away import counted_as_such, each_does_what_it_says
-from support.e2e_eventually import eventually
+from support.e2e_away import check_counters_in_outages, check_results_in_outages
 from support.e2e_jaeger import Jaeger, Span
 from support.e2e_observed import DEGRADED, NAMESPACE, PLAN, UNREACHABLE, Story
 from support.e2e_outage import ALLOW, DENY, LOCAL
 from support.e2e_page import Page
+from support.e2e_panels import draw
 from support.e2e_prometheus import Prometheus
 from support.e2e_release import Release
-from support.e2e_views import draw
+from support.eventually import eventually
 from support.rules import RULES
 
 DECISIONS, OF_RELEASE = names.DECISIONS.name, f'namespace="{NAMESPACE}"'
 STATE_LOST = "FleetlimitStateLost"
-NOT_HAPPENED = {"Reloads": "nobody changes the policies"}
-"""What boards have no data for, and why."""
+NOT_HAPPENED = {"Reloads": "the policies do not change"}
+"""Panels without data, and the reason."""
 SERVED, CALLED = "server", "client"
 
 
 def test_observed(story: Story, prometheus: Prometheus) -> None:
-    """Counters of all pods, of one that went as well, add up to what clients saw."""
+    """Counters of all pods, the deleted one included, add up to the results of the clients."""
     answers, row = story.answers, story.row
     row.expect(overshoot=0, refused=0, broken=0)
-    each_does_what_it_says(answers, [story.outage])
-    counted_as_such(story.watch, answers, [story.outage])
+    check_results_in_outages(answers, [story.outage])
+    check_counters_in_outages(story.watch, answers, [story.outage])
     assert story.gone in row.pods
     assert sum(row.pods[story.gone]), "the pod that went had decided nothing"
 
     eventually(
-        lambda: _told(prometheus, story) == _seen(story),
+        lambda: _counted_by_prometheus(prometheus, story) == _counted_by_clients(story),
         within=timeouts.SCRAPED,
-        what=f"Prometheus has what clients saw: {_seen(story)}",
+        what=f"Prometheus has what clients saw: {_counted_by_clients(story)}",
     )
 
 
-def _seen(story: Story) -> Mapping[tuple[str, str], int]:
-    """Return what clients saw of each policy: let in, refused, refused without the store."""
+def _counted_by_clients(story: Story) -> Mapping[tuple[str, str], int]:
+    """Return the results of the clients by policy: admitted, denied, denied without the store."""
     found: Counter[tuple[str, str]] = Counter()
     for policy in (ALLOW, DENY, LOCAL):
         mine = story.answers.of(policy=policy)
-        found[policy, "let in"] = mine.admitted
+        found[policy, "admitted"] = mine.admitted
         found[policy, Outcome.DENIED] = mine.denied
         found[policy, Outcome.FAIL_CLOSED] = len(mine.server_errors)
     return +found
 
 
-def _told(prometheus: Prometheus, story: Story) -> Mapping[tuple[str, str], int]:
-    """Return the same as Prometheus has it: the last value of each pod's counters, summed up."""
+def _counted_by_prometheus(prometheus: Prometheus, story: Story) -> Mapping[tuple[str, str], int]:
+    """Return the same from Prometheus: the sum of the last values of each pod's counters."""
     seconds = (story.end_us - story.start_us) // 1_000_000 + timeouts.SCRAPED
     found: Counter[tuple[str, str]] = Counter()
-    # Clients see nothing of what one in shadow would have done.
+    # Decisions of a policy in shadow mode are invisible to clients.
     counters = f'{DECISIONS}{{{OF_RELEASE}, policy!="{PLAN}"}}[{seconds}s]'
     for labels, value in prometheus.at(
         f"sum by (policy, outcome) (last_over_time({counters}))",
         story.end_us + timeouts.SCRAPED * 1_000_000,
     ):
         refused = labels["outcome"] in {Outcome.DENIED, Outcome.FAIL_CLOSED}
-        outcome = labels["outcome"] if refused else "let in"
+        outcome = labels["outcome"] if refused else "admitted"
         found[labels["policy"], outcome] += round(value)
     return +found
 
 
 def test_rules(story: Story, prometheus: Prometheus) -> None:
-    """Prometheus evaluates all rules of the release without a fault."""
+    """Prometheus evaluates all rules of the release without an error."""
     del story
     groups = prometheus.ask("rules")["groups"]
     loaded = [rule for group in groups for rule in group["rules"]]
@@ -84,18 +84,18 @@ def test_rules(story: Story, prometheus: Prometheus) -> None:
 
 
 def test_alerts_fire(story: Story, prometheus: Prometheus) -> None:
-    """What tells of an outage fires in it, that the state is lost after it, and nothing before."""
+    """Alerts of an outage fire during it, that of lost state after it, and none before."""
     fired = eventually(
         lambda: _fired(prometheus, story, STATE_LOST), within=timeouts.FIRES, what=STATE_LOST
     )
     early = {name for name, at_us in fired.items() if at_us < story.outage.start_us}
     assert not early, f"fired before the outage: {early}"
-    # The outage went on until both had fired.
+    # The outage lasted until both had fired.
     assert {UNREACHABLE, DEGRADED} <= set(fired)
 
 
 def _fired(prometheus: Prometheus, story: Story, wanted: str) -> Mapping[str, int]:
-    """Return when each alert fired first, in microseconds; nothing before one of them has."""
+    """Return the first time each alert fired, in microseconds; empty until `wanted` has fired."""
     expression = f'ALERTS{{{OF_RELEASE}, alertstate="firing"}}'
     found = prometheus.over(expression, story.start_us, time.time_ns() // 1000)
     first = {labels["alertname"]: values[0][0] for labels, values in found}
@@ -103,8 +103,8 @@ def _fired(prometheus: Prometheus, story: Story, wanted: str) -> Mapping[str, in
 
 
 def test_panels(story: Story, prometheus: Prometheus, page: Page) -> None:
-    """Every query of every board runs and has data, but for what did not happen; all are drawn."""
-    page.views = draw(prometheus.ask, story.start_us, time.time_ns() // 1000)
+    """Every query of every dashboard returns data, except for events that did not happen."""
+    page.drawings = draw(prometheus.ask, story.start_us, time.time_ns() // 1000, story.watch.marks)
     empty: dict[str, str] = {}
     for query in chain(boards.queries(), boards.moments()):
         expression = boards.filled(query.expression)
@@ -117,7 +117,7 @@ def test_panels(story: Story, prometheus: Prometheus, page: Page) -> None:
 
 
 def test_traces(observed: Release, story: Story, prometheus: Prometheus) -> None:
-    """A request is one trace of three spans; a denied one's is in its log line and an exemplar."""
+    """A request is a trace of three spans; a log line and an exemplar name that of a denial."""
     jaeger = Jaeger(observed.cluster)
     logged = {
         line["trace_id"]: line
@@ -150,7 +150,7 @@ def test_traces(observed: Release, story: Story, prometheus: Prometheus) -> None
             assert call.tags["span.kind"] == CALLED
             assert call.tags[names.ATTR_DB_SYSTEM] == "redis"
             called += 1
-    # Of checks that travel together, the first has the call in its trace.
+    # The store call of a batch belongs to the trace of its first check.
     assert called, f"none of {len(found)} traces has a call to the store"
 
 

@@ -1,4 +1,4 @@
-"""A collector that takes no traces: requests do not notice, and the spans it misses are counted."""
+"""A trace collector that fails: requests are unaffected, and dropped spans are counted."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -8,13 +8,13 @@ import pytest
 
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_jaeger import Jaeger
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import streams
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 _FAULTS: dict[str, Callable[[Jaeger], AbstractContextManager[None]]] = {
     "away": Jaeger.away,
@@ -24,7 +24,7 @@ _FAULTS: dict[str, Callable[[Jaeger], AbstractContextManager[None]]] = {
 
 @pytest.fixture
 def watched(observed: Release, folder: Path) -> Iterator[Watch]:
-    """That release's counters and logs, from the start of the experiment."""
+    """Observer of the `observed` release, from the start of the experiment."""
     with Watch(observed, folder) as watching:
         yield watching
 
@@ -33,7 +33,7 @@ def watched(observed: Release, folder: Path) -> Iterator[Watch]:
 def test_collector(
     observed: Release, image: str, watched: Watch, report: Report, fault: str
 ) -> None:
-    """Nothing is lost but spans, which every pod counts; no request waits for the collector."""
+    """Only spans are lost, which every pod counts; no request waits for the collector."""
     name, watch = f"collector-{fault}", watched
     with Load(observed, image, name, streams(name, per_second=4), 180) as load:
         with _FAULTS[fault](Jaeger(observed.cluster)):
@@ -55,5 +55,5 @@ def test_collector(
 
 
 def _dropped(watch: Watch, pod: str) -> int:
-    watch.look()
+    watch.read_counters()
     return watch.counted(names.SPANS_DROPPED)[pod][()]

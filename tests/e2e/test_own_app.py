@@ -1,4 +1,4 @@
-"""Experiment 9: an app that knows nothing of Fleetlimit, installed as its values.yaml says."""
+"""Experiment 9: an app without any code of Fleetlimit, installed by its values.yaml."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _QUOTA = rate_quota("5/minute")
 
 @pytest.mark.experiment(number=9)
 def test_own_app(another_release: Callable[[str], Release], image: str, folder: Path) -> None:
-    """Its route gets the limit of the policies, over all replicas that serve it."""
+    """The limit of the policies applies to its route over all replicas."""
     names = kind.images()
     given = values(names["EXAMPLE_IMAGE"], names["VALKEY_IMAGE"])
     here = {each: given[each] for each in ("image", "valkey", "settings")}
@@ -35,7 +35,7 @@ def test_own_app(another_release: Callable[[str], Release], image: str, folder: 
     orders = Stream("orders", "orders", "POST", "/orders", 10)
     with Watch(release, folder) as watch, Load(release, image, "orders", [orders], 4) as load:
         answers = load.answers()
-        watch.look()
+        watch.read_counters()
         decisions = watch.decisions()
     assert set(answers.statuses) == {200, 429}
     assert _QUOTA.burst <= answers.admitted

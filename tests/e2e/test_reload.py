@@ -7,12 +7,12 @@ import pytest
 
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import POLICIES, streams
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 CHANGED = POLICIES.replace("10/hour", "11/hour")
 BROKEN = POLICIES.replace("10/hour", "many")
@@ -22,7 +22,7 @@ BROKEN = POLICIES.replace("10/hour", "many")
 def test_reload(
     release: Release, installed: dict[str, object], image: str, watch: Watch, report: Report
 ) -> None:
-    """Every pod follows a change without a restart; a broken one is reported and changes none."""
+    """Every pod applies a change without a restart; an invalid one is reported and ignored."""
 
     def change(policies: str) -> None:
         release.install(installed, {"policies": {"inline": policies}})
@@ -71,7 +71,7 @@ def _timed(look: Callable[[], bool], what: str) -> float:
 
 
 def _containers(watch: Watch) -> set[str]:
-    """Return what changes when a container is started again."""
+    """Return values that change with a restart of a container."""
     return {
         status["containerID"]
         for pod in watch.pods()

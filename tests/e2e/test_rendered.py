@@ -1,4 +1,4 @@
-"""Experiment 9: the API server takes what the chart renders, under Pod Security `restricted`."""
+"""Experiment 9: the API server accepts the rendered chart, under Pod Security `restricted`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +24,13 @@ _CRDS = {
 
 @pytest.fixture(scope="module")
 def target(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """A release that is only rendered, in a cluster that knows all kinds of objects."""
+    """Release that is only rendered, on a cluster with all CRDs."""
     for source in filter(None, _sources().values()):
         cluster.install_crds(source)
     found = Release(cluster, "rendered", tmp_path_factory.mktemp("rendered"))
     found.create_namespace()
     try:
-        # A pod that violates it is refused; a template of pods only makes the server warn.
+        # The server rejects a pod that violates it, and only warns about a pod template.
         found.restrict()
         yield found
     finally:
@@ -42,7 +42,7 @@ def target(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     "file", [pytest.param(each, id=f"{each.parent.name}-{each.stem}") for each in _COMBINATIONS]
 )
 def test_rendered(target: Release, file: Path) -> None:
-    """The API server takes all objects of a combination, and has nothing to warn of."""
+    """The API server accepts all objects of a combination without a warning."""
     _submit(target, f"--values={file}")
 
 
@@ -57,15 +57,15 @@ def test_rendered(target: Release, file: Path) -> None:
     ],
 )
 def test_refused(target: Release, value: str, said: str) -> None:
-    """What the API server refuses is seen: of its own kinds, of CRDs, and of Pod Security."""
+    """The test detects errors in built-in kinds, in CRDs, and of Pod Security."""
     gateway = CHART / "ci/gateway-values.yaml"
     with pytest.raises(AssertionError, match=said):
         _submit(target, f"--values={gateway}", f"--set={value}")
 
 
 def _submit(target: Release, *values: str) -> None:
-    """Have the API server check what is rendered, and take a warning for a refusal."""
-    # It refuses a pod, that of `helm test`, whose ServiceAccount is not there.
+    """Validate the rendered objects on the API server. A warning is an error."""
+    # The server rejects the pod of `helm test`, whose ServiceAccount does not exist.
     account = _render(target, "--show-only=templates/serviceaccount.yaml", *values)
     target.kubectl("apply", "--server-side", "--filename=-", stdin=account)
     objects = _render(target, *values)

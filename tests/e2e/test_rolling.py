@@ -6,19 +6,19 @@ import pytest
 from kr8s.objects import Deployment
 
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import streams
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 
 @pytest.mark.experiment(number=3)
 def test_rolling(
     release: Release, installed: dict[str, object], image: str, watch: Watch, report: Report
 ) -> None:
-    """No request is lost while every pod is replaced twice, and nobody gets more than one's due."""
+    """No request is lost while every pod is replaced twice, and no caller exceeds its limit."""
     first = set(watch.ready())
     with Load(release, image, "rolling", streams("rolling", per_second=4), 300) as load:
         watch.mark("rolling restart")
@@ -45,7 +45,7 @@ def test_rolling(
 
 
 def _restart(release: Release) -> None:
-    """Do what `kubectl rollout restart` does."""
+    """Restart the Deployment like `kubectl rollout restart`."""
     deployment = Deployment.get(release.name, namespace=release.namespace, api=release.cluster.api)
     stamp = {"kubectl.kubernetes.io/restartedAt": str(time.time_ns())}
     deployment.patch({"spec": {"template": {"metadata": {"annotations": stamp}}}})

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import streams
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 FEW, MANY = 2, 6
 
@@ -21,7 +21,7 @@ FEW, MANY = 2, 6
 def test_scaled(
     release: Release, installed: dict[str, object], image: str, folder: Path, report: Report
 ) -> None:
-    """Two pods, six and two again let in what one would; none is replaced, nothing is lost."""
+    """Two pods, six and two again admit as much as one; no pod restarts, no request is lost."""
     with (
         _few(release, installed),
         Watch(release, folder) as watch,
@@ -42,7 +42,7 @@ def test_scaled(
 
 @contextmanager
 def _few(release: Release, installed: dict[str, object]) -> Iterator[None]:
-    """Begin with few pods, and have at the end what other experiments begin with."""
+    """Start with two pods, and restore the number of other experiments at the end."""
     try:
         _scale(release, installed, FEW)
         yield
@@ -51,20 +51,20 @@ def _few(release: Release, installed: dict[str, object]) -> Iterator[None]:
 
 
 def _scale(release: Release, installed: dict[str, object], pods: int) -> None:
-    """Set the number of pods and wait until they are ready, and the others gone."""
+    """Set the number of pods and wait until exactly those are ready."""
     release.install(installed, {"replicaCount": pods})
     eventually(lambda: _pods(release) == ["True"] * pods, within=timeouts.POD, what=f"{pods} pods")
 
 
 def _pods(release: Release) -> list[str]:
-    """Return for each pod, those that are leaving included, whether it is ready."""
+    """Return the readiness of each pod, terminating ones included."""
     ready = '{.status.conditions[?(@.type=="Ready")].status}'
     listed = f'--output=jsonpath={{range .items[*]}}{ready}{{"\\n"}}{{end}}'
     return release.kubectl("get", "pods", f"--selector={release.selector}", listed).splitlines()
 
 
 def _until_all_decide(watch: Watch) -> None:
-    """Wait until each pod has decided about requests since the start."""
+    """Wait until each pod has decided requests since the start."""
 
     def all_have() -> bool:
         decided = watch.decisions()

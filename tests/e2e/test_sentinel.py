@@ -1,4 +1,4 @@
-"""Experiment 10: a store with Sentinel, set up as deploy/values/valkey-ha.yaml does, fails over."""
+"""Experiment 10: failover of a store with Sentinel, set up like deploy/values/valkey-ha.yaml."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,8 @@ import yaml
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.acl import ACL_RULES
-from support.e2e_away import beyond, each_does_what_it_says, recovery_s
+from support.e2e_away import beyond, check_results_in_outages, recovery_s
 from support.e2e_cluster import images
-from support.e2e_eventually import eventually
 from support.e2e_external import PORT, External, values
 from support.e2e_load import Answers, Load
 from support.e2e_outage import (
@@ -29,6 +28,7 @@ from support.e2e_report import Report
 from support.e2e_scene import QUOTAS, callers
 from support.e2e_series import overshoot_of_all
 from support.e2e_watch import Watch
+from support.eventually import eventually
 from support.tool import ROOT
 
 NAME = "sentinel"
@@ -62,7 +62,7 @@ def test_sentinel(
     folder: Path,
     report: Report,
 ) -> None:
-    """A replica takes over with all that was spent; until then each policy does what it says."""
+    """A replica takes over with all counts; until then each policy applies `on_store_error`."""
     release = another_release(NAME)
     store = External(release, images()["VALKEY_IMAGE"], image)
     _start(store)
@@ -75,17 +75,17 @@ def test_sentinel(
             "fail_closed": len(answers.server_errors),
             "recovery_s": recovery_s(answers, [outage]),
         }
-        # A write is not waited for: what was let in in the last moment may be so once more.
+        # Replication is asynchronous: the last admissions may be lost and admitted again.
         above = {**beyond(answers, [outage]), DENY: _in_the_last_moment(answers, outage)}
         row = report.record("sentinel fails over", answers, watch, more, beyond=above)
-        each_does_what_it_says(answers, [outage])
+        check_results_in_outages(answers, [outage])
         assert more["recovery_s"] <= timeouts.FAILOVER + timeouts.RECOVERY
         assert row.slowest_ms <= timeouts.SLOWEST_REQUEST * 1000
         row.expect(overshoot=0, refused=0, broken=0)
         after = answers.between(outage.over_us, answers.end_us)
         for policy, quota in QUOTAS.items():
             assert overshoot_of_all(quota, after.of(policy=policy)) == 0, policy
-        # What was spent stays spent.
+        # Spent units stay spent.
         assert after.of(policy=SPENT).denied
         assert after.of(policy=SPENT).admitted == 0
         for pod in watch.ready():
@@ -94,7 +94,7 @@ def test_sentinel(
 
 
 def _start(store: External) -> None:
-    """Start a primary, two replicas and three sentinels, and wait until all know each other."""
+    """Start a primary, two replicas and three sentinels, and wait for mutual discovery."""
     (primary,) = store.start("primary", 1, *SERVER)
     store.start("replica", 2, *SERVER, "--replicaof", primary, str(PORT))
     store.secret("sentinel", {"sentinel.conf": CONFIGURATION.format(primary=primary)})
@@ -108,7 +108,7 @@ def _start(store: External) -> None:
 
 
 def _ask(store: External, number: int) -> str:
-    """Return what a sentinel says of the primary."""
+    """Return the state of the primary as a sentinel reports it."""
     cli = ("valkey-cli", "-p", str(SENTINEL_PORT), "--pass", SENTINELS, "--no-auth-warning")
     return store.run(f"sentinel-{number}", *cli, "info", "sentinel").splitlines()[-1]
 
@@ -125,12 +125,12 @@ def _fail_over(store: External, watch: Watch, loading: Load) -> tuple[Answers, O
     answers = loading.answers()
     by_store = answers.of(policy=DENY).between(seen_us, answers.end_us).let_in
     resumed_us = min(sent_us for sent_us, _ in by_store)
-    # Nobody tells when a replica had taken over, so recovery is counted from the loss on.
+    # The time of the promotion is unknown, so the recovery is measured from the loss.
     return answers, Outage(killed_us, seen_us, resumed_us, killed_us, over_us)
 
 
 def _in_the_last_moment(answers: Answers, outage: Outage) -> int:
-    """Return the most that a caller was let in by what the replicas may not have heard of."""
+    """Return the maximum requests of one caller that may not have been replicated."""
     start_us = outage.start_us - round(timeouts.REPLICATION * 1_000_000)
     last = answers.of(policy=DENY).between(start_us, outage.seen_us)
     return max(last.of(caller=caller).admitted for caller in callers(NAME))

@@ -11,13 +11,13 @@ from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.acl import ACL_RULES, CLUSTER_RULES
 from support.e2e_cluster import images
-from support.e2e_eventually import eventually
 from support.e2e_external import PORT, External, values
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import EXPERIMENTS, callers, streams
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 NAME = "shards"
 SHARDS = ("shards-0", "shards-1", "shards-2")
@@ -27,7 +27,9 @@ OF_THE_FLEET = {KEYS.replicas_key, KEYS.epoch_key, KEYS.reports_key, KEYS.audito
 SERVER = (
     *("valkey-server", "--save", "", "--maxmemory-policy", "noeviction"),
     *("--cluster-enabled", "yes", "--cluster-announce-ip", "$(POD_IP)"),
-    *(
+    *("--requirepass", ADMIN, "--user", "fleetlimit", "on", f">{LOGIN}"),
+    *ACL_RULES,
+    *CLUSTER_RULES,
         "--requirepass",
         ADMIN,
         "--user",
@@ -49,7 +51,7 @@ def test_shards(
     folder: Path,
     report: Report,
 ) -> None:
-    """Many callers' buckets are on all shards, and each caller gets what one server lets in."""
+    """Buckets are spread over all shards, and each caller gets the limit of a single server."""
     release = another_release(NAME)
     store = External(release, images()["VALKEY_IMAGE"], image)
     addresses = store.start(NAME, len(SHARDS), *SERVER)
@@ -62,7 +64,7 @@ def test_shards(
     )
     login = {"username": "fleetlimit", "password": LOGIN}
     release.install(installed, values(f"redis+cluster://{NAME}:{PORT}", **login))
-    # Few callers beyond their limits, and many below, so that there are many keys.
+    # Few callers exceed their limits; many stay below, which makes many keys.
     others = [each for each in EXPERIMENTS if each != NAME]
     crowd = [streams(each, per_second=0.3, policies=["bucket"]) for each in others]
     load = (*streams(NAME, per_second=4), *chain.from_iterable(crowd))
@@ -85,17 +87,17 @@ def test_shards(
 
 
 def _is_up(store: External, shard: str) -> bool:
-    """Tell whether a shard serves: a new Cluster is down for seconds after all agree on it."""
+    """Return whether a shard serves: a new Cluster is down for seconds after its creation."""
     return "cluster_state:ok" in store.run(shard, *CLI, "cluster", "info").splitlines()
 
 
 def _buckets(store: External, shard: str) -> set[str]:
-    """Return the keys of a shard but for those of the census and the audit."""
+    """Return the bucket keys of a shard, without those of membership and audit."""
     return set(store.run(shard, *CLI, "--scan").splitlines()) - OF_THE_FLEET
 
 
 def _calls(store: External, shard: str) -> int:
-    """Return how many scripts a shard has run."""
+    """Return the number of scripts that a shard has run."""
     (line,) = (
         line
         for line in store.run(shard, *CLI, "info", "commandstats").splitlines()

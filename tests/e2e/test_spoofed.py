@@ -1,4 +1,4 @@
-"""Experiment 8: a caller invents identities."""
+"""Experiment 8: a caller forges identities."""
 
 import secrets
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from support.e2e_scene import QUOTAS, ROUTES
 from support.e2e_tokens import AUDIENCE, ISSUER, KID, token
 from support.e2e_watch import Watch
 
-# {"alg":"none"}, for a subject of its own each time.
+# {"alg":"none"}, with a new subject in each request.
 _UNSIGNED = "Bearer eyJhbGciOiJub25lIn0.{random}."
 HEADERS: Final[tuple[Mapping[str, str], ...]] = (
     {},
@@ -29,10 +29,10 @@ FORGE: Final = {"kid": KID, "claims": {"iss": ISSUER, "aud": AUDIENCE}}
 
 @pytest.mark.experiment(number=8)
 def test_spoofed(release: Release, image: str, watch: Watch, report: Report) -> None:
-    """Whatever a client invents, its address has one bucket, and only a good token another."""
+    """All forged identities of a client share the bucket of its address; a valid token does not."""
     streams = [Stream("spoofed", "address", *ROUTES["spoofed"], 4, each) for each in HEADERS]
     streams.append(Stream("spoofed", "address", *ROUTES["spoofed"], 4, forge=FORGE))
-    # On a cluster that runs on, the one of an earlier run has spent its own.
+    # On a kept cluster, the bucket of an earlier run is empty.
     good = {"Authorization": f"Bearer {token(secrets.token_hex(8))}"}
     streams.append(Stream("spoofed", "verified", *ROUTES["spoofed"], 4, good))
     with Load(release, image, "spoofed", streams, 8) as load:

@@ -1,4 +1,4 @@
-"""Experiment 5: Valkey is killed under load, stays away for a while, and comes back."""
+"""Experiment 5: Valkey is killed under load, stays down for a while, and restarts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,26 +7,32 @@ import pytest
 
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_away import beyond, counted_as_such, each_does_what_it_says, recovery_s, too_slow
-from support.e2e_eventually import eventually
+from support.e2e_away import (
+    beyond,
+    check_counters_in_outages,
+    check_results_in_outages,
+    recovery_s,
+    too_slow,
+)
 from support.e2e_load import Answers, Load
-from support.e2e_outage import NONE, SPENT, Outage, load, through, until_spent, until_used
+from support.e2e_outage import NONE, SPENT, Outage, load, run_outage, until_spent, until_used
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import QUOTAS, callers
 from support.e2e_store import Store
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 
 @pytest.mark.experiment(number=5)
 def test_without_persistence(release: Release, image: str, watch: Watch, report: Report) -> None:
-    """What was spent is forgotten, pods and audit say so, and each policy does what it says."""
+    """Counts are lost, pods and audit report it, and each policy applies `on_store_error`."""
     answers, outage = _lose(release, image, watch)
     _judge("store forgets", answers, outage, watch, report, forgotten=True)
     for caller in callers("store"):
         anew = answers.of(policy=SPENT, caller=caller).between(outage.end_us, answers.end_us)
         assert anew.admitted >= QUOTAS[SPENT].burst
-    eventually(lambda: watch.audited, within=timeouts.AUDITED, what="the audit tells of it")
+    eventually(lambda: watch.audited, within=timeouts.AUDITED, what="the audit reports it")
 
 
 @pytest.mark.experiment(number=5)
@@ -37,7 +43,7 @@ def test_with_persistence(
     folder: Path,
     report: Report,
 ) -> None:
-    """What was spent stays spent, every pod says that the server is another, nothing is lost."""
+    """Counts survive, every pod reports the new server, and no limit is exceeded."""
     release = another_release("persistent")
     persistence = {"enabled": True, "size": "64Mi"}
     release.install(installed, {"replicaCount": 2, "valkey": {"persistence": persistence}})
@@ -51,12 +57,12 @@ def test_with_persistence(
 
 
 def _lose(release: Release, image: str, watch: Watch) -> tuple[Answers, Outage]:
-    """Send requests before the store is killed, while it is away and when it is back."""
+    """Send requests before, during and after the outage of the store."""
     with Load(release, image, "store", load("store", SPENT), 240) as loading:
         until_used(watch)
-        # A write may wait for two seconds for the disk; a server that dies takes it along.
+        # A killed server loses the writes of its last two seconds, which had not reached the disk.
         until_spent(watch)
-        outage = through(watch, "store killed", Store(release).killed())
+        outage = run_outage(watch, "store killed", Store(release).killed())
         until_used(watch)
         loading.stop()
         return loading.answers(), outage
@@ -71,7 +77,7 @@ def _judge(
     *,
     forgotten: bool,
 ) -> None:
-    """Compare with all that holds whether the store has forgotten what was spent or not."""
+    """Check the results that do not depend on the loss of state."""
     more = {
         "away_s": (outage.back_us - outage.seen_us) / 1e6,
         "fail_closed": len(answers.server_errors),
@@ -80,8 +86,8 @@ def _judge(
     }
     above = beyond(answers, [outage], forgotten=forgotten)
     row = report.record(experiment, answers, watch, more, beyond=above)
-    each_does_what_it_says(answers, [outage])
-    counted_as_such(watch, answers, [outage])
+    check_results_in_outages(answers, [outage])
+    check_counters_in_outages(watch, answers, [outage])
     assert more["recovery_s"] <= timeouts.RECOVERY
     assert not too_slow(answers, timeouts.SLOWEST_REQUEST)
     row.expect(overshoot=0, refused=0, broken=0)

@@ -1,4 +1,4 @@
-"""Reads the committed boards as Grafana would: panels, queries, and what queries select."""
+"""Committed dashboards: their panels, queries, and the parts of a query."""
 
 import json
 import re
@@ -23,17 +23,17 @@ _FILLED = {
     "$store_job": ".+",
     "$store_instance": ".+",
 }
-"""What Grafana writes for each variable where the reader picked all; longer names first."""
+"""Value of each variable with its option `All` selected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query of a panel, or of the moments that a board marks.
+    """A query of a panel or of an annotation.
 
     Args:
-        board: Uid of the board.
-        panel: The panel; empty for a moment.
-        title: Title of the panel, or name of the moment.
+        board: Uid of the dashboard.
+        panel: The panel; empty for an annotation.
+        title: Title of the panel or name of the annotation.
         target: The query.
     """
 
@@ -44,7 +44,7 @@ class Query:
 
     @property
     def expression(self) -> str:
-        """What is asked, with the variables in it."""
+        """The PromQL expression with its variables."""
         return str(self.target["expr"])
 
     def __str__(self) -> str:
@@ -52,12 +52,12 @@ class Query:
 
 
 def panels(board: Any) -> list[dict[str, Any]]:
-    """Return the panels of a board, without the heads of rows."""
+    """Return the panels of a dashboard without its rows."""
     return [panel for panel in board["panels"] if panel["type"] != "row"]
 
 
 def queries(kind: str = "prometheus") -> list[Query]:
-    """Return every query to a kind of data source, on any board."""
+    """Return the queries of all dashboards to one type of data source."""
     return [
         Query(uid, panel, panel["title"], target)
         for uid, board in BOARDS.items()
@@ -68,7 +68,7 @@ def queries(kind: str = "prometheus") -> list[Query]:
 
 
 def moments() -> list[Query]:
-    """Return the queries of the moments that boards mark."""
+    """Return the annotation queries of all dashboards."""
     return [
         Query(uid, {}, moment["name"], moment)
         for uid, board in BOARDS.items()
@@ -77,14 +77,14 @@ def moments() -> list[Query]:
 
 
 def filled(expression: str) -> str:
-    """Write what Grafana would in place of the variables, where the reader picked all."""
+    """Return a query with its variables replaced, each with its option `All`."""
     for name in sorted(_FILLED, key=len, reverse=True):
         expression = expression.replace(name, _FILLED[name])
     return expression
 
 
 def selectors(expression: str) -> list[tuple[str, dict[str, tuple[str, str]]]]:
-    """Return what a query selects: names, each with operator and value of every label."""
+    """Return the selectors of a query: metric name, and operator and value of each label."""
     return [
         (name, {label: (sign, value) for label, sign, value in _MATCHER.findall(inner)})
         for name, inner in _SELECTOR.findall(expression)
@@ -92,7 +92,7 @@ def selectors(expression: str) -> list[tuple[str, dict[str, tuple[str, str]]]]:
 
 
 def words(expression: str) -> set[str]:
-    """Return the bare words of a query: not in selectors, strings, label lists or durations."""
+    """Return the identifiers of a query outside selectors, strings, label lists and durations."""
     rest = _SELECTOR.sub(" ", expression)
     rest = re.sub(r'"[^"]*"', " ", rest)
     rest = re.sub(r"\b(by|on|group_left|without|ignoring)\s*\([^)]*\)", r" \1 ", rest)
@@ -101,7 +101,7 @@ def words(expression: str) -> set[str]:
 
 
 def kept_labels(expression: str) -> set[str]:
-    """Return the labels that a query keeps or makes."""
+    """Return the labels that a query keeps or adds."""
     kept = re.findall(r"\bby \(([^)]*)\)", expression)
     made = re.findall(r'label_replace\(.*?, "(\w+)"', expression)
     return {label.strip() for labels in kept for label in labels.split(",")} | set(made)

@@ -1,4 +1,4 @@
-"""What must hold for requests while the store is away, whatever keeps the pods from it."""
+"""Assertions about requests during an outage of the store, whatever its cause."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from support.e2e_scene import QUOTAS, STORE_TIMEOUT
 from support.e2e_watch import Watch
 
 
-def each_does_what_it_says(answers: Answers, outages: Sequence[Outage]) -> None:
-    """Compare what became of requests with what their policies say for the time without the store.
+def check_results_in_outages(answers: Answers, outages: Sequence[Outage]) -> None:
+    """Check that each request during an outage got the response of its policy's `on_store_error`.
 
     Raises:
-        AssertionError: It is something else, or a request failed while the store was there.
+        AssertionError: A response differs, or a request failed while the store was reachable.
     """
     failed = answers.server_errors
     assert {(each.stream.policy, each.status) for each in failed} == {
@@ -37,8 +37,8 @@ def each_does_what_it_says(answers: Answers, outages: Sequence[Outage]) -> None:
             assert mine.admitted <= most, f"local: {caller} got {mine.admitted} of {most}"
 
 
-def counted_as_such(watch: Watch, answers: Answers, outages: Sequence[Outage]) -> None:
-    """Compare counters of what was decided without the store with what clients saw.
+def check_counters_in_outages(watch: Watch, answers: Answers, outages: Sequence[Outage]) -> None:
+    """Compare the counters of decisions without the store with the responses that clients got.
 
     Raises:
         AssertionError: They differ.
@@ -51,7 +51,7 @@ def counted_as_such(watch: Watch, answers: Answers, outages: Sequence[Outage]) -
 
 
 def recovery_s(answers: Answers, outages: Sequence[Outage]) -> float:
-    """Return the seconds after which no request failed any more, the most of all outages."""
+    """Return the longest time from the end of an outage to its last failed request, in seconds."""
     failed = (
         request.done_us - outage.back_us
         for outage in outages
@@ -61,14 +61,13 @@ def recovery_s(answers: Answers, outages: Sequence[Outage]) -> float:
 
 
 def too_slow(answers: Answers, within_s: float) -> tuple[Request, ...]:
-    """Return the requests that took longer than they may.
+    """Return the requests that exceeded their time limit.
 
-    Where requests that never wait for the store take long, all others may take as much longer than
-    their pod waits for the store.
+    On a slow cluster the limit is the store timeout plus the slowest request that needs no store.
 
     Args:
-        answers: What became of the requests.
-        within_s: Seconds that a request may take on a cluster that is fast enough.
+        answers: Results of the requests.
+        within_s: Time limit on a fast cluster, in seconds.
     """
     most_ms = max(within_s * 1000, STORE_TIMEOUT * 1000 + answers.of(policy=NONE).slowest_ms())
     return tuple(each for each in answers.requests if each.taken_us > most_ms * 1000)
@@ -77,12 +76,12 @@ def too_slow(answers: Answers, within_s: float) -> tuple[Request, ...]:
 def beyond(
     answers: Answers, outages: Sequence[Outage], *, forgotten: bool = False
 ) -> Mapping[str, int]:
-    """Return for each policy what a caller may get beyond what the store has left for it.
+    """Return for each policy the requests of one caller that the store did not count.
 
     Args:
-        answers: What became of the requests.
-        outages: When they were decided without the store.
-        forgotten: Whether the store lost its state, so that it has the whole allowance again.
+        answers: Results of the requests.
+        outages: Outages of the store.
+        forgotten: Whether the store lost its state, which refills every bucket.
     """
     let_in = Counter(
         (each.stream.policy, each.stream.caller)
@@ -98,10 +97,10 @@ def beyond(
 
 
 def _without_store(answers: Answers, outage: Outage) -> Answers:
-    """Return the requests that the store has no part in: its refusals are forgotten by then."""
+    """Return the requests of an outage, from when cached denials of the store have expired."""
     return answers.between(outage.seen_us + round(timeouts.REMEMBERED * SECOND_US), outage.end_us)
 
 
 def _during(answers: Answers, outage: Outage) -> Answers:
-    """Return the requests of an outage; some were under way when it began."""
+    """Return the requests of an outage, with those in flight at its start."""
     return answers.between(outage.start_us - SECOND_US, outage.over_us)

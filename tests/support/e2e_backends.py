@@ -1,4 +1,4 @@
-"""What shows that the limit holds, on the cluster: Prometheus by its Operator, and Jaeger."""
+"""Prometheus (run by its Operator) and Jaeger on the cluster."""
 
 from typing import Final
 
@@ -11,10 +11,10 @@ FOLDER: Final = ROOT / "deploy/observability"
 
 
 def prepare(cluster: Cluster) -> None:
-    """Install the Prometheus Operator and Jaeger as `deploy/observability` has them.
+    """Install the Prometheus Operator and Jaeger from `deploy/observability`.
 
     Args:
-        cluster: Where; its nodes have the images.
+        cluster: Cluster with the images on its nodes.
     """
     cluster.install_crds(images()["PROMETHEUS_OPERATOR_CRDS"])
     for name in ("prometheus-operator", "jaeger"):
@@ -23,10 +23,10 @@ def prepare(cluster: Cluster) -> None:
 
 
 def start_prometheus(cluster: Cluster) -> None:
-    """Have the Operator run a Prometheus, which knows nothing of what was before.
+    """Start a Prometheus without data through the Operator.
 
-    It begins with the monitors and rules that are there. What comes later reaches it as a change of
-    a Secret, for which kubelets look each minute.
+    It starts with the existing monitors and rules. Later ones arrive in a Secret, which kubelets
+    refresh once a minute.
     """
     manifest = FOLDER / "prometheus.yaml"
     cluster.kubectl(

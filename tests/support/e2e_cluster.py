@@ -1,4 +1,4 @@
-"""A kind cluster with the images and the chart: made, taken over, deleted."""
+"""Kind cluster with the images: create it or use a running one, and delete it."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ CONFIG = ROOT / "deploy/kind/cluster.yaml"
 
 
 def images() -> dict[str, str]:
-    """Return the images and versions of `deploy/kind/images.env`, the environment going before."""
+    """Return the images and versions of `deploy/kind/images.env`, overridden by the environment."""
     return {name: os.environ.get(name, value) for name, value in _defaults().items()}
 
 
@@ -29,7 +29,7 @@ def loaded(names: Mapping[str, str]) -> tuple[str, ...]:
     """Return the images that the nodes need.
 
     Args:
-        names: What `images` returns.
+        names: Result of `images`.
     """
     kinds = (
         *("FLEETLIMIT", "EXAMPLE", "VALKEY", "REDIS", "REDIS_EXPORTER", "METRICS_SERVER"),
@@ -39,11 +39,11 @@ def loaded(names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 class Cluster:
-    """A kind cluster that runs already.
+    """A running kind cluster.
 
     Args:
-        name: Its name, as kind knows it.
-        kubeconfig: Where to write how to reach it.
+        name: Name in kind.
+        kubeconfig: Path of the kubeconfig to write.
     """
 
     def __init__(self, name: str, kubeconfig: Path) -> None:
@@ -76,23 +76,23 @@ class Cluster:
         return run("helm", f"--kubeconfig={self.kubeconfig}", *arguments, timeout=within)
 
     def apply(self, manifest: Path) -> None:
-        """Apply a manifest, its images as `deploy/kind/images.env` and the environment have them.
+        """Apply a manifest with the images of `images`.
 
         Args:
-            manifest: File with the images that `deploy/kind/images.env` names.
+            manifest: File whose images are those of `deploy/kind/images.env`.
         """
         text = manifest.read_text()
         chosen = images()
         for name, default in _defaults().items():
             if name.endswith("_IMAGE") and chosen[name] != default:
                 text = text.replace(default, chosen[name])
-                # The Prometheus Operator goes by the version that it is told, not by the image.
-                told, due = (each.rpartition(":")[2] for each in (default, chosen[name]))
-                text = text.replace(f"version: {told}", f"version: {due}")
+                # The Operator reads the version of Prometheus from the manifest, not the image.
+                named, due = (each.rpartition(":")[2] for each in (default, chosen[name]))
+                text = text.replace(f"version: {named}", f"version: {due}")
         self.kubectl("apply", "--filename=-", stdin=text)
 
     def install_crds(self, source: str) -> None:
-        """Install CRDs, those that are there included, and wait until they are served.
+        """Install or replace CRDs and wait until the API server serves them.
 
         Args:
             source: A file, a folder or a URL.
@@ -102,23 +102,23 @@ class Cluster:
         self.kubectl("wait", "--for=condition=Established", *made)
 
     def on_node(self, node: str, *command: str) -> str:
-        """Run a command on a node, which is a container with kind."""
+        """Run a command in the container of a node."""
         return run("docker", "exec", node, *command, timeout=timeouts.COMMAND)
 
     def close(self) -> None:
-        """Let go of the cluster, which runs on."""
+        """Close the connections. The cluster keeps running."""
         if self.api._session is not None:
-            # The client offers no way to close its connections.
+            # kr8s has no public method that closes its connections.
             as_sync_func(self.api._session.aclose)()
         self._proxy.terminate()
         self._proxy.communicate()
 
     def get(self, path: str, *, within: float = timeouts.COMMAND) -> str:
-        """Return what the API server answers to a path."""
+        """Return the response of the API server for a path."""
         return "".join(self._lines(path, within))
 
     def stream(self, path: str) -> Iterator[str]:
-        """Yield the lines of an answer that goes on until the pod ends."""
+        """Yield the lines of a streamed response, which ends with the pod."""
         return self._lines(path, None)
 
     def _lines(self, path: str, within: float | None) -> Iterator[str]:
@@ -143,7 +143,7 @@ def create(name: str, image: str, kubeconfig: Path) -> None:
     Args:
         name: Its name.
         image: Image of its nodes.
-        kubeconfig: Where kind writes how to reach it, the user's own staying as it is.
+        kubeconfig: Path of the kubeconfig that kind writes; the user's own stays unchanged.
     """
     run(
         "kind",
@@ -158,7 +158,7 @@ def create(name: str, image: str, kubeconfig: Path) -> None:
 
 
 def delete(name: str, kubeconfig: Path) -> None:
-    """Delete a cluster, and its entry where `create` wrote it."""
+    """Delete a cluster and its entry in the kubeconfig of `create`."""
     run(
         "kind",
         "delete",
@@ -170,10 +170,10 @@ def delete(name: str, kubeconfig: Path) -> None:
 
 
 def build(names: Mapping[str, str]) -> None:
-    """Build Fleetlimit's image and the example's, and pull the others that are missing.
+    """Build the images of Fleetlimit and of the example, and pull other missing images.
 
     Args:
-        names: What `images` returns.
+        names: Result of `images`.
     """
     options = names["DOCKER_BUILD_OPTIONS"].split()
     for image, of, folder in (

@@ -1,4 +1,4 @@
-"""Stores that a release does not bring along: each server is a pod, and stays away once lost."""
+"""External stores: each server is a bare pod, which is not restarted once it is lost."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def values(url: str, **external: object) -> dict[str, object]:
     """Return the values of a release that uses an external store.
 
     Args:
-        url: Where the store is.
+        url: URL of the store.
         external: Further values below `redis.external`.
     """
     return {
@@ -33,9 +33,9 @@ class External:
     """Servers in the namespace of a release.
 
     Args:
-        release: Who uses them.
+        release: Release that uses the servers.
         image: Image of the servers.
-        python: Image with Python, for what goes before a server.
+        python: Image with Python, for the init container of a server.
     """
 
     def __init__(self, release: Release, image: str, python: str) -> None:
@@ -53,11 +53,11 @@ class External:
         """Start servers behind a Service, and return their addresses once they listen.
 
         Args:
-            name: Of the Service; the pods are `name-0` and so on.
-            count: How many.
-            command: Of each; `$(POD_IP)` in it is the pod's address, and it may write into /data.
-            files: A Secret that is copied to /data before.
-            port: Where they listen.
+            name: Name of the Service; the pods are `name-0` and so on.
+            count: Number of servers.
+            command: Command of a server; `$(POD_IP)` is its address, and /data is writable.
+            files: Secret that the init container copies to /data.
+            port: Port of the servers.
         """
         pods = [f"{name}-{number}" for number in range(count)]
         ports = [{"port": port}]
@@ -87,7 +87,7 @@ class External:
         return self._release.kubectl("exec", pod, "--container=server", "--", *command).strip()
 
     def kill(self, pod: str) -> None:
-        """Kill a server, as the loss of its node would, and take its pod away."""
+        """Kill a server like the loss of its node, and delete its pod."""
         found = self._found(pod)
         container = found["status"]["containerStatuses"][0]["containerID"].split("//")[1]
         stop = ("crictl", "stop", "--timeout=0", container)
@@ -118,7 +118,7 @@ class External:
         volumes: list[dict[str, object]] = [{"name": "data", "emptyDir": {}}]
         before: list[dict[str, object]] = []
         if files:
-            # A sentinel writes into its configuration, and nobody can write into a Secret.
+            # A sentinel rewrites its configuration file, and a mounted Secret is read-only.
             volumes.append({"name": "given", "secret": {"secretName": files}})
             before.append(
                 {

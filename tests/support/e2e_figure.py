@@ -1,4 +1,4 @@
-"""What all plots share: panels over the time of a run, its marks, and the same bytes each time."""
+"""Frame of a plot (panels, marks, legend) and its reproducible SVG."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from fleetlimit.core.quota import SECOND_US
 from support import e2e_series as series
 from support.e2e_report import Run
 
-# Okabe and Ito's colours, which readers with any kind of colour vision tell apart.
+# Palette of Okabe and Ito, safe for colour-blind readers.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 
@@ -28,26 +28,34 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.titlesize": 9,
     "figure.facecolor": "white",
     "figure.titlesize": 11,
-    "font.family": "DejaVu Sans",  # matplotlib brings it
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # bundled with matplotlib, which measures with it
     "font.size": 8.5,
     "grid.alpha": 0.4,
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     "svg.hashsalt": "fleetlimit",
     "text.parse_math": False,
 }
 _METADATA: Final = ("Creator", "Date", "Format", "Type")
-"""What matplotlib writes unless it is told not to."""
+"""Metadata that matplotlib writes by default; without it the same run gives the same bytes."""
+_FONTS: Final = "DejaVu Sans, Verdana, sans-serif"
+"""Fonts of nearly equal widths, in order of preference."""
+_TAG, _DECIMALS = re.compile(r"<[^>]*>"), re.compile(r"-?\d+\.\d{2,}")
+_DEFAULTS: Final = re.compile(
+    r" font-family: [^;\"]*;?| text-anchor: start;?| transform=\"rotate\(-0 [^\"]*\""
+)
+"""Attributes of text that repeat a default or the font of the whole picture."""
 _COLUMNS = 5
-"""As many of the longest labels as fit beside one another, with pods for the rest."""
-# In inches; of a character it is the width.
+"""Labels in a row of the legend."""
+# Inches.
 _WIDTH, _MARGIN, _CHARACTER, _LINE, _REST = 9.5, 0.8, 0.075, 0.18, 1.2
 
 
 def style() -> AbstractContextManager[None]:
-    """Return the context in which all is drawn."""
+    """Return the context with the style of all figures."""
     return mpl.rc_context(_STYLE)
 
 
@@ -55,9 +63,9 @@ def frame(run: Run, title: str, heights: Sequence[float]) -> tuple[Figure, Seque
     """Return a figure and its panels, one below the other.
 
     Args:
-        run: Over whose time, and with whose marks.
-        title: What is shown.
-        heights: Of the panels, in inches.
+        run: Run that gives the time range and the marks.
+        title: Title of the figure.
+        heights: Heights of the panels, in inches.
     """
     [length] = seconds(run, [run.answers.end_us])
     marks = sorted(run.watch.marks, key=lambda each: each.at_us)
@@ -82,7 +90,7 @@ def frame(run: Run, title: str, heights: Sequence[float]) -> tuple[Figure, Seque
 
 
 def legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Say below the panels what their colours and lines are, each once."""
+    """Draw one legend for all panels below them."""
     found: dict[str, Artist] = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
@@ -96,14 +104,14 @@ def seconds(run: Run, at: Sequence[int]) -> list[float]:
 
 
 def svg(figure: Figure) -> str:
-    """Return a figure as SVG."""
+    """Return a figure as SVG with text as text, coordinates rounded to a tenth of a point."""
     text = StringIO()
     with style():
         figure.savefig(text, format="svg", metadata=dict.fromkeys(_METADATA))
-    # Nobody sees what is smaller than a tenth of a point, nor space between tags, nor the names of
-    # glyphs: half of the file.
-    return re.sub(
-        r' d="[^"]*"|>\s+(?=<)',
-        lambda found: re.sub(r"(\.\d)\d+|\s+(?=[LQz]|$)", r"\1", found[0]),
-        text.getvalue().replace("DejaVuSans-", "d"),
-    )
+    tags = _TAG.sub(lambda tag: _compact(tag[0]), re.sub(r">\s+<", "><", text.getvalue()))
+    return tags.replace("<svg ", f'<svg font-family="{_FONTS}" ', 1)
+
+
+def _compact(tag: str) -> str:
+    tag = _DECIMALS.sub(lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), tag)
+    return re.sub(r"\s+", " ", _DEFAULTS.sub("", tag))

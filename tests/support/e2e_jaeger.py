@@ -1,4 +1,4 @@
-"""The Jaeger on the cluster: the traces it has, and faults that it is made to have."""
+"""Client of the Jaeger on the cluster, and faults to inject into it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +23,11 @@ class Span:
     """A span of a trace.
 
     Args:
-        name: Of the operation.
-        number: Its id.
-        parent: Id of its parent; empty for the first one.
-        tags: Its attributes.
-        pod: Of the process that made it.
+        name: Name of the operation.
+        number: Span id.
+        parent: Id of the parent span; empty for the root span.
+        tags: Attributes.
+        pod: Pod of the process that recorded the span.
     """
 
     name: str
@@ -38,17 +38,17 @@ class Span:
 
 
 class Jaeger:
-    """Asks the Jaeger of a cluster.
+    """Client of the Jaeger of a cluster.
 
     Args:
-        cluster: Where it runs.
+        cluster: The cluster.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
     def trace(self, number: str) -> Sequence[Span]:
-        """Return the spans of a trace; none when there is no such trace."""
+        """Return the spans of a trace; empty for an unknown trace."""
         try:
             found = json.loads(self._cluster.get(f"{_API}/{number}"))["data"]
         except HTTPError as error:
@@ -58,14 +58,14 @@ class Jaeger:
         return _spans(found[0])
 
     def traces(self, service: str, tags: Mapping[str, str]) -> Sequence[Sequence[Span]]:
-        """Return some of the last traces of a service that have a span with these attributes."""
+        """Return some recent traces of a service that have a span with these attributes."""
         wanted = {"service": service, "tags": json.dumps(dict(tags)), "limit": "20"}
         found = json.loads(self._cluster.get(f"{_API}?{urlencode(wanted)}"))["data"]
         return [_spans(each) for each in found]
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Let there be none, and at the end one again, which has forgotten all traces."""
+        """Stop Jaeger, and start it again at the end, without the earlier traces."""
         self._scale(0)
         try:
             yield
@@ -74,7 +74,7 @@ class Jaeger:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Have it take connections and answer nobody."""
+        """Freeze Jaeger: it accepts connections and sends no response."""
         listed = self._kubectl("get", "pods", f"--selector={_SELECTOR}", "--output=name").split()
         pod = f"/api/v1/namespaces/{NAMESPACE}/pods/{listed[0].removeprefix('pod/')}"
         with Process(self._cluster, pod, "jaeger").frozen():

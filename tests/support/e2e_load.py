@@ -1,4 +1,4 @@
-"""Load from a pod inside the cluster, and what became of each request."""
+"""Load generator in a pod of the cluster, and the results of its requests."""
 
 import json
 from collections import Counter
@@ -9,8 +9,8 @@ from typing import Self
 from kr8s.objects import ConfigMap, Pod
 
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_release import Release
+from support.eventually import eventually
 from support.tool import ROOT
 
 _OK, _TOO_MANY, _SERVER_ERROR = 200, 429, 500
@@ -21,13 +21,13 @@ class Stream:
     """Requests of one caller to one route, at a steady rate.
 
     Args:
-        policy: The policy that holds the route.
-        caller: Who sends them, for the report.
-        method: Of each request.
-        path: Of each request.
-        per_second: How many in a second.
-        headers: Of each request; `{random}` in a value is a fresh text each time.
-        forge: Of a token that the sender makes for each request: `kid` and `claims`.
+        policy: Policy that applies to the route.
+        caller: Name of the caller in the report.
+        method: HTTP method.
+        path: Path of the URL.
+        per_second: Requests per second.
+        headers: Request headers; `{random}` in a value is a new text in each request.
+        forge: `kid` and `claims` of a token that the sender forges for each request.
     """
 
     policy: str
@@ -41,14 +41,14 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What became of one request.
+    """Result of one request.
 
     Args:
-        stream: What it belongs to.
-        sent_us: When it was sent, in microseconds since the epoch.
-        taken_us: Microseconds until its answer, or until it was given up.
-        status: Its status; 0 without an answer.
-        fault: `refused`, `broken` or `timeout` without an answer, else empty.
+        stream: Stream of the request.
+        sent_us: Time of sending, in microseconds since the epoch.
+        taken_us: Microseconds until the response or the failure.
+        status: HTTP status; 0 without a response.
+        fault: `refused`, `broken` or `timeout` without a response, else empty.
     """
 
     stream: Stream
@@ -59,13 +59,13 @@ class Request:
 
     @property
     def done_us(self) -> int:
-        """When it was over, in microseconds since the epoch."""
+        """Time of the response or failure, in microseconds since the epoch."""
         return self.sent_us + self.taken_us
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All requests of a load, in order of time."""
+    """Results of a load, in order of time."""
 
     requests: tuple[Request, ...]
 
@@ -74,7 +74,7 @@ class Answers:
         return Answers(tuple(sorted(both, key=lambda each: each.sent_us)))
 
     def of(self, *, policy: str = "", caller: str = "") -> "Answers":
-        """Return those of a policy, of a caller, or of both."""
+        """Return the requests of a policy, of a caller, or of both."""
         return Answers(
             tuple(
                 each
@@ -84,64 +84,64 @@ class Answers:
         )
 
     def between(self, start_us: int, end_us: int) -> "Answers":
-        """Return those that were sent within a time."""
+        """Return the requests sent within a time range."""
         return Answers(tuple(each for each in self.requests if start_us <= each.sent_us < end_us))
 
     @property
     def start_us(self) -> int:
-        """When the first was sent, in microseconds since the epoch."""
+        """Time when the first request was sent, in microseconds since the epoch."""
         return min(each.sent_us for each in self.requests)
 
     @property
     def end_us(self) -> int:
-        """When the last was over, in microseconds since the epoch."""
+        """Time when the last request ended, in microseconds since the epoch."""
         return max(each.done_us for each in self.requests)
 
     @property
     def statuses(self) -> Counter[int]:
-        """How many had which status, 0 standing for no answer."""
+        """Number of requests by status; 0 stands for no response."""
         return Counter(each.status for each in self.requests)
 
     @property
     def admitted(self) -> int:
-        """How many were let in."""
+        """Number of admitted requests."""
         return self.statuses[_OK]
 
     @property
     def let_in(self) -> list[tuple[int, int]]:
-        """When each request that was let in was sent, and when it was answered."""
+        """Times of sending and of the response of each admitted request."""
         return [(each.sent_us, each.done_us) for each in self.requests if each.status == _OK]
 
     @property
     def denied(self) -> int:
-        """How many were refused with 429."""
+        """Number of requests rejected with 429."""
         return self.statuses[_TOO_MANY]
 
     @property
     def server_errors(self) -> tuple[Request, ...]:
-        """Those answered with 5xx."""
+        """Requests with a 5xx response."""
         return tuple(each for each in self.requests if each.status >= _SERVER_ERROR)
 
     @property
     def faults(self) -> tuple[Request, ...]:
-        """Those without an answer."""
+        """Requests without a response."""
         return tuple(each for each in self.requests if each.fault)
 
     def slowest_ms(self, share: float = 1.0) -> float:
-        """Return the milliseconds that a share of the answered requests took at most."""
+        """Return a quantile of the response time, in milliseconds."""
         taken = sorted(each.taken_us for each in self.requests if not each.fault)
         return taken[min(len(taken) - 1, int(share * len(taken)))] / 1000 if taken else 0.0
 
 
 class Load:
-    """Sends streams of requests from a pod through the Service.
+    """Load generator: a pod that sends streams of requests through the Service.
 
     Args:
-        release: What to send to.
+        release: Target of the requests.
         image: Image with Python, for the pod.
-        name: The pod's name.
-        streams: What to send.
-        seconds: For how long at most.
+        name: Name of the pod.
+        streams: Streams to send.
+        seconds: Maximum duration, in seconds.
     """
 
     def __init__(
@@ -176,23 +176,23 @@ class Load:
 
     @property
     def phase(self) -> str:
-        """The pod's phase."""
+        """Phase of the pod."""
         self._pod.refresh()
         return str(self._pod.status.phase)
 
     @property
     def running(self) -> bool:
-        """Whether it goes on sending."""
+        """Whether the pod is still sending."""
         return self.phase == "Running"
 
     def stop(self) -> None:
-        """Send no more."""
-        assert self.running, f"the load ended before it was told to:\n{self._said()}"
+        """Stop sending."""
+        assert self.running, f"the load ended before its stop:\n{self._said()}"
         touch = "open('/tmp/stop', 'w')"
         self._release.kubectl("exec", self._pod.name, "--", "python", "-c", touch)
 
     def answers(self) -> Answers:
-        """Wait for the end and return what became of the requests."""
+        """Wait for the end of the load and return its results."""
         within = self._seconds + timeouts.LOAD_ENDS
         eventually(lambda: not self.running, within=within, what="the load ends")
         text = self._said()

@@ -1,4 +1,4 @@
-"""A release with all that shows what it does, and what it goes through while that looks on."""
+"""Release with metrics, alerts and traces that loses a pod and then its store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from support import e2e_timeouts as timeouts
 from support.e2e_away import beyond
 from support.e2e_backends import FOLDER
 from support.e2e_cluster import images
-from support.e2e_eventually import eventually
 from support.e2e_load import Answers, Load
-from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, load, through, until_used
+from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, load, run_outage, until_used
 from support.e2e_prometheus import Prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report, Row
 from support.e2e_scene import POLICIES, TIERS
 from support.e2e_store import Store
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 NAMESPACE: Final = "observed"
 PLAN: Final = "plan"
-"""The policy in shadow, which holds the requests of `LOCAL` as well."""
+"""Policy in shadow mode; it matches the requests of `LOCAL`."""
 UNREACHABLE, DEGRADED = "FleetlimitStoreUnreachable", "FleetlimitDegraded"
 BEFORE, AFTER = 50, 80
-"""Windows of the audit: a few seconds long, one for each of a policy's five callers. When the store
-is back, many are compared at once."""
+"""Audit windows to wait for before and after the faults. A window takes a few seconds and there is
+one for each of a policy's five callers. After an outage many windows are compared at once."""
 _SHADOW: Final = f"""\
   - name: {PLAN}
     match: {{methods: [GET], routes: ["/items/{{item_id}}"]}}
@@ -38,7 +38,7 @@ _SHADOW: Final = f"""\
 
 
 def values() -> tuple[Mapping[str, object], ...]:
-    """Return values of the chart beside those of every release, the later ones going before."""
+    """Return values of the chart in addition to those of every release; later ones override."""
     repository, _, tag = images()["REDIS_EXPORTER_IMAGE"].rpartition(":")
     exporter = {"exporter": {"image": {"repository": repository, "tag": tag}}}
     shown: dict[str, Any] = yaml.safe_load((FOLDER / "fleetlimit.yaml").read_text())
@@ -47,7 +47,7 @@ def values() -> tuple[Mapping[str, object], ...]:
         {
             "policies": {"inline": POLICIES + _SHADOW},
             "valkey": exporter,
-            # A pod that is asked to go is there for five seconds more: its last figures are seen.
+            # A terminating pod serves metrics for five more seconds: its last values are scraped.
             "serviceMonitor": {"interval": "1s"},
             "prometheusRule": {"for": {DEGRADED: "15s"}},
         },
@@ -56,14 +56,14 @@ def values() -> tuple[Mapping[str, object], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What the release went through, and what was seen of it.
+    """Faults of the release and the observations during them.
 
     Args:
-        answers: What became of the requests.
-        watch: What was seen of the pods.
-        gone: Name of the pod that went.
-        outage: The time without the store.
-        row: Its figures.
+        answers: Results of the requests.
+        watch: Observations of the pods.
+        gone: Name of the deleted pod.
+        outage: Outage of the store.
+        row: Figures of the experiment.
     """
 
     answers: Answers
@@ -74,21 +74,21 @@ class Story:
 
     @property
     def start_us(self) -> int:
-        """When it began, in microseconds since the epoch."""
+        """Start of the load, in microseconds since the epoch."""
         return self.answers.start_us
 
     @property
     def end_us(self) -> int:
-        """When it was over, in microseconds since the epoch, and everything was scraped."""
+        """Time after the load when every pod has been scraped, in microseconds since the epoch."""
         return self.answers.end_us + round(timeouts.POLL * 1e6)
 
 
-def live(
+def run_story(
     release: Release, prometheus: Prometheus, image: str, watch: Watch, report: Report
 ) -> Story:
-    """Have a pod go and the store die under load, until the alerts of that have fired.
+    """Delete a pod and kill the store under load, and wait until the alerts of the outage fire.
 
-    Before and after there is a time in which nothing happens, to be looked at on the dashboards.
+    Phases without a fault before and after make the faults visible on the dashboards.
     """
     with Load(release, image, NAMESPACE, load(NAMESPACE), 400) as loading:
         _until_audited(prometheus, BEFORE)
@@ -101,26 +101,26 @@ def live(
             what="another pod takes its place",
         )
         until_used(watch)
-        outage = through(
+        outage = run_outage(
             watch, "store killed", Store(release).killed(), lambda: _until_fired(prometheus)
         )
         _until_audited(prometheus, AFTER)
         loading.stop()
         answers = loading.answers()
     above = beyond(answers, [outage], forgotten=True)
-    # While the pods' logs are followed: they have to say the same as the clients.
+    # Before the watch ends: the tally of the pods' logs has to agree with that of the clients.
     row = report.record(NAMESPACE, answers, watch, beyond=above)
     return Story(answers, watch, gone, outage, row)
 
 
 def firing(prometheus: Prometheus) -> set[str]:
-    """Return the alerts of the release that fire now."""
+    """Return the firing alerts of the release."""
     found = prometheus.at(f'ALERTS{{namespace="{NAMESPACE}", alertstate="firing"}}')
     return {labels["alertname"] for labels, _ in found}
 
 
 def _until_audited(prometheus: Prometheus, windows: int) -> None:
-    """Wait until so many more windows of each policy were compared."""
+    """Wait until the audit has compared this many more windows of each policy."""
     labels = f'namespace="{NAMESPACE}", {names.POLICY}=~"{ALLOW}|{DENY}|{LOCAL}"'
     compared = f"min(sum by (policy) ({names.AUDIT_WINDOWS.name}{{{labels}}}))"
     before = prometheus.at(compared)[0][1]

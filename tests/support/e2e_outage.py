@@ -1,4 +1,4 @@
-"""A time without the store, and how an experiment goes through it."""
+"""Outage of the store: its policies, its load and its phases."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -7,33 +7,33 @@ from typing import Final
 
 from fleetlimit.core.decision import Outcome
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_load import Stream
 from support.e2e_scene import ALGORITHMS, streams
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 DENY: Final = "fixed"
-"""The policy that says `deny` for the time without the store."""
+"""Policy with `on_store_error: deny`."""
 ALLOW: Final = "sliding"
-"""The policy that says `allow`."""
+"""Policy with `on_store_error: allow`."""
 LOCAL: Final = "bucket"
-"""The policy that says `local`."""
+"""Policy with `on_store_error: local`."""
 SPENT: Final = "spoofed"
-"""The policy whose unit takes minutes to come again: once it is spent, it stays so."""
+"""Policy that needs minutes to refill a unit, so a spent bucket stays empty in an experiment."""
 NONE: Final = "none"
-"""Stands for the policy of requests that no policy holds, so that they never wait for the store."""
+"""Stands for requests without a policy, which never wait for the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A time without the store; all its times are in microseconds since the epoch.
+    """Outage of the store; all times are in microseconds since the epoch.
 
     Args:
-        start_us: The store is there until then.
-        seen_us: Every pod knows that it is away.
-        end_us: Until then it is away.
-        back_us: From then on it is there.
-        over_us: Every pod asks it again.
+        start_us: Start of the fault.
+        seen_us: Every pod's circuit breaker is open.
+        end_us: Start of the recovery.
+        back_us: The store is ready.
+        over_us: Every pod's circuit breaker is closed.
     """
 
     start_us: int
@@ -44,20 +44,20 @@ class Outage:
 
 
 def load(experiment: str, *more: str) -> tuple[Stream, ...]:
-    """Return requests of all callers of an experiment, so many that a local share is soon used up.
+    """Return streams of all callers of an experiment, fast enough to exhaust a local share soon.
 
-    Some are of nobody, to a route that there is not: they tell how slow the cluster itself is.
+    One stream requests an unknown route: it measures how slow the cluster itself is.
 
     Args:
-        experiment: Its name.
-        more: Policies besides one of each algorithm.
+        experiment: Name of the experiment.
+        more: Policies in addition to one of each algorithm.
     """
     held = streams(experiment, per_second=2, policies=(*ALGORITHMS, LOCAL, *more))
     return (*held, Stream(NONE, "nobody", "GET", "/nothing", per_second=10))
 
 
 def until_used(watch: Watch) -> None:
-    """Wait until the store has decided about requests."""
+    """Wait until the store has decided requests."""
     before = watch.decided(DENY, Outcome.ALLOWED)
     eventually(
         lambda: watch.decided(DENY, Outcome.ALLOWED) >= before + 60,
@@ -67,7 +67,7 @@ def until_used(watch: Watch) -> None:
 
 
 def until_spent(watch: Watch) -> None:
-    """Wait until an allowance of `SPENT` has been used up for seconds."""
+    """Wait until a bucket of `SPENT` has been empty for seconds."""
     eventually(
         lambda: watch.decided(SPENT, Outcome.DENIED) >= 60,
         within=timeouts.POD,
@@ -76,13 +76,13 @@ def until_spent(watch: Watch) -> None:
 
 
 def until_seen(watch: Watch) -> int:
-    """Wait until every pod knows that the store is away, and return when that was."""
+    """Wait until every circuit breaker is open, and return the time."""
     _until(watch, 1, "every pod sees that the store is away")
     return watch.mark("seen by all")
 
 
 def until_over(watch: Watch) -> int:
-    """Wait until every pod has found the store again, and return when that was."""
+    """Wait until every circuit breaker is closed, and return the time."""
     _until(watch, 0, "every pod asks the store again")
     return watch.mark("found by all")
 
@@ -91,19 +91,19 @@ def _until(watch: Watch, breaker_open: int, what: str) -> None:
     eventually(lambda: watch.away() == {breaker_open}, within=timeouts.POD, what=what)
 
 
-def through(
+def run_outage(
     watch: Watch,
     what: str,
     fault: AbstractContextManager[None],
     until: Callable[[], object] = lambda: None,
 ) -> Outage:
-    """Have the fault until many requests were decided without the store, and until that is over.
+    """Keep the fault until many requests were decided without the store, then wait for recovery.
 
     Args:
-        watch: Observes the pods; the times of the fault are marked there.
-        what: What the fault is, in a few words.
-        fault: Keeps the pods from the store.
-        until: Waits for what else is to be seen while it lasts.
+        watch: Watch in which the fault and the recovery are marked.
+        what: Name of the fault.
+        fault: Context in which the store is unreachable.
+        until: Waits for a further condition during the fault.
     """
     start_us = watch.mark(what)
     with fault:
@@ -115,7 +115,7 @@ def through(
             what="requests are decided without the store",
         )
         eventually(
-            # More than what is refused because the store has said so before.
+            # More than cached denials of the store can explain.
             lambda: watch.decided(LOCAL, Outcome.DENIED) >= refused + 40,
             within=timeouts.POD,
             what="local shares are used up",

@@ -1,7 +1,7 @@
-"""What was let in beyond a limit, in any interval, by what its client saw and nothing else.
+"""Overshoot (requests admitted above a limit) in any interval, computed from client observations.
 
-When a request was decided is known only as a time between its sending and its answer. It counts for
-an interval when both are inside, so nothing is reported that a later decision could explain.
+A client knows only that a decision happened between sending and response. A request counts for an
+interval that contains both times, so the overshoot is never over-reported.
 """
 
 from collections import Counter
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from fleetlimit.core.quota import Algorithm, Quota
 
 Interval = tuple[int, int]
-"""When a request was sent, and when it was answered, in microseconds since the epoch."""
+"""Times of sending and of the response, in microseconds since the epoch."""
 
 
 def overshoot(quota: Quota, admitted: Sequence[Interval]) -> int:
-    """Return the requests of one caller that were let in beyond its limit.
+    """Return the overshoot of one caller.
 
-    For a token bucket, the most of any interval; for windows, which are aligned to multiples of the
-    period, the sum of all windows.
+    For a token bucket it is the maximum over all intervals. For windows, which are aligned to
+    multiples of the period, it is the sum over all windows.
 
     Args:
-        quota: The limit, of which each request takes one unit.
-        admitted: The requests that were let in.
+        quota: The limit; each request takes one unit.
+        admitted: Admitted requests of the caller.
     """
     if quota.algorithm is Algorithm.TOKEN_BUCKET:
         return max((_beyond(quota, start, admitted) for start, _ in admitted), default=0)
@@ -34,7 +34,7 @@ def overshoot(quota: Quota, admitted: Sequence[Interval]) -> int:
 
 
 def _beyond(quota: Quota, start: int, admitted: Sequence[Interval]) -> int:
-    """Return the most beyond the bucket in the intervals from a start to each answer after it."""
+    """Return the maximum overshoot of the intervals from a start to each later response."""
     ends = sorted(done for sent, done in admitted if sent >= start)
     return max(
         count - quota.burst - quota.limit * (end - start) // quota.period_us

@@ -1,8 +1,8 @@
-"""Shows a run of the kind suite on one page: what held, what was measured, what it looked like."""
+"""Report page of the kind suite: results, figures and plots of all experiments."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,21 +14,21 @@ from markupsafe import Markup
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.version import __version__
 from support import e2e_plot as plot
+from support.boards import BOARDS
 from support.e2e_figure import svg
 from support.e2e_report import Report, Run
-from support.e2e_views import View
 
 PASSED, FAILED, INTERRUPTED = "passed", "failed", "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a test ended.
+    """Result of a test.
 
     Args:
-        proves: The sentence that it proves.
-        result: `passed`, `failed`, `skipped` or, as long as it is none of them, `interrupted`.
-        message: Why, if it did not pass.
+        proves: Docstring of the test.
+        result: `passed`, `failed`, `skipped`, or `interrupted` until the test has ended.
+        message: Failure message, if any.
     """
 
     proves: str
@@ -38,11 +38,11 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What a test recorded, with its plots.
+    """Run of an experiment with its plots.
 
     Args:
-        run: What it recorded.
-        plots: The main plot, and that of all answers.
+        run: The run.
+        plots: Plot of admitted requests and plot of all results.
     """
 
     run: Run
@@ -50,28 +50,28 @@ class _Shown:
 
 
 class Page:
-    """Writes `index.html` into a report's folder, each main plot as `admitted.svg`, and the views.
+    """Report page: `index.html`, and each main plot and each dashboard as an SVG file.
 
     Args:
-        report: What to show.
+        report: Report to show.
     """
 
     def __init__(self, report: Report) -> None:
         self.report = report
         self.ended: dict[str, Ended] = {}
-        """How each test ended that began, by the name of its folder, in order."""
-        self.views: Sequence[View] = ()
-        """What the dashboards show; each is written into a file of its own, too."""
+        """Results of the started tests by the name of their folder, in order."""
+        self.drawings: Mapping[str, str] = {}
+        """SVG of each dashboard by uid; each is also written into a file of its own."""
         self._shown: list[_Shown] = []
 
     def note(self, name: str, proves: str, phase: pytest.TestReport, message: str) -> None:
-        """Note how a test ended, as far as it has come.
+        """Record the result of a phase of a test.
 
         Args:
-            name: Its name, which is that of its folder.
-            proves: The sentence that it proves.
-            phase: How its setup, its call or its teardown ended.
-            message: Why, if that phase did not pass.
+            name: Name of the test and of its folder.
+            proves: Docstring of the test.
+            phase: Report of the setup, call or teardown.
+            message: Failure message of the phase, if any.
         """
         before = self.ended.get(name)
         if phase.when == "teardown" and before and (phase.passed or before.result == FAILED):
@@ -81,14 +81,14 @@ class Page:
         self.ended[name] = Ended(proves, result, message)
 
     def write(self) -> None:
-        """Write the page as far as the run has come; what was drawn before is not drawn again."""
+        """Write the page with the results so far. Each plot is drawn only once."""
         for run in self.report.runs[len(self._shown) :]:
             self._shown.append(self._draw(run))
         shown = {name: self._shown_of(self.report.folder / name) for name in self.ended}
         rows = [run.row for run in self.report.runs]
         starts = [run.answers.start_us for run in self.report.runs if run.answers.requests]
-        for view in self.views:
-            (self.report.folder / f"{view.uid}.svg").write_text(view.picture, encoding="utf-8")
+        for uid, picture in self.drawings.items():
+            (self.report.folder / f"{uid}.svg").write_text(picture, encoding="utf-8")
         text = _template().render(
             verdict=self.verdict,
             overshoot=sum(row.overshoot for row in rows),
@@ -97,14 +97,17 @@ class Page:
             began=datetime.fromtimestamp(min(starts) // SECOND_US, UTC) if starts else None,
             version=__version__,
             folder=self.report.folder,
-            views=[(view, _inline(view.picture, f"{view.uid}-")) for view in self.views],
+            drawings=[
+                (uid, BOARDS[uid]["title"], _inline(picture, f"{uid}-"))
+                for uid, picture in self.drawings.items()
+            ],
             tests=[(name, self.ended[name], shown[name]) for name in self.ended],
         )
         (self.report.folder / "index.html").write_text(text, encoding="utf-8")
 
     @property
     def verdict(self) -> str:
-        """How many experiments held, in a sentence."""
+        """Number of passed experiments, as a sentence."""
         results = Counter(each.result for each in self.ended.values())
         held, others = results.pop(PASSED, 0), results
         total = held + others.total()
@@ -112,8 +115,8 @@ class Page:
             return "No experiment was run."
         if not others:
             return f"All {total} experiments held." if total > 1 else "The one experiment held."
-        told = ", ".join(f"{count} {result}" for result, count in others.items())
-        return f"{held} of {total} experiments held: {told}."
+        failures = ", ".join(f"{count} {result}" for result, count in others.items())
+        return f"{held} of {total} experiments held: {failures}."
 
     def _shown_of(self, folder: Path) -> list[_Shown]:
         return [each for each in self._shown if each.run.watch.folder.is_relative_to(folder)]
@@ -128,7 +131,7 @@ class Page:
 
 
 def _inline(picture: str, prefix: str) -> Markup:
-    """Return an SVG as part of a page, its ids apart from those of the others."""
+    """Return an SVG for inclusion in a page, with a prefix that makes its ids unique."""
     bare = picture[picture.index("<svg") :]
     return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", bare))  # noqa: S704
 

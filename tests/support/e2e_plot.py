@@ -1,4 +1,4 @@
-"""Draws what a run let in against what its policies permit, and how its requests were answered."""
+"""Plots of a run: admitted requests against the permitted number, and results over time."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -19,15 +19,15 @@ _PODS: Final = (SKY, ORANGE, GREEN, YELLOW, PURPLE, BLUE)
 _HATCHES: Final = ("", "////", "\\\\\\\\", "----", "||||")
 _KINDS: Final = dict(zip(series.KINDS, (GREEN, ORANGE, PURPLE, VERMILION, SKY, BLACK), strict=True))
 _UNSEEN, _ALARM = "#DDDDDD", "#FBE3D6"
-# The grid is at 0.5, all else at 1 or above.
+# Drawing order: above the grid (0.5) and below the lines (1 and above).
 _PODS_ORDER, _UNSEEN_ORDER = 0.9, 0.6
 _HEIGHT = 1.9
 
 
 def admitted(run: Run) -> Figure:
-    """Draw what was let in under each policy, and what it permits."""
+    """Draw the admitted and the permitted number of requests of each policy."""
     policies = [each for each in run.quotas if run.answers.of(policy=each).requests]
-    title = f"{run.row.experiment}: requests let in by each pod, and what the policy permits"
+    title = f"{run.row.experiment}: admitted requests of each pod, and the permitted number"
     at = series.times(run.answers.start_us, run.answers.end_us)
     with drawn.style():
         figure, panels = drawn.frame(run, title, [_HEIGHT] * len(policies))
@@ -38,8 +38,8 @@ def admitted(run: Run) -> Figure:
 
 
 def answers(run: Run) -> Figure:
-    """Draw how many requests were answered in which way, and how fast."""
-    title = f"{run.row.experiment}: answers by status, and how long they took"
+    """Draw the rate of each kind of result, and the response times."""
+    title = f"{run.row.experiment}: responses by status, and response times"
     start_us, end_us = run.answers.start_us, run.answers.end_us
     at = [start_us + each for each in series.times(0, end_us - start_us, least_us=SECOND_US)]
     with drawn.style():
@@ -55,7 +55,7 @@ def _draw_policy(panel: Axes, run: Run, policy: str, at: Sequence[int]) -> None:
     mine = run.answers.of(policy=policy)
     at = series.times_of(mine, at)
     seconds = drawn.seconds(run, at)
-    let_in = series.let_in_by_clients(mine, at)
+    let_in = series.admitted_by_clients(mine, at)
     due = series.permitted_to_all(quota, mine, at)
     most = series.permitted_to_all(quota, mine, at, beyond=above)
     over = series.overshoot_of_all(quota, mine, beyond=above)
@@ -67,23 +67,23 @@ def _draw_policy(panel: Axes, run: Run, policy: str, at: Sequence[int]) -> None:
     }
     panel.plot(seconds, due, label="permitted", **limit)
     if above:
-        panel.plot(seconds, most, ls=":", label="permitted, the store being away", **limit)
-    panel.plot(seconds, let_in, color=BLACK, lw=1.2, label="let in, counted by clients")
-    # What a pod let in between the last look at it and its death.
-    unseen: dict[str, Any] = {"color": _UNSEEN, "lw": 0, "label": "counted by clients alone"}
+        panel.plot(seconds, most, ls=":", label="permitted in an outage of the store", **limit)
+    panel.plot(seconds, let_in, color=BLACK, lw=1.2, label="admitted, counted by clients")
+    # Requests that a pod admitted between the last reading of its counters and its end.
+    unseen: dict[str, Any] = {"color": _UNSEEN, "lw": 0, "label": "counted only by clients"}
     panel.fill_between(seconds, let_in, zorder=_UNSEEN_ORDER, **unseen)
-    _stack(panel, seconds, series.let_in_by_pods(run.watch.looks, policy, at))
+    _stack(panel, seconds, series.admitted_by_pods(run.watch.readings, policy, at))
     if over:
         panel.set_facecolor(_ALARM)
         above_it = list(map(max, let_in, most))
         panel.fill_between(seconds, most, above_it, step=step, color=VERMILION, lw=0)
     height = max(due[-1], let_in[-1])
-    # A limit far above all the rest would make that too small to be read.
+    # A limit far above the admitted number would flatten the areas.
     panel.set_ylim(0, 1.06 * (most[-1] if height < most[-1] <= 2 * height else height))
     panel.set_ylabel("requests")
     panel.set_title(f"{policy}: {_described(quota, mine)}", loc="left")
     panel.set_title(
-        f"let in {let_in[-1]} of {most[-1]} permitted, overshoot {over}",
+        f"admitted {let_in[-1]} of {most[-1]} permitted, overshoot {over}",
         loc="right",
         color=VERMILION if over else BLACK,
         weight="bold" if over else "normal",
@@ -94,7 +94,7 @@ def _stack(panel: Axes, seconds: Sequence[float], pods: Mapping[str, Sequence[fl
     top = [0.0] * len(seconds)
     for number, (pod, counts) in enumerate(pods.items()):
         top = [low + count for low, count in zip(top, counts, strict=True)]
-        # From the last time that it had let in nothing, and only where the height changes.
+        # From the last point at which the count was 0, and only where the slope changes.
         first, last = max(0, sum(not count for count in counts) - 1), len(top) - 1
         bends = [
             each
@@ -109,7 +109,7 @@ def _stack(panel: Axes, seconds: Sequence[float], pods: Mapping[str, Sequence[fl
             hatch=_HATCHES[number // len(_PODS) % len(_HATCHES)],
             edgecolor="white",
             lw=0.4,
-            zorder=_PODS_ORDER - number / 1000,  # in front of those that are stacked on it
+            zorder=_PODS_ORDER - number / 1000,  # in front of the areas stacked on top
         )
 
 

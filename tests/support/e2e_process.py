@@ -1,4 +1,4 @@
-"""The process of a container on its node, to freeze it or to kill it."""
+"""Process of a container on its node, to freeze or kill."""
 
 import json
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from support.e2e_cluster import Cluster
 
 
 class Process:
-    """The first process of a container, as its node sees it.
+    """First process of a container, in the process namespace of its node.
 
     Args:
-        cluster: Where.
-        pod: Path of its pod at the API server.
-        container: The container's name.
+        cluster: Cluster of the pod.
+        pod: Path of the pod at the API server.
+        container: Name of the container.
     """
 
     def __init__(self, cluster: Cluster, pod: str, container: str) -> None:
@@ -27,7 +27,7 @@ class Process:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Have it do nothing, its connections staying open."""
+        """Freeze the process. Its connections stay open."""
         self.signal("STOP")
         try:
             yield
@@ -35,7 +35,7 @@ class Process:
             self.signal("CONT")
 
     def signal(self, name: str) -> None:
-        """Send it a signal, such as `STOP`."""
+        """Send a signal such as `STOP`."""
         self._run("kill", f"-{name}", self._id)
 
     def _run(self, *command: str) -> str:

@@ -1,4 +1,4 @@
-"""The Prometheus that the Operator runs on the cluster, and what it answers."""
+"""Client of the Prometheus on the cluster."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from support.e2e_cluster import Cluster
 
 NAMESPACE: Final = "observability"
-"""Where Prometheus and Jaeger are."""
+"""Namespace of Prometheus and Jaeger."""
 _API: Final = f"/api/v1/namespaces/{NAMESPACE}/services/prometheus:http/proxy/api/v1"
 _STEP_S: Final = 5
 
@@ -18,24 +18,24 @@ Labels = Mapping[str, str]
 
 
 class Prometheus:
-    """Asks the Prometheus of a cluster.
+    """Client of the Prometheus of a cluster.
 
     Args:
-        cluster: Where it runs.
+        cluster: The cluster.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
     def ask(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
-        """Return the data of an answer of its HTTP API.
+        """Return the `data` of a response of the HTTP API.
 
         Args:
-            path: What to ask, such as `query`.
-            parameters: Of the request.
+            path: Path below `/api/v1`, such as `query`.
+            parameters: Parameters of the request.
 
         Raises:
-            ValueError: It refuses; the message has its reason.
+            ValueError: Prometheus returned an error, which is the message.
         """
         try:
             text = self._cluster.get(f"{_API}/{path}?{urlencode(parameters or {})}")
@@ -44,11 +44,11 @@ class Prometheus:
         return json.loads(text)["data"]
 
     def at(self, expression: str, at_us: int | None = None) -> list[tuple[Labels, float]]:
-        """Return the series of a query, each with its value at a time.
+        """Return the series of an instant query with their values.
 
         Args:
-            expression: The query, which has a vector for its result.
-            at_us: Microseconds since the epoch; now when left out.
+            expression: The query; its result is a vector.
+            at_us: Time in microseconds since the epoch; default is now.
         """
         when = {} if at_us is None else {"time": str(at_us / 1e6)}
         found = self.ask("query", {"query": expression} | when)["result"]
@@ -57,9 +57,9 @@ class Prometheus:
     def over(
         self, expression: str, start_us: int, end_us: int
     ) -> list[tuple[Labels, list[tuple[int, float]]]]:
-        """Return the series of a query, each with times in microseconds and its values there.
+        """Return the series of a range query with their times in microseconds and values.
 
-        Values that are not a number are left out.
+        NaN values are omitted.
         """
         times = {"start": str(start_us / 1e6), "end": str(end_us / 1e6), "step": str(_STEP_S)}
         found = self.ask("query_range", {"query": expression} | times)["result"]
@@ -76,7 +76,7 @@ class Prometheus:
         ]
 
     def exemplars(self, expression: str, start_us: int, end_us: int) -> list[Labels]:
-        """Return the labels of the exemplars of a query's series within a time."""
+        """Return the labels of the exemplars of a query's series within a time range."""
         times = {"start": str(start_us / 1e6), "end": str(end_us / 1e6)}
         found = self.ask("query_exemplars", {"query": expression} | times)
         return [exemplar["labels"] for series in found for exemplar in series["exemplars"]]

@@ -1,4 +1,4 @@
-"""A release of the chart in a namespace: installed, upgraded, taken away."""
+"""Release of the chart in a namespace: install, upgrade, uninstall."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +16,12 @@ NAME: Final = "fleetlimit"
 
 
 class Release:
-    """A release in a namespace of its own, or in one that is there.
+    """Release of the chart.
 
     Args:
-        cluster: Where.
-        namespace: Its namespace.
-        folder: Where values are written for Helm.
+        cluster: Cluster of the release.
+        namespace: Namespace of the release.
+        folder: Folder for the files with values for Helm.
     """
 
     name = NAME
@@ -33,12 +33,12 @@ class Release:
 
     @property
     def valkey(self) -> str:
-        """Name of the bundled store's StatefulSet."""
+        """Name of the StatefulSet of the bundled store."""
         return f"{self.name}-valkey"
 
     @property
     def selector(self) -> str:
-        """What selects the pods of the API."""
+        """Label selector of the API pods."""
         return f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=api"
 
     @property
@@ -55,7 +55,7 @@ class Release:
         )
 
     def helm(self, command: str, *arguments: str) -> str:
-        """Run a command of Helm on the release."""
+        """Run a Helm command on the release."""
         return self.cluster.helm(command, self.name, f"--namespace={self.namespace}", *arguments)
 
     def create_namespace(self) -> None:
@@ -63,7 +63,7 @@ class Release:
         Namespace(self.namespace, api=self.cluster.api).create()
 
     def restrict(self) -> None:
-        """Let only pods of Pod Security Standard `restricted` in, and warn of other templates."""
+        """Enforce Pod Security Standard `restricted` for pods, and warn about pod templates."""
         labels = (f"pod-security.kubernetes.io/{mode}=restricted" for mode in ("enforce", "warn"))
         self.kubectl("label", "namespace", self.namespace, *labels)
 
@@ -71,8 +71,8 @@ class Release:
         """Install the chart, or upgrade it, and wait until all pods are ready.
 
         Args:
-            values: Values, the later ones going before.
-            within: Seconds to wait.
+            values: Values; later ones override earlier ones.
+            within: Time limit, in seconds.
         """
         files = []
         for number, each in enumerate(values):
@@ -83,7 +83,7 @@ class Release:
         self.helm("upgrade", str(CHART), "--install", *files, "--wait", timeout)
 
     def uninstall(self) -> None:
-        """Take the release and its namespace away, and wait until both are gone."""
+        """Delete the release and its namespace, and wait until both are gone."""
         self.helm("uninstall", "--wait", "--ignore-not-found")
         Namespace(self.namespace, api=self.cluster.api).delete()
         self.kubectl(

@@ -1,4 +1,4 @@
-"""What the experiments measured: one row each, as a table and as JSON."""
+"""Figures of the experiments: one row each, as a table and as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,11 @@ from pathlib import Path
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import Quota
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
-from support.e2e_kept import keep
 from support.e2e_load import Answers
 from support.e2e_scene import QUOTAS
 from support.e2e_series import overshoot_of_all, permitted_to_all
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 _LET_IN = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
 _REFUSED = (Outcome.DENIED,)
@@ -21,25 +20,25 @@ _REFUSED = (Outcome.DENIED,)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What an experiment measured.
+    """Figures of an experiment.
 
     Args:
-        experiment: Its name.
+        experiment: Name of the experiment.
         sent: Requests sent.
         permitted: Requests that the policies permit to those callers in that time.
-        admitted: Requests let in.
-        denied: Requests refused with 429.
-        overshoot: Requests let in beyond what is permitted to their caller.
-        audited: The most overshoot that any replica's audit told of.
-        server_errors: Answers with 5xx.
+        admitted: Admitted requests.
+        denied: Requests rejected with 429.
+        overshoot: Requests admitted above the limit of their caller.
+        audited: Highest overshoot that the audit of a replica reported.
+        server_errors: Responses with 5xx.
         refused: Connections refused.
-        broken: Other requests without an answer.
-        p99_ms: Milliseconds that 99 of 100 answers took at most.
-        slowest_ms: Milliseconds of the slowest answer.
-        counters: What the pods' counters say was let in and refused.
-        logged: Refusals in the logs.
-        pods: For each pod what it let in and refused.
-        more: What only this experiment measures.
+        broken: Other requests without a response.
+        p99_ms: p99 of the response time, in milliseconds.
+        slowest_ms: Longest response time, in milliseconds.
+        counters: Admitted and rejected requests by the counters of the pods.
+        logged: Rejections in the logs.
+        pods: Admitted and rejected requests of each pod.
+        more: Figures that only this experiment has.
     """
 
     experiment: str
@@ -61,66 +60,68 @@ class Row:
 
     @property
     def tallies_agree(self) -> bool:
-        """Whether client, counters and logs say the same."""
+        """Whether the tallies of clients, counters and logs agree."""
         return self.counters == (self.admitted, self.denied) and self.logged == self.denied
 
     def expect(self, **figures: float) -> None:
-        """Compare figures with what they have to be.
+        """Compare figures with expected values.
 
         Args:
-            figures: What each of them has to be, by its name.
+            figures: Expected values by the name of the figure.
 
         Raises:
-            AssertionError: One is not; the message has what was expected and what was seen.
+            AssertionError: A figure differs; the message has both values.
         """
         for name, expected in figures.items():
             seen = getattr(self, name)
             assert seen == expected, f"{self.experiment}: expected {name} {expected}, seen {seen}"
 
     def expect_lossless(self) -> None:
-        """Compare with what nobody notices: no overshoot, no 5xx, every request answered.
+        """Expect no overshoot, no 5xx, a response to every request, and use of the limits.
 
         Raises:
-            AssertionError: It is not so; the message has what was expected and what was seen.
+            AssertionError: A figure differs; the message has both values.
         """
         self.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
         self.expect_use()
 
     def expect_pods(self, count: int) -> None:
-        """Compare with pods of which each let in and refused.
+        """Expect that each of the pods admitted and rejected requests.
 
         Args:
-            count: How many there have to be.
+            count: Expected number of pods.
 
         Raises:
-            AssertionError: It is not so; the message has what each did.
+            AssertionError: A pod is missing or idle; the message has the figures of all pods.
         """
         assert len(self.pods) == count, f"{self.experiment}: expected {count} pods: {self.pods}"
         assert all(allowed and denied for allowed, denied in self.pods.values()), self.pods
 
     def expect_use(self) -> None:
-        """Compare with a limiter that refuses everything, which would not overshoot either.
+        """Expect that most of the permitted requests were admitted.
+
+        A limiter that rejects everything has no overshoot either.
 
         Raises:
-            AssertionError: Not even most of what is permitted was let in.
+            AssertionError: Less than 60 % of the permitted requests were admitted.
         """
         least = round(0.6 * self.permitted)
         assert self.admitted >= least, (
             f"{self.experiment}: expected at least {least} of {self.permitted} permitted requests "
-            f"to be let in, seen {self.admitted}"
+            f"to be admitted, seen {self.admitted}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An experiment with all that was seen of it.
+    """Figures and raw data of an experiment.
 
     Args:
-        row: Its figures.
-        answers: What became of its requests.
-        watch: What was seen of the pods.
-        quotas: The limit of each policy.
-        beyond: For each policy what a caller may get above its quota, the store being away.
+        row: Figures.
+        answers: Results of the requests.
+        watch: Observations of the pods.
+        quotas: Limit of each policy.
+        beyond: Requests of one caller above its quota that an outage permits, by policy.
     """
 
     row: Row
@@ -138,16 +139,16 @@ def measure(
     *,
     beyond: Mapping[str, int] | None = None,
 ) -> Run:
-    """Return what an experiment measured.
+    """Return the figures and raw data of an experiment.
 
     Args:
-        experiment: Its name.
-        answers: What became of its requests.
-        watch: What was seen of the pods.
-        more: What only this experiment measures.
-        beyond: For each policy what a caller may get above its quota, the store being away.
+        experiment: Name of the experiment.
+        answers: Results of the requests.
+        watch: Observations of the pods.
+        more: Figures that only this experiment has.
+        beyond: Requests of one caller above its quota that an outage permits, by policy.
     """
-    watch.look()
+    watch.read_counters()
     allowed, over = 0, 0
     for policy, quota in QUOTAS.items():
         mine = answers.of(policy=policy)
@@ -161,7 +162,7 @@ def measure(
             sum(
                 count
                 for (policy, seen), count in decided.items()
-                # One in shadow has its say about the same requests.
+                # A policy in shadow mode also counts these requests.
                 if policy in held and seen in outcomes
             )
             for outcomes in (_LET_IN, _REFUSED)
@@ -191,10 +192,10 @@ def measure(
 
 
 class Report:
-    """Collects the rows of a run in a folder.
+    """Report of a run of the suite, written into a folder.
 
     Args:
-        folder: Where to write.
+        folder: Folder of the report.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -203,9 +204,9 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, run: Run) -> None:
-        """Add an experiment, keep what was seen of it and write all rows."""
+        """Add an experiment, write its raw data and the rows of all experiments."""
         self.runs.append(run)
-        keep(run.answers, run.watch, run.beyond)
+        _write_raw_data(run)
         rows = (each.row for each in self.runs)
         found = [asdict(row) | {"tallies_agree": row.tallies_agree} for row in rows]
         (self.folder / "results.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -224,18 +225,18 @@ class Report:
         The arguments are those of `measure`.
 
         Raises:
-            AssertionError: They do not; the experiment is added all the same.
+            AssertionError: They disagree; the report has the experiment nevertheless.
         """
         runs: list[Run] = []
 
         def look() -> Row:
             runs[:] = [measure(experiment, answers, watch, more, beyond=beyond)]
             row = runs[0].row
-            told = f"counters say {row.counters}, logs {row.logged} refused"
-            assert row.tallies_agree, told
+            tallies = f"counters have {row.counters}, logs {row.logged} denials"
+            assert row.tallies_agree, tallies
             return row
 
-        seen = f"{answers.admitted} let in and {answers.denied} refused, as clients say"
+        seen = f"{answers.admitted} admitted and {answers.denied} denied, as counted by clients"
         try:
             return eventually(look, within=timeouts.TALLIES_AGREE, what=seen)
         finally:
@@ -251,6 +252,36 @@ class Report:
         lines = [head, *(_cells(run.row) for run in self.runs)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
         return [_aligned(line, widths) for line in lines]
+
+
+def _write_raw_data(run: Run) -> None:
+    """Write the requests, counter readings and marks of an experiment into its folder.
+
+    A request is `[policy, caller, sent_us, taken_us, status]`, with its fault in place of a missing
+    status. A reading is `[at_us, pod, [[policy, outcome, count], ...]]`, a mark `[at_us, what]`,
+    and an allowance beyond the quota `[policy, count]`.
+    """
+    raw: dict[str, list[tuple[object, ...]]] = {
+        "requests": [
+            (
+                each.stream.policy,
+                each.stream.caller,
+                each.sent_us,
+                each.taken_us,
+                each.fault or each.status,
+            )
+            for each in run.answers.requests
+        ],
+        "readings": [
+            (each.at_us, each.pod, [(*key, count) for key, count in each.decisions.items()])
+            for each in run.watch.readings
+        ],
+        "marks": [(each.at_us, each.what) for each in run.watch.marks],
+        "beyond": [*run.beyond.items()],
+    }
+    for name, found in raw.items():
+        text = json.dumps(found, separators=(",", ":"))
+        (run.watch.folder / f"{name}.json").write_text(text + "\n")
 
 
 def _cells(row: Row) -> tuple[str, ...]:

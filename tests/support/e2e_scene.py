@@ -1,4 +1,4 @@
-"""What the experiments install: callers with keys, and one policy of each algorithm."""
+"""Values that the experiments install: callers with keys, and one policy for each algorithm."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from support.e2e_tokens import jwks
 
 CALLERS: Final = 5
 STORE_TIMEOUT: Final = 0.5
-"""Seconds that pods wait for the store. Nodes that share two cores, on which interpreters start,
-stand still for longer than the 50 ms that it has by default."""
+"""Store timeout of the pods, in seconds. Nodes on two shared cores, on which interpreters start,
+stall for longer than the default of 50 ms."""
 EXPERIMENTS: Final = (
     *("many-pods", "killed", "rolling", "scaled", "autoscaled", "drained", "store", "cut-off"),
     *("paused", "slow", "reload", "external-tls", "sentinel", "shards"),
@@ -26,7 +26,7 @@ QUOTAS: Final = {
     "spoofed": rate_quota("10/hour"),
 }
 TIERS: Final = ("free", "pro")
-"""Of the callers, in turn."""
+"""Tiers of the callers, in turn."""
 ALGORITHMS: Final = ("bucket", "fixed", "sliding")
 ROUTES: Final = {
     "bucket": ("GET", "/items/1"),
@@ -72,12 +72,12 @@ def _key(caller: str) -> str:
 
 
 def callers(experiment: str) -> tuple[str, ...]:
-    """Return callers of an experiment, whose buckets no other has touched."""
+    """Return the callers of an experiment. No other experiment uses their buckets."""
     return tuple(f"{experiment}-{number}" for number in range(1, CALLERS + 1))
 
 
 def values(image: str, valkey: str) -> dict[str, object]:
-    """Return the values to install the chart with.
+    """Return the values for the installation of the chart.
 
     Args:
         image: Image of Fleetlimit.
@@ -107,12 +107,12 @@ def values(image: str, valkey: str) -> dict[str, object]:
 def streams(
     experiment: str, *, per_second: float, policies: Sequence[str] = ALGORITHMS
 ) -> tuple[Stream, ...]:
-    """Return requests of all callers of an experiment, under each algorithm.
+    """Return streams of all callers of an experiment.
 
     Args:
-        experiment: Its name.
-        per_second: Requests of each caller under each policy.
-        policies: What holds the requests, where it is not one policy of each algorithm.
+        experiment: Name of the experiment.
+        per_second: Requests per second of each caller under each policy.
+        policies: Policies of the streams; default is one policy for each algorithm.
     """
     return tuple(
         Stream(policy, caller, *ROUTES[policy], per_second, {"X-API-Key": _key(caller)})

@@ -1,4 +1,4 @@
-"""What a run did over time, as numbers to draw: no picture is made here."""
+"""Time series of a run for the plots, computed from client results and counter readings."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -10,26 +10,26 @@ from fleetlimit.core.quota import Quota
 from fleetlimit.demo.expected import max_admitted
 from support.e2e_load import Answers
 from support.e2e_overshoot import overshoot
-from support.e2e_watch import Look
+from support.e2e_watch import Reading
 
 KINDS: Final = ("200", "429", "503", "other 5xx", "other", "no answer")
-"""What becomes of a request, each under one name."""
+"""Kinds of results of a request."""
 
 _LET_IN = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
 _NAMED = {200: "200", 429: "429", 503: "503", 0: "no answer"}
 _SERVER_ERROR = 500
-# The windows of the experiments are whole multiples of the shorter ones, so they end on the grid.
+# The windows of the experiments are multiples of the shorter steps, so they end on the grid.
 _STEPS_US = (250_000, 500_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000, 30_000_000)
 _MOST = 100
 
 
 def times(start_us: int, end_us: int, *, least_us: int = _STEPS_US[0]) -> list[int]:
-    """Return times at even steps from the last round one before a start to the end or after.
+    """Return equidistant times that cover a range, on multiples of the step.
 
     Args:
-        start_us: Microseconds since the epoch.
-        end_us: The same; not before the start.
-        least_us: The shortest step.
+        start_us: Start, in microseconds since the epoch.
+        end_us: End, in microseconds since the epoch.
+        least_us: Minimum step, in microseconds.
     """
     steps = [step for step in _STEPS_US if step >= least_us]
     step = next((each for each in steps if end_us - start_us <= _MOST * each), steps[-1])
@@ -37,44 +37,44 @@ def times(start_us: int, end_us: int, *, least_us: int = _STEPS_US[0]) -> list[i
 
 
 def times_of(answers: Answers, at: Sequence[int]) -> list[int]:
-    """Return the times from the first request on, with that of each caller's first request."""
+    """Return the times after the first request, and the time of each caller's first request."""
     firsts = {mine.start_us for mine in _by_caller(answers)}
     return sorted({*firsts, *(each for each in at if each > min(firsts))})
 
 
-def let_in_by_clients(answers: Answers, at: Sequence[int]) -> list[int]:
-    """Return how many requests had been answered as let in at each time."""
+def admitted_by_clients(answers: Answers, at: Sequence[int]) -> list[int]:
+    """Return the number of responses to admitted requests until each time."""
     done = sorted(done_us for _, done_us in answers.let_in)
     return [bisect_right(done, each) for each in at]
 
 
-def let_in_by_pods(
-    looks: Sequence[Look], policy: str, at: Sequence[int]
+def admitted_by_pods(
+    readings: Sequence[Reading], policy: str, at: Sequence[int]
 ) -> Mapping[str, list[float]]:
-    """Return what each pod had let in under a policy at each time, in order of appearance.
+    """Return the number of requests that each pod had admitted under a policy at each time.
 
-    It is on a straight line between two looks. Before the first look it is nothing; after the last
-    it stays what it was, because what a pod let in is spent even when the pod is gone.
+    Between two readings of a counter the number is interpolated. It is 0 before the first reading
+    and constant after the last one, because the units stay spent when the pod is gone.
     """
     seen: dict[str, list[tuple[int, int]]] = {}
-    for look in sorted(looks, key=lambda each: each.at_us):
-        count = sum(look.decisions.get((policy, outcome), 0) for outcome in _LET_IN)
-        seen.setdefault(look.pod, []).append((look.at_us, count))
+    for reading in sorted(readings, key=lambda each: each.at_us):
+        count = sum(reading.decisions.get((policy, outcome), 0) for outcome in _LET_IN)
+        seen.setdefault(reading.pod, []).append((reading.at_us, count))
     return {pod: [_between(points, each) for each in at] for pod, points in seen.items()}
 
 
 def permitted_to_all(
     quota: Quota, answers: Answers, at: Sequence[int], *, beyond: int = 0
 ) -> list[int]:
-    """Return how many requests a limit had permitted to all its callers at each time.
+    """Return the number of requests that a limit had permitted to all callers at each time.
 
-    What a caller is permitted begins with its first request and ends with its last.
+    The permitted number of a caller grows from its first request to its last.
 
     Args:
-        quota: The limit of each caller.
-        answers: What became of the requests under that limit.
-        at: Microseconds since the epoch.
-        beyond: What each caller may get above that, from its first request on.
+        quota: Limit of each caller.
+        answers: Results of the requests under that limit.
+        at: Times in microseconds since the epoch.
+        beyond: Further requests permitted to each caller from its first request on.
     """
     spans = [(mine.start_us, mine.end_us) for mine in _by_caller(answers)]
     return [
@@ -88,20 +88,20 @@ def permitted_to_all(
 
 
 def overshoot_of_all(quota: Quota, answers: Answers, *, beyond: int = 0) -> int:
-    """Return the requests of all callers that were let in beyond a limit.
+    """Return the sum of the overshoot of all callers.
 
     Args:
-        quota: The limit of each caller.
-        answers: What became of the requests under that limit.
-        beyond: What each caller may get above that.
+        quota: Limit of each caller.
+        answers: Results of the requests under that limit.
+        beyond: Further requests permitted to each caller.
     """
     return sum(max(0, overshoot(quota, mine.let_in) - beyond) for mine in _by_caller(answers))
 
 
 def kinds(answers: Answers, at: Sequence[int]) -> Mapping[str, list[float]]:
-    """Return for each kind of answer that there was how many a second, from each time to the next.
+    """Return the rate per second of each kind of result, from each time to the next.
 
-    A request counts for when it was sent.
+    A request counts at the time of sending. Kinds without a request are omitted.
     """
     found = [
         [_kind(each.status) for each in answers.between(start, end).requests]
@@ -113,27 +113,27 @@ def kinds(answers: Answers, at: Sequence[int]) -> Mapping[str, list[float]]:
 
 
 def latencies_ms(answers: Answers, share: float, at: Sequence[int]) -> list[float]:
-    """Return the milliseconds that a share of the answers took at most, from each time to the next.
+    """Return a quantile of the response time in milliseconds, from each time to the next.
 
-    It is not a number where nothing was answered.
+    It is NaN in a step without a response.
 
     Args:
-        answers: Of all requests; a request counts for when it was sent.
-        share: Of the answers, at most 1.
-        at: Microseconds since the epoch.
+        answers: Results of all requests; a request counts at the time of sending.
+        share: The quantile, at most 1.
+        at: Times in microseconds since the epoch.
     """
     found = (answers.between(start, end) for start, end in pairwise(at))
     return [each.slowest_ms(share) or float("nan") for each in found]
 
 
 def rows(starts: Sequence[float], lengths: Sequence[float]) -> list[int]:
-    """Return for each label the lowest row where it is in no other's way.
+    """Return the lowest row for each label in which it overlaps no other label.
 
-    From where it starts a line goes down through the rows below, which no label may cross either.
+    A vertical line from the start of a label through the rows below must not cross a label either.
 
     Args:
-        starts: Where each label starts, in ascending order.
-        lengths: How long each is, the gap after it included.
+        starts: Horizontal start of each label, in ascending order.
+        lengths: Length of each label with the gap after it.
     """
     free: list[float] = []
     found: list[int] = []

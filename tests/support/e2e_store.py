@@ -1,4 +1,4 @@
-"""The bundled store of a release, and the faults that an experiment makes it have."""
+"""Bundled store of a release, and faults to inject into it."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,16 +9,16 @@ from typing import Any
 from kr8s.objects import Pod, StatefulSet
 
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_process import Process
 from support.e2e_release import Release
+from support.eventually import eventually
 
 
 class Store:
-    """The one pod of Valkey that a release has.
+    """Valkey pod of a release.
 
     Args:
-        release: Whose.
+        release: The release.
     """
 
     def __init__(self, release: Release) -> None:
@@ -28,7 +28,7 @@ class Store:
 
     @contextmanager
     def killed(self) -> Iterator[None]:
-        """Kill the server, let no other come, and at the end wait until another is ready."""
+        """Kill the server and keep it down; at the end wait until a new one is ready."""
         try:
             self._kill()
             yield
@@ -38,9 +38,9 @@ class Store:
 
     @contextmanager
     def cut_off(self) -> Iterator[None]:
-        """Drop every packet from and to the pod, so that connections hang; the pod stays ready.
+        """Drop every packet from and to the pod, so that connections hang.
 
-        Its probes do not use the network.
+        The pod stays ready, because its probes do not use the network.
         """
         found, on_node = self._find()
         with ExitStack() as undo:
@@ -52,10 +52,10 @@ class Store:
 
     @contextmanager
     def delayed(self, seconds: float) -> Iterator[None]:
-        """Have every packet to the pod arrive later.
+        """Delay every packet to the pod.
 
         Raises:
-            AssertionError: The kernel cannot do that; the message has its words.
+            AssertionError: The kernel does not support it; the message has its error.
         """
         found, on_node = self._find()
         route = on_node("ip", "route", "get", found["status"]["podIP"]).split()
@@ -68,21 +68,21 @@ class Store:
             on_node("tc", "qdisc", "delete", "dev", device, "root")
 
     def pause(self, seconds: float) -> None:
-        """Have the server answer nobody for some time, beginning now; connections stay."""
+        """Pause the server for some time from now on. Connections stay open."""
         self._release.kubectl(
             *("exec", self._pod, "--container=valkey", "--"),
             *("valkey-cli", "-e", "client", "pause", str(round(seconds * 1000)), "all"),
         )
 
     def _find(self) -> tuple[Any, Callable[..., str]]:
-        """Return the pod, and what runs a command on its node."""
+        """Return the pod and a function that runs a command on its node."""
         found = json.loads(self._cluster.get(f"{self._release.pods}/{self._pod}"))
         return found, partial(self._cluster.on_node, found["spec"]["nodeName"])
 
     def _kill(self) -> None:
         process = Process(self._cluster, f"{self._release.pods}/{self._pod}", "valkey")
         pod = Pod.get(self._pod, namespace=self._release.namespace, api=self._cluster.api)
-        # Frozen, it cannot save its state when the kubelet asks it to end.
+        # A frozen server cannot save its state on SIGTERM.
         process.signal("STOP")
         try:
             self._scale(0)

@@ -1,62 +1,62 @@
-"""How long the kind suite waits for anything, in seconds; the only place that says so."""
+"""All timeouts and durations of the kind suite, in seconds."""
 
 from typing import Final
 
 CLUSTER: Final = 300
-"""Until kind has made or deleted a cluster, or loaded an image."""
+"""Creation or deletion of a kind cluster, or loading of an image."""
 BUILD: Final = 900
-"""Until an image is built or pulled."""
+"""Build or pull of an image."""
 HELM: Final = 240
-"""Until a release has all its pods ready."""
+"""Readiness of all pods of a release."""
 GIVEN_UP: Final = 15
-"""Until an upgrade that cannot succeed is given up."""
+"""Failure of an upgrade that cannot succeed."""
 COMMAND: Final = 60
-"""Until the API server has answered."""
+"""Response of the API server."""
 AUTOSCALED: Final = 200
-"""Until the autoscaler has the number of pods that the load needs: it looks each 15 seconds."""
+"""Scaling to the number of pods that the load needs; the autoscaler runs every 15 seconds."""
 POD: Final = 90
-"""Until a pod starts, or is ready again after a fault."""
+"""Start of a pod, or its readiness after a fault."""
 LOAD_ENDS: Final = 60
-"""Until the load's pod has ended after its own time is over."""
+"""End of the load's pod after its own duration."""
 POLICIES_FOLLOW: Final = 90
-"""Until every pod serves a changed ConfigMap: the kubelet's period and its cache."""
+"""Delivery of a changed ConfigMap to every pod: the kubelet's period and its cache."""
 TALLIES_AGREE: Final = 30
-"""Until the logs have the summaries of sampled refusals, which are written after their window."""
+"""Agreement of logs and clients: summaries of sampled denials are logged after their window."""
 AUDITED: Final = 60
-"""Until the audit has compared what replicas let in: its windows and their statements."""
+"""Comparison by the audit: its windows and the usage reports of the replicas."""
 SCRAPE: Final = 1
-"""Until a pod has told its counters, while pods come and go."""
+"""Scrape of a pod while pods start and terminate."""
 POLL: Final = 0.5
-"""Between two looks at something that is waited for."""
+"""Polling interval of a condition."""
 LOOK: Final = 0.1
-"""Between two looks at something that must not be missed."""
+"""Polling interval of a condition that holds only shortly."""
 LOST_POD: Final = 3.0
-"""After a pod was killed, until no connection goes to it any more."""
+"""End of connections to a killed pod."""
 RECOVERY: Final = 5.0
-"""After the store is ready again, until it decides again."""
+"""Recovery of the pods after the store is ready again."""
 FAILOVER: Final = 10.0
-"""After the primary is lost, until Sentinel has another: what deploy/values/valkey-ha.yaml says."""
+"""Promotion by Sentinel after the loss of the primary, as in deploy/values/valkey-ha.yaml."""
 REPLICATION: Final = 1.0
-"""The most that a replica on the same network is behind its primary."""
+"""Maximum replication lag on the same network."""
 SLOWEST_REQUEST: Final = 1.0
-"""The most that a request takes whatever happens to the store."""
+"""Maximum duration of a request during any fault of the store."""
 WITHOUT_STORE: Final = 0.1
-"""The most that a request takes above the time for which a pod waits for the store."""
+"""Maximum duration of a request above the store timeout."""
 REMEMBERED: Final = 1.0
-"""After a pod has lost the store, until it has forgotten whom the store refused."""
+"""Expiry of cached denials after the loss of the store."""
 PAUSE: Final = 5.0
-"""For how long the store is told to stand still: shorter than its readiness probes put up with."""
+"""Pause of the store, shorter than its readiness probes tolerate."""
 DELAY: Final = 0.8
-"""What is added to every packet to a slow store: above all that a pod waits for."""
+"""Delay of every packet to a slow store, above all timeouts of a pod."""
 BACKEND: Final = 120
-"""Until Prometheus or Jaeger runs."""
+"""Start of Prometheus or Jaeger."""
 SCRAPED: Final = 30
-"""Until Prometheus has what a pod counts, and an alert that is due fires: a few seconds of each."""
+"""Scrape by Prometheus and evaluation of a due alert, a few seconds each."""
 FIRES: Final = 90
-"""From the fault until its alert fires: the time for which it has to last, and the evaluations."""
+"""Firing of an alert after the fault: its `for` duration and the evaluations."""
 RESOLVED: Final = 360
-"""From the end of the fault until its alerts are resolved: they look back for five minutes."""
+"""Resolution of an alert after the fault; its range is five minutes."""
 TRACED: Final = 30
-"""Until a trace is with Jaeger: pods send their spans each five seconds."""
+"""Arrival of a trace in Jaeger; pods export every five seconds."""
 DROPPED: Final = 60
-"""Until a pod has given up spans that nobody takes: the exporter tries for ten seconds."""
+"""Dropping of spans that no collector accepts; the exporter retries for ten seconds."""

@@ -1,4 +1,4 @@
-"""An issuer of tokens whose key is the same in each run, so that a running release knows it."""
+"""Token issuer with the same key in each run, so that a running release accepts its tokens."""
 
 import json
 import time
@@ -15,16 +15,16 @@ _KEY: Final = ec.derive_private_key(0xA11CE, ec.SECP256R1())
 
 
 def jwks() -> str:
-    """Return the issuer's public keys."""
+    """Return the JWKS of the issuer."""
     public = ECAlgorithm.to_jwk(_KEY.public_key(), as_dict=True)
     return json.dumps({"keys": [{**public, "kid": KID}]})
 
 
 def token(subject: str) -> str:
-    """Return a token that verifies for an hour.
+    """Return a token that is valid for an hour.
 
     Args:
-        subject: Its principal.
+        subject: Principal of the token.
     """
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "exp": int(time.time()) + 3600}
     return jwt.encode(claims, _KEY, "ES256", headers={"kid": KID})

@@ -1,4 +1,4 @@
-"""Follows all of a release's pods: their counters each second, and their logs into files."""
+"""Observation of all pods of a release: counters once a second, logs into files."""
 
 import json
 import threading
@@ -17,23 +17,23 @@ from prometheus_client.parser import text_string_to_metric_families
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.names import MetricSpec
 from support import e2e_timeouts as timeouts
-from support.e2e_eventually import eventually
 from support.e2e_release import Release
+from support.eventually import eventually
 
 Series = tuple[str, ...]
-"""A metric's name and the values of its labels, in the order of their names."""
+"""Name of a metric and the values of its labels, ordered by label name."""
 
 _AWAY = (urllib.error.URLError, ConnectionError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one pod had counted at one time.
+class Reading:
+    """Reading of one pod's counters.
 
     Args:
-        at_us: When, in microseconds since the epoch.
-        pod: Its name.
-        decisions: How often a policy decided what, since the start of the experiment.
+        at_us: Time in microseconds since the epoch.
+        pod: Name of the pod.
+        decisions: Decisions by policy and outcome since the start of the experiment.
     """
 
     at_us: int
@@ -43,11 +43,11 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that was done to the cluster.
+    """Event of an experiment, such as a fault.
 
     Args:
-        at_us: When, in microseconds since the epoch.
-        what: What, in a few words.
+        at_us: Time in microseconds since the epoch.
+        what: Name of the event.
     """
 
     at_us: int
@@ -55,17 +55,17 @@ class Mark:
 
 
 class Watch:
-    """Observes the pods while an experiment goes on, those that come and go included.
+    """Observer of all pods during an experiment, new and terminating ones included.
 
     Args:
-        release: Whose pods.
-        folder: Folder of the experiment, for the pods' logs.
+        release: Release of the pods.
+        folder: Folder of the experiment, for the logs of the pods.
         without_store: Whether the pods cannot reach any store.
     """
 
     def __init__(self, release: Release, folder: Path, *, without_store: bool = False) -> None:
         self.folder = folder
-        self.looks: list[Look] = []
+        self.readings: list[Reading] = []
         self.marks: list[Mark] = []
         self.audited = 0
         self._cluster = release.cluster
@@ -78,34 +78,34 @@ class Watch:
         self._followed: set[str] = set()
         self._without_store = without_store
         self._done = threading.Event()
-        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._reader = threading.Thread(target=self._poll, daemon=True)
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
-        # Those that an earlier experiment let go would be taken for new ones.
+        # Terminating pods of an earlier experiment would be counted as new ones.
         eventually(lambda: not self._leaving(), within=timeouts.POD, what="no pod is leaving")
-        # A pod that came before its store finds it a probe later than everybody else.
+        # A pod that started before its store connects one probe later than the other pods.
         away = {float(self._without_store)}
         eventually(lambda: self.away() == away, within=timeouts.POD, what="all know of the store")
         for pod in self.pods():
             name = pod["metadata"]["name"]
             self._first[name] = self.scrape(name)
-            # Only what the experiment adds; of pods that come later, everything.
+            # Only lines of this experiment; the log of a later pod is read from its start.
             self._follow(name, "&tailLines=0")
-        self._looking.start()
+        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        self._looking.join()
+        self._reader.join()
 
     def pods(self) -> list[Any]:
-        """Return the pods that are there and not about to go."""
+        """Return the pods that are not terminating."""
         items: list[Any] = json.loads(self._cluster.get(self._replicas))["items"]
         return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
 
     def ready(self) -> list[str]:
-        """Return the names of the pods that are ready."""
+        """Return the names of the ready pods."""
         return [
             pod["metadata"]["name"]
             for pod in self.pods()
@@ -116,11 +116,11 @@ class Watch:
         ]
 
     def away(self) -> set[float]:
-        """Return whether the store is away, as the pods that are ready see it: 1, 0 or both."""
+        """Return the states of the circuit breakers of the ready pods: 1 (open), 0, or both."""
         return {self.scrape(pod)[(names.BREAKER_OPEN.name,)] for pod in self.ready()}
 
     def scrape(self, pod: str, *, within: float = timeouts.COMMAND) -> dict[Series, float]:
-        """Return a pod's metrics now."""
+        """Return the current metrics of a pod."""
         text = self._cluster.get(f"{self._pods}/{pod}:9090/proxy/metrics", within=within)
         return {
             (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
@@ -129,57 +129,57 @@ class Watch:
         }
 
     def mark(self, what: str) -> int:
-        """Note that something is done to the cluster now.
+        """Record an event of the experiment.
 
         Args:
-            what: What, in a few words.
+            what: Name of the event.
 
         Returns:
-            Now, in microseconds since the epoch.
+            The current time in microseconds since the epoch.
         """
         self.marks.append(Mark(time.time_ns() // 1000, what))
         return self.marks[-1].at_us
 
-    def look(self) -> None:
-        """Read all pods' counters once, and follow the logs of new ones."""
+    def read_counters(self) -> None:
+        """Read the counters of all pods once, and follow the logs of new pods."""
         items = json.loads(self._cluster.get(self._replicas))["items"]
         pods = [pod["metadata"]["name"] for pod in items]
-        # One that has just gone answers late, and must not keep the others waiting: what a pod
-        # counts is there to be seen only until it stops, seconds after its last request.
+        # In parallel: a pod that has just stopped responds late, and the counters of another
+        # terminating pod can be read only for the few seconds until it stops.
         with ThreadPoolExecutor(max_workers=len(pods) or 1) as readers:
-            list(readers.map(self._read_counters, pods))
+            list(readers.map(self._read_pod, pods))
 
     def decisions(self) -> Mapping[str, Counter[tuple[str, str]]]:
-        """Return for each pod how often a policy decided what since the start.
+        """Return the decisions of each pod by policy and outcome since the start.
 
-        Of a pod that went, it is what was seen last.
+        For a pod that is gone these are the last values read.
         """
         return {pod: self._decisions(pod) for pod in list(self._last)}
 
     def decided(self, policy: str, outcome: str) -> int:
-        """Return how often all pods together decided so since the start."""
+        """Return the number of such decisions of all pods since the start."""
         return sum(each[policy, outcome] for each in self.decisions().values())
 
     def counted(self, counter: MetricSpec) -> Mapping[str, Counter[Series]]:
-        """Return for each pod how far a counter rose since the start, by its labels' values."""
+        """Return the increase of a counter since the start, by pod and values of its labels."""
         return {pod: self._counted(pod, counter) for pod in list(self._last)}
 
     def logged(self, pod: str = "") -> Counter[str]:
-        """Return for each policy the refusals in a pod's log since the start, or in all logs."""
+        """Return the rejections by policy in the log of a pod, or in all logs, since the start."""
         found = [lines for name, lines in self._lines.items() if pod in {"", name}]
         return sum(found, start=Counter[str]())
 
     def events(self, event: str) -> Counter[str]:
-        """Return for each pod how often a line of this event was written since the start."""
+        """Return the number of log lines of this event since the start, by pod."""
         return Counter({pod: lines[event] for pod, lines in self._events.items()})
 
     def last_seen_us(self, pod: str) -> int:
-        """Return when a pod's counters were seen last, in microseconds since the epoch."""
-        return max((each.at_us for each in self.looks if each.pod == pod), default=0)
+        """Return the time of the last reading of a pod, in microseconds since the epoch."""
+        return max((each.at_us for each in self.readings if each.pod == pod), default=0)
 
     def _decisions(self, pod: str) -> Counter[tuple[str, str]]:
         counts = self._counted(pod, names.DECISIONS)
-        # Labels are in the order of their names.
+        # Labels are ordered by name.
         return Counter({(policy, outcome): count for (outcome, policy), count in counts.items()})
 
     def _counted(self, pod: str, counter: MetricSpec) -> Counter[Series]:
@@ -196,22 +196,22 @@ class Watch:
         items = json.loads(self._cluster.get(self._replicas))["items"]
         return [pod for pod in items if "deletionTimestamp" in pod["metadata"]]
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         while not self._done.wait(1):
             with suppress(*_AWAY):
-                self.look()
+                self.read_counters()
 
-    def _read_counters(self, pod: str) -> None:
+    def _read_pod(self, pod: str) -> None:
         with suppress(*_AWAY):
             at_us = time.time_ns() // 1000
             self._last[pod] = self.scrape(pod, within=timeouts.SCRAPE)
-            self.looks.append(Look(at_us, pod, self._decisions(pod)))
-            told = (
+            self.readings.append(Reading(at_us, pod, self._decisions(pod)))
+            reported = (
                 round(value)
                 for series, value in self._last[pod].items()
                 if series[0] == names.AUDIT_OVERSHOOT.name
             )
-            self.audited = max(self.audited, *told, 0)
+            self.audited = max(self.audited, *reported, 0)
             self._follow(pod, "")
 
     def _follow(self, pod: str, since: str) -> None:
@@ -235,12 +235,12 @@ class Watch:
 
     def _note(self, pod: str, line: str) -> None:
         try:
-            told = json.loads(line)
+            written = json.loads(line)
         except ValueError:
             return
-        event = told.get("event")
+        event = written.get("event")
         self._events[pod][str(event)] += 1
         if event == names.LOG_DENIED:
-            self._lines[pod][told["policy"]] += 1
+            self._lines[pod][written["policy"]] += 1
         elif event == names.LOG_DENIED + names.SUPPRESSED:
-            self._lines[pod][told["policy"]] += told["suppressed"]
+            self._lines[pod][written["policy"]] += written["suppressed"]

@@ -99,7 +99,7 @@ class RouteTable:
             if not route.methods or method in route.methods:
                 return route
             if path_match is UNMATCHED and method != WEBSOCKET:
-                path_match = replace(route, dependency_dependency_calls=())
+                path_match = replace(route, dependency_calls=())
         return path_match
 
     def _iter_matching(self, path: str) -> Iterator[RouteInfo]:

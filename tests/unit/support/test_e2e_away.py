@@ -1,4 +1,4 @@
-"""What the kind suite compares for the time without the store can fail."""
+"""Assertions of the kind suite about an outage, on valid and invalid results."""
 
 import pytest
 
@@ -16,7 +16,7 @@ SHARE = QUOTAS[LOCAL].burst
 
 
 def asked(policy: str, at: float, status: int = 200, taken: float = 0.001) -> Request:
-    """Return a request that was sent at a second and took this many seconds."""
+    """Return a request with its time of sending and duration in seconds."""
     stream = Stream(policy, "a", "GET", "/", 1)
     return Request(stream, round(at * SECOND), round(taken * SECOND), status, "")
 
@@ -28,15 +28,15 @@ def answers(*requests: Request) -> Answers:
 AS_SAID = (asked(DENY, 15, REFUSED), asked(ALLOW, 15), *[asked(LOCAL, 15)] * SHARE)
 
 
-def test_policies_that_do_what_they_say() -> None:
-    """Before and after the outage the store refuses; within it each policy does as it says."""
+def test_policies_that_apply_on_store_error_pass() -> None:
+    """The store denies before and after the outage; during it each policy applies its setting."""
     others = (
         asked(ALLOW, 9, 429),
         asked(LOCAL, 16, 429),
         asked(DENY, 10, REFUSED),
         asked(DENY, 24),
     )
-    away.each_does_what_it_says(answers(*AS_SAID, *others), [OUTAGE])
+    away.check_results_in_outages(answers(*AS_SAID, *others), [OUTAGE])
 
 
 @pytest.mark.parametrize(
@@ -51,36 +51,36 @@ def test_policies_that_do_what_they_say() -> None:
         pytest.param(asked(DENY, 8, REFUSED), id="a failure before"),
     ],
 )
-def test_policies_that_do_not(wrong: Request) -> None:
-    """Each of these is seen."""
+def test_wrong_result_fails(wrong: Request) -> None:
+    """Each wrong result raises."""
     with pytest.raises(AssertionError):
-        away.each_does_what_it_says(answers(*AS_SAID, wrong), [OUTAGE])
+        away.check_results_in_outages(answers(*AS_SAID, wrong), [OUTAGE])
 
 
 def test_recovery_is_the_time_until_the_last_failure() -> None:
-    """It counts from the store's return to the last answer that failed."""
+    """It counts from the recovery of the store to the last failed response."""
     assert away.recovery_s(answers(asked(DENY, 12, REFUSED)), [OUTAGE]) == 0
     assert away.recovery_s(answers(asked(DENY, 22, REFUSED, taken=0.5)), [OUTAGE]) == 1.5
 
 
-def test_what_is_too_slow_where_the_cluster_is_fast() -> None:
-    """The given time is the most that a request takes."""
+def test_too_slow_on_a_fast_cluster() -> None:
+    """The given time is the limit."""
     within = STORE_TIMEOUT + 0.1
     slow = asked(LOCAL, 12, taken=within + 0.01)
     found = answers(asked(NONE, 12, 404, taken=0.09), asked(LOCAL, 12, taken=within - 0.01), slow)
     assert away.too_slow(found, within) == (slow,)
 
 
-def test_what_is_too_slow_where_the_cluster_is_slow() -> None:
-    """The wait for the store and the slowest of those that do not wait for it are the most."""
+def test_too_slow_on_a_slow_cluster() -> None:
+    """The limit is the store timeout plus the slowest request that needs no store."""
     slow = asked(LOCAL, 12, taken=STORE_TIMEOUT + 0.21)
     waited = asked(LOCAL, 12, taken=STORE_TIMEOUT + 0.19)
     found = answers(asked(NONE, 12, 404, taken=0.2), waited, slow)
     assert away.too_slow(found, STORE_TIMEOUT + 0.1) == (slow,)
 
 
-def test_what_the_store_has_no_part_in_may_be_beyond_a_quota() -> None:
-    """It is what was let in within outages, but not under `deny`; a new allowance is added."""
+def test_requests_decided_without_the_store_may_exceed_a_quota() -> None:
+    """Requests admitted during outages count, except under `deny`; lost state adds a burst."""
     found = answers(*AS_SAID, asked(LOCAL, 30), asked(DENY, 10))
     kept = away.beyond(found, [OUTAGE])
     assert (kept[LOCAL], kept[ALLOW], kept[DENY], kept["spoofed"]) == (SHARE, 1, 0, 0)

@@ -1,4 +1,4 @@
-"""The page of the kind suite shows what happened, and nothing that did not."""
+"""Report page of the kind suite."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from support.e2e_figure import svg
 from support.e2e_load import Answers, Request, Stream
 from support.e2e_page import Page
 from support.e2e_report import Report, Run, measure
-from support.e2e_watch import Look, Mark, Watch
+from support.e2e_watch import Mark, Reading, Watch
 
 SECOND: Final = 1_000_000
 START: Final = 1_800_000_003 * SECOND
@@ -30,22 +30,22 @@ PODS: Final = ("fleetlimit-1-abcde", "fleetlimit-1-fghij")
 
 
 class Seen(Watch):
-    """What was seen of pods that never were."""
+    """Watch with given readings and marks, without a cluster."""
 
-    def __init__(self, folder: Path, looks: Sequence[Look], marks: Sequence[Mark]) -> None:
-        self.folder, self.looks, self.marks = folder, list(looks), list(marks)
+    def __init__(self, folder: Path, readings: Sequence[Reading], marks: Sequence[Mark]) -> None:
+        self.folder, self.readings, self.marks = folder, list(readings), list(marks)
         self.audited = 0
         folder.mkdir(parents=True)
 
-    def look(self) -> None:
-        """See nothing more."""
+    def read_counters(self) -> None:
+        """Read nothing."""
 
     def decisions(self) -> Mapping[str, Counter[tuple[str, str]]]:
-        """Return what was seen last."""
-        return {each.pod: Counter(each.decisions) for each in self.looks}
+        """Return the last readings."""
+        return {each.pod: Counter(each.decisions) for each in self.readings}
 
     def logged(self, pod: str = "") -> Counter[str]:
-        """Return that no pod logged a refusal."""
+        """Return no log lines."""
         return Counter({pod: 0})
 
 
@@ -55,19 +55,21 @@ def asked(at: float, policy: str = "bucket", status: int = 200) -> Request:
 
 
 def seen(folder: Path, requests: Sequence[Request], name: str = "an experiment") -> Run:
-    """Return a run whose first pod let in all that was let in."""
+    """Return a run whose first pod admitted all admitted requests."""
     let_in = Counter(
         (each.stream.policy, str(Outcome.ALLOWED)) for each in requests if each.status == 200
     )
-    looks = [Look(START, pod, {}) for pod in PODS] + [Look(START + 9 * SECOND, PODS[0], let_in)]
-    watch = Seen(folder, looks, [Mark(START + SECOND, "pod <killed>")])
+    readings = [Reading(START, pod, {}) for pod in PODS] + [
+        Reading(START + 9 * SECOND, PODS[0], let_in)
+    ]
+    watch = Seen(folder, readings, [Mark(START + SECOND, "pod <killed>")])
     return measure(name, Answers(tuple(requests)), watch, {"killed": 1, "away_s": 1.23456})
 
 
 def ended(
     page: Page, name: str, *phases: tuple[Literal["setup", "call", "teardown"], str], why: str = ""
 ) -> None:
-    """Tell the page how the phases of a test ended."""
+    """Record phases of a test on the page."""
     for when, outcome in phases:
         report = pytest.TestReport(name, (name, 0, name), {}, outcome, None, when)  # type: ignore[arg-type]
         page.note(name, "It holds.", report, why if outcome != "passed" else "")
@@ -88,13 +90,13 @@ def written(page: Page) -> str:
 
 
 def text(page: str) -> str:
-    """Return what a reader sees of a page, without its pictures."""
+    """Return the text of a page without its pictures."""
     bare = re.sub(r"<svg.*?</svg>|<style.*?</style>", "", page, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", bare)).split())
 
 
 class Ids(HTMLParser):
-    """Collects the ids of a page, what refers to one, and what is elsewhere."""
+    """Parser that collects the ids of a page, references to them, and external links."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -116,8 +118,8 @@ class Ids(HTMLParser):
             self.used |= set(re.findall(r"url\(#([^)]*)\)", told))
 
 
-def test_an_experiment_that_held_is_shown_with_its_figures(page: Page, tmp_path: Path) -> None:
-    """The verdict, what is proved, the row and what else was measured are there."""
+def test_passed_experiment_is_shown_with_its_figures(page: Page, tmp_path: Path) -> None:
+    """The page has the verdict, the docstring, the row and the further figures."""
     page.report.add(seen(tmp_path / "test_one", [asked(0), asked(1, status=429)]))
     ended(page, "test_one", *HELD)
     told = text(written(page))
@@ -127,8 +129,8 @@ def test_an_experiment_that_held_is_shown_with_its_figures(page: Page, tmp_path:
     assert "It holds." in told
 
 
-def test_a_failed_experiment_is_shown_as_failed(page: Page, tmp_path: Path) -> None:
-    """It is counted in the verdict, and its message is there."""
+def test_failed_experiment_is_shown_as_failed(page: Page, tmp_path: Path) -> None:
+    """The verdict counts it, and the page has its message."""
     for name in ("test_one", "test_two"):
         page.report.add(seen(tmp_path / name, [asked(0)], name))
     ended(page, "test_one", *HELD)
@@ -139,8 +141,8 @@ def test_a_failed_experiment_is_shown_as_failed(page: Page, tmp_path: Path) -> N
     assert "test_two: ✗ failed It holds. expected overshoot 0, seen 1" in told
 
 
-def test_overshoot_is_on_top_whatever_the_tests_say(page: Page, tmp_path: Path) -> None:
-    """Twenty-three at once from a bucket of twenty are three too many, and the plot says so."""
+def test_overshoot_is_in_the_header_of_a_passed_run(page: Page, tmp_path: Path) -> None:
+    """Twenty-three at once from a bucket of twenty are three too many, also in the plot."""
     run = seen(tmp_path / "test_one", [asked(0)] * 23)
     page.report.add(run)
     ended(page, "test_one", *HELD)
@@ -148,33 +150,33 @@ def test_overshoot_is_on_top_whatever_the_tests_say(page: Page, tmp_path: Path) 
     assert '<span class="not">Overshoot in all: 3.</span>' in html
     figure = plot.admitted(run)
     titles = [panel.get_title(loc="right") for panel in figure.axes]
-    assert titles == ["", "let in 23 of 20 permitted, overshoot 3"]
+    assert titles == ["", "admitted 23 of 20 permitted, overshoot 3"]
 
 
-def test_what_failed_before_it_measured_is_shown(page: Page) -> None:
-    """A setup that fails leaves a line in the table and its message."""
+def test_failed_setup_is_shown(page: Page) -> None:
+    """The table has a row, and the page has the message."""
     ended(page, "test_one", ("setup", "failed"), ("teardown", "passed"), why="no pods")
     told = text(written(page))
     assert "0 of 1 experiments held: 1 failed." in told
-    assert "test_one ✗ failed nothing measured" in told
+    assert "test_one ✗ failed no figures" in told
     assert "no pods" in told
 
 
-def test_what_was_interrupted_is_no_success(page: Page, tmp_path: Path) -> None:
-    """Of a test whose call never ended it is said, though it had measured something."""
+def test_interrupted_test_has_not_passed(page: Page, tmp_path: Path) -> None:
+    """A test without an end of its call is interrupted, even with figures."""
     page.report.add(seen(tmp_path / "test_one", [asked(0)]))
     ended(page, "test_one", ("setup", "passed"))
     assert "0 of 1 experiments held: 1 interrupted." in text(written(page))
 
 
-def test_a_failed_teardown_fails_what_passed(page: Page) -> None:
-    """A test that could not clean up is shown as failed, and why."""
+def test_failed_teardown_fails_a_passed_test(page: Page) -> None:
+    """The page has the message of the teardown."""
     ended(page, "test_one", *HELD[:2], ("teardown", "failed"), why="still there")
     assert "✗ failed It holds. still there" in text(written(page))
 
 
-def test_a_failed_teardown_does_not_hide_why_the_test_failed(page: Page) -> None:
-    """The first message is the one that is shown."""
+def test_failed_teardown_does_not_replace_the_message_of_the_test(page: Page) -> None:
+    """The page has the first message."""
     ended(page, "test_one", *FAILED[:2], why="first")
     ended(page, "test_one", ("teardown", "failed"), why="second")
     told = text(written(page))
@@ -183,7 +185,7 @@ def test_a_failed_teardown_does_not_hide_why_the_test_failed(page: Page) -> None
 
 
 def test_text_is_escaped(page: Page, tmp_path: Path) -> None:
-    """Names and messages are shown as they are."""
+    """Names and messages are HTML-escaped."""
     page.report.add(seen(tmp_path / "test_one", [asked(0)], "<b>bold</b>"))
     ended(page, "test_one", *FAILED, why="<script>alert(1)</script> & more")
     html = written(page)
@@ -193,8 +195,8 @@ def test_text_is_escaped(page: Page, tmp_path: Path) -> None:
     assert "<b>" not in html
 
 
-def test_the_page_needs_nothing_else(page: Page, tmp_path: Path) -> None:
-    """Nothing is fetched; every id is there once, and what is referred to is there."""
+def test_page_is_self_contained(page: Page, tmp_path: Path) -> None:
+    """The page loads nothing; ids are unique, and every reference has its id."""
     for name in ("test_one", "test_two"):
         page.report.add(seen(tmp_path / name, [asked(0), asked(1, "fixed"), asked(2, status=0)]))
         ended(page, name, *HELD)
@@ -205,8 +207,8 @@ def test_the_page_needs_nothing_else(page: Page, tmp_path: Path) -> None:
     assert len(found.used) > 20
 
 
-def test_the_same_run_gives_the_same_picture(page: Page, tmp_path: Path) -> None:
-    """The SVG is well-formed, has an opaque background and the same bytes each time."""
+def test_same_run_gives_the_same_picture(page: Page, tmp_path: Path) -> None:
+    """The SVG is well-formed, has a white background and the same bytes each time."""
     requests = [asked(each / 4, status=429 if each % 3 else 200) for each in range(40)]
     run = seen(tmp_path / "test_one", requests)
     page.report.add(run)
@@ -221,30 +223,30 @@ def test_the_same_run_gives_the_same_picture(page: Page, tmp_path: Path) -> None
         assert "fill: #ffffff" in background.attrib["style"]
 
 
-def test_a_picture_stays_small(tmp_path: Path) -> None:
-    """Three minutes of three policies, on nine pods that come and go, are below 150 kB."""
+def test_picture_is_small(tmp_path: Path) -> None:
+    """Ten minutes of three policies, on nine pods that come and go, are below 100 kB."""
     policies = ("bucket", "fixed", "sliding")
-    requests = [asked(at / 4, each) for at in range(720) for each in policies]
+    requests = [asked(at / 4, each) for at in range(2_400) for each in policies]
     run = seen(tmp_path / "test_one", requests)
-    run.watch.looks.extend(
-        Look(
+    run.watch.readings.extend(
+        Reading(
             START + at * SECOND,
             f"fleetlimit-1-{pod:05}",
-            {(each, "allowed"): min(max(0, at - 20 * pod), 40) for each in policies},
+            {(each, "allowed"): min(max(0, at - 60 * pod), 40) for each in policies},
         )
-        for at in range(180)
+        for at in range(600)
         for pod in range(9)
     )
-    assert len(svg(plot.admitted(run))) < 150_000
-    assert len(svg(plot.answers(run))) < 150_000
+    assert len(svg(plot.admitted(run))) < 100_000
+    assert len(svg(plot.answers(run))) < 100_000
 
 
 @pytest.mark.parametrize("pods", [1, 2, 3, 9, 20])
-def test_a_legend_fits(tmp_path: Path, pods: int) -> None:
-    """However many pods there were, and with every line, no name is cut off."""
+def test_legend_fits(tmp_path: Path, pods: int) -> None:
+    """Any number of pods fits, with every line."""
     run = seen(tmp_path / "test_one", [asked(0), asked(30)])
     names = [f"fleetlimit-1-wmwm{chr(ord('a') + number)}" for number in range(pods)]
-    run.watch.looks[:] = [Look(START, name, {}) for name in names]
+    run.watch.readings[:] = [Reading(START, name, {}) for name in names]
     figure = plot.admitted(replace(run, beyond={"bucket": 5}))
     figure.draw_without_rendering()
     [legend] = figure.legends
@@ -254,8 +256,8 @@ def test_a_legend_fits(tmp_path: Path, pods: int) -> None:
     assert {each.get_text() for each in legend.get_texts()} >= {name[-5:] for name in names}
 
 
-def test_a_run_without_requests_has_no_picture(page: Page, tmp_path: Path) -> None:
-    """Its row is shown all the same."""
+def test_run_without_requests_has_no_picture(page: Page, tmp_path: Path) -> None:
+    """The table has its row."""
     page.report.add(seen(tmp_path / "test_one", []))
     ended(page, "test_one", *HELD)
     html = written(page)
@@ -263,8 +265,8 @@ def test_a_run_without_requests_has_no_picture(page: Page, tmp_path: Path) -> No
     assert "<svg" not in html
 
 
-def test_what_was_seen_is_kept(page: Page, tmp_path: Path) -> None:
-    """Requests, looks and marks can be read again."""
+def test_raw_data_is_written(page: Page, tmp_path: Path) -> None:
+    """Requests, readings and marks are in JSON files."""
     page.report.add(seen(tmp_path / "test_one", [asked(0), asked(1, status=0)]))
 
     def kept(name: str) -> list[object]:
@@ -276,4 +278,4 @@ def test_what_was_seen_is_kept(page: Page, tmp_path: Path) -> None:
         ["bucket", "caller", START + SECOND, 5_000, "broken"],
     ]
     assert kept("marks") == [[START + SECOND, "pod <killed>"]]
-    assert kept("looks")[-1:] == [[START + 9 * SECOND, PODS[0], [["bucket", "allowed", 1]]]]
+    assert kept("readings")[-1:] == [[START + 9 * SECOND, PODS[0], [["bucket", "allowed", 1]]]]

@@ -1,0 +1,79 @@
+"""Polling until a condition holds, in place of a fixed sleep."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar, overload
+
+from support import e2e_timeouts as timeouts
+
+Found = TypeVar("Found")
+
+PATIENCE_SECONDS: Final = 15.0
+"""Time limit of a condition on processes of this machine. Only a failing test waits that long."""
+_POLL_S: Final = 0.02
+"""Pause between two looks at a process of this machine."""
+
+
+def eventually(look: Callable[[], Found], *, within: float, what: str) -> Found:
+    """Return the first true result of a function, blocking the thread until then.
+
+    Args:
+        look: Function to poll. Its `AssertionError` counts as a false result.
+        within: Time limit, in seconds.
+        what: Condition, for the error message.
+
+    Raises:
+        AssertionError: The result was not true in time; the message has the last one.
+    """
+    deadline = time.monotonic() + within
+    seen: object = None
+    while True:
+        try:
+            found = look()
+        except AssertionError as error:
+            seen = error
+        else:
+            if found:
+                return found
+            seen = found
+        _check_deadline(deadline, f"within {within} s: {what}; seen last: {seen}")
+        time.sleep(timeouts.POLL)
+
+
+@overload
+async def eventually_async(
+    look: Callable[[], Awaitable[Found | None]], within: float = PATIENCE_SECONDS
+) -> Found: ...
+
+
+@overload
+async def eventually_async(
+    look: Callable[[], Found | None], within: float = PATIENCE_SECONDS
+) -> Found: ...
+
+
+async def eventually_async(look: Callable[[], Any], within: float = PATIENCE_SECONDS) -> Any:
+    """Return the first true result of a function or coroutine function, without blocking the loop.
+
+    Args:
+        look: Function to poll.
+        within: Time limit, in seconds.
+
+    Raises:
+        AssertionError: The result was not true in time; the message has the source of the function.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        seen = look()
+        found = await seen if inspect.isawaitable(seen) else seen
+        if found:
+            return found
+        _check_deadline(deadline, f"within {within} s: {inspect.getsource(look).strip()}")
+        await asyncio.sleep(_POLL_S)
+
+
+def _check_deadline(deadline: float, expected: str) -> None:
+    if time.monotonic() > deadline:
+        raise AssertionError(f"expected {expected}")

@@ -1,139 +1,291 @@
-"""What somebody has to know of: broken limits, a store that is away, policies, missing metrics."""
+"""Alerts, and the burn-rate alerts of two objectives: availability and latency.
 
-from collections.abc import Iterator
+The burn rates and their pairs of windows are those of Google's SRE Workbook, chapter 5. The long
+window shows that the loss matters, and the short one that it continues.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
-import links
-from alert import PAGE, TICKET, Alert
+from dashboard import FLEET, HEALTHY, HOLDS, RUNBOOK, THROTTLED
 from fleetlimit.core.decision import Outcome
 from fleetlimit.telemetry import names
-from promql import RELEASE, by, one_of, total
-from recordings import DECISIONS, DEGRADED, NEAR_LIMIT, SHORTEST, recorded, share
+from promql import RELEASE, aggregate, one_of, total
+from recording_rules import (
+    CHECKS,
+    DECISIONS,
+    DEGRADED,
+    NEAR_LIMIT,
+    OBJECTIVE_SECONDS,
+    SHORTEST,
+    SLOW,
+    Rule,
+    select,
+    share,
+)
 
-MUCH: Final = "0.2"
-"""Share of a policy's decisions from which on somebody looks at it."""
-SEEN: Final = "0.01"
-"""Share of checks without the shared limit; what is less and lasts is for its error budget."""
-_BY_POLICY: Final = (*RELEASE, names.POLICY)
+PAGE: Final = "page"
+"""Severity: needs action now."""
+TICKET: Final = "ticket"
+"""Severity: needs action this week."""
+
+POLICY_SHARE: Final = "0.2"
+"""Share of a policy's decisions that is denied, or near the limit."""
+DEGRADED_SHARE: Final = "0.01"
+"""Share of degraded checks. A smaller share is left to the error budget."""
+MIN_CHECKS_PER_SECOND: Final = "0.1"
+"""Below this traffic no burn-rate alert fires: a single bad check would exhaust the budget."""
+
+_POLICY: Final = (*RELEASE, names.POLICY)
+# Prometheus fills in the labels. `FleetlimitMetricsMissing` may have none.
+_SELECTED: Final = "".join(
+    f"{{{{ with $labels.{label} }}}}&var-{label}={{{{ . }}}}{{{{ end }}}}" for label in RELEASE
+)
 
 
-def limits() -> Iterator[Alert]:
-    """Return the alerts about what policies let in and refuse."""
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Alerting rule.
+
+    Args:
+        name: Name; in lower case, the anchor of its runbook section.
+        expression: Condition.
+        lasts: How long the condition holds before the alert fires.
+        severity: `PAGE` or `TICKET`.
+        summary: One line.
+        description: One sentence with the affected release and the value.
+        panel: Dashboard uid and title of the panel that shows the condition.
+        window: Long window of a burn-rate alert; distinguishes alerts of one name.
+    """
+
+    name: str
+    expression: str
+    lasts: str
+    severity: str
+    summary: str
+    description: str
+    panel: tuple[str, str]
+    window: str = ""
+
+    def rule(self, panel_ids: Mapping[tuple[str, str], int]) -> Rule:
+        """Return the rule for Prometheus.
+
+        Args:
+            panel_ids: Panel ids by dashboard uid and title.
+
+        Raises:
+            KeyError: The panel does not exist.
+        """
+        window = {"window": self.window} if self.window else {}
+        url = f"/d/{self.panel[0]}?viewPanel={panel_ids[self.panel]}{_SELECTED}"
+        return {
+            "alert": self.name,
+            "expr": self.expression,
+            "for": self.lasts,
+            "labels": {"severity": self.severity, **window},
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                "runbook_url": f"{RUNBOOK}#{self.name.lower()}",
+                "dashboard": url,
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Burn:
+    """Burn rate of an error budget.
+
+    Args:
+        rate: Multiple of the rate that spends the budget in exactly 30 days.
+        budget_lasts: How long the budget lasts at this rate.
+        long: Long window.
+        short: Short window.
+        lasts: How long both windows exceed the rate before the alert fires.
+        severity: `PAGE` or `TICKET`.
+    """
+
+    rate: str
+    budget_lasts: str
+    long: str
+    short: str
+    lasts: str
+    severity: str
+
+
+BURNS: Final = (
+    Burn("14.4", "50 hours", "1h", "5m", "2m", PAGE),
+    Burn("6", "5 days", "6h", "30m", "15m", PAGE),
+    Burn("3", "10 days", "1d", "2h", "1h", TICKET),
+    Burn("1", "30 days", "3d", "6h", "3h", TICKET),
+)
+
+
+def alerts() -> Iterator[Alert]:
+    """Return all alerts."""
+    for burn in BURNS:
+        yield _burn_alert(
+            "FleetlimitAvailabilityBurn",
+            DEGRADED,
+            burn,
+            budget="0.001",
+            summary="Too many checks are decided without the shared limit",
+            loss="were decided without the shared limit",
+            panel="Degraded checks by outcome",
+        )
+    for burn in BURNS:
+        yield _burn_alert(
+            "FleetlimitLatencyBurn",
+            SLOW,
+            burn,
+            budget="0.01",
+            summary="Too many checks are slow",
+            loss=f"took longer than {OBJECTIVE_SECONDS * 1000:g} ms",
+            panel="Check latency by source",
+        )
+    yield from _limit_alerts()
+    yield from _store_alerts()
+    yield from _policy_file_alerts()
+    yield Alert(
+        "FleetlimitMetricsMissing",
+        f"absent({select(names.BUILD_INFO.name)})",
+        "5m",
+        PAGE,
+        "Prometheus has no Fleetlimit metrics",
+        "Prometheus scrapes no replica{{ with $labels.job }} of {{ . }}{{ end }}, so no other "
+        "alert can fire.",
+        (FLEET, "Replicas"),
+    )
+
+
+def _burn_alert(
+    name: str, checks: str, burn: Burn, *, budget: str, summary: str, loss: str, panel: str
+) -> Alert:
+    conditions = [
+        f"{select(share(checks, window))} > {burn.rate} * {budget}"
+        for window in (burn.long, burn.short)
+    ]
+    traffic = f"avg_over_time({select(CHECKS)}[{burn.long}]) > {MIN_CHECKS_PER_SECOND}"
+    return Alert(
+        name,
+        "\nand ".join((*conditions, traffic)),
+        burn.lasts,
+        burn.severity,
+        summary,
+        f"In the last {burn.long}, {{{{ $value | humanizePercentage }}}} of the checks of "
+        f"{{{{ $labels.job }}}} {loss}. At this rate the 30-day error budget lasts "
+        f"{burn.budget_lasts} or less.",
+        (HEALTHY, panel),
+        window=burn.long,
+    )
+
+
+def _limit_alerts() -> Iterator[Alert]:
     yield Alert(
         "FleetlimitOvershoot",
-        f"{by('max', _BY_POLICY, recorded(names.AUDIT_OVERSHOOT.name))} > 0",
+        f"{aggregate('max', select(names.AUDIT_OVERSHOOT.name), *_POLICY)} > 0",
         "0m",
         PAGE,
         "A limit was exceeded",
-        "Policy {{ $labels.policy }} of {{ $labels.job }} let in {{ $value }} units more than it "
-        "permits to one caller.",
-        (links.HOLDS, "Overshoot by policy"),
+        "Policy {{ $labels.policy }} of {{ $labels.job }} admitted {{ $value }} units above the "
+        "limit of one caller.",
+        (HOLDS, "Overshoot by policy"),
     )
-    denied = recorded(DECISIONS, one_of(names.OUTCOME, Outcome.DENIED))
-    decided = recorded(DECISIONS, one_of(names.OUTCOME, Outcome.ALLOWED, Outcome.DENIED))
+    denied, allowed, both = (
+        total(select(DECISIONS, one_of(names.OUTCOME, *outcomes)), *_POLICY)
+        for outcomes in (
+            (Outcome.DENIED,),
+            (Outcome.ALLOWED,),
+            (Outcome.ALLOWED, Outcome.DENIED),
+        )
+    )
     yield Alert(
         "FleetlimitPolicyDenying",
-        f"{total(denied, *_BY_POLICY)}\n/ {total(decided, *_BY_POLICY)}\n> {MUCH}",
+        f"{denied}\n/ {both}\n> {POLICY_SHARE}",
         "1h",
         TICKET,
-        "A policy refuses many requests for long",
-        "Policy {{ $labels.policy }} of {{ $labels.job }} refuses "
-        "{{ $value | humanizePercentage }} of what it decides.",
-        (links.THROTTLED, "Denied share by policy"),
+        "A policy has denied many requests for an hour",
+        "Policy {{ $labels.policy }} of {{ $labels.job }} denies "
+        "{{ $value | humanizePercentage }} of its requests.",
+        (THROTTLED, "Denied share by policy"),
     )
-    allowed = total(recorded(DECISIONS, one_of(names.OUTCOME, Outcome.ALLOWED)), *_BY_POLICY)
+    near = f"{select(NEAR_LIMIT)}\n/ on ({', '.join(_POLICY)}) group_left () {allowed}"
     yield Alert(
         "FleetlimitNearLimit",
-        f"{recorded(NEAR_LIMIT)}\n/ on ({', '.join(_BY_POLICY)}) group_left () {allowed}\n> {MUCH}",
+        f"{near}\n> {POLICY_SHARE}",
         "1h",
         TICKET,
-        "Callers of a tier are near their limit for long",
-        "{{ $value | humanizePercentage }} of what policy {{ $labels.policy }} of "
-        "{{ $labels.job }} lets in leaves callers of tier {{ $labels.tier }} at most a fifth of "
-        "their limit.",
-        (links.THROTTLED, "Near the limit by policy and tier"),
+        "Callers of a tier have been near their limit for an hour",
+        "{{ $value | humanizePercentage }} of the requests that policy {{ $labels.policy }} of "
+        "{{ $labels.job }} admits leave a caller of tier {{ $labels.tier }} with 20 % or less of "
+        "the limit.",
+        (THROTTLED, "Near the limit by policy and tier"),
     )
 
 
-def store() -> Iterator[Alert]:
-    """Return the alerts about the store and the way to it."""
-    breaker = recorded(names.BREAKER_OPEN.name)
-    all_open = by("min", RELEASE, breaker)
+def _store_alerts() -> Iterator[Alert]:
+    breaker = select(names.BREAKER_OPEN.name)
+    all_open = aggregate("min", breaker, *RELEASE)
     yield Alert(
         "FleetlimitStoreUnreachable",
         f"{all_open} == 1",
         "30s",
         PAGE,
         "No replica reaches the store",
-        "All replicas of {{ $labels.job }} decide without the store, each policy as its "
-        "on_store_error says.",
-        (links.HEALTHY, "Breaker"),
+        "No replica of {{ $labels.job }} reaches the store. Each policy applies its "
+        "on_store_error.",
+        (HEALTHY, "Circuit breaker"),
     )
     yield Alert(
         "FleetlimitBreakerOpen",
         f"{breaker} == 1\nand on ({', '.join(RELEASE)}) {all_open} == 0",
         "2m",
         TICKET,
-        "A replica does not reach the store, while others do",
-        "{{ $labels.pod }} of {{ $labels.job }} decides without the store.",
-        (links.HEALTHY, "Breaker"),
+        "One replica does not reach the store",
+        "{{ $labels.pod }} of {{ $labels.job }} does not reach the store, while other replicas do.",
+        (HEALTHY, "Circuit breaker"),
     )
     yield Alert(
         "FleetlimitDegraded",
-        f"{recorded(share(DEGRADED, SHORTEST))} > {SEEN}",
+        f"{select(share(DEGRADED, SHORTEST))} > {DEGRADED_SHARE}",
         "15m",
         TICKET,
-        "Requests are decided without the shared limit for long",
+        "Checks have been decided without the shared limit for 15 minutes",
         "{{ $value | humanizePercentage }} of the checks of {{ $labels.job }} are decided without "
         "the shared limit.",
-        (links.HEALTHY, "Decided without the store"),
+        (HEALTHY, "Degraded checks by outcome"),
     )
-    lost = f"increase({recorded(names.STORE_STATE_LOST.name)}[10m])"
+    lost = f"increase({select(names.STORE_STATE_LOST.name)}[10m])"
     yield Alert(
         "FleetlimitStateLost",
-        f"{by('max', RELEASE, lost)} > 0",
+        f"{aggregate('max', lost, *RELEASE)} > 0",
         "0m",
         TICKET,
-        "The store came back without its state",
-        "Every caller of {{ $labels.job }} began with a full bucket again.",
-        (links.HEALTHY, "Store: lost state and changed servers"),
+        "The store lost its state",
+        "The store of {{ $labels.job }} lost its state, so every caller has a full bucket again.",
+        (HEALTHY, "Store state lost, server changed"),
     )
 
 
-def policies() -> Iterator[Alert]:
-    """Return the alerts about the policies in force."""
-    digests = by("count", (*RELEASE, names.DIGEST), recorded(names.POLICY_INFO.name))
+def _policy_file_alerts() -> Iterator[Alert]:
+    digests = aggregate("count", select(names.POLICY_INFO.name), *RELEASE, names.DIGEST)
     yield Alert(
         "FleetlimitReplicasDisagree",
-        f"{by('count', RELEASE, digests)} > 1",
+        f"{aggregate('count', digests, *RELEASE)} > 1",
         "5m",
         PAGE,
         "Replicas serve different policies",
-        "The replicas of {{ $labels.job }} have {{ $value }} sets of policies in force.",
-        (links.HOLDS, "Pods by policy set"),
+        "The replicas of {{ $labels.job }} serve {{ $value }} different policy sets.",
+        (HOLDS, "Pods by policy set"),
     )
-    rejected = f"{recorded(names.POLICY_LAST_RELOAD.name)} == 0"
     yield Alert(
         "FleetlimitReloadFailing",
-        by("count", RELEASE, rejected),
+        aggregate("count", f"{select(names.POLICY_LAST_RELOAD.name)} == 0", *RELEASE),
         "1m",
         TICKET,
-        "A changed policy file is not taken",
-        "Replicas of {{ $labels.job }} that reject the policy file and serve the last good one: "
-        "{{ $value }}. Their logs have the line and the fix.",
-        (links.HOLDS, "Last reload"),
-    )
-
-
-def metrics() -> Iterator[Alert]:
-    """Return the alert about the other alerts."""
-    yield Alert(
-        "FleetlimitMetricsMissing",
-        f"absent({recorded(names.BUILD_INFO.name)})",
-        "5m",
-        PAGE,
-        "There are no metrics of Fleetlimit",
-        "Prometheus finds no replica{{ with $labels.job }} of {{ . }}{{ end }}, so no other alert "
-        "can fire.",
-        (links.FLEET, "Replicas"),
+        "A changed policy file is rejected",
+        "Replicas of {{ $labels.job }} that reject the policy file: {{ $value }}. They continue "
+        "with the previous policies. Their logs contain the line and the fix.",
+        (HOLDS, "Last policy reload"),
     )

@@ -1,236 +1,336 @@
-"""The board about the limiter itself: its checks, its calls to the store, its pods, the store."""
+"""Dashboard *Is the limiter healthy?*: check latency, store calls, pods, and Redis or Valkey."""
 
-import denial_queries
-import limiter_queries
-import links
-import pods_row
-import store_row
-import variables
-from cards import Card, Line, small
+from collections.abc import Iterator
+
+from grafana_foundation_sdk.models.dashboard import Panel
+
+import queries
+from dashboard import HEALTHY, Board, Row, store_variables
 from fleetlimit.telemetry import names
-from frame import Board, Row
-from meaning import (
+from panels import Card, Query, graph_panel, heatmap_panel, small, stat_panel, timeline_panel
+from promql import (
+    POD,
+    STORES,
+    aggregate,
+    bucket,
+    increase,
+    of_fleetlimit,
+    quantile,
+    rate,
+    series,
+    total,
+)
+from style import (
+    BLUE,
     GREEN,
+    MEMORY_USE,
     NO_CHECKS,
+    NO_EXPORTER,
+    NO_MEMORY_LIMIT,
     NO_STORE_CALLS,
-    NONE_IS_BETTER,
-    NONE_IS_GOOD,
     ORANGE,
     RED,
-    STORE_TIME,
+    STORE_SECONDS,
+    ZERO_IS_BETTER,
+    ZERO_IS_GOOD,
 )
-from panels import advice, figure, heat, lines, states
-
-_BREAKER = {0: ("asks the store", GREEN), 1: ("does not ask the store", RED)}
 
 
 def board() -> Board:
-    """Return the board."""
+    """Return the dashboard."""
     return Board(
-        links.HEALTHY,
+        HEALTHY,
         "Is the limiter healthy?",
-        "How long checks take, what the store answers, and what pods and store use.",
-        (*variables.release(), *variables.store(), variables.runbook()),
-        (_glance(), _latency(), _store_calls(), pods_row.row(), store_row.row()),
+        "Check latency, store calls, and resources of the pods and of Redis or Valkey.",
+        store_variables(),
+        tuple(_overview()),
+        (
+            Row(200, "Checks", tuple(_checks())),
+            Row(300, "Store calls", tuple(_store_calls())),
+            Row(400, "Pods", tuple(_pods())),
+            Row(500, "Redis or Valkey", (*_store_stats(), *_store_graphs())),
+        ),
+        advice_height=10,
     )
 
 
-def _glance() -> Row:
-    return Row(
-        100,
-        "At a glance",
-        (
-            figure(
-                small(
-                    101,
-                    "Check latency, 99 of 100",
-                    "99 of 100 checks take at most so long. From half of the store's usual "
-                    "timeout of 50 ms on it is orange.",
-                ),
-                limiter_queries.check_duration(0.99),
-                unit="s",
-                steps=STORE_TIME,
-                empty=NO_CHECKS,
-            ),
-            figure(
-                small(
-                    102,
-                    "Pods without the store",
-                    "Pods whose breaker is open: the store failed, and is not asked until a probe "
-                    "succeeds.",
-                ),
-                limiter_queries.pods_without_the_store(),
-                unit="short",
-                steps=NONE_IS_GOOD,
-            ),
-            figure(
-                small(
-                    103,
-                    "Checks without the store",
-                    "Part of the checks that was decided by a pod's share of the limit, let in or "
-                    "refused, because the store was away.",
-                ),
-                limiter_queries.share_without_the_store(),
-                unit="percentunit",
-                steps=NONE_IS_GOOD,
-            ),
-            figure(
-                small(
-                    104,
-                    "Store errors",
-                    "Calls to the store that fail each second. An open breaker holds calls back, "
-                    "so that a long outage has few; the first of a type on a pod do not show.",
-                ),
-                limiter_queries.store_errors(),
-                unit="ops",
-                steps=NONE_IS_BETTER,
-            ),
-            figure(
-                small(
-                    105,
-                    "Event-loop lag, 99 of 100",
-                    "99 of 100 timers are at most so late. A loop that is late by the store's "
-                    "timeout takes a good store for a slow one.",
-                ),
-                limiter_queries.event_loop_lag(0.99),
-                unit="s",
-                steps=STORE_TIME,
-            ),
-            figure(
-                small(
-                    106,
-                    "Store emptied",
-                    "Times in the time looked at that the store came back without its state, so "
-                    "that limits started anew.",
-                ),
-                limiter_queries.state_lost(),
-                unit="short",
-                steps=NONE_IS_GOOD,
-                decimals=0,
-            ),
-            advice(107, links.HEALTHY, height=10),
+def _overview() -> Iterator[Panel]:
+    yield stat_panel(
+        small(
+            101,
+            "Check latency p99",
+            "p99 of the time to decide a request. Orange from 25 ms: half of the default store "
+            "timeout.",
         ),
+        quantile(0.99, names.CHECK_DURATION.name),
+        unit="s",
+        steps=STORE_SECONDS,
+        no_data=NO_CHECKS,
+    )
+    yield stat_panel(
+        small(
+            102,
+            "Open breakers",
+            "Pods whose circuit breaker is open: the store failed, and a probe has not succeeded "
+            "yet.",
+        ),
+        queries.open_breakers(),
+        steps=ZERO_IS_GOOD,
+    )
+    yield stat_panel(
+        small(
+            103,
+            "Degraded checks",
+            "Fraction of the checks that is decided without the shared limit, because the store "
+            "is unavailable.",
+        ),
+        queries.degraded_share(),
+        unit="percentunit",
+        steps=ZERO_IS_GOOD,
+    )
+    yield stat_panel(
+        small(
+            104,
+            "Store errors",
+            "Failed store calls per second. An open circuit breaker sends no calls, so a long "
+            "outage shows few errors.",
+        ),
+        queries.store_errors(),
+        unit="ops",
+        steps=ZERO_IS_BETTER,
+    )
+    yield stat_panel(
+        small(
+            105,
+            "Event-loop lag p99",
+            "p99 of the delay of a timer. A lag as long as the store timeout makes a fast store "
+            "time out.",
+        ),
+        quantile(0.99, names.EVENT_LOOP_LAG.name),
+        unit="s",
+        steps=STORE_SECONDS,
+    )
+    yield stat_panel(
+        small(
+            106,
+            "Store state lost",
+            "How often the store lost its state in the time range. Every bucket is full after it.",
+        ),
+        aggregate("max", increase(names.STORE_STATE_LOST.name)),
+        steps=ZERO_IS_GOOD,
+        decimals=0,
     )
 
 
-def _latency() -> Row:
-    return Row(
-        200,
-        "Checks",
-        (
-            heat(
-                Card(
-                    201,
-                    "Check latency",
-                    "Checks each second by how long they took, over all pods. The dots are traces.",
-                ),
-                limiter_queries.check_duration_buckets(),
-                unit="s",
-            ),
-            lines(
-                Card(
-                    202,
-                    "Check latency by source",
-                    "Half of the checks, and 99 of 100, take at most so long, by where the answer "
-                    "came from: `store`, `cache` (a denial that is still good), `local`, `none`.",
-                ),
-                Line(limiter_queries.check_duration(0.5, names.SOURCE), "{{source}} 50 %"),
-                Line(
-                    limiter_queries.check_duration(0.99, names.SOURCE),
-                    "{{source}} 99 %",
-                    exemplars=True,
-                ),
-                unit="s",
-                empty=NO_CHECKS,
-            ),
-            lines(
-                Card(
-                    203,
-                    "Checks by source",
-                    "Checks each second by where the answer came from.",
-                ),
-                Line(limiter_queries.decisions_by_source(), "{{source}}"),
-                unit="reqps",
-                stacked=True,
-                colors={"local": ORANGE},
-            ),
-            lines(
-                Card(
-                    204,
-                    "Denials from the cache",
-                    "Denials each second, and those of them that needed no store call because the "
-                    "time to retry had not come.",
-                ),
-                Line(denial_queries.denials(), "all denials"),
-                Line(limiter_queries.cache_hits(), "from the cache"),
-                unit="reqps",
-            ),
+def _checks() -> Iterator[Panel]:
+    duration = names.CHECK_DURATION.name
+    yield graph_panel(
+        Card(
+            202,
+            "Check latency by source",
+            "p50 and p99 by source: `store`, `cache` (the denial cache), `local` (a pod's share) "
+            "or `none`.",
         ),
+        Query(quantile(0.5, duration, names.SOURCE), "{{source}} p50"),
+        Query(quantile(0.99, duration, names.SOURCE), "{{source}} p99", exemplars=True),
+        unit="s",
+        no_data=NO_CHECKS,
+    )
+    yield heatmap_panel(
+        Card(201, "Check latency", "Checks per second by latency, over all pods. Dots are traces."),
+        total(rate(bucket(duration)), "le"),
+        unit="s",
+    )
+    yield graph_panel(
+        Card(203, "Checks by source", "Checks per second by the source of the decision."),
+        Query(total(rate(f"{duration}_count"), names.SOURCE), "{{source}}"),
+        unit="reqps",
+        stacked=True,
+        colors={"local": ORANGE},
+    )
+    yield graph_panel(
+        Card(
+            204,
+            "Denials from the cache",
+            "Denials per second, and how many of them the denial cache answered without a store "
+            "call.",
+        ),
+        Query(queries.denials(), "all denials"),
+        Query(total(rate(names.DENIAL_CACHE_HITS.name)), "from the cache"),
+        unit="reqps",
     )
 
 
-def _store_calls() -> Row:
-    return Row(
-        300,
-        "Store calls",
-        (
-            lines(
-                Card(
-                    301,
-                    "Store errors by type",
-                    "Calls to the store that fail each second. `timeout` and `connection` pass by "
-                    "themselves; `permission`, `read_only`, `out_of_memory` do not.",
-                ),
-                Line(limiter_queries.store_errors_by_type(), "{{error_type}}"),
-                unit="ops",
-            ),
-            states(
-                Card(
-                    302,
-                    "Breaker",
-                    "When each pod did not ask the store. All pods: it is the store. One pod: it "
-                    "is the pod, or its network.",
-                ),
-                Line(limiter_queries.breaker_by_pod(), "{{pod}}"),
-                _BREAKER,
-            ),
-            lines(
-                Card(
-                    303,
-                    "Decided without the store",
-                    "Checks each second that were decided while the store was away: by a pod's "
-                    "share of the limit (`local`), let in (`fail_open`), refused (`fail_closed`).",
-                ),
-                Line(limiter_queries.decided_locally(), "local"),
-                Line(limiter_queries.decided_by_rule(), "{{outcome}}"),
-                unit="reqps",
-                stacked=True,
-                colors={"fail_open": ORANGE, "fail_closed": RED},
-            ),
-            lines(
-                Card(
-                    304,
-                    "Calls in one pipeline",
-                    "Calls that travel to the store together. It grows with the load; at 64 a "
-                    "pipeline is full.",
-                ),
-                Line(limiter_queries.average_batch_size(), "mean"),
-                Line(limiter_queries.batch_size(0.99), "99 %"),
-                unit="short",
-                empty=NO_STORE_CALLS,
-            ),
-            lines(
-                Card(
-                    305,
-                    "Store: lost state and changed servers",
-                    "Pods that found the store without its state, so that limits started anew, or "
-                    "another server in its place, of which the last moment may be missing.",
-                    24,
-                    6,
-                ),
-                Line(limiter_queries.pods_that_found_no_state(), "lost its state"),
-                Line(limiter_queries.pods_that_found_another_server(), "another server"),
-                unit="short",
-            ),
+def _store_calls() -> Iterator[Panel]:
+    yield graph_panel(
+        Card(
+            301,
+            "Store errors by type",
+            "Failed store calls per second. `timeout` and `connection` are transient. "
+            "`permission`, `read_only` and `out_of_memory` need a fix.",
         ),
+        Query(queries.store_errors_by_type(), "{{error_type}}"),
+        unit="ops",
+    )
+    yield timeline_panel(
+        Card(
+            302,
+            "Circuit breaker",
+            "State of each pod's circuit breaker. If all are open, check the store. If one is "
+            "open, check that pod and its network.",
+        ),
+        Query(queries.breaker(POD), "{{pod}}"),
+        {0: ("closed", GREEN), 1: ("open", RED)},
+    )
+    yield graph_panel(
+        Card(
+            303,
+            "Degraded checks by outcome",
+            "Checks per second that are decided without the shared limit: by a pod's share of it "
+            "(`local`), admitted (`fail_open`) or rejected (`fail_closed`).",
+        ),
+        Query(queries.decided_locally(), "local"),
+        Query(queries.decided_by_error_mode(names.OUTCOME), "{{outcome}}"),
+        unit="reqps",
+        stacked=True,
+        colors={"fail_open": ORANGE, "fail_closed": RED},
+    )
+    yield graph_panel(
+        Card(
+            304,
+            "Store calls per pipeline",
+            "Calls that are sent to the store in one pipeline. The number grows with the load, up "
+            "to 64.",
+        ),
+        Query(queries.mean_batch_size(), "mean"),
+        Query(quantile(0.99, names.STORE_BATCH_SIZE.name), "p99"),
+        no_data=NO_STORE_CALLS,
+    )
+    yield graph_panel(
+        Card(
+            305,
+            "Store state lost, server changed",
+            "Pods that found the store without its state, so that every bucket is full, or that "
+            "found another server, which may lack the last writes.",
+            24,
+            6,
+        ),
+        Query(queries.pods_with_a_change(names.STORE_STATE_LOST.name), "state lost"),
+        Query(queries.pods_with_a_change(names.STORE_SERVER_CHANGES.name), "server changed"),
+    )
+
+
+def _pods() -> Iterator[Panel]:
+    yield graph_panel(
+        Card(
+            401,
+            "Event-loop lag p99 by pod",
+            "p99 of the delay of a timer. Every other task of the pod is delayed as long.",
+        ),
+        Query(quantile(0.99, names.EVENT_LOOP_LAG.name, POD), "{{pod}}"),
+        unit="s",
+    )
+    cpu, memory = (
+        total(of_fleetlimit(each), POD)
+        for each in (rate("process_cpu_seconds_total"), series("process_resident_memory_bytes"))
+    )
+    yield graph_panel(
+        Card(402, "CPU by pod", "CPU cores in use. One process can use one core."),
+        Query(cpu, "{{pod}}"),
+    )
+    yield graph_panel(
+        Card(403, "Memory by pod", "Resident memory."), Query(memory, "{{pod}}"), unit="bytes"
+    )
+    yield graph_panel(
+        Card(
+            404,
+            "Dropped spans, denials not logged",
+            "Spans per second that were not exported, so that traces are missing, and denials per "
+            "second that the log only counts, which is intended.",
+        ),
+        Query(total(rate(names.SPANS_DROPPED.name)), "spans dropped"),
+        Query(total(rate(names.DENIALS_SUPPRESSED.name)), "denials not logged"),
+        unit="cps",
+    )
+
+
+def _store_stats() -> Iterator[Panel]:
+    yield stat_panel(
+        small(501, "Store up", "Whether every exporter reaches its server.", 6),
+        queries.store_reachable(),
+        unit="none",
+        steps=((None, RED), (1, GREEN)),
+        texts={0: ("no", RED), 1: ("yes", GREEN)},
+        no_data=NO_EXPORTER,
+    )
+    yield stat_panel(
+        small(
+            502,
+            "Highest memory use",
+            "Used fraction of `maxmemory` of the fullest server. A full server rejects writes.",
+            6,
+        ),
+        queries.highest_memory_use(),
+        unit="percentunit",
+        steps=MEMORY_USE,
+        no_data=NO_MEMORY_LIMIT,
+    )
+    yield stat_panel(
+        small(
+            503,
+            "Keys evicted",
+            "Keys evicted in the time range. An evicted bucket is full again. Set "
+            "`maxmemory-policy noeviction`.",
+            6,
+        ),
+        f"sum({increase('redis_evicted_keys_total', of=STORES)})",
+        steps=ZERO_IS_GOOD,
+        decimals=0,
+        no_data=NO_EXPORTER,
+    )
+    yield stat_panel(
+        small(504, "Connections", "Client connections, including those of other programs.", 6),
+        f"sum({series('redis_connected_clients', of=STORES)})",
+        no_data=NO_EXPORTER,
+    )
+
+
+def _store_graphs() -> Iterator[Panel]:
+    yield graph_panel(
+        Card(505, "Memory", "Used memory of each server. Dashed: `maxmemory`.", 8),
+        Query(queries.memory_by_instance("used"), "{{instance}}"),
+        Query(f"{queries.memory_by_instance('max')} > 0", "{{instance}} maxmemory"),
+        unit="bytes",
+        dashed="maxmemory",
+        no_data=NO_EXPORTER,
+    )
+    for id_, title, description, metric in (
+        (506, "Commands", "Commands per second.", "redis_commands_processed_total"),
+        (507, "Evictions", "Evicted keys per second.", "redis_evicted_keys_total"),
+    ):
+        yield graph_panel(
+            Card(id_, title, description, 8),
+            Query(total(rate(metric, of=STORES), "instance"), "{{instance}}"),
+            unit="ops",
+            no_data=NO_EXPORTER,
+        )
+    yield graph_panel(
+        Card(
+            508,
+            "Keys",
+            "Keys of each server, over all databases. Fleetlimit stores one key per limit and "
+            "caller until it expires.",
+        ),
+        Query(total(series("redis_db_keys", of=STORES), "instance"), "{{instance}}"),
+        no_data=NO_EXPORTER,
+    )
+    yield timeline_panel(
+        Card(
+            509,
+            "Role",
+            "Role of each server. After a failover the new primary may lack the last writes.",
+        ),
+        Query(queries.primaries(), "{{instance}}"),
+        {0: ("replica", BLUE), 1: ("primary", GREEN)},
+        no_data=NO_EXPORTER,
     )

@@ -1,220 +1,211 @@
-"""The board for one look: does the limit hold, over all pods?"""
+"""Dashboard *Does the limit hold?*: admitted against permitted units over all pods."""
 
-import limit_queries
-import limiter_queries
-import links
-import variables
-from cards import Card, Line, small
-from frame import Board, Row
-from meaning import (
-    NONE_IS_GOOD,
-    NOT_AUDITED,
-    ONE_IS_GOOD,
-    RED,
-    SOME_IS_GOOD,
-)
-from panels import advice, figure, lines
-from reloads import last_reload
-from tables import Column, table_of
+from collections.abc import Iterator
+from typing import Final
+
+from grafana_foundation_sdk.models.dashboard import Panel
+
+import queries
+from dashboard import HOLDS, Board, Row, policy_variable
+from fleetlimit.telemetry import names
+from panels import Card, Column, Query, graph_panel, small, stat_panel, table_panel
+from promql import POD, RELEASE, SELECTED_POLICY, aggregate, max_over, series, total
+from style import ABOVE_ZERO_IS_GOOD, GREEN, NOT_AUDITED, ONE_IS_GOOD, RED, ZERO_IS_GOOD
+
+_LIMIT: Final = (names.POLICY, names.LIMIT)
 
 
 def board() -> Board:
-    """Return the board."""
+    """Return the dashboard."""
     return Board(
-        links.HOLDS,
+        HOLDS,
         "Does the limit hold?",
-        "Admitted against permitted, over all pods, and whether they serve the same policies.",
-        (*variables.release(), variables.policy(), variables.runbook()),
-        (_glance(), _admitted(), _pods()),
+        "Admitted against permitted units over all pods, and whether all pods serve the same "
+        "policies.",
+        (policy_variable(),),
+        tuple(_overview()),
+        (
+            Row(200, "Admitted against permitted", tuple(_audit())),
+            Row(300, "Replicas and policies", tuple(_replicas())),
+        ),
+        advice_height=10,
     )
 
 
-def _glance() -> Row:
-    return Row(
-        100,
-        "At a glance",
-        (
-            figure(
-                small(
-                    101,
-                    "Overshoot",
-                    "Most units let in beyond a limit, for the audited keys of any policy, in the "
-                    "time looked at. It has to be 0.",
-                    width=6,
-                ),
-                limit_queries.worst_overshoot(),
-                unit="short",
-                steps=NONE_IS_GOOD,
-                empty=NOT_AUDITED,
-            ),
-            figure(
-                small(
-                    102,
-                    "Keys audited",
-                    "Keys whose admitted units are compared with their limits now. With none, an "
-                    "overshoot of 0 says nothing.",
-                    width=3,
-                ),
-                limit_queries.audited_keys(),
-                unit="short",
-                steps=SOME_IS_GOOD,
-                empty=NOT_AUDITED,
-            ),
-            figure(
-                small(103, "Replicas serving", "Pods that answer the scrape.", width=3),
-                limit_queries.serving_pods(),
-                unit="short",
-                steps=SOME_IS_GOOD,
-            ),
-            figure(
-                small(
-                    104,
-                    "Not counted",
-                    "Pods that some pod of their release does not count. They may not share a "
-                    "limit, and then each overshoots unseen: the audit needs the store, too.",
-                    width=3,
-                ),
-                limit_queries.replicas_not_counted(),
-                unit="short",
-                steps=NONE_IS_GOOD,
-            ),
-            figure(
-                small(
-                    105,
-                    "Policy sets in force",
-                    "Different sets of policies that the pods of a release serve: 1 when all "
-                    "serve the same.",
-                    width=3,
-                ),
-                limit_queries.policy_sets(),
-                unit="short",
-                steps=ONE_IS_GOOD,
-            ),
-            last_reload(106, width=3),
-            figure(
-                small(
-                    107,
-                    "Without the store",
-                    "Pods whose breaker is open: they decide as their policies say for an outage.",
-                    width=3,
-                ),
-                limiter_queries.pods_without_the_store(),
-                unit="short",
-                steps=NONE_IS_GOOD,
-            ),
-            advice(108, links.HOLDS, height=10),
+def _overview() -> Iterator[Panel]:
+    yield stat_panel(
+        small(
+            101,
+            "Overshoot",
+            "Largest number of units admitted above a limit in the time range, among the audited "
+            "keys. Healthy is 0.",
+            6,
         ),
+        queries.worst_overshoot(),
+        steps=ZERO_IS_GOOD,
+        no_data=NOT_AUDITED,
+    )
+    audited = aggregate("max", series(names.AUDIT_KEYS.name), *RELEASE, names.POLICY)
+    yield stat_panel(
+        small(
+            102,
+            "Keys audited",
+            "Keys whose admitted units are compared with their limits. Without any, the overshoot "
+            "is unknown.",
+            3,
+        ),
+        total(audited),
+        steps=ABOVE_ZERO_IS_GOOD,
+        no_data=NOT_AUDITED,
+    )
+    yield stat_panel(
+        small(103, "Replicas serving", "Pods that Prometheus scrapes successfully.", 3),
+        queries.serving_pods(),
+        steps=ABOVE_ZERO_IS_GOOD,
+    )
+    yield stat_panel(
+        small(
+            104,
+            "Uncounted pods",
+            "Pods that are missing from another pod's replica count. Pods that do not share a "
+            "store each grant the whole limit, and the audit cannot see it.",
+            3,
+        ),
+        queries.uncounted_pods(),
+        steps=ZERO_IS_GOOD,
+    )
+    yield stat_panel(
+        small(
+            105,
+            "Policy sets in force",
+            "Different policy sets that the pods of one release serve. Healthy is 1.",
+            3,
+        ),
+        queries.policy_sets(),
+        steps=ONE_IS_GOOD,
+    )
+    yield stat_panel(
+        small(
+            106,
+            "Last policy reload",
+            "Pods that rejected the last policy file. They continue with the previous policies.",
+            3,
+        ),
+        queries.pods_with_a_rejected_file(),
+        steps=ZERO_IS_GOOD,
+        texts={0: ("accepted", GREEN)},
+    )
+    yield stat_panel(
+        small(
+            107,
+            "Open breakers",
+            "Pods whose circuit breaker is open. They apply `on_store_error` of each policy.",
+            3,
+        ),
+        queries.open_breakers(),
+        steps=ZERO_IS_GOOD,
     )
 
 
-def _admitted() -> Row:
-    return Row(
-        200,
-        "Admitted against permitted",
-        (
-            lines(
-                Card(
-                    201,
-                    "Admitted against permitted, by policy",
-                    "Units let in for audited keys each second, summed over pods, and dashed what "
-                    "the limits permit to these keys: a burst when a key is first seen, then the "
-                    "refill.",
-                ),
-                Line(limit_queries.admitted_units_by_policy(), "{{policy}}"),
-                Line(limit_queries.permitted_units_by_policy(), "{{policy}} permitted"),
-                unit="cps",
-                dashed="permitted",
-                empty=NOT_AUDITED,
-            ),
-            lines(
-                Card(
-                    202,
-                    "Admitted by pod, against permitted",
-                    "The same for the picked policies together, stacked by pod. However many pods "
-                    "there are, the stack stays where one would.",
-                ),
-                Line(limit_queries.admitted_units_by_pod(), "{{pod}}"),
-                Line(limit_queries.permitted_units(), "permitted"),
-                unit="cps",
-                stacked=True,
-                dashed="permitted",
-                colors={"permitted": RED},
-                empty=NOT_AUDITED,
-            ),
-            lines(
-                Card(
-                    203,
-                    "Overshoot by policy",
-                    "Units let in beyond the limit, summed over pods, for the audited keys, in the "
-                    "worst interval of the last few minutes.",
-                ),
-                Line(limit_queries.overshoot_by_policy(), "{{policy}}"),
-                unit="short",
-                empty=NOT_AUDITED,
-            ),
-            lines(
-                Card(
-                    204,
-                    "Windows compared",
-                    "Windows of audited keys that are compared with their limits each second: that "
-                    "the audit runs.",
-                ),
-                Line(limit_queries.compared_windows_by_policy(), "{{policy}}"),
-                unit="cps",
-                empty=NOT_AUDITED,
-            ),
+def _audit() -> Iterator[Panel]:
+    permitted = queries.audited(names.AUDIT_PERMITTED.name)
+    yield graph_panel(
+        Card(
+            201,
+            "Admitted against permitted, by policy",
+            "Units admitted for the audited keys per second, over all pods. Dashed: units that "
+            "the limits permit, which is a full burst for a new key and the refill after it.",
         ),
+        Query(queries.audited(names.AUDIT_ADMITTED.name, names.POLICY), "{{policy}}"),
+        Query(queries.audited(names.AUDIT_PERMITTED.name, names.POLICY), "{{policy}} permitted"),
+        unit="cps",
+        dashed="permitted",
+        no_data=NOT_AUDITED,
+    )
+    yield graph_panel(
+        Card(
+            202,
+            "Admitted by pod, against permitted",
+            "The same units over all selected policies, stacked by pod. The number of pods does "
+            "not change the height of the stack.",
+        ),
+        Query(queries.audited(names.AUDIT_ADMITTED.name, POD), "{{pod}}"),
+        Query(permitted, "permitted"),
+        unit="cps",
+        stacked=True,
+        dashed="permitted",
+        colors={"permitted": RED},
+        no_data=NOT_AUDITED,
+    )
+    overshoot = max_over(names.AUDIT_OVERSHOOT.name, SELECTED_POLICY)
+    yield graph_panel(
+        Card(
+            203,
+            "Overshoot by policy",
+            "Units admitted above the limit over all pods, in the worst interval of the last five "
+            "minutes.",
+        ),
+        Query(aggregate("max", overshoot, names.POLICY), "{{policy}}"),
+        no_data=NOT_AUDITED,
+    )
+    yield graph_panel(
+        Card(
+            204,
+            "Audited intervals",
+            "Intervals of audited keys that are compared with their limits per second. At 0 no "
+            "audit is running.",
+        ),
+        Query(queries.audited(names.AUDIT_WINDOWS.name, names.POLICY), "{{policy}}"),
+        unit="cps",
+        no_data=NOT_AUDITED,
     )
 
 
-def _pods() -> Row:
-    return Row(
-        300,
-        "Replicas and policies",
-        (
-            lines(
-                Card(
-                    301,
-                    "Share of each pod",
-                    "Part of the admitted requests that each pod let in. It follows the traffic, "
-                    "and does not have to be even.",
-                ),
-                Line(limit_queries.admitted_share_by_pod(), "{{pod}}"),
-                unit="percentunit",
-                stacked=True,
-            ),
-            lines(
-                Card(
-                    302,
-                    "Replicas",
-                    "Pods that answer the scrape, and as many as they count themselves through the "
-                    "store. A pod that has just started counts none.",
-                ),
-                Line(limit_queries.serving_pods(), "serving"),
-                Line(limit_queries.most_replicas_counted(), "counted, at most"),
-                Line(limit_queries.fewest_replicas_counted(), "counted, at least"),
-                unit="short",
-            ),
-            lines(
-                Card(
-                    303,
-                    "Pods by policy set",
-                    "Pods that serve each set of policies, named by its digest: one colour, but "
-                    "for the minute that a change takes.",
-                ),
-                Line(limit_queries.pods_by_policy_set(), "{{digest}}"),
-                unit="short",
-                stacked=True,
-            ),
-            table_of(
-                Card(
-                    304,
-                    "Limits in force",
-                    "What each policy allows a caller; a tier's limit is named `tier/limit`.",
-                ),
-                ("policy", "limit"),
-                Column("Units", limit_queries.limits()),
-                Column("Window", limit_queries.windows(), unit="s"),
-            ),
+def _replicas() -> Iterator[Panel]:
+    yield graph_panel(
+        Card(
+            301,
+            "Share of each pod",
+            "Fraction of the admitted requests that each pod admitted. It follows the traffic and "
+            "may be uneven.",
         ),
+        Query(queries.admitted_share_by_pod(), "{{pod}}"),
+        unit="percentunit",
+        stacked=True,
+    )
+    yield graph_panel(
+        Card(
+            302,
+            "Replicas",
+            "Pods that Prometheus scrapes, and the replica counts that the pods get from the "
+            "store. A pod that has just started counts 0.",
+        ),
+        Query(queries.serving_pods(), "serving"),
+        Query(queries.most_replicas_counted(), "counted, maximum"),
+        Query(queries.fewest_replicas_counted(), "counted, minimum"),
+    )
+    digests = aggregate("count", series(names.POLICY_INFO.name), names.DIGEST)
+    yield graph_panel(
+        Card(
+            303,
+            "Pods by policy set",
+            "Pods that serve each policy set, by its digest. Two colours are normal for about a "
+            "minute after a change.",
+        ),
+        Query(digests, "{{digest}}"),
+        stacked=True,
+    )
+    limit, window = (
+        aggregate("max", series(metric.name, SELECTED_POLICY), *_LIMIT)
+        for metric in (names.POLICY_LIMIT, names.POLICY_WINDOW)
+    )
+    yield table_panel(
+        Card(
+            304,
+            "Limits in force",
+            "Limits of each policy. A limit of a tier is named `tier/limit`.",
+        ),
+        _LIMIT,
+        Column("Units", limit),
+        Column("Window", window, unit="s"),
     )

@@ -1,96 +1,87 @@
-"""The words that queries are put together from; each keeps sums right when pods come and go."""
+"""PromQL building blocks: selectors, rates and aggregations that stay correct when pods restart."""
 
 from typing import Final
 
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.names import MetricSpec
 
 POD: Final = "pod"
 RELEASE: Final = ("namespace", "job")
-"""Labels of the scrape that tell releases of Fleetlimit apart."""
+"""Scrape labels that identify a Helm release."""
 
-OF_PODS: Final = 'namespace=~"$namespace", job=~"$job", instance=~"$instance"'
-OF_STORES: Final = 'job=~"$store_job", instance=~"$store_instance"'
+PODS: Final = 'namespace=~"$namespace", job=~"$job", instance=~"$instance"'
+STORES: Final = 'job=~"$store_job", instance=~"$store_instance"'
+"""Matchers of redis_exporter, which is a scrape job of its own."""
+SELECTED_POLICY: Final = f'{names.POLICY}=~"$policy"'
 
-WINDOW: Final = "$__rate_interval"
+RATE_INTERVAL: Final = "$__rate_interval"
 RANGE: Final = "$__range"
 
 
-def series(name: str, *matchers: str, of: str = OF_PODS) -> str:
-    """Select the series of this name.
+def series(name: str, *matchers: str, of: str = PODS) -> str:
+    """Return a selector.
 
     Args:
-        name: Name of the metric.
-        matchers: Further matchers.
-        of: Matchers of the pods, or of the stores.
+        name: Metric name.
+        matchers: Additional label matchers.
+        of: Matchers of the scrape target.
     """
     return f"{name}{{{', '.join((of, *matchers))}}}"
 
 
 def one_of(label: str, *values: str) -> str:
-    """Match one of these values."""
+    """Return a matcher for these values of a label."""
     return f'{label}="{values[0]}"' if len(values) == 1 else f'{label}=~"{"|".join(values)}"'
 
 
-def picked(label: str) -> str:
-    """Match what the reader picked in the variable of the label's name."""
-    return f'{label}=~"${label}"'
+def rate(name: str, *matchers: str, of: str = PODS) -> str:
+    """Return the per-second rate of a counter."""
+    return f"rate({series(name, *matchers, of=of)}[{RATE_INTERVAL}])"
 
 
-def rate(name: str, *matchers: str, of: str = OF_PODS) -> str:
-    """Return how much a counter grows each second."""
-    return f"rate({series(name, *matchers, of=of)}[{WINDOW}])"
-
-
-def increase(name: str, *matchers: str, of: str = OF_PODS) -> str:
-    """Return by how much a counter grew in the time that the reader looks at."""
+def increase(name: str, *matchers: str, of: str = PODS) -> str:
+    """Return the increase of a counter over the dashboard's time range."""
     return f"increase({series(name, *matchers, of=of)}[{RANGE}])"
 
 
-def highest(name: str, *matchers: str, over: str = WINDOW) -> str:
-    """Return the highest value of a gauge, so that no moment between two points is missed."""
+def max_over(name: str, *matchers: str, over: str = RATE_INTERVAL) -> str:
+    """Return the maximum of a gauge, so that a peak between two graph points is visible."""
     return f"max_over_time({series(name, *matchers)}[{over}])"
 
 
-def by(operation: str, labels: tuple[str, ...], expression: str) -> str:
-    """Aggregate, keeping these labels."""
-    kept = f" by ({', '.join(labels)})" if labels else ""
-    return f"{operation}{kept} ({expression})"
+def aggregate(operator: str, expression: str, *labels: str) -> str:
+    """Aggregate by these labels."""
+    by = f" by ({', '.join(labels)})" if labels else ""
+    return f"{operator}{by} ({expression})"
 
 
 def total(expression: str, *labels: str) -> str:
-    """Sum up, keeping these labels."""
-    return by("sum", labels, expression)
+    """Sum by these labels."""
+    return aggregate("sum", expression, *labels)
 
 
 def ratio(part: str, whole: str) -> str:
-    """Divide what has the same labels; nothing out of nothing is 0, and not NaN."""
+    """Divide series with equal labels; 0/0 is 0 and not NaN."""
     return f"{part} / clamp_min({whole}, 1e-9)"
 
 
-def share(part: str, whole: str) -> str:
-    """Divide each part by one whole; nothing out of nothing is 0, and not NaN."""
-    return f"{part} / on () group_left () clamp_min({whole}, 1e-9)"
+def bucket(histogram: str) -> str:
+    """Return the name of a histogram's bucket series."""
+    return f"{histogram}_bucket"
 
 
-def quantile(quantile_: float, histogram: MetricSpec, *labels: str) -> str:
-    """Estimate a quantile over all pods, where there were observations."""
+def quantile(level: float, histogram: str, *labels: str) -> str:
+    """Return a quantile over all pods, by these labels."""
     buckets = total(rate(bucket(histogram)), "le", *labels)
-    # Without observations it is NaN, which no comparison lets through.
-    return f"histogram_quantile({quantile_}, {buckets}) >= 0"
-
-
-def bucket(histogram: MetricSpec) -> str:
-    """Return the name of a histogram's buckets."""
-    return histogram.series[0]
+    # Without observations the quantile is NaN. The comparison drops NaN series.
+    return f"histogram_quantile({level}, {buckets}) >= 0"
 
 
 def or_zero(expression: str, label: str = "") -> str:
-    """Put 0 in place of a counter that is not born yet, but nothing where no pod is scraped.
+    """Return 0 if the counter has no series yet, and no result if no pod is scraped.
 
     Args:
-        expression: What may have no series.
-        label: A label to write `none` into, for the legend.
+        expression: A query without labels, or with `label` alone.
+        label: Label that the zero carries with the value `none`, for the legend.
     """
     zero = f"0 * count({series(names.BUILD_INFO.name)})"
     if label:
@@ -98,14 +89,9 @@ def or_zero(expression: str, label: str = "") -> str:
     return f"({expression} or on () {zero})"
 
 
-def or_zero_by_release(expression: str) -> str:
-    """Put 0 for each release that has pods and is not in the expression."""
-    return f"({expression} or 0 * {by('count', RELEASE, series(names.BUILD_INFO.name))})"
-
-
 def of_fleetlimit(expression: str) -> str:
-    """Keep the series of scrape jobs that have a pod of Fleetlimit.
+    """Drop the series of scrape jobs without a Fleetlimit pod.
 
-    Metrics that every process has need it: where the reader picked all jobs, all jobs answer.
+    Metrics such as `up` exist for every job, and the variable `job` may select all jobs.
     """
     return f"{expression} and on ({', '.join(RELEASE)}) {series(names.BUILD_INFO.name)}"

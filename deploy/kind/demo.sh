@@ -88,7 +88,7 @@ for each in prometheus-operator jaeger prometheus; do apply "$observability/$eac
 open_port prometheus 0 30090
 open_port jaeger 2 30686
 if [ -n "$grafana" ]; then
-  kubectl -n observability create configmap fleetlimit-dashboards --from-file=dashboards/ \
+  kubectl -n observability create configmap fleetlimit-dashboards --from-file=charts/fleetlimit/files/dashboards/ \
     --dry-run=client -o yaml | kubectl apply --server-side -f - >/dev/null
   apply "$observability/grafana.yaml"
   open_port grafana 0 30300
@@ -119,7 +119,7 @@ http://127.0.0.1:3000/d/fleetlimit-healthy      Is the limiter healthy? Latency,
 http://127.0.0.1:3000/d/fleetlimit-fleet        One row for each release
 LOOK
 else
-  echo "The image $GRAFANA_IMAGE cannot be had, so there is no Grafana: dashboards/ has the boards."
+  echo "The image $GRAFANA_IMAGE cannot be had, so there is no Grafana: import charts/fleetlimit/files/dashboards/*.json elsewhere."
 fi
 cat <<'LOOK'
 http://127.0.0.1:9090/alerts                  Prometheus: the alerts; none fires until something breaks

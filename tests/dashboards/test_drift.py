@@ -1,35 +1,35 @@
-"""The committed boards and rules are the generated ones, in `dashboards/` and in the chart."""
+"""The committed dashboards and rules are the generated ones, and the chart delivers them."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 import generate
-from support.boards import BOARDS, FOLDER
+from dashboard import RUNBOOK
+from support.boards import BOARDS, FILES
+from support.tool import ROOT, run
 
 
-def test_nothing_was_changed_by_hand() -> None:
-    """Each committed file is what `python dashboards/src/generate.py` writes, and no more."""
-    written = generate.files()
-    folders = {(generate.ROOT / path).parent for path in written}
+def test_committed_files_are_the_generated_ones() -> None:
+    """`python dashboards/src/generate.py` changes no file, and there are no other ones."""
     committed = {
-        str(path.relative_to(generate.ROOT)): path.read_text(encoding="utf-8")
-        for folder in folders
-        for path in folder.iterdir()
-        if path.suffix in {".json", ".yaml"}
+        str(path.relative_to(FILES)): path.read_text(encoding="utf-8")
+        for path in (*FILES.glob("*.yaml"), *FILES.glob("dashboards/*"))
     }
-    assert committed == written, "run: python dashboards/src/generate.py"
+    assert committed == generate.files(), "run: python dashboards/src/generate.py"
 
 
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_generation_is_deterministic(seed: str) -> None:
-    """Another process, with another order of sets, makes the same bytes."""
+    """Another process with another hash seed generates the same bytes."""
     done = subprocess.run(
         [sys.executable, "-c", "import generate; print(*generate.files().values())"],
-        cwd=FOLDER / "src",
+        cwd=ROOT / "dashboards" / "src",
         env={**os.environ, "PYTHONHASHSEED": seed},
         capture_output=True,
         text=True,
@@ -38,12 +38,18 @@ def test_generation_is_deterministic(seed: str) -> None:
     assert done.stdout == " ".join(generate.files().values()) + "\n"
 
 
-def test_the_chart_has_the_same_boards() -> None:
-    """The chart's boards are those of `dashboards/` but for spaces, and fit in one ConfigMap."""
-    size = 0
+@pytest.mark.skipif(shutil.which("helm") is None, reason="there is no helm on the PATH")
+def test_configmap_contains_the_committed_dashboards() -> None:
+    """The chart delivers them unchanged but for spaces and the runbook's URL, in one ConfigMap."""
+    chart = ROOT / "charts" / "fleetlimit"
+    values = chart / "ci" / "observability-values.yaml"
+    shown = ("--show-only", "templates/configmap-dashboards.yaml")
+    rendered = run("helm", "template", "fl", str(chart), "--values", str(values), *shown)
+    delivered = yaml.safe_load(rendered)["data"]
+    url = yaml.safe_load(values.read_text(encoding="utf-8"))["prometheusRule"]["runbookUrl"]
     for uid, board in BOARDS.items():
-        file = generate.ROOT / generate.CHARTED / "dashboards" / f"{uid}.json"
-        assert json.loads(file.read_text(encoding="utf-8")) == board
-        size += file.stat().st_size
-    # `kubectl apply` keeps what it applied in an annotation; those have 256 KiB in all.
-    assert size < 200_000
+        expected = json.dumps(board).replace(RUNBOOK, url)
+        assert json.loads(delivered.pop(f"{uid}.json")) == json.loads(expected)
+    assert not delivered
+    # `kubectl apply` copies a ConfigMap into an annotation; annotations are limited to 256 KiB.
+    assert len(rendered) < 200_000

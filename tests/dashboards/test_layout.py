@@ -1,92 +1,110 @@
-"""Boards are found by their names, panels by their numbers, and nothing lies on anything else."""
+"""Layout of the dashboards: ids, titles, grid positions, and the first screen of a laptop."""
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
-import boards
-import links
+import generate
+from dashboard import FLEET, HEALTHY, HOLDS, RUNBOOK, THROTTLED
 from support.boards import BOARDS, FOLDER, panels
-from variables import RUNBOOK
+from support.tool import ROOT
+
+SCREEN_PX: Final = 900
+"""Height of a laptop's screen."""
+CHROME_PX: Final = 300
+"""Height of the browser's bars and of Grafana's header with two lines of variables."""
+UNIT_PX: Final = 38
+"""Height of a unit of Grafana's grid, with its margin."""
 
 each_board = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
 
 
-def test_there_are_four_boards() -> None:
-    """The boards are those that others link to."""
-    assert set(BOARDS) == {links.HOLDS, links.THROTTLED, links.HEALTHY, links.FLEET}
+def test_boards_have_known_uids() -> None:
+    """There are four dashboards, with the uids that links use."""
+    assert set(BOARDS) == {HOLDS, THROTTLED, HEALTHY, FLEET}
 
 
 @pytest.mark.parametrize("uid", BOARDS)
-def test_a_board_is_called_as_its_file(uid: str) -> None:
-    """The uid is the name of the file, and short enough for Grafana."""
+def test_uid_is_the_file_name(uid: str) -> None:
+    """The uid is the file name, and within Grafana's limit of 40 characters."""
     assert BOARDS[uid]["uid"] == uid
     assert len(uid) <= 40
 
 
 @each_board
-def test_a_number_stands_for_one_panel(board: Any) -> None:
-    """No two panels of a board have one number, rows included, nor one title."""
-    numbers = [panel["id"] for panel in board["panels"]]
-    assert len(set(numbers)) == len(numbers)
-    assert min(numbers) > 0
+def test_ids_and_titles_are_unique(board: Any) -> None:
+    """No two panels or rows of a dashboard share an id, and no two panels a title."""
+    rows = [each for each in board["panels"] if each["type"] == "row"]
+    ids = [each["id"] for each in (*rows, *panels(board))]
+    assert len(set(ids)) == len(ids)
+    assert min(ids) > 0
     titles = [panel["title"] for panel in panels(board)]
     assert len(set(titles)) == len(titles)
 
 
 @each_board
-def test_a_panel_is_numbered_from_its_row(board: Any) -> None:
-    """A new panel takes a free number of its row, so that no other's changes."""
+def test_panel_ids_follow_their_row(board: Any) -> None:
+    """A new panel takes a free id of its row, so that no other id changes."""
     row = 0
-    for panel in board["panels"]:
-        if panel["type"] == "row":
-            row = panel["id"]
+    for each in board["panels"]:
+        if each["type"] == "row":
+            row = each["id"]
             assert row % 100 == 0
-        else:
+        for panel in each.get("panels", ()) if each["type"] == "row" else (each,):
             assert row < panel["id"] < row + 100, panel["title"]
 
 
 @each_board
-def test_no_panel_lies_on_another(board: Any) -> None:
-    """All panels are within the 24 columns, and each cell of the grid holds at most one."""
+def test_panels_do_not_overlap(board: Any) -> None:
+    """All panels are within the 24 columns, and each cell of the grid has at most one panel."""
     taken: set[tuple[int, int]] = set()
     for panel in board["panels"]:
-        place = panel["gridPos"]
+        at = panel["gridPos"]
         cells = {
             (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
         }
-        assert place["x"] >= 0
-        assert place["x"] + place["w"] <= 24, panel["title"]
+        assert at["x"] >= 0
+        assert at["x"] + at["w"] <= 24, panel["title"]
         assert not cells & taken, panel["title"]
         taken |= cells
 
 
 @each_board
-def test_no_line_of_panels_has_a_gap(board: Any) -> None:
-    """Every line of panels fills the width."""
-    lines: dict[int, int] = {}
-    for panel in board["panels"]:
-        place = panel["gridPos"]
-        lines[place["y"]] = lines.get(place["y"], 0) + place["w"]
-    assert set(lines.values()) == {24}
+def test_grid_has_no_holes(board: Any) -> None:
+    """The panels fill the 24 columns from the top to the bottom."""
+    positions = [panel["gridPos"] for panel in board["panels"]]
+    bottom = max(at["y"] + at["h"] for at in positions)
+    assert sum(at["w"] * at["h"] for at in positions) == 24 * bottom
 
 
 @each_board
-def test_figures_come_first_and_then_advice(board: Any) -> None:
-    """A board begins with a line of figures, and then says what is healthy and what to do."""
-    figures = [panel for panel in panels(board) if panel["gridPos"]["y"] == 1]
-    assert {panel["type"] for panel in figures} == {"stat"}
-    text = panels(board)[len(figures)]["options"]["content"]
-    assert "| Look at | Healthy | If not |" in text
-    assert "${runbook}" in text
+def test_first_screen_shows_a_graph(board: Any) -> None:
+    """Below the stat panels, the first panel that a laptop's screen shows is a whole graph."""
+    shown = [each for each in board["panels"] if each["type"] != "row"]
+    stats = [each for each in shown if each["gridPos"]["y"] == 1]
+    assert {each["type"] for each in stats} == {"stat"}
+    first = shown[len(stats)]
+    assert first["type"] == "timeseries"
+    bottom = first["gridPos"]["y"] + first["gridPos"]["h"]
+    assert bottom * UNIT_PX <= SCREEN_PX - CHROME_PX
 
 
 @each_board
-def test_boards_lead_to_each_other(board: Any) -> None:
-    """Each board links to all that share its tag, with the reader's choice and time."""
+def test_advice_is_in_a_collapsed_row(board: Any) -> None:
+    """The second row is closed, and contains the advice table with links into the runbook."""
+    _, row, *_ = (each for each in board["panels"] if each["type"] == "row")
+    assert row["collapsed"]
+    (advice,) = row["panels"]
+    assert "| Look at | Healthy | If not |" in advice["options"]["content"]
+    assert "${runbook}" in advice["options"]["content"]
+
+
+@each_board
+def test_boards_link_to_each_other(board: Any) -> None:
+    """Each dashboard links to all with its tag, and keeps variables and time range."""
     (link,) = board["links"]
     assert link["type"] == "dashboards"
     assert link["tags"] == board["tags"] == ["fleetlimit"]
@@ -95,52 +113,50 @@ def test_boards_lead_to_each_other(board: Any) -> None:
 
 
 @pytest.mark.parametrize("uid", BOARDS)
-def test_the_runbook_has_one_address(uid: str) -> None:
-    """The runbook's address stands once, as a variable, so that a chart can replace it."""
+def test_runbook_address_is_one_variable(uid: str) -> None:
+    """The address is in one variable only, so that the chart can replace it."""
     text = (FOLDER / f"{uid}.json").read_text(encoding="utf-8")
     assert text.count(f'"query": "{RUNBOOK}"') == 1
     assert text.count(RUNBOOK) == 3  # the default, and the current value with its text
 
 
-def test_the_advice_leads_to_sections_that_there_are() -> None:
-    """Every link into the runbook names a heading of it."""
-    runbook = (FOLDER.parent / RUNBOOK).read_text(encoding="utf-8")
+def test_advice_links_to_existing_sections() -> None:
+    """Every link into the runbook is the anchor of a heading."""
+    runbook = (ROOT / RUNBOOK).read_text(encoding="utf-8")
     sections = {head.lower() for head in re.findall(r"^## (\w+)$", runbook, re.MULTILINE)}
     linked = set(re.findall(r"\$\{runbook\}#([\w-]+)", str(BOARDS)))
     assert linked
     assert linked <= sections
 
 
-def test_panels_are_found_by_board_and_title() -> None:
-    """The table of numbers is that of the committed boards."""
-    assert dict(boards.PANELS) == {
+def test_panel_ids_are_those_of_the_committed_boards() -> None:
+    """The ids that alerts link to are the committed ones."""
+    ids = {
         (uid, panel["title"]): panel["id"]
         for uid, board in BOARDS.items()
         for panel in panels(board)
+        if panel["type"] != "text"
     }
+    assert generate.panel_ids() == ids
 
 
-def test_the_path_of_a_panel() -> None:
-    """A panel's path names its board and its number; a title that there is not is an error."""
-    assert boards.panel_path(links.HOLDS, "Overshoot") == "/d/fleetlimit-holds?viewPanel=101"
-    with pytest.raises(KeyError):
-        boards.panel_path(links.HOLDS, "Undershoot")
-
-
-def test_a_panel_that_may_be_empty_says_why() -> None:
-    """What may be empty with pods scraped has its reason, and the headline is never silently so."""
-    empty = boards.EXPECTED_EMPTY
-    assert set(empty) <= set(boards.PANELS)
-    assert empty[links.HOLDS, "Overshoot"] == "not audited"
-    assert (links.HOLDS, "Replicas serving") not in empty
+def test_panels_without_values_give_a_reason() -> None:
+    """The overshoot is "not audited" without an audit. "no data" means that no pod is scraped."""
+    texts = {
+        panel["title"]: panel["fieldConfig"]["defaults"]["noValue"]
+        for panel in panels(BOARDS[HOLDS])
+        if panel["type"] != "text"
+    }
+    assert texts["Overshoot"] == "not audited"
+    assert texts["Replicas serving"] == "no data"
 
 
 @each_board
-def test_a_gap_never_has_the_colour_of_good(board: Any) -> None:
-    """A figure without a value says so, in a colour that is not green."""
+def test_missing_values_are_not_green(board: Any) -> None:
+    """A stat panel without a value shows a text in a colour that does not mean healthy."""
     for panel in panels(board):
         if panel["type"] == "stat":
-            gap = panel["fieldConfig"]["defaults"]["mappings"][-1]["options"]
-            assert gap["match"] == "null+nan"
-            assert gap["result"]["color"] not in {"green", "blue"}
-            assert gap["result"]["text"] == panel["fieldConfig"]["defaults"]["noValue"]
+            missing = panel["fieldConfig"]["defaults"]["mappings"][-1]["options"]
+            assert missing["match"] == "null+nan"
+            assert missing["result"]["color"] not in {"green", "blue"}
+            assert missing["result"]["text"] == panel["fieldConfig"]["defaults"]["noValue"]

@@ -1,4 +1,4 @@
-"""Links lead to traces, logs and boards, with what the reader is looking at."""
+"""Links to traces, logs and dashboards keep the selection and the time range."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-import links
+from dashboard import FLEET, HEALTHY, HOLDS, THROTTLED, logs_url
 from support.boards import BOARDS, panels, queries
 
 
@@ -16,7 +16,7 @@ def panel(uid: str, title: str) -> dict[str, Any]:
 
 
 def pane(path: str) -> Any:
-    """Return what a path tells Explore to show."""
+    """Return the pane of an Explore URL."""
     parts = urlsplit(path)
     assert parts.path == "/explore"
     (shown,) = json.loads(parse_qs(parts.query)["panes"][0]).values()
@@ -24,9 +24,9 @@ def pane(path: str) -> Any:
 
 
 @pytest.mark.parametrize("title", ["Denials by policy", "Denied share by policy"])
-def test_a_series_of_a_policy_leads_to_its_lines(title: str) -> None:
-    """A click on a policy's series opens its lines in the picked logs, over the time looked at."""
-    (link,) = panel(links.THROTTLED, title)["fieldConfig"]["defaults"]["links"]
+def test_policy_series_links_to_its_log_lines(title: str) -> None:
+    """A click on a series opens its log lines in the selected Loki, over the time range."""
+    (link,) = panel(THROTTLED, title)["fieldConfig"]["defaults"]["links"]
     shown = pane(link["url"])
     (query,) = shown["queries"]
     assert query["datasource"] == {"type": "loki", "uid": "${loki}"}
@@ -34,25 +34,25 @@ def test_a_series_of_a_policy_leads_to_its_lines(title: str) -> None:
     assert shown["range"] == {"from": "${__from}", "to": "${__to}"}
 
 
-def test_placeholders_are_left_as_they_are() -> None:
-    """Grafana finds its placeholders in a path of which all else is percent-encoded."""
-    path = links.logs("{a=~`${__field.labels.policy}`}")
+def test_logs_url_keeps_placeholders() -> None:
+    """Everything but Grafana's placeholders is percent-encoded."""
+    path = logs_url("{a=~`${__field.labels.policy}`}")
     assert "%7Ba%3D~%60${__field.labels.policy}%60%7D" in path
     assert '"' not in path
     assert " " not in path
 
 
-def test_a_release_leads_to_its_boards() -> None:
-    """A row of the fleet leads to the other three boards, for that namespace and job alone."""
+def test_release_links_to_its_boards() -> None:
+    """A row of the fleet table links to the other dashboards, for its namespace and job."""
     (override,) = [
         each
-        for each in panel(links.FLEET, "Releases")["fieldConfig"]["overrides"]
+        for each in panel(FLEET, "Releases")["fieldConfig"]["overrides"]
         if each["matcher"]["options"] == "Job"
     ]
     (property_,) = override["properties"]
     paths = [link["url"] for link in property_["value"]]
     assert [urlsplit(path).path for path in paths] == [
-        f"/d/{uid}" for uid in (links.HOLDS, links.THROTTLED, links.HEALTHY)
+        f"/d/{uid}" for uid in (HOLDS, THROTTLED, HEALTHY)
     ]
     for path in paths:
         assert "var-namespace=${__data.fields.Namespace}" in path
@@ -60,15 +60,15 @@ def test_a_release_leads_to_its_boards() -> None:
         assert "${__url_time_range}" in path
 
 
-def test_traces_are_asked_for_where_there_are_some() -> None:
-    """Exemplars are asked of the metrics that have them: durations and denials."""
+def test_exemplars_are_queried_from_metrics_that_have_them() -> None:
+    """Check durations, decisions and denials have exemplars."""
     metrics = {
         "fleetlimit_check_duration_seconds",
         "fleetlimit_decisions_total",
         "fleetlimit_denials_total",
     }
-    asked = [each for each in queries() if each.target.get("exemplar")]
-    assert len(asked) == 6
-    for each in asked:
+    found = [each for each in queries() if each.target.get("exemplar")]
+    assert len(found) == 6
+    for each in found:
         assert any(metric in each.expression for metric in metrics), str(each)
         assert each.panel["type"] in {"timeseries", "heatmap"}

@@ -1,4 +1,4 @@
-"""The rules of grafana/dashboard-linter hold on every board, and are not weakened for any panel."""
+"""The rules of grafana/dashboard-linter, for every dashboard and panel."""
 
 import re
 import typing
@@ -8,7 +8,8 @@ import pytest
 import yaml
 from grafana_foundation_sdk.models import units
 
-from support.boards import BOARDS, FOLDER, Query, moments, panels, queries, selectors
+from support.boards import BOARDS, Query, moments, panels, queries, selectors
+from support.tool import ROOT
 
 UNITS = {
     typing.get_args(kind)[0] for kind in typing.get_type_hints(units, include_extras=True).values()
@@ -19,7 +20,7 @@ FUNCTIONS = {
     "increase": {"$__range"},
     "max_over_time": {"$__rate_interval", "$__range"},
 }
-"""Over what each function of a range looks."""
+"""Ranges that each function may have."""
 
 each_board = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
 
@@ -29,21 +30,21 @@ def variable(board: Any, name: str) -> Any:
     return found
 
 
-def asked(board: Any) -> list[Query]:
-    """Return the queries to Prometheus that a board makes."""
+def queries_of(board: Any) -> list[Query]:
+    """Return the Prometheus queries of a dashboard."""
     return [each for each in (*queries(), *moments()) if each.board == board["uid"]]
 
 
-def shown(board: Any) -> list[dict[str, Any]]:
-    """Return the panels that show data."""
+def data_panels(board: Any) -> list[dict[str, Any]]:
+    """Return the panels with a data source."""
     return [panel for panel in panels(board) if panel["type"] != "text"]
 
 
 @each_board
-def test_datasource_is_picked_by_the_reader(board: Any) -> None:
-    """A variable picks the Prometheus to ask."""
-    picked = variable(board, "datasource")
-    assert (picked["type"], picked["query"], picked["label"]) == (
+def test_datasource_is_a_variable(board: Any) -> None:
+    """A variable selects the Prometheus data source."""
+    selected = variable(board, "datasource")
+    assert (selected["type"], selected["query"], selected["label"]) == (
         "datasource",
         "prometheus",
         "Data source",
@@ -52,18 +53,18 @@ def test_datasource_is_picked_by_the_reader(board: Any) -> None:
 
 @each_board
 @pytest.mark.parametrize("name", ["job", "instance"])
-def test_job_and_instance_are_picked_by_the_reader(board: Any, name: str) -> None:
-    """Variables pick any number of jobs and instances, and follow the time looked at."""
-    picked = variable(board, name)
-    assert (picked["type"], picked["label"]) == ("query", name.capitalize())
-    assert picked["datasource"]["uid"] == "${datasource}"
-    assert (picked["multi"], picked["includeAll"], picked["allValue"]) == (True, True, ".+")
-    assert picked["refresh"] == 2
+def test_job_and_instance_are_variables(board: Any, name: str) -> None:
+    """Variables select any number of jobs and instances, and follow the time range."""
+    selected = variable(board, name)
+    assert (selected["type"], selected["label"]) == ("query", name.capitalize())
+    assert selected["datasource"]["uid"] == "${datasource}"
+    assert (selected["multi"], selected["includeAll"], selected["allValue"]) == (True, True, ".+")
+    assert selected["refresh"] == 2
 
 
 @each_board
-def test_every_query_of_a_variable_asks_for_the_values_of_a_label(board: Any) -> None:
-    """A variable is filled by `label_values` and nothing that costs more."""
+def test_variables_query_label_values(board: Any) -> None:
+    """A variable queries `label_values`, which is cheap."""
     for each in board["templating"]["list"]:
         if each["type"] == "query":
             assert re.fullmatch(r"label_values\(\w+(\{.*\})?, \w+\)", each["query"]), each["name"]
@@ -71,17 +72,17 @@ def test_every_query_of_a_variable_asks_for_the_values_of_a_label(board: Any) ->
 
 @each_board
 def test_every_variable_is_used(board: Any) -> None:
-    """No variable asks the reader for something that nothing depends on."""
+    """Every variable occurs in a query, a link or a text."""
     text = str(board)
     for each in board["templating"]["list"]:
         assert re.search(rf"\$\{{?{each['name']}\b", text), each["name"]
 
 
 @each_board
-def test_no_panel_names_a_data_source(board: Any) -> None:
-    """Every panel asks the source that the reader picked."""
+def test_panels_use_the_selected_datasource(board: Any) -> None:
+    """Panels and annotations query the data source of the variable."""
     allowed = {("prometheus", "${datasource}"), ("loki", "${loki}")}
-    for panel in shown(board):
+    for panel in data_panels(board):
         source = panel["datasource"]
         assert (source["type"], source["uid"]) in allowed, panel["title"]
     for moment in board["annotations"]["list"]:
@@ -89,17 +90,17 @@ def test_no_panel_names_a_data_source(board: Any) -> None:
 
 
 @each_board
-def test_every_panel_says_what_it_is(board: Any) -> None:
-    """Every panel has a title and a description in whole sentences."""
+def test_panels_have_title_and_description(board: Any) -> None:
+    """Every panel has a title and a description that ends with a full stop."""
     for panel in panels(board):
         assert panel["title"], panel["id"]
         assert panel["description"].endswith("."), panel["title"]
 
 
 @each_board
-def test_every_panel_has_a_unit(board: Any) -> None:
-    """Every panel and every column has a unit that Grafana knows."""
-    for panel in shown(board):
+def test_panels_have_a_known_unit(board: Any) -> None:
+    """Every panel and every column has a unit of Grafana."""
+    for panel in data_panels(board):
         config = panel["fieldConfig"]
         assert config["defaults"]["unit"] in UNITS, panel["title"]
         for override in config["overrides"]:
@@ -108,15 +109,15 @@ def test_every_panel_has_a_unit(board: Any) -> None:
 
 
 @each_board
-def test_no_board_can_be_edited(board: Any) -> None:
-    """What is generated is not changed in Grafana."""
+def test_boards_are_read_only(board: Any) -> None:
+    """Grafana does not offer to edit a generated dashboard."""
     assert board["editable"] is False
 
 
 @each_board
-def test_every_selector_follows_job_and_instance(board: Any) -> None:
-    """Each selector holds the job and the instance that the reader picked; of stores, theirs."""
-    for query in asked(board):
+def test_selectors_match_job_and_instance(board: Any) -> None:
+    """Each selector matches the variables `job` and `instance`, or those of the stores."""
+    for query in queries_of(board):
         found = selectors(query.expression)
         assert found, query
         for name, matchers in found:
@@ -126,9 +127,9 @@ def test_every_selector_follows_job_and_instance(board: Any) -> None:
 
 
 @each_board
-def test_no_range_is_fixed(board: Any) -> None:
-    """A rate is over `$__rate_interval`; only an increase or a maximum may be over `$__range`."""
-    for query in asked(board):
+def test_ranges_are_variables(board: Any) -> None:
+    """A rate has `$__rate_interval`; an increase or a maximum may have `$__range`."""
+    for query in queries_of(board):
         ranges = re.findall(r"(\w+)\(\w+\{[^}]*\}\[([^\]]*)\]", query.expression)
         assert len(ranges) == query.expression.count("["), query
         for function, over in ranges:
@@ -136,26 +137,28 @@ def test_no_range_is_fixed(board: Any) -> None:
 
 
 @each_board
-def test_no_counter_is_shown_as_it_is(board: Any) -> None:
-    """A counter is only seen through a rate, an increase or its changes: pods restart."""
-    for query in asked(board):
+def test_counters_are_not_shown_raw(board: Any) -> None:
+    """A counter occurs only in `rate`, `increase` or `changes`, because pods restart."""
+    for query in queries_of(board):
         for name, after in re.findall(r"(\w+)\{[^}]*\}(\[?)", query.expression):
             if name.endswith(("_total", "_bucket", "_count", "_sum")):
                 assert after == "[", (str(query), name)
 
 
 @pytest.mark.parametrize("query", queries("loki"), ids=str)
-def test_a_query_of_the_logs_follows_what_is_picked(query: Query) -> None:
-    """A query of the logs is about the namespace and the time that the reader picked."""
+def test_log_queries_follow_namespace_and_time_range(query: Query) -> None:
+    """A LogQL query matches the variable `namespace`, over the time range."""
     assert 'namespace=~"$namespace"' in query.expression
     assert query.expression.endswith(" [$__range])))")
 
 
-def test_exceptions_of_the_linter_name_panels() -> None:
-    """What `.lint` excepts from a rule for a job or an instance are the panels about stores."""
-    excepted = yaml.safe_load((FOLDER / ".lint").read_text(encoding="utf-8"))["exclusions"]
+def test_linter_exclusions_name_existing_panels() -> None:
+    """`.lint` excludes the store panels from the job and instance rules, and no other panel."""
+    excluded = yaml.safe_load((ROOT / "dashboards" / ".lint").read_text(encoding="utf-8"))[
+        "exclusions"
+    ]
     of_stores = {each.title for each in queries() if "redis_" in each.expression}
     for rule in ("target-job-rule", "target-instance-rule"):
-        assert {each["panel"] for each in excepted[rule]["entries"]} == of_stores
-    of_logs = {each["panel"] for each in excepted["target-promql-rule"]["entries"]}
+        assert {each["panel"] for each in excluded[rule]["entries"]} == of_stores
+    of_logs = {each["panel"] for each in excluded["target-promql-rule"]["entries"]}
     assert of_logs == {each.title for each in queries("loki")}

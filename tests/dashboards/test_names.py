@@ -1,9 +1,8 @@
-"""Every name in a query is one that is exported: metrics, labels, outcomes, fields of the log."""
+"""Metrics, labels, label values and log fields in the queries exist in Fleetlimit."""
 
 import re
 
-import foreign
-import log_queries
+import throttled
 from fleetlimit.core.decision import Outcome
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.logs.denial_log import DenialLog
@@ -12,7 +11,22 @@ from support.boards import BOARDS, Query, kept_labels, moments, panels, queries,
 from support.telemetry import Lines, ManualClock, decision_event, policy_result
 
 METRICS = {series: metric for metric in names.METRICS for series in metric.series}
-OF_THE_SCRAPE = {"namespace", "job", "pod", "instance"}
+SCRAPE_LABELS = {"namespace", "job", "pod", "instance"}
+FOREIGN = {
+    "up",
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "redis_up",
+    "redis_instance_info",
+    "redis_memory_used_bytes",
+    "redis_memory_max_bytes",
+    "redis_commands_processed_total",
+    "redis_evicted_keys_total",
+    "redis_db_keys",
+    "redis_connected_clients",
+}
+"""Metrics of Prometheus, of its Python client and of redis_exporter."""
 VALUES = {
     names.OUTCOME: set(names.OUTCOMES),
     names.SOURCE: set(names.SOURCES),
@@ -25,57 +39,57 @@ LANGUAGE = {
     *("max_over_time", "sum_over_time", "avg_over_time"),
     *("clamp_min", "label_replace", "e"),
 }
-"""Words of PromQL that queries use; `e` is that of 1e-9."""
+"""Words of PromQL in the queries; `e` is from 1e-9."""
 
-OF_BOARDS = [*queries(), *moments()]
-ASKED: list[Query | rules.Asked] = [*OF_BOARDS, *rules.asked()]
+BOARD_QUERIES = [*queries(), *moments()]
+ALL_QUERIES: list[Query | rules.RuleQuery] = [*BOARD_QUERIES, *rules.queries()]
 
 
 def labels_of(name: str) -> set[str]:
-    """Return the labels that the series of a name have beside those of the scrape."""
+    """Return the labels of a series, without the scrape's."""
     if name in rules.RECORDED:
         return kept_labels(rules.RECORDED[name])
-    if name in foreign.NAMES:
+    if name in FOREIGN:
         return {"role"}
     return {*METRICS[name].labels, *(("le",) if name.endswith("_bucket") else ())}
 
 
-def test_every_metric_is_exported() -> None:
-    """A query asks for metrics of `telemetry.names`, of a short list of others, or recorded."""
-    assert ASKED
-    for query in ASKED:
-        asked = {name for name, _ in selectors(query.expression)}
-        assert asked <= set(METRICS) | foreign.NAMES | set(rules.RECORDED), str(query)
+def test_metrics_exist() -> None:
+    """A query selects a metric of `telemetry.names`, a recorded series or a foreign metric."""
+    assert ALL_QUERIES
+    for query in ALL_QUERIES:
+        selected = {name for name, _ in selectors(query.expression)}
+        assert selected <= set(METRICS) | FOREIGN | set(rules.RECORDED), str(query)
 
 
-def test_nothing_is_asked_without_a_selector() -> None:
-    """Every name of a metric is followed by its matchers; all else are words of the language."""
-    for query in ASKED:
+def test_metrics_have_matchers() -> None:
+    """Every metric has matchers; all other words are PromQL's."""
+    for query in ALL_QUERIES:
         assert words(query.expression) <= LANGUAGE, str(query)
 
 
-def test_every_foreign_metric_is_asked_for() -> None:
-    """The list of metrics that are not Fleetlimit's holds no more than is needed."""
-    asked = {name for each in ASKED for name, _ in selectors(each.expression)}
-    assert asked - set(METRICS) - set(rules.RECORDED) == foreign.NAMES
+def test_foreign_metrics_are_used() -> None:
+    """The list of foreign metrics has no unused entry."""
+    selected = {name for each in ALL_QUERIES for name, _ in selectors(each.expression)}
+    assert selected - set(METRICS) - set(rules.RECORDED) == FOREIGN
 
 
-def test_every_label_is_exported() -> None:
-    """A label that is matched or kept is one of the metric's, or of the scrape."""
-    for query in ASKED:
-        known = {*OF_THE_SCRAPE, "le"}
+def test_labels_exist() -> None:
+    """A matched or kept label is one of the metric or of the scrape."""
+    for query in ALL_QUERIES:
+        known = {*SCRAPE_LABELS, "le"}
         for name, matchers in selectors(query.expression):
             labels = labels_of(name)
-            assert set(matchers) <= labels | OF_THE_SCRAPE, (str(query), name)
+            assert set(matchers) <= labels | SCRAPE_LABELS, (str(query), name)
             known |= labels
         assert kept_labels(query.expression) <= known, str(query)
 
 
-def test_every_value_is_exported() -> None:
-    """An outcome or a source that is matched is one that there is."""
+def test_label_values_exist() -> None:
+    """A matched outcome, source or bucket bound exists."""
     matched = [
         (label, set(value.split("|")))
-        for query in ASKED
+        for query in ALL_QUERIES
         for _, matchers in selectors(query.expression)
         for label, (_, value) in matchers.items()
         if label in VALUES
@@ -85,24 +99,27 @@ def test_every_value_is_exported() -> None:
         assert values <= VALUES[label]
 
 
-def test_every_legend_names_labels_that_are_kept() -> None:
-    """The name of a series, or the text of a mark, is made of labels that the query keeps."""
-    for query in OF_BOARDS:
+def test_legends_use_kept_labels() -> None:
+    """Legends and annotation texts contain only labels that the query keeps."""
+    for query in BOARD_QUERIES:
         kept = kept_labels(query.expression)
-        # A series that is not aggregated has the labels of its scrape.
-        kept |= OF_THE_SCRAPE if query.target.get("useValueForTime") else set()
+        # Series that are not aggregated have the scrape's labels.
+        kept |= SCRAPE_LABELS if query.target.get("useValueForTime") else set()
         texts = [query.target.get(key, "") for key in ("legendFormat", "textFormat", "titleFormat")]
         assert set(re.findall(r"\{\{(\w+)\}\}", " ".join(texts))) <= kept, str(query)
 
 
-def test_no_identity_is_in_a_metric() -> None:
-    """No query of a metric knows callers; who they are is asked of the logs alone."""
-    assert not any(log_queries.CALLER in kept_labels(each.expression) for each in queries())
-    assert {each.title for each in queries("loki")} == {"Denied most", "Would be denied most"}
+def test_callers_come_from_logs_only() -> None:
+    """No PromQL query has a caller label; only the two Loki panels show callers."""
+    assert not any(throttled.CALLER in kept_labels(each.expression) for each in queries())
+    assert {each.title for each in queries("loki")} == {
+        "Most denied callers",
+        "Most shadow-denied callers",
+    }
 
 
-def test_the_fields_that_are_asked_for_are_in_the_log() -> None:
-    """Lines of denials have the event, the policy and the caller by which the logs are asked."""
+def test_log_fields_exist() -> None:
+    """The log lines of denials have the event, policy, caller and count that LogQL reads."""
     lines = Lines()
     log = DenialLog(ManualClock(), lines.logger, lines_per_window=1)
     for _ in range(3):
@@ -112,22 +129,25 @@ def test_the_fields_that_are_asked_for_are_in_the_log() -> None:
         )
     log.close()
     for event in (names.LOG_DENIED, names.LOG_SHADOW_DENIED):
-        asked = re.search(rf"{log_queries.EVENT}=~`([^`]*)`", log_queries.denied_most(event))
-        assert asked
+        events = re.search(rf"{throttled.EVENT}=~`([^`]*)`", throttled.most_denied(event))
+        assert events
         written = [
-            line for line in lines.written if re.fullmatch(asked.group(1), line[log_queries.EVENT])
+            line for line in lines.written if re.fullmatch(events.group(1), line[throttled.EVENT])
         ]
-        assert [line.get(log_queries.HELD_BACK) for line in written] == [None, 2]
+        assert [line.get(throttled.SUPPRESSED) for line in written] == [None, 2]
         for line in written:
-            assert (line[names.POLICY], line[log_queries.CALLER]) == ("default", "s1")
+            assert (line[names.POLICY], line[throttled.CALLER]) == ("default", "s1")
 
 
-def test_every_panel_is_named_in_its_board_by_the_advice() -> None:
-    """What the advice sends the reader to, in italics, is a panel, a row or a board."""
+def test_advice_names_existing_panels() -> None:
+    """Emphasised names in the advice are panels, columns, rows or dashboards."""
     titles = {board["title"].removeprefix("Fleetlimit / ") for board in BOARDS.values()}
     for board in BOARDS.values():
-        titles |= {panel["title"] for panel in board["panels"]}
+        titles |= {each["title"] for each in (*board["panels"], *panels(board))}
+        for table in (each for each in panels(board) if each["type"] == "table"):
+            titles |= set(table["transformations"][-1]["options"]["renameByName"].values())
     for board in BOARDS.values():
         (text,) = [each["options"]["content"] for each in panels(board) if each["type"] == "text"]
-        named = set(re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", text))
+        named = set(re.findall(r"\*+([^*]+)\*+", text))
+        assert named
         assert named <= titles

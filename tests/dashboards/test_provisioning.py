@@ -1,4 +1,4 @@
-"""What compose and deploy/observability set up fits what they load, and each other."""
+"""Grafana and Prometheus of compose and of deploy/observability load the committed files."""
 
 import json
 import re
@@ -15,9 +15,9 @@ from fleetlimit.telemetry import names
 from support.boards import FOLDER
 from support.promtool import needs_promtool, promtool
 from support.rules import FILE as RULES
-from support.tool import run
+from support.tool import ROOT, run
 
-DEPLOY = FOLDER.parent / "deploy"
+DEPLOY = ROOT / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]
 MANIFESTS = [
@@ -54,7 +54,7 @@ def of_cluster(name: str) -> Any:
 
 
 def mounts() -> list[tuple[str, Path, str]]:
-    """Return each service's mounts: the service, the path here, and the path there."""
+    """Return the mounts of all services: service, host path, container path."""
     found = [
         (name, mount.split(":")[:2])
         for name, service in SERVICES.items()
@@ -64,24 +64,24 @@ def mounts() -> list[tuple[str, Path, str]]:
 
 
 def images_in(document: Any) -> list[str]:
-    """Return the images that a manifest names, also in arguments."""
+    """Return the images of a manifest, also those in arguments."""
     return re.findall(r"(?<![/\w.-])[\w.-]+/[\w./-]+:v?\d[\w.-]*", json.dumps(document))
 
 
 @pytest.mark.skipif(not has_compose(), reason="there is no docker compose")
-def test_docker_compose_takes_the_file() -> None:
-    """`docker compose config` finds no fault."""
+def test_compose_file_is_valid() -> None:
+    """`docker compose config` accepts the file."""
     run("docker", "compose", "-f", str(COMPOSE), "config", "--quiet")
 
 
-def test_everything_that_is_mounted_is_there() -> None:
-    """No path that compose mounts is missing: Docker would make an empty directory of it."""
+def test_mounted_paths_exist() -> None:
+    """Every host path exists. Docker would create a missing one as an empty directory."""
     assert mounts()
     assert [str(here) for _, here, _ in mounts() if not here.exists()] == []
 
 
-def test_what_compose_waits_for_and_scrapes_is_one_of_its_services() -> None:
-    """Services depend on services, and Prometheus scrapes services."""
+def test_scrape_targets_and_dependencies_are_services() -> None:
+    """Prometheus scrapes, and services depend on, services of the compose file."""
     waited = {other for service in SERVICES.values() for other in service.get("depends_on", ())}
     (config,) = [here for name, here, there in mounts() if there.endswith("/prometheus.yaml")]
     scraped = set()
@@ -94,8 +94,8 @@ def test_what_compose_waits_for_and_scrapes_is_one_of_its_services() -> None:
     assert waited | scraped <= set(SERVICES)
 
 
-def test_images_are_those_of_the_cluster() -> None:
-    """Compose and the manifests run the images of images.env; the proxy is compose's alone."""
+def test_images_are_those_of_images_env() -> None:
+    """Compose and the manifests run the images of images.env, apart from compose's proxy."""
     given = [re.fullmatch(r"\$\{(\w+):-(.+)\}", each["image"]) for each in SERVICES.values()]
     named = {found.group(1): found.group(2) for found in given if found}
     assert len([found for found in given if found]) == len(SERVICES)
@@ -108,8 +108,8 @@ def test_images_are_those_of_the_cluster() -> None:
     assert running <= set(IMAGES.values())
 
 
-def test_the_policies_of_compose_are_valid(tmp_path: Path) -> None:
-    """Compose begins with a policy file that Fleetlimit takes, and with the keys that it names."""
+def test_compose_policies_are_valid(tmp_path: Path) -> None:
+    """The policy file of compose and its key file are valid."""
     mounted = {there: here for name, here, there in mounts() if name == "fleetlimit"}
     policies = (mounted["/etc/fleetlimit/policies"] / "policies.yaml").read_text(encoding="utf-8")
     for there, here in mounted.items():
@@ -120,23 +120,23 @@ def test_the_policies_of_compose_are_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("provisioned", [of_compose, of_cluster])
-def test_exemplars_lead_to_traces(provisioned: Any) -> None:
-    """The exemplars' label is Fleetlimit's, and its traces are in a source that is there."""
+def test_exemplars_link_to_jaeger(provisioned: Any) -> None:
+    """The exemplar label is Fleetlimit's, and links to a provisioned Jaeger data source."""
     sources = {each["uid"]: each for each in provisioned("datasources.yaml")["datasources"]}
     (destination,) = sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
     assert destination["name"] == names.TRACE_ID
     assert sources[destination["datasourceUid"]]["type"] == "jaeger"
 
 
-def test_grafana_is_the_same_in_both() -> None:
-    """Data sources and providers of compose and of the cluster differ in their hosts alone."""
+def test_grafana_provisioning_is_equal() -> None:
+    """Data sources and providers of compose and of the cluster differ only in their hosts."""
     within = json.dumps(of_cluster("datasources.yaml")).replace(".observability:", ":")
     assert json.loads(within) == of_compose("datasources.yaml")
     assert of_cluster("dashboards.yaml") == of_compose("dashboards.yaml")
 
 
-def test_dashboards_are_mounted_where_grafana_looks() -> None:
-    """The provider's folder is the one that the boards are mounted at."""
+def test_dashboards_are_mounted_at_the_provider_path() -> None:
+    """The dashboards are mounted at the path of Grafana's provider."""
     (provider,) = of_compose("dashboards.yaml")["providers"]
     path = provider["options"]["path"]
     assert [here.resolve() for _, here, there in mounts() if there == path] == [FOLDER]
@@ -149,12 +149,12 @@ def test_dashboards_are_mounted_where_grafana_looks() -> None:
     assert path in {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
 
 
-def test_the_sidecar_looks_for_what_the_chart_writes() -> None:
-    """The label that kube-prometheus-stack's sidecar wants is the one of the chart's ConfigMap."""
+def test_sidecar_label_is_the_charts() -> None:
+    """The sidecar of kube-prometheus-stack selects the label of the chart's ConfigMap."""
     (stack,) = [each for each in MANIFESTS if "prometheus" in each and "grafana" in each]
     sidecar = stack["grafana"]["sidecar"]
     wanted = {sidecar["dashboards"]["label"]: sidecar["dashboards"]["labelValue"]}
-    chart = yaml.safe_load((FOLDER.parent / "charts/fleetlimit/values.yaml").read_text())
+    chart = yaml.safe_load((ROOT / "charts/fleetlimit/values.yaml").read_text())
     assert wanted == chart["dashboards"]["labels"]
     exemplars = sidecar["datasources"]["exemplarTraceIdDestinations"]
     assert exemplars["traceIdLabelName"] == names.TRACE_ID
@@ -164,8 +164,8 @@ def test_the_sidecar_looks_for_what_the_chart_writes() -> None:
 
 
 @needs_promtool
-def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
-    """Promtool finds no fault with compose's Prometheus, and the rules are where it looks."""
+def test_prometheus_config_is_valid(tmp_path: Path) -> None:
+    """Promtool accepts compose's configuration, and finds the rules at the mounted path."""
     there = {there: here for name, here, there in mounts() if name == "prometheus"}
     config = there["/etc/prometheus/prometheus.yaml"].read_text(encoding="utf-8")
     assert there["/etc/prometheus/rules.yaml"].resolve() == RULES

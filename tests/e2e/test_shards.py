@@ -30,15 +30,6 @@ SERVER = (
     *("--requirepass", ADMIN, "--user", "fleetlimit", "on", f">{LOGIN}"),
     *ACL_RULES,
     *CLUSTER_RULES,
-        "--requirepass",
-        ADMIN,
-        "--user",
-        "fleetlimit",
-        "on",
-        f">{LOGIN}",
-        *ACL_RULES,
-        *CLUSTER_RULES,
-    ),
 )
 CLI = ("valkey-cli", "--pass", ADMIN, "--no-auth-warning")
 

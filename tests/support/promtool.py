@@ -1,4 +1,4 @@
-"""Asks promtool, the tool of Prometheus, whether queries are right and what they return."""
+"""Checks and evaluates PromQL with promtool, which comes with Prometheus."""
 
 import json
 import shutil
@@ -14,24 +14,24 @@ needs_promtool = pytest.mark.skipif(
 )
 
 Labels = str
-"""As they are written in a query, such as `{pod="a"}`; `{}` for none."""
+"""Labels in PromQL notation, such as `{pod="a"}`; `{}` for none."""
 
 
 def promtool(*arguments: str | Path) -> str:
-    """Run promtool and return what it says; a failure is the test's."""
+    """Run promtool and return its output; a failure fails the test."""
     return run("promtool", *map(str, arguments))
 
 
 def check_expressions(folder: Path, expressions: Mapping[str, str]) -> None:
-    """Assert that each expression is one of Prometheus.
+    """Assert that Prometheus can parse each expression.
 
     Args:
-        folder: Where to write the file that promtool reads.
-        expressions: Each by what it is.
+        folder: Folder for promtool's input.
+        expressions: PromQL by a name for the error message.
     """
     rules = [
-        {"record": f"query:{number}", "expr": expression, "labels": {"of": what}}
-        for number, (what, expression) in enumerate(expressions.items())
+        {"record": f"query:{number}", "expr": expression, "labels": {"of": name}}
+        for number, (name, expression) in enumerate(expressions.items())
     ]
     file = folder / "rules.yaml"
     file.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))
@@ -46,22 +46,22 @@ def check_result(
     *,
     rules: str = "",
 ) -> None:
-    """Assert that an expression has this result after ten minutes of these series.
+    """Assert the result of an expression after ten minutes of these series.
 
     Args:
-        folder: Where to write the file that promtool reads.
+        folder: Folder for promtool's input.
         series: Values every 15 s in promtool's notation, such as `0+5x40`, by name and labels.
-        expression: What to ask.
-        result: Value of each series that comes back; empty for none.
-        rules: File of rules in the folder, which are evaluated meanwhile.
+        expression: PromQL.
+        result: Value by labels of each series of the result; empty for no result.
+        rules: File in the folder with rules that promtool evaluates as well.
     """
-    asked = {
+    evaluation = {
         "expr": expression,
         "eval_time": "10m",
         "exp_samples": [{"labels": labels, "value": value} for labels, value in result.items()],
     }
-    given = [{"series": name, "values": values} for name, values in series.items()]
-    test = {"interval": "15s", "input_series": given, "promql_expr_test": [asked]}
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    test = {"interval": "15s", "input_series": inputs, "promql_expr_test": [evaluation]}
     file = folder / "test.yaml"
     files = [rules] if rules else []
     tests = {"rule_files": files, "evaluation_interval": "15s", "tests": [test]}

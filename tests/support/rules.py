@@ -1,15 +1,15 @@
-"""Reads the committed rules as Prometheus would, and the cases that they are tested with."""
+"""Committed recording rules and alerts, and their promtool cases."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from support.boards import FOLDER
+from support.boards import FILES
+from support.tool import ROOT
 
-FILE = FOLDER / "rules.yaml"
-CASES = sorted((Path(__file__).resolve().parents[1] / "dashboards" / "rules").glob("*.yaml"))
+FILE = FILES / "rules.yaml"
+CASES = sorted((ROOT / "tests" / "dashboards" / "rules").glob("*.yaml"))
 
 RULES: list[dict[str, Any]] = [
     rule
@@ -21,12 +21,12 @@ RECORDED = {rule["record"]: str(rule["expr"]) for rule in RULES if "record" in r
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a rule asks.
+class RuleQuery:
+    """Query of a rule.
 
     Args:
-        name: Name of the alert, or of what is recorded.
-        rule: The rule.
+        name: Name of the alert, or of the recorded series.
+        rule: The rule as YAML.
     """
 
     name: str
@@ -34,24 +34,24 @@ class Asked:
 
     @property
     def expression(self) -> str:
-        """What is asked."""
+        """PromQL."""
         return str(self.rule["expr"])
 
     def __str__(self) -> str:
         return f"rules, {self.name}"
 
 
-def asked() -> list[Asked]:
-    """Return what every rule asks."""
-    return [Asked(rule.get("alert") or rule["record"], rule) for rule in RULES]
+def queries() -> list[RuleQuery]:
+    """Return the queries of all rules."""
+    return [RuleQuery(rule.get("alert") or rule["record"], rule) for rule in RULES]
 
 
 def cases(alert: str) -> list[dict[str, Any]]:
-    """Return what an alert is expected to be, at each moment of each of its cases."""
+    """Return the expectations of all cases for an alert, one per evaluation time."""
     return [
-        moment
+        expectation
         for file in CASES
         for case in yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]
-        for moment in case["alert_rule_test"]
-        if moment["alertname"] == alert
+        for expectation in case["alert_rule_test"]
+        if expectation["alertname"] == alert
     ]

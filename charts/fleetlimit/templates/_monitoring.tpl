@@ -58,8 +58,9 @@ metricRelabelings:
 {{- toYaml (uniq $names) -}}
 {{- end -}}
 
-{{/* The JSON of a dashboard. Takes a list: the context and the path of the file. */}}
+{{/* The JSON of a dashboard, compact: `kubectl apply` copies a ConfigMap into an annotation, and
+annotations are limited to 256 KiB. Takes a list: the context and the path of the file. */}}
 {{- define "fleetlimit.dashboard" -}}
 {{- $context := index . 0 -}}
-{{- $context.Files.Get (index . 1) | replace "docs/runbook.md" $context.Values.prometheusRule.runbookUrl | trim -}}
+{{- $context.Files.Get (index . 1) | replace "docs/runbook.md" $context.Values.prometheusRule.runbookUrl | mustFromJson | mustToRawJson -}}
 {{- end -}}

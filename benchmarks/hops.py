@@ -10,7 +10,7 @@ is a pair of consecutive calls in different files. The limiter has no observers.
 
 import asyncio
 import sys
-from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final
@@ -39,8 +39,8 @@ def main(
         for file, function in calls:
             typer.echo(f"{file:34}{function}")
     files = [file for file, _ in calls]
-    moves = sum(before != after for before, after in zip(files, files[1:], strict=False))
-    typer.echo(f"{len(files)} calls in {len(Counter(files))} files with {moves} moves")
+    moves = sum(before != after for before, after in pairwise(files))
+    typer.echo(f"{len(files)} calls in {len(set(files))} files with {moves} moves")
 
 
 async def _calls_of_a_check(url: str) -> list[tuple[str, str]]:

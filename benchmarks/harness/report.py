@@ -103,9 +103,11 @@ def show_targets(scenes: Mapping[str, Scene], console: Console) -> None:
 def write(scenes: Mapping[str, Scene], path: Path) -> None:
     """Write the results to a JSON file; scenes in it from another run stay."""
     kept = json.loads(path.read_text("utf-8"))["scenes"] if path.exists() else {}
+    # The path of the file is no part of the measurement.
+    output = {"--json", str(path), f"--json={path}"}
     run = {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *(each for each in sys.argv if each not in output)]),
     }
     measured = {
         name: {"title": scene.title, **run, "contenders": scene.summary()}

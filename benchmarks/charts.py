@@ -1,6 +1,6 @@
-"""Draws what was measured: `python benchmarks/charts.py RESULTS SCALING FOLDER`.
+"""Charts of the results: `python benchmarks/charts.py RESULTS SCALING FOLDER`.
 
-It needs matplotlib, which the extra `e2e` brings.
+It needs matplotlib from the extra `e2e`.
 """
 
 import json
@@ -19,15 +19,15 @@ _OF_BARE: Final = "of bare"
 
 
 def main(
-    results: Annotated[Path, typer.Argument(help="What run.py kept.")],
-    scaling: Annotated[Path, typer.Argument(help="What scaling.py kept.")],
-    folder: Annotated[Path, typer.Argument(help="Where the charts go.")],
+    results: Annotated[Path, typer.Argument(help="JSON file of run.py.")],
+    scaling: Annotated[Path, typer.Argument(help="JSON file of scaling.py.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the charts.")],
 ) -> None:
-    """Draw the comparison and the store's share."""
-    # The same results make the same file.
+    """Draw `benchmark.svg` and `capacity.svg`."""
+    # A fixed salt keeps the files identical for identical results; "none" keeps text as text.
     mpl.rcParams.update({"svg.hashsalt": "fleetlimit", "svg.fonttype": "none", "font.size": 9})
-    _save(_compared(_scenes(results)), folder / "benchmark.svg")
-    _save(_store(_scenes(scaling)), folder / "capacity.svg")
+    _save(_comparison(_scenes(results)), folder / "benchmark.svg")
+    _save(_store_cpu(_scenes(scaling)), folder / "capacity.svg")
 
 
 def _scenes(path: Path) -> dict[str, Any]:
@@ -39,19 +39,19 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
-def _compared(scenes: dict[str, Any]) -> Figure:
-    """Draw the share of what the app serves without a limiter, with least and most."""
+def _comparison(scenes: dict[str, Any]) -> Figure:
+    """Draw the throughput relative to the app without a limiter, with its range."""
     figure = Figure(figsize=(8, 4.2))
-    for place, (scene, title) in enumerate(
+    for position, (scene, title) in enumerate(
         (("allow", "requests within the limit"), ("deny", "requests over the limit")), start=1
     ):
-        axes = figure.add_subplot(1, 2, place)
+        axes = figure.add_subplot(1, 2, position)
         found = scenes[scene]["contenders"]
         names = [name for name in reversed(found) if name != _BARE]
         _bars(axes, names, [found[name][_OF_BARE] for name in names])
         axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
         axes.set_title(title)
-        axes.set_xlabel("requests/s, as a share of no limiter")
+        axes.set_xlabel("requests/s relative to no limiter")
     figure.tight_layout()
     return figure
 
@@ -67,14 +67,14 @@ def _bars(axes: Axes, names: list[str], values: list[dict[str, Any]]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _store(scenes: dict[str, Any]) -> Figure:
-    """Draw what a check costs the store, by how many travel together."""
+def _store_cpu(scenes: dict[str, Any]) -> Figure:
+    """Draw the store's CPU for a check, by the number of checks in one script call."""
     figure = Figure(figsize=(5, 3))
     axes = figure.add_subplot()
     found = scenes["store"]["contenders"]
     names = list(reversed(found))
     _bars(axes, names, [found[name]["store us/check"] for name in names])
-    axes.set_xlabel("microseconds of the store's CPU for each check")
+    axes.set_xlabel("store CPU for each check, microseconds")
     figure.tight_layout()
     return figure
 

@@ -1,8 +1,7 @@
-"""Measures what Fleetlimit costs, beside no limiter, one bare round trip, and its peers.
+"""Cost of Fleetlimit compared with no limiter, with one store round trip and with other limiters.
 
-`python benchmarks/run.py` measures everything, `--short` only tries whether it works. It needs
-`pip install '.[demo]'`; the environments of the peers and of the
-compiled wheel are made by itself.
+`python benchmarks/run.py` measures every scene; `--short` is a smoke test. It needs
+`pip install '.[demo]'`, and creates the environments of the peers and of the compiled wheel.
 """
 
 from collections.abc import Callable
@@ -16,29 +15,35 @@ from harness.environments import python_of
 from harness.lineup import CHECK, PEERS, Company
 from harness.report import measure
 from harness.results import Scene
-from harness.scenes import SCENES, Measured
+from harness.scenes import SCENES, Measure
 from harness.store import Store
 
 
 def main(
     scenes: Annotated[
-        list[str] | None, typer.Argument(help=f"Some of: {', '.join(SCENES)}.")
+        list[str] | None,
+        typer.Argument(help=f"Scenes to measure, of {', '.join(SCENES)}; all by default."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each turn.")] = 4.0,
-    peers: Annotated[bool, typer.Option(help="Measure the peers as well.")] = True,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds, each with one turn of every contender.")
+    ] = 5,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of a turn.")] = 4.0,
+    peers: Annotated[bool, typer.Option(help="Measure the peers too.")] = True,
     compiled: Annotated[
-        bool, typer.Option(help="Measure the compiled wheel as well, which takes a C compiler.")
+        bool, typer.Option(help="Measure the compiled wheel too. It needs a C compiler.")
     ] = True,
-    short: Annotated[bool, typer.Option("--short", help="Try only whether it works.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Keep the results in this file.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="Smoke test.")] = False,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="File for all results; scenes from an earlier run stay in it."),
+    ] = None,
 ) -> None:
-    """Measure scenes, print tables, and keep the results."""
+    """Measure scenes and print tables."""
     company = Company(PEERS if peers else (), compiled)
     for each in (*company.peers, *company.ours(CHECK)):
         python_of(each)
 
-    def in_company(scene: Measured) -> Callable[[Store, Effort], Scene]:
+    def in_company(scene: Measure) -> Callable[[Store, Effort], Scene]:
         return lambda store, effort: scene(store, effort, company)
 
     bound = {name: in_company(scene) for name, scene in SCENES.items()}

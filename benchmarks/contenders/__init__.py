@@ -1,1 +1,1 @@
-"""One module for each contender: its own check, and an app that it limits."""
+"""Contenders: a module for each, with its own check and an app that it limits."""

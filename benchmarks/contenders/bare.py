@@ -1,4 +1,4 @@
-"""No limiter: what the others are measured against."""
+"""App without a limiter: the baseline of the comparison."""
 
 from fastapi import FastAPI
 

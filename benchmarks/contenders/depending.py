@@ -1,4 +1,4 @@
-"""An app for checks that bring no FastAPI of their own: a dependency that awaits the check."""
+"""FastAPI dependency for checks of libraries without a FastAPI integration."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,11 +8,11 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from contenders.export import HEADER, REFUSED, Export, Queued, queue
 
 Check = Callable[[str], Awaitable[bool]]
-"""Takes a caller's name to whether it is let in."""
+"""Returns whether the caller of this name is admitted."""
 
 
 def limited(open_check: Callable[[], Awaitable[Check]]) -> FastAPI:
-    """Return an app whose route awaits the check, which is opened with the app."""
+    """Return an app whose route awaits a check. The lifespan of the app opens the check."""
     opened: list[Check] = []
 
     @contextlib.asynccontextmanager

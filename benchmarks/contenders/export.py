@@ -1,4 +1,4 @@
-"""The request that every contender serves: a small JSON body in, a small JSON body out."""
+"""Request and response of every contender: small JSON bodies, and the configured limit."""
 
 import os
 from typing import Final
@@ -7,17 +7,17 @@ from pydantic import BaseModel
 
 STORE: Final = os.environ.get("BENCH_STORE", "redis://127.0.0.1:6379/0")
 LIMIT: Final = int(os.environ.get("BENCH_LIMIT", "1000000"))
-"""Requests a minute that one API key may make."""
+"""Requests a minute allowed to one API key."""
 LIMITS: Final = int(os.environ.get("BENCH_LIMITS", "1"))
-"""How many limits hold it: that one, and as many in longer periods."""
-LEASE: Final = float(os.environ.get("BENCH_LEASE", "0")) or None
-"""The part of them that is taken in one call; None for none."""
+"""Number of limits: `LIMIT` a minute, then the same number in 2, 3, ... minutes."""
+PREFETCH: Final = float(os.environ.get("BENCH_PREFETCH", "0")) or None
+"""Fraction of the limit that one store call acquires ahead; None for no prefetch."""
 HEADER: Final = "X-API-Key"
 REFUSED: Final = 429
 
 
 class Export(BaseModel):
-    """An export that is asked for."""
+    """A requested export."""
 
     format: str
     rows: int
@@ -25,7 +25,7 @@ class Export(BaseModel):
 
 
 class Queued(BaseModel):
-    """An export that was accepted."""
+    """An accepted export."""
 
     status: str
     rows: int

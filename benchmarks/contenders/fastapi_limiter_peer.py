@@ -1,4 +1,4 @@
-"""fastapi-limiter 0.1.6, the last one with Redis: a dependency of the route."""
+"""fastapi-limiter 0.1.6, the last version with Redis: a dependency of the route."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from contenders.export import HEADER, LIMIT, STORE, Export, Queued, queue
 
 
 async def caller_of(request: Request) -> str:
-    """Name the caller by its API key."""
+    """Identify the caller by its API key."""
     return request.headers[HEADER]
 
 
@@ -21,11 +21,11 @@ limit = RateLimiter(times=LIMIT, minutes=1)
 
 
 async def open_check() -> Check:
-    """Check as its dependency does."""
+    """Return the check of its dependency."""
     await FastAPILimiter.init(redis.asyncio.Redis.from_url(STORE), identifier=caller_of)
 
     async def check(caller: str) -> bool:
-        # It has no other way to ask.
+        # The library has no public check.
         return bool(await limit._check(f"fastapi-limiter:{caller}") == 0)  # noqa: SLF001
 
     return check
@@ -33,7 +33,7 @@ async def open_check() -> Check:
 
 @contextlib.asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Connect."""
+    """Connect to the store."""
     await open_check()
     yield
 

@@ -1,4 +1,4 @@
-"""Fleetlimit as a dependency of the route, with metrics and with JSON lines for denials."""
+"""Fleetlimit as a dependency of the route, with metrics and JSON log lines for denials."""
 
 from fastapi import Depends, FastAPI
 

@@ -1,4 +1,4 @@
-"""The natural price of one round trip: a trivial script by redis-py, once for each request."""
+"""Lower bound of a store round trip: a trivial script by redis-py, once for each request."""
 
 import redis.asyncio
 
@@ -13,7 +13,7 @@ return n
 
 
 async def open_check() -> Check:
-    """Count in a fixed window, with nothing around it."""
+    """Return a check that counts requests in a fixed window."""
     client = redis.asyncio.Redis.from_url(STORE)
     sha = await client.script_load(SCRIPT)
 

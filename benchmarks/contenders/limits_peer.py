@@ -1,4 +1,4 @@
-"""limits, asynchronous, with its fixed window, which is the fastest that it has."""
+"""limits, asynchronous, with the fixed window, its fastest strategy."""
 
 from limits import parse
 from limits.aio.storage import RedisStorage
@@ -9,7 +9,7 @@ from contenders.export import LIMIT, STORE
 
 
 async def open_check() -> Check:
-    """Hit a fixed window."""
+    """Return the check of a fixed window."""
     limiter = FixedWindowRateLimiter(RedisStorage(f"async+{STORE}", implementation="redispy"))
     item = parse(f"{LIMIT}/minute")
 

@@ -11,7 +11,7 @@ from contenders.export import LIMIT, STORE
 
 
 class Callers(BucketFactory):  # type: ignore[misc]  # no types
-    """A bucket for each caller."""
+    """Factory of one bucket for each caller."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
@@ -19,7 +19,7 @@ class Callers(BucketFactory):  # type: ignore[misc]  # no types
         self._buckets: dict[str, StateBucket] = {}
 
     def wrap_item(self, name: str, weight: int = 1) -> RateItem:
-        """Stamp an item with the bucket's clock."""
+        """Return an item with the time of the bucket's clock."""
         return RateItem(name, self._bucket(name).now(), weight=weight)
 
     def get(self, item: RateItem) -> StateBucket:
@@ -35,7 +35,7 @@ class Callers(BucketFactory):  # type: ignore[misc]  # no types
 
 
 async def open_check() -> Check:
-    """Acquire by GCRA, without the lock of `try_acquire_async`, which is its slower way."""
+    """Return a GCRA check by `try_acquire`; the lock of `try_acquire_async` makes that slower."""
     limiter = Limiter(Callers(Redis.from_url(STORE)))
 
     async def check(caller: str) -> bool:

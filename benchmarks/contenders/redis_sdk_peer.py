@@ -1,4 +1,4 @@
-"""fastapi-redis-sdk: a dependency of the route; on Valkey it counts by its script."""
+"""fastapi-redis-sdk: a dependency of the route. On Valkey the SDK counts by a Lua script."""
 
 import os
 
@@ -16,7 +16,7 @@ from contenders.depending import Check
 
 
 def caller_of(request: Request) -> str:
-    """Name the caller by its API key."""
+    """Identify the caller by its API key."""
     return request.headers[HEADER]
 
 
@@ -31,7 +31,7 @@ async def create_export(export: Export) -> Queued:
 
 
 async def open_check() -> Check:
-    """Hit as its dependency does."""
+    """Return the check of its dependency."""
     backend = RateLimitBackend(Redis.from_url(STORE), scope="/exports")
 
     async def check(caller: str) -> bool:

@@ -1,4 +1,4 @@
-"""SlowAPI: a decorator of the route, over a synchronous client."""
+"""SlowAPI: a decorator of the route, with a synchronous client."""
 
 from fastapi import FastAPI, Request
 from slowapi import Limiter, _rate_limit_exceeded_handler
@@ -15,14 +15,14 @@ app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)
 
 @app.post("/exports")
 @limiter.limit(f"{LIMIT}/minute")  # type: ignore[untyped-decorator]  # no types
-async def create_export(request: Request, export: Export) -> Queued:  # noqa: ARG001 - it asks for it
+async def create_export(request: Request, export: Export) -> Queued:  # noqa: ARG001 - slowapi requires it
     """Queue an export."""
     return queue(export)
 
 
 async def open_check() -> Check:
-    """Check as its decorator does: the strategy of `limits`, synchronously."""
-    from limits import parse  # noqa: PLC0415 - beside the app this one is not used
+    """Return the check of its decorator: a synchronous strategy of `limits`."""
+    from limits import parse  # noqa: PLC0415 - the app does not need it
 
     item = parse(f"{LIMIT}/minute")
 

@@ -1,4 +1,4 @@
-"""throttled-py, asynchronous, with GCRA, which is what Fleetlimit's token bucket is too."""
+"""throttled-py, asynchronous, with GCRA, the algorithm of Fleetlimit's token bucket."""
 
 from throttled.asyncio import RateLimiterType, Throttled
 from throttled.asyncio.rate_limiter import per_min
@@ -9,7 +9,7 @@ from contenders.export import LIMIT, STORE
 
 
 async def open_check() -> Check:
-    """Limit by GCRA."""
+    """Return a GCRA check."""
     throttle = Throttled(
         using=RateLimiterType.GCRA.value,
         quota=per_min(LIMIT, burst=LIMIT),

@@ -1,1 +1,1 @@
-"""Starts contenders one after the other, sends them load, and compares what they serve."""
+"""Benchmark harness: starts contenders, sends them load and compares the results."""

@@ -1,14 +1,14 @@
-"""Which cores the server has for itself, and which are left to load and store."""
+"""CPU affinity: one core for the server, the other cores for load generator and store."""
 
 import os
 from typing import Final
 
 _ALL: Final = sorted(os.sched_getaffinity(0))
 SERVER: Final = frozenset(_ALL[:1])
-"""One worker runs on one core."""
+"""One core, because the server has one worker."""
 OTHERS: Final = frozenset(_ALL[1:] or _ALL)
 
 
 def pin(process: int, cores: frozenset[int]) -> None:
-    """Let a process, 0 for this one, run on these cores only."""
+    """Restrict a process (0: this one) to these cores."""
     os.sched_setaffinity(process, cores)

@@ -1,19 +1,19 @@
-"""How much is done to measure."""
+"""Duration and repetitions of a measurement."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is done.
+    """Duration and repetitions of a measurement.
 
     Args:
-        rounds: How often each contender has its turn.
-        seconds: How long it is measured in each.
-        warm: How long it is under load before that.
-        few: Principals after which the memory of a replica is looked at first.
-        many: And for the second time.
-        asked: How often each caller asks before its bucket is looked at.
+        rounds: Rounds, each with one turn of every contender.
+        seconds: Seconds that a turn measures.
+        warm: Seconds of load before the first turn.
+        few: Principals before the first reading of a replica's memory.
+        many: Principals before the second reading.
+        requests_each: Requests of each caller before the size of its bucket is read.
     """
 
     rounds: int = 5
@@ -21,8 +21,8 @@ class Effort:
     warm: float = 1.0
     few: int = 10_000
     many: int = 1_000_000
-    asked: int = 50
+    requests_each: int = 50
 
 
-SHORT = Effort(rounds=1, seconds=0.3, warm=0.2, few=500, many=2_000, asked=3)
-"""Enough to see that everything works, and for nothing else."""
+SHORT = Effort(rounds=1, seconds=0.3, warm=0.2, few=500, many=2_000, requests_each=3)
+"""Smoke test: shows that every scene runs; the figures mean nothing."""

@@ -1,4 +1,4 @@
-"""Who is measured, and how each is started."""
+"""Contenders: the apps that are measured, and how each one starts."""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -11,15 +11,15 @@ COMPILED: Final = "compiled"
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One app that is measured.
+    """One measured app.
 
     Args:
-        name: Its name in the results.
-        module: Its module among the contenders.
-        environment: The pinned environment that it runs in; `OWN` for that of the benchmark.
-        policies: Which of Fleetlimit's policy files it runs under; empty for none.
-        served: Whether `fleetlimit serve` runs it, and not uvicorn.
-        variables: Further variables of its environment.
+        name: Name in the results.
+        module: Module in the package `contenders`.
+        environment: Pinned environment that runs it; `OWN` for the benchmark's own.
+        policies: Name of Fleetlimit's policy file; empty for none.
+        served: Whether `fleetlimit serve` runs the app instead of uvicorn.
+        variables: Further environment variables.
     """
 
     name: str
@@ -60,22 +60,22 @@ CHECK: Final = Contender("fleetlimit", "fleetlimit_check")
 
 
 def compiled(contender: Contender) -> Contender:
-    """Return the same from the compiled wheel."""
+    """Return the same contender, run from the compiled wheel."""
     return replace(contender, name=f"{contender.name}, compiled", environment=COMPILED)
 
 
 @dataclass(frozen=True, slots=True)
 class Company:
-    """Who is measured beside Fleetlimit as it is.
+    """The contenders measured next to Fleetlimit's interpreted form.
 
     Args:
         peers: Other limiters.
-        compiled: Whether Fleetlimit's compiled wheel is measured as well.
+        compiled: Whether the compiled wheel is measured too.
     """
 
     peers: tuple[Contender, ...] = PEERS
     compiled: bool = True
 
     def ours(self, *contenders: Contender) -> tuple[Contender, ...]:
-        """Return these, and each from the compiled wheel if that is measured."""
+        """Return these contenders, and their compiled forms if those are measured."""
         return (*contenders, *map(compiled, contenders)) if self.compiled else contenders

@@ -1,7 +1,7 @@
-"""Sends requests over kept connections and takes the time of each answer.
+"""HTTP load generator: persistent connections, open or closed loop, with every latency recorded.
 
-A client of its own: it must cost less than what it measures, follow a schedule without leaving out
-the requests that a slow server delays, and leave the same process free to look at the store.
+An own client, because it must use less CPU than the server under test, and must count the time
+that a request waits behind a slow response (no coordinated omission).
 """
 
 import asyncio
@@ -23,15 +23,15 @@ CONNECTIONS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is to be sent.
+    """Load on one server.
 
     Args:
-        port: Where the server listens.
-        requests: What to send.
-        seconds: For how long; 0 for no end but `most`.
-        per_second: Requests a second, evenly spread; 0 for as many as are answered.
-        connections: Connections, each with one request under way at most.
-        most: Requests after which it ends.
+        port: Port of the server on 127.0.0.1.
+        requests: Encoded requests.
+        seconds: Duration; 0 to end only after `most` requests.
+        per_second: Requests a second on a fixed schedule; 0 to send after each response.
+        connections: Connections, each with at most one request in flight.
+        most: Requests after which the load ends.
     """
 
     port: int
@@ -43,14 +43,14 @@ class Load:
 
 
 @dataclass(slots=True)
-class Heard:
-    """What was answered.
+class LoadResult:
+    """Responses to a load.
 
     Args:
-        seconds: How long it took.
-        busy_seconds: CPU that the client itself used.
-        statuses: Answers by status.
-        latencies: Seconds of each answer.
+        seconds: Duration of the load.
+        busy_seconds: CPU seconds of the load generator.
+        statuses: Number of responses by status.
+        latencies: Seconds of each response, from the time at which its request was due.
     """
 
     seconds: float = 0.0
@@ -59,35 +59,35 @@ class Heard:
     latencies: list[float] = field(default_factory=list)
 
     @property
-    def answers(self) -> int:
-        """How many were answered."""
+    def responses(self) -> int:
+        """Number of responses."""
         return len(self.latencies)
 
     @property
     def per_second(self) -> float:
-        """How many were answered in a second."""
-        return self.answers / self.seconds
+        """Responses a second."""
+        return self.responses / self.seconds
 
-    def add(self, other: "Heard") -> None:
-        """Take over what was heard another time."""
+    def add(self, other: "LoadResult") -> None:
+        """Add the responses of another load."""
         self.seconds += other.seconds
         self.busy_seconds += other.busy_seconds
         self.statuses += other.statuses
         self.latencies += other.latencies
 
     def quantile_ms(self, share: float) -> float:
-        """Return the milliseconds within which a share of the requests was answered."""
+        """Return a quantile of the latencies in milliseconds."""
         ordered = sorted(self.latencies)
         return 1_000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def send(load: Load) -> Heard:
-    """Send a load and return what was heard.
+def send(load: Load) -> LoadResult:
+    """Send a load and return the responses.
 
     Raises:
         ConnectionError: The server closed a connection.
     """
-    # uvloop's timers are whole milliseconds, too coarse for a schedule.
+    # uvloop's timers have a resolution of 1 ms, too coarse for a schedule.
     factory = asyncio.new_event_loop if load.per_second else uvloop.new_event_loop
     gc.collect()
     gc.disable()
@@ -98,34 +98,34 @@ def send(load: Load) -> Heard:
         gc.enable()
 
 
-async def _send(load: Load) -> Heard:
+async def _send(load: Load) -> LoadResult:
     loop = asyncio.get_running_loop()
-    heard = Heard()
+    result = LoadResult()
     ended = [loop.create_future() for _ in range(load.connections)]
-    lines = [_Line(load, heard, each) for each in ended]
-    for line in lines:
-        await loop.create_connection(partial(_itself, line), "127.0.0.1", load.port)
-    worked, began = time.process_time(), time.perf_counter()
-    for number, line in enumerate(lines):
-        line.begin(began + (number / load.per_second if load.per_second else 0.0))
+    connections = [_Connection(load, result, each) for each in ended]
+    for connection in connections:
+        await loop.create_connection(partial(_identity, connection), "127.0.0.1", load.port)
+    cpu_before, began = time.process_time(), time.perf_counter()
+    for number, connection in enumerate(connections):
+        connection.begin(began + (number / load.per_second if load.per_second else 0.0))
     await asyncio.gather(*ended)
-    heard.seconds = time.perf_counter() - began
-    heard.busy_seconds = time.process_time() - worked
-    for line in lines:
-        line.end()
-    return heard
+    result.seconds = time.perf_counter() - began
+    result.busy_seconds = time.process_time() - cpu_before
+    for connection in connections:
+        connection.end()
+    return result
 
 
-def _itself(line: "_Line") -> "_Line":
-    return line
+def _identity(connection: "_Connection") -> "_Connection":
+    return connection
 
 
-class _Line(asyncio.Protocol):
-    """One connection: a request, its answer, and so on until the time is over."""
+class _Connection(asyncio.Protocol):
+    """One connection, with one request in flight at a time until the load ends."""
 
-    def __init__(self, load: Load, heard: Heard, ended: asyncio.Future[None]) -> None:
+    def __init__(self, load: Load, result: LoadResult, ended: asyncio.Future[None]) -> None:
         self._load = load
-        self._heard = heard
+        self._result = result
         self._ended = ended
         self._pause = load.connections / load.per_second if load.per_second else 0.0
         self._slot = self._due = self._last = 0.0
@@ -139,7 +139,7 @@ class _Line(asyncio.Protocol):
             self._ended.set_exception(ConnectionError(f"the server closed a connection: {error}"))
 
     def begin(self, due: float) -> None:
-        """Send the first request when it is due."""
+        """Send the first request when it is due (`time.perf_counter` seconds)."""
         self._slot = self._due = due
         self._last = due + (self._load.seconds or float("inf"))
         self._next(time.perf_counter())
@@ -149,16 +149,16 @@ class _Line(asyncio.Protocol):
         self._transport.close()
 
     def _next(self, now: float) -> None:
-        if now >= self._last or self._heard.answers >= self._load.most:
+        if now >= self._last or self._result.responses >= self._load.most:
             self._ended.set_result(None)
         elif self._due > now:
             asyncio.get_running_loop().call_later(self._due - now, self._send_on_time)
         else:
-            # Late because of the answer before: the wait is the server's, and counts.
+            # The previous response was late. Its delay is the server's, so the latency includes it.
             self._transport.write(next(self._load.requests))
 
     def _send_on_time(self) -> None:
-        # The timer's own lateness is not the server's.
+        # The lateness of the timer is not the server's, so the latency excludes it.
         self._due = max(self._due, time.perf_counter())
         self._transport.write(next(self._load.requests))
 
@@ -171,8 +171,8 @@ class _Line(asyncio.Protocol):
         if len(self._buffer) < head + len(_END) + (int(found[1]) if found else 0):
             return
         now = time.perf_counter()
-        self._heard.statuses[int(self._buffer[9:12])] += 1
-        self._heard.latencies.append(now - self._due)
+        self._result.statuses[int(self._buffer[9:12])] += 1
+        self._result.latencies.append(now - self._due)
         self._buffer = b""
         self._slot = self._due = self._slot + self._pause if self._pause else now
         self._next(now)

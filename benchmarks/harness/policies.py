@@ -1,4 +1,4 @@
-"""The policy files that Fleetlimit runs under."""
+"""Policy files of the Fleetlimit contenders."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from harness.requests import key_file
 
-MINUTE: Final = 60
 _SETS: Final[dict[str, list[str]]] = {
     "one": ["{limit}/minute"],
     "three": ["{limit}/minute", "50000000/hour", "60000000/day"],
@@ -14,15 +13,15 @@ _SETS: Final[dict[str, list[str]]] = {
 
 
 def write(folder: Path, *, limit: int, principals: int) -> dict[str, Path]:
-    """Write every policy file, with a file of API keys beside them.
+    """Write every policy file, and a file of API keys next to them.
 
     Args:
-        folder: Where they are written.
+        folder: Folder of the files.
         limit: Requests a minute.
-        principals: How many API keys there are; 0 to know callers by their header alone.
+        principals: Number of API keys; 0 to key the limits on the header itself.
 
     Returns:
-        The files by name.
+        The policy files by name.
     """
     found = {}
     head: dict[str, Any] = {"version": 1}

@@ -1,4 +1,4 @@
-"""The requests that load is made of, each as the bytes that a client sends."""
+"""Encoded HTTP requests and API keys of the load."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from itertools import count
 from typing import Final
 
 PRINCIPALS: Final = 1_000
+"""Callers of most scenes."""
 
 
 def api_key(number: int) -> str:
@@ -27,8 +28,8 @@ def request(caller: int, *, body_bytes: int = 0) -> bytes:
     """Return one request for an export.
 
     Args:
-        caller: Whose API key it carries.
-        body_bytes: Length of a text within the body, for large ones.
+        caller: Number of the caller whose API key the request carries.
+        body_bytes: Length of a text in the body.
     """
     body = json.dumps({"format": "csv", "rows": 100, "note": "x" * body_bytes}).encode()
     head = (
@@ -42,11 +43,11 @@ def request(caller: int, *, body_bytes: int = 0) -> bytes:
 
 
 def spread(principals: int, *, body_bytes: int = 0) -> Iterator[bytes]:
-    """Yield requests of each caller in turn, for ever."""
+    """Yield one request of each caller in turn, endlessly."""
     if principals > PRINCIPALS:
-        # Too many to keep: each is made when it is sent.
+        # Too many to keep in memory: encode each when it is sent.
         for number in count():
             yield request(number % principals, body_bytes=body_bytes)
-    kept = [request(number, body_bytes=body_bytes) for number in range(principals)]
+    encoded = [request(number, body_bytes=body_bytes) for number in range(principals)]
     while True:
-        yield from kept
+        yield from encoded

@@ -1,4 +1,4 @@
-"""How many checks one store can decide: commands made beforehand, sent as fast as it answers."""
+"""Store saturation: prepared script calls, sent as fast as the store answers."""
 
 import itertools
 import socket
@@ -6,11 +6,11 @@ import time
 from typing import Any, Final
 
 import hiredis
+from fleetlimit.stores.redis.scripts import load_script
+from fleetlimit.stores.redis.store import _encode_charges
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.stores.redis.scripts import load_script
-from fleetlimit.stores.redis.store import _encode_charges
 from harness.effort import Effort
 from harness.results import Figures
 from harness.store import Store
@@ -21,36 +21,36 @@ _CHUNK: Final = 2**16
 
 
 def saturated(store: Store, effort: Effort, *, joined: int, hot: bool = False) -> Figures:
-    """Keep a store busy.
+    """Return the figures of a saturated store.
 
     Args:
-        store: The store, which is cleared.
-        effort: For how long.
+        store: The store; its keys and statistics are cleared first.
+        effort: Duration.
         joined: Checks in one script call.
-        hot: Whether all are of one caller.
+        hot: Whether all checks are on one bucket.
     """
     store.clear()
     take = load_script("take", batchable=True)
     store.client.script_load(take.text)
     commands = itertools.cycle(_commands(take.sha, joined, 1 if hot else _CALLERS))
-    lines = []
+    connections = []
     for _ in range(_CONNECTIONS):
-        line = socket.create_connection(("127.0.0.1", store.port))
-        line.sendall(next(commands))
-        lines.append((line, hiredis.Reader()))
+        connection = socket.create_connection(("127.0.0.1", store.port))
+        connection.sendall(next(commands))
+        connections.append((connection, hiredis.Reader()))
     store.work()
     began, calls = time.perf_counter(), 0
     while (now := time.perf_counter()) < began + effort.seconds:
-        for line, reader in lines:
-            while (answer := reader.gets()) is False:
-                reader.feed(line.recv(_CHUNK))
-            if isinstance(answer, Exception):
-                raise answer
+        for connection, reader in connections:
+            while (reply := reader.gets()) is False:
+                reader.feed(connection.recv(_CHUNK))
+            if isinstance(reply, Exception):
+                raise reply
             calls += 1
-            line.sendall(next(commands))
+            connection.sendall(next(commands))
     work = store.work()
-    for line, _ in lines:
-        line.close()
+    for connection, _ in connections:
+        connection.close()
     checks, seconds = calls * joined, now - began
     return {
         "checks/s": checks / seconds,
@@ -68,6 +68,6 @@ def _commands(sha: str, joined: int, callers: int) -> list[bytes]:
     commands = []
     for _ in range(max(1, callers // joined)):
         keys = list(itertools.islice(names, joined))
-        told: list[Any] = ["EVALSHA", sha, joined, *keys, 0, *[word] * joined]
-        commands.append(hiredis.pack_command(tuple(told)))
+        command: list[Any] = ["EVALSHA", sha, joined, *keys, 0, *[word] * joined]
+        commands.append(hiredis.pack_command(tuple(command)))
     return commands

@@ -1,4 +1,4 @@
-"""Runs one contender's server on a core of its own."""
+"""One contender's server process, pinned to its own core."""
 
 import os
 import socket
@@ -14,11 +14,12 @@ from harness.cores import SERVER, pin
 from harness.environments import python_of
 from harness.lineup import Contender
 from harness.policies import write
-from harness.process import cpu_seconds, resident_bytes
 
 BENCHMARKS: Final = Path(__file__).resolve().parents[1]
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 10.0
+_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _UVICORN: Final = (
     *("--loop", "uvloop", "--http", "httptools", "--no-access-log"),
     *("--log-level", "warning", "--workers", "1"),
@@ -26,13 +27,13 @@ _UVICORN: Final = (
 
 
 class Server:
-    """A contender's server, from its start to its end.
+    """Context manager that runs a contender's server.
 
     Args:
-        contender: What to serve.
+        contender: The contender to serve.
         store: URL of the store.
-        limit: Requests a minute that a caller may make.
-        principals: API keys that Fleetlimit verifies; 0 to know callers by their header alone.
+        limit: Requests a minute allowed to each caller.
+        principals: Number of API keys; 0 to key the limits on the header itself.
     """
 
     def __init__(self, contender: Contender, store: str, *, limit: int, principals: int) -> None:
@@ -53,7 +54,7 @@ class Server:
             self._variables["FLEETLIMIT_POLICIES"] = str(files[contender.policies])
 
     def __enter__(self) -> Self:
-        self.began = time.perf_counter()
+        self._began = time.perf_counter()
         log = (Path(self._folder.name) / "log").open("wb")
         with log:
             self._process: subprocess.Popen[Any] = subprocess.Popen(  # noqa: S603 - our own command
@@ -61,12 +62,12 @@ class Server:
             )
         pin(self.pid, SERVER)
         while not self._accepts():
-            if self._process.poll() is not None or self.seconds > _START_SECONDS:
-                said = (Path(self._folder.name) / "log").read_text("utf-8")[-2_000:]
+            if self._process.poll() is not None or self._elapsed > _START_SECONDS:
+                log_end = (Path(self._folder.name) / "log").read_text("utf-8")[-2_000:]
                 self.__exit__(None, None, None)
-                raise RuntimeError(f"{self._contender.name} did not start:\n{said}")
+                raise RuntimeError(f"{self._contender.name} did not start:\n{log_end}")
             time.sleep(0.005)
-        self.started = self.seconds
+        self.start_seconds = self._elapsed
         return self
 
     def __exit__(
@@ -97,20 +98,21 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """Process id."""
         return self._process.pid
 
     @property
-    def seconds(self) -> float:
-        """Seconds since it was started."""
-        return time.perf_counter() - self.began
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._began
 
     @property
     def cpu_seconds(self) -> float:
-        """Seconds of CPU that it has used."""
-        return cpu_seconds(self.pid)
+        """CPU seconds used so far, threads included."""
+        # The process name, in parentheses, may contain spaces.
+        fields = Path(f"/proc/{self.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that it holds."""
-        return resident_bytes(self.pid)
+        """Resident memory."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text("utf-8").split()[1]) * _PAGE_BYTES

@@ -1,4 +1,4 @@
-"""The store that contenders share: a real Valkey, and what it says of its work."""
+"""The contenders' shared store: an embedded Valkey, and its own statistics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +16,14 @@ _OWN: Final = frozenset({"cmdstat_info", "cmdstat_config|resetstat", "cmdstat_fl
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the store did.
+    """Work of the store between two readings of its statistics.
 
     Args:
-        calls: Commands that clients sent; those that a script runs are part of it.
+        calls: Script calls; without any, all commands of clients.
         all_scripts_us: Microseconds of all script calls, 0 without any.
-        reads: Times that it read from a connection: a pipeline is one, unless it is large.
-        busy_seconds: CPU that it used.
-        net_bytes: Bytes that came and went.
+        reads: Reads from a connection. One read usually fetches a whole pipeline.
+        busy_seconds: CPU seconds of the server.
+        net_bytes: Bytes received and sent.
     """
 
     calls: int = 0
@@ -44,7 +44,7 @@ class Work:
 
 
 class Store:
-    """A store without anything in it.
+    """The running store, and the readings of its statistics.
 
     Args:
         server: The server's process.
@@ -56,13 +56,13 @@ class Store:
         self.client: Any = redis.Redis.from_url(server.url)
 
     def clear(self) -> None:
-        """Forget all keys, and all counts."""
+        """Delete all keys, and reset the statistics."""
         self.client.flushall()
         self.client.config_resetstat()
         self._busy = self._cpu()
 
     def work(self) -> Work:
-        """Return what was done since `clear` or the last call."""
+        """Return the work since `clear` or the previous call."""
         found = self.client.info("all")
         stats = {name: each for name, each in found.items() if name.startswith("cmdstat_")}
         scripts = [stats[name] for name in _SCRIPTS if name in stats]
@@ -81,13 +81,14 @@ class Store:
             found["total_net_input_bytes"] + found["total_net_output_bytes"],
         )
 
-    def bytes_of_a_bucket(self) -> float:
-        """Return the bytes of a key, but those by which Fleetlimit's replicas know each other."""
+    def bytes_per_bucket(self) -> float:
+        """Return the mean `MEMORY USAGE` of a bucket, in bytes."""
+        # The keys of membership and audit, tagged {fleet}, are no buckets.
         keys = [key for key in self.client.scan_iter(count=1_000) if b"{fleet}" not in key]
-        # One that has expired meanwhile has none.
+        # A key that expired since the scan has no size.
         used = [self.client.memory_usage(key, samples=0) for key in keys]
-        known = [each for each in used if each is not None]
-        return float(sum(known) / len(known))
+        sizes = [each for each in used if each is not None]
+        return float(sum(sizes) / len(sizes))
 
     def _cpu(self) -> float:
         found = self.client.info("cpu")
@@ -96,7 +97,7 @@ class Store:
 
 @contextmanager
 def running() -> Iterator[Store]:
-    """Run a store on the cores that are not the server's."""
+    """Run a store on the cores that the contender's server does not use."""
     with EmbeddedValkey() as server:
         pin(server.pid, OTHERS)
         yield Store(server)

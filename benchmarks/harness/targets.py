@@ -1,4 +1,4 @@
-"""What Fleetlimit should reach, and what it did."""
+"""Performance targets, each compared with the measured figure."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ class Target:
     """One figure to reach.
 
     Args:
-        what: What it is.
-        bound: The figure to reach.
-        found: What was measured; None where it was not.
-        most: Whether the bound is the most that it may be, and not the least.
+        name: Name of the figure.
+        bound: Value to reach.
+        measure: Returns the measured figure; None if it was not measured.
+        is_maximum: Whether the bound is a maximum; otherwise it is a minimum.
     """
 
-    what: str
+    name: str
     bound: float
-    found: Callable[[Scenes], float | None]
-    most: bool = False
+    measure: Callable[[Scenes], float | None]
+    is_maximum: bool = False
 
-    def met(self, found: float) -> bool:
-        """Tell whether the figure was reached."""
-        return found <= self.bound if self.most else found >= self.bound
+    def is_met(self, found: float) -> bool:
+        """Return whether a measured figure reaches the bound."""
+        return found <= self.bound if self.is_maximum else found >= self.bound
 
 
 def _median(scene: str, contender: str, figure: str) -> Callable[[Scenes], float | None]:
@@ -62,14 +62,14 @@ def _best(
     def found(scenes: Scenes) -> float | None:
         if scene not in scenes:
             return None
-        known = [scenes[scene].median(peer.name, figure) for peer in PEERS]
-        measured = [each for each in known if each is not None]
+        medians = [scenes[scene].median(peer.name, figure) for peer in PEERS]
+        measured = [each for each in medians if each is not None]
         return choose(measured) if measured else None
 
     return found
 
 
-def _most(scene: str, contender: str) -> Callable[[Scenes], float | None]:
+def _maximum(scene: str, contender: str) -> Callable[[Scenes], float | None]:
     def found(scenes: Scenes) -> float | None:
         rounds = scenes[scene].rounds.get(contender, []) if scene in scenes else []
         return max((value for each in rounds for value in each.values()), default=None)
@@ -97,19 +97,19 @@ TARGETS: Final = (
         "deny, store commands a request",
         0.01,
         _median("deny", MIDDLEWARE.name, "commands/request"),
-        most=True,
+        is_maximum=True,
     ),
     Target(
         "p99 at half load, of the best peer's",
         1.0,
         _ratio(_median("latency", MIDDLEWARE.name, "p99 ms"), _best("latency", "p99 ms", min)),
-        most=True,
+        is_maximum=True,
     ),
     Target(
         "p99 at half load, compiled, of the best peer's",
         1.0,
         _ratio(_median("latency", _COMPILED, "p99 ms"), _best("latency", "p99 ms", min)),
-        most=True,
+        is_maximum=True,
     ),
     Target(
         "p99 at the same load, of the best peer's",
@@ -118,7 +118,7 @@ TARGETS: Final = (
             _median("latency", MIDDLEWARE.name, "p99 ms, same load"),
             _best("latency", "p99 ms, same load", min),
         ),
-        most=True,
+        is_maximum=True,
     ),
     Target(
         "own check, of the best peer's",
@@ -129,13 +129,13 @@ TARGETS: Final = (
         "allow, script calls a request",
         1.0,
         _median("allow", MIDDLEWARE.name, "commands/request"),
-        most=True,
+        is_maximum=True,
     ),
     Target(
         "allow, round trips a request",
         0.1,
         _median("allow", MIDDLEWARE.name, "reads/request"),
-        most=True,
+        is_maximum=True,
     ),
     Target(
         "store time of a check, of the floor's script",
@@ -144,9 +144,11 @@ TARGETS: Final = (
             _median("allow", MIDDLEWARE.name, "script us/request"),
             _median("allow", FLOOR.name, "script us/request"),
         ),
-        most=True,
+        is_maximum=True,
     ),
-    Target("store bytes a principal, at most", 130, _most("keys", MIDDLEWARE.name), most=True),
+    Target(
+        "store bytes a principal, at most", 130, _maximum("keys", MIDDLEWARE.name), is_maximum=True
+    ),
     Target(
         "traces at 1 %, of without",
         0.9,
@@ -156,6 +158,6 @@ TARGETS: Final = (
         "resident memory, many principals, of few",
         1.2,
         _median("resident", MIDDLEWARE.name, "of few"),
-        most=True,
+        is_maximum=True,
     ),
 )

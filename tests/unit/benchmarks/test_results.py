@@ -1,4 +1,4 @@
-"""What is said of measured figures: medians, spread, ratios within a round, and targets."""
+"""Statistics of measured figures, and the targets that they are compared with."""
 
 from dataclasses import replace
 
@@ -6,8 +6,8 @@ import pytest
 
 from harness.lineup import MIDDLEWARE, PEERS
 from harness.results import Scene
-from harness.served import turns
 from harness.targets import TARGETS, Target
+from harness.throughput import turns
 
 
 @pytest.fixture
@@ -20,14 +20,14 @@ def scene() -> Scene:
     return found
 
 
-def test_a_contender_is_compared_within_its_round(scene: Scene) -> None:
-    """What slows a whole round down changes no ratio."""
+def test_scene_compares_contenders_within_a_round(scene: Scene) -> None:
+    """A slower round changes no ratio."""
     scene.compare("requests/s", "bare")
     assert scene.values(MIDDLEWARE.name, "of bare") == [0.8, 0.8]
 
 
-def test_a_summary_has_median_and_spread(scene: Scene) -> None:
-    """The middle, the ends and every round are kept."""
+def test_scene_summary_has_median_range_and_rounds(scene: Scene) -> None:
+    """The summary of a figure has its median, minimum, maximum and every round."""
     assert scene.summary()[MIDDLEWARE.name]["requests/s"] == {
         "median": 120.0,
         "least": 80.0,
@@ -36,31 +36,31 @@ def test_a_summary_has_median_and_spread(scene: Scene) -> None:
     }
 
 
-def test_what_was_not_measured_has_no_median(scene: Scene) -> None:
-    """A figure or a contender that is not there is nothing, and no error."""
+def test_scene_has_no_median_of_what_was_not_measured(scene: Scene) -> None:
+    """The median of an unknown figure or contender is None."""
     assert scene.median("bare", "p99 ms") is None
-    assert scene.median("nobody", "requests/s") is None
+    assert scene.median("unknown", "requests/s") is None
 
 
-def test_every_contender_begins_a_round_once() -> None:
-    """Who comes first has no better time of it than the others."""
+def test_turns_begin_each_round_with_another_contender() -> None:
+    """Every contender is first once, so that the first place favours none."""
     orders = [each.name for each in turns(PEERS[:3], 3)]
     assert [orders[at] for at in (0, 3, 6)] == [each.name for each in PEERS[:3]]
     assert all(len({*orders[at : at + 3]}) == 3 for at in (0, 3, 6))
 
 
-def test_targets_say_nothing_of_what_was_not_measured(scene: Scene) -> None:
-    """One scene alone answers only the targets that it is about."""
+def test_targets_skip_scenes_that_were_not_measured(scene: Scene) -> None:
+    """One scene alone yields only its own targets."""
     scene.compare("requests/s", "bare")
-    found = [target.what for target in TARGETS if target.found({"allow": scene}) is not None]
+    found = [target.name for target in TARGETS if target.measure({"allow": scene}) is not None]
     assert found == ["allow, middleware, of bare"]
 
 
-def test_a_target_is_met_at_its_bound() -> None:
-    """At least and at most both include the figure itself."""
+def test_target_is_met_at_its_bound() -> None:
+    """Both minimum and maximum include the bound itself."""
     target = Target("x", 0.5, lambda _: None)
-    assert target.met(0.5)
-    assert not target.met(0.49)
-    most = replace(target, most=True)
-    assert most.met(0.5)
-    assert not most.met(0.51)
+    assert target.is_met(0.5)
+    assert not target.is_met(0.49)
+    maximum = replace(target, is_maximum=True)
+    assert maximum.is_met(0.5)
+    assert not maximum.is_met(0.51)

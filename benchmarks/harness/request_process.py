@@ -1,8 +1,8 @@
-"""Serves requests within one process, without a server, and says what takes the CPU's time.
+"""Entry point that calls an ASGI app without a server, and profiles the CPU time of a request.
 
-`python -m harness.within MODULE REQUESTS PRINCIPALS` prints one JSON object. Time is that of the
-CPU, so that it says something on a busy machine too; the shares are those of a profile, which makes
-short functions look longer than they are.
+`python -m harness.request_process MODULE REQUESTS PRINCIPALS` prints one JSON object. Times are CPU
+times, which other processes on the machine affect little. The shares come from `cProfile`, which
+overstates short functions.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from harness.requests import api_key
 CONNECTIONS: Final = 64
 _TURNS: Final = 5
 _BODY: Final = b'{"format": "csv", "rows": 100, "note": ""}'
-_PARTS: Final = {
+_COMPONENTS: Final = {
     "fleetlimit/web/": "fleetlimit: web",
     "fleetlimit/identity/": "fleetlimit: identity",
     "fleetlimit/telemetry/": "fleetlimit: telemetry",
@@ -35,11 +35,11 @@ _PARTS: Final = {
 
 
 class Traffic:
-    """Requests of some callers in turn, on as many connections as the load of the other scenes.
+    """Requests of several callers in turn, with the concurrency of the other scenes.
 
     Args:
-        app: The app.
-        principals: The callers.
+        app: The ASGI app.
+        principals: Number of callers.
     """
 
     def __init__(self, app: Any, principals: int) -> None:
@@ -47,14 +47,14 @@ class Traffic:
         self._scopes = [_scope(api_key(number)) for number in range(principals)]
 
     async def send(self, count: int) -> None:
-        """Send so many requests."""
+        """Send `count` requests."""
         numbers = iter(range(count))
         await asyncio.gather(*(self._connection(numbers) for _ in range(CONNECTIONS)))
 
     async def _connection(self, numbers: Iterator[int]) -> None:
         for number in numbers:
             scope = {**self._scopes[number % len(self._scopes)], "state": {}}
-            # A server has a task for each request.
+            # As a server does: one task for each request.
             await asyncio.create_task(self._app(scope, _receive, _send))
 
 
@@ -89,7 +89,7 @@ def _scope(key: str) -> dict[str, Any]:
 
 
 async def measure(module: str, requests: int, principals: int) -> dict[str, Any]:
-    """Return the least time of the CPU for a request in five turns, and the shares of its parts."""
+    """Return the lowest CPU time of a request in five turns, and the share of each component."""
     app = importlib.import_module(module).app
     async with app.router.lifespan_context(app):
         traffic = Traffic(app, principals)
@@ -106,23 +106,23 @@ async def measure(module: str, requests: int, principals: int) -> dict[str, Any]
 
 
 def _shares(stats: Any) -> dict[str, float]:
-    """Return the share of each part; what is built in counts for who calls it."""
+    """Return the CPU share of each component. A built-in function counts for its caller."""
     seconds: Counter[str] = Counter()
     for (file, _, _), (_, _, own, _, callers) in stats.stats.items():
         if file == "~":
-            for (caller, _, _), (_, _, taken, _) in callers.items():
-                seconds[_part(caller)] += taken
+            for (caller, _, _), (_, _, used, _) in callers.items():
+                seconds[_component(caller)] += used
         else:
-            seconds[_part(file)] += own
-    return {f"share: {part}": taken / seconds.total() for part, taken in seconds.most_common()}
+            seconds[_component(file)] += own
+    return {f"share: {name}": used / seconds.total() for name, used in seconds.most_common()}
 
 
-def _part(file: str) -> str:
-    return next((part for place, part in _PARTS.items() if f"/{place}" in file), "all else")
+def _component(file: str) -> str:
+    return next((name for path, name in _COMPONENTS.items() if f"/{path}" in file), "all else")
 
 
 def main() -> None:
-    """Read the arguments, measure, and print."""
+    """Read the arguments, measure, and print the result."""
     module, requests, principals = sys.argv[1:]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(measure(module, int(requests), int(principals)))

@@ -1,4 +1,4 @@
-"""Runs a module of the harness on a contender, in its own interpreter and on the server's core."""
+"""Subprocess for one contender: a harness module, run in the contender's own environment."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from harness.server import BENCHMARKS
 def start(
     contender: Contender, module: str, arguments: Sequence[object], variables: dict[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start it.
+    """Start a harness module for a contender, pinned to the server's core.
 
     Args:
-        contender: Whose module is the first argument.
-        module: What is run; the last line that it prints is one JSON object.
+        contender: Its module is the first argument of the command.
+        module: Harness module to run. The last line of its output is one JSON object.
         arguments: Further arguments.
-        variables: Further variables of its environment.
+        variables: Further environment variables.
     """
     command = [python_of(contender), "-m", module, f"contenders.{contender.module}"]
     process = subprocess.Popen(  # noqa: S603 - our own command
@@ -34,15 +34,15 @@ def start(
     return process
 
 
-def answer(contender: Contender, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """Wait for its end and return what it printed.
+def read_result(contender: Contender, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Wait for the process to end and return the JSON object that it printed.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: The process failed.
     """
-    said, complaint = process.communicate()
+    output, errors = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"{contender.name} failed: {complaint.decode()[-2_000:]}")
-    # What it logs comes before.
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return found
+        raise RuntimeError(f"{contender.name} failed: {errors.decode()[-2_000:]}")
+    # Log lines come before the result.
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return result

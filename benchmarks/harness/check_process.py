@@ -1,7 +1,7 @@
-"""Calls one contender's check from many tasks; runs in that contender's own environment.
+"""Entry point that calls one contender's check from many tasks, in that contender's environment.
 
-`python -m harness.checking MODULE SECONDS TASKS PRINCIPALS` prints one JSON object. It imports
-nothing but the standard library and uvloop, which every environment has.
+`python -m harness.check_process MODULE SECONDS TASKS PRINCIPALS` prints one JSON object. It imports
+only the standard library and uvloop, which every environment has.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ Check = Callable[[str], Awaitable[bool]]
 
 
 async def measure(module: str, seconds: float, tasks: int, principals: int) -> dict[str, float]:
-    """Return how many checks were made and let in, in how many seconds, and the CPU for it."""
+    """Return the number of checks and of admitted checks, the seconds and the CPU seconds."""
     check: Check = await importlib.import_module(module).open_check()
     callers = [f"caller-{number}" for number in range(principals)]
     done = admitted = 0
@@ -31,13 +31,13 @@ async def measure(module: str, seconds: float, tasks: int, principals: int) -> d
                 admitted += 1
             done += 1
             number += tasks
-            # A check of a synchronous client never gives way by itself.
+            # The check of a synchronous client never yields to the event loop.
             await asyncio.sleep(0)
 
     ends = time.perf_counter() + seconds / 4
     await asyncio.gather(*(repeat(number) for number in range(tasks)))
     warm, done, admitted = done, 0, 0
-    worked, began = time.process_time(), time.perf_counter()
+    cpu_before, began = time.process_time(), time.perf_counter()
     ends = began + seconds
     await asyncio.gather(*(repeat(number) for number in range(tasks)))
     return {
@@ -45,18 +45,18 @@ async def measure(module: str, seconds: float, tasks: int, principals: int) -> d
         "warm": warm,
         "admitted": admitted,
         "seconds": time.perf_counter() - began,
-        "cpu": time.process_time() - worked,
+        "cpu": time.process_time() - cpu_before,
     }
 
 
 def main() -> None:
-    """Read the arguments, measure, and print."""
+    """Read the arguments, measure, and print the result."""
     module, seconds, tasks, principals = sys.argv[1:]
     loop = uvloop.new_event_loop()
     found = loop.run_until_complete(measure(module, float(seconds), int(tasks), int(principals)))
     sys.stdout.write(json.dumps(found))
     sys.stdout.flush()
-    # Nothing is waited for: on Python 3.11 a cancellation can get lost in a driver's own waiting.
+    # Exit without closing clients: on Python 3.11 a driver can swallow a cancellation and hang.
     os._exit(0)
 
 

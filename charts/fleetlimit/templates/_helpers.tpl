@@ -208,7 +208,7 @@ on, the number that was applied before it is said once more: taking it back woul
 - {name: FLEETLIMIT_BREAKER_PROBE, value: {{ .Values.settings.breakerProbeSeconds | quote }}}
 - {name: FLEETLIMIT_KEY_PREFIX, value: {{ .Values.settings.keyPrefix | quote }}}
 - {name: FLEETLIMIT_AUDIT_KEYS, value: {{ .Values.settings.auditKeys | int | quote }}}
-- {name: FLEETLIMIT_DIALECT, value: {{ .Values.settings.dialect | quote }}}
+- {name: FLEETLIMIT_HEADERS, value: {{ .Values.settings.headers | quote }}}
 - {name: FLEETLIMIT_LOG_LEVEL, value: {{ .Values.settings.logLevel | quote }}}
 - {name: FLEETLIMIT_LOG_FORMAT, value: {{ .Values.settings.logFormat | quote }}}
 - {name: FLEETLIMIT_SHUTDOWN_SECONDS, value: {{ .Values.shutdownSeconds | int | quote }}}

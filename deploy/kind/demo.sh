@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The limit, and everything that shows that it holds, on a kind cluster of its own:
+# Demonstration on a separate kind cluster:
 #
-#   deploy/kind/demo.sh           three pods, Valkey, Prometheus, Jaeger, Grafana and a steady load
-#   deploy/kind/demo.sh --down    takes all of it away
+#   deploy/kind/demo.sh           starts three pods, Valkey, Prometheus, Jaeger, Grafana and a load
+#   deploy/kind/demo.sh --down    deletes the cluster
 #
-# Takes Docker, kind, kubectl and helm, and the ports 8000, 3000, 9090 and 16686 of 127.0.0.1. Images
-# and versions are those of images.env; a variable of the environment goes before each.
+# Needs Docker, kind, kubectl and helm, and the ports 8000, 3000, 9090 and 16686 of 127.0.0.1. Images
+# and versions come from images.env. An environment variable of the same name overrides each.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -23,9 +23,9 @@ case ${1:-} in
 esac
 
 for tool in docker kind kubectl helm; do
-  command -v "$tool" >/dev/null || fail "$tool is not on the PATH; see README, On Kubernetes"
+  command -v "$tool" >/dev/null || fail "$tool is not on the PATH: install it (see README, On Kubernetes)"
 done
-docker info >/dev/null 2>&1 || fail "Docker does not answer; start it"
+docker info >/dev/null 2>&1 || fail "Docker does not respond: start the Docker daemon"
 
 declare -A default
 while IFS='=' read -r name value; do
@@ -35,10 +35,11 @@ done < <(grep -E '^[A-Z_]+=' deploy/kind/images.env)
 
 tag() { echo "${1##*:}"; }
 
-# Tell whether an image is here or can be had.
+# Return whether an image exists locally or can be pulled.
 has() { [ -n "$(docker images -q "$1")" ] || docker pull --quiet "$1"; }
 
-# Apply a manifest with the images of above; the Prometheus Operator goes by the version it is told.
+# Apply a manifest with the images from images.env. Prometheus also has its version as a field, because
+# the operator derives arguments from it.
 apply() {
   local edits=() name
   for name in "${!default[@]}"; do
@@ -48,14 +49,14 @@ apply() {
   sed "${edits[@]}" "$1" | kubectl apply -f - >/dev/null
 }
 
-# Let a port of the nodes lead to a Service.
+# Expose a Service on a node port.
 open_port() {
   kubectl -n observability patch service "$1" --type=json --patch '[
     {"op": "add", "path": "/spec/type", "value": "NodePort"},
     {"op": "add", "path": "/spec/ports/'"$2"'/nodePort", "value": '"$3"'}]' >/dev/null
 }
 
-# The values that name an image of the chart.
+# Print the Helm options for an image value of the chart.
 image() { echo --set "$1.repository=${2%:*}" --set-string "$1.tag=$(tag "$2")"; }
 
 step "Images"
@@ -64,7 +65,7 @@ docker build -q $DOCKER_BUILD_OPTIONS --build-arg "BASE_IMAGE=$BASE_IMAGE" --bui
 images=("$FLEETLIMIT_IMAGE" "$VALKEY_IMAGE" "$REDIS_EXPORTER_IMAGE" "$PROMETHEUS_OPERATOR_IMAGE"
   "$PROMETHEUS_CONFIG_RELOADER_IMAGE" "$PROMETHEUS_IMAGE" "$JAEGER_IMAGE")
 for each in "${images[@]}"; do
-  has "$each" >/dev/null || fail "the image $each cannot be had"
+  has "$each" >/dev/null || fail "the image $each is missing and cannot be pulled: set its variable to another image"
 done
 grafana=
 if has "$GRAFANA_IMAGE" >/dev/null 2>&1; then
@@ -72,7 +73,7 @@ if has "$GRAFANA_IMAGE" >/dev/null 2>&1; then
   images+=("$GRAFANA_IMAGE")
 fi
 
-step "The cluster $cluster: one control plane and two workers"
+step "Cluster $cluster: one control plane and two workers"
 kind get clusters 2>/dev/null | grep -qx "$cluster" ||
   kind create cluster --image "$KIND_NODE_IMAGE" --config "$demo/cluster.yaml" --quiet
 KUBECONFIG=$(mktemp)
@@ -94,7 +95,7 @@ if [ -n "$grafana" ]; then
   open_port grafana 0 30300
 fi
 
-step "Fleetlimit, three pods on one Valkey"
+step "Fleetlimit: three pods and one Valkey"
 helm upgrade --install fleetlimit charts/fleetlimit --wait --timeout 5m \
   -f "$observability/fleetlimit.yaml" -f "$demo/values.yaml" \
   --set-file policies.inline=deploy/compose/policies/policies.yaml \
@@ -102,7 +103,7 @@ helm upgrade --install fleetlimit charts/fleetlimit --wait --timeout 5m \
   $(image image "$FLEETLIMIT_IMAGE") $(image valkey.image "$VALKEY_IMAGE") \
   $(image valkey.exporter.image "$REDIS_EXPORTER_IMAGE") >/dev/null
 
-step "A steady load: one greedy principal, one patient one"
+step "Load: a greedy and a patient principal"
 kubectl create configmap load --from-file=deploy/kind/load.py --dry-run=client -o yaml |
   kubectl apply -f - >/dev/null
 apply "$demo/load.yaml"
@@ -110,7 +111,7 @@ kubectl rollout status deployment/load --timeout=2m >/dev/null
 kubectl -n observability wait --for=condition=Available --timeout=5m \
   prometheus/prometheus deployment/jaeger ${grafana:+deployment/grafana} >/dev/null
 
-step "Look"
+step "URLs"
 if [ -n "$grafana" ]; then
   cat <<'LOOK'
 http://127.0.0.1:3000/d/fleetlimit-holds        Does the limit hold? All pods stacked, never above permitted
@@ -119,14 +120,14 @@ http://127.0.0.1:3000/d/fleetlimit-healthy      Is the limiter healthy? Latency,
 http://127.0.0.1:3000/d/fleetlimit-fleet        One row for each release
 LOOK
 else
-  echo "The image $GRAFANA_IMAGE cannot be had, so there is no Grafana: import charts/fleetlimit/files/dashboards/*.json elsewhere."
+  echo "The image $GRAFANA_IMAGE cannot be pulled, so there is no Grafana. The dashboards are in charts/fleetlimit/files/dashboards."
 fi
 cat <<'LOOK'
-http://127.0.0.1:9090/alerts                  Prometheus: the alerts; none fires until something breaks
+http://127.0.0.1:9090/alerts                  Prometheus: alerts, none of which fires yet
 http://127.0.0.1:9090/graph?g0.expr=sum%20by%20(pod%2C%20outcome)%20(rate(fleetlimit_decisions_total%5B1m%5D))&g0.tab=0
-http://127.0.0.1:16686/search?service=fleetlimit    Jaeger: server, limiter and store of each request
-curl -i -X POST -H 'X-API-Key: greedy' http://127.0.0.1:8000/exports    what the greedy one sees
+http://127.0.0.1:16686/search?service=fleetlimit    Jaeger: traces with server, limiter and store spans
+curl -i -X POST -H 'X-API-Key: greedy' http://127.0.0.1:8000/exports    the responses to the greedy principal
 
-What to try: kubectl --context kind-fleetlimit-demo delete pod fleetlimit-valkey-0, and look at the alerts.
-Take it away: deploy/kind/demo.sh --down
+To see alerts fire: kubectl --context kind-fleetlimit-demo delete pod fleetlimit-valkey-0
+To delete the cluster: deploy/kind/demo.sh --down
 LOOK

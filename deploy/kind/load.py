@@ -1,12 +1,14 @@
-"""Send requests at steady rates, each on a connection of its own; print one JSON of all of them.
+"""Load generator: sends requests at constant rates and prints all results as one JSON array.
 
-Runs inside the cluster on the image's own Python. The variable LOAD says what to send:
+It runs inside the cluster in the Fleetlimit image. The environment variable LOAD configures it:
 `{"target": "host:port", "seconds": 10, "streams": [{"method", "path", "headers", "per_second",
-"forge"}]}`.
-In a header's value `{random}` is a fresh text for each request, and `{address}` a fresh address.
-A stream with claims in `forge` sends a token of its own making each time.
-It ends early when the file STOP is there. A request is `[stream, sent_us, microseconds, status]`;
-in place of a status `refused`, `broken` or `timeout` says what became of the connection.
+"forge"}]}`. In the value of a header, `{random}` is replaced by a random text and `{address}` by a
+random IPv6 address, new for each request. A stream with claims in `forge` sends a forged token with
+each request. Each request uses a new connection.
+
+A result is `[stream, sent_us, duration_us, status]`: the index of the stream, the wall-clock time
+of sending in microseconds, the duration in microseconds, and the HTTP status, or `refused`,
+`broken` or `timeout` for a failed connection. The file STOP ends the load early.
 """
 
 import asyncio
@@ -23,23 +25,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 STOP = Path("/tmp/stop")  # noqa: S108 - the pod's own volume
 TIMEOUT = 10.0
-REACHED_WITHIN = 60.0
-ATTEMPT = 1.0
-BETWEEN = 0.05
-FORGER = ec.generate_private_key(ec.SECP256R1())
+CONNECT_DEADLINE = 60.0
+CONNECT_TIMEOUT = 1.0
+CONNECT_INTERVAL = 0.05
+FORGER_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def forged(claims: dict[str, Any], kid: str) -> str:
-    """Return a token for a fresh subject that claims to be the issuer's, signed by another key."""
-    mine = {**claims, "sub": secrets.token_hex(8), "exp": int(time.time()) + 3600}
-    return jwt.encode(mine, FORGER, "ES256", headers={"kid": kid})
+def forge_token(claims: dict[str, Any], kid: str) -> str:
+    """Return a token for a random subject with the issuer's claims, signed by another key."""
+    payload = {**claims, "sub": secrets.token_hex(8), "exp": int(time.time()) + 3600}
+    return jwt.encode(payload, FORGER_KEY, "ES256", headers={"kid": kid})
 
 
-async def ask(host: str, port: int, stream: dict[str, Any]) -> int | str:
-    """Send a request and return its status, or what became of it."""
+async def send(host: str, port: int, stream: dict[str, Any]) -> int | str:
+    """Send a request and return its HTTP status, `refused` or `broken`."""
     headers = {"Host": host, "Connection": "close", "Content-Length": "0"} | stream["headers"]
     if stream["forge"]:
-        headers["Authorization"] = f"Bearer {forged(**stream['forge'])}"
+        headers["Authorization"] = f"Bearer {forge_token(**stream['forge'])}"
     lines = "".join(
         f"{name}: {value}\r\n".replace("{random}", secrets.token_hex(8)).replace(
             "{address}", str(IPv6Address(secrets.randbits(128)))
@@ -50,8 +52,8 @@ async def ask(host: str, port: int, stream: dict[str, Any]) -> int | str:
     try:
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(f"{stream['method']} {stream['path']} HTTP/1.1\r\n{lines}\r\n".encode())
-        answer = await reader.read()
-        return int(answer.split(b" ", 2)[1])
+        response = await reader.read()
+        return int(response.split(b" ", 2)[1])
     except ConnectionRefusedError:
         return "refused"
     except (OSError, IndexError, ValueError):
@@ -61,63 +63,63 @@ async def ask(host: str, port: int, stream: dict[str, Any]) -> int | str:
             writer.close()
 
 
-async def reached(host: str, port: int) -> None:
-    """Wait until somebody listens: a node knows a new Service's pods a moment after they are ready.
+async def wait_for_target(host: str, port: int) -> None:
+    """Wait until the target accepts connections: nodes route to ready pods with a delay.
 
     Raises:
-        TimeoutError: Nobody does.
+        TimeoutError: The target did not accept a connection within CONNECT_DEADLINE.
     """
-    async with asyncio.timeout(REACHED_WITHIN):
+    async with asyncio.timeout(CONNECT_DEADLINE):
         while True:
             try:
-                # What is sent before the node knows the Service gets lost, and so does all that is
-                # sent again on the same connection.
-                async with asyncio.timeout(ATTEMPT):
+                # Packets sent before the node routes to the Service are lost, including TCP
+                # retransmissions of the same connection. Only a new connection helps.
+                async with asyncio.timeout(CONNECT_TIMEOUT):
                     _, writer = await asyncio.open_connection(host, port)
             except OSError:
-                await asyncio.sleep(BETWEEN)
+                await asyncio.sleep(CONNECT_INTERVAL)
             else:
                 writer.close()
                 return
 
 
-async def send(number: int, config: dict[str, Any], requests: list[list[Any]]) -> None:
-    """Send one request of a stream and note what became of it."""
+async def record(number: int, config: dict[str, Any], requests: list[list[Any]]) -> None:
+    """Send one request of a stream and append its result."""
     host, _, port = config["target"].partition(":")
     sent_us, start = time.time_ns() // 1000, time.perf_counter()
     try:
-        status = await asyncio.wait_for(ask(host, int(port), config["streams"][number]), TIMEOUT)
+        status = await asyncio.wait_for(send(host, int(port), config["streams"][number]), TIMEOUT)
     except TimeoutError:
         status = "timeout"
-    taken_us = round((time.perf_counter() - start) * 1e6)
-    requests.append([number, sent_us, taken_us, status])
+    duration_us = round((time.perf_counter() - start) * 1e6)
+    requests.append([number, sent_us, duration_us, status])
 
 
-async def flow(
+async def run_stream(
     number: int, config: dict[str, Any], requests: list[list[Any]], group: asyncio.TaskGroup
 ) -> None:
-    """Send the requests of one stream, whatever becomes of the ones before."""
+    """Send the requests of one stream at its rate, without waiting for earlier responses."""
     streams = config["streams"]
-    between = 1 / streams[number]["per_second"]
-    # The streams do not all send at the same moment.
-    at = time.monotonic() + between * number / len(streams)
+    interval = 1 / streams[number]["per_second"]
+    # Streams start at different offsets, so that they do not send at the same moments.
+    at = time.monotonic() + interval * number / len(streams)
     end = time.monotonic() + config["seconds"]
-    while at < end and not STOP.exists():  # noqa: ASYNC240 - it takes microseconds
+    while at < end and not STOP.exists():  # noqa: ASYNC240 - takes microseconds
         await asyncio.sleep(max(0.0, at - time.monotonic()))
-        group.create_task(send(number, config, requests))
-        at += between
+        group.create_task(record(number, config, requests))
+        at += interval
 
 
 async def main() -> None:
-    """Run all streams and print what became of their requests."""
+    """Run all streams and print the results."""
     config = json.loads(os.environ["LOAD"])
     host, _, port = config["target"].partition(":")
-    await reached(host, int(port))
+    await wait_for_target(host, int(port))
     requests: list[list[Any]] = []
     async with asyncio.TaskGroup() as group:
         for number in range(len(config["streams"])):
-            group.create_task(flow(number, config, requests, group))
-    print(json.dumps(requests))  # noqa: T201 - its report
+            group.create_task(run_stream(number, config, requests, group))
+    print(json.dumps(requests))  # noqa: T201 - the report
 
 
 if __name__ == "__main__":

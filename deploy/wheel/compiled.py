@@ -1,10 +1,11 @@
-"""A build hook that compiles what sees every request, with mypyc and a C compiler.
+"""Hatchling build hook that compiles the modules of the hot path with mypyc.
 
-Off unless it is asked for: `HATCH_BUILD_HOOK_ENABLE_CUSTOM=true pip wheel --no-deps .` makes a
-wheel for the interpreter and the platform at hand. Without it the wheel is Python alone, does the
-same, and takes more CPU for it: `benchmarks/run.py allow` measures both.
+It is disabled by default. `HATCH_BUILD_HOOK_ENABLE_CUSTOM=true pip wheel --no-deps .` builds a
+wheel for the current interpreter and platform, and needs a C compiler. The default wheel is pure
+Python. It behaves the same and needs more CPU: `benchmarks/run.py allow` measures both.
 
-Not hatch-mypyc, which writes what it compiles among the sources and hides `pyproject.toml` then.
+hatch-mypyc is no alternative: it writes its output among the sources and hides `pyproject.toml`
+during the build.
 """
 
 import tempfile
@@ -16,7 +17,7 @@ from mypyc.build import mypycify
 from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
 
-# Types were checked before; here they are only read, and whatever versions are installed will do.
+# mypyc only reads the types. `follow_imports = silent` accepts any version of the dependencies.
 _MYPY = """[mypy]
 plugins = pydantic.mypy
 mypy_path = {source}
@@ -28,13 +29,13 @@ ignore_missing_imports = True
 
 
 class CompiledHook(BuildHookInterface[Any]):
-    """Puts the compiled modules beside the sources that they were made of."""
+    """Adds the compiled modules to the wheel, next to their sources."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile the modules that `pyproject.toml` names."""
+        """Compile the modules listed in `pyproject.toml`."""
         if version == "editable":
             return
-        # It is gone when this process is, after everything was packed.
+        # Deleted at the end of the process: hatchling packs the files after this method returns.
         self._folder = tempfile.TemporaryDirectory(prefix="fleetlimit-compiled-")
         folder, source = Path(self._folder.name), Path(self.root, "app")
         config = folder / "mypy.ini"

@@ -1,4 +1,4 @@
-"""The chart as a whole: what Helm says of it, and that its documents agree with each other."""
+"""Tests of the chart as a whole: Helm's own checks, and the consistency of its files."""
 
 import json
 import re
@@ -24,11 +24,11 @@ TEMPLATES = sorted(
 VALUE_SETS = sorted((CHART / "ci").glob("*.yaml"))
 DEPLOYED = [ROOT / "deploy/values/production.yaml", ROOT / "deploy/examples/orders/values.yaml"]
 
-needs_helm = pytest.mark.skipif(shutil.which("helm") is None, reason="there is no helm on the PATH")
+needs_helm = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not on the PATH")
 
 
 def helm(*arguments: str | Path) -> str:
-    """Run Helm and return what it says; a failure is the test's."""
+    """Run Helm and return its output. A failure of Helm fails the test."""
     return run("helm", *map(str, arguments))
 
 
@@ -50,31 +50,31 @@ def name_of(path: Path) -> str:
 
 @needs_helm
 @pytest.mark.parametrize("file", [*VALUE_SETS, *DEPLOYED], ids=name_of)
-def test_helm_finds_no_fault(file: Path) -> None:
-    """Every set of values passes `helm lint --strict`."""
+def test_values_pass_helm_lint(file: Path) -> None:
+    """`helm lint --strict` passes for every set of values."""
     helm("lint", "--strict", CHART, "--values", file)
 
 
-@pytest.mark.skipif(not has_unittest(), reason="there is no helm with the plugin unittest")
-def test_the_suites_of_the_templates_pass() -> None:
+@pytest.mark.skipif(not has_unittest(), reason="helm with the plugin unittest is not on the PATH")
+def test_helm_unittest_suites_pass() -> None:
     """`helm unittest --strict` passes."""
     helm("unittest", "--strict", CHART)
 
 
 @needs_helm
-def test_a_template_renders_one_object() -> None:
-    """Each template makes at most one object, or one for each of what there are several of."""
+def test_template_renders_one_object() -> None:
+    """Each template renders at most one object, except the templates of lists."""
     for file in VALUE_SETS:
         rendered = helm("template", "fl", CHART, "--values", file)
         sources = Counter(re.findall(r"^# Source: (\S+)$", rendered, re.MULTILINE))
-        for of_several in ("extraobjects", "grafanadashboards"):
-            sources.pop(f"fleetlimit/templates/{of_several}.yaml", None)
+        for name in ("extraobjects", "grafanadashboards"):
+            sources.pop(f"fleetlimit/templates/{name}.yaml", None)
         assert set(sources.values()) == {1}, file
 
 
 @needs_helm
-def test_a_change_of_the_number_of_pods_replaces_none() -> None:
-    """The pods' template is the same for every `replicaCount`."""
+def test_pod_template_does_not_depend_on_replica_count() -> None:
+    """A change of `replicaCount` replaces no pod."""
     shown = ("--show-only", "templates/deployment.yaml")
     few, many = (
         yaml.safe_load(helm("template", "fl", CHART, *shown, "--set", f"replicaCount={count}"))
@@ -90,8 +90,8 @@ def test_a_change_of_the_number_of_pods_replaces_none() -> None:
     ("values", "job"),
     [("observability", "fl-fleetlimit-admin"), ("ingress", "limits/fl-fleetlimit")],
 )
-def test_the_rules_are_of_one_release(values: str, job: str, tmp_path: Path) -> None:
-    """Prometheus takes the rules of the chart, and each of their selectors is of its release."""
+def test_rules_select_one_release(values: str, job: str, tmp_path: Path) -> None:
+    """Promtool accepts the rules of the chart, and each selector is restricted to the release."""
     file = CHART / f"ci/{values}-values.yaml"
     shown = ("--show-only", "templates/prometheusrule.yaml")
     rendered = yaml.safe_load(helm("template", "fl", CHART, "-n", "limits", "-f", file, *shown))
@@ -106,7 +106,7 @@ def test_the_rules_are_of_one_release(values: str, job: str, tmp_path: Path) -> 
 
 
 @needs_helm
-def test_a_value_that_is_not_known_is_refused() -> None:
+def test_unknown_value_is_rejected() -> None:
     """A misspelt value fails the installation, at every depth."""
     for name in ("replicas", "image.name", "valkey.persistence.storage", "redis.external.tls.ca"):
         with pytest.raises(AssertionError, match="additional properties"):
@@ -114,13 +114,13 @@ def test_a_value_that_is_not_known_is_refused() -> None:
 
 
 def test_each_template_has_a_suite() -> None:
-    """There is a suite of helm-unittest for each template."""
+    """Each template has a suite of helm-unittest."""
     suites = {path.name.removesuffix("_test.yaml") for path in (CHART / "tests").glob("*.yaml")}
     assert suites == {path.stem.lower() for path in TEMPLATES}
 
 
-def test_each_refusal_has_a_test() -> None:
-    """Every message of templates/requirements.yaml is expected by a test."""
+def test_each_requirement_has_a_test() -> None:
+    """A test expects every message of templates/requirements.yaml."""
     template = (CHART / "templates/requirements.yaml").read_text()
     messages = re.findall(r'fail \(?(?:printf )?"([^"]+)"', template)
     expected = [
@@ -134,7 +134,7 @@ def test_each_refusal_has_a_test() -> None:
 
 
 def test_template_names_have_the_charts_prefix() -> None:
-    """Named templates are global in Helm: none is without the chart's prefix."""
+    """Named templates are global in Helm, so each has the prefix of the chart."""
     helpers = [path.read_text() for path in (CHART / "templates").glob("_*.tpl")]
     names = re.findall(r'define "([^"]+)"', "\n".join(helpers))
     assert names
@@ -142,15 +142,15 @@ def test_template_names_have_the_charts_prefix() -> None:
 
 
 def test_every_value_is_documented() -> None:
-    """Nothing in values.yaml is without a line that says what it is."""
+    """Every value of values.yaml has a description."""
     undocumented = [
-        value.path for value in values((CHART / "values.yaml").read_text()) if not value.said
+        value.path for value in values((CHART / "values.yaml").read_text()) if not value.description
     ]
     assert undocumented == []
 
 
-def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
-    """values.yaml and values.schema.json know the same values."""
+def test_values_and_schema_list_the_same_values() -> None:
+    """values.yaml and values.schema.json contain the same paths."""
     documented = {value.path for value in values((CHART / "values.yaml").read_text())}
     known = set(leaves(schema(), ""))
     assert [path for path in documented if not any(within(leaf, path) for leaf in known)] == []
@@ -158,7 +158,7 @@ def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
 
 
 def leaves(node: Any, path: str) -> Iterator[str]:
-    """Yield the paths of what the schema describes without further properties."""
+    """Yield the paths of the schema's nodes that have no properties."""
     if "properties" not in node:
         yield path
     for name, below in node.get("properties", {}).items():
@@ -170,7 +170,7 @@ def within(leaf: str, path: str) -> bool:
 
 
 def test_every_object_of_the_schema_is_closed() -> None:
-    """What the schema describes takes no other property; only Kubernetes' own objects are open."""
+    """Objects accept no unknown property; only Kubernetes' own objects are open."""
     definitions = schema()["$defs"]
     opened = {name for name, node in definitions.items() if is_open(node)}
     assert opened == {"kubernetesObject"}
@@ -189,14 +189,14 @@ def objects_in(node: Any) -> Iterator[Any]:
             yield from objects_in(below)
 
 
-def test_the_readme_has_the_values_as_they_are() -> None:
-    """The table of the README is that of values.yaml: run tests/chart/values_reference.py."""
+def test_readme_table_matches_values() -> None:
+    """The README's table is generated from values.yaml by tests/chart/values_reference.py."""
     readme = (CHART / "README.md").read_text()
     assert readme == with_table(readme, (CHART / "values.yaml").read_text())
 
 
-def test_a_value_is_read_with_all_that_is_said_of_it() -> None:
-    """Comments of several lines are joined; a value that says nothing is still listed."""
+def test_description_joins_comment_lines() -> None:
+    """Comments of several lines are joined; a value without a comment is still listed."""
     text = "a:\n  # -- One,\n  # two.\n  b: {c: 1}\n  d: x | y\n"
     assert list(values(text)) == [
         Value("a.b", '{"c": 1}', "One, two."),
@@ -207,19 +207,19 @@ def test_a_value_is_read_with_all_that_is_said_of_it() -> None:
 
 
 def test_versions_and_images_agree() -> None:
-    """The package, the image, the chart and what the cluster is given are of one version."""
+    """The package, the image, the chart and the manifests have one version."""
     chart, defaults = chart_file("Chart.yaml"), chart_file("values.yaml")
     assert chart["appVersion"] == __version__
     assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
-    ours = f"{defaults['image']['repository']}:{__version__}"
-    theirs, exporter = (
+    fleetlimit = f"{defaults['image']['repository']}:{__version__}"
+    valkey, exporter = (
         f"{image['repository']}:{image['tag']}"
         for image in (defaults["valkey"]["image"], defaults["valkey"]["exporter"]["image"])
     )
     listed = yaml.safe_load(chart["annotations"]["artifacthub.io/images"])
-    assert [each["image"] for each in listed] == [ours, theirs, exporter]
+    assert [each["image"] for each in listed] == [fleetlimit, valkey, exporter]
     images = (ROOT / "deploy/kind/images.env").read_text()
-    assert f"FLEETLIMIT_IMAGE={ours}\n" in images
-    assert f"VALKEY_IMAGE={theirs}\n" in images
+    assert f"FLEETLIMIT_IMAGE={fleetlimit}\n" in images
+    assert f"VALKEY_IMAGE={valkey}\n" in images
     assert f"REDIS_EXPORTER_IMAGE={exporter}\n" in images
-    assert f"image: {ours}\n" in (ROOT / "deploy/kind/demo/load.yaml").read_text()
+    assert f"image: {fleetlimit}\n" in (ROOT / "deploy/kind/demo/load.yaml").read_text()

@@ -1,6 +1,6 @@
-"""Reads what values.yaml says of each value, and keeps the table of it in the chart's README.
+"""Generator of the values table in the chart's README, from the comments of values.yaml.
 
-`python tests/chart/values_reference.py` writes the table anew.
+`python tests/chart/values_reference.py` rewrites the table.
 """
 
 import json
@@ -13,24 +13,30 @@ import yaml
 
 CHART = Path(__file__).parents[2] / "charts" / "fleetlimit"
 BEGIN, END = "<!-- values: begin -->\n", "<!-- values: end -->\n"
-SAID = "# -- "
+MARK = "# -- "
 LONGEST_DEFAULT = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value: its path, its default as JSON, and what is said of it; empty for nothing."""
+    """Value of the chart.
+
+    Args:
+        path: Dotted path in values.yaml.
+        default: Default as JSON.
+        description: Text of the comment, empty without one.
+    """
 
     path: str
     default: str
-    said: str
+    description: str
 
 
 def values(text: str) -> Iterator[Value]:
-    """Yield the values of a values.yaml: down to what has a comment, or nothing inside it.
+    """Yield the values of a values.yaml: nodes with a comment, and leaves.
 
     Args:
-        text: The file, block style, a comment directly above what it is about.
+        text: Text of the file in block style. Comments stand directly above their node.
     """
     return _below("", yaml.compose(text, yaml.SafeLoader), text.splitlines())
 
@@ -38,34 +44,34 @@ def values(text: str) -> Iterator[Value]:
 def _below(above: str, parent: Any, lines: list[str]) -> Iterator[Value]:
     for key, node in parent.value:
         path = f"{above}.{key.value}".lstrip(".")
-        said = _said(lines, key.start_mark.line)
-        if isinstance(node, yaml.MappingNode) and node.value and not said:
+        description = _description(lines, key.start_mark.line)
+        if isinstance(node, yaml.MappingNode) and node.value and not description:
             yield from _below(path, node, lines)
         else:
             default = json.dumps(yaml.safe_load(yaml.serialize(node)), ensure_ascii=False)
-            yield Value(path, default, said)
+            yield Value(path, default, description)
 
 
-def _said(lines: list[str], line: int) -> str:
+def _description(lines: list[str], line: int) -> str:
     found: list[str] = []
     while line and lines[line - 1].lstrip().startswith("#"):
         line -= 1
         comment = lines[line].lstrip()
-        if comment.startswith(SAID):
-            return " ".join([comment.removeprefix(SAID), *reversed(found)])
+        if comment.startswith(MARK):
+            return " ".join([comment.removeprefix(MARK), *reversed(found)])
         found.append(comment.removeprefix("#").strip())
     return ""
 
 
 def table(text: str) -> str:
-    """Return the values as a table of Markdown."""
-    rows = ["| value | default | what |", "|---|---|---|"]
+    """Return the values as a Markdown table."""
+    rows = ["| value | default | meaning |", "|---|---|---|"]
     for value in values(text):
         short = len(value.default) <= LONGEST_DEFAULT
         cells = (
             f"`{value.path}`",
             f"`{value.default}`" if short else "see values.yaml",
-            value.said,
+            value.description,
         )
         escaped = (cell.replace("|", "\\|") for cell in cells)
         rows.append(f"| {' | '.join(escaped)} |")
@@ -73,14 +79,14 @@ def table(text: str) -> str:
 
 
 def with_table(readme: str, text: str) -> str:
-    """Return the README with the table of these values between its marks."""
+    """Return the README with the table of these values between its markers."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{table(text)}{END}{after}"
 
 
 def main() -> None:
-    """Write the table anew."""
+    """Rewrite the table."""
     readme = CHART / "README.md"
     readme.write_text(with_table(readme.read_text(), (CHART / "values.yaml").read_text()))
 

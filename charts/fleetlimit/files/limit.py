@@ -1,5 +1,8 @@
-# ruff: noqa: INP001 - the text of a pod's command, no package
-"""Spend all that the policies leave this pod, and one request more: just that one is refused."""
+# ruff: noqa: INP001 - the text of a pod's command, not a package
+"""Test of a release: spend all remaining units of this pod and send one more request.
+
+Exactly that last request must be rejected, whichever replicas the requests reach.
+"""
 
 import json
 import os
@@ -10,78 +13,79 @@ from typing import Any
 from urllib.parse import urlencode
 
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
-MOST_REQUESTS = 500
-PATIENCE_SECONDS = 30.0
+MAX_REQUESTS = 500
+CONNECT_SECONDS = 30.0
 
 
-def connected(server: str) -> HTTPConnection:
-    """Return a connection. A node may learn the way to pods after they are ready."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def connect(server: str) -> HTTPConnection:
+    """Return a connection, retried while kube-proxy does not route to the ready pods yet."""
+    deadline = time.monotonic() + CONNECT_SECONDS
     while True:
         connection = HTTPConnection(server, timeout=10)
         try:
             connection.connect()
         except ConnectionRefusedError:
             if time.monotonic() >= deadline:
-                sys.exit(f"{server} refuses connections: kubectl get endpointslices")
+                sys.exit(f"{server} refuses connections: see kubectl get endpointslices")
             time.sleep(0.5)
         else:
             return connection
 
 
-def ask(server: str, method: str, target: str) -> tuple[HTTPResponse, bytes]:
-    """Send a request on a connection of its own, so that it can meet any replica."""
-    connection = connected(server)
+def send(server: str, method: str, target: str) -> tuple[HTTPResponse, bytes]:
+    """Send a request on a new connection, so that it can reach any replica."""
+    connection = connect(server)
     try:
         connection.request(method, target)
-        answer = connection.getresponse()
-        return answer, answer.read()
+        response = connection.getresponse()
+        return response, response.read()
     finally:
         connection.close()
 
 
-def standing(method: str, path: str) -> tuple[int, float]:
-    """Return how many requests are left to this pod, and the seconds until it has one."""
+def remaining_requests(method: str, path: str) -> tuple[int, float]:
+    """Return how many requests of this pod the limits still admit, and the seconds until one."""
     query = urlencode({"method": method, "path": path, "address": os.environ["POD_IP"]})
-    answer, body = ask(os.environ["ADMIN"], "GET", f"/explain?{query}")
-    told: dict[str, Any] = json.loads(body)
+    response, body = send(os.environ["ADMIN"], "GET", f"/explain?{query}")
+    explanation: dict[str, Any] = json.loads(body)
     left, wait = [], 0.0
-    for policy in told["policies"]:
+    for policy in explanation["policies"]:
         if policy["standing"] is None:
-            sys.exit(f"the store is away: {policy['store_error']}")
+            sys.exit(f"the store is unavailable: {policy['store_error']}")
         if policy["mode"] != "enforce" or policy["enforce_percent"] < 100:  # noqa: PLR2004 - percent
             continue
         for limit, figures in zip(policy["limits"], policy["standing"][0]["limits"], strict=True):
             if "concurrency" not in limit:
                 left.append(figures["remaining"] // limit["cost"])
                 wait = max(wait, figures["retry_after_seconds"])
-    if not left or min(left) >= MOST_REQUESTS:
+    if not left or min(left) >= MAX_REQUESTS:
         sys.exit(
-            f"no policy with a limit below {MOST_REQUESTS} requests holds {method} {path} "
-            f"({answer.status}): choose others with test.method and test.path"
+            f"no policy with a limit below {MAX_REQUESTS} requests applies to {method} {path} "
+            f"(status {response.status} of /explain): set another test.method or test.path"
         )
     return min(left), wait
 
 
 def main() -> None:
-    """Run the test; exit with 1 and the reason when it fails."""
+    """Run the test. Exit with status 1 and the reason if it fails."""
     method, path = os.environ["METHOD"], os.environ["TARGET"]
-    left, wait = standing(method, path)
+    left, wait = remaining_requests(method, path)
     while not left:
         time.sleep(wait + 0.1)
-        left, wait = standing(method, path)
-    answers = [ask(os.environ["API"], method, path)[0] for _ in range(left + 1)]
-    statuses = [answer.status for answer in answers]
-    refused = [answer for answer in answers if answer.status == TOO_MANY_REQUESTS]
-    if len(refused) != 1 or max(statuses) >= SERVER_ERROR:
+        left, wait = remaining_requests(method, path)
+    responses = [send(os.environ["API"], method, path)[0] for _ in range(left + 1)]
+    statuses = [response.status for response in responses]
+    rejected = [response for response in responses if response.status == TOO_MANY_REQUESTS]
+    if len(rejected) != 1 or max(statuses) >= SERVER_ERROR:
         sys.exit(
-            f"{left + 1} requests {method} {path}, of which one should be refused: {statuses}. "
-            "A limit that fills while they are sent cannot be tested: see test.path"
+            f"{left + 1} requests {method} {path} had the statuses {statuses}, instead of one 429. "
+            "A limit that refills during the test cannot be tested: set test.path to another route"
         )
-    wait_told = refused[0].getheader("Retry-After")
-    if wait_told is None:
-        sys.exit("the refusal has no Retry-After")
-    print(f"{method} {path}: {left} requests let in, 1 refused until {wait_told} s later")  # noqa: T201 - its report
+    retry_after = rejected[0].getheader("Retry-After")
+    if retry_after is None:
+        sys.exit("the response 429 has no header Retry-After")
+    # The output is the report of `helm test`.
+    print(f"{method} {path}: {left} requests admitted, 1 rejected for {retry_after} s")  # noqa: T201
 
 
 main()

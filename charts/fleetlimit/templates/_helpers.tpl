@@ -1,10 +1,11 @@
-{{/* Names, labels and what more than one template needs. */}}
+{{/* Names, labels and values shared by several templates. */}}
 
 {{- define "fleetlimit.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 44 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Short enough for every suffix that follows, and for what Kubernetes appends to those. */}}
+{{/* Full name of the release. 44 characters leave room for the suffixes of this chart and of
+Kubernetes (63 at most in a label). */}}
 {{- define "fleetlimit.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 44 | trimSuffix "-" -}}
@@ -22,7 +23,8 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Selectors: what never changes in the life of a release. */}}
+{{/* Labels for selectors. They must not change during the life of a release: selectors are
+immutable. */}}
 {{- define "fleetlimit.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "fleetlimit.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -39,8 +41,8 @@ app.kubernetes.io/part-of: fleetlimit
 {{- end }}
 {{- end -}}
 
-{{/* Labels of pods, without versions: a new chart alone restarts nothing. Takes a list: the context
-and a component. */}}
+{{/* Labels of pods. They contain no version, so that a new chart version alone restarts no pod.
+Arguments: a list of the context and the component. */}}
 {{- define "fleetlimit.podLabels" -}}
 {{- $context := index . 0 -}}
 {{ include "fleetlimit.selectorLabels" $context }}
@@ -50,7 +52,8 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 {{- end -}}
 
-{{/* The whole block of annotations, or nothing. Takes a list: the context, then maps. */}}
+{{/* The complete `annotations:` block, or nothing. Arguments: a list of the context and maps of
+annotations. Later maps take precedence over earlier ones and over commonAnnotations. */}}
 {{- define "fleetlimit.annotations" -}}
 {{- $all := dict -}}
 {{- range rest . -}}{{- $all = mergeOverwrite $all (deepCopy (default dict .)) -}}{{- end -}}
@@ -61,7 +64,7 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* Takes an image of the values and the tag that stands for an empty one. */}}
+{{/* Image reference. Arguments: a list of an `image` value and the default tag. */}}
 {{- define "fleetlimit.image" -}}
 {{- $image := index . 0 -}}
 {{- if $image.digest -}}
@@ -87,7 +90,8 @@ annotations:
 {{- ternary .Values.valkey.existingSecret.key "password" (ne .Values.valkey.existingSecret.name "") -}}
 {{- end -}}
 
-{{/* A text that is generated once: what the Secret holds already, else a new one. */}}
+{{/* Random text that upgrades keep: the value in the existing Secret, or a new one. Arguments: a
+list of the context, the name of the Secret and the key. */}}
 {{- define "fleetlimit.kept" -}}
 {{- $context := index . 0 -}}
 {{- $data := (lookup "v1" "Secret" $context.Release.Namespace (index . 1)).data | default dict -}}
@@ -98,7 +102,7 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* The URL of the external store, with the options for its TLS files. */}}
+{{/* URL of the external store, with query options for the mounted TLS files. */}}
 {{- define "fleetlimit.redisUrl" -}}
 {{- $external := .Values.redis.external -}}
 {{- $options := list -}}
@@ -115,7 +119,8 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* Secrets that are given in the values, as YAML; named as the files that the service reads. */}}
+{{/* Secrets set in the values, as a YAML map from the file name that Fleetlimit reads to the
+secret. */}}
 {{- define "fleetlimit.givenSecrets" -}}
 {{- $given := dict -}}
 {{- with .Values.redis.external.url -}}
@@ -127,9 +132,9 @@ annotations:
 {{- toYaml $given -}}
 {{- end -}}
 
-{{/* Not empty when the key for hashing callers is generated. An external store is shared by more than
-this release, and where manifests are rendered without a cluster each rendering would have a key of
-its own: pods of different keys have different buckets. */}}
+{{/* "true" if the chart generates the HMAC key for callers, else empty. The chart generates none
+for an external store: other releases may share it, and pods with different keys have different
+buckets. */}}
 {{- define "fleetlimit.generatesKeySecret" -}}
 {{- if and .Values.valkey.enabled (not .Values.keySecret.value) (not .Values.keySecret.existingSecret.name) -}}
 true
@@ -140,8 +145,8 @@ true
 {{- printf "%s-replicas" (include "fleetlimit.fullname" .) -}}
 {{- end -}}
 
-{{/* The sources of the projected volume of settings that are files, as YAML: secrets, and the number of
-pods, which would otherwise be part of the pods' template, so that all were replaced to change it. */}}
+{{/* Sources of the projected volume with settings, as a YAML list: secrets and the number of pods.
+In the pod template, the number of pods would make every scaling replace all pods. */}}
 {{- define "fleetlimit.fileSources" -}}
 {{- $values := .Values -}}
 {{- $sources := list (dict "configMap" (dict "name" (include "fleetlimit.replicasConfigMap" .))) -}}
@@ -165,8 +170,9 @@ secret:
   items: [{key: {{ index . 1 | quote }}, path: {{ index . 2 }}}]
 {{- end -}}
 
-{{/* The number of pods to apply; nothing where it is the autoscaler's. When the autoscaler is switched
-on, the number that was applied before it is said once more: taking it back would mean one pod. */}}
+{{/* `replicas` of the Deployment; empty while the autoscaler manages it. When the autoscaler is
+enabled in a running release, Helm still manages the field: removing it then would reset it to 1, so
+the chart renders the live number once more. */}}
 {{- define "fleetlimit.replicas" -}}
 {{- if not .Values.autoscaling.enabled -}}
 {{- int .Values.replicaCount -}}
@@ -190,7 +196,7 @@ on, the number that was applied before it is said once more: taking it back woul
 {{- end -}}
 {{- end -}}
 
-{{/* The variables of the API, as YAML. */}}
+{{/* Environment variables of the API container, as a YAML list. */}}
 {{- define "fleetlimit.env" -}}
 - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
@@ -208,7 +214,7 @@ on, the number that was applied before it is said once more: taking it back woul
 - {name: FLEETLIMIT_BREAKER_PROBE, value: {{ .Values.settings.breakerProbeSeconds | quote }}}
 - {name: FLEETLIMIT_KEY_PREFIX, value: {{ .Values.settings.keyPrefix | quote }}}
 - {name: FLEETLIMIT_AUDIT_KEYS, value: {{ .Values.settings.auditKeys | int | quote }}}
-- {name: FLEETLIMIT_HEADERS, value: {{ .Values.settings.dialect | quote }}}
+- {name: FLEETLIMIT_HEADERS, value: {{ .Values.settings.headers | quote }}}
 - {name: FLEETLIMIT_LOG_LEVEL, value: {{ .Values.settings.logLevel | quote }}}
 - {name: FLEETLIMIT_LOG_FORMAT, value: {{ .Values.settings.logFormat | quote }}}
 - {name: FLEETLIMIT_SHUTDOWN_SECONDS, value: {{ .Values.shutdownSeconds | int | quote }}}
@@ -218,8 +224,8 @@ on, the number that was applied before it is said once more: taking it back woul
 {{- end }}
 {{- end -}}
 
-{{/* The pods of this release that may ask the bundled Valkey, or whom it lets in. Takes a list: the
-context and a component. */}}
+{{/* Pod selector for one component of this release, for NetworkPolicies. Arguments: a list of the
+context and the component. */}}
 {{- define "fleetlimit.podsOf" -}}
 podSelector:
   matchLabels:

@@ -1,12 +1,14 @@
-{{/* What monitors, rules and dashboards are made of. */}}
+{{/* Templates shared by monitors, rules and dashboards. */}}
 
-{{/* How Prometheus names what it scrapes of the API: after the Service, or after the PodMonitor. */}}
+{{/* Prometheus label `job` of the API: the name of the Service, or namespace/name of the
+PodMonitor. */}}
 {{- define "fleetlimit.job" -}}
 {{- $name := include "fleetlimit.fullname" . -}}
 {{- ternary (printf "%s/%s" .Release.Namespace $name) (printf "%s-admin" $name) .Values.podMonitor.enabled -}}
 {{- end -}}
 
-{{/* What a monitor says of its endpoint, but for the port. Takes the monitor's values. */}}
+{{/* Endpoint of a monitor, without the port. Argument: `serviceMonitor` or `podMonitor` of the
+values. */}}
 {{- define "fleetlimit.scrape" -}}
 path: /metrics
 {{- with .interval }}
@@ -25,7 +27,7 @@ metricRelabelings:
 {{- end }}
 {{- end -}}
 
-{{/* All groups of rules, as YAML: of this release alone, without the alerts that are left out. */}}
+{{/* All rule groups, as a YAML list: restricted to this release, without the disabled alerts. */}}
 {{- define "fleetlimit.rules" -}}
 {{- $values := .Values.prometheusRule -}}
 {{- $release := printf "namespace=%q, job=%q" .Release.Namespace (include "fleetlimit.job" .) -}}
@@ -47,7 +49,7 @@ metricRelabelings:
 {{- toYaml $groups -}}
 {{- end -}}
 
-{{/* The names of all alerts, as a list in YAML. */}}
+{{/* Names of all alerts, as a YAML list. */}}
 {{- define "fleetlimit.alerts" -}}
 {{- $names := list -}}
 {{- range (fromYaml (.Files.Get "files/rules.yaml")).groups -}}

@@ -1,1 +1,1 @@
-"""A small service that knows nothing of Fleetlimit."""
+"""Example app without any dependency on Fleetlimit."""

@@ -1,4 +1,4 @@
-"""Takes orders."""
+"""HTTP API of the example app."""
 
 import os
 
@@ -9,7 +9,7 @@ app = FastAPI(title="Orders")
 
 
 class Order(BaseModel):
-    """An order that was taken."""
+    """Accepted order."""
 
     greeting: str
     status: str = "taken"
@@ -17,7 +17,7 @@ class Order(BaseModel):
 
 @app.post("/orders")
 async def create_order() -> Order:
-    """Take an order."""
+    """Accept an order."""
     return Order(greeting=os.environ.get("ORDERS_GREETING", "welcome"))
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, Protocol
 
+from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.decision import ALLOWED, Decision
 from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import Quota
@@ -26,8 +27,8 @@ MAX_CACHED_HEADERS: Final = 4_096
 _DRAFT_11: Final = HeaderFormat.DRAFT_11
 _EPOCH: Final = HeaderFormat.X_RATELIMIT_EPOCH
 _SHADOW: Final = Mode.SHADOW
-_HeaderCacheKey = tuple[str, int, int, int]
-_HeaderCacheEntry = tuple[tuple[Quota, ...], RawHeaders]
+_CacheKey = tuple[str, tuple[Quota, ...], int, int, int]
+"""Policy, quotas, remaining units, seconds until the next unit, and seconds until a retry."""
 
 
 class Identifier(Protocol):
@@ -60,10 +61,10 @@ class HTTPLimiter:
         self.identifier = identifier
         self.header_format = header_format
         self.reject_invalid = reject_invalid
-        # By the id of the decision, which is kept with it: in a flood one is given again and again.
-        self._rejection_cache: dict[int, tuple[Decision, RejectionResponse]] = {}
-        # By all that they say; the limits by their id, and kept with it.
-        self._header_cache: dict[_HeaderCacheKey, _HeaderCacheEntry] = {}
+        self._rejection_cache: BoundedCache[_CacheKey, RejectionResponse] = BoundedCache(
+            MAX_REJECTIONS
+        )
+        self._header_cache: BoundedCache[_CacheKey, RawHeaders] = BoundedCache(MAX_CACHED_HEADERS)
 
     @property
     def exposed_headers(self) -> str:
@@ -84,36 +85,42 @@ class HTTPLimiter:
         One limit's are kept: many callers have as much left, and to write them takes as long as to
         decide.
         """
-        outcome, _, results, _, _ = decision
-        if outcome is ALLOWED and len(results) == 1 and self.header_format is _DRAFT_11:
-            policy, mode, _, quotas, statuses = results[0]
-            if mode is not _SHADOW and len(statuses) == 1 and statuses[0] is not None:
-                _, remaining, _, next_unit_after_us, _ = statuses[0]
-                key = policy, id(quotas), remaining, seconds(next_unit_after_us)
-                cached = self._header_cache.get(key) or self._remember(key, quotas, decision)
-                return cached[1]
-        return encode_headers(self.response_headers(decision))
+        key = self._cache_key(decision) if decision.outcome is ALLOWED else None
+        if key is None:
+            return encode_headers(self.response_headers(decision))
+        headers = self._header_cache.get(key)
+        if headers is None:
+            headers = encode_headers(self.response_headers(decision))
+            self._header_cache.put(key, headers)
+        return headers
 
     def rejection_response(self, decision: Decision) -> RejectionResponse:
         """Return the response of a refusing decision."""
-        cached = self._rejection_cache.get(id(decision))
-        if cached is not None and cached[0] is decision:
-            return cached[1]
-        if len(self._rejection_cache) >= MAX_REJECTIONS:
-            self._rejection_cache.clear()
-        response = rate_limited_response(
-            decision, self.response_headers(decision), self.exposed_headers
-        )
-        self._rejection_cache[id(decision)] = decision, response
+        key = self._cache_key(decision)
+        response = self._rejection_cache.get(key) if key is not None else None
+        if response is None:
+            response = rate_limited_response(
+                decision, self.response_headers(decision), self.exposed_headers
+            )
+            if key is not None:
+                self._rejection_cache.put(key, response)
         return response
 
-    def _remember(
-        self, key: _HeaderCacheKey, quotas: tuple[Quota, ...], decision: Decision
-    ) -> _HeaderCacheEntry:
-        if len(self._header_cache) >= MAX_CACHED_HEADERS:
-            self._header_cache.clear()
-        entry = self._header_cache[key] = quotas, encode_headers(self.response_headers(decision))
-        return entry
+    def _cache_key(self, decision: Decision) -> _CacheKey | None:
+        """Return everything that a response contains of a decision with a single limit.
+
+        Returns:
+            None for other decisions, and for a format that contains the time of day.
+        """
+        if len(decision.results) != 1 or self.header_format is not _DRAFT_11:
+            return None
+        result = decision.results[0]
+        status = result.statuses[0] if len(result.statuses) == 1 else None
+        if status is None or result.mode is _SHADOW:
+            return None
+        more_seconds = seconds(status.next_unit_after_us)
+        retry_seconds = seconds(decision.retry_after_us)
+        return result.policy, result.quotas, status.remaining, more_seconds, retry_seconds
 
 
 class DefaultGate:

@@ -73,16 +73,16 @@ def limit_headers(
 
 def _draft_11(decision: Decision) -> Headers:
     policies, states = [], []
-    for policy, mode, _, quotas, statuses in decision.results:
-        if mode is _SHADOW or not quotas:
+    for result in decision.results:
+        if result.mode is _SHADOW or not result.quotas:
             continue
-        item, names = _policy_item(policy, quotas)
+        item, names = _policy_item(result.policy, result.quotas)
         policies.append(item)
-        for index, status in enumerate(statuses):
+        for index, status in enumerate(result.statuses):
             if status is not None:
-                _, remaining, _, next_unit_after_us, _ = status
-                until_more = f";t={seconds(next_unit_after_us)}" if next_unit_after_us else ""
-                states.append(f"{names[index]};r={remaining}{until_more}")
+                next_us = status.next_unit_after_us
+                until_more = f";t={seconds(next_us)}" if next_us else ""
+                states.append(f"{names[index]};r={status.remaining}{until_more}")
     headers = []
     if policies:
         headers.append(("RateLimit-Policy", ", ".join(policies)))
@@ -111,7 +111,7 @@ def _window(quota: Quota) -> str:
 def _x_ratelimit(decision: Decision, unix_seconds: int) -> Headers:
     """Tell the limit that binds: the one that refuses longest, or has least left."""
     visible = [result.limits for result in decision.results if result.mode is not Mode.SHADOW]
-    known = [(quota, verdict) for limits in visible for quota, verdict in limits if verdict]
+    known = [(each.quota, each.status) for limits in visible for each in limits if each.status]
     if not known:
         return []
     quota, status = min(known, key=lambda each: (-each[1].retry_after_us, each[1].remaining))

@@ -1,12 +1,12 @@
 """One request's way through the gate: whoever meets it first decides, the others see it done."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from anyio import CancelScope
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from fleetlimit.core.made import made
 from fleetlimit.core.subject import NO_HEADERS, Subject
 from fleetlimit.errors import CostError
 from fleetlimit.limiter.reservation import Reservation
@@ -68,7 +68,7 @@ class RequestLimits:
             return self.http_limiter.raw_response_headers(self.reservations[0].decision)
         first, *others = [each.decision for each in self.reservations]
         results = sum((each.results for each in others), first.results)
-        return self.http_limiter.raw_response_headers(first._replace(results=results))
+        return self.http_limiter.raw_response_headers(replace(first, results=results))
 
     async def check(
         self,
@@ -85,7 +85,8 @@ class RequestLimits:
             match_policies: Whether to ask as well for the policies that match the request.
         """
         http_limiter, route = self.http_limiter, self.route
-        address, principal, error = await http_limiter.identifier.identify(scope)
+        identity = await http_limiter.identifier.identify(scope)
+        principal, error = identity.principal, identity.error
         tier = principal.tier if principal else ""
         method = get_method(scope) if match_policies else UNASKED
         applicable = route.policy_cache.get(
@@ -99,7 +100,7 @@ class RequestLimits:
         headers = (
             _key_headers(scope, applicable.key_headers) if applicable.key_headers else NO_HEADERS
         )
-        subject = made(Subject, (address, principal, route.name, headers))
+        subject = Subject(identity.client_address, principal, route.name, headers)
         try:
             reservation = await http_limiter.limiter.admit(policy_costs, subject)
         except CostError as fault:

@@ -7,7 +7,7 @@ import pytest
 from fleetlimit import RateLimit
 from fleetlimit.core.decision import BucketStatus, Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import KeyPart, Match, Mode, PolicySet
-from fleetlimit.core.quota import rate_quota
+from fleetlimit.core.quota import SECOND_US, rate_quota
 from fleetlimit.web.http_limiter import MAX_CACHED_HEADERS as MAX_FIELDS
 from fleetlimit.web.ratelimit_headers import HeaderFormat, encode_headers
 from fleetlimit.web.responses import MAX_REJECTIONS
@@ -80,18 +80,29 @@ def test_many_tiers_do_not_fill_the_memory() -> None:
 
 
 def test_one_decision_has_one_refusal() -> None:
-    """A decision that is given again is answered alike; beyond so many it is written anew."""
+    """Equal decisions have one response; the cache of responses is bounded."""
     gate = LimiterBench(ALL).http_limiter
-    decisions = [
-        Decision(Outcome.DENIED, Source.CACHE, retry_after_us=number)
-        for number in range(MAX_REJECTIONS + 1)
-    ]
-    first = gate.rejection_response(decisions[0])
-    assert gate.rejection_response(decisions[0]) is first
-    for decision in decisions[1:]:
-        gate.rejection_response(decision)
-    assert len(gate._rejection_cache) == 1
-    assert gate.rejection_response(decisions[0]).body == first.body
+
+    def denied(seconds: int) -> Decision:
+        status = BucketStatus(
+            allowed=False,
+            remaining=0,
+            retry_after_us=seconds * SECOND_US,
+            next_unit_after_us=1,
+            reset_after_us=1,
+        )
+        result = PolicyResult("all", Mode.ENFORCE, Outcome.DENIED, LIMITS[0], (status,))
+        return Decision(Outcome.DENIED, Source.CACHE, (result,), status.retry_after_us)
+
+    first = gate.rejection_response(denied(1))
+    assert gate.rejection_response(denied(1)) is first
+    for seconds in range(2, MAX_REJECTIONS + 2):
+        gate.rejection_response(denied(seconds))
+    assert len(gate._rejection_cache) == MAX_REJECTIONS
+    assert gate.rejection_response(denied(1)).body == first.body
+    without_limits = Decision(Outcome.DENIED, Source.CACHE, retry_after_us=1)
+    assert gate.rejection_response(without_limits).body != first.body
+    assert len(gate._rejection_cache) == MAX_REJECTIONS
 
 
 LIMITS = (rate_quota("5/minute"),), (rate_quota("5/second"),), (rate_quota("5/hour", burst=9),)

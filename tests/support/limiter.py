@@ -271,8 +271,8 @@ class Bench:
 
 def remaining(limit: Any) -> int:
     """Return the units that a limit's verdict says are left."""
-    assert limit.verdict is not None
-    left: int = limit.verdict.remaining
+    assert limit.status is not None
+    left: int = limit.status.remaining
     return left
 
 

@@ -38,5 +38,5 @@ def valkey() -> Iterator[EmbeddedValkey]:
 @pytest.fixture(scope="session")
 def cluster_url() -> Iterator[str]:
     """Return the URL of a cluster of three Valkey servers."""
-    with cluster() as url:
-        yield url
+    with cluster() as found:
+        yield found.url

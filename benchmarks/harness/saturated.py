@@ -6,11 +6,11 @@ import time
 from typing import Any, Final
 
 import hiredis
-from fleetlimit.stores.redis.scripts import load_script
-from fleetlimit.stores.redis.store import _encode_charges
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import rate_quota
+from fleetlimit.stores.redis.scripts import load_script
+from fleetlimit.stores.redis.store import _encode_charges
 from harness.effort import Effort
 from harness.results import Figures
 from harness.store import Store

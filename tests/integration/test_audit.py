@@ -166,7 +166,7 @@ async def test_a_store_that_decides_without_sharing(
     await fleet.advance_until_compared()
     assert all(units > 0 for units in shown(fleet).values()), shown(fleet)
     # Of each caller's 90 requests in the first half of a minute.
-    assert fleet.overshoot("intervals") == 3 * 30 - 30
+    assert fleet.overshoot("windows") == 3 * 30 - 30
 
 
 async def test_a_store_that_lets_everything_in(fleet_over: Maker, valkey: EmbeddedValkey) -> None:
@@ -177,4 +177,4 @@ async def test_a_store_that_lets_everything_in(fleet_over: Maker, valkey: Embedd
     await load(fleet, 30)
     await fleet.advance_until_compared()
     assert all(units > 0 for units in shown(fleet).values()), shown(fleet)
-    assert fleet.overshoot("intervals") == 3 * 30 - 30
+    assert fleet.overshoot("windows") == 3 * 30 - 30

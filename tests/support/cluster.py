@@ -2,8 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import redis
 
@@ -15,9 +17,36 @@ _FORM_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A running Cluster.
+
+    Args:
+        url: URL of the store.
+        nodes: The servers.
+        links: A client of each server.
+    """
+
+    url: str
+    nodes: Sequence[EmbeddedValkey]
+    links: Sequence[redis.Redis]
+
+    def owner_of(self, slot: int) -> int:
+        """Return the index of the server that had this slot when the Cluster was formed."""
+        return next(index for index in range(NODES) if slot < SLOTS * (index + 1) // NODES)
+
+    def run(self, index: int, *command: str | int) -> Any:
+        """Return a server's reply to a command."""
+        return self.links[index].execute_command(*command)  # type: ignore[no-untyped-call]  # untyped driver
+
+    def node_id(self, index: int) -> str:
+        """Return the name of a server in the Cluster."""
+        return str(self.run(index, "CLUSTER MYID"), "ascii")
+
+
 @contextlib.contextmanager
-def cluster() -> Iterator[str]:
-    """Form a cluster and return its URL.
+def cluster() -> Iterator[Cluster]:
+    """Form a Cluster of three primaries.
 
     Raises:
         TimeoutError: The nodes did not agree in time.
@@ -48,7 +77,7 @@ def cluster() -> Iterator[str]:
             if time.monotonic() > deadline:
                 raise TimeoutError("the cluster did not form")
             time.sleep(_POLL_SECONDS)
-        yield f"redis+cluster://127.0.0.1:{nodes[0].port}"
+        yield Cluster(f"redis+cluster://127.0.0.1:{nodes[0].port}", nodes, links)
 
 
 def _agrees(link: redis.Redis) -> bool:

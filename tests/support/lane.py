@@ -24,7 +24,7 @@ class FakeLine:
         self._server = server
         self._waiting: list[Heard] = []
 
-    def ask(self, commands: Sequence[Sequence[Any]], heard: Heard) -> None:
+    def send(self, commands: Sequence[Sequence[Any]], heard: Heard) -> None:
         """Send a pipeline."""
         self._waiting.append(heard)
         self._server.receive(tuple(map(tuple, commands)), self._reply, heard)
@@ -64,13 +64,13 @@ class FakeServer:
         self._line: FakeLine | None = None
 
     @property
-    def line(self) -> FakeLine | None:
+    def connection(self) -> FakeLine | None:
         """The connection, while there is one."""
         return None if self._line is None or self._line.closed else self._line
 
     async def open(self) -> FakeLine:
         """Connect."""
-        if self.line is None:
+        if self.connection is None:
             self.opened += 1
             self._line = FakeLine(self)
         assert self._line is not None
@@ -81,7 +81,7 @@ class FakeServer:
         if self._line is not None:
             self._line.close()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drop a connection whose event loop has ended."""
         self._line = None
 

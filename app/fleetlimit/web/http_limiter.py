@@ -143,7 +143,9 @@ def get_limiter(scope: Mapping[str, Any]) -> HTTPLimiter:
         return http_limiter
     app = scope.get("app")
     if app is None:
-        raise ConfigError("an app that is not Starlette's needs RateLimitMiddleware(app, gate=...)")
+        raise ConfigError(
+            "an app that is not Starlette's needs RateLimitMiddleware(app, http_limiter=...)"
+        )
     http_limiter = getattr(app.state, "fleetlimit", None)
     if not isinstance(http_limiter, HTTPLimiter):
         if DefaultGate.open is None:

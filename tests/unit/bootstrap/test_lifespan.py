@@ -59,7 +59,7 @@ async def test_event_loop_is_watched_while_open() -> None:
 
     def watched() -> bool:
         names = [getattr(task.get_coro(), "__name__", "") for task in asyncio.all_tasks()]
-        return "watch_lag" in names
+        return "monitor_event_loop_lag" in names
 
     async with Fleetlimit(policies=TWO_A_DAY):
         assert watched()

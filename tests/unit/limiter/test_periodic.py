@@ -134,7 +134,8 @@ async def test_periodic_task_stops_in_a_pause_and_in_a_run() -> None:
 
 async def test_periodic_task_stops_when_a_run_swallows_the_cancellation() -> None:
     """A driver that catches `CancelledError` and returns does not keep the loop alive."""
-    runs, started = [], asyncio.Event()
+    runs: list[int] = []
+    started = asyncio.Event()
 
     async def swallowing() -> None:
         runs.append(len(runs))

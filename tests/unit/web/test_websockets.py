@@ -110,7 +110,7 @@ async def test_accept_message_without_headers() -> None:
         await socket.receive()
         await socket.send({"type": "websocket.accept"})
 
-    app.state.fleetlimit.limiter.policies.replace(
+    app.state.fleetlimit.limiter.active_policies.replace(
         LimiterBench(rate_policy("default", "9/minute")).limiter.active_policies.current
     )
     sent = await collect_messages(app, websocket_scope("/ws/1/bare", extension=True), CONNECT, GONE)

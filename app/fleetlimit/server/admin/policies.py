@@ -28,7 +28,10 @@ def _problem(status: int, detail: str) -> Response:
 async def list_policies(request: Request) -> Response:
     """List the policies in force and the routes that they hold."""
     admin = request.app.state.admin
-    http_limiter, current = admin.fleetlimit.gate, admin.fleetlimit.limiter.policies.current
+    http_limiter, current = (
+        admin.fleetlimit.http_limiter,
+        admin.fleetlimit.limiter.active_policies.current,
+    )
     return JSONResponse(
         {
             "generation": current.generation,
@@ -65,7 +68,7 @@ async def explain_request(request: Request) -> Response:
     method = query.get("method", "GET")
     return JSONResponse(
         await explain(
-            admin.fleetlimit.gate,
+            admin.fleetlimit.http_limiter,
             admin.routes,
             method=method,
             path=path,

@@ -113,7 +113,7 @@ class CommandBatcher:
     """Batches the script calls to one server.
 
     Args:
-        wire: The connection to the server.
+        connections: The connection to the server.
         client: The driver's client, for all that is not a script call in a batch.
         timeouts: How long to wait for a reply.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
@@ -124,7 +124,7 @@ class CommandBatcher:
 
     def __init__(
         self,
-        wire: ConnectionHolder,
+        connections: ConnectionHolder,
         client: Client,
         timeouts: Timeouts,
         *,
@@ -133,7 +133,7 @@ class CommandBatcher:
         relocate: Callable[[], Awaitable[Any]] | None = None,
         tracer: trace.Tracer | None = None,
     ) -> None:
-        self._connections = wire
+        self._connections = connections
         self._client = client
         self._timeouts = timeouts
         self._on_pipeline_sent = on_pipeline_sent
@@ -210,6 +210,10 @@ class CommandBatcher:
         """
         self._bind_loop()
         await self._connections.open()
+
+    def disconnect(self) -> None:
+        """Close the connection; the calls in flight fail."""
+        self._connections.close()
 
     async def aclose(self) -> None:
         """Wait for what is under way; the timeouts bound it."""

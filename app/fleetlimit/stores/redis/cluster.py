@@ -40,7 +40,7 @@ def slot_of(key: str) -> int:
     return key_slot(key.encode())
 
 
-class ClusterLanes:
+class ClusterBatchers:
     """The batchers of a Cluster's primaries, by node.
 
     The driver knows which node serves a slot, and learns of moves: `relocate` reads the topology
@@ -72,7 +72,7 @@ class ClusterLanes:
             relocate=self._relocate,
             tracer=tracer,
         )
-        self._lanes: dict[str, CommandBatcher] = {}
+        self._batchers: dict[str, CommandBatcher] = {}
 
     async def open(self) -> None:
         """Read the topology and connect to every primary.
@@ -81,13 +81,13 @@ class ClusterLanes:
             RedisError: No node replies, or a primary does not accept the connection.
         """
         await self._relocate()
-        await asyncio.gather(*(self._lane(node).open() for node in self._client.get_primaries()))
+        await asyncio.gather(*(self._batcher(node).open() for node in self._client.get_primaries()))
 
     async def _relocate(self) -> None:
         await self._client.initialize()
         await self._client.nodes_manager.initialize()
-        gone = self._lanes.keys() - {node.name for node in self._client.get_nodes()}
-        await asyncio.gather(*(self._lanes.pop(name).aclose() for name in gone))
+        for name in self._batchers.keys() - {node.name for node in self._client.get_nodes()}:
+            self._batchers.pop(name).disconnect()
 
     async def call(
         self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Result]
@@ -99,18 +99,18 @@ class ClusterLanes:
             node = self._client.nodes_manager.get_node_from_slot(slot_of(keys[0]))
         except Exception as error:
             raise to_store_error(error) from error
-        return await self._lane(node).call(script, keys, args, read)
+        return await self._batcher(node).call(script, keys, args, read)
 
-    def _lane(self, node: ClusterNode) -> CommandBatcher:
-        lane = self._lanes.get(node.name)
-        if lane is None:
-            wire = ConnectionHolder(partial(node.connection_class, **node.connection_kwargs))
-            lane = self._lanes[node.name] = self._new(wire)
-        return lane
+    def _batcher(self, node: ClusterNode) -> CommandBatcher:
+        batcher = self._batchers.get(node.name)
+        if batcher is None:
+            connections = ConnectionHolder(partial(node.connection_class, **node.connection_kwargs))
+            batcher = self._batchers[node.name] = self._new(connections)
+        return batcher
 
     async def aclose(self) -> None:
         """Wait for what is in flight, and close the connections."""
-        await asyncio.gather(*(lane.aclose() for lane in self._lanes.values()))
+        await asyncio.gather(*(each.aclose() for each in self._batchers.values()))
 
 
 class SlotStore(Protocol):

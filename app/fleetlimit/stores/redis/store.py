@@ -17,7 +17,7 @@ from fleetlimit.core.quota import Quota
 from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply
 from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Client, Timeouts, create_client, redacted_url
-from fleetlimit.stores.redis.cluster import ClusterLanes, acquire_across_slots, slot_of
+from fleetlimit.stores.redis.cluster import ClusterBatchers, acquire_across_slots, slot_of
 from fleetlimit.stores.redis.connection import ConnectionHolder
 from fleetlimit.stores.redis.errors import to_store_error
 from fleetlimit.stores.redis.scripts import FIELDS_PER_CHARGE, load_script
@@ -123,9 +123,9 @@ class RedisStore:
         self._timeouts = timeouts or Timeouts()
         self.client = create_client(url, self._timeouts, username=username, password=password)
         self._cluster = isinstance(self.client, redis.asyncio.RedisCluster)
-        self._batcher: CommandBatcher | ClusterLanes
+        self._batcher: CommandBatcher | ClusterBatchers
         if isinstance(self.client, redis.asyncio.RedisCluster):
-            self._batcher = ClusterLanes(
+            self._batcher = ClusterBatchers(
                 self.client, self._timeouts, sent=on_pipeline_sent, tracer=tracer
             )
         else:

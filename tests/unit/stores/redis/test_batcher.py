@@ -82,7 +82,7 @@ async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
 async def test_every_pipeline_tells_its_size() -> None:
     """Whoever wants to know is told how many calls each pipeline carried, those sent again too."""
     client, told = FakeServer(), list[int]()
-    lane = batcher_for(client, sent=told.append)
+    lane = batcher_for(client, on_pipeline_sent=told.append)
     await asyncio.gather(call(lane, "a"), call(lane, "b"), call(lane, "c", OTHER))
     await call(lane, "d")
     assert told == client.sizes == [3, 1, 1]

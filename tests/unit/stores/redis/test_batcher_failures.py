@@ -147,7 +147,7 @@ async def test_read_only_server_is_left_and_the_primary_looked_up() -> None:
     with pytest.raises(StoreRefused) as caught:
         await lane.call(SCRIPT, ["a"], [], unchanged)
     await loop_turns()
-    assert (caught.value.kind, lookups, client.line) == ("read_only", ["primary"], None)
+    assert (caught.value.kind, lookups, client.connection) == ("read_only", ["primary"], None)
     client.answer = lambda command: command[3]
     assert await lane.call(SCRIPT, ["b"], [], unchanged) == "b"
     assert client.opened == 2

@@ -1,0 +1,78 @@
+"""A Redis Cluster whose slots move and whose nodes fail, under a store that is open."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from fleetlimit.core.quota import Algorithm
+from fleetlimit.errors import StoreError
+from fleetlimit.stores.redis.cluster import slot_of
+from support.cluster import Cluster, cluster
+from support.stores import charge, quota_of, redis_store
+
+QUOTA = quota_of(Algorithm.TOKEN_BUCKET, 10)
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    """Return a Cluster that the test may break."""
+    with cluster() as found:
+        yield found
+
+
+def key_on(found: Cluster, index: int) -> str:
+    """Return the key of a bucket on one of the servers."""
+    keys = (f"fl1:{{caller{number}}}:policy:limit" for number in range(1_000))
+    return next(key for key in keys if found.owner_of(slot_of(key)) == index)
+
+
+async def test_slot_that_moved_is_followed(own_cluster: Cluster) -> None:
+    """A moved slot redirects the call once; the bucket and its spent units stay one."""
+    key = key_on(own_cluster, 0)
+    slot, target = slot_of(key), own_cluster.node_id(1)
+    store = redis_store(own_cluster.url)
+    await store.open()
+    try:
+        for index in (2, 1, 0):
+            own_cluster.run(index, "CLUSTER SETSLOT", slot, "NODE", target)
+        for left in (9, 8, 7):
+            result = await store.acquire([charge(QUOTA, key=key)])
+            assert [status.remaining for status in result.statuses] == [left]
+    finally:
+        await store.aclose()
+    assert [own_cluster.run(i, "CLUSTER COUNTKEYSINSLOT", slot) for i in (0, 1)] == [0, 1]
+
+
+async def test_slot_that_is_moving_is_asked_for(own_cluster: Cluster) -> None:
+    """While a slot migrates, a call for a key that has moved already is asked of the new node."""
+    key = key_on(own_cluster, 0)
+    slot = slot_of(key)
+    store = redis_store(own_cluster.url)
+    await store.open()
+    try:
+        source, target = own_cluster.node_id(0), own_cluster.node_id(1)
+        own_cluster.run(1, "CLUSTER SETSLOT", slot, "IMPORTING", source)
+        own_cluster.run(0, "CLUSTER SETSLOT", slot, "MIGRATING", target)
+        for left in (9, 8):
+            result = await store.acquire([charge(QUOTA, key=key)])
+            assert [status.remaining for status in result.statuses] == [left]
+    finally:
+        await store.aclose()
+
+
+async def test_node_that_is_down_fails_its_own_slots_only(own_cluster: Cluster) -> None:
+    """The calls to the other nodes are decided while one node is down."""
+    down, up = key_on(own_cluster, 2), key_on(own_cluster, 1)
+    own_cluster.run(0, "CONFIG SET", "cluster-require-full-coverage", "no")
+    own_cluster.run(1, "CONFIG SET", "cluster-require-full-coverage", "no")
+    store = redis_store(own_cluster.url)
+    await store.open()
+    try:
+        own_cluster.nodes[2].stop()
+        for left in (9, 8, 7):
+            with pytest.raises(StoreError):
+                await store.acquire([charge(QUOTA, key=down)])
+            result = await store.acquire([charge(QUOTA, key=up)])
+            assert [status.remaining for status in result.statuses] == [left]
+    finally:
+        await store.aclose()

@@ -5,9 +5,8 @@ Both are validated when they are built, so that a quota that exists can be enfor
 
 import re
 from dataclasses import dataclass, field
-from datetime import timedelta
 from enum import StrEnum
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from fleetlimit.errors import ConfigError, CostError
 
@@ -206,11 +205,19 @@ def rate_quota(
     return Quota(algorithm, limit, period_us, limit if burst is None else burst, cost)
 
 
+class Duration(Protocol):
+    """A `datetime.timedelta`. The core does not import `datetime`, which has a clock."""
+
+    def total_seconds(self) -> float:
+        """Return the duration in seconds."""
+        ...
+
+
 def concurrency_quota(
-    limit: int, *, lease: float | timedelta = DEFAULT_LEASE_SECONDS, cost: int = 1
+    limit: int, *, lease: float | Duration = DEFAULT_LEASE_SECONDS, cost: int = 1
 ) -> Quota:
     """Resolve a number of concurrent requests; arguments and errors are those of `Limit`."""
-    seconds = lease.total_seconds() if isinstance(lease, timedelta) else lease
+    seconds = lease if isinstance(lease, int | float) else lease.total_seconds()
     return Quota(Algorithm.CONCURRENCY, limit, round(seconds * SECOND_US), limit, cost)
 
 
@@ -253,7 +260,7 @@ class Limit:
 
     @classmethod
     def concurrent(
-        cls, limit: int, *, lease: float | timedelta = DEFAULT_LEASE_SECONDS, cost: int = 1
+        cls, limit: int, *, lease: float | Duration = DEFAULT_LEASE_SECONDS, cost: int = 1
     ) -> "Limit":
         """Return a limit of requests that are served at the same time.
 

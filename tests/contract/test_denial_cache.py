@@ -12,7 +12,7 @@ from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock
 from support.limiter import rate_policy
-from support.savings import Shortcut, disable
+from support.shortcuts import Shortcut, disable
 from support.stores import quota_of
 
 CHECKS = 120

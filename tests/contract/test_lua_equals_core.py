@@ -15,12 +15,12 @@ from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
+from support.batching import Batching, make_store, use_batching
 from support.clock import EPOCH_US, ManualClock
 from support.stores import adjustment
-from support.ways import Batching, make_store, use_batching
 
 _EXAMPLES = 200
-"""In each way to travel."""
+"""For each kind of batching."""
 _names = count()
 
 
@@ -61,9 +61,9 @@ def clock() -> ManualClock:
 async def lua(
     request: pytest.FixtureRequest, valkey: EmbeddedValkey, clock: ManualClock
 ) -> AsyncIterator[RedisStore]:
-    """Return one open store for all examples of a way to travel."""
-    with use_batching(request.param) as way:
-        store = make_store(way, valkey.url, now_us=clock)
+    """Return one open store for all examples of one kind of batching."""
+    with use_batching(request.param) as batching:
+        store = make_store(batching, valkey.url, now_us=clock)
         await store.open()
         yield store
         await store.aclose()
@@ -172,7 +172,7 @@ async def test_changed_limits_are_decided_alike(
     before: list[Step],
     after: list[Step],
 ) -> None:
-    """A bucket whose limit was changed on the way is read alike by both."""
+    """A bucket whose limit was changed in between is read alike by both."""
     old = [quota for quota, _ in limits]
     new = [Quota(quota.algorithm, limit, quota.period_us, limit) for quota, limit in limits]
     schedule = [*((old, step) for step in before), *((new, step) for step in after)]

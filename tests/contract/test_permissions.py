@@ -11,8 +11,8 @@ import yaml
 from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.stores.redis.store import RedisStore
 from support.acl import ACL_RULES, CLUSTER_RULES
+from support.batching import Batching, make_store
 from support.stores import adjustment, charge, quota_of
-from support.ways import Batching, make_store
 
 PRODUCTION = Path(__file__).parents[2] / "deploy/values/valkey-ha.yaml"
 
@@ -30,12 +30,12 @@ async def say(store: RedisStore, command: str, *arguments: str) -> Any:
     indirect=["shared_store"],
 )
 async def test_documented_rule_is_enough(
-    shared_store: RedisStore, way: Batching, rule: Sequence[str]
+    shared_store: RedisStore, batching: Batching, rule: Sequence[str]
 ) -> None:
     """A user with that rule and no more is refused nothing, whatever a limiter asks for."""
     await say(shared_store, "ACL SETUSER", "fleetlimit", "on", ">pw", *rule)
     await say(shared_store, "ACL LOG", "RESET")
-    store = make_store(way, shared_store.location.replace("//", "//fleetlimit:pw@"))
+    store = make_store(batching, shared_store.location.replace("//", "//fleetlimit:pw@"))
     try:
         await store.open()
         for algorithm in Algorithm:

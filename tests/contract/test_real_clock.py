@@ -15,18 +15,18 @@ from support.admitted import (
     assert_sliding_window,
     assert_token_bucket,
 )
+from support.batching import Batching, make_store
 from support.clock import ManualClock
 from support.stores import adjustment, charge, peek, quota_of, spend
-from support.ways import Batching, make_store
 
 PERIOD_US = 20_000
 PERIODS = 12
 
 
 @pytest.fixture
-async def on_server_time(valkey: EmbeddedValkey, way: Batching) -> AsyncIterator[RedisStore]:
+async def on_server_time(valkey: EmbeddedValkey, batching: Batching) -> AsyncIterator[RedisStore]:
     """Return a store that runs on the server's clock, and its keys' real time to live."""
-    store = make_store(way, valkey.url)
+    store = make_store(batching, valkey.url)
     await store.open()
     await store.client.flushall()
     yield store

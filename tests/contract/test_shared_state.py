@@ -6,9 +6,9 @@ from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.store import RedisStore
+from support.batching import Batching, make_store
 from support.clock import ManualClock
 from support.stores import BUCKET, MINUTE_US, adjustment, charge, quota_of, spend
-from support.ways import Batching, make_store
 
 ALGORITHMS = list(Algorithm)
 BOTH = pytest.mark.parametrize("shared_store", ["valkey", "cluster"], indirect=True)
@@ -49,10 +49,10 @@ async def test_every_key_expires_after_each_operation(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_time_to_live_is_that_of_the_state(
-    valkey: EmbeddedValkey, way: Batching, algorithm: Algorithm
+    valkey: EmbeddedValkey, batching: Batching, algorithm: Algorithm
 ) -> None:
     """On the server's own clock a key lives until its state says nothing, and not much longer."""
-    store = make_store(way, valkey.url)
+    store = make_store(batching, valkey.url)
     await store.open()
     await store.client.flushall()
     await spend(store, quota_of(algorithm, 5, period_us=1_000 * SECOND_US))
@@ -63,10 +63,10 @@ async def test_time_to_live_is_that_of_the_state(
 
 
 async def test_time_to_live_is_never_floored_to_nothing(
-    valkey: EmbeddedValkey, way: Batching
+    valkey: EmbeddedValkey, batching: Batching
 ) -> None:
     """A bucket that is full again within a millisecond still has a time to live (throttled-py)."""
-    store = make_store(way, valkey.url)
+    store = make_store(batching, valkey.url)
     await store.open()
     await store.client.flushall()
     # One unit is back after a fiftieth of a millisecond.
@@ -139,10 +139,10 @@ async def test_heartbeat_answers_everywhere(store: Store) -> None:
 
 
 async def test_two_clients_share_one_bucket(
-    shared_store: RedisStore, clock: ManualClock, valkey: EmbeddedValkey, way: Batching
+    shared_store: RedisStore, clock: ManualClock, valkey: EmbeddedValkey, batching: Batching
 ) -> None:
     """Two replicas admit together what one would (dataspoke #112, litellm #2730)."""
-    other = make_store(way, valkey.url, now_us=clock)
+    other = make_store(batching, valkey.url, now_us=clock)
     await other.open()
     quota = quota_of(Algorithm.TOKEN_BUCKET, 5)
     admitted = [

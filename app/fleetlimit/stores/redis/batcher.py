@@ -212,7 +212,7 @@ class CommandBatcher:
         await self._connections.open()
 
     def disconnect(self) -> None:
-        """Close the connection; the calls in flight fail."""
+        """Close the connection; calls in flight fail."""
         self._connections.close()
 
     async def aclose(self) -> None:

@@ -48,7 +48,7 @@ class ClusterBatchers:
     Args:
         client: The driver's client of the Cluster.
         timeouts: How long to wait.
-        sent: Callback with the number of calls of each pipeline.
+        on_pipeline_sent: Callback with the number of calls of each pipeline.
         tracer: Makes the spans of calls.
     """
 
@@ -57,7 +57,7 @@ class ClusterBatchers:
         client: RedisCluster,
         timeouts: Timeouts,
         *,
-        sent: Callable[[int], None],
+        on_pipeline_sent: Callable[[int], None],
         tracer: trace.Tracer | None,
     ) -> None:
         self._client = client
@@ -66,7 +66,7 @@ class ClusterBatchers:
             CommandBatcher,
             client=client,
             timeouts=timeouts,
-            on_pipeline_sent=sent,
+            on_pipeline_sent=on_pipeline_sent,
             slot_of=slot_of,
             relocate=self._relocate,
             tracer=tracer,
@@ -80,7 +80,8 @@ class ClusterBatchers:
             RedisError: No node replies, or a primary does not accept the connection.
         """
         await self._relocate()
-        await asyncio.gather(*(self._batcher(node).open() for node in self._client.get_primaries()))
+        primaries = self._client.get_primaries()
+        await asyncio.gather(*(self._batcher_of(node).open() for node in primaries))
 
     async def _relocate(self) -> None:
         await self._client.initialize()
@@ -98,18 +99,18 @@ class ClusterBatchers:
             node = self._client.nodes_manager.get_node_from_slot(slot_of(keys[0]))
         except Exception as error:
             raise to_store_error(error) from error
-        return await self._batcher(node).call(script, keys, args, read)
+        return await self._batcher_of(node).call(script, keys, args, read)
 
-    def _batcher(self, node: ClusterNode) -> CommandBatcher:
+    def _batcher_of(self, node: ClusterNode) -> CommandBatcher:
         batcher = self._batchers.get(node.name)
         if batcher is None:
-            connections = ConnectionHolder(partial(node.connection_class, **node.connection_kwargs))
-            batcher = self._batchers[node.name] = self._new(connections)
+            wire = ConnectionHolder(partial(node.connection_class, **node.connection_kwargs))
+            batcher = self._batchers[node.name] = self._new(wire)
         return batcher
 
     async def aclose(self) -> None:
         """Wait for what is in flight, and close the connections."""
-        await asyncio.gather(*(each.aclose() for each in self._batchers.values()))
+        await asyncio.gather(*(batcher.aclose() for batcher in self._batchers.values()))
 
 
 class SlotStore(Protocol):

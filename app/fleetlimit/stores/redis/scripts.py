@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -148,18 +149,25 @@ def split_replies(
 
 
 _FOLDER = files("fleetlimit.stores.redis") / "lua"
+_BLOCK = re.compile(r"^-- begin (\w+)\n(.*?)^-- end \1\n", re.MULTILINE | re.DOTALL)
+_INSERT = re.compile(r"^ *-- insert (\w+)\n", re.MULTILINE)
 
 
 @cache
 def load_script(name: str, *, batchable: bool = False) -> Script:
-    """Return the script of this name, with the clock and the library before it.
+    """Return a script, assembled from its file, the clock and the library of algorithms.
+
+    A block of the library (`-- begin x` to `-- end x`) moves to the script's line `-- insert x`.
 
     Args:
-        name: Name of its file.
-        batchable: Whether calls of it that leave together are one.
+        name: Name of the script's file.
+        batchable: See `Script`.
     """
     library = _read("library", *Algorithm)
-    parts = [_read("clock"), "local function library()", library, "return lib", "end", _read(name)]
+    blocks = dict(_BLOCK.findall(library))
+    script = _INSERT.sub(lambda found: blocks[found[1]], _read(name))
+    library = _BLOCK.sub("", library)
+    parts = [_read("clock"), "local function library()", library, "return lib", "end", script]
     text = "\n".join(parts)
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     return Script(name, text, sha, batchable=batchable)

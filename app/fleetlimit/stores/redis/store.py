@@ -46,7 +46,7 @@ def _encode_charge(begin: str, quota: Quota, units: int, group: int, lease: str)
 _encode_cached = lru_cache(_MAX_CACHED_CHARGES)(_encode_charge)
 
 
-_EXCHANGE_REPORTS = load_script("audit")
+_EXCHANGE_REPORTS = load_script("exchange_reports")
 
 
 async def _exchange_reports(
@@ -84,8 +84,8 @@ def _parse_report(text: bytes) -> tuple[int, str]:
     return int(at_us), statement
 
 
-_ACQUIRE = load_script("take", batchable=True)
-_ADJUST, _HEARTBEAT = load_script("settle"), load_script("heartbeat")
+_ACQUIRE = load_script("acquire", batchable=True)
+_ADJUST, _HEARTBEAT = load_script("adjust"), load_script("heartbeat")
 
 
 class RedisStore:
@@ -127,7 +127,7 @@ class RedisStore:
         self._batcher: CommandBatcher | ClusterBatchers
         if isinstance(self.client, redis.asyncio.RedisCluster):
             self._batcher = ClusterBatchers(
-                self.client, self._timeouts, sent=on_pipeline_sent, tracer=tracer
+                self.client, self._timeouts, on_pipeline_sent=on_pipeline_sent, tracer=tracer
             )
         else:
             pool = self.client.connection_pool

@@ -13,14 +13,14 @@ from redis.exceptions import ConnectionError as Disconnected
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT
 from fleetlimit.stores.redis.scripts import Script
-from support.lane import OTHER, SCRIPT, FakeServer, batcher_for, call, loop_turns, unchanged
+from support.batcher import OTHER, SCRIPT, FakeServer, batcher_for, call, loop_turns, unchanged
 
 
 async def test_calls_of_one_turn_are_one_pipeline() -> None:
     """Calls made together leave together, and each gets its own answer."""
     client = FakeServer()
-    lane = batcher_for(client)
-    answers = await asyncio.gather(*(call(lane, number) for number in range(50)))
+    batcher = batcher_for(client)
+    answers = await asyncio.gather(*(call(batcher, number) for number in range(50)))
     assert answers == [str(number) for number in range(50)]
     assert client.sizes == [50]
 
@@ -39,14 +39,14 @@ async def test_command_names_script_keys_and_arguments() -> None:
     """What is sent is EVALSHA with the script's SHA, the number of keys, keys and arguments."""
     client = FakeServer()
     await batcher_for(client).call(SCRIPT, ["a", "b"], [1, "x"], unchanged)
-    assert client.sent[0] == (("EVALSHA", "text", 2, "a", "b", 1, "x"),)
+    assert client.pipelines[0] == (("EVALSHA", "text", 2, "a", "b", 1, "x"),)
 
 
 async def test_crowd_is_split_and_held_back() -> None:
     """No pipeline is larger, and no more are under way, than allowed; the rest leaves after."""
     client = FakeServer(held=True)
-    lane = batcher_for(client)
-    crowd = [call(lane, number) for number in range((MAX_IN_FLIGHT + 1) * MAX_BATCH + 44)]
+    batcher = batcher_for(client)
+    crowd = [call(batcher, number) for number in range((MAX_IN_FLIGHT + 1) * MAX_BATCH + 44)]
     await loop_turns()
     assert client.sizes == [MAX_BATCH] * MAX_IN_FLIGHT
     client.release()
@@ -57,10 +57,10 @@ async def test_crowd_is_split_and_held_back() -> None:
 async def test_calls_made_while_others_travel_leave_together() -> None:
     """What is asked while all ways are taken, in whatever turns, leaves as one pipeline."""
     client = FakeServer(held=True)
-    lane = batcher_for(client)
+    batcher = batcher_for(client)
     calls = []
     for number in range(MAX_IN_FLIGHT + 7):
-        calls.append(call(lane, number))
+        calls.append(call(batcher, number))
         await loop_turns()
     client.release()
     await asyncio.gather(*calls)
@@ -70,9 +70,9 @@ async def test_calls_made_while_others_travel_leave_together() -> None:
 async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
     """Calls whose script is unknown are sent again after loading; the others are not."""
     client = FakeServer()
-    lane = batcher_for(client)
+    batcher = batcher_for(client)
     answers = await asyncio.gather(
-        call(lane, "a"), call(lane, "b", OTHER), call(lane, "c", OTHER), call(lane, "d")
+        call(batcher, "a"), call(batcher, "b", OTHER), call(batcher, "c", OTHER), call(batcher, "d")
     )
     assert list(answers) == ["a", "b", "c", "d"]
     assert client.loaded == ["other"]
@@ -82,21 +82,21 @@ async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
 async def test_every_pipeline_tells_its_size() -> None:
     """Whoever wants to know is told how many calls each pipeline carried, those sent again too."""
     client, told = FakeServer(), list[int]()
-    lane = batcher_for(client, on_pipeline_sent=told.append)
-    await asyncio.gather(call(lane, "a"), call(lane, "b"), call(lane, "c", OTHER))
-    await call(lane, "d")
+    batcher = batcher_for(client, on_pipeline_sent=told.append)
+    await asyncio.gather(call(batcher, "a"), call(batcher, "b"), call(batcher, "c", OTHER))
+    await call(batcher, "d")
     assert told == client.sizes == [3, 1, 1]
 
 
 async def test_caller_that_left_before_departure_is_not_sent() -> None:
     """A call that was cancelled in its turn is not spent."""
     client = FakeServer()
-    lane = batcher_for(client)
-    left, stays = call(lane, "left"), call(lane, "stays")
+    batcher = batcher_for(client)
+    left, stays = call(batcher, "left"), call(batcher, "stays")
     left.cancel()
     assert await stays == "stays"
-    assert [sent[0][3] for sent in client.sent] == ["stays"]
-    alone = call(lane, "alone")
+    assert [sent[0][3] for sent in client.pipelines] == ["stays"]
+    alone = call(batcher, "alone")
     alone.cancel()
     await loop_turns()
     assert client.sizes == [1]
@@ -106,22 +106,22 @@ async def test_caller_that_left_before_departure_is_not_sent() -> None:
 async def test_caller_that_left_on_the_way_costs_the_others_nothing(script: Script) -> None:
     """The companions of a call that was cancelled under way get their answers."""
     client = FakeServer(held=True)
-    lane = batcher_for(client)
-    left, stays = call(lane, "left", script), call(lane, "stays", script)
+    batcher = batcher_for(client)
+    left, stays = call(batcher, "left", script), call(batcher, "stays", script)
     await loop_turns()
     left.cancel()
     client.release()
     assert await stays == "stays"
     assert left.cancelled()
-    assert await call(lane, "next") == "next"
+    assert await call(batcher, "next") == "next"
 
 
 async def test_caller_that_left_hears_of_no_failure() -> None:
     """A failure is told to those that still wait."""
     client = FakeServer(held=True)
     client.failures.append(Disconnected("closed"))
-    lane = batcher_for(client)
-    left, stays = call(lane, "left"), call(lane, "stays")
+    batcher = batcher_for(client)
+    left, stays = call(batcher, "left"), call(batcher, "stays")
     await loop_turns()
     left.cancel()
     client.release()
@@ -131,12 +131,12 @@ async def test_caller_that_left_hears_of_no_failure() -> None:
 
 
 async def test_closing_waits_for_what_is_under_way() -> None:
-    """A lane is closed when every call that had left, or waited to leave, has its answer."""
+    """A batcher is closed when every call that had left, or waited to leave, has its answer."""
     client = FakeServer(held=True)
-    lane = batcher_for(client)
-    calls = [call(lane, number) for number in range(MAX_IN_FLIGHT * MAX_BATCH + 1)]
+    batcher = batcher_for(client)
+    calls = [call(batcher, number) for number in range(MAX_IN_FLIGHT * MAX_BATCH + 1)]
     await loop_turns()
-    closing = asyncio.ensure_future(lane.aclose())
+    closing = asyncio.ensure_future(batcher.aclose())
     await loop_turns()
     assert not closing.done()
     client.release()
@@ -149,10 +149,13 @@ async def test_redirected_calls_are_sent_again_by_the_driver() -> None:
     """A Cluster that moved a slot redirects; the driver follows, for those calls alone."""
     server = FakeServer()
     moved = [MovedError("1 127.0.0.1:1"), AskError("1 127.0.0.1:1"), TryAgainError("wait")]
-    server.answer = lambda command: moved.pop() if command[3] == "moved" else command[3]
-    lane = batcher_for(server)
+    server.reply_to = lambda command: moved.pop() if command[3] == "moved" else command[3]
+    batcher = batcher_for(server)
     answers = await asyncio.gather(
-        call(lane, "stays"), call(lane, "moved"), call(lane, "moved"), call(lane, "moved")
+        call(batcher, "stays"),
+        call(batcher, "moved"),
+        call(batcher, "moved"),
+        call(batcher, "moved"),
     )
     assert list(answers) == ["stays", "moved", "moved", "moved"]
     assert server.redirected == [("EVALSHA", "text", 1, "moved")] * 3
@@ -161,14 +164,16 @@ async def test_redirected_calls_are_sent_again_by_the_driver() -> None:
 async def test_redirected_call_that_fails_fails_alone() -> None:
     """A redirection that leads nowhere is an error of the store."""
     server = FakeServer()
-    server.answer = lambda command: MovedError("1 127.0.0.1:1") if command[3] == "a" else command[3]
+    server.reply_to = lambda command: (
+        MovedError("1 127.0.0.1:1") if command[3] == "a" else command[3]
+    )
 
     async def nowhere(*_: Any) -> Any:
         raise Disconnected("gone")
 
     server.execute_command = nowhere  # type: ignore[method-assign]
-    lane = batcher_for(server)
-    bad, good = call(lane, "a"), call(lane, "b")
+    batcher = batcher_for(server)
+    bad, good = call(batcher, "a"), call(batcher, "b")
     assert await good == "b"
     with pytest.raises(StoreUnavailable, match="gone"):
         await bad
@@ -180,14 +185,14 @@ async def test_traced_call_travels_like_any_other(
     """Each traced call has a client span below the current one, without keys or arguments."""
     tracer = provider.get_tracer("test")
     server = FakeServer()
-    lane = batcher_for(server, tracer=tracer)
+    batcher = batcher_for(server, tracer=tracer)
 
     async def traced(name: str) -> Any:
         with tracer.start_as_current_span(name):
-            return await lane.call(SCRIPT, ["secret"], [name], unchanged)
+            return await batcher.call(SCRIPT, ["secret"], [name], unchanged)
 
     async def untraced() -> Any:
-        return await lane.call(SCRIPT, ["a"], [], unchanged)
+        return await batcher.call(SCRIPT, ["a"], [], unchanged)
 
     await asyncio.gather(traced("first"), traced("second"), untraced())
     await loop_turns()
@@ -203,7 +208,7 @@ async def test_traced_call_travels_like_any_other(
         assert dict(span.attributes or {}) == {
             "db.system.name": "redis",
             "db.operation.name": "EVALSHA",
-            "db.stored_procedure.name": "take",
+            "db.stored_procedure.name": "acquire",
         }
         assert "secret" not in span.to_json()
 
@@ -215,9 +220,9 @@ async def test_failed_call_is_an_error_on_its_span(
     tracer = provider.get_tracer("test")
     server = FakeServer(held=True)
     server.failures.append(Disconnected("closed"))
-    lane = batcher_for(server, tracer=tracer)
+    batcher = batcher_for(server, tracer=tracer)
     with tracer.start_as_current_span("check"):
-        left, stays = call(lane, "left"), call(lane, "stays")
+        left, stays = call(batcher, "left"), call(batcher, "stays")
         await loop_turns()
     left.cancel()
     server.release()

@@ -12,10 +12,10 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from fleetlimit.errors import StoreRefused, StoreUnavailable
 from fleetlimit.stores.redis.client import Timeouts
-from support.lane import (
+from support.batcher import (
     OTHER,
     SCRIPT,
-    FakeLine,
+    FakeConnection,
     FakeServer,
     batcher_for,
     call,
@@ -45,9 +45,9 @@ async def test_script_that_stays_unknown_is_an_error() -> None:
 async def test_error_of_one_call_is_its_own() -> None:
     """One bad bucket says nothing to the calls that travelled with it."""
     client = FakeServer()
-    client.answer = lambda command: ResponseError("ERR") if command[3] == "bad" else command[3]
-    lane = batcher_for(client)
-    bad, good = call(lane, "bad"), call(lane, "good")
+    client.reply_to = lambda command: ResponseError("ERR") if command[3] == "bad" else command[3]
+    batcher = batcher_for(client)
+    bad, good = call(batcher, "bad"), call(batcher, "good")
     assert await good == "good"
     with pytest.raises(StoreRefused, match="ERR"):
         await bad
@@ -57,21 +57,21 @@ async def test_failure_of_the_way_is_told_to_all() -> None:
     """When the connection breaks, every call on it hears so, and the next one is tried again."""
     client = FakeServer()
     client.failures.append(Disconnected("closed"))
-    lane = batcher_for(client)
-    answers = await asyncio.gather(*(call(lane, 1) for _ in range(3)), return_exceptions=True)
+    batcher = batcher_for(client)
+    answers = await asyncio.gather(*(call(batcher, 1) for _ in range(3)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
-    assert await call(lane, "again") == "again"
+    assert await call(batcher, "again") == "again"
 
 
 async def test_answer_that_does_not_come_is_a_timeout() -> None:
     """A server that does not answer is given up after the operation timeout."""
     client = FakeServer(held=True)
-    lane = batcher_for(client, Timeouts(connect=10, operation=0.02))
+    batcher = batcher_for(client, Timeouts(connect=10, operation=0.02))
     with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms") as caught:
-        await lane.call(SCRIPT, ["a"], [], unchanged)
+        await batcher.call(SCRIPT, ["a"], [], unchanged)
     assert caught.value.kind == "timeout"
     client.release()
-    assert await lane.call(SCRIPT, ["b"], [], unchanged) == "b"
+    assert await batcher.call(SCRIPT, ["b"], [], unchanged) == "b"
 
 
 class UncancellableClient(FakeServer):
@@ -82,7 +82,7 @@ class UncancellableClient(FakeServer):
         self.connected = asyncio.Event()
         self.broken = False
 
-    async def open(self) -> FakeLine:
+    async def open(self) -> FakeConnection:
         """Wait for the event, whatever happens."""
         with contextlib.suppress(asyncio.CancelledError):
             await self.connected.wait()
@@ -97,17 +97,17 @@ class UncancellableClient(FakeServer):
 async def test_what_ends_after_its_timeout_is_nobodys(broken: bool) -> None:  # noqa: FBT001 - a case
     """A caller is not held by a driver that goes on, and its late end is of no consequence."""
     client = UncancellableClient()
-    lane = batcher_for(client, Timeouts(connect=10, operation=0.02))
+    batcher = batcher_for(client, Timeouts(connect=10, operation=0.02))
     with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms"):
-        await lane.call(SCRIPT, ["a"], [], unchanged)
+        await batcher.call(SCRIPT, ["a"], [], unchanged)
     client.broken = broken
     client.connected.set()
     with anyio.fail_after(10):
-        await lane.aclose()
+        await batcher.aclose()
     client.broken = False
     assert await batcher_for(client).call(SCRIPT, ["b"], [], unchanged) == "b"
     await loop_turns()
-    assert not lane._abandoned
+    assert not batcher._abandoned
 
 
 async def test_late_failure_is_heard_of_silently() -> None:
@@ -130,26 +130,26 @@ async def test_answer_that_arrived_in_a_busy_turn_is_taken() -> None:
         return command[3]
 
     client = FakeServer()
-    client.answer = busy
-    lane = batcher_for(client, Timeouts(connect=10, operation=0.01))
-    assert await lane.call(SCRIPT, ["late"], [], unchanged) == "late"
+    client.reply_to = busy
+    batcher = batcher_for(client, Timeouts(connect=10, operation=0.01))
+    assert await batcher.call(SCRIPT, ["late"], [], unchanged) == "late"
 
 
 async def test_read_only_server_is_left_and_the_primary_looked_up() -> None:
     """Behind the name of a server that became a replica there may be another primary by now."""
     client, lookups = FakeServer(), list[str]()
-    client.answer = lambda _: ReadOnlyError("replica")
+    client.reply_to = lambda _: ReadOnlyError("replica")
 
     async def relocate() -> None:
         lookups.append("primary")
 
-    lane = batcher_for(client, relocate=relocate)
+    batcher = batcher_for(client, relocate=relocate)
     with pytest.raises(StoreRefused) as caught:
-        await lane.call(SCRIPT, ["a"], [], unchanged)
+        await batcher.call(SCRIPT, ["a"], [], unchanged)
     await loop_turns()
     assert (caught.value.kind, lookups, client.connection) == ("read_only", ["primary"], None)
-    client.answer = lambda command: command[3]
-    assert await lane.call(SCRIPT, ["b"], [], unchanged) == "b"
+    client.reply_to = lambda command: command[3]
+    assert await batcher.call(SCRIPT, ["b"], [], unchanged) == "b"
     assert client.opened == 2
 
 
@@ -162,21 +162,21 @@ async def test_failed_server_is_looked_up_once_at_a_time() -> None:
         await begun[-1].wait()
         raise Disconnected("no node replies")
 
-    lane = batcher_for(client, relocate=relocate)
+    batcher = batcher_for(client, relocate=relocate)
     client.failures += [Disconnected("closed"), Disconnected("closed")]
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="closed"):
-            await lane.call(SCRIPT, ["a"], [], unchanged)
+            await batcher.call(SCRIPT, ["a"], [], unchanged)
     await loop_turns()
     assert len(begun) == 1
-    assert await lane.call(SCRIPT, ["b"], [], unchanged) == "b"
+    assert await batcher.call(SCRIPT, ["b"], [], unchanged) == "b"
     begun[0].set()
-    await lane.aclose()
+    await batcher.aclose()
     await loop_turns()
     client.failures.append(Disconnected("closed"))
     with pytest.raises(StoreUnavailable, match="closed"):
-        await lane.call(SCRIPT, ["c"], [], unchanged)
+        await batcher.call(SCRIPT, ["c"], [], unchanged)
     await loop_turns()
     assert len(begun) == 2
     begun[1].set()
-    await lane.aclose()
+    await batcher.aclose()

@@ -4,27 +4,27 @@ import asyncio
 
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.stores.embedded import EmbeddedValkey
+from support.batching import Batching, make_store
 from support.clock import ManualClock
 from support.stores import charge, quota_of
-from support.ways import Batching, make_store
 
 PIPELINES = {Batching.COALESCED: [9], Batching.PIPELINED: [9], Batching.SINGLE: [1, 1, 1]}
 SCRIPT_CALLS = {Batching.COALESCED: 1, Batching.PIPELINED: 9, Batching.SINGLE: 3}
 
 
 async def test_what_a_turn_of_three_checks_sends(
-    valkey: EmbeddedValkey, clock: ManualClock, way: Batching
+    valkey: EmbeddedValkey, clock: ManualClock, batching: Batching
 ) -> None:
     """With their company they are one script call, as many as there are checks, or three."""
     pipelines: list[int] = []
-    store = make_store(way, valkey.url, now_us=clock, on_pipeline_sent=pipelines.append)
+    store = make_store(batching, valkey.url, now_us=clock, on_pipeline_sent=pipelines.append)
     await store.open()
     await store.client.flushall()
     await store.client.config_resetstat()
     spent = charge(quota_of(Algorithm.TOKEN_BUCKET, 2))
     taken = await asyncio.gather(*(store.acquire([spent]) for _ in range(3)))
     assert [each.spent for each in taken] == [True, True, False]
-    assert pipelines == PIPELINES[way]
+    assert pipelines == PIPELINES[batching]
     sent = (await store.client.info("commandstats"))["cmdstat_evalsha"]["calls"]
-    assert sent == SCRIPT_CALLS[way]
+    assert sent == SCRIPT_CALLS[batching]
     await store.aclose()

@@ -76,6 +76,7 @@ def test_accepts_the_example() -> None:
         "version_unknown",
         "method_unknown",
         "unknown_field_of_concurrency",
+        "lease_of_a_policy",
     ],
 )
 def test_refuses_bad_files(name: str) -> None:

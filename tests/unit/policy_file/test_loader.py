@@ -100,17 +100,17 @@ def test_every_field_reaches_the_policy() -> None:
     )
 
 
-def test_lease() -> None:
-    """A part is read as it is written, and a policy without one asks the store each time."""
-    leased = """\
+def test_prefetch_is_an_exact_fraction() -> None:
+    """`prefetch` is read as written, and absent by default."""
+    text = """\
 version: 1
 policies:
-  - {name: a, key: global, limits: [{rate: 100/minute}], lease: 0.29}
+  - {name: a, key: global, limits: [{rate: 100/minute}], prefetch: 0.29}
   - {name: b, limits: [{rate: 100/minute}]}
 """
     limits = (rate_quota("100/minute"),)
 
-    assert parse(leased).policy_set.policies == (
+    assert parse(text).policy_set.policies == (
         Policy("a", limits, key=(KeyPart(KeyKind.GLOBAL),), prefetch=0.29),
         Policy("b", limits),
     )

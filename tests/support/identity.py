@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from fleetlimit.errors import IdentityError
-from fleetlimit.identity import JwtVerifier
+from fleetlimit.identity.bearer import JwtVerifier
 
 ISSUER = "https://issuer.example"
 AUDIENCE = "api"

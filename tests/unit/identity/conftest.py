@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fleetlimit.identity import JwksFile, JwtVerifier
+from fleetlimit.identity.bearer import JwtVerifier
+from fleetlimit.identity.jwks import JwksFile
 from support.identity import (
     AUDIENCE,
     ISSUER,

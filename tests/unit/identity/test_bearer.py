@@ -7,8 +7,8 @@ import pytest
 
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError
-from fleetlimit.identity import JwksFile, JwksUrl, JwtVerifier
-from fleetlimit.identity.bearer import TokenCache
+from fleetlimit.identity.bearer import JwtVerifier, TokenCache
+from fleetlimit.identity.jwks import JwksFile, JwksUrl
 from support.identity import (
     AUDIENCE,
     ISSUER,

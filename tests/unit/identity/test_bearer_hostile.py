@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleetlimit.errors import IdentityError
-from fleetlimit.identity import JwtVerifier
+from fleetlimit.identity.bearer import JwtVerifier
 from support.identity import (
     CLAIMS,
     NOW,

@@ -186,8 +186,8 @@ def test_a_scope_without_headers_is_served() -> None:
     [
         ({"trusted_proxies": ["10.0.0.1/8"]}, "write 10.0.0.0/8"),
         ({"trusted_proxies": ["*"]}, "such as 10.0.0.0/8"),
-        ({"trusted_proxies": ["0.0.0.0/0"]}, "trusts everybody"),
-        ({"trusted_proxies": ["::/0"]}, "trusts everybody"),
+        ({"trusted_proxies": ["0.0.0.0/0"]}, "trusts every client"),
+        ({"trusted_proxies": ["::/0"]}, "trusts every client"),
         ({"trusted_proxies": ["::ffff:10.0.0.0/104"]}, "write 10.0.0.0/8"),
         ({"trusted_proxies": "10.0.0.0/8"}, r"write \[10.0.0.0/8\]"),
         ({"ipv6_prefix": 0}, "from 1 to 128"),

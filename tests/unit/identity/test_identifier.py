@@ -1,6 +1,8 @@
 """The first credential that verifies names the caller; nothing that is presented raises."""
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,16 @@ import pytest
 
 import fleetlimit.identity
 from fleetlimit.core.subject import Identity, Principal
-from fleetlimit.errors import IdentityError
+from fleetlimit.errors import ConfigError, IdentityError
 from fleetlimit.identity import (
     ApiKeyVerifier,
     ClientAddressResolver,
-    JwksFile,
-    JwtVerifier,
+    IdentityErrorReason,
     RequestIdentifier,
+    jwt_verifier,
 )
-from fleetlimit.identity.credentials import IdentityErrorReason
+from fleetlimit.identity.bearer import JwtVerifier
+from fleetlimit.identity.jwks import JwksFile
 from fleetlimit.web.http_limiter import Identifier
 from support.identity import AUDIENCE, ISSUER, Clock, jwks, request, rsa_jwk, token
 
@@ -155,3 +158,32 @@ def test_the_public_names_are_sorted_and_exist() -> None:
     names = fleetlimit.identity.__all__
     assert names == sorted(names)
     assert all(hasattr(fleetlimit.identity, name) for name in names)
+
+
+@pytest.mark.parametrize("missing", ["jwt", "cryptography.hazmat.primitives.asymmetric.rsa"])
+def test_missing_pyjwt_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PyJWT or cryptography, the error of a verifier names the extra to install."""
+    for name in ("fleetlimit.identity.bearer", "fleetlimit.identity.jwks"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ConfigError, match=r"needs PyJWT: pip install 'fleetlimit\[jwt\]'"):
+        jwt_verifier("jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=["RS256"])
+
+
+def test_other_missing_modules_are_not_blamed_on_pyjwt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing module that is not part of the extra is raised as it is."""
+    for name in ("fleetlimit.identity.bearer", "fleetlimit.identity.jwks"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "anyio.to_thread", None)
+    with pytest.raises(ModuleNotFoundError, match="anyio"):
+        jwt_verifier("jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=["RS256"])
+
+
+def test_import_does_not_need_pyjwt() -> None:
+    """Without PyJWT and cryptography, everything but bearer tokens can be imported."""
+    code = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(('jwt', 'cryptography'))\n"
+        "import fleetlimit.identity, fleetlimit.bootstrap.build"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603 - this interpreter

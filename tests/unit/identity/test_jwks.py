@@ -7,8 +7,13 @@ import anyio
 import pytest
 
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity import JwksFile, JwksUrl, jwks_source
-from fleetlimit.identity.jwks import MAX_DOCUMENT_BYTES, fetch_document
+from fleetlimit.identity.jwks import (
+    MAX_DOCUMENT_BYTES,
+    JwksFile,
+    JwksUrl,
+    fetch_document,
+    jwks_source,
+)
 from support.identity import Clock, jwks, jwks_server, rsa_jwk
 
 URL = "https://issuer.example/jwks.json"
@@ -214,7 +219,7 @@ def test_a_slow_document_is_given_up() -> None:
         ("ftp://issuer.example/jwks", "write an https:// URL"),
         ("https:///jwks", "write an https:// URL"),
         ("file:///etc/jwks.json", "without file://"),
-        ("https://me:hunter2@issuer.example/jwks", "holds credentials"),
+        ("https://me:hunter2@issuer.example/jwks", "contains credentials"),
         ("https://issuer.example:port/jwks", "cannot be read"),
         ("https://[::1/jwks", "cannot be read"),
         ("/does/not/exist.json", "No such file"),

@@ -86,6 +86,25 @@ async def test_without_polling(tmp_path: Path) -> None:
     assert len(heard.loaded) > 1
 
 
+async def test_without_watchfiles_the_file_is_polled(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the extra `server`, one log line names it, and changes are found by polling."""
+    monkeypatch.setattr("fleetlimit.policy_file.watcher.awatch", None)
+    heard = RecordingListener()
+    with caplog.at_level("INFO", "fleetlimit"):
+        async with running(watcher(path, heard)):
+            write_atomically(path, one_policy("7/minute"))
+            await heard.next()
+            write_atomically(path, one_policy("8/minute"))
+            await heard.next()
+
+    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4, 5]
+    [message] = [record.getMessage() for record in caplog.records]
+    assert message.startswith("policies.polling interval_s=0.05: ")
+    assert "pip install 'fleetlimit[server]'" in message
+
+
 async def test_bad_change(path: Path) -> None:
     """A bad file is told once, and the next good one is loaded."""
     heard = RecordingListener()

@@ -98,7 +98,7 @@ ERRORS: dict[str, tuple[str | bytes, str]] = {
         f"keys:\n- {{sha256: {ALICE}, principal: a}}\n- {{sha256: {ALICE}, principal: b}}",
         r"keys.yaml:3: keys\[1\] has the same hash as keys\[0\]",
     ),
-    "same_name_twice": ("keys: []\nkeys: []", "keys.yaml:2: this name stands twice"),
+    "repeated_key": ("keys: []\nkeys: []", "keys.yaml:2: this key occurs twice"),
     "name_in_place_of_a_word": (
         f"keys:\n- {{sha256: {ALICE}, principal: true}}",
         "keys.yaml:2: keys.0.principal: Input should be a valid string",
@@ -124,7 +124,7 @@ def test_a_bad_yaml_file_is_refused_with_its_place(tmp_path: Path, name: str) ->
     ("text", "message"),
     [
         ('{\n"keys": hunter2-secret}', "keys.json:2: keys: Input should be"),
-        ('{"keys": [], "keys": []}', "keys.json:1: this name stands twice"),
+        ('{"keys": [], "keys": []}', "keys.json:1: this key occurs twice"),
         ('{"keys":\n[{"sha256": 7, "principal": "a"}]}', "keys.json:2: keys.0.sha256: not 64"),
         ("[" * 100_000, "nested more than 32 deep"),
     ],

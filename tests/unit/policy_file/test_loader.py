@@ -219,7 +219,7 @@ policies:
         "p.yaml:4: '0/s' allows nothing: a rate needs at least 1 per 1 second",
         'p.yaml:4: there is no field "brust" here: write `burst`',
         'p.yaml:5: there is no field "ky" here: write `key`',
-        "p.yaml:6: this name stands twice, first in line 5: keep one",
+        "p.yaml:6: this key occurs twice, first in line 5: keep one",
         "p.yaml:7: two policies are named 'a': rename one of them",
         "p.yaml:8: `mode` cannot be \"on\": write 'enforce', 'shadow' or 'off'",
         "p.yaml:9: `policies[2]` must be a mapping such as {...}, not 5",

@@ -48,7 +48,7 @@ async def _emptied(
 async def shared_store(
     request: pytest.FixtureRequest, clock: ManualClock, batching: Batching
 ) -> AsyncIterator[RedisStore]:
-    """Return an empty store in a server, or in a cluster, as the parameter says."""
+    """Return an empty store on a server, or in a Cluster if the parameter says so."""
     async with _emptied(request, getattr(request, "param", "valkey"), batching, clock) as store:
         yield store
 

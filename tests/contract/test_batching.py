@@ -1,4 +1,4 @@
-"""The ways in which the other contracts are tested differ in what is sent, and in nothing else."""
+"""The kinds of batching differ in pipelines and script calls, and in nothing else."""
 
 import asyncio
 
@@ -12,18 +12,18 @@ PIPELINES = {Batching.COALESCED: [9], Batching.PIPELINED: [9], Batching.SINGLE: 
 SCRIPT_CALLS = {Batching.COALESCED: 1, Batching.PIPELINED: 9, Batching.SINGLE: 3}
 
 
-async def test_what_a_turn_of_three_checks_sends(
+async def test_pipelines_and_script_calls_of_three_checks(
     valkey: EmbeddedValkey, clock: ManualClock, batching: Batching
 ) -> None:
-    """With their company they are one script call, as many as there are checks, or three."""
+    """Three checks, six dry runs included, are one script call, nine, or three pipelines of one."""
     pipelines: list[int] = []
     store = make_store(batching, valkey.url, now_us=clock, on_pipeline_sent=pipelines.append)
     await store.open()
     await store.client.flushall()
     await store.client.config_resetstat()
     spent = charge(quota_of(Algorithm.TOKEN_BUCKET, 2))
-    taken = await asyncio.gather(*(store.acquire([spent]) for _ in range(3)))
-    assert [each.spent for each in taken] == [True, True, False]
+    result = await asyncio.gather(*(store.acquire([spent]) for _ in range(3)))
+    assert [each.spent for each in result] == [True, True, False]
     assert pipelines == PIPELINES[batching]
     sent = (await store.client.info("commandstats"))["cmdstat_evalsha"]["calls"]
     assert sent == SCRIPT_CALLS[batching]

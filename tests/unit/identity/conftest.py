@@ -1,4 +1,4 @@
-"""What tests of tokens share."""
+"""Fixtures for the tests of tokens."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Calls of one turn travel together, alone at once, and each hears its own answer."""
+"""CommandBatcher: calls of one event-loop iteration share a pipeline, and each gets its reply."""
 
 import asyncio
 from typing import Any
@@ -16,8 +16,8 @@ from fleetlimit.stores.redis.scripts import Script
 from support.batcher import OTHER, SCRIPT, FakeServer, batcher_for, call, loop_turns, unchanged
 
 
-async def test_calls_of_one_turn_are_one_pipeline() -> None:
-    """Calls made together leave together, and each gets its own answer."""
+async def test_calls_of_one_iteration_share_a_pipeline() -> None:
+    """Calls made in one event-loop iteration are one pipeline, and each gets its own result."""
     client = FakeServer()
     batcher = batcher_for(client)
     answers = await asyncio.gather(*(call(batcher, number) for number in range(50)))
@@ -25,8 +25,8 @@ async def test_calls_of_one_turn_are_one_pipeline() -> None:
     assert client.sizes == [50]
 
 
-async def test_call_alone_leaves_in_its_turn() -> None:
-    """A call waits for no company: it is under way before anything has to happen."""
+async def test_single_call_is_sent_in_its_iteration() -> None:
+    """An idle batcher sends a call without any delay."""
     client = FakeServer(held=True)
     waiting = call(batcher_for(client), "alone")
     await loop_turns()
@@ -35,15 +35,15 @@ async def test_call_alone_leaves_in_its_turn() -> None:
     assert await waiting == "alone"
 
 
-async def test_command_names_script_keys_and_arguments() -> None:
-    """What is sent is EVALSHA with the script's SHA, the number of keys, keys and arguments."""
+async def test_command_is_evalsha() -> None:
+    """The command is EVALSHA with the script's SHA-1, the number of keys, keys and arguments."""
     client = FakeServer()
     await batcher_for(client).call(SCRIPT, ["a", "b"], [1, "x"], unchanged)
     assert client.pipelines[0] == (("EVALSHA", "text", 2, "a", "b", 1, "x"),)
 
 
-async def test_crowd_is_split_and_held_back() -> None:
-    """No pipeline is larger, and no more are under way, than allowed; the rest leaves after."""
+async def test_batch_size_and_pipelines_in_flight_are_bounded() -> None:
+    """Calls beyond the batch size and the pipelines in flight queue for the next pipelines."""
     client = FakeServer(held=True)
     batcher = batcher_for(client)
     crowd = [call(batcher, number) for number in range((MAX_IN_FLIGHT + 1) * MAX_BATCH + 44)]
@@ -54,8 +54,8 @@ async def test_crowd_is_split_and_held_back() -> None:
     assert client.sizes == [MAX_BATCH] * (MAX_IN_FLIGHT + 1) + [44]
 
 
-async def test_calls_made_while_others_travel_leave_together() -> None:
-    """What is asked while all ways are taken, in whatever turns, leaves as one pipeline."""
+async def test_queued_calls_share_a_pipeline() -> None:
+    """Calls made while the maximum of pipelines is in flight share the next pipeline."""
     client = FakeServer(held=True)
     batcher = batcher_for(client)
     calls = []
@@ -67,8 +67,8 @@ async def test_calls_made_while_others_travel_leave_together() -> None:
     assert client.sizes == [1] * MAX_IN_FLIGHT + [7]
 
 
-async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
-    """Calls whose script is unknown are sent again after loading; the others are not."""
+async def test_noscript_is_loaded_once_and_resent() -> None:
+    """Only the calls with an unknown script are sent again, after it was loaded."""
     client = FakeServer()
     batcher = batcher_for(client)
     answers = await asyncio.gather(
@@ -79,17 +79,17 @@ async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
     assert client.sizes == [4, 2]
 
 
-async def test_every_pipeline_tells_its_size() -> None:
-    """Whoever wants to know is told how many calls each pipeline carried, those sent again too."""
-    client, told = FakeServer(), list[int]()
-    batcher = batcher_for(client, on_pipeline_sent=told.append)
+async def test_on_pipeline_sent_receives_the_number_of_calls() -> None:
+    """The callback receives the number of calls of each pipeline, resent calls included."""
+    client, sizes = FakeServer(), list[int]()
+    batcher = batcher_for(client, on_pipeline_sent=sizes.append)
     await asyncio.gather(call(batcher, "a"), call(batcher, "b"), call(batcher, "c", OTHER))
     await call(batcher, "d")
-    assert told == client.sizes == [3, 1, 1]
+    assert sizes == client.sizes == [3, 1, 1]
 
 
-async def test_caller_that_left_before_departure_is_not_sent() -> None:
-    """A call that was cancelled in its turn is not spent."""
+async def test_call_cancelled_before_sending_is_not_sent() -> None:
+    """A call that is cancelled in its iteration is not sent."""
     client = FakeServer()
     batcher = batcher_for(client)
     left, stays = call(batcher, "left"), call(batcher, "stays")
@@ -103,8 +103,8 @@ async def test_caller_that_left_before_departure_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize("script", [SCRIPT, OTHER], ids=["known", "unknown"])
-async def test_caller_that_left_on_the_way_costs_the_others_nothing(script: Script) -> None:
-    """The companions of a call that was cancelled under way get their answers."""
+async def test_call_cancelled_in_flight_does_not_affect_others(script: Script) -> None:
+    """Other calls of the pipeline get their results."""
     client = FakeServer(held=True)
     batcher = batcher_for(client)
     left, stays = call(batcher, "left", script), call(batcher, "stays", script)
@@ -116,8 +116,8 @@ async def test_caller_that_left_on_the_way_costs_the_others_nothing(script: Scri
     assert await call(batcher, "next") == "next"
 
 
-async def test_caller_that_left_hears_of_no_failure() -> None:
-    """A failure is told to those that still wait."""
+async def test_failure_does_not_reach_a_cancelled_call() -> None:
+    """A failure reaches only calls that are still awaited."""
     client = FakeServer(held=True)
     client.failures.append(Disconnected("closed"))
     batcher = batcher_for(client)
@@ -130,8 +130,8 @@ async def test_caller_that_left_hears_of_no_failure() -> None:
     assert left.cancelled()
 
 
-async def test_closing_waits_for_what_is_under_way() -> None:
-    """A batcher is closed when every call that had left, or waited to leave, has its answer."""
+async def test_aclose_waits_for_calls_in_flight() -> None:
+    """The batcher closes after every sent or queued call has its result."""
     client = FakeServer(held=True)
     batcher = batcher_for(client)
     calls = [call(batcher, number) for number in range(MAX_IN_FLIGHT * MAX_BATCH + 1)]
@@ -145,8 +145,8 @@ async def test_closing_waits_for_what_is_under_way() -> None:
     assert all(each.done() for each in calls)
 
 
-async def test_redirected_calls_are_sent_again_by_the_driver() -> None:
-    """A Cluster that moved a slot redirects; the driver follows, for those calls alone."""
+async def test_redirected_calls_are_resent_through_redis_py() -> None:
+    """redis-py follows the redirections of a Cluster, for the redirected calls only."""
     server = FakeServer()
     moved = [MovedError("1 127.0.0.1:1"), AskError("1 127.0.0.1:1"), TryAgainError("wait")]
     server.reply_to = lambda command: moved.pop() if command[3] == "moved" else command[3]
@@ -161,8 +161,8 @@ async def test_redirected_calls_are_sent_again_by_the_driver() -> None:
     assert server.redirected == [("EVALSHA", "text", 1, "moved")] * 3
 
 
-async def test_redirected_call_that_fails_fails_alone() -> None:
-    """A redirection that leads nowhere is an error of the store."""
+async def test_failed_redirection_fails_only_its_call() -> None:
+    """A redirection to a dead node is a store error of that call."""
     server = FakeServer()
     server.reply_to = lambda command: (
         MovedError("1 127.0.0.1:1") if command[3] == "a" else command[3]
@@ -179,7 +179,7 @@ async def test_redirected_call_that_fails_fails_alone() -> None:
         await bad
 
 
-async def test_traced_call_travels_like_any_other(
+async def test_traced_call_shares_the_pipeline(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
     """Each traced call has a client span below the current one, without keys or arguments."""
@@ -213,10 +213,10 @@ async def test_traced_call_travels_like_any_other(
         assert "secret" not in span.to_json()
 
 
-async def test_failed_call_is_an_error_on_its_span(
+async def test_span_of_a_failed_call_has_the_error(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
-    """The error is recorded; a call whose caller was cancelled ends its span without one."""
+    """The error is recorded; the span of a cancelled call ends without one."""
     tracer = provider.get_tracer("test")
     server = FakeServer(held=True)
     server.failures.append(Disconnected("closed"))

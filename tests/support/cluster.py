@@ -45,8 +45,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[str]:
-    """Form a Cluster and yield its URL.
+def cluster() -> Iterator[Cluster]:
+    """Form a Cluster of three primaries.
 
     Raises:
         TimeoutError: The Cluster did not form in time.

@@ -1,5 +1,7 @@
 """Factory of redis-py clients: short timeouts and no retries."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -9,6 +11,7 @@ import redis.asyncio
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
+import fleetlimit
 from fleetlimit.errors import ConfigError
 from fleetlimit.stores.redis.client import Timeouts, create_client, redacted_url
 from support.certificates import CertificateAuthority
@@ -195,3 +198,16 @@ def test_timeout_of_0_is_rejected(seconds: float, operation: float) -> None:
     """With a timeout of 0 no call could succeed."""
     with pytest.raises(ConfigError, match="above 0 seconds"):
         Timeouts(seconds, operation)
+
+
+def test_store_needs_only_the_opentelemetry_api() -> None:
+    """The Redis store is imported without the OpenTelemetry SDK."""
+    package = Path(fleetlimit.__file__).parent
+    code = (
+        "import sys, types\n"
+        "package = sys.modules['fleetlimit'] = types.ModuleType('fleetlimit')\n"
+        f"package.__path__ = [{str(package)!r}]\n"
+        "sys.modules['opentelemetry.sdk'] = None\n"
+        "import fleetlimit.stores.redis.store"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

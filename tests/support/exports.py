@@ -3,11 +3,11 @@
 from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.route_policies import RateLimitDependency
 from support.web import LimiterBench
 
 
-def limited_app(bench: LimiterBench, *limits: RateLimit) -> TestClient:
+def limited_app(bench: LimiterBench, *limits: RateLimitDependency) -> TestClient:
     app = bench.install(FastAPI())
 
     @app.post("/exports", dependencies=[Depends(limit) for limit in limits])

@@ -21,6 +21,7 @@ from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.testing import ManualClock
+from fleetlimit.web import wiring
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 
@@ -130,8 +131,8 @@ class LimiterBench:
         return decision.results[0].limits[0].quota.limit - status.remaining
 
     def install(self, app: FastAPI) -> FastAPI:
-        """Make this the gate of an app."""
-        app.state.fleetlimit = self.http_limiter
+        """Make this the limiter of an app."""
+        wiring.install(app, self.http_limiter)
         return app
 
 

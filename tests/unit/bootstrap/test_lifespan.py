@@ -16,14 +16,15 @@ from fleetlimit import (
     ConfigError,
     Fleetlimit,
     Policy,
+    PolicyLimit,
     PolicySet,
-    RateLimit,
     RateLimitMiddleware,
     rate_quota,
 )
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.testing import ManualClock
+from fleetlimit.web.wiring import find_limiter
 from support.server import eventually
 
 TWO_A_DAY = PolicySet([Policy("orders", (rate_quota("2/day"),))])
@@ -39,7 +40,7 @@ def depending(fleetlimit: Fleetlimit | None = None) -> FastAPI:
     """Return an app with a route that depends on the policy `orders`."""
     app = FastAPI(lifespan=fleetlimit)
 
-    @app.get("/orders", dependencies=[Depends(RateLimit(policy="orders"))])
+    @app.get("/orders", dependencies=[Depends(PolicyLimit("orders"))])
     async def orders() -> list[int]:
         return []
 
@@ -119,7 +120,7 @@ def test_mounted_apps() -> None:
     app.mount("/middle", middle)
     with TestClient(app) as client:
         assert statuses(client, "/middle/inner/orders", 3) == [200, 200, 429]
-        assert inner.state.fleetlimit is fleetlimit.http_limiter
+        assert find_limiter({"app": inner}) is fleetlimit.http_limiter
 
 
 def test_coverage_is_logged(log: pytest.LogCaptureFixture) -> None:

@@ -8,75 +8,80 @@ from fleetlimit import RateLimit
 from fleetlimit.core.decision import BucketStatus, Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import KeyPart, Match, Mode, PolicySet
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.web.http_limiter import MAX_CACHED_HEADERS as MAX_FIELDS
+from fleetlimit.web.http_limiter import MAX_CACHED_HEADERS
 from fleetlimit.web.ratelimit_headers import HeaderFormat, encode_headers
-from fleetlimit.web.responses import MAX_REJECTIONS
-from fleetlimit.web.route_policies import MAX_CACHED, UNASKED, ApplicablePolicies, PolicyCache
+from fleetlimit.web.responses import MAX_CACHED_REJECTIONS
+from fleetlimit.web.route_policies import MAX_CACHED, ApplicablePolicies, PolicyCache
 from support.web import LimiterBench, rate_policy
 
 ALL = rate_policy("all", "5/minute", match=Match(), key=(KeyPart.parse("header:x-team"),))
-ASKS = (RateLimit("2/second", cost=3, burst=9),)
+DEPENDENCIES = (RateLimit("2/second", cost=3, burst=9),)
 
 
-def find(
-    wants: PolicyCache, bench: LimiterBench, method: str = "GET", tier: str = ""
+def get(
+    cache: PolicyCache,
+    bench: LimiterBench,
+    method: str = "GET",
+    tier: str = "",
+    *,
+    match_policies: bool = True,
 ) -> ApplicablePolicies:
-    return wants.get(bench.http_limiter, ASKS, method, "/items", tier)
+    return cache.get(bench.http_limiter, DEPENDENCIES, method, "/items", tier, match_policies)
 
 
-def test_what_is_wanted_is_found_once() -> None:
+def test_what_is_applicable_is_found_once() -> None:
     """Requests of one method and tier ask for the same: policies, costs and headers are kept."""
-    bench, wants = LimiterBench(ALL), PolicyCache()
-    first = find(wants, bench)
+    bench, cache = LimiterBench(ALL), PolicyCache()
+    first = get(cache, bench)
     assert [(policy.name, cost) for policy, cost in first.policy_costs] == [
         ("all", 1),
         (first.names[1], 3),
     ]
     assert first.key_headers == {"x-team"}
-    assert find(wants, bench) is first
-    assert find(wants, bench, "POST") is not first
-    assert find(wants, bench, tier="pro") is not first
-    assert find(wants, bench) is first
+    assert get(cache, bench) is first
+    assert get(cache, bench, "POST") is not first
+    assert get(cache, bench, tier="pro") is not first
+    assert get(cache, bench) is first
 
 
 def test_only_dependencies_are_asked_where_nothing_is_to_match() -> None:
     """Without a method the policies that match the request are left out."""
-    wanted = find(PolicyCache(), LimiterBench(ALL), UNASKED)
-    assert "all" not in wanted.names
-    assert len(wanted.policy_costs) == 1
+    applicable = get(PolicyCache(), LimiterBench(ALL), match_policies=False)
+    assert "all" not in applicable.names
+    assert len(applicable.policy_costs) == 1
 
 
 def test_new_policies_are_asked_for_at_once() -> None:
     """What was found under other policies is found anew."""
-    bench, wants = LimiterBench(ALL), PolicyCache()
-    assert "all" in find(wants, bench).names
+    bench, cache = LimiterBench(ALL), PolicyCache()
+    assert "all" in get(cache, bench).names
     bench.limiter.active_policies.replace(PolicySet())
-    assert "all" not in find(wants, bench).names
+    assert "all" not in get(cache, bench).names
 
 
 def test_other_dependencies_ask_for_their_own() -> None:
     """What was found for some dependencies is not what others ask for."""
-    bench, wants = LimiterBench(ALL), PolicyCache()
-    find(wants, bench)
-    assert wants.get(bench.http_limiter, (), "GET", "/items", "").names == ("all",)
+    bench, cache = LimiterBench(ALL), PolicyCache()
+    get(cache, bench)
+    assert cache.get(bench.http_limiter, (), "GET", "/items", "", True).names == ("all",)
 
 
 def test_words_that_are_no_methods_are_not_kept() -> None:
     """A client that makes up methods does not fill the memory."""
-    bench, wants = LimiterBench(ALL), PolicyCache()
-    kept = find(wants, bench)
-    made_up = find(wants, bench, "BREW")
-    assert find(wants, bench, "BREW") is not made_up
-    assert find(wants, bench) is kept
+    bench, cache = LimiterBench(ALL), PolicyCache()
+    kept = get(cache, bench)
+    made_up = get(cache, bench, "BREW")
+    assert get(cache, bench, "BREW") is not made_up
+    assert get(cache, bench) is kept
 
 
 def test_many_tiers_do_not_fill_the_memory() -> None:
     """Beyond so many tiers what is kept is found anew."""
-    bench, wants = LimiterBench(ALL), PolicyCache()
-    first = find(wants, bench)
+    bench, cache = LimiterBench(ALL), PolicyCache()
+    first = get(cache, bench)
     for number in range(MAX_CACHED):
-        find(wants, bench, tier=f"tier{number}")
-    assert find(wants, bench) is not first
+        get(cache, bench, tier=f"tier{number}")
+    assert get(cache, bench) is not first
 
 
 def test_one_decision_has_one_refusal() -> None:
@@ -84,7 +89,7 @@ def test_one_decision_has_one_refusal() -> None:
     gate = LimiterBench(ALL).http_limiter
     decisions = [
         Decision(Outcome.DENIED, Source.CACHE, retry_after_us=number)
-        for number in range(MAX_REJECTIONS + 1)
+        for number in range(MAX_CACHED_REJECTIONS + 1)
     ]
     first = gate.rejection_response(decisions[0])
     assert gate.rejection_response(decisions[0]) is first
@@ -137,7 +142,7 @@ def test_fields_do_not_fill_the_memory() -> None:
 
     first = told(0)
     assert told(0) is first
-    for remaining in range(MAX_FIELDS + 1):
+    for remaining in range(MAX_CACHED_HEADERS + 1):
         told(remaining)
     assert told(0) is not first
     assert told(0) == first

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.testclient import TestClient
 
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from support.exports import count_allowed, limited_app
 from support.web import LimiterBench, caller, parse_limits, rate_policy
 
@@ -14,8 +14,8 @@ from support.web import LimiterBench, caller, parse_limits, rate_policy
 def test_several_limits_decide_together() -> None:
     """Limits of app, router and route are one decision: a refusal spends nothing in any of them."""
     bench = LimiterBench(rate_policy("app", "10/hour"), rate_policy("router", "9/hour"))
-    app = bench.install(FastAPI(dependencies=[Depends(RateLimit(policy="app"))]))
-    router = APIRouter(dependencies=[Depends(RateLimit(policy="router"))])
+    app = bench.install(FastAPI(dependencies=[Depends(PolicyLimit("app"))]))
+    router = APIRouter(dependencies=[Depends(PolicyLimit("router"))])
 
     @router.post("/exports", dependencies=[Depends(RateLimit("1/minute"))])
     async def create_export() -> None: ...

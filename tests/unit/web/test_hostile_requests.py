@@ -5,7 +5,7 @@ from fastapi import Depends, FastAPI
 from starlette.types import Message
 
 from fleetlimit.core.policy import KeyKind, KeyPart
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.dependency import PolicyLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import LimiterBench, collect_messages, http_scope, rate_policy
 
@@ -14,7 +14,7 @@ BY_TENANT = (KeyPart(KeyKind.HEADER, "x-tenant"),)
 
 def _app(bench: LimiterBench, *, middleware: bool) -> FastAPI:
     app = bench.install(FastAPI())
-    limits = [] if middleware else [Depends(RateLimit(policy="default"))]
+    limits = [] if middleware else [Depends(PolicyLimit("default"))]
 
     @app.get("/items/{item}", dependencies=limits)
     async def items(item: str) -> int:

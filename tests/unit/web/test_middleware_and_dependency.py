@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from fleetlimit.core.policy import Match
 from fleetlimit.errors import ConfigError
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import LimiterBench, caller, parse_limits, rate_policy
 
@@ -27,7 +27,7 @@ def test_each_policy_counts_once() -> None:
         rate_policy("items", "9/minute", match=match), rate_policy("all", "9/minute", match=Match())
     )
     app = bench.install(FastAPI(dependencies=[Depends(RateLimit("9/minute"))]))
-    app.get("/items", dependencies=[Depends(RateLimit(policy="items", cost=3))])(endpoint)
+    app.get("/items", dependencies=[Depends(PolicyLimit("items", cost=3))])(endpoint)
     app.add_middleware(RateLimitMiddleware)
     assert _standing(TestClient(app), "/items") == {"items": 6, "all": 8, "9/60s": 8}
     assert bench.store.acquire_calls == 1

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from fleetlimit.core.policy import Mode, OnStoreError
-from fleetlimit.web.dependency import RateLimit
-from fleetlimit.web.exceptions import RequestRejected, make_exception
+from fleetlimit.web.dependency import PolicyLimit, RateLimit
+from fleetlimit.web.exceptions import RateLimitExceeded, RequestRejected, make_exception
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 from fleetlimit.web.responses import RATE_LIMIT_RESPONSES, RejectionResponse
@@ -36,7 +36,7 @@ async def items(response: Response) -> dict[str, str]:
 
 def by_dependency(bench: LimiterBench) -> FastAPI:
     app = bench.install(FastAPI())
-    app.get("/items", dependencies=[Depends(RateLimit(policy="default"))])(items)
+    app.get("/items", dependencies=[Depends(PolicyLimit("default"))])(items)
     return app
 
 
@@ -226,7 +226,7 @@ def test_own_handler_for_http_exceptions() -> None:
     assert "Retry-After" in response.headers
 
 
-@pytest.mark.parametrize("kind", [429, RequestRejected])
+@pytest.mark.parametrize("kind", [429, RateLimitExceeded, RequestRejected])
 def test_own_handler_for_refusals(kind: Any) -> None:
     """A handler for 429, or for `Refused`, answers in its own way and has all it needs."""
     app = by_dependency(LimiterBench(rate_policy("default", "1/minute")))
@@ -249,7 +249,7 @@ def test_own_handler_for_refusals(kind: Any) -> None:
 def test_refusal_where_nobody_handles_errors() -> None:
     """Without an app's error handling the refusal is the plain HTTP error it is, with a wait."""
     refusal = RejectionResponse(429, [("Content-Type", "x"), ("Retry-After", "7")], b"")
-    error = make_exception(refusal, HTTPConnection(http_scope()))
+    error = make_exception(refusal, None, HTTPConnection(http_scope()))
     assert (error.status_code, error.headers) == (429, {"Retry-After": "7"})
 
 

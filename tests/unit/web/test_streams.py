@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fleetlimit.core.policy import KeyKind, KeyPart, Match, Policy
 from fleetlimit.core.quota import concurrency_quota
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.dependency import PolicyLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import Exchange, LimiterBench, collect_messages, http_scope
 
@@ -33,7 +33,7 @@ def by_middleware(bench: LimiterBench) -> FastAPI:
 
 
 def by_dependency(bench: LimiterBench) -> FastAPI:
-    return bench.install(FastAPI(dependencies=[Depends(RateLimit(policy="in-flight"))]))
+    return bench.install(FastAPI(dependencies=[Depends(PolicyLimit("in-flight"))]))
 
 
 doors = pytest.mark.parametrize("door", [by_middleware, by_dependency])
@@ -214,7 +214,7 @@ async def test_two_places_are_given_back_when_cancelled() -> None:
         app = by_middleware(bench)
         assert (await collect_messages(app, http_scope("/late")))[0]["status"] == 404
         # The middleware does not know of a limit on a route that is added now.
-        app.get("/late", dependencies=[Depends(RateLimit(policy="other"))])(slow)
+        app.get("/late", dependencies=[Depends(PolicyLimit("other"))])(slow)
         await collect_messages(_cancelling(app, started), http_scope("/late"))
         assert await bench.in_flight("in-flight") == 0
         assert await bench.in_flight("other") == 0
@@ -228,7 +228,7 @@ async def test_release_by_hand_is_not_needed_twice() -> None:
 
         @app.get("/items")
         async def items(
-            limit: Annotated[Reservation, Depends(RateLimit(policy="in-flight"))],
+            limit: Annotated[Reservation, Depends(PolicyLimit("in-flight"))],
         ) -> None:
             async with limit:
                 held.append(await bench.in_flight("in-flight"))

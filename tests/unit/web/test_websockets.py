@@ -14,7 +14,7 @@ from httpx2 import Headers
 from starlette.types import Message
 
 from fleetlimit.core.policy import KeyKind, KeyPart, Match
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import (
     PATIENCE_SECONDS,
@@ -44,7 +44,7 @@ def by_middleware(bench: LimiterBench) -> FastAPI:
 
 def by_dependency(bench: LimiterBench) -> FastAPI:
     app = bench.install(FastAPI())
-    app.websocket("/ws/{room}", dependencies=[Depends(RateLimit(policy="sockets"))])(room)
+    app.websocket("/ws/{room}", dependencies=[Depends(PolicyLimit("sockets"))])(room)
     return app
 
 
@@ -103,14 +103,15 @@ async def test_headers_on_accept() -> None:
 
 async def test_accept_message_without_headers() -> None:
     """An app that sends no list of headers gets the fields all the same."""
-    app = by_middleware(LimiterBench(SOCKETS))
+    bench = LimiterBench(SOCKETS)
+    app = by_middleware(bench)
 
     @app.websocket("/ws/{room}/bare")
     async def bare(socket: WebSocket) -> None:
         await socket.receive()
         await socket.send({"type": "websocket.accept"})
 
-    app.state.fleetlimit.limiter.active_policies.replace(
+    bench.limiter.active_policies.replace(
         LimiterBench(rate_policy("default", "9/minute")).limiter.active_policies.current
     )
     sent = await collect_messages(app, websocket_scope("/ws/1/bare", extension=True), CONNECT, GONE)
@@ -132,9 +133,7 @@ async def test_refused_after_accept() -> None:
 
     app = LimiterBench(SOCKETS).install(FastAPI())
 
-    @app.websocket(
-        "/ws/{room}", dependencies=[Depends(accept), Depends(RateLimit(policy="sockets"))]
-    )
+    @app.websocket("/ws/{room}", dependencies=[Depends(accept), Depends(PolicyLimit("sockets"))])
     async def late(socket: WebSocket) -> None:
         await socket.close()
 

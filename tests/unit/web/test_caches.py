@@ -1,4 +1,4 @@
-"""What is kept between requests is right for the next one, and bounded whatever clients send."""
+"""Caches of the HTTP side: right for the next request, and bounded whatever clients send."""
 
 import itertools
 
@@ -29,8 +29,8 @@ def get(
     return cache.get(bench.http_limiter, DEPENDENCIES, method, "/items", tier, match_policies)
 
 
-def test_what_is_applicable_is_found_once() -> None:
-    """Requests of one method and tier ask for the same: policies, costs and headers are kept."""
+def test_policy_cache_reuses_entries_of_a_method_and_tier() -> None:
+    """Requests of one method and tier share an entry: policies, costs and headers."""
     bench, cache = LimiterBench(ALL), PolicyCache()
     first = get(cache, bench)
     assert [(policy.name, cost) for policy, cost in first.policy_costs] == [
@@ -44,39 +44,39 @@ def test_what_is_applicable_is_found_once() -> None:
     assert get(cache, bench) is first
 
 
-def test_only_dependencies_are_asked_where_nothing_is_to_match() -> None:
-    """Without a method the policies that match the request are left out."""
+def test_policy_cache_leaves_out_matching_policies() -> None:
+    """Without `match_policies` only the policies of the dependencies apply."""
     applicable = get(PolicyCache(), LimiterBench(ALL), match_policies=False)
     assert "all" not in applicable.names
     assert len(applicable.policy_costs) == 1
 
 
-def test_new_policies_are_asked_for_at_once() -> None:
-    """What was found under other policies is found anew."""
+def test_policy_cache_follows_a_new_policy_set() -> None:
+    """An entry of another policy set is not used."""
     bench, cache = LimiterBench(ALL), PolicyCache()
     assert "all" in get(cache, bench).names
     bench.limiter.active_policies.replace(PolicySet())
     assert "all" not in get(cache, bench).names
 
 
-def test_other_dependencies_ask_for_their_own() -> None:
-    """What was found for some dependencies is not what others ask for."""
+def test_policy_cache_separates_dependencies() -> None:
+    """An entry of other dependencies is not used."""
     bench, cache = LimiterBench(ALL), PolicyCache()
     get(cache, bench)
     assert cache.get(bench.http_limiter, (), "GET", "/items", "", True).names == ("all",)
 
 
-def test_words_that_are_no_methods_are_not_kept() -> None:
-    """A client that makes up methods does not fill the memory."""
+def test_policy_cache_ignores_unknown_methods() -> None:
+    """A client that invents methods does not fill the cache."""
     bench, cache = LimiterBench(ALL), PolicyCache()
-    kept = get(cache, bench)
-    made_up = get(cache, bench, "BREW")
-    assert get(cache, bench, "BREW") is not made_up
-    assert get(cache, bench) is kept
+    cached = get(cache, bench)
+    unknown = get(cache, bench, "BREW")
+    assert get(cache, bench, "BREW") is not unknown
+    assert get(cache, bench) is cached
 
 
-def test_many_tiers_do_not_fill_the_memory() -> None:
-    """Beyond so many tiers what is kept is found anew."""
+def test_policy_cache_is_bounded() -> None:
+    """Beyond its bound the cache starts empty."""
     bench, cache = LimiterBench(ALL), PolicyCache()
     first = get(cache, bench)
     for number in range(MAX_CACHED):
@@ -84,65 +84,65 @@ def test_many_tiers_do_not_fill_the_memory() -> None:
     assert get(cache, bench) is not first
 
 
-def test_one_decision_has_one_refusal() -> None:
-    """A decision that is given again is answered alike; beyond so many it is written anew."""
-    gate = LimiterBench(ALL).http_limiter
+def test_rejection_cache_reuses_and_is_bounded() -> None:
+    """A reused decision has one response; beyond its bound the cache starts empty."""
+    http_limiter = LimiterBench(ALL).http_limiter
     decisions = [
         Decision(Outcome.DENIED, Source.CACHE, retry_after_us=number)
         for number in range(MAX_CACHED_REJECTIONS + 1)
     ]
-    first = gate.rejection_response(decisions[0])
-    assert gate.rejection_response(decisions[0]) is first
+    first = http_limiter.rejection_response(decisions[0])
+    assert http_limiter.rejection_response(decisions[0]) is first
     for decision in decisions[1:]:
-        gate.rejection_response(decision)
-    assert len(gate._rejection_cache) == 1
-    assert gate.rejection_response(decisions[0]).body == first.body
+        http_limiter.rejection_response(decision)
+    assert len(http_limiter._rejection_cache) == 1
+    assert http_limiter.rejection_response(decisions[0]).body == first.body
 
 
 LIMITS = (rate_quota("5/minute"),), (rate_quota("5/second"),), (rate_quota("5/hour", burst=9),)
-VERDICTS = [
+STATUSES = [
     None,
     *itertools.starmap(
         BucketStatus, itertools.product([True], [0, 1], [0], [0, 1, 1_000_001], [0, 9])
     ),
 ]
 RESULTS = [
-    PolicyResult(name, mode, Outcome.ALLOWED, quotas, (verdict,))
-    for name, mode, quotas, verdict in itertools.product(["a", "b"], Mode, LIMITS, VERDICTS)
+    PolicyResult(name, mode, Outcome.ALLOWED, quotas, (status,))
+    for name, mode, quotas, status in itertools.product(["a", "b"], Mode, LIMITS, STATUSES)
 ]
 
 
 @pytest.mark.parametrize(
-    "dialect", [HeaderFormat.DRAFT_11, HeaderFormat.X_RATELIMIT, HeaderFormat.NONE]
+    "header_format", [HeaderFormat.DRAFT_11, HeaderFormat.X_RATELIMIT, HeaderFormat.NONE]
 )
-def test_fields_that_are_kept_are_those_of_the_decision(dialect: HeaderFormat) -> None:
-    """Whatever was decided before, a response says what its own decision does."""
-    gate = LimiterBench(ALL, header_format=dialect).http_limiter
+def test_header_cache_returns_the_headers_of_the_decision(header_format: HeaderFormat) -> None:
+    """Cached headers are those that the decision would be given without a cache."""
+    http_limiter = LimiterBench(ALL, header_format=header_format).http_limiter
     for result in RESULTS * 2:
         decision = Decision(Outcome.ALLOWED, Source.STORE, (result,), spent=True)
-        assert gate.raw_response_headers(decision) == encode_headers(
-            gate.response_headers(decision)
+        assert http_limiter.raw_response_headers(decision) == encode_headers(
+            http_limiter.response_headers(decision)
         )
 
 
-def test_fields_do_not_fill_the_memory() -> None:
-    """Fields that come out the same are written once; beyond so many they are written anew."""
-    gate = LimiterBench(ALL).http_limiter
+def test_header_cache_reuses_and_is_bounded() -> None:
+    """Equal headers are built once; beyond its bound the cache starts empty."""
+    http_limiter = LimiterBench(ALL).http_limiter
 
-    def told(remaining: int) -> list[tuple[bytes, bytes]]:
-        verdict = BucketStatus(
+    def headers_of(remaining: int) -> list[tuple[bytes, bytes]]:
+        status = BucketStatus(
             allowed=True,
             remaining=remaining,
             retry_after_us=0,
             next_unit_after_us=1,
             reset_after_us=1,
         )
-        result = PolicyResult("all", Mode.ENFORCE, Outcome.ALLOWED, LIMITS[0], (verdict,))
-        return gate.raw_response_headers(Decision(Outcome.ALLOWED, Source.STORE, (result,)))
+        result = PolicyResult("all", Mode.ENFORCE, Outcome.ALLOWED, LIMITS[0], (status,))
+        return http_limiter.raw_response_headers(Decision(Outcome.ALLOWED, Source.STORE, (result,)))
 
-    first = told(0)
-    assert told(0) is first
+    first = headers_of(0)
+    assert headers_of(0) is first
     for remaining in range(MAX_CACHED_HEADERS + 1):
-        told(remaining)
-    assert told(0) is not first
-    assert told(0) == first
+        headers_of(remaining)
+    assert headers_of(0) is not first
+    assert headers_of(0) == first

@@ -211,7 +211,7 @@ def test_unverified_credential_counts_by_address() -> None:
     """A credential that does not verify gives no fresh bucket."""
     client = limited_app(LimiterBench(), RateLimit("2/minute"))
     assert count_allowed(client) == 2
-    assert count_allowed(client, caller("nobody")) == 0
+    assert count_allowed(client, caller("invalid")) == 0
 
 
 def test_key_may_have_other_parts_than_the_caller() -> None:

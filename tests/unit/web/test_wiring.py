@@ -235,7 +235,7 @@ def test_mounted_app_keeps_its_own_limiter(
 
 
 def test_mounted_app_whose_limiter_was_not_started_is_an_error() -> None:
-    """An outer app's limiter never replaces the one of a mounted app that nobody started."""
+    """An outer app's limiter never replaces the one of a mounted app that was not started."""
     outer = FastAPI(lifespan=BenchLifespan(LimiterBench()))
     outer.mount("/sub", limited_app(BenchLifespan(LimiterBench())))
     with (
@@ -259,7 +259,7 @@ def test_outer_middleware_leaves_limits_of_a_mounted_app_to_its_limiter() -> Non
 
 
 def test_fleetlimit_resolves_policies_of_mounted_apps_by_their_own_limiter() -> None:
-    """At start an app asks no policy of itself that belongs to a mounted app's limiter."""
+    """At start an app resolves no policy that belongs to a mounted app's limiter."""
     near = LimiterBench(rate_policy("near", "1/minute"))
     inner = FastAPI(lifespan=BenchLifespan(near))
     inner.get("/items", dependencies=[Depends(PolicyLimit("near"))])(items)

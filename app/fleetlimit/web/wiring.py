@@ -5,6 +5,7 @@ around it. A mounted app with its own keeps it, and an outer app's limiter never
 was not started: `find_limiter` raises instead.
 """
 
+import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -130,19 +131,25 @@ def mounted_apps(routes: Sequence[BaseRoute]) -> Iterator[Starlette]:
 def _uses_limiter(lifespan: Any) -> bool:
     """Return whether a lifespan is a `Fleetlimit`, or a function that refers to one.
 
-    A function is what FastAPI's `include_router` makes of the lifespans of app and router, and
-    what an app with more to open writes by itself.
+    An app with more to open writes such a function, and FastAPI's `include_router` makes one of
+    the lifespans of app and router.
     """
-    if isinstance(lifespan, LimiterLifespan):
-        return True
-    function = inspect.unwrap(lifespan)
-    if not inspect.isfunction(function):
-        return False
-    names = function.__code__.co_names
-    referenced = [function.__globals__.get(name) for name in names]
-    enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
-    return (
-        _LIFESPAN_CLASS in names
-        or any(isinstance(each, LimiterLifespan) for each in referenced)
-        or any(_uses_limiter(each) for each in enclosed if callable(each))
-    )
+    pending, seen = [lifespan], set()
+    while pending:
+        each = pending.pop()
+        if isinstance(each, LimiterLifespan):
+            return True
+        function = inspect.unwrap(each) if callable(each) else None
+        if not inspect.isfunction(function) or function in seen:
+            continue
+        seen.add(function)
+        names = function.__code__.co_names
+        if _LIFESPAN_CLASS in names:
+            return True
+        values = [function.__globals__.get(name) for name in names]
+        pending += [value for value in values if isinstance(value, LimiterLifespan)]
+        for cell in function.__closure__ or ():
+            # The cell of a variable without a value raises ValueError.
+            with contextlib.suppress(ValueError):
+                pending.append(cell.cell_contents)
+    return False

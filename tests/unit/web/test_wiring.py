@@ -131,9 +131,22 @@ def in_an_enclosing_variable() -> FastAPI:
     return limited_app(lifespan)
 
 
+MODULE_LIMITER = BenchLifespan(LimiterBench())
+
+
+def in_a_variable_of_the_module() -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with MODULE_LIMITER(app):
+            yield
+
+    return limited_app(lifespan)
+
+
 @pytest.mark.parametrize(
     "make_app",
     [
+        in_a_variable_of_the_module,
         fleetlimit_as_lifespan,
         with_an_included_router,
         in_a_lifespan_of_the_app,
@@ -157,9 +170,12 @@ def test_default_limiter_where_the_lifespan_has_no_limiter(opened: list[LimiterB
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        assert callable(lifespan), "a function may refer to itself"
         yield
 
-    with TestClient(limited_app(lifespan)) as client:
+    app = limited_app(lifespan)
+    app.include_router(APIRouter())
+    with TestClient(app) as client:
         assert statuses(client, "/items") == [200, 429]
     assert len(opened) == 1
 

@@ -223,7 +223,7 @@ class PolicyLimit(RateLimitDependency):
     async def __call__(
         self, connection: HTTPConnection, response: Response
     ) -> AsyncIterator[Reservation]:
-        """Admit the request, or raise `RequestRejected`; release what the policy holds after it."""
+        """Admit the request, or raise `RequestRejected`; release its units after the request."""
         request_limits, reservation = await _check(self, connection, response)
         try:
             yield reservation

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     )
     from fleetlimit.core.quota import (
         Algorithm,
+        Limit,
         Quota,
-        concurrency_quota,
-        rate_quota,
     )
     from fleetlimit.core.subject import (
         Principal,
@@ -97,7 +96,7 @@ _NAMES_BY_MODULE = {
         "Source",
     ),
     "core.policy": ("KeyKind", "KeyPart", "Match", "Mode", "OnStoreError", "Policy", "PolicySet"),
-    "core.quota": ("Algorithm", "Quota", "concurrency_quota", "rate_quota"),
+    "core.quota": ("Algorithm", "Limit", "Quota"),
     "core.subject": ("Principal", "Subject"),
     "errors": (
         "BucketCorrupt",
@@ -166,6 +165,7 @@ __all__ = [
     "InvalidCredentials",
     "KeyKind",
     "KeyPart",
+    "Limit",
     "LimitResult",
     "Limiter",
     "Match",
@@ -199,9 +199,7 @@ __all__ = [
     "StoreStateLost",
     "StoreUnavailable",
     "Subject",
-    "concurrency_quota",
     "rate_limit",
-    "rate_quota",
 ]
 
 

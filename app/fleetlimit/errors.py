@@ -1,54 +1,54 @@
-"""Every error that Fleetlimit raises on purpose.
+"""Exceptions that Fleetlimit raises.
 
 FleetlimitError
-├── ConfigError             a setting, argument or file that cannot work; the message says the fix
-│   └── DocumentError       the same, with its file and line; `documents` raises all of a file's
-├── CostError               a cost that no bucket could ever pay
-├── IdentityError           a credential that was presented and is not valid
-└── StoreError              the shared store did not do what was asked
-    ├── StoreUnavailable    not reached, not in time, or not ready: worth trying again
-    ├── StoreRefused        reached, and it said no: trying again alone does not help
-    └── BucketCorrupt       one key holds something that is no bucket; the others are fine
+├── ConfigError             a setting, argument or file is invalid; the message says what to write
+│   └── DocumentError       the same, with file and line
+├── CostError               a cost that no bucket can ever hold
+├── IdentityError           a credential that was presented is not valid
+└── StoreError              a call of the shared store failed
+    ├── StoreUnavailable    not reached, timed out, or still loading: a retry may succeed
+    ├── StoreRefused        the store replied with an error: a retry alone does not help
+    └── BucketCorrupt       one key holds a value that is not a bucket; other keys are unaffected
 
-A refusal because a limit is spent is not an error: it is a `Decision`.
+A request that a limit denies is not an exception here but a `Decision`.
 """
 
 
 class FleetlimitError(Exception):
-    """Base of every error raised by Fleetlimit."""
+    """Base class of all exceptions of Fleetlimit."""
 
 
 class ConfigError(FleetlimitError, ValueError):
-    """A setting, argument or file cannot work as written; the message says what to write."""
+    """A setting, argument or file is invalid; the message says what to write."""
 
 
 class DocumentError(ConfigError):
-    """A document is wrong at a known place.
+    """A document is invalid at a known line.
 
     Args:
         message: What is wrong and what to write instead.
-        source: The file's name, or another name for where the text came from.
-        line: Line in that text, counted from 1; 0 when the place is not known.
+        source: Name of the file, or another name of the origin of the text.
+        line: Line of the text, counted from 1; 0 if it is not known.
     """
 
     def __init__(self, message: str, *, source: str = "", line: int = 0) -> None:
-        place = ":".join(part for part in (source, str(line) if line else "") if part)
-        super().__init__(f"{place}: {message}" if place else message)
+        location = ":".join(part for part in (source, str(line) if line else "") if part)
+        super().__init__(f"{location}: {message}" if location else message)
         self.message = message
         self.source = source
         self.line = line
 
 
 class CostError(FleetlimitError, ValueError):
-    """The cost is negative, not a whole number, or above what the limit can ever hold."""
+    """A cost is negative, not an integer, or more than a limit can ever hold."""
 
 
 class IdentityError(FleetlimitError):
-    """A credential was presented and did not verify.
+    """A credential was presented and is not valid.
 
     Args:
-        message: What is wrong with it, without the credential itself.
-        reason: A short stable word for logs and responses, such as `expired`.
+        message: What is wrong, without the credential itself.
+        reason: Short stable identifier for logs and responses, such as `expired`.
     """
 
     def __init__(self, message: str, *, reason: str) -> None:
@@ -57,14 +57,15 @@ class IdentityError(FleetlimitError):
 
 
 class StoreError(FleetlimitError):
-    """The shared store did not do what was asked.
+    """A call of the shared store failed.
 
     Args:
         message: What happened, without credentials.
-        kind: A short stable word, bounded in number, used as a metric label.
+        kind: Short stable identifier, one of a bounded number, used as a metric label.
     """
 
     transient = False
+    """Whether a retry may succeed."""
 
     def __init__(self, message: str, *, kind: str) -> None:
         super().__init__(message)
@@ -72,14 +73,14 @@ class StoreError(FleetlimitError):
 
 
 class StoreUnavailable(StoreError):
-    """The store was not reached, did not answer in time, or is still loading."""
+    """The store was not reached, did not reply in time, or is still loading."""
 
     transient = True
 
 
 class StoreRefused(StoreError):
-    """The store answered with an error: read-only, out of memory, wrong type, no permission."""
+    """The store replied with an error: read-only, out of memory, wrong type, no permission."""
 
 
 class BucketCorrupt(StoreError):
-    """A bucket's key holds a value that Fleetlimit did not write."""
+    """The key of a bucket holds a value that Fleetlimit did not write."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -50,7 +51,7 @@ class AdmitAllStore(RedisStore):
         """Let in."""
         taken = await super().acquire(charges, commit=commit)
         verdicts = (
-            verdict._replace(allowed=True, remaining=charge.quota.burst, retry_after_us=0)
+            replace(verdict, allowed=True, remaining=charge.quota.burst, retry_after_us=0)
             for charge, verdict in zip(charges, taken.statuses, strict=True)
         )
         return AcquireResult(taken.store_now_us, tuple(verdicts), spent=True)

@@ -177,19 +177,19 @@ class FakeStore:
     async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
         """Decide in memory."""
         taken: AcquireResult = await self._do(
-            "take", lambda: self.memory.acquire(charges, commit=commit)
+            "acquire", lambda: self.memory.acquire(charges, commit=commit)
         )
         return taken
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Correct in memory."""
         self.adjustments += adjustments
-        times: Sequence[int] = await self._do("settle", lambda: self.memory.adjust(adjustments))
+        times: Sequence[int] = await self._do("adjust", lambda: self.memory.adjust(adjustments))
         return times
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Forget in memory."""
-        count: int = await self._do("forget", lambda: self.memory.delete(keys))
+        count: int = await self._do("delete", lambda: self.memory.delete(keys))
         return count
 
     async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:
@@ -207,7 +207,7 @@ class FakeStore:
     ) -> AuditReply:
         """Keep a statement in memory."""
         posted: AuditReply = await self._do(
-            "audit",
+            "exchange_reports",
             lambda: self.memory.exchange_reports(replica, report, bounds, ttl_us, last=last),
         )
         return posted
@@ -287,11 +287,9 @@ def fixed_window(limit: int) -> Quota:
     return rate_quota(f"{limit}/minute", algorithm=Algorithm.FIXED_WINDOW)
 
 
-def concurrency_policy(
-    name: str, limit: int, *, lease_us: int = 30_000_000, **options: Any
-) -> Policy:
+def concurrency_policy(name: str, limit: int, *, lease: float = 30, **options: Any) -> Policy:
     """Return a policy of so many requests at once."""
-    return Policy(name, (concurrency_quota(limit, lease_us=lease_us),), **options)
+    return Policy(name, (concurrency_quota(limit, lease=lease),), **options)
 
 
 @asynccontextmanager

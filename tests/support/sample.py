@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fleetlimit.core.keys import KeyScheme, caller_of
+from fleetlimit.core.keys import KeyScheme, parse_bucket_key
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.audit.ledger import INTERVAL_US
@@ -44,4 +44,4 @@ def intervals(sample: UsageSample) -> list[list[int]]:
 
 
 def caller_hashes(plans: Sequence[Plan]) -> list[str]:
-    return [caller_of(each.charges[0].key) for each in plans]
+    return [parse_bucket_key(each.charges[0].key).caller for each in plans]

@@ -1,1 +1,1 @@
-"""Pure values and arithmetic: no clock, no I/O, no framework."""
+"""Values and arithmetic of rate limits: no clock, no I/O, no framework."""

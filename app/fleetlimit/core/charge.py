@@ -1,23 +1,21 @@
-"""What a check asks of the buckets, and what is set right afterwards."""
+"""Charges: units requested of buckets, and their later adjustment."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from fleetlimit.core.quota import Quota
 
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """A later correction of a charge that was spent.
+    """Later correction of a charge that was spent.
 
     Args:
-        key: The bucket's key in the store.
-        quota: The bucket's limit.
-        delta: Units to give back (negative) or to spend without asking (positive); 0 renews a
-            lease.
-        acquired_at_us: When the charge was spent, on the store's clock.
-        units: How many units had been spent.
-        lease: Name of the lease that the charge recorded.
+        key: Key of the bucket in the store.
+        quota: Quota of the bucket.
+        delta: Units to refund (negative) or to spend unconditionally (positive); 0 renews a lease.
+        acquired_at_us: Store time at which the charge was spent.
+        units: Units that were spent.
+        lease: Name of the lease that the charge created.
     """
 
     key: str
@@ -28,16 +26,17 @@ class Adjustment:
     lease: str = ""
 
 
-class Charge(NamedTuple):
-    """Units asked of one bucket.
+@dataclass(slots=True)
+class Charge:
+    """Units requested of one bucket.
 
     Args:
-        key: The bucket's key in the store.
-        quota: The bucket's limit.
+        key: Key of the bucket in the store.
+        quota: Quota of the bucket.
         units: Units to spend, at most `quota.burst`.
-        lease: Name of the lease that a `concurrency` bucket records.
+        lease: Name of the lease that a `concurrency` bucket creates.
         group: Charges of group 0 are spent together or not at all. Each other group is spent
-            together, if it fits, whenever group 0 is; it never refuses (shadow).
+            together, if it fits, whenever group 0 is; it never denies a request (shadow mode).
     """
 
     key: str
@@ -47,5 +46,5 @@ class Charge(NamedTuple):
     group: int = 0
 
     def adjustment(self, delta: int, acquired_at_us: int) -> Adjustment:
-        """Return the correction of this charge, spent at `taken_us` on the store's clock."""
+        """Return an adjustment of this charge, which was spent at `acquired_at_us` (store time)."""
         return Adjustment(self.key, self.quota, delta, acquired_at_us, self.units, self.lease)

@@ -1,24 +1,30 @@
-"""What was decided about a request, and the figures that a client is told.
+"""Decisions: the answer for a request, and the bucket statuses that it was made from.
 
-Named tuples: several are made for each request, at a third of what a frozen dataclass costs.
+Treat these values as immutable: the denial cache shares them between requests. The ones that are
+made for every request are not `frozen`, because the constructor of a frozen dataclass takes about
+five times as long.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 from fleetlimit.core.policy import Mode
-from fleetlimit.core.quota import Quota
+from fleetlimit.core.quota import SECOND_US, Quota
 
 
-class BucketStatus(NamedTuple):
-    """What one bucket says of one charge; all times are microseconds from now.
+@dataclass(slots=True)
+class BucketStatus:
+    """Answer of one bucket to one charge. Durations begin at the time of the answer.
 
     Args:
         allowed: Whether the charge fits.
         remaining: Units available, after the charge if it was spent.
-        retry_after_us: Until the same charge would fit if nobody else spends; 0 when it fits.
-        next_unit_after_us: Until more than `remaining` is available; 0 when the bucket is full.
-        reset_after_us: Until the bucket is full again.
+        retry_after_us: Microseconds until the same charge would fit if no other request spends; 0
+            when it fits.
+        next_unit_after_us: Microseconds until more than `remaining` units are available; 0 when
+            the bucket is full.
+        reset_after_us: Microseconds until the bucket is full.
     """
 
     allowed: bool
@@ -27,9 +33,24 @@ class BucketStatus(NamedTuple):
     next_unit_after_us: int
     reset_after_us: int
 
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the same charge would fit if no other request spends; 0 when it fits."""
+        return self.retry_after_us / SECOND_US
+
+    @property
+    def next_unit_after(self) -> float:
+        """Seconds until more than `remaining` units are available; 0 when the bucket is full."""
+        return self.next_unit_after_us / SECOND_US
+
+    @property
+    def reset_after(self) -> float:
+        """Seconds until the bucket is full."""
+        return self.reset_after_us / SECOND_US
+
 
 class Outcome(StrEnum):
-    """What became of a request under one policy, and as a whole."""
+    """Result of a check, for one policy or for all of them together."""
 
     ALLOWED = "allowed"
     DENIED = "denied"
@@ -41,10 +62,10 @@ class Outcome(StrEnum):
 
 ALLOWED: Final = Outcome.ALLOWED
 DENIED: Final = Outcome.DENIED
-"""For those who see every request: before Python 3.12 a look into the class is three calls long, by
-`python -m timeit -s 'from fleetlimit.core.decision import Outcome' Outcome.DENIED`."""
+"""For code that runs in every request: before Python 3.12 reading a member from an enum class
+takes three function calls."""
 REJECTED_OUTCOMES: Final = frozenset({Outcome.DENIED, Outcome.FAIL_CLOSED})
-"""Of a policy, or of all together: the request is turned away."""
+"""Outcomes that reject the request."""
 
 
 class Source(StrEnum):
@@ -56,23 +77,25 @@ class Source(StrEnum):
     NONE = "none"
 
 
-class LimitResult(NamedTuple):
-    """One limit of a policy and its verdict; None where the limit was not asked."""
+@dataclass(frozen=True, slots=True)
+class LimitResult:
+    """One limit of a policy and its bucket's status; None if the bucket was not checked."""
 
     quota: Quota
     status: BucketStatus | None = None
 
 
-class PolicyResult(NamedTuple):
+@dataclass(slots=True)
+class PolicyResult:
     """One policy's part in a decision.
 
     Args:
-        policy: The policy's name.
-        mode: `enforce`, or `shadow` where the policy or the key's percentage says so.
-        outcome: What the policy said; a policy that would have let a refused request in says
-            `allowed`, and has spent nothing.
-        quotas: Its limits, in the policy's order.
-        statuses: What each of them said; None where it was not asked.
+        policy: Name of the policy.
+        mode: `enforce`, or `shadow` if the policy or its `enforce_percent` says so.
+        outcome: Result under this policy. In a request that another policy denied, `allowed`
+            means that this policy would have admitted it; nothing was spent.
+        quotas: The policy's quotas, in its order.
+        statuses: Status of each quota's bucket; None if the bucket was not checked.
     """
 
     policy: str
@@ -83,19 +106,20 @@ class PolicyResult(NamedTuple):
 
     @property
     def limits(self) -> tuple[LimitResult, ...]:
-        """Each limit with its verdict."""
+        """Each limit with the status of its bucket."""
         return tuple(map(LimitResult, self.quotas, self.statuses))
 
 
-class Decision(NamedTuple):
-    """What was decided about one request.
+@dataclass(slots=True)
+class Decision:
+    """Answer for one request.
 
     Args:
-        outcome: What became of the request; `shadow_denied` and `fail_open` let it in.
-        source: Where the answer came from.
-        results: One result for each policy that held the request.
-        retry_after_us: How long a refused client should wait, in microseconds; 0 otherwise.
-        spent: Whether the cost was taken from the buckets.
+        outcome: Result of the check; `shadow_denied` and `fail_open` admit the request.
+        source: Where the decision came from.
+        results: One result for each policy that applies to the request.
+        retry_after_us: Microseconds that a denied client should wait; 0 otherwise.
+        spent: Whether the cost was spent from the buckets.
     """
 
     outcome: Outcome
@@ -106,14 +130,19 @@ class Decision(NamedTuple):
 
     @property
     def allowed(self) -> bool:
-        """Whether the request is let in."""
+        """Whether the request is admitted."""
         return self.outcome not in REJECTED_OUTCOMES
 
     @property
+    def retry_after(self) -> float:
+        """Seconds that a denied client should wait; 0 otherwise."""
+        return self.retry_after_us / SECOND_US
+
+    @property
     def denied_by(self) -> tuple[str, ...]:
-        """Names of the policies that refused the request."""
+        """Names of the policies that denied the request."""
         return tuple([each.policy for each in self.results if each.outcome in REJECTED_OUTCOMES])
 
 
-EXEMPT = Decision(Outcome.EXEMPT, Source.NONE)
-"""The decision about a request that no policy holds."""
+EXEMPT: Final = Decision(Outcome.EXEMPT, Source.NONE)
+"""Decision for a request to which no policy applies."""

@@ -1,13 +1,15 @@
-"""Policies: which requests they hold, by what key, and to which limits."""
+"""Policies: which requests they apply to, what their buckets are keyed on, and their limits."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final, Literal
 
 from fleetlimit.core.prefetch import PrefetchTerms, prefetch_terms
-from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.core.quota import Algorithm, Limit, Quota, parse_enum, rate_quota
 from fleetlimit.errors import ConfigError
 
 DEFAULT_POLICY = "default"
@@ -15,12 +17,12 @@ ALL_PERCENT = 100
 _CACHE_SIZE = 4_096
 _MAX_METHOD_CHARS = 32
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
-"""A token of RFC 9110, 5.6.2, and no longer than anybody needs."""
+"""A token of RFC 9110, 5.6.2, of bounded length."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}", re.ASCII)
 
 
 class Mode(StrEnum):
-    """Whether a policy refuses (`enforce`), only counts (`shadow`), or is not there (`off`)."""
+    """Whether a policy denies requests (`enforce`), only counts (`shadow`), or is disabled."""
 
     ENFORCE = "enforce"
     SHADOW = "shadow"
@@ -28,7 +30,7 @@ class Mode(StrEnum):
 
 
 class OnStoreError(StrEnum):
-    """What a policy does while the shared store is away."""
+    """What a policy does while the shared store is unavailable."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -36,7 +38,7 @@ class OnStoreError(StrEnum):
 
 
 class KeyKind(StrEnum):
-    """What a bucket can be kept per."""
+    """Property of a request that buckets can be keyed on."""
 
     PRINCIPAL = "principal"
     CLIENT_ADDRESS = "client_address"
@@ -57,7 +59,7 @@ class KeyPart:
 
     @classmethod
     def parse(cls, text: str) -> "KeyPart":
-        """Read `principal`, `client_address`, `header:<name>`, `route` or `global`.
+        """Parse `principal`, `client_address`, `header:<name>`, `route` or `global`.
 
         Raises:
             ConfigError: The text is none of these.
@@ -73,14 +75,17 @@ class KeyPart:
             "or global"
         )
 
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else str(self.kind)
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which requests a policy holds; an empty component matches everything.
+    """Requests that a policy applies to; an empty component matches everything.
 
     Args:
         methods: HTTP methods in upper case; `WEBSOCKET` for a WebSocket handshake.
-        routes: Route templates such as `/items/{item_id}`; a final `*` matches any rest.
+        routes: Route templates such as `/items/{item_id}`; a final `*` matches any suffix.
         tiers: Tiers of the principal.
     """
 
@@ -89,10 +94,10 @@ class Match:
     tiers: frozenset[str] = frozenset()
 
     def matches_route(self, method: str, template: str) -> bool:
-        """Tell whether the policy holds the method and route template, whoever asks."""
-        # HEAD is GET without the body (RFC 9110, 9.3.2): it must be no way round a limit on GET.
-        asked = {method, "GET"} if method == "HEAD" else {method}
-        if self.methods and not self.methods & asked:
+        """Return whether the policy applies to a method and route template, for some tier."""
+        # HEAD is GET without the body (RFC 9110, 9.3.2): it must not evade a limit on GET.
+        methods = {method, "GET"} if method == "HEAD" else {method}
+        if self.methods and not self.methods & methods:
             return False
         return not self.routes or any(_matches_template(route, template) for route in self.routes)
 
@@ -101,38 +106,84 @@ def _matches_template(route: str, template: str) -> bool:
     return template.startswith(route[:-1]) if route.endswith("*") else template == route
 
 
-@dataclass(frozen=True)
+LimitSpec = str | Limit | Quota
+"""A rate such as `100/minute`, a `Limit`, or a resolved quota."""
+KeySpec = str | KeyPart
+"""A component of a key, such as `header:X-Tenant`, or the parsed one."""
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Policy:
-    """A named set of limits on a key.
+    """A named set of limits, and what they apply to.
+
+    `Policy("exports", "5/minute", key=("header:X-Tenant", "route"))` limits each tenant to five
+    requests per minute on each route.
 
     Args:
         name: Unique name, bounded so that it can be a metric label.
-        limits: Limits for every tier that `tiers` does not name.
-        tiers: Limits by tier. Without `limits` the first tier holds everybody else.
-        key: What a bucket is kept per.
-        match: Which requests the policy holds; None where something names it explicitly.
-        mode: Enforce, only count, or nothing.
-        enforce_percent: Share of the keys, chosen by their hash, for which `enforce` refuses;
-            the rest is counted as in shadow.
-        on_store_error: What to do while the store is away.
-        prefetch: The largest part of each limit that a replica may take in one call and spend by
-            itself, above 0 and at most 0.5; None to ask the store each time.
+        limits: Limits of every tier that `tiers` does not name.
+        tiers: Limits by tier. Without `limits` those of the first tier apply to all other callers.
+        key: What buckets are keyed on.
+        match: Requests that the policy applies to; None for a policy that only code names.
+        mode: `enforce`, `shadow` to count without denying, or `off`.
+        enforce_percent: Percentage of the keys, chosen by hash, for which `enforce` denies; for the
+            other keys the policy is in shadow mode.
+        on_store_error: Whether to `allow` or `deny` requests, or to limit them in each replica
+            (`local`), while the store is unavailable.
+        prefetch: Largest fraction of each limit that a replica may acquire ahead in one call, above
+            0 and at most 0.5; None to call the store for every check.
 
     Raises:
         ConfigError: The values cannot work together.
     """
 
     name: str
-    limits: tuple[Quota, ...] = ()
-    tiers: Mapping[str, tuple[Quota, ...]] = field(default_factory=dict)
-    key: tuple[KeyPart, ...] = (KeyPart(KeyKind.PRINCIPAL),)
-    match: Match | None = None
-    mode: Mode = Mode.ENFORCE
-    enforce_percent: int = ALL_PERCENT
-    on_store_error: OnStoreError = OnStoreError.LOCAL
-    prefetch: float | None = None
+    limits: tuple[Quota, ...]
+    tiers: Mapping[str, tuple[Quota, ...]]
+    key: tuple[KeyPart, ...]
+    match: Match | None
+    mode: Mode
+    enforce_percent: int
+    on_store_error: OnStoreError
+    prefetch: float | None
+    has_cacheable_plan: bool = field(init=False, compare=False)
+    """Whether the plan of a caller on a route is constant, so that `PlanCache` may cache it."""
+    key_headers: frozenset[str] = field(init=False, compare=False)
+    """Lower-case names of the request headers that the key is made from."""
+    _terms: Mapping[tuple[Quota, ...], PrefetchTerms] = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: LimitSpec | Sequence[LimitSpec] = (),
+        tiers: Mapping[str, LimitSpec | Sequence[LimitSpec]] = MappingProxyType({}),
+        *,
+        key: KeySpec | Sequence[KeySpec] = "principal",
+        match: Match | None = None,
+        mode: Mode | Literal["enforce", "shadow", "off"] = "enforce",
+        enforce_percent: int = ALL_PERCENT,
+        on_store_error: OnStoreError | Literal["allow", "deny", "local"] = "local",
+        prefetch: float | None = None,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "name", name)
+        put(self, "limits", _resolve_limits(limits))
+        put(self, "tiers", {tier: _resolve_limits(each) for tier, each in tiers.items()})
+        put(self, "key", _parse_key(key))
+        put(self, "match", match)
+        put(self, "mode", parse_enum(Mode, mode))
+        put(self, "enforce_percent", enforce_percent)
+        put(self, "on_store_error", parse_enum(OnStoreError, on_store_error))
+        put(self, "prefetch", prefetch)
+        self._check()
+        sets = self.quota_sets()
+        terms = {} if prefetch is None else {each: prefetch_terms(each, prefetch) for each in sets}
+        put(self, "_terms", terms)
+        put(self, "has_cacheable_plan", self._is_plan_constant())
+        headers = (part.name for part in self.key if part.kind is KeyKind.HEADER)
+        put(self, "key_headers", frozenset(headers))
+
+    def _check(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"{self.name!r} is not a policy name: write 1 to 64 letters, digits, '.', '_', "
@@ -153,60 +204,85 @@ class Policy:
                     f"policy {self.name} has two limits of one algorithm and period: keep the "
                     "lower one"
                 )
-        _ = self._terms
+
+    def _is_plan_constant(self) -> bool:
+        by_caller = all(part.kind in _CACHEABLE_KEY_KINDS for part in self.key)
+        quotas = [quota for each in self.quota_sets() for quota in each]
+        leases = any(quota.algorithm is Algorithm.CONCURRENCY for quota in quotas)
+        return by_caller and not leases and self.enforce_percent == ALL_PERCENT
+
+    def __repr__(self) -> str:
+        words = [repr(self.name), _limits_text(self.limits)]
+        if self.tiers:
+            tiers = [f"{tier!r}: {_limits_text(each)}" for tier, each in self.tiers.items()]
+            words.append(f"tiers={{{', '.join(tiers)}}}")
+        words.append(f"key={_tuple_text([repr(str(part)) for part in self.key])}")
+        words += [f"match={self.match!r}"] if self.match is not None else []
+        words.append(f"mode={self.mode.value!r}")
+        if self.enforce_percent != ALL_PERCENT:
+            words.append(f"enforce_percent={self.enforce_percent}")
+        words.append(f"on_store_error={self.on_store_error.value!r}")
+        words += [f"prefetch={self.prefetch}"] if self.prefetch is not None else []
+        return f"Policy({', '.join(words)})"
 
     def quota_sets(self) -> list[tuple[Quota, ...]]:
-        """Return the limits of all tiers."""
+        """Return the configured quotas of all tiers."""
         return [*([self.limits] if self.limits else []), *self.tiers.values()]
 
     def quotas_for(self, tier: str) -> tuple[Quota, ...]:
-        """Return the limits that hold a caller of this tier, as their buckets keep them."""
-        slicing = self.prefetch_terms(tier)
-        return self._configured_quotas(tier) if slicing is None else slicing.quotas
+        """Return the quotas that the buckets of callers of this tier are kept with."""
+        terms = self.prefetch_terms(tier)
+        return self._configured_quotas(tier) if terms is None else terms.quotas
 
     def prefetch_terms(self, tier: str) -> PrefetchTerms | None:
-        """Return the slices in which a replica spends these limits; None to ask the store."""
+        """Return the terms of prefetching for this tier; None without prefetch."""
         return self._terms[self._configured_quotas(tier)] if self.prefetch is not None else None
 
     def _configured_quotas(self, tier: str) -> tuple[Quota, ...]:
-        found = self.tiers.get(tier)
-        if found is not None:
-            return found
+        quotas = self.tiers.get(tier)
+        if quotas is not None:
+            return quotas
         return self.limits or next(iter(self.tiers.values()))
-
-    @cached_property
-    def _terms(self) -> Mapping[tuple[Quota, ...], PrefetchTerms]:
-        if self.prefetch is None:
-            return {}
-        return {quotas: prefetch_terms(quotas, self.prefetch) for quotas in self.quota_sets()}
 
     @property
     def fully_enforced(self) -> bool:
-        """Whether the policy refuses every caller who is over its limits."""
+        """Whether the policy denies every caller above its limits."""
         return self.mode is Mode.ENFORCE and self.enforce_percent == ALL_PERCENT
 
-    @cached_property
-    def has_cacheable_plan(self) -> bool:
-        """Whether what a caller spends on a route is the same each time, and from the same."""
-        alike = all(part.kind in _CACHEABLE_KEY_KINDS for part in self.key)
-        quotas = (quota for limits in self.quota_sets() for quota in limits)
-        unleased = all(quota.algorithm is not Algorithm.CONCURRENCY for quota in quotas)
-        return alike and unleased and self.enforce_percent == ALL_PERCENT
 
-    @cached_property
-    def key_headers(self) -> frozenset[str]:
-        """Lower-case names of the request headers that the key is made from."""
-        return frozenset(part.name for part in self.key if part.kind is KeyKind.HEADER)
+def _resolve_limits(limits: LimitSpec | Sequence[LimitSpec]) -> tuple[Quota, ...]:
+    if isinstance(limits, str | Limit | Quota):
+        limits = (limits,)
+    return tuple([_resolve_limit(each) for each in limits])
+
+
+def _resolve_limit(limit: LimitSpec) -> Quota:
+    if isinstance(limit, str):
+        return rate_quota(limit)
+    return limit.quota if isinstance(limit, Limit) else limit
+
+
+def _parse_key(key: KeySpec | Sequence[KeySpec]) -> tuple[KeyPart, ...]:
+    parts = (key,) if isinstance(key, str | KeyPart) else key
+    return tuple([KeyPart.parse(part) if isinstance(part, str) else part for part in parts])
+
+
+def _limits_text(quotas: Iterable[Quota]) -> str:
+    return _tuple_text([repr(Limit(quota)) for quota in quotas])
+
+
+def _tuple_text(items: Sequence[str]) -> str:
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
 
 
 class PolicySet:
-    """An immutable set of policies, swapped whole on reload.
+    """Immutable set of policies, replaced as a whole on reload.
 
     Args:
         policies: The policies, in the order in which they are reported.
-        generation: A number that grows with each set loaded by this process.
-        digest: Hash of the text the set came from, equal on all replicas that serve it.
-        source: Where the set came from, for people.
+        generation: Number that grows with each set that this process loads.
+        digest: Hash of the text of the policy file, equal on all replicas that serve it.
+        source: Description of the origin, for error messages.
 
     Raises:
         ConfigError: Two policies have the same name.
@@ -220,27 +296,29 @@ class PolicySet:
         digest: str = "",
         source: str = "code",
     ) -> None:
-        self.policies = tuple(policies)
-        self.generation = generation
-        self.digest = digest
-        self.source = source
+        self.policies: Final = tuple(policies)
+        self.generation: Final = generation
+        self.digest: Final = digest
+        self.source: Final = source
         self._by_name = {policy.name: policy for policy in self.policies}
         if len(self._by_name) < len(self.policies):
             names = [policy.name for policy in self.policies]
             double = next(name for name in names if names.count(name) > 1)
             raise ConfigError(f"two policies are named {double!r}: rename one of them")
-        self.key_headers = frozenset().union(*(policy.key_headers for policy in self.policies))
+        self.key_headers: Final = frozenset[str]().union(
+            *(policy.key_headers for policy in self.policies)
+        )
         self._cached_select = lru_cache(_CACHE_SIZE)(self._select)
 
     def get(self, name: str) -> Policy | None:
-        """Return the policy of this name, if there is one."""
+        """Return the policy of this name, or None."""
         return self._by_name.get(name)
 
     def for_route(self, method: str, template: str) -> tuple[Policy, ...]:
-        """Return the policies that can hold this route, whatever their tiers and mode.
+        """Return the policies that can apply to this route, for any tier.
 
-        The policy `default` holds the route unless another policy holds it for every caller and
-        is fully enforced: while a policy is tried in shadow, nobody is without a limit.
+        The policy `default` applies to a route unless another policy applies to it for every tier
+        and is fully enforced. A policy in shadow mode therefore never leaves a route unlimited.
         """
         named = tuple(
             policy
@@ -258,23 +336,23 @@ class PolicySet:
         return (*named, default) if default and default.mode is not Mode.OFF else named
 
     def select(self, method: str, template: str, tier: str) -> tuple[Policy, ...]:
-        """Return the policies that hold a request of this tier.
+        """Return the policies that apply to a request of this tier.
 
         `default` is among them unless another one is that is fully enforced.
         """
-        # Some servers take any word for a method: what is kept must not grow with clients' words.
-        kept = len(method) <= _MAX_METHOD_CHARS
-        return (self._cached_select if kept else self._select)(method, template, tier)
+        # Some servers accept any text as a method: clients must not be able to fill the cache.
+        cacheable = len(method) <= _MAX_METHOD_CHARS
+        return (self._cached_select if cacheable else self._select)(method, template, tier)
 
     def _select(self, method: str, template: str, tier: str) -> tuple[Policy, ...]:
-        found = self.for_route(method, template)
+        candidates = self.for_route(method, template)
         named = tuple(
             policy
-            for policy in found
+            for policy in candidates
             if policy.name != DEFAULT_POLICY
             and policy.match is not None
             and (not policy.match.tiers or tier in policy.match.tiers)
         )
         if any(policy.fully_enforced for policy in named):
             return named
-        return (*named, *(policy for policy in found if policy.name == DEFAULT_POLICY))
+        return (*named, *(policy for policy in candidates if policy.name == DEFAULT_POLICY))

@@ -1,30 +1,38 @@
-"""How limits are cut into slices, which a replica takes in one call and spends by itself.
+"""Prefetch terms: how many units a replica may acquire ahead, and for how long it may spend them.
 
-A slice is spent from its bucket as a whole, before any of it is used, and is used for `life_us` at
-most. What is let in within an interval was thus spent from the bucket in it, or up to a life before
-it: from a bucket that holds `h`, at most `h + rate * (time + life)`. So that this is no more than
-the limit's `burst + rate * time`, the bucket holds less than the burst, by what it gains in a life:
-one slice. A window's slice ends with its window, so a window keeps its limit as it is.
+A replica acquires a batch of units in one call and spends it locally, for at most `lifetime`. The
+bucket keeps the limit's bound all the same. For a token bucket with capacity `burst` and `rate`,
+and an interval of length `t`:
+
+1. A batch is spent from the bucket before any of its units admits a request, so units admitted in
+   the interval were spent from the bucket in it or up to one lifetime before it.
+2. A bucket of capacity `kept` therefore admits at most `kept + rate * (t + lifetime)` units.
+3. The limit permits `burst + rate * t`. By 2 it holds if `kept + rate * lifetime <= burst`.
+4. `lifetime = batch / rate` and `kept = burst - batch` satisfy 3: the bucket's capacity is reduced
+   by one batch.
+
+A fixed window keeps its limit unchanged, because its batches expire with the window.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Final
 
 from fleetlimit.core.quota import Algorithm, Quota
 from fleetlimit.errors import ConfigError
 
-MAX_FRACTION = 0.5
-_PREFETCHABLE = frozenset({Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW})
+MAX_FRACTION: Final = 0.5
+_PREFETCHABLE: Final = frozenset({Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW})
 
 
-class PrefetchTerms(NamedTuple):
-    """Limits that are decided together, and the slices that they are spent in.
+@dataclass(frozen=True, slots=True)
+class PrefetchTerms:
+    """Terms of prefetching for quotas that are decided together.
 
     Args:
-        quotas: The limits as their buckets are to keep them.
-        max_cost: The largest slice, as the cost of a request: each limit's own cost multiplies it.
-        lifetime_us: How long a slice may be used, in microseconds from before it was asked for.
+        quotas: The quotas that the buckets are kept with.
+        max_cost: Largest batch, in units of a request's cost; each quota's own cost multiplies it.
+        lifetime_us: How long a batch may be spent, in microseconds since its request was sent.
     """
 
     quotas: tuple[Quota, ...]
@@ -33,32 +41,34 @@ class PrefetchTerms(NamedTuple):
 
 
 def prefetch_terms(quotas: tuple[Quota, ...], fraction: float) -> PrefetchTerms:
-    """Cut limits into slices.
+    """Return the terms on which a replica prefetches from these quotas.
 
     Args:
-        quotas: Limits that are decided together.
-        fraction: The largest part of each that a slice may have, above 0 and at most a half.
+        quotas: Quotas that are decided together.
+        fraction: Largest part of each limit that a batch may hold, above 0 and at most 0.5.
 
     Raises:
-        ConfigError: They cannot be cut so; the message says what to write.
+        ConfigError: The quotas cannot be prefetched; the message says what to write.
     """
     if not 0 < fraction <= MAX_FRACTION:
-        raise ConfigError(f"lease is a part of the limit, above 0 and at most 0.5, not {fraction}")
-    # As it is written: the double next to 0.29 is a little less, and a unit would be missing.
-    part = Fraction(str(fraction))
-    units = [int(part * quota.burst) for quota in quotas]
-    for quota, size in zip(quotas, units, strict=True):
+        raise ConfigError(
+            f"prefetch is a fraction of the limit, above 0 and at most 0.5, not {fraction}"
+        )
+    # The decimal that was written: the double next to 0.29 is below it and would lose a unit.
+    exact = Fraction(str(fraction))
+    sizes = [int(exact * quota.burst) for quota in quotas]
+    for quota, size in zip(quotas, sizes, strict=True):
         if quota.algorithm not in _PREFETCHABLE:
             raise ConfigError(
-                f"lease belongs to token_bucket and fixed_window only: leave it out for "
+                f"prefetch belongs to token_bucket and fixed_window only: leave it out for "
                 f"{quota.algorithm}"
             )
         if size < quota.cost:
             raise ConfigError(
-                f"a lease of {fraction} of {quota.burst} holds no request: write a larger lease, "
-                "limit or burst"
+                f"a prefetch of {fraction} of {quota.burst} holds no request: write a larger "
+                "prefetch, limit or burst"
             )
-    pairs = list(zip(quotas, units, strict=True))
+    pairs = list(zip(quotas, sizes, strict=True))
     return PrefetchTerms(
         quotas=tuple(_reduced_burst(quota, size) for quota, size in pairs),
         max_cost=min(size // quota.cost for quota, size in pairs),
@@ -73,15 +83,15 @@ def _reduced_burst(quota: Quota, size: int) -> Quota:
 
 
 def refundable_units(quota: Quota, units: int, age_us: int, window_left_us: int) -> int:
-    """Return how many units of a slice can be given back as if they had never been taken.
+    """Return how many unused units of a batch can be refunded without crediting any of them twice.
 
     Args:
-        quota: The limit.
-        units: What was not used.
-        age_us: Time since the slice was taken, rounded up.
-        window_left_us: Time from then to the end of the window.
+        quota: The quota.
+        units: Unused units.
+        age_us: Microseconds since the batch was acquired, rounded up.
+        window_left_us: Microseconds from the acquisition to the end of the window.
     """
     if quota.algorithm is Algorithm.FIXED_WINDOW:
         return units if age_us < window_left_us else 0
-    # A bucket that became full meanwhile has gained them already: never twice.
+    # A bucket that became full in the meantime has refilled these units already.
     return max(0, units - -(-age_us * quota.limit // quota.period_us))

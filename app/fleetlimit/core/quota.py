@@ -1,30 +1,49 @@
-"""A limit resolved to integers, checked so that impossible values cannot be built."""
+"""Limits as a policy states them, and quotas: limits resolved to integers.
+
+Both are validated when they are built, so that a quota that exists can be enforced exactly.
+"""
 
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal, Protocol, TypeVar
 
 from fleetlimit.errors import ConfigError, CostError
 
 SECOND_US = 1_000_000
 MILLISECOND_US = 1_000
 MAX_SAFE_INTEGER = 2**53
-"""From here on a Lua number, a double, no longer holds every integer."""
+"""Bound of the integers that a Lua number, a double, represents exactly."""
 MAX_LIMIT = 2**26
-"""Largest limit or burst: products of two such numbers stay exact in Lua's 53-bit integers."""
+"""Largest limit or burst: the product of two such numbers is exact in Lua's 53-bit integers."""
 MAX_ENTRIES = 10_000
-"""Largest limit of the algorithms whose state holds one entry per unit (log, concurrency)."""
+"""Largest limit of the algorithms that keep one entry per unit (`sliding_log`, `concurrency`)."""
 MAX_REFILL_US = 366 * 86_400 * SECOND_US
-"""Longest time a bucket may take to fill, and so the longest life of a key: a year."""
-DEFAULT_LEASE_US = 30 * SECOND_US
+"""Longest refill time of a bucket, and so the longest TTL of a key: a leap year."""
+DEFAULT_LEASE_SECONDS = 30
 
 _UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 _ALIASES = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "d": "day"}
 _RATE = re.compile(r"(\d{1,12})\s*(?:/|per)\s*(?:(\d{1,9})\s*)?([a-z]+)", re.ASCII)
 
 
+Member = TypeVar("Member", bound=StrEnum)
+
+
+def parse_enum(kind: type[Member], text: str) -> Member:
+    """Return the member of an enum that has this value.
+
+    Raises:
+        ConfigError: There is none; the message lists the values.
+    """
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is not known: write one of {', '.join(kind)}") from None
+
+
 class Algorithm(StrEnum):
-    """How a limit counts."""
+    """Algorithm that a bucket is decided with."""
 
     TOKEN_BUCKET = "token_bucket"  # noqa: S105 - the name of an algorithm
     FIXED_WINDOW = "fixed_window"
@@ -35,16 +54,16 @@ class Algorithm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """One limit, in integers.
+    """One limit, resolved to integers.
 
     Args:
-        algorithm: How the limit counts.
+        algorithm: Algorithm of the bucket.
         limit: Units per period; for `concurrency`, units held at the same time. 1 to `MAX_LIMIT`.
-        period_us: Length of the period in microseconds, whole milliseconds only; for
-            `concurrency`, how long a lease outlives an owner that stopped renewing it.
-        burst: Most units that can be spent at one instant. Only a token bucket may differ from
-            `limit` here.
-        cost: Units of this limit that one unit of a request's cost spends.
+        period_us: Period in microseconds, a multiple of a millisecond; for `concurrency`, the
+            time from the last renewal of a lease to its expiry.
+        burst: Most units that can be spent at one instant; differs from `limit` for token buckets
+            only.
+        cost: Units of this quota that one unit of a request's cost spends.
 
     Raises:
         ConfigError: The values cannot work together; the message says what to write.
@@ -56,9 +75,9 @@ class Quota:
     burst: int
     cost: int = 1
     name: str = field(init=False, repr=False, compare=False)
-    """Short name of the limit, unique within a policy and part of its key in the store."""
+    """Short name, unique within a policy and part of the bucket's key in the store."""
     _hash: int = field(init=False, repr=False, compare=False)
-    """Its hash, so that what was prepared for a quota is found again at once."""
+    """The hash of the other fields: quotas are keys of caches that are read in every request."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.limit <= MAX_LIMIT:
@@ -104,8 +123,13 @@ class Quota:
             )
 
     @property
+    def period_seconds(self) -> float:
+        """The period, or for `concurrency` the lifetime of a lease, in seconds."""
+        return self.period_us / SECOND_US
+
+    @property
     def refill_us(self) -> int:
-        """Microseconds, rounded up, that an empty allowance takes to be whole again."""
+        """Microseconds, rounded up, in which an empty bucket becomes full."""
         if self.algorithm is Algorithm.TOKEN_BUCKET:
             return -(-self.burst * self.period_us // self.limit)
         return self.period_us
@@ -119,7 +143,7 @@ class Quota:
         """Return the units that a request of this cost spends.
 
         Raises:
-            CostError: The cost is negative, or above what the limit can ever hold.
+            CostError: The cost is negative, or more than a full bucket holds.
         """
         if cost < 0:
             raise CostError(f"a cost cannot be negative: {cost}")
@@ -131,10 +155,10 @@ class Quota:
         return units
 
     def per_replica(self, replicas: int) -> "Quota":
-        """Return this replica's part of the limit while the shared store is away.
+        """Return one replica's share of this quota, for use while the store is unavailable.
 
-        The parts of `replicas` replicas add up to the limit, or to one unit of cost a replica
-        where the limit is smaller than that.
+        The shares of `replicas` replicas add up to the limit, or to one unit of cost per replica
+        if the limit is smaller than that.
         """
         if replicas <= 1:
             return self
@@ -149,10 +173,10 @@ class Quota:
 
 
 def parse_rate(text: str) -> tuple[int, int]:
-    """Read `100/minute` or `100 per 90 s` as (limit, period in microseconds).
+    """Parse `100/minute` or `100 per 90 s` to (limit, period in microseconds).
 
     Raises:
-        ConfigError: The text is no rate; the message shows one that is.
+        ConfigError: The text is not a rate; the message shows valid ones.
     """
     found = _RATE.fullmatch(text.strip().lower())
     unit = found and found[3].removesuffix("s")
@@ -168,33 +192,105 @@ def parse_rate(text: str) -> tuple[int, int]:
 
 
 def rate_quota(
-    text: str,
+    rate: str,
     *,
     burst: int | None = None,
     algorithm: Algorithm = Algorithm.TOKEN_BUCKET,
     cost: int = 1,
 ) -> Quota:
-    """Build the quota that a rate such as `100/minute` means.
-
-    Args:
-        text: The rate.
-        burst: Capacity of a token bucket; the rate's own number when left out.
-        algorithm: How the limit counts.
-        cost: Units that one unit of a request's cost spends.
-
-    Raises:
-        ConfigError: The rate cannot be read, or the values cannot work together.
-    """
+    """Resolve a rate such as `100/minute`; arguments and errors are those of `Limit.rate`."""
     if algorithm is Algorithm.CONCURRENCY:
         raise ConfigError("concurrency has no rate: write `concurrency: 10` in place of `rate`")
-    limit, period_us = parse_rate(text)
+    limit, period_us = parse_rate(rate)
     return Quota(algorithm, limit, period_us, limit if burst is None else burst, cost)
 
 
-def concurrency_quota(limit: int, *, lease_us: int = DEFAULT_LEASE_US, cost: int = 1) -> Quota:
-    """Build the quota for `limit` requests in flight at once.
+class Duration(Protocol):
+    """A `datetime.timedelta`. The core does not import `datetime`, which has a clock."""
 
-    Raises:
-        ConfigError: The values cannot work together.
+    def total_seconds(self) -> float:
+        """Return the duration in seconds."""
+        ...
+
+
+def concurrency_quota(
+    limit: int, *, lease: float | Duration = DEFAULT_LEASE_SECONDS, cost: int = 1
+) -> Quota:
+    """Resolve a number of concurrent requests; arguments and errors are those of `Limit`."""
+    seconds = lease if isinstance(lease, int | float) else lease.total_seconds()
+    return Quota(Algorithm.CONCURRENCY, limit, round(seconds * SECOND_US), limit, cost)
+
+
+RateAlgorithm = Literal["token_bucket", "fixed_window", "sliding_window", "sliding_log"]
+"""Algorithms of a rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Limit of a policy. Build it with `Limit.rate` or `Limit.concurrent`.
+
+    Args:
+        quota: The limit, resolved to integers.
     """
-    return Quota(Algorithm.CONCURRENCY, limit, lease_us, limit, cost)
+
+    quota: Quota
+
+    @classmethod
+    def rate(
+        cls,
+        rate: str,
+        *,
+        burst: int | None = None,
+        algorithm: RateAlgorithm = "token_bucket",
+        cost: int = 1,
+    ) -> "Limit":
+        """Return a limit of requests per time.
+
+        Args:
+            rate: The rate, such as `100/minute` or `100 per 90 s`.
+            burst: Capacity of a token bucket; the number of the rate if left out.
+            algorithm: Algorithm of the bucket.
+            cost: Units of this limit that one unit of a request's cost spends.
+
+        Raises:
+            ConfigError: The rate cannot be parsed, or the values cannot work together.
+        """
+        known = parse_enum(Algorithm, algorithm)
+        return cls(rate_quota(rate, burst=burst, algorithm=known, cost=cost))
+
+    @classmethod
+    def concurrent(
+        cls, limit: int, *, lease: float | Duration = DEFAULT_LEASE_SECONDS, cost: int = 1
+    ) -> "Limit":
+        """Return a limit of requests that are served at the same time.
+
+        Args:
+            limit: Most requests in flight, if each has a cost of 1.
+            lease: Time after which a slot is free again if its replica died, in seconds or as a
+                `timedelta`. A live replica renews the slots that it holds.
+            cost: Units of this limit that one unit of a request's cost holds.
+
+        Raises:
+            ConfigError: The values cannot work together.
+        """
+        return cls(concurrency_quota(limit, lease=lease, cost=cost))
+
+    def __repr__(self) -> str:
+        quota = self.quota
+        cost = "" if quota.cost == 1 else f", cost={quota.cost}"
+        if quota.algorithm is Algorithm.CONCURRENCY:
+            return f"Limit.concurrent({quota.limit}, lease={quota.period_seconds:g}{cost})"
+        burst = "" if quota.burst == quota.limit else f", burst={quota.burst}"
+        algorithm = (
+            ""
+            if quota.algorithm is Algorithm.TOKEN_BUCKET
+            else f", algorithm={quota.algorithm.value!r}"
+        )
+        return f"Limit.rate({_rate_text(quota)!r}{burst}{algorithm}{cost})"
+
+
+def _rate_text(quota: Quota) -> str:
+    for unit, seconds in _UNITS.items():
+        if quota.period_us == seconds * SECOND_US:
+            return f"{quota.limit}/{unit}"
+    return f"{quota.limit} per {quota.period_seconds:g} s"

@@ -1,9 +1,9 @@
-"""Who and what a request is, as far as a limit is concerned."""
+"""Subjects: the caller and the route of a request, from which bucket keys are made."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 from fleetlimit.errors import IdentityError
 
@@ -13,12 +13,12 @@ NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A verified identity.
+    """Verified caller.
 
     Args:
-        name: Name of the caller; API keys, tokens and resolvers share one space of names.
-        tier: Plan or class of service, empty when there is none.
-        source: What verified it: `api_key`, `jwt` or `custom`.
+        name: Name of the caller; API keys, tokens and resolvers share one name space.
+        tier: Plan or class of service; empty for none.
+        source: How the caller was verified: `api_key`, `jwt` or `custom`.
     """
 
     name: str
@@ -26,44 +26,47 @@ class Principal:
     source: str = "custom"
 
 
-class Subject(NamedTuple):
-    """What the key of a bucket can be made from.
+@dataclass(slots=True)
+class Subject:
+    """Properties of a request that a bucket key can be made from.
 
     Args:
         client_address: Normalised address of the client; any text is accepted.
-        principal: The verified identity, when there is one.
-        route: The matched route's methods and template, such as `POST /exports`.
-        headers: The request headers that some policy's key names, by lower-case name.
+        principal: The verified caller, if there is one.
+        route: Methods and template of the matched route, such as `POST /exports`.
+        headers: Request headers that a policy's key names, by lower-case name.
     """
 
     client_address: str = "unknown"
     principal: Principal | None = None
     route: str = UNMATCHED_ROUTE
-    headers: Mapping[str, str] = NO_HEADERS
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
 
     @property
     def tier(self) -> str:
-        """The principal's tier, empty without one."""
+        """Tier of the principal; empty without a principal."""
         return self.principal.tier if self.principal else ""
 
     @property
     def identity(self) -> str:
-        """The principal, or the client address: each in a name space of its own.
+        """The principal's name or the client address, each in a name space of its own.
 
-        A principal is its name, whatever verified it: one caller has one bucket behind every door.
+        How a principal was verified is not part of it: an API key and a token of one caller share
+        the caller's buckets.
         """
         if self.principal:
             return f"principal\0{self.principal.name}"
         return f"address\0{self.client_address}"
 
 
-class Identity(NamedTuple):
-    """Who sent a request.
+@dataclass(slots=True)
+class Identity:
+    """Identity of the client that sent a request.
 
     Args:
-        client_address: The client's normalised address; always there.
-        principal: The verified caller, if a credential verified.
-        error: Why a credential that was presented did not verify.
+        client_address: Normalised address of the client.
+        principal: The verified caller, if a credential was valid.
+        error: Why the credential that was presented is not valid.
     """
 
     client_address: str

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fleetlimit.core.made import made
 from fleetlimit.core.subject import Identity, Principal
 from fleetlimit.errors import IdentityError
 from fleetlimit.identity.api_keys import ApiKeyVerifier
@@ -72,7 +71,7 @@ class RequestIdentifier:
                 )
             else:
                 if principal is not None:
-                    return made(Identity, (address, principal, None))
+                    return Identity(address, principal)
         return Identity(address, error=first)
 
 

@@ -1,1 +1,1 @@
-"""The service that decides: one limiter over a store, and the ports it needs."""
+"""The limiter: decides checks over a store, and defines the ports that it needs."""

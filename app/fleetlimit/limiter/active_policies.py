@@ -1,40 +1,41 @@
-"""The policies in force: one immutable set, swapped whole."""
+"""Active policies: the immutable policy set that checks use, replaced as a whole."""
 
 from collections.abc import Callable
 
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.errors import ConfigError
+from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.events import Event, PoliciesLoaded
 
 
 class ActivePolicies:
-    """Holds the policies in force.
+    """The policy set that is active.
 
     Args:
-        emit: Hears of each new set.
+        emit: Receives an event for each new set.
+        bucket_events: Receives the invalidation of what was derived from the previous set.
     """
 
-    def __init__(self, emit: Callable[[Event], None]) -> None:
+    def __init__(self, emit: Callable[[Event], None], bucket_events: BucketEvents) -> None:
         self.current = PolicySet()
         self._emit = emit
-        self._listeners: list[Callable[[], None]] = []
+        self._bucket_events = bucket_events
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call `reader` after each change."""
-        self._listeners.append(listener)
+        """Call `listener` after each replacement."""
+        self._bucket_events.subscribe(on_policies_replaced=listener)
 
     def replace(self, policies: PolicySet) -> None:
-        """Put a set in force, for every check that begins from now on."""
+        """Activate a policy set for all checks that start from now on."""
         self.current = policies
-        for reader in self._listeners:
-            reader()
+        self._bucket_events.emit_policies_replaced()
         self._emit(PoliciesLoaded(policies))
 
     def require(self, name: str) -> Policy:
         """Return the policy of this name.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: The active set has no policy of this name.
         """
         policy = self.current.get(name)
         if policy is None:

@@ -1,10 +1,9 @@
-"""Deciding one plan: by what is known to be refused, by the shared store, or without it."""
+"""Admission: decides a plan by the denial cache, then the store, then the fallback."""
 
 from collections.abc import Callable
 from typing import Final
 
 from fleetlimit.core.decision import DENIED, EXEMPT, Decision, Source
-from fleetlimit.core.made import made
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.core.subject import Subject
 from fleetlimit.errors import StoreError
@@ -13,7 +12,7 @@ from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import CheckDecided, Event
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.membership import ReplicaMembership
-from fleetlimit.limiter.plan import Plan, decision_of
+from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Clock
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
@@ -22,16 +21,16 @@ _STORE: Final = Source.STORE
 
 
 class Admission:
-    """Decides plans, and tells of every decision.
+    """Decides plans, and emits every decision.
 
     Args:
         gateway: Spends from the shared store.
-        denial_cache: What is known to refuse.
-        fallback: Decides while the store is away.
-        membership: Knows how many replicas share a limit then.
-        sample: Is told of what the store let in.
-        clock: The process's own time.
-        emit: Hears of every decision.
+        denial_cache: Denied charges.
+        fallback: Decides while the store is unavailable.
+        membership: Number of replicas that share a limit in the fallback.
+        sample: Records usage for the audit.
+        clock: Clock of this process.
+        emit: Receives an event for every decision.
     """
 
     def __init__(
@@ -53,46 +52,50 @@ class Admission:
         self._clock = clock
         self._emit = emit
 
-    async def admit(self, plan: Plan, subject: Subject, started_us: int) -> Reservation:
+    async def admit(self, plan: Plan, subject: Subject, mono_started_at_us: int) -> Reservation:
         """Decide a plan, and emit the decision.
 
         Args:
-            plan: The charges of the check.
+            plan: Charges of the check.
             subject: The caller and the route.
-            started_us: Monotonic microseconds when the check began.
+            mono_started_at_us: Monotonic microseconds when the check began.
         """
-        reservation = self._decide_locally(plan, started_us)
+        reservation = self._decide_locally(plan, mono_started_at_us)
         if reservation is None:
             try:
-                taken = await self._gateway.acquire(plan)
+                reply = await self._gateway.acquire(plan)
             except StoreError:
                 reservation = await self._fallback.decide(plan, self._membership.replicas)
             else:
-                reservation = self._asked(plan, taken)
-        seconds = (self._clock.monotonic_us() - started_us) / SECOND_US
+                reservation = self._decide_by_reply(plan, reply)
+        seconds = (self._clock.monotonic_us() - mono_started_at_us) / SECOND_US
         decision, anonymous = reservation.decision, subject.principal is None
-        fields = (decision, plan.subject_hash, anonymous, subject.tier, subject.route, seconds)
-        self._emit(made(CheckDecided, fields))
+        self._emit(
+            CheckDecided(
+                decision, plan.subject_hash, anonymous, subject.tier, subject.route, seconds
+            )
+        )
         return reservation
 
-    def _decide_locally(self, plan: Plan, now_us: int) -> Reservation | None:
+    def _decide_locally(self, plan: Plan, mono_now_us: int) -> Reservation | None:
         """Decide without the store, if that is possible."""
-        decision = (
-            self._denial_cache.lookup(plan, now_us) if plan.charges else decide_without_store(plan)
-        )
+        if plan.charges:
+            decision = self._denial_cache.lookup(plan, mono_now_us)
+        else:
+            decision = decide_without_store(plan)
         return None if decision is None else Reservation(decision, plan, 0, self._gateway.adjust)
 
-    def _asked(self, plan: Plan, taken: AcquireResult) -> Reservation:
+    def _decide_by_reply(self, plan: Plan, reply: AcquireResult) -> Reservation:
         """Decide by the store's reply."""
-        self._sample.record(plan, taken)
-        decision = decision_of(plan, taken.statuses, source=_STORE, spent=taken.spent)
+        self._sample.record(plan.charges, reply)
+        decision = plan.decision(reply.statuses, source=_STORE, spent=reply.spent)
         if decision.outcome is DENIED:
-            for charge, verdict in zip(plan.charges, taken.statuses, strict=True):
-                if charge.group == 0 and not verdict.allowed:
-                    self._denial_cache.add(charge, verdict)
-        return self._gateway.open_reservation(plan, decision, taken.store_now_us)
+            for charge, status in zip(plan.charges, reply.statuses, strict=True):
+                if charge.group == 0 and not status.allowed:
+                    self._denial_cache.add(charge, status)
+        return self._gateway.open_reservation(plan, decision, reply.store_now_us)
 
 
 def decide_without_store(plan: Plan) -> Decision:
-    """Decide where there is nothing to ask the store: no policy, or only impossible shadows."""
-    return decision_of(plan, (), source=Source.NONE, spent=False) if plan.policy_plans else EXEMPT
+    """Decide a plan without charges: no policy applies, or only shadow ones that never fit."""
+    return plan.decision((), source=Source.NONE, spent=False) if plan.policy_plans else EXEMPT

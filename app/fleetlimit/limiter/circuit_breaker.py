@@ -1,32 +1,31 @@
-"""A circuit breaker: after failures in a row, nobody asks the store until a probe succeeds.
+"""Circuit breaker for store calls: after consecutive failures calls fail at once.
 
-While it is open a probe runs in the background, so no request ever waits for a store that is away,
-and the first request after its return finds it.
+While it is open a probe runs in the background. No request ever waits for an unavailable store, and
+the first request after the store's return uses it.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple
 
 from fleetlimit.errors import BucketCorrupt, ConfigError, StoreError, StoreUnavailable
 from fleetlimit.limiter.events import BreakerChanged, BreakerState, Event, StoreFailed
+from fleetlimit.limiter.periodic import DONE, PeriodicTask
 from fleetlimit.limiter.ports import Sleep
 
-_log = logging.getLogger("fleetlimit")
 Result = TypeVar("Result")
-Given = TypeVarTuple("Given")
-CIRCUIT_OPEN = "breaker_open"
-"""Kind of the error of a call that was not tried."""
+Args = TypeVarTuple("Args")
+CIRCUIT_OPEN: Final = "breaker_open"
+"""Kind of the error of a call that was not made."""
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerSettings:
-    """When the breaker opens, and how it closes.
+    """Settings of the circuit breaker.
 
     Args:
-        failures: Failures in a row that open it.
+        failures: Consecutive failures that open it.
         probe_seconds: Pause between probes while it is open.
     """
 
@@ -39,13 +38,13 @@ class BreakerSettings:
 
 
 class CircuitBreaker:
-    """Calls go through it to the store.
+    """Circuit breaker.
 
     Args:
-        settings: When it opens, and how it closes.
-        probe: Raises `StoreError` while the store is away.
-        emit: Hears of failures and of changes.
-        sleep: How to wait between probes.
+        settings: When it opens, and how often it probes.
+        probe: Async function that raises `StoreError` while the store is unavailable.
+        emit: Receives events of failures and changes of state.
+        sleep: Pause between probes.
     """
 
     def __init__(
@@ -56,43 +55,50 @@ class CircuitBreaker:
         *,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self._settings = settings
+        self._max_failures = settings.failures
         self._probe = probe
         self._emit = emit
-        self._sleep = sleep
         self._failures = 0
+        # Number of times it opened: tells calls apart that started before.
         self._generation = 0
+        self._open = False
         self._closing = False
-        self._probe_task: asyncio.Task[None] | None = None
+        self._probe_task = PeriodicTask(
+            self._probe_once,
+            settings.probe_seconds,
+            failure_event="store.probe_failed",
+            immediate=True,
+            sleep=sleep,
+        )
 
     @property
     def state(self) -> BreakerState:
-        """Whether calls go to the store."""
-        return BreakerState.CLOSED if self._probe_task is None else BreakerState.OPEN
+        """State of the breaker."""
+        return BreakerState.OPEN if self._open else BreakerState.CLOSED
 
     async def call(
-        self, operation: str, function: Callable[[*Given], Awaitable[Result]], *given: *Given
+        self, operation: str, function: Callable[[*Args], Awaitable[Result]], *args: *Args
     ) -> Result:
-        """Do the work unless the breaker is open.
+        """Call the store unless the breaker is open.
 
         Args:
-            operation: The verb of the store's port, for those who hear of a failure.
-            function: What to do.
-            given: What it is given.
+            operation: Name of the store's method, for the event of a failure.
+            function: Function to call.
+            args: Its arguments.
 
         Raises:
-            StoreError: The work failed, or was not tried because the breaker is open.
+            StoreError: The call failed, or the breaker is open.
         """
-        if self._probe_task is not None:
+        if self._open:
             raise StoreUnavailable("the breaker is open", kind=CIRCUIT_OPEN)
-        openings = self._generation
+        generation = self._generation
         try:
-            result = await function(*given)
+            result = await function(*args)
         except StoreError as error:
             self._emit(StoreFailed(operation, error))
-            # A call that began before the breaker opened says nothing of the store that came back,
-            # and a single bad bucket says nothing about the others.
-            if openings == self._generation and not isinstance(error, BucketCorrupt):
+            # Ignored: failures of calls that began before the breaker opened, because the store
+            # may have returned since; and corrupt buckets, because other buckets are unaffected.
+            if generation == self._generation and not isinstance(error, BucketCorrupt):
                 self._on_failure()
             raise
         self._failures = 0
@@ -100,28 +106,23 @@ class CircuitBreaker:
 
     def _on_failure(self) -> None:
         self._failures += 1
-        if self._failures >= self._settings.failures and not self._closing:
+        if self._failures >= self._max_failures and not self._closing:
             self._generation += 1
-            self._probe_task = asyncio.get_running_loop().create_task(self._probe_until_available())
+            self._open = True
+            self._probe_task.start()
             self._emit(BreakerChanged(BreakerState.OPEN))
 
-    async def _probe_until_available(self) -> None:
-        while True:
-            try:
-                await self._probe()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the store is not back
-                if not isinstance(error, StoreError):
-                    _log.exception("store.probe_failed")
-                await self._sleep(self._settings.probe_seconds)
-            else:
-                break
+    async def _probe_once(self) -> object:
+        try:
+            await self._probe()
+        except StoreError:
+            return None
         self._failures = 0
-        self._probe_task = None
+        self._open = False
         self._emit(BreakerChanged(BreakerState.CLOSED))
+        return DONE
 
     async def aclose(self) -> None:
-        """Stop probing, and never begin again."""
+        """Stop probing, and do not open again."""
         self._closing = True
-        if self._probe_task is not None:
-            self._probe_task.cancel()
-            await asyncio.wait({self._probe_task})
+        await self._probe_task.stop()

@@ -1,10 +1,13 @@
-"""What observers are told: one frozen event for each thing that happened."""
+"""Events and observers: one immutable event for everything that observers can react to.
+
+Durations are in seconds.
+"""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from fleetlimit.core.decision import Decision
 from fleetlimit.core.policy import PolicySet
@@ -14,22 +17,25 @@ _log = logging.getLogger("fleetlimit")
 
 
 class BreakerState(StrEnum):
-    """`closed`: calls go to the store. `open`: they do not; a probe runs in the background."""
+    """`closed`: calls go to the store. `open`: they fail at once, and a probe runs."""
 
     CLOSED = "closed"
     OPEN = "open"
 
 
-class CheckDecided(NamedTuple):
-    """One check was decided.
+@dataclass(slots=True)
+class CheckDecided:
+    """A check was decided.
+
+    Not `frozen`, because one is made for every request; treat it as immutable.
 
     Args:
-        decision: What was decided.
-        subject_hash: Keyed hash of the principal or client address.
-        anonymous: Whether the subject is an address, because no credential verified.
-        tier: The principal's tier, empty without one.
-        route: The route's methods and template.
-        seconds: How long the decision took.
+        decision: The decision.
+        subject_hash: Hash of the principal or the client address.
+        anonymous: Whether the subject is an address, because no credential was valid.
+        tier: Tier of the principal; empty for none.
+        route: Methods and template of the route.
+        seconds: Duration of the check.
     """
 
     decision: Decision
@@ -42,7 +48,7 @@ class CheckDecided(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoreFailed:
-    """A call to the store failed; `operation` is the verb of the store's port."""
+    """A store call failed; `operation` is the name of the method of `Store`."""
 
     operation: str
     error: StoreError
@@ -57,34 +63,34 @@ class BreakerChanged:
 
 @dataclass(frozen=True, slots=True)
 class StoreStateLost:
-    """The store came back without the state it had: restarted empty, failed over, or wiped."""
+    """The store returned without its state: it was restarted empty, failed over, or wiped."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreServerChanged:
-    """Another server answers for the store, or the same one was restarted, and it has the state.
+    """Another server answers for the store, or it was restarted, and it has the state.
 
-    What was spent last may be missing: replication and snapshots are behind by a moment.
+    The last units that were spent may be missing, because replication and snapshots lag.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicasCounted:
-    """The number of live replicas, as the store last said."""
+    """The number of live replicas changed."""
 
     replicas: int
 
 
 @dataclass(frozen=True, slots=True)
 class PoliciesLoaded:
-    """A set of policies took effect."""
+    """A policy set is active."""
 
     policies: PolicySet
 
 
 @dataclass(frozen=True, slots=True)
 class PoliciesRejected:
-    """A new set of policies was wrong, and the last good one serves on.
+    """A new policy set is invalid, and the previous one stays active.
 
     Args:
         errors: Each error as `file:line: what to write instead`.
@@ -95,15 +101,15 @@ class PoliciesRejected:
 
 @dataclass(frozen=True, slots=True)
 class PolicyAudit:
-    """What the audit says of a policy since it last did.
+    """Audit of one policy since its last report.
 
     Args:
-        policy: The policy's name.
-        overshoot: Units let in beyond a limit for the caller with the most, in the last minutes.
+        policy: Name of the policy.
+        overshoot: Units admitted above a limit for the worst caller of the last minutes.
         callers: Callers whose sums over all replicas this replica compares.
-        intervals: Slots of callers' limits that it compared.
-        admitted: Units that this replica let in for callers that are audited.
-        permitted: Units that the limits added for them, if this replica compares.
+        intervals: Intervals of callers' limits that this replica compared.
+        admitted: Units that this replica admitted for audited callers.
+        permitted: Units that the limits added for these callers, if this replica compares.
     """
 
     policy: str
@@ -116,20 +122,20 @@ class PolicyAudit:
 
 @dataclass(frozen=True, slots=True)
 class AuditReported:
-    """What the audit says, by policy."""
+    """The audit of each policy."""
 
     policies: tuple[PolicyAudit, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class OvershootFound:
-    """All replicas together let in more than a limit permits.
+    """All replicas together admitted more than a limit permits.
 
     Args:
-        policy: The policy's name.
-        limit: The limit's name in the policy.
-        caller: Hash of whom the bucket is kept per, the one of several with the most.
-        units: Units beyond the limit.
+        policy: Name of the policy.
+        limit: Name of the limit within the policy.
+        caller: Hash of the key of the bucket; the worst of several.
+        units: Units above the limit.
     """
 
     policy: str
@@ -153,27 +159,27 @@ Event = (
 
 
 class Observer(Protocol):
-    """Somebody to tell. An observer never decides, and its failure is logged and ignored."""
+    """Receiver of events. It never decides, and its failure is logged and ignored."""
 
     def on_event(self, event: Event) -> None:
-        """Take note of an event."""
+        """Handle an event. Runs in the event loop and must not block."""
         ...
 
 
 class EventDispatcher:
-    """Tells each observer of each event.
+    """Passes each event to all observers.
 
     Args:
-        observers: Whom to tell, in this order.
+        observers: The observers, in this order.
     """
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = tuple(observers)
 
     def emit(self, event: Event) -> None:
-        """Tell everybody; one that fails is logged, and the next is told all the same."""
+        """Call all observers; the failure of one is logged and does not affect the others."""
         for observer in self._observers:
             try:
                 observer.on_event(event)
-            except Exception:  # noqa: BLE001 - whatever it is, it must not reach the request
+            except Exception:  # noqa: BLE001 - a failing observer must not fail the request
                 _log.exception("observer.failed")

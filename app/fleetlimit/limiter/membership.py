@@ -1,8 +1,8 @@
-"""How many replicas are alive, and whether the store still has its state.
+"""Replica membership: the number of live replicas, and whether the store still has its state.
 
-Each replica announces itself in the store. While the store is away the last known number is used,
-and after its return until all had the time to announce themselves again: a replica that counts
-itself alone would take the whole limit for its share when the store goes away once more.
+Each replica sends a heartbeat to the store. While the store is unavailable the last number is used,
+and after its return until all replicas had time for a heartbeat. A replica that counted only itself
+would use the whole limit as its share if the store failed again.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
+from typing import Final
 
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.errors import StoreError
@@ -19,23 +20,23 @@ from fleetlimit.limiter.events import Event, ReplicasCounted, StoreServerChanged
 from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Sleep, Store
 
-INTERVAL_SECONDS = 2.0
-TTL_US = 6 * SECOND_US
-"""A replica counts until it has missed two announcements."""
-_RECOVERY_HEARTBEATS = 3
-"""Announcements after an outage until every replica has made one: as long as `TTL_US`."""
+INTERVAL_SECONDS: Final = 2.0
+TTL_US: Final = 6 * SECOND_US
+"""Lifetime of a heartbeat: two may be lost."""
+_RECOVERY_HEARTBEATS: Final = 3
+"""Heartbeats after an outage until every replica has sent one: as long as `TTL_US`."""
 
 
 class ReplicaMembership:
-    """Announces this replica and counts all.
+    """Registers this replica, and counts all replicas.
 
     Args:
-        store: Where replicas announce themselves.
-        breaker: The way to it.
-        emit: Hears of changes.
-        replica: This replica's name; made up when left out.
-        min_replicas: Replicas to count with when the store knows of fewer, or was never reached.
-        sleep: How to wait between announcements.
+        store: Where replicas register.
+        breaker: Circuit breaker for calls of the store.
+        emit: Receives events of changes.
+        replica: Name of this replica; generated if left out.
+        min_replicas: Lower bound of the number, also used before the first reply of the store.
+        sleep: Pause between heartbeats.
     """
 
     def __init__(
@@ -58,26 +59,28 @@ class ReplicaMembership:
         self._server = ""
         self._reported = 0
         self._recovery_heartbeats = 0
-        self._heartbeat_task = PeriodicTask(self.heartbeat, INTERVAL_SECONDS, sleep)
+        self._heartbeat_task = PeriodicTask(
+            self.heartbeat, INTERVAL_SECONDS, failure_event="heartbeat.failed", sleep=sleep
+        )
 
     async def start(self) -> None:
-        """Announce this replica now and from now on; a store that is away is no obstacle."""
+        """Send a heartbeat now and periodically; an unavailable store raises nothing."""
         await self.heartbeat()
         if self._store.shared:
             self._heartbeat_task.start()
 
     async def heartbeat(self) -> None:
-        """Announce this replica once, and take note of what the store says."""
+        """Send a heartbeat, and evaluate the reply."""
         try:
             await self._breaker.call("heartbeat", self.send_heartbeat)
         except StoreError:
             self._recovery_heartbeats = _RECOVERY_HEARTBEATS
 
     async def send_heartbeat(self) -> None:
-        """Do the same past the breaker, as part of its probe.
+        """Send a heartbeat without going through the circuit breaker, whose probe uses it.
 
         Raises:
-            StoreError: The store is away.
+            StoreError: The store is unavailable.
         """
         reply = await self._store.heartbeat(self.replica, TTL_US)
         if self._epoch not in {"", reply.epoch}:
@@ -98,7 +101,7 @@ class ReplicaMembership:
             self._emit(ReplicasCounted(self.replicas))
 
     async def aclose(self) -> None:
-        """Stop announcing, and leave, so that the others' shares grow at once."""
+        """Unregister this replica, so that the shares of the others grow at once."""
         if await self._heartbeat_task.stop():
             with contextlib.suppress(StoreError):
                 await self._breaker.call("heartbeat", self._store.heartbeat, self.replica, 0)

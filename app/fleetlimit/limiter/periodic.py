@@ -1,40 +1,92 @@
-"""Does something again and again beside the requests, until it is told to stop."""
+"""Periodic background task: the only background loop of the package.
+
+A failure is logged, and the loop continues after the next pause. A heartbeat, for example, that
+ended at its first error would remove the replica from the membership until the process restarts.
+"""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from fleetlimit.limiter.ports import Sleep
 
+_log = logging.getLogger("fleetlimit")
+DONE: Final = object()
+"""Return value of an operation that ends its task."""
+STOP_SECONDS: Final = 5.0
+"""Bound of `PeriodicTask.stop`: above the usual store timeouts, and far below the 30 s that
+Kubernetes gives a pod to terminate."""
+
 
 class PeriodicTask:
-    """Work that is done after each pause.
+    """Runs an operation after each pause until it is stopped.
 
     Args:
-        work: What to do; raises nothing.
-        seconds: The pause, before the first time as well.
-        sleep: How to wait.
+        operation: Async function to run. An exception is logged; `DONE` ends the task.
+        seconds: Pause before each run.
+        failure_event: Name of the log event of an exception.
+        immediate: Whether the first run comes without a pause.
+        sleep: Async function that pauses for a number of seconds.
+        stop_seconds: Bound of `stop`.
     """
 
-    def __init__(self, work: Callable[[], Awaitable[None]], seconds: float, sleep: Sleep) -> None:
-        self._work = work
+    def __init__(
+        self,
+        operation: Callable[[], Awaitable[object]],
+        seconds: float,
+        *,
+        failure_event: str,
+        immediate: bool = False,
+        sleep: Sleep = asyncio.sleep,
+        stop_seconds: float = STOP_SECONDS,
+    ) -> None:
+        self._operation = operation
         self._seconds = seconds
+        self._failure_event = failure_event
+        self._immediate = immediate
         self._sleep = sleep
+        self._stop_seconds = stop_seconds
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def running(self) -> bool:
+        """Whether the task was started and has neither ended by itself nor been stopped."""
+        return self._task is not None
+
     def start(self) -> None:
-        """Begin with the first pause."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        """Start the task, unless it is running."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        while True:
+        task = asyncio.current_task()
+        if not self._immediate:
             await self._sleep(self._seconds)
-            await self._work()
+        # `stop` clears `_task`. Without this condition the loop would continue when a driver has
+        # swallowed the cancellation.
+        while self._task is task:
+            try:
+                result = await self._operation()
+            except Exception:  # noqa: BLE001 - the next run may succeed
+                _log.exception(self._failure_event)
+            else:
+                if result is DONE and self._task is task:
+                    self._task = None
+            if self._task is task:
+                await self._sleep(self._seconds)
 
     async def stop(self) -> bool:
-        """Stop, in the middle of the work if need be, and return whether it had been started."""
-        if self._task is None:
+        """Cancel the task, in the middle of a run if need be, and wait until it has ended.
+
+        Returns:
+            Whether the task was running.
+        """
+        task, self._task = self._task, None
+        if task is None:
             return False
-        self._task.cancel()
-        await asyncio.wait({self._task})
-        self._task = None
+        task.cancel()
+        _, pending = await asyncio.wait({task}, timeout=self._stop_seconds)
+        if pending:
+            _log.error("periodic.not_stopped task=%s", self._failure_event)
         return True

@@ -1,9 +1,11 @@
-"""From policies and a subject to the charges that the store decides."""
+"""Plans: from policies and a subject to charges, and from bucket statuses to a decision."""
 
 import secrets
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
+from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import (
     ALLOWED,
@@ -15,18 +17,28 @@ from fleetlimit.core.decision import (
     Source,
 )
 from fleetlimit.core.keys import MAX_CACHED_CHARS, KeyScheme
-from fleetlimit.core.made import made
 from fleetlimit.core.policy import ALL_PERCENT, Mode, Policy
 from fleetlimit.core.prefetch import PrefetchTerms
 from fleetlimit.core.quota import Algorithm, Quota
 from fleetlimit.core.subject import Subject
 from fleetlimit.errors import CostError
+from fleetlimit.limiter.bucket_events import BucketEvents
+
+PolicyCosts = Sequence[tuple[Policy, int]]
+"""Policies, each with the cost of the request under it."""
 
 
-class PolicyPlan(NamedTuple):
-    """One policy's charges: `charges[first:last]` of the plan, in the order of its limits.
+@dataclass(slots=True)
+class PolicyPlan:
+    """One policy's share of a plan: `charges[first:last]`, in the order of the policy's quotas.
 
-    A policy in shadow whose limits could never hold the cost has none, and is `impossible`.
+    Args:
+        policy: The policy.
+        mode: Mode of the policy for this subject.
+        first: Index of the policy's first charge.
+        last: Index after the policy's last charge.
+        quotas: The quotas that the charges belong to.
+        never_fits: Whether the cost exceeds a quota of a policy in shadow mode; it has no charges.
     """
 
     policy: Policy
@@ -37,15 +49,17 @@ class PolicyPlan(NamedTuple):
     never_fits: bool = False
 
 
-class Plan(NamedTuple):
-    """All that one check asks.
+@dataclass(slots=True)
+class Plan:
+    """Charges of one check. Shared between the requests of a caller: treat it as immutable.
 
     Args:
-        policy_plans: The policies that take part; one that is off does not.
-        charges: The charges of all parts.
-        subject_hash: What stands for the caller in the store, in logs and in traces.
-        has_leases: Whether something must be given back when the request ends.
-        prefetch: The slices that it may be served from; None to ask the store.
+        policy_plans: The policies that are not disabled.
+        charges: The charges of all policies.
+        subject_hash: Hash of the caller, for the store, logs and traces.
+        has_leases: Whether units must be released when the request ends.
+        prefetch: Terms on which the charges may be served from prefetched units; None to call the
+            store.
     """
 
     policy_plans: tuple[PolicyPlan, ...]
@@ -58,26 +72,60 @@ class Plan(NamedTuple):
         """Return the charges of one policy."""
         return self.charges[policy_plan.first : policy_plan.last]
 
+    def decision(
+        self, statuses: Sequence[BucketStatus | None], *, source: Source, spent: bool
+    ) -> Decision:
+        """Return the decision that follows from bucket statuses.
 
-def make_plan(costs: Iterable[tuple[Policy, int]], subject: Subject, keys: KeyScheme) -> Plan:
+        Args:
+            statuses: Status of each charge; None if its bucket was not checked.
+            source: Where the statuses came from.
+            spent: Whether the charges of group 0 were spent.
+        """
+        results: list[PolicyResult] = []
+        outcome: Outcome = ALLOWED
+        for each in self.policy_plans:
+            denied, own = each.never_fits, tuple(statuses[each.first : each.last])
+            for status in own:
+                if status is not None and not status.allowed:
+                    denied = True
+            result: Outcome = ALLOWED
+            if denied:
+                result = DENIED if each.mode is Mode.ENFORCE else Outcome.SHADOW_DENIED
+                outcome = DENIED if DENIED in {outcome, result} else result
+            results.append(PolicyResult(each.policy.name, each.mode, result, each.quotas, own))
+        if outcome is DENIED:
+            return Decision(outcome, source, tuple(results), self._longest_wait_us(statuses))
+        return Decision(outcome, source, tuple(results), 0, spent)
+
+    def _longest_wait_us(self, statuses: Sequence[BucketStatus | None]) -> int:
+        """Return the longest wait: the request is admitted when every denying bucket has units."""
+        return max(
+            status.retry_after_us
+            for charge, status in zip(self.charges, statuses, strict=True)
+            if charge.group == 0 and status is not None and not status.allowed
+        )
+
+
+def make_plan(costs: Iterable[tuple[Policy, int]], subject: Subject, key_scheme: KeyScheme) -> Plan:
     """Resolve tiers, keys, modes and costs.
 
     Args:
-        costs: Each policy with the cost that the request has under it; a second ask of a policy of
-            the same name is left out.
-        subject: Who and what is asking.
-        keys: How buckets are named.
+        costs: Each policy with the cost of the request under it; of policies with the same name
+            only the first counts.
+        subject: The caller and the route.
+        key_scheme: Names of buckets.
 
     Raises:
-        CostError: The cost is negative, or more than an enforced limit can ever hold.
+        CostError: A cost is negative, or more than an enforced limit can ever hold.
     """
-    parts: list[PolicyPlan] = []
+    policy_plans: list[PolicyPlan] = []
     charges: list[Charge] = []
     lease, tier = "", subject.tier
     for policy, cost in costs:
-        if policy.mode is Mode.OFF or (parts and _includes(parts, policy)):
+        if policy.mode is Mode.OFF or (policy_plans and _includes(policy_plans, policy)):
             continue
-        mode = _effective_mode(policy, subject, keys)
+        mode = _effective_mode(policy, subject, key_scheme)
         quotas = policy.quotas_for(tier)
         first = len(charges)
         try:
@@ -85,152 +133,116 @@ def make_plan(costs: Iterable[tuple[Policy, int]], subject: Subject, keys: KeySc
         except CostError:
             if mode is Mode.ENFORCE or cost < 0:
                 raise
-            parts.append(PolicyPlan(policy, mode, first, first, never_fits=True))
+            policy_plans.append(PolicyPlan(policy, mode, first, first, never_fits=True))
             continue
-        # Enforced charges share group 0; each policy in shadow is a group of its own.
-        group = 0 if mode is Mode.ENFORCE else len(parts) + 1
-        buckets = keys.bucket_keys(policy, subject, quotas)
-        for key, quota, spends in zip(buckets, quotas, units, strict=True):
+        # Enforced charges share group 0; each policy in shadow mode has a group of its own.
+        group = 0 if mode is Mode.ENFORCE else len(policy_plans) + 1
+        keys = key_scheme.bucket_keys(policy, subject, quotas)
+        for key, quota, amount in zip(keys, quotas, units, strict=True):
             if quota.algorithm is Algorithm.CONCURRENCY:
                 lease = lease or secrets.token_hex(6)
-                charges.append(Charge(key, quota, spends, lease, group))
+                charges.append(Charge(key, quota, amount, lease, group))
             else:
-                charges.append(Charge(key, quota, spends, "", group))
-        parts.append(PolicyPlan(policy, mode, first, len(charges), quotas))
-    slicing = _prefetch_terms(parts, charges, tier)
-    caller = keys.subject_hash(subject)
-    return Plan(tuple(parts), tuple(charges), caller, bool(lease), slicing)
+                charges.append(Charge(key, quota, amount, "", group))
+        policy_plans.append(PolicyPlan(policy, mode, first, len(charges), quotas))
+    return Plan(
+        tuple(policy_plans),
+        tuple(charges),
+        key_scheme.subject_hash(subject),
+        bool(lease),
+        _prefetch_terms(policy_plans, charges, tier),
+    )
 
 
 def _prefetch_terms(
-    parts: Sequence[PolicyPlan], charges: Sequence[Charge], tier: str
+    policy_plans: Sequence[PolicyPlan], charges: Sequence[Charge], tier: str
 ) -> PrefetchTerms | None:
-    """Return the slices of the only policy; with several, or at no cost, the store decides."""
-    if len(parts) > 1 or not charges or charges[0].group or not charges[0].units:
+    """Return the terms of the only policy; several policies or a cost of 0 need the store."""
+    if len(policy_plans) > 1 or not charges or charges[0].group or not charges[0].units:
         return None
-    return parts[0].policy.prefetch_terms(tier)
+    return policy_plans[0].policy.prefetch_terms(tier)
 
 
-def _includes(parts: Iterable[PolicyPlan], policy: Policy) -> bool:
-    return any(part.policy.name == policy.name for part in parts)
+def _includes(policy_plans: Iterable[PolicyPlan], policy: Policy) -> bool:
+    return any(each.policy.name == policy.name for each in policy_plans)
 
 
-def _effective_mode(policy: Policy, subject: Subject, keys: KeyScheme) -> Mode:
+def _effective_mode(policy: Policy, subject: Subject, key_scheme: KeyScheme) -> Mode:
     percent = policy.enforce_percent
-    if percent < ALL_PERCENT and keys.rollout_percentile(policy, subject) >= percent:
+    if percent < ALL_PERCENT and key_scheme.rollout_percentile(policy, subject) >= percent:
         return Mode.SHADOW
     return policy.mode
 
 
-def all_bucket_keys(policies: Iterable[Policy], subject: Subject, keys: KeyScheme) -> list[str]:
-    """Return the keys of all buckets that a subject may have, whatever its tier is or was."""
-    found = []
-    for policy in policies:
-        for quotas in policy.quota_sets():
-            found += keys.bucket_keys(policy, subject, quotas)
-    return sorted(set(found))
+def all_bucket_keys(
+    policies: Iterable[Policy], subject: Subject, key_scheme: KeyScheme
+) -> list[str]:
+    """Return the keys of a subject's buckets for every tier, because its tier may have changed."""
+    keys = {
+        key
+        for policy in policies
+        for quotas in policy.quota_sets()
+        for key in key_scheme.bucket_keys(policy, subject, quotas)
+    }
+    return sorted(keys)
 
 
-def decision_of(
-    plan: Plan, statuses: Sequence[BucketStatus | None], *, source: Source, spent: bool
-) -> Decision:
-    """Say what the verdicts mean; a charge without one was not asked."""
-    results: list[PolicyResult] = []
-    outcome: Outcome = ALLOWED
-    for policy, mode, first, last, quotas, impossible in plan.policy_plans:
-        refused, heard = impossible, tuple(statuses[first:last])
-        for verdict in heard:
-            if verdict is not None and not verdict.allowed:
-                refused = True
-        said: Outcome = ALLOWED
-        if refused:
-            said = DENIED if mode is Mode.ENFORCE else Outcome.SHADOW_DENIED
-            outcome = DENIED if DENIED in {outcome, said} else said
-        results.append(made(PolicyResult, (policy.name, mode, said, quotas, heard)))
-    if outcome is DENIED:
-        return Decision(outcome, source, tuple(results), _longest_wait(plan, statuses))
-    return made(Decision, (outcome, source, tuple(results), 0, spent))
-
-
-def _longest_wait(plan: Plan, verdicts: Sequence[BucketStatus | None]) -> int:
-    """Return the longest wait: all refusing buckets must have room before the request passes."""
-    return max(
-        verdict.retry_after_us
-        for charge, verdict in zip(plan.charges, verdicts, strict=True)
-        if charge.group == 0 and verdict is not None and not verdict.allowed
-    )
-
-
-MAX_CACHED_PLANS = 8_192
-
-PolicyCosts = Sequence[tuple[Policy, int]]
-
-
-class _RoutePlans:
-    """The plans of one route's callers, and what they have in common.
-
-    What each caller has of its own is what a processor's caches do not hold when there are many.
-    """
-
-    __slots__ = ("plans", "policy_plans")
-
-    def __init__(self) -> None:
-        self.policy_plans: tuple[PolicyPlan, ...] = ()
-        self.plans: dict[str, tuple[PolicyCosts, Plan]] = {}
+MAX_CACHED_PLANS: Final = 8_192
+_RouteKey = tuple[str, str, str | None]
+"""Route, name of the first policy, and tier; None as the tier of an anonymous caller."""
 
 
 class PlanCache:
-    """Turns what is asked, and by whom, into plans.
+    """Plans of callers on routes.
 
     Args:
-        keys: How buckets are named.
+        key_scheme: Names of buckets.
+        bucket_events: Reports when the policies are replaced.
     """
 
-    def __init__(self, keys: KeyScheme) -> None:
-        self._keys = keys
-        self._routes: dict[tuple[str, ...], _RoutePlans] = {}
-        self._size = 0
+    def __init__(self, key_scheme: KeyScheme, bucket_events: BucketEvents) -> None:
+        self._key_scheme = key_scheme
+        self._plans: BoundedCache[tuple[_RouteKey, str], tuple[PolicyCosts, Plan]] = BoundedCache(
+            MAX_CACHED_PLANS
+        )
+        # The callers of a route share one tuple. With one each, the plans of many callers would
+        # use more of the CPU caches.
+        self._policy_plans: BoundedCache[_RouteKey, tuple[PolicyPlan, ...]] = BoundedCache(
+            MAX_CACHED_PLANS
+        )
+        bucket_events.subscribe(on_policies_replaced=self.clear)
+
+    def __len__(self) -> int:
+        return len(self._plans)
 
     def plan_for(self, costs: PolicyCosts, subject: Subject) -> Plan:
         """Return the plan of a check.
 
         Raises:
-            CostError: A cost is negative, or no limit could ever hold it.
+            CostError: A cost is negative, or more than an enforced limit can ever hold.
         """
-        address, principal, route, _ = subject
+        principal = subject.principal
         policy = costs[0][0].name if costs else ""
-        place: tuple[str, ...]
+        route: _RouteKey
         if principal is None:
-            name, place = address, (route, policy)
+            name, route = subject.client_address, (subject.route, policy, None)
         else:
-            name, place = principal.name, (route, policy, principal.tier)
-        shared = self._routes.get(place)
-        if shared is not None:
-            found = shared.plans.get(name)
-            if found is not None and found[0] == costs:
-                return found[1]
-        plan = make_plan(costs, subject, self._keys)
-        # Clients can send long names: what is kept must not grow with them.
-        if (
-            len(name) <= MAX_CACHED_CHARS
-            and costs
-            and all(each.has_cacheable_plan for each, _ in costs)
-        ):
-            return self._add(place, name, costs, plan)
-        return plan
-
-    def _add(self, place: tuple[str, ...], name: str, costs: PolicyCosts, plan: Plan) -> Plan:
-        if self._size >= MAX_CACHED_PLANS:
-            self.clear()
-        shared = self._routes.setdefault(place, _RoutePlans())
-        if plan.policy_plans == shared.policy_plans:
-            plan = plan._replace(policy_plans=shared.policy_plans)
-        shared.policy_plans = plan.policy_plans
-        self._size += name not in shared.plans
-        shared.plans[name] = costs, plan
+            name, route = principal.name, (subject.route, policy, principal.tier)
+        cached = self._plans.get((route, name))
+        if cached is not None and cached[0] == costs:
+            return cached[1]
+        plan = make_plan(costs, subject, self._key_scheme)
+        # Clients can send long names, which must not fill the memory.
+        if len(name) <= MAX_CACHED_CHARS and costs and all(p.has_cacheable_plan for p, _ in costs):
+            shared = self._policy_plans.get(route)
+            if shared == plan.policy_plans:
+                plan.policy_plans = shared
+            else:
+                self._policy_plans.put(route, plan.policy_plans)
+            self._plans.put((route, name), (costs, plan))
         return plan
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._routes.clear()
-        self._size = 0
+        """Drop all plans."""
+        self._plans.clear()
+        self._policy_plans.clear()

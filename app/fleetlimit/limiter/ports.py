@@ -1,26 +1,29 @@
-"""What the limiter needs from outside: a store, a clock, identities and somebody to tell."""
+"""Ports of the limiter: the store, the clock and the tracer, and the values that they exchange."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus, Decision
 
 Sleep = Callable[[float], Awaitable[None]]
-"""A pause of so many seconds."""
+"""Async function that pauses for a number of seconds."""
 
 
-class AcquireResult(NamedTuple):
-    """A store's answer: its own time in microseconds, and one verdict for each charge, in order.
+@dataclass(slots=True)
+class AcquireResult:
+    """Reply of a store to `Store.acquire`.
 
     Args:
-        store_now_us: The store's time at which it decided.
-        statuses: One verdict for each charge.
+        store_now_us: Store time at which the charges were decided.
+        statuses: One status for each charge, in order.
         spent: Whether the charges of group 0 were spent.
-        acquired_at_us_by_charge: When each charge was decided, if several servers did; else empty.
-        prefetched: Whether the charges are of a slice, which was spent as a whole at that time.
+        acquired_at_us_by_charge: Store time at which each charge was decided, if several servers
+            decided them; empty otherwise.
+        prefetched: Whether the charges were served from a batch, which was spent as a whole at
+            `store_now_us`.
     """
 
     store_now_us: int
@@ -30,7 +33,7 @@ class AcquireResult(NamedTuple):
     prefetched: bool = False
 
     def acquired_at_us(self, index: int) -> int:
-        """Return when a charge was decided, on the clock of the server that did."""
+        """Return when a charge was decided, on the clock of the server that decided it."""
         return (
             self.acquired_at_us_by_charge[index]
             if self.acquired_at_us_by_charge
@@ -40,12 +43,12 @@ class AcquireResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """What a heartbeat learns from the store.
+    """Reply of a store to `Store.heartbeat`.
 
     Args:
-        replicas: Replicas that announced themselves within their time to live, this one included.
-        epoch: A random mark that changes when the store has lost its state.
-        server: The server's own name for its run; empty where it does not say.
+        replicas: Replicas whose heartbeat has not expired, this one included.
+        epoch: Random value that changes when the store has lost its state.
+        server: The server's identifier of its current run; empty if the server has none.
     """
 
     replicas: int
@@ -55,13 +58,13 @@ class HeartbeatReply:
 
 @dataclass(frozen=True, slots=True)
 class AuditReply:
-    """What a replica learns when it makes its statement for the audit.
+    """Reply of a store to `Store.exchange_reports`.
 
     Args:
-        store_now_us: The store's time.
-        bounds: What the replica that compares wants all to know.
-        reports: Every replica's last statement and its time, for the one that is to compare
-            them; nothing for the others.
+        store_now_us: Store time.
+        bounds: Message of the replica that compares the reports to all replicas.
+        reports: Last report of every replica and its store time, for the replica that compares
+            them; empty for the other replicas.
     """
 
     store_now_us: int
@@ -70,56 +73,56 @@ class AuditReply:
 
 
 class Store(Protocol):
-    """Where buckets live. Each verb is atomic, or raises `StoreError` and says whether to retry."""
+    """Storage of buckets. Each method is atomic, or raises a `StoreError`."""
 
     @property
     def shared(self) -> bool:
-        """Whether other processes see the same buckets."""
+        """Whether other processes use the same buckets."""
         ...
 
     @property
     def location(self) -> str:
-        """Where the store is, for people: without credentials."""
+        """URL of the store without credentials, for people."""
         ...
 
     async def open(self) -> None:
-        """Make the store ready for calls within the operation timeout; also used as a probe."""
+        """Prepare for calls within the operation timeout; also the probe of the circuit breaker."""
         ...
 
     def acquire(
         self, charges: Sequence[Charge], *, commit: bool = True
     ) -> Awaitable[AcquireResult]:
-        """Decide all charges together on the store's clock, and spend them when they fit.
+        """Decide all charges together at one store time, and spend them if they fit.
 
         Args:
-            charges: What is asked of each bucket.
+            charges: Units requested of each bucket.
             commit: Whether to spend.
         """
         ...
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
-        """Correct charges that were spent, and return the store's time at which each was."""
+        """Correct charges that were spent, and return the store time of each correction."""
         ...
 
     async def delete(self, keys: Sequence[str]) -> int:
-        """Delete buckets and return how many there were."""
+        """Delete buckets, and return how many existed."""
         ...
 
     async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:
-        """Announce a replica for `ttl_us` microseconds and learn how many there are."""
+        """Register a replica for `ttl_us` microseconds; 0 removes it."""
         ...
 
     async def exchange_reports(
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:
-        """Keep a replica's statement, and hand all of them to the first replica by name.
+        """Store a replica's usage report, and return all reports to the first replica by name.
 
         Args:
-            replica: Its name.
-            report: What it let in.
-            bounds: What all are to know, from the one that compares; empty from the others.
-            ttl_us: How long the statement is kept, in microseconds.
-            last: Whether the replica makes no other one, and does not compare any more.
+            replica: Name of the replica.
+            report: Its usage report.
+            bounds: Message to all replicas from the one that compares; empty from the others.
+            ttl_us: How long the report is kept, in microseconds.
+            last: Whether the replica shuts down and must not be chosen to compare.
         """
         ...
 
@@ -129,7 +132,7 @@ class Store(Protocol):
 
 
 class Clock(Protocol):
-    """The process's own time, for timeouts and caches; buckets use the store's clock."""
+    """Clock of this process, for timeouts and caches. Buckets use store time."""
 
     def monotonic_us(self) -> int:
         """Return monotonic microseconds."""
@@ -137,20 +140,20 @@ class Clock(Protocol):
 
 
 class CheckSpan(Protocol):
-    """The trace of one check."""
+    """Span of one check."""
 
     def set_decision(self, decision: Decision) -> None:
-        """Say what was decided."""
+        """Record the decision in the span."""
         ...
 
 
 class Tracer(Protocol):
-    """Traces checks, so that the store's calls appear within them."""
+    """Creates spans of checks, within which the store's calls appear."""
 
     def is_sampled(self) -> bool:
-        """Tell whether a check that begins here is traced."""
+        """Return whether a check that starts here is traced."""
         ...
 
     def start_check(self, policies: Sequence[str]) -> AbstractContextManager[CheckSpan]:
-        """Open the span of one check over the policies of these names."""
+        """Open the span of a check under policies of these names."""
         ...

@@ -1,4 +1,4 @@
-"""What a check has spent, until its owner says what it really cost."""
+"""Reservation: what a check has spent, to be committed, refunded or released later."""
 
 import asyncio
 import copy
@@ -11,6 +11,7 @@ from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import ALLOWED, Decision
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.errors import CostError
+from fleetlimit.limiter.periodic import DONE, PeriodicTask
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import Sleep
 
@@ -20,19 +21,25 @@ Adjust = Callable[[Sequence[Adjustment]], Awaitable[object]]
 class Reservation:
     """Units spent for a request, and leases held for it.
 
-    Used as an async context manager it gives the leases back at the end; the cost stays spent
-    unless `commit` or `refund` said otherwise.
+    As an async context manager it releases the leases at the end. The cost stays spent unless
+    `commit` or `refund` corrects it.
 
     Args:
-        decision: What was decided.
-        plan: What was asked.
-        acquired_at_us: When it was spent, on the clock of the store that it was spent from.
-        adjust: How to correct it; it never raises.
+        decision: Decision on the request.
+        plan: Plan that was decided.
+        acquired_at_us: Time at which the units were spent, on the clock of their store.
+        adjust: Corrects charges; never raises.
     """
 
     __slots__ = (
-        *("_uncorrected", "_policy", "_plan", "_adjust", "_acquired_at_us", "decision", "leases"),
-        "__weakref__",  # of those that hold leases, who keeps them alive
+        "__weakref__",  # `LeaseRenewer` holds reservations weakly
+        "_acquired_at_us",
+        "_adjust",
+        "_plan",
+        "_policy",
+        "_uncorrected",
+        "decision",
+        "leases",
     )
 
     def __init__(self, decision: Decision, plan: Plan, acquired_at_us: int, adjust: Adjust) -> None:
@@ -41,13 +48,13 @@ class Reservation:
         self._plan = plan
         self._acquired_at_us = acquired_at_us
         self._adjust = adjust
-        # The policy that this is a part of; empty for all of the plan's.
+        # Name of the policy that this part belongs to; empty for the whole reservation.
         self._policy = ""
-        # Found when somebody corrects it, which few requests do.
+        # Spent charges by policy, computed when needed: few requests correct their cost.
         self._uncorrected: dict[str, Sequence[Charge]] | None = None
         if plan.has_leases:
-            held = self._spent().values()
-            self.leases = [each for charges in held for each in charges if each.lease]
+            spent = self._spent().values()
+            self.leases = [each for charges in spent for each in charges if each.lease]
 
     def _spent(self) -> dict[str, Sequence[Charge]]:
         """Return the charges that are spent and not corrected yet, by policy."""
@@ -56,14 +63,14 @@ class Reservation:
         return self._uncorrected
 
     def for_policy(self, policy: str) -> Self:
-        """Return the part of one policy, to be corrected apart; leases stay with the whole."""
-        parts = self._plan.policy_plans
-        if not self.leases and len(parts) == 1 and parts[0].policy.name == policy:
+        """Return the part of one policy, for a separate correction; leases stay with the whole."""
+        plans = self._plan.policy_plans
+        if not self.leases and len(plans) == 1 and plans[0].policy.name == policy:
             return self
-        # The copy shares what is open, so that the whole and its parts give nothing back twice.
+        # The copy shares the uncorrected charges, so that nothing is refunded twice.
         self._spent()
         part = copy.copy(self)
-        part._policy = policy  # noqa: SLF001 - of our own kind
+        part._policy = policy  # noqa: SLF001 - an object of this class
         part.leases = ()
         return part
 
@@ -74,111 +81,115 @@ class Reservation:
         await self.release()
 
     async def commit(self, actual: int) -> None:
-        """Say what the request really cost; the difference is given back, or spent as well.
+        """Correct the cost to the actual one; the difference is refunded or spent.
 
-        What is spent beyond the reservation may exceed the limit by as much; it then delays those
-        who come after. Only the first of `commit` and `refund` counts, under each policy.
+        Spending more than was reserved may exceed the limit by the difference, which delays later
+        requests. Only the first `commit` or `refund` has an effect, for each policy.
 
         Args:
-            actual: The real cost, at least 0.
+            actual: Actual cost of the request, at least 0.
 
         Raises:
             CostError: The cost is negative.
         """
         if actual < 0:
             raise CostError(f"a cost cannot be negative: {actual}")
-        still = self._spent()
-        policies = (self._policy,) if self._policy else tuple(still)
-        spent = [each for policy in policies for each in still.pop(policy, ())]
+        uncorrected = self._spent()
+        policies = (self._policy,) if self._policy else tuple(uncorrected)
+        charges = [each for policy in policies for each in uncorrected.pop(policy, ())]
         await self._apply(
             [
-                each.adjustment(change, self._acquired_at_us)
-                for each in spent
-                if not each.lease and (change := actual * each.quota.cost - each.units)
+                each.adjustment(delta, self._acquired_at_us)
+                for each in charges
+                if not each.lease and (delta := actual * each.quota.cost - each.units)
             ]
         )
 
     async def refund(self) -> None:
-        """Give everything back."""
+        """Refund the whole cost, and release the leases."""
         await self.commit(0)
 
     async def release(self) -> None:
-        """Give back the leases, because the work is done; the cost stays spent."""
+        """Release the leases, because the request has ended; the cost stays spent."""
         await self._apply([])
 
-    async def _apply(self, corrections: list[Adjustment]) -> None:
-        released, self.leases = self.leases, ()
-        corrections += [each.adjustment(-each.units, self._acquired_at_us) for each in released]
-        if corrections:
-            await self._adjust(corrections)
+    async def _apply(self, adjustments: list[Adjustment]) -> None:
+        leases, self.leases = self.leases, ()
+        adjustments += [each.adjustment(-each.units, self._acquired_at_us) for each in leases]
+        if adjustments:
+            await self._adjust(adjustments)
 
     def renewals(self) -> list[Adjustment]:
-        """Return what keeps the leases alive."""
+        """Return the adjustments that renew the leases."""
         return [each.adjustment(0, self._acquired_at_us) for each in self.leases]
 
 
 def _spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:
-    """Return the charges that were spent, by policy: those of each policy that had room."""
+    """Return the charges of the policies under which the request was allowed, by policy."""
     if not decision.spent:
         return {}
-    # The results are those of the parts, in their order.
+    # The results are in the order of the policies; a fallback may add results at the end.
     pairs = zip(plan.policy_plans, decision.results, strict=False)
     return {
-        part.policy.name: plan.charges_of(part)
-        for part, result in pairs
+        each.policy.name: plan.charges_of(each)
+        for each, result in pairs
         if result.outcome is ALLOWED
     }
 
 
 class LeaseRenewer:
-    """Renews what is held; works only while something is.
+    """Renews the leases of open reservations. No task runs while there are none.
 
     Args:
-        adjust: How leases are renewed.
-        sleep: How to wait between renewals.
+        adjust: Renews leases; never raises.
+        sleep: Pause between renewals.
     """
 
     def __init__(self, adjust: Adjust, *, sleep: Sleep = asyncio.sleep) -> None:
         self._adjust = adjust
         self._sleep = sleep
         self._tracked: dict[int, WeakSet[Reservation]] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[int, PeriodicTask] = {}
 
-    def track(self, reservation: Reservation) -> Reservation:
-        """Keep the leases of a reservation, if it has any, until they are given back."""
+    def track(self, reservation: Reservation) -> None:
+        """Renew the leases of a reservation until they are released."""
         if not reservation.leases:
-            return reservation
-        # Each length of lease has a task of its own: a short one cannot wait for a long one.
-        life_us = min(each.quota.period_us for each in reservation.leases)
-        # What its owner has dropped can never be given back: it is not renewed, and so it ends.
-        self._tracked.setdefault(life_us, WeakSet()).add(reservation)
-        if life_us not in self._tasks:
-            task = asyncio.get_running_loop().create_task(self._renew(life_us))
-            self._tasks[life_us] = task
-        return reservation
+            return
+        # One task for each lifetime: a short lease cannot wait for the renewal of a long one.
+        lifetime_us = min(each.quota.period_us for each in reservation.leases)
+        # Held weakly: the leases of a reservation that was dropped cannot be released any more,
+        # so they must expire.
+        self._tracked.setdefault(lifetime_us, WeakSet()).add(reservation)
+        if lifetime_us not in self._tasks:
+            task = self._tasks[lifetime_us] = PeriodicTask(
+                lambda: self._renew(lifetime_us),
+                # Three renewals in a lifetime: two may be lost.
+                lifetime_us / 3 / SECOND_US,
+                failure_event="lease.renewal_failed",
+                sleep=self._sleep,
+            )
+            task.start()
 
-    async def _renew(self, life_us: int) -> None:
-        held = self._tracked[life_us]
-        while held:
-            # Three renewals fall into the life of a lease: two may be lost.
-            await self._sleep(life_us / 3 / SECOND_US)
-            held.difference_update([each for each in held if not each.leases])
-            await self._renew_all(held)
-        del self._tracked[life_us], self._tasks[life_us]
+    async def _renew(self, lifetime_us: int) -> object:
+        tracked = self._tracked[lifetime_us]
+        tracked.difference_update([each for each in tracked if not each.leases])
+        await self._renew_all(tracked)
+        if tracked:
+            return None
+        del self._tracked[lifetime_us]
+        self._tasks.pop(lifetime_us, None)
+        return DONE
 
-    async def _renew_all(self, held: Iterable[Reservation]) -> None:
-        renewals = [(owner, each) for owner in held for each in owner.renewals()]
+    async def _renew_all(self, reservations: Iterable[Reservation]) -> None:
+        renewals = [(owner, each) for owner in reservations for each in owner.renewals()]
         if renewals:
             await self._adjust([each for _, each in renewals])
-        # A lease given back meanwhile may have come back with its renewal.
-        back = [replace(each, delta=-each.units) for owner, each in renewals if not owner.leases]
-        if back:
-            await self._adjust(back)
+        # The renewal of a lease that was released while it was in flight must be undone.
+        undone = [replace(each, delta=-each.units) for owner, each in renewals if not owner.leases]
+        if undone:
+            await self._adjust(undone)
 
     async def aclose(self) -> None:
         """Stop renewing."""
-        for task in self._tasks.values():
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
-        self._tasks.clear()
+        tasks, self._tasks = self._tasks, {}
+        await asyncio.gather(*(task.stop() for task in tasks.values()))

@@ -1,4 +1,4 @@
-"""The till: takes charges from the shared store, corrects them, and leaves no lease behind."""
+"""Store gateway: calls of the shared store, through the circuit breaker and safe to cancel."""
 
 import asyncio
 import contextlib
@@ -9,8 +9,8 @@ from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import Decision
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
+from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import CIRCUIT_OPEN, CircuitBreaker
-from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Clock, Store
 from fleetlimit.limiter.prefetch import Prefetcher
@@ -18,51 +18,52 @@ from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
 
 
 class StoreGateway:
-    """Spends from the shared store.
+    """Acquires and adjusts charges in the shared store.
 
     Args:
         store: The shared store.
-        breaker: The way to it.
-        denial_cache: What is known to refuse; a bucket that gets something back is struck from it.
-        sample: Is told of what was given back.
-        clock: The process's own time.
+        breaker: Circuit breaker for calls of the store.
+        bucket_events: Receives the buckets whose charges were adjusted.
+        sample: Records refunds and prefetched batches for the audit.
+        clock: Clock of this process.
     """
 
     def __init__(
         self,
         store: Store,
         breaker: CircuitBreaker,
-        denial_cache: DenialCache,
+        bucket_events: BucketEvents,
         sample: UsageSample,
         clock: Clock,
     ) -> None:
         self._store = store
         self._breaker = breaker
-        self._denial_cache = denial_cache
+        self._bucket_events = bucket_events
         self._sample = sample
         self._lease_renewer = LeaseRenewer(self.adjust)
         self._background_tasks: set[asyncio.Task[None]] = set()
-        self.prefetcher = Prefetcher(self._acquire, self.adjust, sample, clock)
+        self._prefetcher = Prefetcher(self._acquire, self.adjust, bucket_events, sample, clock)
 
     def acquire(self, plan: Plan) -> Coroutine[Any, Any, AcquireResult]:
-        """Spend all charges of a plan, from the store or from a slice of it.
+        """Spend all charges of a plan, from the store or from prefetched units.
 
         Raises:
-            StoreError: The store is away.
+            StoreError: The store is unavailable.
         """
         if plan.prefetch is not None:
-            return self.prefetcher.acquire(plan, plan.prefetch)
+            return self._prefetcher.acquire(plan, plan.prefetch)
         if plan.has_leases:
             return self._acquire_leases(plan, self._acquire(plan.charges))
         return self._acquire(plan.charges)
 
     def _acquire(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, AcquireResult]:
-        return self._breaker.call("take", self._store.acquire, charges)
+        return self._breaker.call("acquire", self._store.acquire, charges)
 
     async def _acquire_leases(
         self, plan: Plan, acquiring: Coroutine[Any, Any, AcquireResult]
     ) -> AcquireResult:
-        # A client that goes away while the store answers must not leave a lease behind.
+        # Without the shield, a request that is cancelled while the store answers would leave its
+        # leases held until they expire.
         task = asyncio.ensure_future(acquiring)
         try:
             return await asyncio.shield(task)
@@ -72,11 +73,11 @@ class StoreGateway:
 
     async def _release_abandoned(self, task: asyncio.Future[AcquireResult], plan: Plan) -> None:
         with contextlib.suppress(StoreError):
-            taken = await task
-            if taken.spent:
-                held = [each for each in plan.charges if each.lease]
+            result = await task
+            if result.spent:
+                leases = [each for each in plan.charges if each.lease]
                 await self._adjust(
-                    [each.adjustment(-each.units, taken.store_now_us) for each in held]
+                    [each.adjustment(-each.units, result.store_now_us) for each in leases]
                 )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -86,30 +87,33 @@ class StoreGateway:
         return task
 
     def open_reservation(self, plan: Plan, decision: Decision, acquired_at_us: int) -> Reservation:
-        """Return what the caller may correct later, and keep its leases alive until then."""
-        held = Reservation(decision, plan, acquired_at_us, self.adjust)
-        return self._lease_renewer.track(held) if plan.has_leases else held
+        """Return the reservation of a decision, and renew its leases until they are released."""
+        reservation = Reservation(decision, plan, acquired_at_us, self.adjust)
+        if plan.has_leases:
+            self._lease_renewer.track(reservation)
+        return reservation
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> None:
-        """Correct charges; where the store is away they expire by themselves."""
-        # A client that goes away while the store answers must not keep what it gives back.
+        """Correct charges. While the store is unavailable they expire without a correction."""
+        # The shield completes a refund whose request is cancelled while the store answers.
         await asyncio.shield(self._spawn(self._adjust(adjustments)))
 
     async def _adjust(self, adjustments: Sequence[Adjustment]) -> None:
         try:
-            times_us = await self._breaker.call("settle", self._store.adjust, adjustments)
+            adjusted_at_us = await self._breaker.call("adjust", self._store.adjust, adjustments)
         except StoreError as error:
             if error.kind != CIRCUIT_OPEN:
-                # It may have been done all the same.
-                self._sample.invalidate([each.key for each in adjustments if each.delta < 0])
+                # The store may have made the refund although its reply was lost.
+                refunds = [each.key for each in adjustments if each.delta < 0]
+                self._bucket_events.emit_refund_lost(refunds)
         else:
-            self._sample.record_refunds(adjustments, times_us)
-        # Not before: what is refused until the store has settled would be remembered.
-        self._denial_cache.discard([each.key for each in adjustments])
+            self._sample.record_refunds(adjustments, adjusted_at_us)
+        # After the reply: a denial that is cached before the store has adjusted is dropped, too.
+        self._bucket_events.emit_adjusted([each.key for each in adjustments])
 
     async def aclose(self) -> None:
-        """Stop renewing leases, give back slices, and finish what nobody waits for."""
+        """Stop renewing leases, refund prefetched units, and wait for calls in the background."""
         await self._lease_renewer.aclose()
-        await self.prefetcher.aclose()
+        await self._prefetcher.aclose()
         if self._background_tasks:
             await asyncio.wait(self._background_tasks)

@@ -16,8 +16,7 @@ from pydantic import (
 from fleetlimit.core.policy import DEFAULT_POLICY, KeyPart, Match, Mode, OnStoreError, Policy
 from fleetlimit.core.prefetch import MAX_FRACTION
 from fleetlimit.core.quota import (
-    DEFAULT_LEASE_US,
-    SECOND_US,
+    DEFAULT_LEASE_SECONDS,
     Algorithm,
     Quota,
     concurrency_quota,
@@ -70,7 +69,7 @@ class ConcurrencyLimit(StrictModel):
 
     concurrency: StrictInt = Field(description="Units held at the same time.")
     lease: StrictInt = Field(
-        DEFAULT_LEASE_US // SECOND_US,
+        DEFAULT_LEASE_SECONDS,
         description="Seconds after which a replica that died gives back what it held.",
     )
     cost: StrictInt = Field(1, description="Units that one unit of a request's cost holds.")
@@ -82,7 +81,7 @@ class ConcurrencyLimit(StrictModel):
 
     def quota(self) -> Quota:
         """Return the limit in integers."""
-        return concurrency_quota(self.concurrency, lease_us=self.lease * SECOND_US, cost=self.cost)
+        return concurrency_quota(self.concurrency, lease=self.lease, cost=self.cost)
 
 
 def _limit_tag(value: Any) -> str | None:

@@ -73,7 +73,7 @@ class MemoryStore:
     def _evaluate(self, charge: Charge, now_us: int, units: int) -> State:
         _, state = self._buckets.get(charge.key, (None, None))
         algorithm = algorithm_for(charge.quota.algorithm)
-        return algorithm.take(charge.quota, state, now_us, units, charge.lease)
+        return algorithm.acquire(charge.quota, state, now_us, units, charge.lease)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Correct charges that were spent, and return when."""
@@ -82,7 +82,7 @@ class MemoryStore:
         for settlement in adjustments:
             quota = settlement.quota
             _, state = self._buckets.get(settlement.key, (None, None))
-            state = algorithm_for(quota.algorithm).settle(quota, state, now_us, settlement)
+            state = algorithm_for(quota.algorithm).adjust(quota, state, now_us, settlement)
             self._put(settlement.key, quota, state)
         return [now_us] * len(adjustments)
 
@@ -115,8 +115,8 @@ class MemoryStore:
             self._buckets.pop(key, None)
             return
         if key not in self._scheduled:
-            expires_us = algorithm_for(quota.algorithm).expires_us(quota, state)
-            heapq.heappush(self._expiries, (expires_us, key))
+            expires_us = algorithm_for(quota.algorithm).expires_at_us(quota, state)
+            heapq.heappush(self._expiries, (expires_us or 0, key))
             self._scheduled.add(key)
         self._buckets[key] = (quota, state)
 
@@ -125,8 +125,8 @@ class MemoryStore:
         while self._expiries and self._expiries[0][0] <= now_us:
             _, key = heapq.heappop(self._expiries)
             found = self._buckets.get(key)
-            expires_us = algorithm_for(found[0].algorithm).expires_us(*found) if found else now_us
-            if expires_us > now_us:
+            expires_us = algorithm_for(found[0].algorithm).expires_at_us(*found) if found else None
+            if expires_us is not None and expires_us > now_us:
                 heapq.heappush(self._expiries, (expires_us, key))
                 continue
             self._scheduled.remove(key)

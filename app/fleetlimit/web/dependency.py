@@ -10,19 +10,20 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from enum import StrEnum
-from typing import Literal, Self, TypedDict, TypeVar
+from typing import Literal, Self, TypedDict
 
 from fastapi import Response
 from starlette.requests import HTTPConnection
 
-from fleetlimit.core.policy import KeyKind, KeyPart, Mode, OnStoreError, Policy
+from fleetlimit.core.policy import KeyKind, KeyPart, Policy
 from fleetlimit.core.quota import (
     MILLISECOND_US,
     SECOND_US,
     Algorithm,
     Quota,
+    RateAlgorithm,
     concurrency_quota,
+    parse_enum,
     rate_quota,
 )
 from fleetlimit.errors import ConfigError
@@ -40,10 +41,8 @@ from fleetlimit.web.route_policies import Cost, RateLimitDependency
 from fleetlimit.web.route_table import match_route
 from fleetlimit.web.wiring import find_limiter
 
-RateAlgorithm = Literal["token_bucket", "fixed_window", "sliding_window", "sliding_log"]
 PolicyMode = Literal["enforce", "shadow", "off"]
 StoreErrorAction = Literal["local", "allow", "deny"]
-Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class _Options(TypedDict, total=False):
@@ -109,7 +108,7 @@ class RateLimit(_InlineLimit):
         on_store_error: StoreErrorAction = "local",
         prefetch: float | None = None,
     ) -> None:
-        counting = _parse_enum(Algorithm, algorithm)
+        counting = parse_enum(Algorithm, algorithm)
         if counting is Algorithm.CONCURRENCY:
             raise ConfigError("concurrency has no rate: write ConcurrencyLimit(10)")
         options: _Options = {
@@ -180,7 +179,7 @@ class ConcurrencyLimit(_InlineLimit):
             "on_store_error": on_store_error,
         }
         self.cost = cost
-        quota = concurrency_quota(limit, lease_us=_whole_milliseconds_us(lease))
+        quota = concurrency_quota(limit, lease=lease)
         self._policy = _make_policy(quota, **options)
         self._repr = _call_repr(type(self), limit, lease=lease, **options)
 
@@ -320,10 +319,10 @@ def _make_policy(
         raise ConfigError("an empty key: write principal, client_address or global")
     policy = Policy(
         name or _default_name(quota, parts),
-        (quota,),
+        quota,
         key=parts if name else (*parts, KeyPart(KeyKind.ROUTE)),
-        mode=_parse_enum(Mode, mode),
-        on_store_error=_parse_enum(OnStoreError, on_store_error),
+        mode=mode,
+        on_store_error=on_store_error,
         prefetch=prefetch,
     )
     # With `prefetch` the burst is smaller than the one that was given.
@@ -334,13 +333,6 @@ def _make_policy(
             f"{reduced.burst // reduced.cost}, or a larger burst"
         )
     return policy
-
-
-def _parse_enum(kind: type[Choice], text: str) -> Choice:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ConfigError(f"{text!r} is not known: write one of {', '.join(kind)}") from None
 
 
 def _default_name(quota: Quota, key: tuple[KeyPart, ...]) -> str:

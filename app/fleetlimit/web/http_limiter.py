@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
+from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.decision import ALLOWED, Decision
 from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import Quota
@@ -29,8 +30,8 @@ MAX_CACHED_HEADERS: Final = 4_096
 _DRAFT_11: Final = HeaderFormat.DRAFT_11
 _EPOCH: Final = HeaderFormat.X_RATELIMIT_EPOCH
 _SHADOW: Final = Mode.SHADOW
-# Policy, quotas, remaining units, seconds until there are more: all that the headers state.
-_HeaderCacheKey = tuple[str, tuple[Quota, ...], int, int]
+_CacheKey = tuple[str, tuple[Quota, ...], int, int, int]
+"""Policy, quotas, remaining units, seconds until the next unit, and seconds until a retry."""
 
 
 class Identifier(Protocol):
@@ -63,9 +64,10 @@ class HTTPLimiter:
         self.identifier = identifier
         self.header_format = header_format
         self.reject_invalid = reject_invalid
-        # In a flood the denial cache returns the same decision again and again.
-        self._rejection_cache: dict[Decision, RejectionResponse] = {}
-        self._header_cache: dict[_HeaderCacheKey, RawHeaders] = {}
+        self._rejection_cache: BoundedCache[_CacheKey, RejectionResponse] = BoundedCache(
+            MAX_CACHED_REJECTIONS
+        )
+        self._header_cache: BoundedCache[_CacheKey, RawHeaders] = BoundedCache(MAX_CACHED_HEADERS)
 
     @property
     def exposed_headers(self) -> str:
@@ -86,38 +88,43 @@ class HTTPLimiter:
         The headers of decisions with a single limit are cached, because building them costs as
         much as the check itself.
         """
-        if (
-            decision.outcome is ALLOWED
-            and len(decision.results) == 1
-            and self.header_format is _DRAFT_11
-        ):
-            result = decision.results[0]
-            statuses = result.statuses
-            if result.mode is not _SHADOW and len(statuses) == 1 and statuses[0] is not None:
-                status = statuses[0]
-                key = (
-                    result.policy,
-                    result.quotas,
-                    status.remaining,
-                    seconds(status.next_unit_after_us),
-                )
-                return self._header_cache.get(key) or self._add_headers(key, decision)
-        return encode_headers(self.response_headers(decision))
+        key = self._cache_key(decision) if decision.outcome is ALLOWED else None
+        if key is None:
+            return encode_headers(self.response_headers(decision))
+        headers = self._header_cache.get(key)
+        if headers is None:
+            headers = encode_headers(self.response_headers(decision))
+            self._header_cache.put(key, headers)
+        return headers
 
     def rejection_response(self, decision: Decision) -> RejectionResponse:
         """Return the response for a decision that rejects the request."""
-        cached = self._rejection_cache.get(decision)
-        if cached is not None:
-            return cached
-        if len(self._rejection_cache) >= MAX_CACHED_REJECTIONS:
-            self._rejection_cache.clear()
-        response = self._rejection_cache[decision] = rate_limited_response(
-            decision, self.response_headers(decision), self.exposed_headers
-        )
+        key = self._cache_key(decision)
+        response = self._rejection_cache.get(key) if key is not None else None
+        if response is None:
+            response = rate_limited_response(
+                decision, self.response_headers(decision), self.exposed_headers
+            )
+            if key is not None:
+                self._rejection_cache.put(key, response)
         return response
 
-    def _add_headers(self, key: _HeaderCacheKey, decision: Decision) -> RawHeaders:
-        if len(self._header_cache) >= MAX_CACHED_HEADERS:
-            self._header_cache.clear()
-        headers = self._header_cache[key] = encode_headers(self.response_headers(decision))
-        return headers
+    def _cache_key(self, decision: Decision) -> _CacheKey | None:
+        """Return everything that the response to a decision with a single limit states.
+
+        Returns:
+            None for other decisions, and for a format that may state the time of day.
+        """
+        if len(decision.results) != 1 or self.header_format is not _DRAFT_11:
+            return None
+        result = decision.results[0]
+        status = result.statuses[0] if len(result.statuses) == 1 else None
+        if status is None or result.mode is _SHADOW:
+            return None
+        return (
+            result.policy,
+            result.quotas,
+            status.remaining,
+            seconds(status.next_unit_after_us),
+            seconds(decision.retry_after_us),
+        )

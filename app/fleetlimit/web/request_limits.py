@@ -4,6 +4,7 @@ The middleware or the first dependency runs the check; later dependencies reuse 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from anyio import CancelScope
@@ -83,7 +84,7 @@ class RequestLimits:
             return self.http_limiter.raw_response_headers(self.reservations[0].decision)
         first, *others = [each.decision for each in self.reservations]
         results = sum((each.results for each in others), first.results)
-        return self.http_limiter.raw_response_headers(first._replace(results=results))
+        return self.http_limiter.raw_response_headers(replace(first, results=results))
 
     async def check(
         self,

@@ -11,6 +11,7 @@ from fastapi import Response
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.web.http_limiter import HTTPLimiter
@@ -80,7 +81,9 @@ class PolicyCache:
     """Cache of the applicable policies of one route, by method, tier and kind of check."""
 
     def __init__(self) -> None:
-        self._cache: dict[tuple[str, str, bool], ApplicablePolicies] = {}
+        self._cache: BoundedCache[tuple[str, str, bool], ApplicablePolicies] = BoundedCache(
+            MAX_CACHED
+        )
 
     def get(  # noqa: PLR0917 - keywords would cost a tenth of the lookup
         self,
@@ -119,9 +122,7 @@ class PolicyCache:
         applicable = _find_applicable(http_limiter, policy_set, dependencies, matching)
         # Some servers accept any word as a method, and clients must not grow the cache with them.
         if method in _METHODS:
-            if len(self._cache) >= MAX_CACHED:
-                self._cache.clear()
-            self._cache[key] = applicable
+            self._cache.put(key, applicable)
         return applicable
 
 

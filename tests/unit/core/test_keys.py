@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlimit.core.keys import KeyScheme, caller_of, limit_of, policy_of
+from fleetlimit.core.keys import KeyScheme, parse_bucket_key
 from fleetlimit.core.policy import KeyPart, Policy
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import Principal, Subject
@@ -215,14 +215,17 @@ def test_a_key_tells_its_parts(parts: list[str]) -> None:
     """Policy, limit and whom it is kept per, whatever the prefix; equal callers are equal there."""
     policy, keys = policy_with_key(*parts, name="a.b/c-d"), KeyScheme(SECRET, prefix="a:b")
     minute, day = keys.bucket_keys(policy, subject_named("alice"), QUOTAS)
-    assert [policy_of(key) for key in (minute, day)] == ["a.b/c-d"] * 2
-    assert [limit_of(key) for key in (minute, day)] == ["tb60", "tb86400"]
-    assert (
-        caller_of(minute) == caller_of(day) == caller_of(bucket_key(policy, subject_named("alice")))
+    parsed = [parse_bucket_key(key) for key in (minute, day)]
+    assert [each.policy for each in parsed] == ["a.b/c-d"] * 2
+    assert [each.quota_name for each in parsed] == ["tb60", "tb86400"]
+    alice, bob = (
+        parse_bucket_key(bucket_key(policy, subject_named(name))).caller
+        for name in ("alice", "bob")
     )
-    assert len(caller_of(minute)) == 16 + 17 * (len(parts) - 1)
+    assert [each.caller for each in parsed] == [alice] * 2
+    assert len(alice) == 16 + 17 * (len(parts) - 1)
     if parts != ["global"]:
-        assert caller_of(minute) != caller_of(bucket_key(policy, subject_named("bob")))
+        assert alice != bob
 
 
 def test_short_secret_is_refused() -> None:

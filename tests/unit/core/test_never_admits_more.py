@@ -51,7 +51,7 @@ def admit(quota: Quota, steps: Steps) -> Admitted:
     for number, (wait_us, asked) in enumerate(steps):
         now_us += retry_us if wait_us < 0 else wait_us
         units = min(asked, quota.burst)
-        verdict, after = algorithm.take(quota, state, now_us, units, f"lease{number}")
+        verdict, after = algorithm.acquire(quota, state, now_us, units, f"lease{number}")
         retry_us = verdict.retry_after_us
         if verdict.allowed:
             state = after
@@ -86,10 +86,10 @@ def states(quota: Quota, steps: Steps, deltas: list[int]) -> Iterator[tuple[int,
     for number, (wait_us, asked) in enumerate(steps):
         now_us += retry_us if wait_us < 0 else wait_us
         if spent:
-            state, spent = algorithm.settle(quota, state, now_us, spent), None
+            state, spent = algorithm.adjust(quota, state, now_us, spent), None
         units, lease = min(asked, quota.burst), f"lease{number}"
         yield now_us, units, state
-        verdict, after = algorithm.take(quota, state, now_us, units, lease)
+        verdict, after = algorithm.acquire(quota, state, now_us, units, lease)
         retry_us = verdict.retry_after_us
         if verdict.allowed and units:
             state = after
@@ -105,7 +105,7 @@ DELTAS = st.lists(st.integers(-3, 3), min_size=1, max_size=5)
 def test_waiting_exactly_retry_lets_in(algorithm: Algorithm, data: st.DataObject) -> None:
     """At `retry_us` the same charge fits, and one microsecond before it does not."""
     quota = data.draw(quotas(algorithm))
-    take = algorithm_for(algorithm).take
+    take = algorithm_for(algorithm).acquire
     for now_us, units, state in states(
         quota, data.draw(schedules(quota.period_us)), data.draw(DELTAS)
     ):
@@ -124,11 +124,11 @@ def test_next_and_reset_are_the_first_such_times(algorithm: Algorithm, data: st.
     quota = data.draw(quotas(algorithm))
 
     def remaining(state: State, at_us: int) -> int:
-        verdict: BucketStatus = algorithm_for(algorithm).take(quota, state, at_us, 0, "")[0]
+        verdict: BucketStatus = algorithm_for(algorithm).acquire(quota, state, at_us, 0, "")[0]
         return verdict.remaining
 
     for now_us, _, state in states(quota, data.draw(schedules(quota.period_us)), data.draw(DELTAS)):
-        verdict, _ = algorithm_for(algorithm).take(quota, state, now_us, 0, "")
+        verdict, _ = algorithm_for(algorithm).acquire(quota, state, now_us, 0, "")
         assert remaining(state, now_us + verdict.reset_after_us) == quota.burst
         if verdict.next_unit_after_us:
             assert remaining(state, now_us + verdict.next_unit_after_us) > verdict.remaining
@@ -143,9 +143,10 @@ def test_expired_state_says_no_more_than_none(algorithm: Algorithm, data: st.Dat
     """From `expires_us` on a bucket decides as if it had never been used."""
     quota = data.draw(quotas(algorithm))
     module = algorithm_for(algorithm)
-    assert module.expires_us(quota, None) is None
+    assert module.expires_at_us(quota, None) is None
     for _, units, state in states(quota, data.draw(schedules(quota.period_us)), data.draw(DELTAS)):
         if state is not None:
-            end_us = module.expires_us(quota, state)
-            expired = module.take(quota, state, end_us, units, "lease")
-            assert expired == module.take(quota, None, end_us, units, "lease")
+            end_us = module.expires_at_us(quota, state)
+            assert end_us is not None
+            expired = module.acquire(quota, state, end_us, units, "lease")
+            assert expired == module.acquire(quota, None, end_us, units, "lease")

@@ -78,7 +78,7 @@ def test_other_algorithms(quota: Quota) -> None:
 @pytest.mark.parametrize("quota", [rate_quota("9/minute"), rate_quota("100/minute", cost=11)])
 def test_less_than_a_request(quota: Quota) -> None:
     """A slice that holds no request is an error, and so is one of any tier."""
-    with pytest.raises(ConfigError, match="holds no request: write a larger lease, limit or burst"):
+    with pytest.raises(ConfigError, match="holds no request: write a larger prefetch, limit"):
         Policy("exports", (BUCKET,), {"free": (quota,)}, prefetch=0.1)
 
 

@@ -1,5 +1,6 @@
 """A quota is whole numbers that can work together, read from what people write."""
 
+from datetime import timedelta
 from fractions import Fraction
 
 import pytest
@@ -75,7 +76,7 @@ def test_burst_is_the_limit_unless_said() -> None:
 
 def test_concurrency_is_no_rate() -> None:
     """Concurrency has a limit and a lease, and refuses a rate with what to write instead."""
-    assert concurrency_quota(3, lease_us=5_000) == Quota(Algorithm.CONCURRENCY, 3, 5_000, 3)
+    assert concurrency_quota(3, lease=0.005) == Quota(Algorithm.CONCURRENCY, 3, 5_000, 3)
     with pytest.raises(ConfigError, match="write `concurrency: 10` in place of `rate`"):
         rate_quota("5/minute", algorithm=Algorithm.CONCURRENCY)
 
@@ -126,7 +127,7 @@ def test_largest_quotas_can_be_built() -> None:
         (rate_quota("5/hour", algorithm=Algorithm.SLIDING_WINDOW), "sw3600"),
         (rate_quota("5/second", algorithm=Algorithm.SLIDING_LOG), "sl1"),
         (concurrency_quota(5), "c30"),
-        (concurrency_quota(5, lease_us=1_500_000), "c1500ms"),
+        (concurrency_quota(5, lease=timedelta(milliseconds=1_500)), "c1500ms"),
     ],
 )
 def test_name_tells_algorithm_and_period(quota: Quota, name: str) -> None:

@@ -8,7 +8,7 @@ from support.audit import AuditBench
 
 
 @pytest.fixture
-async def audit_bench() -> AsyncIterator[AuditBench]:
+async def bench() -> AsyncIterator[AuditBench]:
     """Return three replicas with one policy of 6 a minute."""
     found = AuditBench()
     yield found

@@ -56,7 +56,7 @@ async def test_many_limits_are_one_store_call() -> None:
     )
     async with Bench(*policies) as bench:
         reservation = await bench.limiter.reserve("a", "b", "c", principal="ann")
-        assert bench.store.calls == ["take"]
+        assert bench.store.calls == ["acquire"]
         limits = [limit for each in reservation.decision.results for limit in each.limits]
         assert [remaining(limit) for limit in limits] == [8, 49, 6, 2]
 
@@ -70,7 +70,7 @@ async def test_a_denied_request_spends_nothing_envoyproxy_ratelimit_427() -> Non
             refused = await bench.limiter.check(*order, principal="ann")
             assert refused.denied_by == ("tight",)
             assert not refused.spent
-        assert bench.store.count("take") == 3
+        assert bench.store.count("acquire") == 3
         assert await bench.remaining("roomy") == 10
 
 
@@ -209,7 +209,7 @@ async def test_a_decided_event_says_what_the_decision_says() -> None:
     async with Bench(rate_policy("a", "1/minute", key=everybody)) as bench:
         ann = Subject("192.0.2.1", Principal("ann", "pro"), "GET /x")
         nobody = Subject("192.0.2.9", route="GET /y")
-        hold = bench.store.hold("take", after_work=True)
+        hold = bench.store.hold("acquire", after_work=True)
         hold.released.set()
         decisions = [await bench.limiter.check("a", subject=each) for each in (ann, nobody)]
         told = bench.recorder.of(CheckDecided)

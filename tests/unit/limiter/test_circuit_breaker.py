@@ -63,7 +63,7 @@ class BreakerBench:
                 raise error
             return "done"
 
-        return await self.breaker.call("take", work)
+        return await self.breaker.call("acquire", work)
 
     async def fail(self, times: int = 1) -> None:
         """Let work fail."""
@@ -96,7 +96,7 @@ async def test_it_opens_after_so_many_failures_in_a_row() -> None:
             BreakerChanged,
         ]
         failed = switch.recorder.of(StoreFailed)[0]
-        assert (failed.operation, failed.error.kind) == ("take", "timeout")
+        assert (failed.operation, failed.error.kind) == ("acquire", "timeout")
 
 
 async def test_a_success_starts_the_count_again() -> None:
@@ -281,7 +281,7 @@ async def test_the_first_check_after_the_return_finds_the_store() -> None:
         assert (await bench.limiter.check("a", principal="ann")).source is Source.STORE
 
 
-@pytest.mark.parametrize("verb", ["open", "take", "heartbeat", "forget", "settle"])
+@pytest.mark.parametrize("verb", ["open", "acquire", "heartbeat", "delete", "adjust"])
 async def test_no_exception_reaches_a_request_slowapi_213(verb: str) -> None:
     """Whatever verb of the store fails, starting, checking and correcting raise nothing."""
     async with Bench(rate_policy("a", "100/minute"), failures=100) as bench:
@@ -290,7 +290,7 @@ async def test_no_exception_reaches_a_request_slowapi_213(verb: str) -> None:
         reservation = await bench.limiter.reserve("a", principal="ann")
         assert reservation.decision.allowed
         await reservation.commit(3)
-        if verb == "forget":
+        if verb == "delete":
             with pytest.raises(StoreUnavailable):
                 await bench.limiter.reset("a", principal="ann")
         failures = {event.operation for event in bench.recorder.of(StoreFailed)}
@@ -301,7 +301,7 @@ async def test_no_exception_reaches_a_request_slowapi_213(verb: str) -> None:
 async def test_one_bad_bucket_hurts_its_own_caller_alone() -> None:
     """A key that holds no bucket is decided without the store, and other keys as ever."""
     async with Bench(rate_policy("a", "100/minute"), failures=1) as bench:
-        bench.store.errors["take"] = BucketCorrupt("no bucket", kind="wrong_type")
+        bench.store.errors["acquire"] = BucketCorrupt("no bucket", kind="wrong_type")
         assert (await bench.limiter.check("a", principal="ann")).source is Source.LOCAL
         bench.store.errors.clear()
         assert (await bench.limiter.check("a", principal="bob")).source is Source.STORE

@@ -61,7 +61,7 @@ async def test_a_farewell_that_opens_the_breaker_leaves_no_probe() -> None:
 async def test_a_request_that_outlives_the_limiter_leaves_no_probe() -> None:
     """A request under way while the limiter is closed gets its answer, and nothing runs on."""
     async with Bench(rate_policy("a", "9/minute"), failures=1) as bench:
-        hold = bench.store.hold("take", error=timeout_error())
+        hold = bench.store.hold("acquire", error=timeout_error())
         async with running(bench.limiter.check("a", principal="ann")) as request:
             await hold.wait()
             await bench.limiter.aclose()

@@ -6,6 +6,7 @@ from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import BucketStatus, Source
 from fleetlimit.core.policy import Mode, PolicySet
 from fleetlimit.core.quota import concurrency_quota, rate_quota
+from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.denial_cache import DECISION_REUSE_US, DenialCache
 from fleetlimit.limiter.events import CheckDecided
 from support.limiter import (
@@ -36,9 +37,9 @@ async def test_a_known_denial_costs_no_store_call() -> None:
     async with Bench(rate_policy("a", "1/minute"), rate_policy("b", "5/minute")) as bench:
         await _spend(bench, "a")
         await bench.limiter.check("a", principal="ann")
-        asked = bench.store.count("take")
+        asked = bench.store.count("acquire")
         flood = [await bench.limiter.check("a", "b", principal="ann") for _ in range(50)]
-        assert bench.store.count("take") == asked
+        assert bench.store.count("acquire") == asked
         assert {(each.outcome, each.source) for each in flood} == {("denied", Source.CACHE)}
         results = {each.policy: each for each in flood[-1].results}
         assert results["b"].outcome == "allowed"
@@ -101,11 +102,11 @@ async def test_an_entry_lives_no_longer_than_the_promise() -> None:
 async def test_the_times_of_a_known_denial_count_down() -> None:
     """A remembered verdict's times shrink with its age, and none falls below a microsecond."""
     clock = ManualClock()
-    cache = DenialCache(clock)
+    cache = DenialCache(clock, BucketEvents())
     charge = Charge("k", MINUTE, 1)
     cache.add(charge, REFUSED)
     clock.us += 350_000
-    (found,) = cache._statuses([charge], clock.us)
+    found = cache._status(charge, clock.us)
     assert found is not None
     assert (found.retry_after_us, found.next_unit_after_us, found.reset_after_us) == (
         50_000,
@@ -141,26 +142,28 @@ async def test_a_decision_is_given_again_for_the_same_question_only() -> None:
 
 
 async def test_the_cache_is_bounded() -> None:
-    """Beyond its size the cache drops the key that was not asked for longest."""
+    """Beyond its bound the cache drops the oldest denial, whether it was looked up or not."""
     clock = ManualClock()
-    cache = DenialCache(clock, max_entries=2)
+    cache = DenialCache(clock, BucketEvents(), max_entries=2)
     one, two, three = (Charge(key, MINUTE, 1) for key in ("one", "two", "three"))
     cache.add(one, REFUSED)
     cache.add(two, REFUSED)
-    assert cache._statuses([one], clock.us) == [REFUSED]
+    assert cache._status(one, clock.us) == REFUSED
     cache.add(three, REFUSED)
     assert len(cache) == 2
-    assert cache._statuses([one, two, three], clock.us) == [REFUSED, None, REFUSED]
+    found = [cache._status(each, clock.us) for each in (one, two, three)]
+    assert found == [None, REFUSED, REFUSED]
 
 
 async def test_a_remembered_key_that_is_remembered_again_is_the_newest() -> None:
     """A key that was refused again is not the next to be dropped."""
     clock = ManualClock()
-    cache = DenialCache(clock, max_entries=2)
+    cache = DenialCache(clock, BucketEvents(), max_entries=2)
     one, two, three = (Charge(key, MINUTE, 1) for key in ("one", "two", "three"))
     for charge in (one, two, one, three):
         cache.add(charge, REFUSED)
-    assert cache._statuses([one, two, three], clock.us) == [REFUSED, None, REFUSED]
+    found = [cache._status(each, clock.us) for each in (one, two, three)]
+    assert found == [REFUSED, None, REFUSED]
 
 
 async def test_concurrency_is_never_remembered() -> None:
@@ -172,7 +175,7 @@ async def test_concurrency_is_never_remembered() -> None:
             assert refused.decision.source is Source.STORE
         await first.release()
         assert (await bench.limiter.check("c", principal="ann")).allowed
-    cache = DenialCache(ManualClock())
+    cache = DenialCache(ManualClock(), BucketEvents())
     cache.add(Charge("k", concurrency_quota(1), 1, "lease"), REFUSED)
     assert len(cache) == 0
 
@@ -182,7 +185,7 @@ async def test_a_shadow_denial_is_not_remembered() -> None:
     async with Bench(rate_policy("s", "1/minute", mode=Mode.SHADOW)) as bench:
         for _ in range(4):
             await bench.limiter.check("s", principal="ann")
-        assert bench.store.count("take") == 4
+        assert bench.store.count("acquire") == 4
 
 
 async def test_only_the_buckets_that_refused_are_remembered() -> None:
@@ -229,7 +232,7 @@ async def test_new_policies_are_felt_at_once() -> None:
 @pytest.mark.parametrize("count", [0, 3])
 async def test_the_cache_knows_its_size(count: int) -> None:
     """The cache's length is the number of keys that it remembers."""
-    cache = DenialCache(ManualClock())
+    cache = DenialCache(ManualClock(), BucketEvents())
     for number in range(count):
         cache.add(Charge(str(number), MINUTE, 1), REFUSED)
     assert len(cache) == count
@@ -241,7 +244,7 @@ async def test_a_denial_that_comes_after_a_reload_does_not_outlive_it() -> None:
     """A check that was under way during a reload does not refuse those that come after."""
     async with Bench(rate_policy("a", fixed_window(1))) as bench:
         await _spend(bench, "a")
-        hold = bench.store.hold("take", after_work=True)
+        hold = bench.store.hold("acquire", after_work=True)
         async with running(bench.limiter.check("a", principal="ann")) as old:
             await hold.wait()
             bench.limiter.active_policies.replace(PolicySet([rate_policy("a", fixed_window(3))]))
@@ -254,7 +257,7 @@ async def test_a_denial_during_a_reset_does_not_outlive_it() -> None:
     """A request refused while a reset is under way is not remembered beyond it."""
     async with Bench(rate_policy("a", "1/minute")) as bench:
         await _spend(bench, "a")
-        hold = bench.store.hold("forget")
+        hold = bench.store.hold("delete")
         async with running(bench.limiter.reset("a", principal="ann")) as reset:
             await hold.wait()
             assert not (await bench.limiter.check("a", principal="ann")).allowed
@@ -267,7 +270,7 @@ async def test_a_denial_during_a_refund_does_not_outlive_it() -> None:
     """A request refused while a refund is under way is not remembered beyond it."""
     async with Bench(rate_policy("a", "1/minute")) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann")
-        hold = bench.store.hold("settle")
+        hold = bench.store.hold("adjust")
         async with running(reservation.refund()) as refund:
             await hold.wait()
             assert not (await bench.limiter.check("a", principal="ann")).allowed

@@ -213,7 +213,7 @@ async def test_a_reset_empties_the_local_bucket_though_the_store_is_away() -> No
 async def test_a_store_that_hangs_and_then_fails_is_away() -> None:
     """A request whose call to the store ends in an error is decided locally, then and there."""
     async with Bench(LOCAL) as bench:
-        hold = bench.store.hold("take", error=timeout_error())
+        hold = bench.store.hold("acquire", error=timeout_error())
         async with running(bench.limiter.check("local", principal="ann")) as check:
             await hold.wait()
             hold.released.set()

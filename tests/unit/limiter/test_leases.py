@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Mode, Policy
-from fleetlimit.core.quota import concurrency_quota
+from fleetlimit.core.quota import SECOND_US, concurrency_quota
 from fleetlimit.core.subject import Subject
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.plan import Plan, PolicyPlan, make_plan
@@ -42,12 +43,12 @@ class RenewerBench:
 
     async def track(self, key: str = "k", *, lease_us: int = LEASE_US) -> Reservation:
         """Take a lease on a bucket of one, and keep it."""
-        charge = Charge(key, concurrency_quota(1, lease_us=lease_us), 1, f"lease-{key}")
+        charge = Charge(key, concurrency_quota(1, lease=lease_us / SECOND_US), 1, f"lease-{key}")
         taken = await self.store.acquire([charge])
         assert taken.spent
         policy = Policy("c", (charge.quota,))
-        decision = ALLOWED._replace(
-            results=(PolicyResult("c", Mode.ENFORCE, Outcome.ALLOWED, (), ()),)
+        decision = replace(
+            ALLOWED, results=(PolicyResult("c", Mode.ENFORCE, Outcome.ALLOWED, (), ()),)
         )
         plan = Plan((PolicyPlan(policy, Mode.ENFORCE, 0, 1),), (charge,), "caller", has_leases=True)
         held = Reservation(decision, plan, taken.store_now_us, self.store.adjust)
@@ -78,7 +79,7 @@ async def test_a_lease_is_renewed_while_it_is_held() -> None:
             await room.pauses.wait_for_calls(renewal)
             room.clock.advance(10)
             room.pauses.finish()
-            await room.store.wait_until_done("settle", renewal)
+            await room.store.wait_until_done("adjust", renewal)
             assert await room.is_held()
         assert set(room.pauses.requested.entries) == {10}
         await held.release()
@@ -150,7 +151,7 @@ async def test_a_short_lease_does_not_wait_for_a_long_one() -> None:
         assert room.pauses.requested.entries == [10, 0.3]
         room.clock.advance(0.6)
         room.pauses.finish(1)
-        await room.store.wait_until_done("settle")
+        await room.store.wait_until_done("adjust")
         room.clock.advance(0.6)
         assert await room.is_held("short")
         await long.release()
@@ -162,7 +163,7 @@ async def test_a_renewal_that_comes_too_late_does_not_bring_a_lease_back() -> No
     async with renewer_bench() as room:
         gone, stays = await room.track("gone"), await room.track("stays")
         await room.pauses.wait_for_calls(1)
-        renewal = room.store.hold("settle")
+        renewal = room.store.hold("adjust")
         room.pauses.finish()
         await renewal.wait()
         await gone.release()
@@ -210,14 +211,14 @@ async def test_a_request_that_fails_gives_its_lease_back() -> None:
 async def test_a_caller_cancelled_while_the_store_answers_leaves_no_lease(late: bool) -> None:  # noqa: FBT001 - a case
     """A client that goes away before or after the store has decided holds no place."""
     async with Bench(concurrency_policy("c", 1), rate_policy("r", "5/minute")) as bench:
-        hold = bench.store.hold("take", after_work=late)
+        hold = bench.store.hold("acquire", after_work=late)
         async with running(bench.limiter.reserve("c", "r", principal="ann")) as request:
             await hold.wait()
             request.cancel()
             await asyncio.wait({request})
             assert request.cancelled()
             hold.released.set()
-            await bench.store.wait_until_done("settle")
+            await bench.store.wait_until_done("adjust")
         assert await bench.remaining("c") == 1
         assert await bench.remaining("r") == 4
 
@@ -226,14 +227,14 @@ async def test_a_caller_cancelled_before_a_refusal_gives_nothing_back() -> None:
     """A client that goes away before it is refused has no lease to end."""
     async with Bench(concurrency_policy("c", 1)) as bench:
         held = await bench.limiter.reserve("c", principal="ann")
-        hold = bench.store.hold("take")
+        hold = bench.store.hold("acquire")
         async with running(bench.limiter.reserve("c", principal="ann")) as request:
             await hold.wait()
             request.cancel()
             hold.released.set()
-            await bench.store.wait_until_done("take", 2)
+            await bench.store.wait_until_done("acquire", 2)
         await bench.limiter.aclose()
-        assert bench.store.count("settle") == 0
+        assert bench.store.count("adjust") == 0
         assert await bench.remaining("c") == 0
         await held.release()
 
@@ -241,18 +242,18 @@ async def test_a_caller_cancelled_before_a_refusal_gives_nothing_back() -> None:
 async def test_a_caller_cancelled_while_the_store_goes_away_is_forgotten() -> None:
     """A call that fails after its caller has gone is told of, and leaves nothing behind."""
     async with Bench(concurrency_policy("c", 1)) as bench:
-        hold = bench.store.hold("take", error=timeout_error())
+        hold = bench.store.hold("acquire", error=timeout_error())
         async with running(bench.limiter.reserve("c", principal="ann")) as request:
             await hold.wait()
             request.cancel()
             hold.released.set()
-        assert bench.store.count("settle") == 0
+        assert bench.store.count("adjust") == 0
 
 
 async def test_closing_waits_for_the_leases_that_nobody_waits_for() -> None:
     """A lease whose owner went away is given back before the limiter is closed."""
     async with Bench(concurrency_policy("c", 1)) as bench:
-        hold = bench.store.hold("take", after_work=True)
+        hold = bench.store.hold("acquire", after_work=True)
         async with running(bench.limiter.reserve("c", principal="ann")) as request:
             await hold.wait()
             request.cancel()
@@ -260,7 +261,7 @@ async def test_closing_waits_for_the_leases_that_nobody_waits_for() -> None:
         async with running(bench.limiter.aclose()) as closing:
             hold.released.set()
             await closing
-        assert bench.store.count("settle") == 1
+        assert bench.store.count("adjust") == 1
         assert bench.store.closed == 1
 
 
@@ -268,13 +269,13 @@ async def test_a_caller_cancelled_while_it_gives_back_still_does() -> None:
     """A release or refund that has begun is finished, though its caller is cancelled meanwhile."""
     async with Bench(concurrency_policy("c", 1), rate_policy("r", "5/minute")) as bench:
         reservation = await bench.limiter.reserve("c", "r", principal="ann")
-        hold = bench.store.hold("settle")
+        hold = bench.store.hold("adjust")
         async with running(reservation.refund()) as refund:
             await hold.wait()
             refund.cancel()
             await asyncio.wait({refund})
             hold.released.set()
-            await bench.store.wait_until_done("settle")
+            await bench.store.wait_until_done("adjust")
         assert (await bench.remaining("c"), await bench.remaining("r")) == (1, 5)
 
 

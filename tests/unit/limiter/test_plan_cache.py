@@ -6,6 +6,7 @@ from fleetlimit.core.keys import MAX_CACHED_CHARS, KeyScheme
 from fleetlimit.core.policy import KeyPart, Policy
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.plan import MAX_CACHED_PLANS, Plan, PlanCache, make_plan
 from support.limiter import Bench, concurrency_policy, rate_policy
 
@@ -34,14 +35,14 @@ def planned(
 
 def test_a_caller_who_comes_back_has_the_plan_of_before() -> None:
     """The same policies at the same cost on the same route are the same plan."""
-    planner = PlanCache(KEY_SCHEME)
+    planner = PlanCache(KEY_SCHEME, BucketEvents())
     assert planned(planner, TEN) is planned(planner, TEN)
     assert planned(planner, TEN, rate_policy("q", "5/hour")).charges[1].key.split(":")[2] == "q"
 
 
 def test_whatever_changes_a_plan_is_told_apart() -> None:
     """Another caller, tier, route, cost, or policy of the same name has a plan of its own."""
-    planner = PlanCache(KEY_SCHEME)
+    planner = PlanCache(KEY_SCHEME, BucketEvents())
     routed = Policy("p", TEN.limits, key=(KeyPart.parse("principal"), KeyPart.parse("route")))
     for _ in range(2):
         planned(planner, TEN)
@@ -66,23 +67,26 @@ def test_whatever_changes_a_plan_is_told_apart() -> None:
 )
 def test_what_depends_on_more_than_the_caller_is_made_anew(policy: Policy) -> None:
     """Nothing is kept that the next request of the same caller could have otherwise."""
-    planner = PlanCache(KEY_SCHEME)
+    planner = PlanCache(KEY_SCHEME, BucketEvents())
     assert planned(planner, policy) is not planned(planner, policy)
 
 
-def test_no_more_than_so_many_are_kept() -> None:
-    """Callers who never come back do not fill the memory."""
-    planner = PlanCache(KEY_SCHEME)
-    for number in range(MAX_CACHED_PLANS):
+def test_plan_cache_is_bounded() -> None:
+    """Beyond its bound the cache drops the oldest plan."""
+    planner = PlanCache(KEY_SCHEME, BucketEvents())
+    first = planned(planner, TEN, caller=Principal("caller0"), route="GET /0")
+    for number in range(1, MAX_CACHED_PLANS):
         planned(planner, TEN, caller=Principal(f"caller{number // 2}"), route=f"GET /{number % 2}")
-    assert sum(len(each.plans) for each in planner._routes.values()) == MAX_CACHED_PLANS
-    planned(planner, TEN, cost=2)
-    assert sum(len(each.plans) for each in planner._routes.values()) == 1
+    assert len(planner) == MAX_CACHED_PLANS
+    assert planned(planner, TEN, caller=Principal("caller0"), route="GET /0") is first
+    planned(planner, TEN)
+    assert len(planner) == MAX_CACHED_PLANS
+    assert planned(planner, TEN, caller=Principal("caller0"), route="GET /0") is not first
 
 
 def test_a_plan_made_anew_for_the_same_caller_takes_the_place_of_the_one_before() -> None:
     """A cost that changes from request to request does not push out other callers."""
-    planner = PlanCache(KEY_SCHEME)
+    planner = PlanCache(KEY_SCHEME, BucketEvents())
     other = planned(planner, TEN, caller=Principal("bob"))
     for cost in range(MAX_CACHED_PLANS + 1):
         planned(planner, TEN, cost=cost % 2)
@@ -91,7 +95,7 @@ def test_a_plan_made_anew_for_the_same_caller_takes_the_place_of_the_one_before(
 
 def test_callers_of_a_route_share_what_is_the_same_for_all() -> None:
     """Which policies take part is kept once, and not once for each caller."""
-    planner = PlanCache(KEY_SCHEME)
+    planner = PlanCache(KEY_SCHEME, BucketEvents())
     ann, bob = (planned(planner, FIVE, caller=Principal(name)) for name in ("ann", "bob"))
     assert ann.policy_plans is bob.policy_plans
     assert ann.charges != bob.charges
@@ -99,7 +103,7 @@ def test_callers_of_a_route_share_what_is_the_same_for_all() -> None:
 
 def test_a_long_name_is_not_kept() -> None:
     """A caller may be called by as much as a token holds: that does not fill the memory either."""
-    planner = PlanCache(KEY_SCHEME)
+    planner = PlanCache(KEY_SCHEME, BucketEvents())
     asks = [(TEN, 1)]
     for length, kept in ((MAX_CACHED_CHARS, True), (MAX_CACHED_CHARS + 1, False)):
         name = "a" * length
@@ -109,7 +113,7 @@ def test_a_long_name_is_not_kept() -> None:
 
 def test_a_name_that_looks_like_an_address_is_another_caller() -> None:
     """A principal and an anonymous caller have plans of their own, whatever they are called."""
-    planner = PlanCache(KEY_SCHEME)
+    planner = PlanCache(KEY_SCHEME, BucketEvents())
     asks = [(TEN, 1)]
     address = "192.0.2.1"
     by_name = planner.plan_for(asks, Subject(principal=Principal(address)))
@@ -123,6 +127,6 @@ async def test_plans_of_policies_that_are_gone_are_forgotten() -> None:
     async with Bench(TEN) as bench:
         await bench.limiter.check("p", principal="ann")
         planner = bench.limiter._plan_cache
-        assert planner._routes
+        assert len(planner) == 1
         bench.limiter.active_policies.replace(bench.limiter.active_policies.current)
-        assert not planner._routes
+        assert len(planner) == 0

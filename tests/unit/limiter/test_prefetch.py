@@ -21,7 +21,7 @@ async def test_a_hot_bucket_needs_few_calls() -> None:
     async with Bench(BUCKET) as bench:
         decisions = await check_times(bench, 75)
 
-        assert bench.store.count("take") == 4 + 6
+        assert bench.store.count("acquire") == 4 + 6
         assert [remaining_of(each) for each in decisions] == list(range(89, 14, -1))
         assert {each.source for each in decisions} == {Source.STORE}
         assert all(each.spent for each in decisions)
@@ -52,13 +52,13 @@ async def test_a_slice_ends_with_its_life() -> None:
         assert await bench.remaining("p") == 83
         bench.clock.advance(5.999_999)
         await check_times(bench, 1)
-        assert bench.store.count("take") == 3 + 1
+        assert bench.store.count("acquire") == 3 + 1
         bench.clock.advance(0.000_001)
         await check_times(bench, 1)
         # Two of the last one were used: this one is as large.
         assert await bench.remaining("p") == 88
         bench.clock.advance(6)
-        await bench.limiter._gateway.prefetcher.reclaim()
+        await bench.limiter._gateway._prefetcher.reclaim()
         assert bench.store.adjustments == []
 
 
@@ -74,7 +74,7 @@ async def test_what_is_held_and_what_is_there_is_the_burst(age_us: int, together
         clock.advance_us(MINUTE_US)
         for name in ("a", "b"):
             assert await fleet.spend(name, "p", "ann") == 1
-            for hot in fleet[name]._gateway.prefetcher._buckets.values():
+            for hot in fleet[name]._gateway._prefetcher._buckets.values():
                 hot._next_size = 10
     clock.advance_us(age_us)
     passed = [await fleet.spend(name, "p", "ann", times=101) for name in ("a", "b")]
@@ -87,25 +87,25 @@ async def test_the_first_call_is_as_large_as_what_waits() -> None:
     async with Bench(BUCKET) as bench:
         decisions = await asyncio.gather(*start_checks(bench, *[1] * 7))
 
-        assert bench.store.count("take") == 1
+        assert bench.store.count("acquire") == 1
         assert [remaining_of(each) for each in decisions] == [89, 88, 87, 86, 85, 84, 83]
 
 
 async def test_one_call_at_a_time_and_in_order() -> None:
     """Who comes while a call is under way waits for it, and nobody overtakes a larger cost."""
     async with Bench(BUCKET) as bench:
-        hold = bench.store.hold("take")
+        hold = bench.store.hold("acquire")
         first = start_checks(bench, 1)
         await hold.wait()
         others = start_checks(bench, 20, 1, 1)
         await asyncio.sleep(0)
-        assert bench.store.count("take") == 1
+        assert bench.store.count("acquire") == 1
         hold.released.set()
         decisions = await asyncio.gather(*first, *others)
 
         # The second call is as large as its first waiter needs, the third for the rest.
         assert [remaining_of(each) for each in decisions] == [89, 69, 68, 67]
-        assert bench.store.count("take") == 3
+        assert bench.store.count("acquire") == 3
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_who_comes_meanwhile_has_what_is_left(
     """A slice serves those who came while it was under way, and only then there is another call."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 7)
-        hold = bench.store.hold("take")
+        hold = bench.store.hold("acquire")
         first = start_checks(bench, 1)
         await hold.wait()
         others = start_checks(bench, *costs)
@@ -125,7 +125,7 @@ async def test_who_comes_meanwhile_has_what_is_left(
         hold.released.set()
         decisions = await asyncio.gather(*first, *others)
         assert [remaining_of(each) for each in decisions] == [82, *told]
-        assert bench.store.count("take") == 3 + calls
+        assert bench.store.count("acquire") == 3 + calls
 
 
 async def test_a_larger_cost_waits_for_a_slice_of_its_own() -> None:
@@ -135,7 +135,7 @@ async def test_a_larger_cost_waits_for_a_slice_of_its_own() -> None:
         decisions += await check_times(bench, 1, cost=7)
         decisions += await check_times(bench, 1)
         assert [remaining_of(each) for each in decisions][-2:] == [79, 78]
-        assert bench.store.count("take") == 4
+        assert bench.store.count("acquire") == 4
         assert await bench.remaining("p") == 76
 
 
@@ -143,15 +143,15 @@ async def test_near_the_limit() -> None:
     """Where a slice is refused, what is there is shared among those who wait, and no more taken."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 75)
-        before = bench.store.count("take")
+        before = bench.store.count("acquire")
         decisions = await asyncio.gather(*start_checks(bench, *[1] * 30))
 
         assert sum(each.allowed for each in decisions) == 15
         # A whole slice, a refused one, the five that are left, and one that is refused for all.
-        assert bench.store.count("take") == before + 4
+        assert bench.store.count("acquire") == before + 4
         bench.clock.advance(1.3)
         assert [each.allowed for each in await check_times(bench, 3)] == [True, True, False]
-        assert bench.store.count("take") == before + 4 + 3
+        assert bench.store.count("acquire") == before + 4 + 3
 
 
 async def test_a_whole_slice_is_tried_again_when_there_is_room() -> None:
@@ -159,9 +159,9 @@ async def test_a_whole_slice_is_tried_again_when_there_is_room() -> None:
     async with Bench(BUCKET) as bench:
         await check_times(bench, 95)
         bench.clock.advance(30)
-        before = bench.store.count("take")
+        before = bench.store.count("acquire")
         await check_times(bench, 15)
-        assert bench.store.count("take") == before + 2
+        assert bench.store.count("acquire") == before + 2
 
 
 async def test_a_cost_above_a_slice() -> None:
@@ -180,7 +180,7 @@ async def test_other_checks_ask_the_store() -> None:
             await bench.limiter.check("p", "w", principal="ann")
             await bench.limiter.check("s", principal="ann")
             await bench.limiter.check("p", principal="ann", cost=0)
-        assert bench.store.count("take") == 9
+        assert bench.store.count("acquire") == 9
         # Under the same limit, so that the sum is exact.
         assert [await bench.remaining(name) for name in ("p", "w", "s")] == [87, 97, 87]
 
@@ -191,7 +191,7 @@ async def test_several_limits() -> None:
     async with Bench(Policy("p", limits, prefetch=0.1)) as bench:
         decisions = await check_times(bench, 4)
         verdicts = [remaining(limit) for limit in decisions[-1].results[0].limits]
-        assert (verdicts, bench.store.count("take")) == ([86, 892], 3)
+        assert (verdicts, bench.store.count("acquire")) == ([86, 892], 3)
 
 
 async def test_the_store_is_away() -> None:
@@ -213,18 +213,18 @@ async def test_all_who_wait_hear_of_a_failure() -> None:
         bench.store.down = timeout_error()
         decisions = await asyncio.gather(*start_checks(bench, *[1] * 5))
         assert {each.source for each in decisions} == {Source.LOCAL}
-        assert bench.store.count("take") == 1
+        assert bench.store.count("acquire") == 1
 
 
 async def test_a_slow_answer() -> None:
     """Who asked before the store decided is let in, and what is left is used no longer."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 1)
-        hold = bench.store.hold("take", after_work=True)
+        hold = bench.store.hold("acquire", after_work=True)
         (task,) = start_checks(bench, 1)
         await hold.wait()
         bench.clock.advance(6)
         hold.released.set()
         assert (await task).source is Source.STORE
         await check_times(bench, 1)
-        assert bench.store.count("take") == 3
+        assert bench.store.count("acquire") == 3

@@ -11,6 +11,7 @@ from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
+from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.plan import make_plan
 from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.limiter.prefetch import Prefetcher
@@ -46,11 +47,11 @@ async def test_reset_drops_slices() -> None:
         await check_times(bench, 4, policy="w")
         assert await bench.limiter.reset("p", principal="ann") == 1
         assert (await bench.remaining("p"), await bench.remaining("w")) == (90, 93)
-        before = bench.store.count("take")
+        before = bench.store.count("acquire")
         await check_times(bench, 3, policy="w")
-        assert bench.store.count("take") == before
+        assert bench.store.count("acquire") == before
         await check_times(bench, 1)
-        assert bench.store.count("take") == before + 1
+        assert bench.store.count("acquire") == before + 1
     assert bench.store.adjustments == []
 
 
@@ -59,7 +60,7 @@ async def test_reload_gives_slices_back() -> None:
     async with Bench(WINDOW) as bench:
         await check_times(bench, 4, policy="w")
         bench.limiter.active_policies.replace(PolicySet([WINDOW]))
-        await bench.limiter._gateway.prefetcher.reclaim()
+        await bench.limiter._gateway._prefetcher.reclaim()
         assert await bench.remaining("w") == 96
 
 
@@ -75,11 +76,11 @@ async def test_closing_waits_for_a_slice_under_way() -> None:
     """A call that is under way when a replica ends is answered, and its rest goes back."""
     async with Bench(WINDOW) as bench:
         await check_times(bench, 1, policy="w")
-        hold = bench.store.hold("take", after_work=True)
+        hold = bench.store.hold("acquire", after_work=True)
         async with asyncio.TaskGroup() as group:
             group.create_task(bench.limiter.check("w", principal="ann"))
             await hold.wait()
-            group.create_task(bench.limiter._gateway.prefetcher.aclose())
+            group.create_task(bench.limiter._gateway._prefetcher.aclose())
             for _ in range(5):
                 await asyncio.sleep(0)
             hold.released.set()
@@ -94,10 +95,10 @@ async def test_a_window_ends_its_slices() -> None:
         await check_times(bench, 4, policy="w")
         bench.clock.advance(0.999_999)
         await check_times(bench, 1, policy="w")
-        assert bench.store.count("take") == 3
+        assert bench.store.count("acquire") == 3
         bench.clock.advance(0.000_001)
         await check_times(bench, 1, policy="w")
-        assert bench.store.count("take") == 4
+        assert bench.store.count("acquire") == 4
 
 
 async def test_a_window_takes_unused_units_back() -> None:
@@ -105,7 +106,7 @@ async def test_a_window_takes_unused_units_back() -> None:
     async with Bench(WINDOW) as bench:
         await check_times(bench, 4, policy="w")
         bench.clock.advance(6)
-        slices = bench.limiter._gateway.prefetcher
+        slices = bench.limiter._gateway._prefetcher
         await slices.reclaim()
         await slices.reclaim()
         assert [each.delta for each in bench.store.adjustments] == [-3]
@@ -121,10 +122,12 @@ class PrefetchBench:
         self.store = FakeStore(self.clock)
         self.pauses = ManualSleep()
         self.error: Exception | None = None
+        events = BucketEvents()
         self.prefetcher = Prefetcher(
             self.acquire,
             self.store.adjust,
-            UsageSample(0),
+            events,
+            UsageSample(0, events),
             self.clock,
             sleep=self.pauses,
             max_buckets=max_buckets,
@@ -154,7 +157,7 @@ async def test_looks_for_what_is_unused() -> None:
     await counter.pauses.wait_for_calls(1)
     counter.clock.advance(6)
     counter.pauses.finish()
-    await counter.store.wait_until_done("settle")
+    await counter.store.wait_until_done("adjust")
     await counter.prefetcher.aclose()
     assert set(counter.pauses.requested.entries) == {1.0}
     assert [each.delta for each in counter.store.adjustments] == [-3]
@@ -195,10 +198,10 @@ async def test_the_audit_counts_slices(policy: Policy) -> None:
     for second in range(150):
         for name in ("a", "b", "c"):
             passed += await fleet.spend(name, policy.name, "ann", times=second % 7)
-            await fleet[name]._gateway.prefetcher.reclaim()
+            await fleet[name]._gateway._prefetcher.reclaim()
         await fleet.advance(1)
     for name in ("a", "b", "c"):
-        await fleet[name]._gateway.prefetcher.aclose()
+        await fleet[name]._gateway._prefetcher.aclose()
     await fleet.advance_until_compared()
     assert (fleet.overshoots(), fleet.overshoot(policy.name)) == ([], 0)
     assert passed <= fleet.total(policy.name, "admitted") <= passed + 3 * 10

@@ -71,7 +71,7 @@ STEPS = st.lists(
 
 def use_largest_batches(limiter: Limiter) -> None:
     """Let each slice be as large as it may: how large it is must not matter to what is let in."""
-    for hot in limiter._gateway.prefetcher._buckets.values():
+    for hot in limiter._gateway._prefetcher._buckets.values():
         hot._next_size, hot._scarce_until_us = hot.terms.max_cost, 0
 
 
@@ -86,7 +86,7 @@ async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
     for step in steps:
         clock.advance_us(max(0, round(step.lives * life_us) + step.more_us))
         if step.deed == "beat":
-            await fleet[step.name]._gateway.prefetcher.reclaim()
+            await fleet[step.name]._gateway._prefetcher.reclaim()
         elif step.deed == "leave":
             await fleet[step.name].aclose()
             fleet.join(step.name)

@@ -30,7 +30,7 @@ async def test_a_commit_of_the_reserved_cost_asks_the_store_nothing() -> None:
         reservation = await bench.limiter.reserve("a", principal="ann", cost=2)
         await reservation.commit(2)
         await reservation.release()
-        assert bench.store.count("settle") == 0
+        assert bench.store.count("adjust") == 0
 
 
 async def test_only_the_first_correction_counts() -> None:
@@ -69,7 +69,7 @@ async def test_a_refused_request_has_nothing_to_give_back() -> None:
         for _ in range(2):
             reservation = await bench.limiter.reserve("a", principal="ann")
             await reservation.refund()
-        assert bench.store.count("settle") == 0
+        assert bench.store.count("adjust") == 0
         assert await bench.remaining("a") == 0
 
 

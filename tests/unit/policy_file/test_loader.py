@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetlimit.core.policy import KeyKind, KeyPart, Match, Mode, OnStoreError, Policy
-from fleetlimit.core.quota import SECOND_US, Algorithm, concurrency_quota, rate_quota
+from fleetlimit.core.quota import Algorithm, concurrency_quota, rate_quota
 from fleetlimit.errors import ConfigError, DocumentError
 from fleetlimit.policy_file import load, parse
 from fleetlimit.strict_yaml import DocumentErrors
@@ -76,7 +76,7 @@ def test_every_field_reaches_the_policy() -> None:
     assert parse(CONCURRENT).policy_set.policies == (
         Policy(
             "exports",
-            limits=(concurrency_quota(3, lease_us=5 * SECOND_US, cost=2),),
+            limits=(concurrency_quota(3, lease=5, cost=2),),
             key=(
                 KeyPart(KeyKind.PRINCIPAL),
                 KeyPart(KeyKind.HEADER, "x-tenant"),

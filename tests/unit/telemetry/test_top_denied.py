@@ -1,6 +1,7 @@
 """The subjects denied most are known, within a known error and in bounded memory."""
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +72,7 @@ def test_a_flood_counts_every_denial_for_its_caller() -> None:
     """One decision given again and again counts each time, for the caller that it was given to."""
     top = TopDenied()
     flood = decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), subject="s1")
-    for event in (flood, flood, flood._replace(subject_hash="s2"), flood):
+    for event in (flood, flood, replace(flood, subject_hash="s2"), flood):
         top.on_event(event)
     expected = [DeniedSubject("a", "s1", 3, 0), DeniedSubject("a", "s2", 1, 0)]
     assert top.report() == expected

@@ -7,7 +7,7 @@ import pytest
 from fleetlimit import RateLimit
 from fleetlimit.core.decision import BucketStatus, Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import KeyPart, Match, Mode, PolicySet
-from fleetlimit.core.quota import rate_quota
+from fleetlimit.core.quota import SECOND_US, rate_quota
 from fleetlimit.web.http_limiter import MAX_CACHED_HEADERS
 from fleetlimit.web.ratelimit_headers import HeaderFormat, encode_headers
 from fleetlimit.web.responses import MAX_CACHED_REJECTIONS
@@ -76,7 +76,7 @@ def test_policy_cache_ignores_unknown_methods() -> None:
 
 
 def test_policy_cache_is_bounded() -> None:
-    """Beyond its bound the cache starts empty."""
+    """Beyond the bound the oldest entry is dropped."""
     bench, cache = LimiterBench(ALL), PolicyCache()
     first = get(cache, bench)
     for number in range(MAX_CACHED):
@@ -85,18 +85,29 @@ def test_policy_cache_is_bounded() -> None:
 
 
 def test_rejection_cache_reuses_and_is_bounded() -> None:
-    """A reused decision has one response; beyond its bound the cache starts empty."""
+    """Equal decisions have one response; the oldest is dropped beyond the bound."""
     http_limiter = LimiterBench(ALL).http_limiter
-    decisions = [
-        Decision(Outcome.DENIED, Source.CACHE, retry_after_us=number)
-        for number in range(MAX_CACHED_REJECTIONS + 1)
-    ]
-    first = http_limiter.rejection_response(decisions[0])
-    assert http_limiter.rejection_response(decisions[0]) is first
-    for decision in decisions[1:]:
-        http_limiter.rejection_response(decision)
-    assert len(http_limiter._rejection_cache) == 1
-    assert http_limiter.rejection_response(decisions[0]).body == first.body
+
+    def denied(seconds: int) -> Decision:
+        status = BucketStatus(
+            allowed=False,
+            remaining=0,
+            retry_after_us=seconds * SECOND_US,
+            next_unit_after_us=1,
+            reset_after_us=1,
+        )
+        result = PolicyResult("all", Mode.ENFORCE, Outcome.DENIED, LIMITS[0], (status,))
+        return Decision(Outcome.DENIED, Source.CACHE, (result,), status.retry_after_us)
+
+    first = http_limiter.rejection_response(denied(1))
+    assert http_limiter.rejection_response(denied(1)) is first
+    for seconds in range(2, MAX_CACHED_REJECTIONS + 2):
+        http_limiter.rejection_response(denied(seconds))
+    assert len(http_limiter._rejection_cache) == MAX_CACHED_REJECTIONS
+    assert http_limiter.rejection_response(denied(1)).body == first.body
+    without_limits = Decision(Outcome.DENIED, Source.CACHE, retry_after_us=1)
+    assert http_limiter.rejection_response(without_limits).body != first.body
+    assert len(http_limiter._rejection_cache) == MAX_CACHED_REJECTIONS
 
 
 LIMITS = (rate_quota("5/minute"),), (rate_quota("5/second"),), (rate_quota("5/hour", burst=9),)
@@ -126,7 +137,7 @@ def test_header_cache_returns_the_headers_of_the_decision(header_format: HeaderF
 
 
 def test_header_cache_reuses_and_is_bounded() -> None:
-    """Equal headers are built once; beyond its bound the cache starts empty."""
+    """Equal headers are built once; the oldest are dropped beyond the bound."""
     http_limiter = LimiterBench(ALL).http_limiter
 
     def headers_of(remaining: int) -> list[tuple[bytes, bytes]]:

@@ -101,7 +101,7 @@ def test_concurrency_limit_takes_its_lease_as_seconds_or_timedelta(
     """The lease is seconds or a `timedelta`, in whole milliseconds."""
     limit = ConcurrencyLimit(1, lease=lease)
     (quota,) = limit.resolve_policy(LimiterBench().http_limiter).quotas_for("")
-    assert quota == concurrency_quota(1, lease_us=90_000_000)
+    assert quota == concurrency_quota(1, lease=90)
 
 
 def test_policy_limit_follows_a_reload() -> None:

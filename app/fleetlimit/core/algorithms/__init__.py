@@ -1,17 +1,16 @@
-"""How a bucket decides: one pure module for each algorithm, and a Lua twin in the Redis store.
+"""Rate limiting algorithms: one pure module for each, with a Lua twin in the Redis store.
 
-Each module has three functions over its own immutable state:
+Each module has three functions over its own immutable state. `now_us` is store time.
 
-- `take(quota, state, now_us, units, lease)` returns the verdict and the state after spending; the
-  state counts only if the verdict fits and the caller commits it.
-- `settle(quota, state, now_us, settlement)` returns the state after giving units back (negative) or
-  spending more without asking (positive).
-- `expires_us(quota, state)` returns the time from which the state says no more than no state at
-  all; None for a state that already says nothing.
+- `acquire(quota, state, now_us, units, lease)` returns the bucket's status and its state after
+  spending. The caller drops that state if the status denies the charge or nothing is to be spent.
+- `adjust(quota, state, now_us, adjustment)` returns the state after a refund (negative delta) or
+  an unconditional charge (positive delta).
+- `expires_at_us(quota, state)` returns the store time from which the state equals no state; None
+  for no state.
 """
 
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from fleetlimit.core.algorithms import (
     concurrency,
@@ -20,12 +19,33 @@ from fleetlimit.core.algorithms import (
     sliding_window,
     token_bucket,
 )
-from fleetlimit.core.quota import Algorithm
+from fleetlimit.core.charge import Adjustment
+from fleetlimit.core.decision import BucketStatus
+from fleetlimit.core.quota import Algorithm, Quota
 
 State = Any
-"""State of a bucket; each algorithm reads only what it wrote itself."""
+"""State of a bucket; each algorithm reads only its own."""
 
-_MODULES: dict[Algorithm, ModuleType] = {
+
+class AlgorithmModule(Protocol):
+    """Functions of an algorithm's module."""
+
+    def acquire(
+        self, quota: Quota, state: State, now_us: int, units: int, lease: str, /
+    ) -> tuple[BucketStatus, State]:
+        """Return the bucket's status, and its state after spending."""
+        ...
+
+    def adjust(self, quota: Quota, state: State, now_us: int, adjustment: Adjustment, /) -> State:
+        """Return the state after a refund or an unconditional charge."""
+        ...
+
+    def expires_at_us(self, quota: Quota, state: State, /) -> int | None:
+        """Return the store time from which the state equals no state."""
+        ...
+
+
+_MODULES: dict[Algorithm, AlgorithmModule] = {
     Algorithm.TOKEN_BUCKET: token_bucket,
     Algorithm.FIXED_WINDOW: fixed_window,
     Algorithm.SLIDING_WINDOW: sliding_window,
@@ -34,6 +54,6 @@ _MODULES: dict[Algorithm, ModuleType] = {
 }
 
 
-def algorithm_for(algorithm: Algorithm) -> ModuleType:
-    """Return the module that decides for this algorithm."""
+def algorithm_for(algorithm: Algorithm) -> AlgorithmModule:
+    """Return the module of an algorithm."""
     return _MODULES[algorithm]

@@ -1,7 +1,7 @@
-"""Fixed window: a counter that starts again at each multiple of the period since the epoch.
+"""Fixed window: a counter that restarts at each multiple of the period since the epoch.
 
-At most `limit` units pass in a window, and so up to twice the limit in an interval of one period
-that straddles the boundary of two windows.
+At most `limit` units are admitted in a window, and up to twice the limit in an interval of one
+period that spans the boundary of two windows.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fleetlimit.core.quota import Quota
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The number of a window since the epoch and the units spent in it."""
+    """Index of a window since the epoch, and the units spent in it."""
 
     index: int
     count: int
@@ -21,41 +21,43 @@ class Window:
 
 def _current(quota: Quota, state: Window | None, now_us: int) -> Window:
     index = now_us // quota.period_us
-    # A clock that went back stays in the later window: it must not open an earlier one again.
+    # After a step back of the clock the later window stays current: an earlier one is never
+    # reopened.
     return state if state is not None and state.index >= index else Window(index, 0)
 
 
-def take(
+def acquire(
     quota: Quota, state: Window | None, now_us: int, units: int, _lease: str
 ) -> tuple[BucketStatus, Window | None]:
     """Spend units if the window has them left."""
     window = _current(quota, state, now_us)
-    fits = window.count + units <= quota.limit
-    if fits:
+    allowed = window.count + units <= quota.limit
+    if allowed:
         window = Window(window.index, window.count + units)
-    rest_us = (window.index + 1) * quota.period_us - now_us
-    back_us = rest_us if window.count else 0
-    verdict = BucketStatus(
-        allowed=fits,
+    window_left_us = (window.index + 1) * quota.period_us - now_us
+    reset_after_us = window_left_us if window.count else 0
+    status = BucketStatus(
+        allowed=allowed,
         remaining=max(0, quota.limit - window.count),
-        retry_after_us=0 if fits else rest_us,
-        next_unit_after_us=back_us,
-        reset_after_us=back_us,
+        retry_after_us=0 if allowed else window_left_us,
+        next_unit_after_us=reset_after_us,
+        reset_after_us=reset_after_us,
     )
-    return verdict, window if window.count else None
+    return status, window if window.count else None
 
 
-def settle(
+def adjust(
     quota: Quota, state: Window | None, now_us: int, adjustment: Adjustment
 ) -> Window | None:
-    """Give back to, or spend in, the window that the units were spent in, if it is still open."""
+    """Spend units in the current window, or refund them if they were spent in it."""
     window = _current(quota, state, now_us)
-    if adjustment.delta < 0 and adjustment.acquired_at_us // quota.period_us != window.index:
+    spent_in = adjustment.acquired_at_us // quota.period_us
+    if adjustment.delta < 0 and spent_in != window.index:
         return window if window.count else None
     count = max(0, window.count + adjustment.delta)
     return Window(window.index, count) if count else None
 
 
-def expires_us(quota: Quota, state: Window | None) -> int | None:
+def expires_at_us(quota: Quota, state: Window | None) -> int | None:
     """Return the end of the window."""
     return None if state is None else (state.index + 1) * quota.period_us

@@ -1,7 +1,7 @@
-"""Sliding log: every spending is remembered for one period; exact, at one entry each.
+"""Sliding window log: one entry for each charge of the last period; exact.
 
-In any interval of one period at most `limit` units pass. Memory grows with the limit, which is why
-a log's limit is bounded.
+At most `limit` units are admitted in any interval of one period. The size of a log grows with its
+limit, so the limit is bounded by `MAX_ENTRIES`.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.quota import Quota
 
 Entry = tuple[int, int]
-"""When units were spent, in microseconds since the epoch, and how many."""
+"""Store time at which units were spent, in microseconds, and their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,54 +34,53 @@ def _unexpired(quota: Quota, state: Log | None, now_us: int) -> Log:
 
 
 def _wait_us(quota: Quota, log: Log, now_us: int, missing: int) -> int:
-    """Return how long until `missing` of the spent units are forgotten."""
-    for at_us, units in log.entries:
+    """Return the microseconds until entries of `missing` units have expired."""
+    for spent_at_us, units in log.entries:
         missing -= units
         if missing <= 0:
-            return at_us + quota.period_us - now_us
+            return spent_at_us + quota.period_us - now_us
     return 0
 
 
-def take(
+def acquire(
     quota: Quota, state: Log | None, now_us: int, units: int, _lease: str
 ) -> tuple[BucketStatus, Log | None]:
-    """Spend units if the last period leaves room for them."""
+    """Spend units if the last period permits them."""
     log = _unexpired(quota, state, now_us)
     used = log.used
-    fits = used + units <= quota.limit
-    retry_us = 0 if fits else _wait_us(quota, log, now_us, used + units - quota.limit)
-    if fits and units:
-        # A clock that went back must not put an entry before the last one.
-        at_us = max(now_us, log.entries[-1][0]) if log.entries else now_us
-        log = Log((*log.entries, (at_us, units)))
+    allowed = used + units <= quota.limit
+    retry_after_us = 0 if allowed else _wait_us(quota, log, now_us, used + units - quota.limit)
+    if allowed and units:
+        # Entries stay in order after a step back of the clock.
+        spent_at_us = max(now_us, log.entries[-1][0]) if log.entries else now_us
+        log = Log((*log.entries, (spent_at_us, units)))
         used += units
     entries = log.entries
     remaining = max(0, quota.limit - used)
-    verdict = BucketStatus(
-        allowed=fits,
+    status = BucketStatus(
+        allowed=allowed,
         remaining=remaining,
-        retry_after_us=retry_us,
+        retry_after_us=retry_after_us,
         next_unit_after_us=_wait_us(quota, log, now_us, used - quota.limit + remaining + 1),
         reset_after_us=entries[-1][0] + quota.period_us - now_us if entries else 0,
     )
-    return verdict, log if entries else None
+    return status, log if entries else None
 
 
-def settle(quota: Quota, state: Log | None, now_us: int, adjustment: Adjustment) -> Log | None:
-    """Give back units of the entry of that time, or add an entry for more."""
-    log = _unexpired(quota, state, now_us)
-    entries = list(log.entries)
+def adjust(quota: Quota, state: Log | None, now_us: int, adjustment: Adjustment) -> Log | None:
+    """Refund units of the entry of `acquired_at_us`, or add an entry for more units."""
+    entries = list(_unexpired(quota, state, now_us).entries)
     if adjustment.delta > 0:
-        at_us = max(now_us, entries[-1][0]) if entries else now_us
-        entries.append((at_us, adjustment.delta))
-    for index, (at_us, units) in enumerate(entries):
-        if adjustment.delta < 0 and at_us == adjustment.acquired_at_us:
-            entries[index] = (at_us, max(0, units + adjustment.delta))
+        spent_at_us = max(now_us, entries[-1][0]) if entries else now_us
+        entries.append((spent_at_us, adjustment.delta))
+    for index, (spent_at_us, units) in enumerate(entries):
+        if adjustment.delta < 0 and spent_at_us == adjustment.acquired_at_us:
+            entries[index] = (spent_at_us, max(0, units + adjustment.delta))
             break
-    kept = tuple(entry for entry in entries if entry[1])
-    return Log(kept) if kept else None
+    non_empty = tuple(entry for entry in entries if entry[1])
+    return Log(non_empty) if non_empty else None
 
 
-def expires_us(quota: Quota, state: Log | None) -> int | None:
-    """Return when the last entry is forgotten."""
+def expires_at_us(quota: Quota, state: Log | None) -> int | None:
+    """Return when the last entry expires."""
     return None if state is None else state.entries[-1][0] + quota.period_us

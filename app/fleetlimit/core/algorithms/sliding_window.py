@@ -1,9 +1,9 @@
-"""Sliding window over two counters: the last window's count, weighted by what is left of it.
+"""Sliding window counter: the current window's count plus a weighted part of the previous one.
 
-The estimate is `current + ceil(previous * rest / period)`, with `rest` the part of the last window
-that the sliding one still covers, rounded up to a millisecond. It assumes that the last window's
-units were spread evenly, so when they were not, an interval of one period can see up to almost
-twice the limit; two neighbouring aligned windows never exceed it each.
+The estimate is `current + ceil(previous * overlap / period)`. `overlap` is the part of the previous
+window that the sliding one still covers, rounded up to a millisecond. The estimate assumes that the
+units of the previous window were spread evenly. If they were not, up to almost twice the limit is
+admitted in an interval of one period. Each aligned window keeps the limit.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from fleetlimit.core.quota import MILLISECOND_US, Quota
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """The number of a window since the epoch, the units spent in it, and in the one before."""
+    """Index of a window since the epoch, the units spent in it, and in the one before."""
 
     index: int
     current: int
@@ -32,59 +32,59 @@ def _current(quota: Quota, state: Windows | None, now_us: int) -> Windows:
 
 
 def _wait_us(quota: Quota, windows: Windows, now_us: int, free: int) -> int:
-    """Return how long until at least `free` units are available."""
+    """Return the microseconds until at least `free` units are available."""
     period_ms = quota.period_us // MILLISECOND_US
     end_us = (windows.index + 1) * quota.period_us
-    room = quota.limit - free
-    if windows.current <= room:
-        # The current window has the room; the previous one must fade to what is left.
-        counted, spare = windows.previous, room - windows.current
+    permitted = quota.limit - free
+    if windows.current <= permitted:
+        # The weight of the previous window must decrease until its part fits beside the current.
+        fading, spare = windows.previous, permitted - windows.current
     else:
-        # The current window itself must become the previous one, and then fade.
-        counted, spare, end_us = windows.current, room, end_us + quota.period_us
-    rest_ms = period_ms if counted == 0 else min(period_ms, spare * period_ms // counted)
-    return max(0, end_us - rest_ms * MILLISECOND_US - now_us)
+        # The current window must first become the previous one; then its weight must decrease.
+        fading, spare, end_us = windows.current, permitted, end_us + quota.period_us
+    overlap_ms = period_ms if fading == 0 else min(period_ms, spare * period_ms // fading)
+    return max(0, end_us - overlap_ms * MILLISECOND_US - now_us)
 
 
 def _used(quota: Quota, windows: Windows, now_us: int) -> int:
     period_ms = quota.period_us // MILLISECOND_US
-    rest_us = (windows.index + 1) * quota.period_us - now_us
-    # A clock that went back cannot weigh the last window more than whole.
-    rest_ms = min(period_ms, -(-rest_us // MILLISECOND_US))
-    return windows.current + -(-windows.previous * rest_ms // period_ms)
+    overlap_us = (windows.index + 1) * quota.period_us - now_us
+    # After a step back of the clock the previous window weighs 1 and not more.
+    overlap_ms = min(period_ms, -(-overlap_us // MILLISECOND_US))
+    return windows.current + -(-windows.previous * overlap_ms // period_ms)
 
 
-def take(
+def acquire(
     quota: Quota, state: Windows | None, now_us: int, units: int, _lease: str
 ) -> tuple[BucketStatus, Windows | None]:
-    """Spend units if the weighted count leaves room for them."""
+    """Spend units if the weighted count permits them."""
     windows = _current(quota, state, now_us)
-    fits = _used(quota, windows, now_us) + units <= quota.limit
-    retry_us = 0 if fits else _wait_us(quota, windows, now_us, units)
-    if fits:
+    allowed = _used(quota, windows, now_us) + units <= quota.limit
+    retry_after_us = 0 if allowed else _wait_us(quota, windows, now_us, units)
+    if allowed:
         windows = Windows(windows.index, windows.current + units, windows.previous)
     used = _used(quota, windows, now_us)
     remaining = max(0, quota.limit - used)
-    verdict = BucketStatus(
-        allowed=fits,
+    status = BucketStatus(
+        allowed=allowed,
         remaining=remaining,
-        retry_after_us=retry_us,
+        retry_after_us=retry_after_us,
         next_unit_after_us=_wait_us(quota, windows, now_us, remaining + 1) if used else 0,
         reset_after_us=_wait_us(quota, windows, now_us, quota.limit) if used else 0,
     )
-    return verdict, _non_empty(windows)
+    return status, _non_empty(windows)
 
 
-def settle(
+def adjust(
     quota: Quota, state: Windows | None, now_us: int, adjustment: Adjustment
 ) -> Windows | None:
-    """Give back to the window that the units were spent in, or spend in the current one."""
+    """Spend units in the current window, or refund them in the window that they were spent in."""
     windows = _current(quota, state, now_us)
     current, previous = windows.current, windows.previous
-    taken = adjustment.acquired_at_us // quota.period_us
-    if adjustment.delta > 0 or taken == windows.index:
+    spent_in = adjustment.acquired_at_us // quota.period_us
+    if adjustment.delta > 0 or spent_in == windows.index:
         current = max(0, current + adjustment.delta)
-    elif taken == windows.index - 1:
+    elif spent_in == windows.index - 1:
         previous = max(0, previous + adjustment.delta)
     return _non_empty(Windows(windows.index, current, previous))
 
@@ -93,8 +93,8 @@ def _non_empty(windows: Windows) -> Windows | None:
     return windows if windows.current or windows.previous else None
 
 
-def expires_us(quota: Quota, state: Windows | None) -> int | None:
-    """Return the end of the last window in which the counters weigh anything."""
+def expires_at_us(quota: Quota, state: Windows | None) -> int | None:
+    """Return the end of the last window in which the counters have a weight."""
     if state is None:
         return None
     return (state.index + (2 if state.current else 1)) * quota.period_us

@@ -1,14 +1,16 @@
-"""Compares what all replicas let in with what the limits permit; one replica does it for all.
+"""Overshoot detector: compares the usage of all replicas with the limits, on one replica.
 
-It judges a slot once every replica had the time to state it, and never by guessing: where something
-may be missing that would have made room, the bucket's audit starts anew. What a replica let in and
-did not live to state is missing, too, which can only make the sum too small.
+An interval is compared once every replica had time to report it. If a refund may be missing, the
+bucket's ledger is reopened. Admissions that a replica did not report before it died are also
+missing; that can only under-count.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
+from fleetlimit.core.keys import BucketKey
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.limiter.audit.ledger import (
     Ledger,
@@ -26,38 +28,42 @@ from fleetlimit.limiter.audit.report import (
     dump_bounds,
 )
 
-LAG_US = 10 * SECOND_US
-"""A slot is judged so long after its end: time for a replica to miss two statements."""
-REPORT_RETENTION_US = 30 * SECOND_US
-"""How long the last statement of a replica that has gone is remembered."""
-_GRACE_US = SECOND_US
-"""An answer of the store may be so long on its way to a replica that makes a statement."""
-_MAX_GAP = 720
-"""Slots without any audit, after which a ledger is not worth being continued: an hour."""
-_MAX_AGE_US = 600 * SECOND_US
-"""A ledger is not opened at an older slot: it could be from before a break that nobody tells of."""
+LAG_US: Final = 10 * SECOND_US
+"""Time from the end of an interval to its comparison: a replica may miss two reports."""
+REPORT_RETENTION_US: Final = 30 * SECOND_US
+"""How long the last report of a replica that has left is used."""
+_GRACE_US: Final = SECOND_US
+"""Upper bound on the time from a decision of the store to its reply being recorded."""
+_MAX_GAP: Final = 720
+"""Most intervals without an audit after which a ledger is continued: one hour."""
+_MAX_AGE_US: Final = 600 * SECOND_US
+"""Never open a ledger at an interval older than this: an invalidation that is no longer reported
+might lie after it."""
+
+_BucketId = tuple[AuditedLimit, str]
+"""Limit and caller."""
 
 
 @dataclass(slots=True)
 class Finding:
-    """What was found of a policy since the last time.
+    """Result of comparing one policy.
 
     Args:
-        callers: Callers that are audited.
-        intervals: Slots of callers' limits that were compared.
-        permitted: Units that the limits added in these slots.
-        overshoot: Units let in beyond a limit, by limit and caller.
+        callers: Audited callers.
+        intervals: Intervals of callers' limits that were compared.
+        permitted: Units that the limits added in these intervals.
+        overshoot: Units admitted above a limit, by limit and caller.
     """
 
     callers: int = 0
     intervals: int = 0
     permitted: float = 0.0
-    overshoot: dict[tuple[AuditedLimit, str], int] = field(default_factory=dict)
+    overshoot: dict[_BucketId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _ReplicaAccount:
-    """One replica's account of a bucket, stated at a time of the store's clock."""
+    """One replica's account of a bucket, and the store time of its report."""
 
     reported_at_us: int
     account: CallerAccount
@@ -65,23 +71,23 @@ class _ReplicaAccount:
 
 @dataclass(slots=True)
 class _OpenLedger:
-    """A bucket's ledger, and the slot that is judged next."""
+    """Ledger of a bucket, and the next interval to compare."""
 
     ledger: Ledger
     next_interval: int
 
 
 class OvershootDetector:
-    """Keeps a ledger for each bucket that is audited.
+    """Keeps a ledger for each audited bucket.
 
     Args:
-        max_callers: Callers audited for each limit.
+        max_callers: Audited callers of each limit.
     """
 
     def __init__(self, max_callers: int) -> None:
         self._max_callers = max_callers
         self._reports: dict[str, tuple[int, UsageReport]] = {}
-        self._open_ledgers: dict[tuple[AuditedLimit, str], _OpenLedger] = {}
+        self._open_ledgers: dict[_BucketId, _OpenLedger] = {}
         self._bounds: dict[str, int] | None = None
         self._first_compared_at_us = 0
         self._complete_since_us = 0
@@ -89,81 +95,79 @@ class OvershootDetector:
 
     @property
     def bounds_message(self) -> str:
-        """What all replicas are to know: the largest hash that is audited, where some are not."""
+        """Message to all replicas: the largest audited rank of each limit with more callers."""
         return "" if self._bounds is None else dump_bounds(self._bounds)
 
     def compare(
         self, store_now_us: int, reports: Mapping[str, tuple[int, UsageReport]]
     ) -> dict[str, Finding]:
-        """Judge what can be judged by now.
+        """Compare all intervals that every replica had time to report.
 
         Args:
-            store_now_us: The store's time.
-            reports: Each replica's last statement, and when it was made.
+            store_now_us: Store time.
+            reports: Last report of each replica, and its store time.
 
         Returns:
-            A finding for each policy of which anything was stated.
+            A finding for each policy of the reports.
         """
         if store_now_us - self._last_compared_at_us > LAG_US:
-            # After an outage, too, every replica is to have had the time for a statement.
+            # After an outage every replica needs time for a report first.
             self._complete_since_us = store_now_us
         self._first_compared_at_us = self._first_compared_at_us or store_now_us
         self._last_compared_at_us = store_now_us
         self._reports.update(reports)
-        chosen, bounds = self._select_callers()
-        found: dict[str, Finding] = {limit.policy: Finding() for limit, _ in chosen}
+        audited, bounds = self._select_callers()
+        findings: dict[str, Finding] = {limit.policy: Finding() for limit, _ in audited}
         if store_now_us - self._complete_since_us >= LAG_US:
             self._bounds = bounds
             self._open_ledgers = {
-                key: each for key, each in self._open_ledgers.items() if key in chosen
+                bucket: ledger for bucket, ledger in self._open_ledgers.items() if bucket in audited
             }
-            breaks = self._invalidated_until()
-            for (limit, caller), said in chosen.items():
+            invalidated_until = self._invalidated_until()
+            for (limit, caller), accounts in audited.items():
+                key = BucketKey(limit.policy, limit.quota.name, caller)
                 self._compare_bucket(
                     limit,
                     caller,
-                    said,
-                    begin_us=breaks.get((limit.policy, limit.quota.name, caller), 0),
+                    accounts,
+                    begin_us=invalidated_until.get(key, 0),
                     end_us=store_now_us - LAG_US,
-                    finding=found[limit.policy],
+                    finding=findings[limit.policy],
                 )
-            # Not before: what a replica stated before an outage is judged only now.
+            # Only now: reports from before an outage are compared in this call.
+            oldest_us = store_now_us - REPORT_RETENTION_US
             self._reports = {
-                name: heard
-                for name, heard in self._reports.items()
-                if heard[0] > store_now_us - REPORT_RETENTION_US
+                name: report for name, report in self._reports.items() if report[0] > oldest_us
             }
-        for policy, finding in found.items():
+        for policy, finding in findings.items():
             callers = {caller for limit, caller in self._open_ledgers if limit.policy == policy}
             finding.callers = len(callers)
-        return found
+        return findings
 
-    def _select_callers(
-        self,
-    ) -> tuple[dict[tuple[AuditedLimit, str], list[_ReplicaAccount]], dict[str, int]]:
-        """Return what was said of each bucket that is audited, and the bounds of that choice."""
-        union: dict[AuditedLimit, dict[str, list[_ReplicaAccount]]] = {}
-        for at_us, statement in self._reports.values():
-            for limit, accounts in statement.accounts.items():
-                callers = union.setdefault(limit, {})
+    def _select_callers(self) -> tuple[dict[_BucketId, list[_ReplicaAccount]], dict[str, int]]:
+        """Return the accounts of each audited bucket, and the bounds of that selection."""
+        by_limit: dict[AuditedLimit, dict[str, list[_ReplicaAccount]]] = {}
+        for reported_at_us, report in self._reports.values():
+            for limit, accounts in report.accounts.items():
+                callers = by_limit.setdefault(limit, {})
                 for caller, account in accounts.items():
-                    callers.setdefault(caller, []).append(_ReplicaAccount(at_us, account))
-        chosen, bounds = {}, {}
-        for limit, callers in union.items():
+                    callers.setdefault(caller, []).append(_ReplicaAccount(reported_at_us, account))
+        audited, bounds = {}, {}
+        for limit, callers in by_limit.items():
             smallest = sorted(callers, key=sample_rank)[: self._max_callers]
-            chosen.update({(limit, caller): callers[caller] for caller in smallest})
+            audited.update({(limit, caller): callers[caller] for caller in smallest})
             if len(smallest) < len(callers):
                 bounds[str(limit)] = sample_rank(smallest[-1])[0]
-        return chosen, bounds
+        return audited, bounds
 
-    def _invalidated_until(self) -> dict[tuple[str, str, str], float]:
-        """Return until when nothing counts, by policy, limit and caller."""
-        found: dict[tuple[str, str, str], float] = {}
-        for _, statement in self._reports.values():
-            for key, at_us in statement.invalidations.items():
-                until = math.inf if at_us == PENDING else at_us
-                found[key] = max(until, found.get(key, 0))
-        return found
+    def _invalidated_until(self) -> dict[BucketKey, float]:
+        """Return the store time until which the usage of each invalidated bucket is ignored."""
+        latest: dict[BucketKey, float] = {}
+        for _, report in self._reports.values():
+            for key, at_us in report.invalidations.items():
+                until_us = math.inf if at_us == PENDING else at_us
+                latest[key] = max(until_us, latest.get(key, 0))
+        return latest
 
     def _compare_bucket(
         self,
@@ -175,60 +179,58 @@ class OvershootDetector:
         end_us: int,
         finding: Finding,
     ) -> None:
-        """Judge a bucket's slots that begin after one time and end before another."""
-        length = interval_us(limit.quota)
-        last = end_us // length - 1
-        key = (limit, caller)
+        """Compare a bucket's intervals that begin after one store time and end before another."""
+        length_us = interval_us(limit.quota)
+        last = end_us // length_us - 1
+        bucket = (limit, caller)
         if begin_us > end_us or any(
-            _may_miss_refund(each, (last + 1) * length) for each in accounts
+            _may_miss_refund(each, (last + 1) * length_us) for each in accounts
         ):
-            self._open_ledgers.pop(key, None)
+            self._open_ledgers.pop(bucket, None)
             return
-        first = max(
-            int(begin_us) // length + 1, *(each.account.first_interval for each in accounts)
-        )
-        found = self._open_ledgers.get(key)
-        if found is None or found.next_interval < first or last - found.next_interval > _MAX_GAP:
-            # Who was gone before the first comparison is not known, nor what it gave back.
-            first = max(
-                first, self._first_compared_at_us // length, (end_us - _MAX_AGE_US) // length
-            )
-            found = _open_at_known_balance(limit, accounts, first, last, finding)
-            if found is None:
-                self._open_ledgers.pop(key, None)
+        complete_from = max(each.account.first_interval for each in accounts)
+        first = max(int(begin_us) // length_us + 1, complete_from)
+        ledger = self._open_ledgers.get(bucket)
+        if ledger is None or ledger.next_interval < first or last - ledger.next_interval > _MAX_GAP:
+            # Replicas that left before the first comparison, and their refunds, are unknown.
+            known_from_us = max(self._first_compared_at_us, end_us - _MAX_AGE_US)
+            first = max(first, known_from_us // length_us)
+            ledger = _open_at_known_balance(limit, accounts, first, last, finding)
+            if ledger is None:
+                self._open_ledgers.pop(bucket, None)
                 return
-            self._open_ledgers[key] = found
-        for slot in range(found.next_interval, last + 1):
-            units = sum(
-                spent.units for each in accounts if (spent := each.account.usage(slot)) is not None
-            )
+            self._open_ledgers[bucket] = ledger
+        for interval in range(ledger.next_interval, last + 1):
+            usages = [each.account.usage(interval) for each in accounts]
+            units = sum(usage.units for usage in usages if usage is not None)
             finding.intervals += 1
-            finding.permitted += found.ledger.permitted(slot)
-            found.ledger, beyond = found.ledger.close(slot, units)
-            found.next_interval = slot + 1
-            if beyond:
-                finding.overshoot[key] = finding.overshoot.get(key, 0) + beyond
+            finding.permitted += ledger.ledger.permitted(interval)
+            ledger.ledger, overshoot = ledger.ledger.close(interval, units)
+            ledger.next_interval = interval + 1
+            if overshoot:
+                finding.overshoot[bucket] = finding.overshoot.get(bucket, 0) + overshoot
 
 
-def _may_miss_refund(account: _ReplicaAccount, end_us: int) -> bool:
-    """Tell whether a replica may have given units back that it has not stated."""
-    return account.account.has_refunds and account.reported_at_us < end_us + _GRACE_US
+def _may_miss_refund(replica: _ReplicaAccount, end_us: int) -> bool:
+    """Return whether a replica may have refunded units that it has not reported."""
+    return replica.account.has_refunds and replica.reported_at_us < end_us + _GRACE_US
 
 
 def _open_at_known_balance(
     limit: AuditedLimit, accounts: list[_ReplicaAccount], first: int, last: int, finding: Finding
 ) -> _OpenLedger | None:
-    """Begin with the first slot of which the store's own word says how the bucket stood."""
-    slots: dict[int, tuple[int, int]] = {}
+    """Open a ledger at the first interval whose initial balance a replica has reported."""
+    first_uses: dict[int, tuple[int, int]] = {}
     for each in accounts:
-        for slot in map(int, filter(str.isdecimal, each.account.intervals)):
-            spent = each.account.usage(slot)
-            if spent is not None and first <= slot <= last:
-                word = (spent.offset_us, spent.spent_before)
-                slots[slot] = min(word, slots.get(slot, word))
-    told = {slot: before for slot, (_, before) in slots.items() if before != UNKNOWN}
-    if not told:
+        for interval in map(int, filter(str.isdecimal, each.account.intervals)):
+            usage = each.account.usage(interval)
+            if usage is not None and first <= interval <= last:
+                use = (usage.offset_us, usage.spent_before)
+                first_uses[interval] = min(use, first_uses.get(interval, use))
+    known = [interval for interval, (_, before) in first_uses.items() if before != UNKNOWN]
+    if not known:
         return None
-    slot = min(told)
-    finding.permitted += initial_allowance(limit.quota, told[slot])
-    return _OpenLedger(open_ledger(limit.quota, slot, told[slot]), slot)
+    interval = min(known)
+    spent_before = first_uses[interval][1]
+    finding.permitted += initial_allowance(limit.quota, spent_before)
+    return _OpenLedger(open_ledger(limit.quota, interval, spent_before), interval)

@@ -1,131 +1,135 @@
-"""What was let in beyond a limit, told from what replicas let in and from nothing else.
+"""Ledgers: overshoot (units admitted above a limit), computed from admission counts alone.
 
-The store's clock is cut into slots. Of each slot only the sum of units let in is known, so whole
-slots are compared with the most that the limit permits in them: a bucket that keeps its limit never
-reads above 0. What is beyond is told once; then the ledger goes on as if it had been permitted.
+Store time is divided into intervals. Only the sum of the units admitted in each interval is known.
+Whole intervals are therefore compared with the most that a limit permits in them, and a bucket that
+keeps its limit never shows an overshoot. An overshoot is reported once: the ledger continues as if
+it had been permitted.
 """
 
 import zlib
 from dataclasses import dataclass, replace
+from typing import Final
 
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 
 SampleRank = tuple[int, str]
-"""The place of a caller among all, and its hashes."""
-INTERVAL_US = 5 * SECOND_US
-MAX_SUBWINDOWS = 60
-"""Parts of a sliding log's period that are summed apart, at most."""
+"""Rank of a caller in the bottom-k sample: a checksum of its hash, and the hash."""
+INTERVAL_US: Final = 5 * SECOND_US
+MAX_SUBWINDOWS: Final = 60
+"""Most subwindows that the period of a sliding log is divided into."""
 
 
 def sample_rank(caller: str) -> SampleRank:
-    """Return the place of a caller's hashes among all: the smallest are audited, everywhere."""
-    # Not the hashes themselves: of a key of several parts the first may be the same for many.
+    """Return the rank of a caller: the callers with the smallest ranks are audited everywhere."""
+    # A checksum, because the first component of a compound key may be the same for many callers.
     return zlib.crc32(caller.encode()), caller
 
 
 def interval_us(quota: Quota) -> int:
-    """Return the length of a limit's slots, so that windows are whole slots or slots whole windows.
+    """Return the length of a limit's intervals, in microseconds.
 
-    Returns:
-        5 s in microseconds; for windows of which 5 s are no part, their first multiple from 5 s on.
+    It is 5 s if windows consist of whole intervals then. Otherwise it is the first multiple of the
+    window of at least 5 s, and intervals consist of whole windows.
     """
-    period = quota.period_us
-    if quota.algorithm is Algorithm.TOKEN_BUCKET or period % INTERVAL_US == 0:
+    period_us = quota.period_us
+    if quota.algorithm is Algorithm.TOKEN_BUCKET or period_us % INTERVAL_US == 0:
         return INTERVAL_US
-    return period * -(-INTERVAL_US // period)
+    return period_us * -(-INTERVAL_US // period_us)
 
 
 def creditable_refund(quota: Quota, units: int, acquired_at_us: int, refunded_at_us: int) -> int:
-    """Return how many of the units that were given back at a time make room for others.
+    """Return how many refunded units other requests can spend.
 
     Args:
-        quota: The limit.
-        units: What was given back.
-        acquired_at_us: When it had been spent, on the store's clock.
-        refunded_at_us: When it was given back, on the same clock.
+        quota: The quota.
+        units: Refunded units.
+        acquired_at_us: Store time at which the units were spent.
+        refunded_at_us: Store time of the refund.
     """
-    period = quota.period_us
+    period_us = quota.period_us
     match quota.algorithm:
         case Algorithm.TOKEN_BUCKET:
             return units
         case Algorithm.SLIDING_LOG:
-            return units if refunded_at_us - acquired_at_us < period else 0
+            return units if refunded_at_us - acquired_at_us < period_us else 0
         case _:
-            return units if refunded_at_us // period == acquired_at_us // period else 0
+            return units if refunded_at_us // period_us == acquired_at_us // period_us else 0
 
 
 @dataclass(frozen=True, slots=True)
 class BacklogLedger:
-    """A token bucket: the backlog of a queue that is served at the limit's rate.
+    """Ledger of a token bucket: the backlog of a queue that is served at the limit's rate.
 
-    In every interval at most `burst + rate * time` units pass if and only if the backlog never
+    At most `burst + rate * time` units pass in every interval if and only if the backlog never
     exceeds the burst (Cruz, "A Calculus for Network Delay", part I, IEEE Trans. Information Theory
-    37(1), 1991). It follows Lindley's recursion: max(0, backlog + units - service).
+    37(1), 1991). The backlog follows Lindley's recursion: max(0, backlog + units - service).
 
     Args:
-        quota: The limit.
-        ticks: The backlog in ticks, `period_us` of them to the unit, as the bucket counts its debt.
+        quota: The quota.
+        ticks: Backlog in ticks, `period_us` of them to the unit, as in the bucket itself.
     """
 
     quota: Quota
     ticks: int
 
     def permitted(self, _interval: int) -> float:
-        """Return the units that a slot adds to what may be let in."""
+        """Return the units that the limit adds in an interval."""
         return INTERVAL_US * self.quota.limit / self.quota.period_us
 
     def close(self, _interval: int, units: int) -> tuple["BacklogLedger", int]:
-        """Return the ledger after the next slot, and the units that were beyond the limit in it."""
+        """Return the ledger after the next interval, and the overshoot in it."""
         unit = self.quota.period_us
         ticks = max(0, self.ticks + units * unit - INTERVAL_US * self.quota.limit)
-        # Less than a unit is carried on: many small excesses must not read as none.
-        beyond = max(0, ticks - self.quota.burst * unit) // unit
-        return replace(self, ticks=ticks - beyond * unit), beyond
+        # A fraction of a unit stays in the backlog, so that many small excesses add up.
+        overshoot = max(0, ticks - self.quota.burst * unit) // unit
+        return replace(self, ticks=ticks - overshoot * unit), overshoot
 
 
 @dataclass(frozen=True, slots=True)
 class WindowLedger:
-    """Windows: the sum of the last cells, which are as long as a window together.
+    """Ledger of a window: the sum of the last subwindows, which are one window together.
 
-    A fixed and a sliding window permit their limit in each aligned window, which is one cell. A log
-    permits its limit in any interval of one period, which is as many cells as it can be cut into.
+    A fixed and a sliding window permit their limit in each aligned window, which is one subwindow.
+    A log permits its limit in any interval of one period, which is divided into as many subwindows
+    as possible.
 
     Args:
-        quota: The limit.
-        sums: Number of each cell since the epoch, and the units in it, oldest first.
+        quota: The quota.
+        sums: Index of each subwindow since the epoch and the units in it, oldest first.
     """
 
     quota: Quota
     sums: tuple[tuple[int, int], ...]
 
     def permitted(self, interval: int) -> float:
-        """Return the units that a slot adds to what may be let in."""
-        new = self.sums[-1][0] < _subwindow_of(self.quota, interval)
-        return _window_allowance(self.quota) / _subwindow_count(self.quota) if new else 0
+        """Return the units that the limit adds in an interval."""
+        is_new = self.sums[-1][0] < _subwindow_of(self.quota, interval)
+        return _window_allowance(self.quota) / _subwindow_count(self.quota) if is_new else 0
 
     def close(self, interval: int, units: int) -> tuple["WindowLedger", int]:
-        """Return the ledger after the next slot, and the units that were beyond the limit in it."""
-        cell = _subwindow_of(self.quota, interval)
-        sums = {at: sum_ for at, sum_ in self.sums if at > cell - _subwindow_count(self.quota)}
-        sums[cell] = sums.get(cell, 0) + units
-        beyond = max(0, sum(sums.values()) - _window_allowance(self.quota))
-        sums[cell] -= beyond
-        return replace(self, sums=tuple(sums.items())), beyond
+        """Return the ledger after the next interval, and the overshoot in it."""
+        current = _subwindow_of(self.quota, interval)
+        oldest = current - _subwindow_count(self.quota)
+        sums = {index: count for index, count in self.sums if index > oldest}
+        sums[current] = sums.get(current, 0) + units
+        overshoot = max(0, sum(sums.values()) - _window_allowance(self.quota))
+        sums[current] -= overshoot
+        return replace(self, sums=tuple(sums.items())), overshoot
 
 
 Ledger = BacklogLedger | WindowLedger
 
 
 def open_ledger(quota: Quota, interval: int, spent_before: int) -> Ledger:
-    """Return the ledger of a bucket from the begin of a slot on.
+    """Return the ledger of a bucket that starts with an interval.
 
     Args:
-        quota: The limit.
-        interval: The first slot that is counted.
-        spent_before: Units spent in the bucket before the first ones of this interval.
+        quota: The quota.
+        interval: First interval that is counted.
+        spent_before: Units spent in the bucket before the first admission of this interval.
     """
     if quota.algorithm is Algorithm.TOKEN_BUCKET:
-        # The account rounds up to whole units: by less than one, and less is never beyond.
+        # The bucket rounds up to whole units. The error is below one unit, which is no overshoot.
         return BacklogLedger(quota, min(quota.burst, spent_before) * quota.period_us)
     return WindowLedger(
         quota, ((_subwindow_of(quota, interval), _initial_count(quota, spent_before)),)
@@ -140,24 +144,25 @@ def initial_allowance(quota: Quota, spent_before: int) -> int:
 
 
 def _initial_count(quota: Quota, spent_before: int) -> int:
-    """Return what the account says of the open window: only a fixed window's is that very sum."""
+    """Return the units of the open window; only a fixed window's status contains them."""
     return min(quota.limit, spent_before) if quota.algorithm is Algorithm.FIXED_WINDOW else 0
 
 
 def _window_allowance(quota: Quota) -> int:
-    """Return the units permitted in a window, or in the windows of one slot."""
+    """Return the units permitted in a window, or in the windows of one interval."""
     return quota.limit * max(1, interval_us(quota) // quota.period_us)
 
 
 def _subwindow_count(quota: Quota) -> int:
-    """Return into how many cells a window is cut."""
+    """Return how many subwindows a window is divided into."""
     if quota.algorithm is not Algorithm.SLIDING_LOG:
         return 1
-    slots = max(1, quota.period_us // interval_us(quota))
-    return next(count for count in range(min(MAX_SUBWINDOWS, slots), 0, -1) if slots % count == 0)
+    intervals = max(1, quota.period_us // interval_us(quota))
+    most = min(MAX_SUBWINDOWS, intervals)
+    return next(count for count in range(most, 0, -1) if intervals % count == 0)
 
 
 def _subwindow_of(quota: Quota, interval: int) -> int:
-    """Return the number of the cell that a slot is in."""
-    length = interval_us(quota)
-    return interval * length // (max(quota.period_us, length) // _subwindow_count(quota))
+    """Return the index of the subwindow that contains an interval."""
+    length_us = interval_us(quota)
+    return interval * length_us // (max(quota.period_us, length_us) // _subwindow_count(quota))

@@ -1,30 +1,31 @@
-"""What one replica says that it let in: the text in which it is kept in the store, and back."""
+"""Usage reports: what one replica admitted, as the JSON text that the store keeps."""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Final
 
-from fleetlimit.core.keys import caller_of, limit_of, policy_of
+from fleetlimit.core.keys import BucketKey, parse_bucket_key
 from fleetlimit.core.quota import Algorithm, Quota
 
-PENDING = -1
-"""Stands for the time of a break that is not over yet."""
-UNKNOWN = -1
-"""Stands for what was spent before, where nothing was asked of the bucket."""
+PENDING: Final = -1
+"""Sentinel: the store time of an invalidation is not known yet."""
+UNKNOWN: Final = -1
+"""Sentinel: the units spent before this interval are unknown, because the bucket was only refunded
+in it."""
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedLimit:
-    """A limit that is audited: one of a policy, by its figures, and not by what it is for."""
+    """Identity of an audited limit: policy name and quota figures, ignoring the cost factor."""
 
     policy: str
     quota: Quota
 
     @classmethod
     def of(cls, policy: str, quota: Quota) -> "AuditedLimit":
-        """Return the limit behind a quota, whatever a request costs under it."""
+        """Return the identity of a policy's quota."""
         return cls(policy, quota if quota.cost == 1 else replace(quota, cost=1))
 
     def __str__(self) -> str:
@@ -34,23 +35,24 @@ class AuditedLimit:
 
     @classmethod
     def parse(cls, text: str) -> "AuditedLimit":
-        """Read what `str` wrote.
+        """Parse the text of `str`.
 
         Raises:
-            ValueError: It did not write that.
+            ValueError: The text is malformed.
         """
         policy, algorithm, *figures = text.split(" ")
         limit, period_us, burst = map(int, figures)
         return cls(policy, Quota(Algorithm(algorithm), limit, period_us, burst))
 
 
-class IntervalUsage(NamedTuple):
-    """What a replica let in of one bucket in one slot.
+@dataclass(frozen=True, slots=True)
+class IntervalUsage:
+    """Units that a replica admitted from one bucket in one interval.
 
     Args:
-        offset_us: When it first did, in microseconds from the slot's begin on the store's clock.
-        spent_before: Units spent before that, by the store; `UNKNOWN` if it did not say.
-        units: Units let in, less those given back.
+        offset_us: Time of the first admission, in microseconds since the start of the interval.
+        spent_before: Units that were spent in the bucket before it, or `UNKNOWN`.
+        units: Admitted units, less the refunded ones.
     """
 
     offset_us: int
@@ -58,12 +60,13 @@ class IntervalUsage(NamedTuple):
     units: int
 
 
-class CallerAccount(NamedTuple):
-    """What a replica let in of one bucket.
+@dataclass(frozen=True, slots=True)
+class CallerAccount:
+    """Usage of one bucket by one replica.
 
     Args:
-        first_interval: The slot from which on nothing is missing.
-        has_refunds: Whether it gave units back, ever.
+        first_interval: Interval from which on the account is complete.
+        has_refunds: Whether the replica ever refunded units of the bucket.
         intervals: Units by interval, for the most recent non-empty intervals. Kept as raw JSON and
             parsed lazily, because few accounts are read.
     """
@@ -73,75 +76,73 @@ class CallerAccount(NamedTuple):
     intervals: Mapping[str, Any]
 
     def usage(self, interval: int) -> IntervalUsage | None:
-        """Return what was let in within a slot, None for nothing."""
+        """Return the usage in an interval; None if there was none."""
         try:
-            after_us, before, units = self.intervals[str(interval)]
-            return IntervalUsage(int(after_us), int(before), int(units))
+            offset_us, spent_before, units = self.intervals[str(interval)]
+            return IntervalUsage(int(offset_us), int(spent_before), int(units))
         except _MALFORMED:
             return None
 
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
-    """What one replica says.
+    """Report of one replica.
 
     Args:
         accounts: Accounts by limit and caller.
-        invalidations: By policy, name of the limit and caller, until when nothing counts, on the
-            store's clock; `PENDING` while that is not known.
+        invalidations: Store time until which all usage of a bucket is ignored; `PENDING` while it
+            is not known.
     """
 
     accounts: Mapping[AuditedLimit, Mapping[str, CallerAccount]]
-    invalidations: Mapping[tuple[str, str, str], int]
+    invalidations: Mapping[BucketKey, int]
 
     @classmethod
     def parse(cls, text: str) -> "UsageReport":
-        """Read a statement; one that another release wrote in another way says nothing."""
+        """Parse a report; a malformed one, perhaps of another release, is empty."""
         try:
-            found = json.loads(text)
-            return cls(
-                dict(_parse_accounts(found["accounts"])),
-                dict(_parse_invalidations(found["breaks"])),
-            )
+            report = json.loads(text)
+            accounts = dict(_parse_accounts(report["accounts"]))
+            return cls(accounts, dict(_parse_invalidations(report["breaks"])))
         except _MALFORMED:
             return cls({}, {})
 
 
 def dump_report(accounts: Mapping[str, Mapping[str, Any]], invalidations: Mapping[str, int]) -> str:
-    """Return the text of a statement.
+    """Return the text of a report.
 
     Args:
-        accounts: By limit and caller: first slot, 1 if units were given back, and the figures of
-            `Spent` by slot.
-        invalidations: Times as in `Statement`, by the bucket's key.
+        accounts: By limit and caller: first interval, 1 if there were refunds, and by interval the
+            figures of `IntervalUsage`.
+        invalidations: Times as in `UsageReport`, by key of the bucket.
     """
     return json.dumps({"accounts": accounts, "breaks": invalidations}, separators=(",", ":"))
 
 
 def dump_bounds(bounds: Mapping[str, int]) -> str:
-    """Return the text that tells all replicas the largest hash that is audited, by limit."""
+    """Return the text of a message to all replicas: the largest audited rank of each limit."""
     return json.dumps(bounds, separators=(",", ":"))
 
 
 def parse_bounds(text: str) -> dict[str, int] | None:
-    """Return what `write_bounds` wrote; None where that is not it."""
+    """Parse the text of `dump_bounds`; None if it is malformed."""
     try:
         return {str(limit): int(bound) for limit, bound in json.loads(text).items()}
     except _MALFORMED:
         return None
 
 
-def _parse_accounts(found: Any) -> Iterator[tuple[AuditedLimit, dict[str, CallerAccount]]]:
-    for text, callers in found.items():
+def _parse_accounts(raw: Any) -> Iterator[tuple[AuditedLimit, dict[str, CallerAccount]]]:
+    for text, callers in raw.items():
         yield (
             AuditedLimit.parse(text),
             {
-                caller: CallerAccount(int(first), bool(gives_back), {**slots})
-                for caller, (first, gives_back, slots) in callers.items()
+                caller: CallerAccount(int(first), bool(has_refunds), {**intervals})
+                for caller, (first, has_refunds, intervals) in callers.items()
             },
         )
 
 
-def _parse_invalidations(found: Any) -> Iterator[tuple[tuple[str, str, str], int]]:
-    for bucket, at_us in found.items():
-        yield (policy_of(bucket), limit_of(bucket), caller_of(bucket)), int(at_us)
+def _parse_invalidations(raw: Any) -> Iterator[tuple[BucketKey, int]]:
+    for key, until_us in raw.items():
+        yield parse_bucket_key(key), int(until_us)

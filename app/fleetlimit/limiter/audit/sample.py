@@ -1,32 +1,49 @@
-"""What this replica let in, slot by slot, for a sample of callers that all replicas agree on.
+"""Usage sample: admitted units by interval, for a sample of callers that all replicas agree on.
 
-Of each limit the callers with the smallest hashes are counted. Who is among the smallest of all is
-among the smallest of every replica that saw it: nothing has to be agreed on. Only what the shared
-store let in is counted, and by the time at which it did.
+Bottom-k sampling: the callers of a limit with the smallest ranks are counted. A caller among the
+smallest of all replicas is among the smallest of every replica that it uses, which needs no
+coordination. Only admissions of the shared store are counted, at store time.
 """
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
-from fleetlimit.core.charge import Adjustment
-from fleetlimit.core.keys import caller_of, policy_of
+from fleetlimit.core.bounded_cache import BoundedCache
+from fleetlimit.core.charge import Adjustment, Charge
+from fleetlimit.core.keys import parse_bucket_key
 from fleetlimit.core.quota import SECOND_US, Quota
 from fleetlimit.limiter.audit.ledger import SampleRank, creditable_refund, interval_us, sample_rank
 from fleetlimit.limiter.audit.report import PENDING, UNKNOWN, AuditedLimit, dump_report
-from fleetlimit.limiter.plan import Plan
+from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.ports import AcquireResult
 
-MAX_INTERVALS = 6
-"""Slots with anything in them that are kept for each caller: half a minute of steady traffic."""
-_NO_THRESHOLD: SampleRank = (sys.maxsize, "")
+MAX_INTERVALS: Final = 6
+"""Non-empty intervals that are kept for each caller: half a minute of steady traffic."""
+_NO_THRESHOLD: Final[SampleRank] = (sys.maxsize, "")
 
 
 class CallerUsage:
-    """One caller of one limit."""
+    """Usage of one limit by one caller.
+
+    Args:
+        bottom_k: The callers of the limit.
+        key: Key of the bucket.
+        quota: Quota of the bucket.
+        rank: Rank of the caller.
+    """
 
     __slots__ = (
-        *("bottom_k", "first_interval", "has_refunds", "key", "quota"),
-        *("rank", "last_seen_at_us", "interval_us", "intervals", "unreported"),
+        "bottom_k",
+        "first_interval",
+        "has_refunds",
+        "interval_us",
+        "intervals",
+        "key",
+        "last_seen_at_us",
+        "quota",
+        "rank",
+        "unreported",
     )
 
     def __init__(self, bottom_k: "BottomK", key: str, quota: Quota, rank: SampleRank) -> None:
@@ -38,7 +55,7 @@ class CallerUsage:
         self.last_seen_at_us = 0
         self.first_interval = 0
         self.has_refunds = False
-        # As in a statement: first time within the slot, spent before, units.
+        # The figures of `IntervalUsage`, by interval.
         self.intervals: dict[int, list[int]] = {}
         self.unreported = 0
 
@@ -46,29 +63,34 @@ class CallerUsage:
         """Count units.
 
         Args:
-            at_us: When they were let in, on the store's clock.
-            spent_before: Units that were spent before them, as the store said.
-            units: How many; below 0 for what was given back.
+            at_us: Store time at which they were admitted.
+            spent_before: Units that were spent in the bucket before them, or `UNKNOWN`.
+            units: Number of units; negative for a refund.
         """
-        slot, after_us = divmod(at_us, self.interval_us)
-        found = self.intervals.get(slot)
+        interval, offset_us = divmod(at_us, self.interval_us)
+        figures = self.intervals.get(interval)
         self.unreported += units
-        if found is None:
-            self.intervals[slot] = [after_us, spent_before, units]
+        if figures is None:
+            self.intervals[interval] = [offset_us, spent_before, units]
             if len(self.intervals) > MAX_INTERVALS:
                 oldest = min(self.intervals)
                 del self.intervals[oldest]
                 self.first_interval = max(self.first_interval, oldest + 1)
             return
-        found[2] += units
-        # Answers may come in another order than the store decided in.
-        first_us = found[0]
-        if after_us < first_us or (after_us == first_us and spent_before < found[1]):
-            found[0], found[1] = after_us, spent_before
+        figures[2] += units
+        # Replies may arrive in another order than the store decided in.
+        first_us = figures[0]
+        if offset_us < first_us or (offset_us == first_us and spent_before < figures[1]):
+            figures[0], figures[1] = offset_us, spent_before
 
 
 class BottomK:
-    """The callers of one limit, and the last place among them that is still taken."""
+    """The `size` callers of one limit with the smallest ranks.
+
+    Args:
+        limit: The limit.
+        size: Bound on the callers.
+    """
 
     __slots__ = ("by_caller", "interval_us", "limit", "size", "threshold")
 
@@ -77,106 +99,120 @@ class BottomK:
         self.interval_us = interval_us(limit.quota)
         self.size = size
         self.by_caller: dict[str, CallerUsage] = {}
+        # A caller with a larger rank is not counted.
         self.threshold = _NO_THRESHOLD
 
-    def insert(self, new: CallerUsage) -> CallerUsage | None:
-        """Take a caller in, and return the one that has to go for it."""
-        _, name = new.rank
-        self.by_caller[name] = new
-        gone = None
+    def insert(self, usage: CallerUsage) -> CallerUsage | None:
+        """Add a caller, and return the one that is removed for it."""
+        _, caller = usage.rank
+        self.by_caller[caller] = usage
+        removed = None
         if len(self.by_caller) > self.size:
-            gone = max(self.by_caller.values(), key=lambda each: each.rank)
-            del self.by_caller[gone.rank[1]]
+            removed = max(self.by_caller.values(), key=lambda each: each.rank)
+            del self.by_caller[removed.rank[1]]
         if len(self.by_caller) == self.size:
             self.threshold = max(each.rank for each in self.by_caller.values())
-        return gone
+        return removed
 
-    def remove(self, counted: CallerUsage) -> None:
-        """Let a caller go, so that its place is free."""
-        del self.by_caller[counted.rank[1]]
+    def remove(self, usage: CallerUsage) -> None:
+        """Remove a caller, so that another one can be added."""
+        del self.by_caller[usage.rank[1]]
         self.threshold = _NO_THRESHOLD
 
 
-IDLE_CALLER_US = 300 * SECOND_US
-"""A caller that was not seen for so long makes room for another."""
-INVALIDATION_TTL_US = 3_600 * SECOND_US
-"""How long a break is told of: as long as a ledger may be left alone and then continued."""
-MAX_INVALIDATIONS = 256
+IDLE_CALLER_US: Final = 300 * SECOND_US
+"""Time after which a caller without requests is removed for another one."""
+INVALIDATION_TTL_US: Final = 3_600 * SECOND_US
+"""How long an invalidation is reported: as long as a ledger may be continued after a gap."""
+MAX_INVALIDATIONS: Final = 256
 _MAX_QUOTAS = 1_000
 _MAX_OUTSIDE = 8_192
 
 
 class UsageSample:
-    """Counts what is let in.
+    """Counts admitted units.
 
     Args:
         max_callers: Callers counted for each limit; 0 counts nothing.
+        bucket_events: Reports which buckets' usage is not certain any more.
     """
 
-    def __init__(self, max_callers: int) -> None:
+    def __init__(self, max_callers: int, bucket_events: BucketEvents) -> None:
         self._max_callers = max_callers
         self._buckets: dict[str, CallerUsage] = {}
         self._limits: dict[AuditedLimit, BottomK] = {}
-        # To make a limit takes longer than to know a quota again that was seen before.
-        self._limits_by_quota: dict[tuple[str, Quota], BottomK] = {}
-        # Those who are not counted, most by far, and will not be until somebody makes room.
-        self._outside: dict[str, Quota] = {}
+        # By policy and quota: making an `AuditedLimit` takes longer than this lookup.
+        self._limits_by_quota: BoundedCache[tuple[str, Quota], BottomK] = BoundedCache(_MAX_QUOTAS)
+        # Buckets of callers above the threshold, which are most callers by far.
+        self._outside: BoundedCache[str, Quota] = BoundedCache(_MAX_OUTSIDE)
         self._invalidated: dict[str, int] = {}
         self._pending_ack: set[str] = set()
+        bucket_events.subscribe(on_reset=self.invalidate, on_refund_lost=self.invalidate)
 
-    def record(self, plan: Plan, result: AcquireResult) -> None:
-        """Count what the store let in; a caller that it refused is seen, too."""
-        # A slice was counted as a whole when it was taken.
+    @property
+    def max_callers(self) -> int:
+        """Callers counted for each limit; 0 counts nothing."""
+        return self._max_callers
+
+    def record(self, charges: Sequence[Charge], result: AcquireResult) -> None:
+        """Count a store's reply; a caller that it denied counts as seen.
+
+        Args:
+            charges: The charges.
+            result: The store's reply to them.
+        """
+        # A batch was counted as a whole when it was acquired.
         if not self._max_callers or result.prefetched:
             return
-        for place, (key, quota, units, lease, group) in enumerate(plan.charges):
-            # What is enforced, and stays spent.
-            if group or lease:
+        for index, charge in enumerate(charges):
+            # Only enforced charges that stay spent.
+            if charge.group or charge.lease:
                 continue
-            counted = self._buckets.get(key)
-            if counted is None or counted.quota is not quota:
+            key, quota, units = charge.key, charge.quota, charge.units
+            usage = self._buckets.get(key)
+            if usage is None or usage.quota is not quota:
                 if self._outside.get(key) is quota:
                     continue
-                counted = self._find(key, quota)
-                if counted is None:
+                usage = self._find(key, quota)
+                if usage is None:
                     continue
-            counted.last_seen_at_us = at_us = result.acquired_at_us(place)
+            usage.last_seen_at_us = at_us = result.acquired_at_us(index)
             if result.spent and units:
-                before = quota.burst - result.statuses[place].remaining - units
-                counted.add(at_us, max(0, before), units)
+                spent_before = quota.burst - result.statuses[index].remaining - units
+                usage.add(at_us, max(0, spent_before), units)
 
     def record_refunds(
         self, adjustments: Sequence[Adjustment], adjusted_at_us: Sequence[int]
     ) -> None:
-        """Take off what was given back; what was spent without asking is beyond by agreement.
+        """Count refunds. Units that were spent unconditionally are permitted to exceed a limit.
 
         Args:
-            adjustments: What the store corrected.
-            adjusted_at_us: When it did, for each.
+            adjustments: Adjustments that the store made.
+            adjusted_at_us: Store time of each.
         """
         for each, at_us in zip(adjustments, adjusted_at_us, strict=True):
             if not self._max_callers or each.lease or each.delta >= 0:
                 continue
             units = creditable_refund(each.quota, -each.delta, each.acquired_at_us, at_us)
-            counted = self._find(each.key, each.quota) if units else None
-            if counted is not None:
-                counted.last_seen_at_us = at_us
-                counted.has_refunds = True
-                # The slot's last moment: whatever was asked of the bucket in it was earlier.
-                end_us = (at_us // counted.interval_us + 1) * counted.interval_us
-                counted.add(end_us - 1, UNKNOWN, -units)
+            usage = self._find(each.key, each.quota) if units else None
+            if usage is not None:
+                usage.last_seen_at_us = at_us
+                usage.has_refunds = True
+                # The last moment of the interval, so that it is never its first use.
+                end_us = (at_us // usage.interval_us + 1) * usage.interval_us
+                usage.add(end_us - 1, UNKNOWN, -units)
 
-    def invalidate(self, buckets: Iterable[str]) -> None:
-        """Forget what was let in of buckets that the store forgot, or may have corrected unheard.
+    def invalidate(self, keys: Iterable[str]) -> None:
+        """Invalidate buckets that were reset, or refunded with the reply lost.
 
-        What counts again counts from the next statement on, for all replicas.
+        All replicas ignore their usage before the next report.
         """
         if not self._max_callers:
             return
-        for key in buckets:
+        for key in keys:
             self._invalidated.pop(key, None)
             self._invalidated[key] = PENDING
-            # A statement that is on its way says nothing of this.
+            # A report that is in flight does not contain this invalidation.
             self._pending_ack.discard(key)
             if key in self._buckets:
                 self._buckets[key].intervals.clear()
@@ -184,93 +220,84 @@ class UsageSample:
             del self._invalidated[next(iter(self._invalidated))]
 
     def snapshot(self) -> str:
-        """Return the statement of this moment."""
-        self._pending_ack = {key for key, at_us in self._invalidated.items() if at_us == PENDING}
+        """Return the report of this moment."""
+        self._pending_ack = {key for key, at in self._invalidated.items() if at == PENDING}
         accounts = {
             str(limit): {
-                name: (each.first_interval, int(each.has_refunds), each.intervals)
-                for name, each in callers.by_caller.items()
+                caller: (each.first_interval, int(each.has_refunds), each.intervals)
+                for caller, each in bottom_k.by_caller.items()
             }
-            for limit, callers in self._limits.items()
+            for limit, bottom_k in self._limits.items()
         }
         return dump_report(accounts, self._invalidated)
 
     def acknowledge(self, store_now_us: int) -> None:
-        """Take note of when, on the store's clock, the last statement was made."""
-        self._invalidated.update(
-            dict.fromkeys(self._pending_ack & self._invalidated.keys(), store_now_us)
-        )
+        """Record the store time at which the last report was stored, and drop expired entries."""
+        acknowledged = self._pending_ack & self._invalidated.keys()
+        self._invalidated.update(dict.fromkeys(acknowledged, store_now_us))
         self._pending_ack.clear()
-        ended = [
-            key
-            for key, at in self._invalidated.items()
-            if 0 <= at < store_now_us - INVALIDATION_TTL_US
-        ]
-        for key in ended:
+        oldest_us = store_now_us - INVALIDATION_TTL_US
+        for key in [key for key, at in self._invalidated.items() if 0 <= at < oldest_us]:
             del self._invalidated[key]
-        idle = [
-            each
-            for each in self._buckets.values()
-            if each.last_seen_at_us < store_now_us - IDLE_CALLER_US
-        ]
-        for each in idle:
-            self._drop(each)
-        unused = [limit for limit, callers in self._limits.items() if not callers.by_caller]
+        idle_since_us = store_now_us - IDLE_CALLER_US
+        for usage in list(self._buckets.values()):
+            if usage.last_seen_at_us < idle_since_us:
+                self._drop(usage)
+        unused = [limit for limit, bottom_k in self._limits.items() if not bottom_k.by_caller]
         for limit in unused:
             del self._limits[limit]
             self._outside.clear()
-        if unused or len(self._limits_by_quota) > _MAX_QUOTAS:
+        if unused:
             self._limits_by_quota.clear()
 
     def drain_admitted(self, bounds: Mapping[str, int] | None) -> dict[str, int]:
-        """Return the units let in since the last time, by policy, for those who are audited.
+        """Return the units that audited callers were admitted since the last call, by policy.
 
         Args:
-            bounds: The largest hash that is audited, for each limit that has more callers; None
-                while that is not known, and nothing is told yet.
+            bounds: Largest audited rank, for each limit with more callers; None if it is not known
+                yet, and units are kept for a later call.
         """
-        told = {limit.policy: 0 for limit in self._limits}
+        admitted = {limit.policy: 0 for limit in self._limits}
         if bounds is None:
-            return told
-        for limit, callers in self._limits.items():
+            return admitted
+        for limit, bottom_k in self._limits.items():
             bound = bounds.get(str(limit), sys.maxsize)
-            for each in callers.by_caller.values():
-                if each.unreported > 0:
-                    told[limit.policy] += each.unreported if each.rank[0] <= bound else 0
-                    each.unreported = 0
-        return told
+            for usage in bottom_k.by_caller.values():
+                if usage.unreported > 0:
+                    admitted[limit.policy] += usage.unreported if usage.rank[0] <= bound else 0
+                    usage.unreported = 0
+        return admitted
 
     def _find(self, key: str, quota: Quota) -> CallerUsage | None:
-        """Return the count of a bucket, if it is one to be counted."""
-        policy = policy_of(key)
-        callers = self._limits_by_quota.get((policy, quota)) or self._bottom_k_of(policy, quota)
-        place = sample_rank(caller_of(key))
-        if place > callers.threshold:
-            if len(self._outside) >= _MAX_OUTSIDE:
-                self._outside.clear()
-            self._outside[key] = quota
+        """Return the usage of a bucket, or None if its caller is not in the sample."""
+        bucket_key = parse_bucket_key(key)
+        policy = bucket_key.policy
+        bottom_k = self._limits_by_quota.get((policy, quota)) or self._bottom_k_of(policy, quota)
+        rank = sample_rank(bucket_key.caller)
+        if rank > bottom_k.threshold:
+            self._outside.put(key, quota)
             return None
-        found = self._buckets.get(key)
-        if found is not None:
-            if found.bottom_k is callers:
-                found.quota = quota
-                return found
-            self._drop(found)
-        new = self._buckets[key] = CallerUsage(callers, key, quota, place)
-        gone = callers.insert(new)
-        if gone is not None:
-            del self._buckets[gone.key]
-        return new
+        usage = self._buckets.get(key)
+        if usage is not None:
+            if usage.bottom_k is bottom_k:
+                usage.quota = quota
+                return usage
+            self._drop(usage)
+        usage = self._buckets[key] = CallerUsage(bottom_k, key, quota, rank)
+        removed = bottom_k.insert(usage)
+        if removed is not None:
+            del self._buckets[removed.key]
+        return usage
 
     def _bottom_k_of(self, policy: str, quota: Quota) -> BottomK:
         limit = AuditedLimit.of(policy, quota)
-        callers = self._limits.get(limit)
-        if callers is None:
-            callers = self._limits[limit] = BottomK(limit, self._max_callers)
-        self._limits_by_quota[policy, quota] = callers
-        return callers
+        bottom_k = self._limits.get(limit)
+        if bottom_k is None:
+            bottom_k = self._limits[limit] = BottomK(limit, self._max_callers)
+        self._limits_by_quota.put((policy, quota), bottom_k)
+        return bottom_k
 
-    def _drop(self, counted: CallerUsage) -> None:
-        del self._buckets[counted.key]
-        counted.bottom_k.remove(counted)
+    def _drop(self, usage: CallerUsage) -> None:
+        del self._buckets[usage.key]
+        usage.bottom_k.remove(usage)
         self._outside.clear()

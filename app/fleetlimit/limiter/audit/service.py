@@ -1,13 +1,13 @@
-"""The audit: every replica states what it let in, and one compares the sums with the limits.
+"""Audit service: every replica reports its usage, and one compares the sums with the limits.
 
-It observes and never decides. Statements travel beside the requests, every two seconds; what counts
-is in the replicas' memory, so a store that loses its state is told again what had been let in.
+Reports are sent every two seconds, independently of requests. The counts are in the replicas'
+memory, so that a store which lost its state receives them again.
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.errors import StoreError
@@ -27,28 +27,27 @@ from fleetlimit.limiter.events import (
 from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Clock, Sleep, Store
 
-DEFAULT_CALLERS = 32
-"""Callers audited for each limit."""
-INTERVAL_SECONDS = 2.0
-TTL_US = 6 * SECOND_US
-"""A statement counts, and who made it may compare, until two more were missed."""
-RETENTION_US = 300 * SECOND_US
-"""How long what was found is shown, so that no scrape misses it."""
-_log = logging.getLogger("fleetlimit")
+DEFAULT_CALLERS: Final = 32
+"""Audited callers of each limit."""
+INTERVAL_SECONDS: Final = 2.0
+TTL_US: Final = 6 * SECOND_US
+"""Lifetime of a report, and of the role to compare them: two reports may be lost."""
+RETENTION_US: Final = 300 * SECOND_US
+"""How long an overshoot is shown, so that every scrape of the metrics sees it."""
 
 
 class AuditService:
-    """Makes this replica's statements, and compares those of all when this is the one to do it.
+    """Reports this replica's usage, and compares all reports if this replica has that role.
 
     Args:
-        store: Where statements are kept.
-        breaker: Whether the store is asked at all.
-        emit: Hears of what was found.
-        clock: The process's own time.
-        policies: The policies in force.
-        replica: This replica's name, as in the census.
-        max_callers: Callers audited for each limit; 0 for no audit.
-        sleep: How to wait between statements.
+        store: Where reports are exchanged.
+        breaker: Circuit breaker, whose state decides whether to call the store.
+        emit: Receives events of the results.
+        clock: Clock of this process.
+        policies: The active policies.
+        sample: Usage of this replica.
+        replica: Name of this replica, as in `ReplicaMembership`.
+        sleep: Pause between reports.
     """
 
     def __init__(
@@ -57,96 +56,91 @@ class AuditService:
         breaker: CircuitBreaker,
         emit: Callable[[Event], None],
         clock: Clock,
-        policies: ActivePolicies,
         *,
+        policies: ActivePolicies,
+        sample: UsageSample,
         replica: str,
-        max_callers: int = DEFAULT_CALLERS,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self.sample = UsageSample(max_callers)
+        self.sample = sample
         self._store = store
         self._breaker = breaker
         self._emit = emit
         self._clock = clock
         self._policies = policies
         self._replica = replica
-        self._max_callers = max_callers
         self._detector: OvershootDetector | None = None
         self._bounds: dict[str, int] | None = None
+        # Units by bucket, each with the monotonic time at which they were found.
         self._overshoots: dict[tuple[AuditedLimit, str], deque[tuple[int, int]]] = {}
-        self._task = PeriodicTask(self._beat, INTERVAL_SECONDS, sleep)
+        self._task = PeriodicTask(
+            self.run_once, INTERVAL_SECONDS, failure_event="audit.failed", sleep=sleep
+        )
 
     def start(self) -> None:
-        """Make statements from now on."""
-        if self._max_callers:
+        """Start to report periodically, if there are callers to audit."""
+        if self.sample.max_callers:
             self._task.start()
 
-    async def _beat(self) -> None:
-        try:
-            await self.run_once()
-        except Exception:  # noqa: BLE001 - whatever it is, limits hold without an audit
-            _log.exception("audit.failed")
-
     async def run_once(self, *, last: bool = False) -> None:
-        """Make a statement, compare if this replica is the one to do it, and tell."""
-        found: Mapping[str, Finding] = {}
+        """Send a report, compare all reports if this replica has that role, and emit the result."""
+        findings: Mapping[str, Finding] = {}
         if self._breaker.state is BreakerState.CLOSED:
             try:
-                found = await self._exchange(last=last)
+                findings = await self._exchange(last=last)
             except StoreError as error:
-                # Not through the breaker: nobody's request depends on it.
-                self._emit(StoreFailed("audit", error))
-        self._retain(found)
-        self._publish(found)
+                # Without the circuit breaker: a failed report must not open it for requests.
+                self._emit(StoreFailed("exchange_reports", error))
+        self._retain(findings)
+        self._publish(findings)
 
     async def _exchange(self, *, last: bool) -> Mapping[str, Finding]:
-        word = self._detector.bounds_message if self._detector is not None else ""
-        statement = self.sample.snapshot()
-        posted = await self._store.exchange_reports(
-            self._replica, statement, word, TTL_US, last=last
+        bounds_message = self._detector.bounds_message if self._detector is not None else ""
+        report = self.sample.snapshot()
+        reply = await self._store.exchange_reports(
+            self._replica, report, bounds_message, TTL_US, last=last
         )
-        self.sample.acknowledge(posted.store_now_us)
-        bounds = parse_bounds(posted.bounds)
-        # A store that lost its state has none until the next comparison.
+        self.sample.acknowledge(reply.store_now_us)
+        bounds = parse_bounds(reply.bounds)
+        # A store that lost its state has no bounds until the next comparison.
         self._bounds = self._bounds if bounds is None else bounds
-        if not posted.reports:
+        if not reply.reports:
             self._detector = None
             return {}
         if self._detector is None:
-            self._detector = OvershootDetector(self._max_callers)
-        heard = {}
-        for replica, (at_us, text) in posted.reports.items():
-            heard[replica] = (at_us, UsageReport.parse(text))
-            # Those of a large fleet take a while to read: requests go on in between.
+            self._detector = OvershootDetector(self.sample.max_callers)
+        reports = {}
+        for replica, (reported_at_us, text) in reply.reports.items():
+            reports[replica] = (reported_at_us, UsageReport.parse(text))
+            # Parsing the reports of a large fleet takes long: let requests run in between.
             await asyncio.sleep(0)
-        return self._detector.compare(posted.store_now_us, heard)
+        return self._detector.compare(reply.store_now_us, reports)
 
-    def _retain(self, found: Mapping[str, Finding]) -> None:
-        """Keep what was found until it has been shown for long enough."""
-        now_us = self._clock.monotonic_us()
-        for finding in found.values():
-            for key, units in finding.overshoot.items():
-                self._overshoots.setdefault(key, deque()).append((now_us, units))
+    def _retain(self, findings: Mapping[str, Finding]) -> None:
+        """Keep overshoots until they have been shown for long enough."""
+        mono_now_us = self._clock.monotonic_us()
+        for finding in findings.values():
+            for bucket, units in finding.overshoot.items():
+                self._overshoots.setdefault(bucket, deque()).append((mono_now_us, units))
             if finding.overshoot:
-                limit, caller = worst = max(
-                    finding.overshoot, key=lambda key: finding.overshoot[key]
-                )
+                worst = max(finding.overshoot, key=lambda bucket: finding.overshoot[bucket])
+                limit, caller = worst
                 units = finding.overshoot[worst]
                 self._emit(OvershootFound(limit.policy, limit.quota.name, caller, units))
-        for key, held in list(self._overshoots.items()):
-            while held and held[0][0] <= now_us - RETENTION_US:
-                held.popleft()
-            if not held:
-                del self._overshoots[key]
+        for bucket, retained in list(self._overshoots.items()):
+            while retained and retained[0][0] <= mono_now_us - RETENTION_US:
+                retained.popleft()
+            if not retained:
+                del self._overshoots[bucket]
 
-    def _publish(self, found: Mapping[str, Finding]) -> None:
+    def _publish(self, findings: Mapping[str, Finding]) -> None:
         overshoot: dict[str, int] = {}
-        for (limit, _), held in self._overshoots.items():
-            units = sum(units for _, units in held)
+        for (limit, _), retained in self._overshoots.items():
+            units = sum(units for _, units in retained)
             overshoot[limit.policy] = max(units, overshoot.get(limit.policy, 0))
         admitted = self.sample.drain_admitted(self._bounds)
-        in_force = {policy.name for policy in self._policies.current.policies}
-        named = sorted(in_force | admitted.keys() | found.keys() | overshoot.keys())
+        active = {policy.name for policy in self._policies.current.policies}
+        names = sorted(active | admitted.keys() | findings.keys() | overshoot.keys())
         self._emit(
             AuditReported(
                 tuple(
@@ -158,13 +152,13 @@ class AuditService:
                         admitted=admitted.get(name, 0),
                         permitted=finding.permitted,
                     )
-                    for name in named
-                    for finding in (found.get(name) or Finding(),)
+                    for name in names
+                    for finding in (findings.get(name) or Finding(),)
                 )
             )
         )
 
     async def aclose(self) -> None:
-        """Stop, with a last statement of what was let in until now."""
+        """Stop, and send a last report."""
         if await self._task.stop():
             await self.run_once(last=True)

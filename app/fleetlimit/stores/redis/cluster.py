@@ -10,6 +10,7 @@ allowance that is too small, never one that is too large.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -143,7 +144,7 @@ async def acquire_across_slots(
     kept = [[place for place in part if charges[place].group not in doomed] for part in slots]
     kept = [part for part in kept if part]
     if not kept:
-        return looked._replace(spent=True)
+        return replace(looked, spent=True)
     answers = await asyncio.gather(
         *(_acquire(store, charges, part, commit=True) for part in kept), return_exceptions=True
     )

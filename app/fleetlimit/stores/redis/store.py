@@ -13,7 +13,6 @@ from redis.exceptions import NoScriptError
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.made import made
 from fleetlimit.core.quota import Quota
 from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply
 from fleetlimit.stores.redis.batcher import CommandBatcher
@@ -233,8 +232,8 @@ def _by_slot(charges: Sequence[Charge]) -> list[list[int]]:
 
 def _decode_single(reply: list[int]) -> AcquireResult:
     now_us, spent, fits, remaining, retry_us, next_us, reset_us = reply
-    verdict = made(BucketStatus, (fits == 1, remaining, retry_us, next_us, reset_us))
-    return made(AcquireResult, (now_us, (verdict,), spent == 1, (), False))
+    status = BucketStatus(fits == 1, remaining, retry_us, next_us, reset_us)
+    return AcquireResult(now_us, (status,), spent == 1)
 
 
 def _decode(charges: int, reply: list[int]) -> AcquireResult:

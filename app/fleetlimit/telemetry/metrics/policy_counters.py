@@ -15,7 +15,6 @@ from fleetlimit.core.decision import (
     Outcome,
     Source,
 )
-from fleetlimit.core.made import made
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.core.quota import Quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE
@@ -143,23 +142,29 @@ def labels_of(event: CheckDecided) -> DecisionLabels:
 
     Of a refused request only the policies that refused are: the others spent nothing.
     """
-    outcome, source, results, _, _ = event.decision
+    decision = event.decision
+    outcome, source, results = decision.outcome, decision.source, decision.results
     if outcome is ALLOWED and len(results) == 1:
-        policy, _, _, quotas, verdicts = results[0]
-        return _allowed_labels(source, event.tier, policy, _is_near_limit(quotas, verdicts))
+        only = results[0]
+        near = _is_near_limit(only.quotas, only.statuses)
+        return _allowed_labels(source, event.tier, only.policy, near)
     if outcome in REJECTED_OUTCOMES:
         outcomes = [
             (each.policy, each.outcome, False)
             for each in results
             if each.outcome in REJECTED_OUTCOMES
         ]
-        return made(DecisionLabels, (outcome, source, event.route, event.tier, tuple(outcomes)))
+        return DecisionLabels(outcome, source, event.route, event.tier, tuple(outcomes))
     outcomes = [
-        (policy, result, result is ALLOWED and _is_near_limit(quotas, verdicts))
-        for policy, _, result, quotas, verdicts in results
+        (
+            each.policy,
+            each.outcome,
+            each.outcome is ALLOWED and _is_near_limit(each.quotas, each.statuses),
+        )
+        for each in results
     ]
     route = event.route if outcome is _SHADOW_DENIED else ""
-    return made(DecisionLabels, (outcome, source, route, event.tier, tuple(outcomes)))
+    return DecisionLabels(outcome, source, route, event.tier, tuple(outcomes))
 
 
 @lru_cache(1_024)

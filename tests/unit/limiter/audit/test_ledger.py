@@ -86,12 +86,12 @@ def histories(draw: st.DrawFn, quota: Quota, *, refunds: bool = True) -> History
         if refunds and gives and spent:
             # Not what was spent last, but what was spent some time ago.
             back = spent.pop(draw(st.integers(0, len(spent) - 1)))
-            past.state = algorithm.settle(quota, past.state, past.now_us, back)
+            past.state = algorithm.adjust(quota, past.state, past.now_us, back)
             past.units[slot] -= creditable_refund(
                 quota, -back.delta, back.acquired_at_us, past.now_us
             )
         units = min(asked, quota.burst)
-        verdict, after = algorithm.take(quota, past.state, past.now_us, units, "")
+        verdict, after = algorithm.acquire(quota, past.state, past.now_us, units, "")
         retry_us = verdict.retry_after_us
         if verdict.allowed and units:
             past.state = after
@@ -139,7 +139,8 @@ def test_a_spent_bucket_shows_what_is_let_in_beyond_it(extra: int, data: st.Data
     """Extra units after the last that is left are found, but for two slots' refill and one."""
     quota = data.draw(quotas(Algorithm.TOKEN_BUCKET))
     past = data.draw(histories(quota, refunds=False))
-    left = algorithm_for(quota.algorithm).take(quota, past.state, past.now_us, 0, "")[0].remaining
+    status, _ = algorithm_for(quota.algorithm).acquire(quota, past.state, past.now_us, 0, "")
+    left = status.remaining
     past.units[past.now_us // INTERVAL_US] += left + extra
     refill = -(-2 * INTERVAL_US * quota.limit // quota.period_us)
     assert extra - refill - 1 <= overshoot(quota, past.units, past.first) <= extra

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fleetlimit.core.keys import BucketKey
 from fleetlimit.core.quota import Algorithm, Quota
 from fleetlimit.limiter.audit.ledger import INTERVAL_US
 from fleetlimit.limiter.audit.report import (
@@ -30,8 +31,8 @@ def test_a_statement_comes_back() -> None:
     text = dump_report({str(LIMIT): {"ann": (1, 0, slots), "bob": (0, 1, {})}}, breaks)
     found = UsageReport.parse(text)
     assert found.invalidations == {
-        ("exports", "tb60", "ann"): PENDING,
-        ("exports", "fw1", "route:ann"): 7,
+        BucketKey("exports", "tb60", "ann"): PENDING,
+        BucketKey("exports", "fw1", "route:ann"): 7,
     }
     ann, bob = (found.accounts[LIMIT][caller] for caller in ("ann", "bob"))
     assert (ann.first_interval, ann.has_refunds, sorted(ann.intervals)) == (1, False, ["1", "2"])

@@ -8,6 +8,7 @@ from fleetlimit.core.quota import Algorithm, concurrency_quota
 from fleetlimit.limiter.audit.ledger import INTERVAL_US, sample_rank
 from fleetlimit.limiter.audit.report import PENDING, UNKNOWN
 from fleetlimit.limiter.audit.sample import INVALIDATION_TTL_US, MAX_INVALIDATIONS, UsageSample
+from fleetlimit.limiter.bucket_events import BucketEvents
 from support.clock import EPOCH_US
 from support.limiter import rate_policy
 from support.sample import accounts, acquire_result, caller_hashes, intervals, plan_for
@@ -20,7 +21,7 @@ def invalidations(sample: UsageSample) -> dict[str, int]:
 
 
 def sample_with_refund(charge: Charge, delta: int, at_us: int, *, keys: int = 8) -> UsageSample:
-    sample = UsageSample(keys)
+    sample = UsageSample(keys, BucketEvents())
     sample.record_refunds([charge.adjustment(delta, EPOCH_US)], [at_us])
     return sample
 
@@ -32,7 +33,7 @@ def test_what_is_given_back_is_taken_off_when_it_was() -> None:
     ((_, gives_back, _),) = accounts(sample).values()
     assert gives_back == 1
     assert intervals(sample) == [[3 * INTERVAL_US, INTERVAL_US - 1, UNKNOWN, -4]]
-    sample.record(plan_for(), acquire_result(at_us + 5, 3))
+    sample.record(plan_for().charges, acquire_result(at_us + 5, 3))
     assert intervals(sample) == [[3 * INTERVAL_US, 6, 6, -3]]
 
 
@@ -53,16 +54,16 @@ def test_a_refund_of_somebody_who_is_not_audited() -> None:
     first, second = sorted(
         (plan_for(caller=n) for n in "ab"), key=lambda one: sample_rank(*caller_hashes([one]))
     )
-    sample = UsageSample(1)
-    sample.record(first, acquire_result(EPOCH_US, 9))
+    sample = UsageSample(1, BucketEvents())
+    sample.record(first.charges, acquire_result(EPOCH_US, 9))
     sample.record_refunds([second.charges[0].adjustment(-1, EPOCH_US)], [EPOCH_US])
     assert list(accounts(sample)) == caller_hashes([first])
 
 
 def test_a_break_lasts_until_the_statement_that_told_of_it() -> None:
     """Its time is the store's, and until that is known everything is within the break."""
-    sample = UsageSample(8)
-    sample.record(plan_for(), acquire_result(EPOCH_US, 9))
+    sample = UsageSample(8, BucketEvents())
+    sample.record(plan_for().charges, acquire_result(EPOCH_US, 9))
     bucket = plan_for().charges[0].key
     sample.invalidate([bucket, "fl1:{another}:p:tb60"])
     assert intervals(sample) == []
@@ -77,7 +78,7 @@ def test_a_break_lasts_until_the_statement_that_told_of_it() -> None:
 
 def test_a_break_while_a_statement_is_on_its_way() -> None:
     """That statement's time is not the end of a break that it said nothing of."""
-    sample = UsageSample(8)
+    sample = UsageSample(8, BucketEvents())
     sample.invalidate(["a"])
     sample.snapshot()
     sample.invalidate(["a", "b"])
@@ -89,7 +90,7 @@ def test_a_break_while_a_statement_is_on_its_way() -> None:
 
 def test_breaks_are_few() -> None:
     """The newest are kept."""
-    sample = UsageSample(8)
+    sample = UsageSample(8, BucketEvents())
     sample.invalidate(f"bucket{number}" for number in range(MAX_INVALIDATIONS + 1))
     assert len(invalidations(sample)) == MAX_INVALIDATIONS
     assert "bucket0" not in invalidations(sample)

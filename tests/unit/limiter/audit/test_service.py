@@ -12,142 +12,138 @@ from support.limiter import Bench, concurrency_policy, fixed_window, rate_policy
 from support.stores import quota_of
 
 
-async def test_a_limit_that_is_kept_reads_0(audit_bench: AuditBench) -> None:
+async def test_a_limit_that_is_kept_reads_0(bench: AuditBench) -> None:
     """One replica audits; the others say what they let in, and nobody more than is permitted."""
-    assert await saturate(audit_bench, "a", "b", "c") == 6
+    assert await saturate(bench, "a", "b", "c") == 6
     for _ in range(12):
-        await audit_bench.fleet.advance(5)
-        await saturate(audit_bench, "b", "c")
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.overshoots() == []
-    assert [audit_bench.fleet.last_audit(name, "p").callers for name in "abc"] == [1, 0, 0]
-    admitted, permitted = (
-        audit_bench.fleet.total("p", figure) for figure in ("admitted", "permitted")
-    )
+        await bench.fleet.advance(5)
+        await saturate(bench, "b", "c")
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.overshoots() == []
+    assert [bench.fleet.last_audit(name, "p").callers for name in "abc"] == [1, 0, 0]
+    admitted, permitted = (bench.fleet.total("p", figure) for figure in ("admitted", "permitted"))
     assert 12 <= admitted <= permitted
-    assert audit_bench.fleet.total("p", "intervals") >= 12
+    assert bench.fleet.total("p", "intervals") >= 12
 
 
-async def test_what_is_let_in_after_a_loss_is_found(audit_bench: AuditBench) -> None:
+async def test_what_is_let_in_after_a_loss_is_found(bench: AuditBench) -> None:
     """Buckets that start anew let in once more what all replicas together had let in."""
-    await saturate(audit_bench, "a", "b", "c")
-    await audit_bench.fleet.advance(1)
-    await audit_bench.lose_buckets()
-    assert await saturate(audit_bench, "b", "c") == 6
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.overshoot("p") == 5
+    await saturate(bench, "a", "b", "c")
+    await bench.fleet.advance(1)
+    await bench.lose_buckets()
+    assert await saturate(bench, "b", "c") == 6
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.overshoot("p") == 5
     caller = KeyScheme().digest("p\0principal\0ann")
-    assert audit_bench.fleet.overshoots() == [OvershootFound("p", "tb60", caller, 5)]
-    assert audit_bench.fleet.total("p", "admitted") == 12
+    assert bench.fleet.overshoots() == [OvershootFound("p", "tb60", caller, 5)]
+    assert bench.fleet.total("p", "admitted") == 12
 
 
-async def test_a_loss_is_found_whoever_audits_by_then(audit_bench: AuditBench) -> None:
+async def test_a_loss_is_found_whoever_audits_by_then(bench: AuditBench) -> None:
     """A replica that begins to audit begins with the store's own word, and not with nothing.
 
     Of the six units, what the slots' ends and the rounding of that word leave open is not found.
     """
     for _ in range(12):
-        await saturate(audit_bench, "a", "b", "c")
-        await audit_bench.fleet.advance(5)
-    del audit_bench.fleet.members["a"]
+        await saturate(bench, "a", "b", "c")
+        await bench.fleet.advance(5)
+    del bench.fleet.members["a"]
     for _ in range(6):
-        await saturate(audit_bench, "b", "c")
-        await audit_bench.fleet.advance(5)
-    assert (audit_bench.fleet.last_audit("b", "p").callers, audit_bench.fleet.overshoots()) == (
+        await saturate(bench, "b", "c")
+        await bench.fleet.advance(5)
+    assert (bench.fleet.last_audit("b", "p").callers, bench.fleet.overshoots()) == (
         1,
         [],
     )
-    await audit_bench.lose_buckets()
-    assert await saturate(audit_bench, "b", "c") == 6
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.overshoot("p") >= 3
+    await bench.lose_buckets()
+    assert await saturate(bench, "b", "c") == 6
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.overshoot("p") >= 3
 
 
-async def test_a_loss_is_found_after_an_outage(audit_bench: AuditBench) -> None:
+async def test_a_loss_is_found_after_an_outage(bench: AuditBench) -> None:
     """What was let in just before the store went away is stated when it is back."""
-    await audit_bench.fleet.advance(30)
-    await saturate(audit_bench, "b")
-    await audit_bench.lose_buckets()
+    await bench.fleet.advance(30)
+    await saturate(bench, "b")
+    await bench.lose_buckets()
     # Nothing is stated while the store is away, for longer than statements are kept.
-    audit_bench.clock.advance_us(32 * SECOND_US)
-    assert await saturate(audit_bench, "c") == 6
-    await audit_bench.fleet.advance_until_compared()
+    bench.clock.advance_us(32 * SECOND_US)
+    assert await saturate(bench, "c") == 6
+    await bench.fleet.advance_until_compared()
     # Six were permitted, and three more in 32 s; the slots' ends leave one open.
-    assert audit_bench.fleet.overshoot("p") == 12 - 6 - 3 - 1
+    assert bench.fleet.overshoot("p") == 12 - 6 - 3 - 1
 
 
-async def test_what_was_found_is_shown_for_minutes(audit_bench: AuditBench) -> None:
+async def test_what_was_found_is_shown_for_minutes(bench: AuditBench) -> None:
     """It falls back by itself, also at a replica that does not audit any more."""
-    await saturate(audit_bench, "a")
-    await audit_bench.lose_buckets()
-    await saturate(audit_bench, "b")
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.last_audit("a", "p").overshoot == 5
-    audit_bench.fleet.join("0")
-    await audit_bench.fleet.advance(2)
-    await saturate(audit_bench, "a")
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.last_audit("0", "p").callers == 1
-    assert [audit_bench.fleet.last_audit(name, "p").overshoot for name in "0a"] == [0, 5]
-    audit_bench.clock.advance_us(RETENTION_US)
-    await audit_bench.fleet.audit_all()
-    assert audit_bench.fleet.overshoot("p") == 0
+    await saturate(bench, "a")
+    await bench.lose_buckets()
+    await saturate(bench, "b")
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.last_audit("a", "p").overshoot == 5
+    bench.fleet.join("0")
+    await bench.fleet.advance(2)
+    await saturate(bench, "a")
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.last_audit("0", "p").callers == 1
+    assert [bench.fleet.last_audit(name, "p").overshoot for name in "0a"] == [0, 5]
+    bench.clock.advance_us(RETENTION_US)
+    await bench.fleet.audit_all()
+    assert bench.fleet.overshoot("p") == 0
 
 
-async def test_the_caller_with_the_most_is_shown(audit_bench: AuditBench) -> None:
+async def test_the_caller_with_the_most_is_shown(bench: AuditBench) -> None:
     """Not the sum over callers; one line names the worst."""
     for caller in ("ann", "bob"):
-        await audit_bench.fleet.spend("a", "p", caller, times=6)
-    await audit_bench.lose_buckets()
-    await audit_bench.fleet.spend("b", "p", "ann", times=2)
-    await audit_bench.fleet.spend("b", "p", "bob", times=4)
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.overshoot("p") == 3
-    assert [event.units for event in audit_bench.fleet.overshoots()] == [3]
+        await bench.fleet.spend("a", "p", caller, times=6)
+    await bench.lose_buckets()
+    await bench.fleet.spend("b", "p", "ann", times=2)
+    await bench.fleet.spend("b", "p", "bob", times=4)
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.overshoot("p") == 3
+    assert [event.units for event in bench.fleet.overshoots()] == [3]
 
 
 async def test_only_the_smallest_of_all_are_audited() -> None:
     """The others are not counted as admitted either, once the bound is known."""
-    audit_bench = AuditBench(audit_callers=2)
+    bench = AuditBench(audit_callers=2)
     for _ in range(30):
         for number in range(9):
-            await audit_bench.fleet.spend("abc"[number % 3], "p", f"caller{number}")
-        await audit_bench.fleet.advance(5)
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.last_audit("a", "p").callers == 2
-    admitted, permitted = (
-        audit_bench.fleet.total("p", figure) for figure in ("admitted", "permitted")
-    )
+            await bench.fleet.spend("abc"[number % 3], "p", f"caller{number}")
+        await bench.fleet.advance(5)
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.last_audit("a", "p").callers == 2
+    admitted, permitted = (bench.fleet.total("p", figure) for figure in ("admitted", "permitted"))
     assert 0 < admitted <= permitted
-    bounds = audit_bench.fleet["b"].audit._bounds
+    bounds = bench.fleet["b"].audit._bounds
     assert bounds is not None
     assert list(bounds) == ["p token_bucket 6 60000000 6"]
 
 
-async def test_more_slots_than_are_kept(audit_bench: AuditBench) -> None:
+async def test_more_slots_than_are_kept(bench: AuditBench) -> None:
     """Where slots are missing the audit starts anew, and does not take them for empty."""
-    await saturate(audit_bench, "b")
-    await audit_bench.fleet.advance_until_compared()
-    a = audit_bench.fleet.members.pop("a")
+    await saturate(bench, "b")
+    await bench.fleet.advance_until_compared()
+    a = bench.fleet.members.pop("a")
     # The auditor alone hears nothing for a while, and comes back.
     for _ in range(12):
-        await audit_bench.fleet.advance(5)
-        await saturate(audit_bench, "b")
-    audit_bench.fleet.members["a"] = a
-    await audit_bench.fleet.advance_until_compared()
-    assert (audit_bench.fleet.overshoots(), audit_bench.fleet.last_audit("a", "p").callers) == (
+        await bench.fleet.advance(5)
+        await saturate(bench, "b")
+    bench.fleet.members["a"] = a
+    await bench.fleet.advance_until_compared()
+    assert (bench.fleet.overshoots(), bench.fleet.last_audit("a", "p").callers) == (
         [],
         1,
     )
 
 
-async def test_a_ledger_that_was_left_alone_for_long(audit_bench: AuditBench) -> None:
+async def test_a_ledger_that_was_left_alone_for_long(bench: AuditBench) -> None:
     """After more than an hour the audit starts anew."""
-    await saturate(audit_bench, "b")
-    await audit_bench.fleet.advance_until_compared()
-    audit_bench.clock.advance_us(721 * INTERVAL_US)
-    await audit_bench.fleet.advance_until_compared()
-    assert (audit_bench.fleet.overshoots(), audit_bench.fleet.last_audit("a", "p").callers) == (
+    await saturate(bench, "b")
+    await bench.fleet.advance_until_compared()
+    bench.clock.advance_us(721 * INTERVAL_US)
+    await bench.fleet.advance_until_compared()
+    assert (bench.fleet.overshoots(), bench.fleet.last_audit("a", "p").callers) == (
         [],
         0,
     )
@@ -169,63 +165,63 @@ async def test_what_is_not_let_in_by_the_store_is_not_audited() -> None:
 
 async def test_each_limit_is_judged_by_itself() -> None:
     """A policy of two limits shows the worse one."""
-    audit_bench = AuditBench(rate_policy("p", "6/minute", quota_of(Algorithm.SLIDING_LOG, 6)))
-    await saturate(audit_bench, "a", "b")
-    await audit_bench.lose_buckets()
-    await saturate(audit_bench, "b", "c")
-    await audit_bench.fleet.advance_until_compared()
-    (event,) = audit_bench.fleet.overshoots()
+    bench = AuditBench(rate_policy("p", "6/minute", quota_of(Algorithm.SLIDING_LOG, 6)))
+    await saturate(bench, "a", "b")
+    await bench.lose_buckets()
+    await saturate(bench, "b", "c")
+    await bench.fleet.advance_until_compared()
+    (event,) = bench.fleet.overshoots()
     assert (event.limit, event.units) == ("sl60", 6)
-    assert audit_bench.fleet.overshoot("p") == 6
+    assert bench.fleet.overshoot("p") == 6
 
 
-async def test_a_policy_that_is_gone_is_not_told_of(audit_bench: AuditBench) -> None:
+async def test_a_policy_that_is_gone_is_not_told_of(bench: AuditBench) -> None:
     """Once nobody was counted under it for a while."""
-    await saturate(audit_bench, "a")
-    await audit_bench.fleet.advance(20)
-    for limiter in audit_bench.fleet.members.values():
+    await saturate(bench, "a")
+    await bench.fleet.advance(20)
+    for limiter in bench.fleet.members.values():
         limiter.active_policies.replace(PolicySet([rate_policy("q", "1/minute")]))
-    await audit_bench.fleet.advance(310)
-    last = audit_bench.fleet.recorders["a"].of(AuditReported)[-1]
+    await bench.fleet.advance(310)
+    last = bench.fleet.recorders["a"].of(AuditReported)[-1]
     assert last == AuditReported((PolicyAudit("q", 0, 0, 0, 0, 0.0),))
 
 
-async def test_a_statement_of_another_release(audit_bench: AuditBench) -> None:
+async def test_a_statement_of_another_release(bench: AuditBench) -> None:
     """Is left out, and the rest is audited."""
-    await saturate(audit_bench, "a")
+    await saturate(bench, "a")
     for _ in range(8):
-        await audit_bench.store.exchange_reports("z", "nonsense", "nonsense", TTL_US)
-        await audit_bench.fleet.advance(2)
-    assert audit_bench.fleet.last_audit("a", "p").callers == 1
+        await bench.store.exchange_reports("z", "nonsense", "nonsense", TTL_US)
+        await bench.fleet.advance(2)
+    assert bench.fleet.last_audit("a", "p").callers == 1
 
 
-async def test_who_compares_again_begins_anew(audit_bench: AuditBench) -> None:
+async def test_who_compares_again_begins_anew(bench: AuditBench) -> None:
     """What happened while another one compared is not known, and so is nothing of before."""
-    await saturate(audit_bench, "c")
-    await audit_bench.fleet.advance_until_compared()
-    audit_bench.fleet.join("0")
-    await audit_bench.fleet.advance_until_compared()
-    assert [audit_bench.fleet.last_audit(name, "p").callers for name in "0a"] == [0, 0]
-    del audit_bench.fleet.members["0"]
-    await audit_bench.fleet.advance_until_compared()
+    await saturate(bench, "c")
+    await bench.fleet.advance_until_compared()
+    bench.fleet.join("0")
+    await bench.fleet.advance_until_compared()
+    assert [bench.fleet.last_audit(name, "p").callers for name in "0a"] == [0, 0]
+    del bench.fleet.members["0"]
+    await bench.fleet.advance_until_compared()
     # Nobody was let in since.
-    assert audit_bench.fleet.last_audit("a", "p").callers == 0
+    assert bench.fleet.last_audit("a", "p").callers == 0
 
 
 async def test_the_last_statement_tells_of_all() -> None:
     """A replica that ends in good order is missed nothing of, and another one audits at once."""
-    audit_bench = AuditBench()
-    await audit_bench.fleet.advance(20)
-    await audit_bench.fleet["a"].start()
-    await saturate(audit_bench, "a")
-    first = audit_bench.fleet.members.pop("a")
-    first.store.aclose = audit_bench.store.open  # type: ignore[method-assign]  # the others still use it
+    bench = AuditBench()
+    await bench.fleet.advance(20)
+    await bench.fleet["a"].start()
+    await saturate(bench, "a")
+    first = bench.fleet.members.pop("a")
+    first.store.aclose = bench.store.open  # type: ignore[method-assign]  # the others still use it
     await first.aclose()
-    await audit_bench.lose_buckets()
-    await saturate(audit_bench, "b")
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.last_audit("b", "p").callers == 1
-    assert audit_bench.fleet.overshoot("p") == 5
+    await bench.lose_buckets()
+    await saturate(bench, "b")
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.last_audit("b", "p").callers == 1
+    assert bench.fleet.overshoot("p") == 5
 
 
 async def test_who_asks_under_several_keys() -> None:
@@ -233,12 +229,12 @@ async def test_who_asks_under_several_keys() -> None:
     policy = rate_policy(
         "p", fixed_window(2), key=(KeyPart.parse("route"), KeyPart.parse("principal"))
     )
-    audit_bench = AuditBench(policy)
+    bench = AuditBench(policy)
     subject = Subject(principal=Principal("ann"), route="POST /exports")
     for name in "ab":
         for _ in range(2):
-            await audit_bench.fleet[name].check("p", subject=subject)
-        await audit_bench.lose_buckets()
-    await audit_bench.fleet.advance_until_compared()
-    (event,) = audit_bench.fleet.overshoots()
+            await bench.fleet[name].check("p", subject=subject)
+        await bench.lose_buckets()
+    await bench.fleet.advance_until_compared()
+    (event,) = bench.fleet.overshoots()
     assert (event.units, len(event.caller)) == (2, 16 + 1 + 16)

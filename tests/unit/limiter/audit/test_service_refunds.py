@@ -5,59 +5,59 @@ from support.audit import MINUTE, AuditBench, saturate
 from support.limiter import Bench, timeout_error
 
 
-async def test_a_reset_is_no_overshoot(audit_bench: AuditBench) -> None:
+async def test_a_reset_is_no_overshoot(bench: AuditBench) -> None:
     """At whichever replica it was, and in the midst of a slot."""
     for _ in range(4):
-        await saturate(audit_bench, "a", "b")
-        await audit_bench.fleet.advance(7)
-        await audit_bench.fleet["c"].reset("p", principal="ann")
-        await saturate(audit_bench, "a", "b")
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.overshoots() == []
+        await saturate(bench, "a", "b")
+        await bench.fleet.advance(7)
+        await bench.fleet["c"].reset("p", principal="ann")
+        await saturate(bench, "a", "b")
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.overshoots() == []
 
 
 async def test_a_refund_makes_room() -> None:
     """What one replica gives back another one may let in; what was spent is not forgotten."""
-    audit_bench = AuditBench()
-    held = await audit_bench.fleet["a"].reserve("p", principal="ann", cost=6)
-    await audit_bench.fleet.advance(1)
+    bench = AuditBench()
+    held = await bench.fleet["a"].reserve("p", principal="ann", cost=6)
+    await bench.fleet.advance(1)
     await held.commit(1)
-    assert await saturate(audit_bench, "b") == 5
-    await audit_bench.fleet.advance_until_compared()
-    assert (audit_bench.fleet.overshoots(), audit_bench.fleet.last_audit("a", "p").callers) == (
+    assert await saturate(bench, "b") == 5
+    await bench.fleet.advance_until_compared()
+    assert (bench.fleet.overshoots(), bench.fleet.last_audit("a", "p").callers) == (
         [],
         1,
     )
-    await audit_bench.lose_buckets()
-    await saturate(audit_bench, "b")
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.overshoot("p") > 0
+    await bench.lose_buckets()
+    await saturate(bench, "b")
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.overshoot("p") > 0
 
 
 async def test_what_is_spent_without_asking_is_no_overshoot() -> None:
     """A commit above the reservation is beyond the limit by agreement."""
-    audit_bench = AuditBench()
-    held = await audit_bench.fleet["a"].reserve("p", principal="ann", cost=6)
+    bench = AuditBench()
+    held = await bench.fleet["a"].reserve("p", principal="ann", cost=6)
     await held.commit(12)
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.overshoots() == []
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.overshoots() == []
 
 
-async def test_a_refund_that_may_have_been_made(audit_bench: AuditBench) -> None:
+async def test_a_refund_that_may_have_been_made(bench: AuditBench) -> None:
     """When the store's answer is lost the caller's audit starts anew, and reads nothing false."""
-    held = await audit_bench.fleet["a"].reserve("p", principal="ann", cost=6)
-    await audit_bench.fleet.advance(20)
+    held = await bench.fleet["a"].reserve("p", principal="ann", cost=6)
+    await bench.fleet.advance(20)
 
     async def lost(*_: object) -> None:
-        await MemoryStore.adjust(audit_bench.store, *_)  # type: ignore[arg-type]  # as it was called
+        await MemoryStore.adjust(bench.store, *_)  # type: ignore[arg-type]  # as it was called
         raise timeout_error()
 
-    settle, audit_bench.store.adjust = audit_bench.store.adjust, lost  # type: ignore[assignment,method-assign]  # this once
+    settle, bench.store.adjust = bench.store.adjust, lost  # type: ignore[assignment,method-assign]  # this once
     await held.refund()
-    audit_bench.store.adjust = settle  # type: ignore[method-assign]  # as it was
-    assert await saturate(audit_bench, "b") == 6
-    await audit_bench.fleet.advance_until_compared()
-    assert audit_bench.fleet.overshoots() == []
+    bench.store.adjust = settle  # type: ignore[method-assign]  # as it was
+    assert await saturate(bench, "b") == 6
+    await bench.fleet.advance_until_compared()
+    assert bench.fleet.overshoots() == []
 
 
 async def test_a_refund_that_was_not_asked_for() -> None:
@@ -70,25 +70,25 @@ async def test_a_refund_that_was_not_asked_for() -> None:
         assert '"breaks":{}' in bench.limiter.audit.sample.snapshot()
 
 
-async def test_who_dies_after_giving_back(audit_bench: AuditBench) -> None:
+async def test_who_dies_after_giving_back(bench: AuditBench) -> None:
     """Its refunds may not all be stated: the caller's audit starts anew without it."""
-    held = [await audit_bench.fleet["c"].reserve("p", principal="ann", cost=3) for _ in range(2)]
+    held = [await bench.fleet["c"].reserve("p", principal="ann", cost=3) for _ in range(2)]
     await held[0].refund()
-    await audit_bench.fleet.advance(20)
-    assert audit_bench.fleet.last_audit("a", "p").callers == 1
+    await bench.fleet.advance(20)
+    assert bench.fleet.last_audit("a", "p").callers == 1
     await held[1].refund()
-    del audit_bench.fleet.members["c"]
-    assert await saturate(audit_bench, "b") == 6
-    await audit_bench.fleet.advance_until_compared()
-    assert (audit_bench.fleet.overshoots(), audit_bench.fleet.last_audit("a", "p").callers) == (
+    del bench.fleet.members["c"]
+    assert await saturate(bench, "b") == 6
+    await bench.fleet.advance_until_compared()
+    assert (bench.fleet.overshoots(), bench.fleet.last_audit("a", "p").callers) == (
         [],
         0,
     )
-    await saturate(audit_bench, "b")
-    await audit_bench.fleet.advance_until_compared()
-    await saturate(audit_bench, "b")
-    await audit_bench.fleet.advance_until_compared()
-    assert (audit_bench.fleet.overshoots(), audit_bench.fleet.last_audit("a", "p").callers) == (
+    await saturate(bench, "b")
+    await bench.fleet.advance_until_compared()
+    await saturate(bench, "b")
+    await bench.fleet.advance_until_compared()
+    assert (bench.fleet.overshoots(), bench.fleet.last_audit("a", "p").callers) == (
         [],
         1,
     )

@@ -7,7 +7,14 @@ import pytest
 from fleetlimit.errors import StoreRefused
 from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.limiter.audit.detector import LAG_US
-from fleetlimit.limiter.audit.service import INTERVAL_SECONDS, TTL_US, AuditService
+from fleetlimit.limiter.audit.sample import UsageSample
+from fleetlimit.limiter.audit.service import (
+    DEFAULT_CALLERS,
+    INTERVAL_SECONDS,
+    TTL_US,
+    AuditService,
+)
+from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.events import AuditReported, StoreFailed
 from fleetlimit.limiter.limiter import Limiter
@@ -27,12 +34,14 @@ class AuditServiceBench:
         self.breaker = CircuitBreaker(
             BreakerSettings(failures=failures), self.store.open, tell, sleep=self.pauses
         )
+        events = BucketEvents()
         self.audit = AuditService(
             self.store,
             self.breaker,
             tell,
             ProcessClock(),
-            ActivePolicies(tell),
+            policies=ActivePolicies(tell, events),
+            sample=UsageSample(DEFAULT_CALLERS, events),
             replica="me",
             sleep=self.pauses,
         )
@@ -44,23 +53,23 @@ async def test_a_statement_every_two_seconds_and_a_last_one() -> None:
     office.audit.start()
     for beat in (1, 2):
         await office.pauses.wait_for_calls(beat)
-        assert office.store.count("audit") == beat - 1
+        assert office.store.count("exchange_reports") == beat - 1
         office.pauses.finish()
-        await office.store.wait_until_done("audit", beat)
+        await office.store.wait_until_done("exchange_reports", beat)
     assert office.pauses.requested.entries[:2] == [INTERVAL_SECONDS] * 2
     await office.audit.aclose()
-    assert office.store.count("audit") == 3
+    assert office.store.count("exchange_reports") == 3
     await office.audit.aclose()
-    assert office.store.count("audit") == 3
+    assert office.store.count("exchange_reports") == 3
 
 
 async def test_a_store_that_refuses_statements_hurts_nobody() -> None:
     """It is told of, as often as it happens, and opens no breaker."""
     office = AuditServiceBench(failures=1)
-    office.store.errors["audit"] = refused = StoreRefused("no", kind="permission")
+    office.store.errors["exchange_reports"] = refused = StoreRefused("no", kind="permission")
     for _ in range(3):
         await office.audit.run_once()
-    assert office.recorder.of(StoreFailed) == [StoreFailed("audit", refused)] * 3
+    assert office.recorder.of(StoreFailed) == [StoreFailed("exchange_reports", refused)] * 3
     assert office.recorder.of(AuditReported) == [AuditReported(())] * 3
     assert office.breaker.state == "closed"
 
@@ -72,7 +81,7 @@ async def test_a_store_that_is_away_is_not_asked() -> None:
     with pytest.raises(type(office.store.down)):
         await office.breaker.call("heartbeat", office.store.open)
     await office.audit.run_once()
-    assert office.store.count("audit") == 0
+    assert office.store.count("exchange_reports") == 0
     assert office.recorder.of(AuditReported) == [AuditReported(())]
     await office.breaker.aclose()
 
@@ -82,7 +91,7 @@ async def test_a_fault_of_the_audit_is_logged_and_ends_nothing(
 ) -> None:
     """The next statement is made all the same."""
     office = AuditServiceBench()
-    office.store.errors["audit"] = ZeroDivisionError()  # type: ignore[assignment]  # a fault, no error of ours
+    office.store.errors["exchange_reports"] = ZeroDivisionError()  # type: ignore[assignment]  # a fault, no error of ours
     office.audit.start()
     with caplog.at_level(logging.ERROR, "fleetlimit"):
         for beat in (1, 2):
@@ -100,7 +109,7 @@ async def test_no_audit() -> None:
     limiter = Limiter(store, local=MemoryStore(), audit_callers=0)
     await limiter.start()
     await limiter.aclose()
-    assert store.count("audit") == 0
+    assert store.count("exchange_reports") == 0
 
 
 async def test_statements_are_old_enough_to_be_complete() -> None:

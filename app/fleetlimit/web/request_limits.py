@@ -106,10 +106,9 @@ class RequestLimits:
         applicable = route.policy_cache.get(
             http_limiter,
             dependencies,
-            get_method(scope),
+            get_method(scope) if match_policies else None,
             route.template,
             principal.tier if principal else "",
-            match_policies,
         )
         policy_costs = (
             await applicable.resolve_costs(scope)

@@ -18,7 +18,7 @@ from fleetlimit.web.http_limiter import HTTPLimiter
 
 WEBSOCKET: Final = "WEBSOCKET"
 """Stands for the HTTP method of a WebSocket handshake, in policies too."""
-_METHODS: Final = frozenset({WEBSOCKET, *HTTPMethod})
+_METHODS: Final = frozenset({None, WEBSOCKET, *HTTPMethod})
 MAX_CACHED: Final = 64
 """Largest number of entries for each route: methods times tiers."""
 
@@ -78,37 +78,36 @@ class ApplicablePolicies:
 
 
 class PolicyCache:
-    """Cache of the applicable policies of one route, by method, tier and kind of check."""
+    """Cache of the applicable policies of one route, by method and tier."""
 
     def __init__(self) -> None:
-        self._cache: BoundedCache[tuple[str, str, bool], ApplicablePolicies] = BoundedCache(
+        self._cache: BoundedCache[tuple[str | None, str], ApplicablePolicies] = BoundedCache(
             MAX_CACHED
         )
 
-    def get(  # noqa: PLR0917 - keywords would cost a tenth of the lookup
+    def get(
         self,
         http_limiter: HTTPLimiter,
         dependencies: Sequence[RateLimitDependency],
-        method: str,
+        method: str | None,
         template: str,
         tier: str,
-        match_policies: bool,  # noqa: FBT001 - as above
     ) -> ApplicablePolicies:
         """Return the policies that apply to a request.
 
         Args:
             http_limiter: Limiter of the request, which has the active policy set.
             dependencies: Dependencies whose policies apply.
-            method: HTTP method, or `WEBSOCKET`.
+            method: HTTP method or `WEBSOCKET`, for the policies whose match includes the request;
+                None for those of the dependencies only.
             template: The route's full template; empty where no route matched.
             tier: The caller's tier.
-            match_policies: Whether the policies whose match includes the request apply, too.
 
         Raises:
             ConfigError: A dependency names a policy that does not exist.
         """
         policy_set = http_limiter.limiter.active_policies.current
-        key = (method, tier, match_policies)
+        key = (method, tier)
         cached = self._cache.get(key)
         if (
             cached is not None
@@ -116,11 +115,11 @@ class PolicyCache:
             and cached.dependencies is dependencies
         ):
             return cached
-        matching = (
-            policy_set.select(method, template or UNMATCHED_ROUTE, tier) if match_policies else ()
-        )
+        matching: Iterable[Policy] = ()
+        if method is not None:
+            matching = policy_set.select(method, template or UNMATCHED_ROUTE, tier)
         applicable = _find_applicable(http_limiter, policy_set, dependencies, matching)
-        # Some servers accept any word as a method, and clients must not grow the cache with them.
+        # Some servers accept any word as a method; invented ones must not evict other entries.
         if method in _METHODS:
             self._cache.put(key, applicable)
         return applicable

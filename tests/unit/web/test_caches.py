@@ -19,14 +19,9 @@ DEPENDENCIES = (RateLimit("2/second", cost=3, burst=9),)
 
 
 def get(
-    cache: PolicyCache,
-    bench: LimiterBench,
-    method: str = "GET",
-    tier: str = "",
-    *,
-    match_policies: bool = True,
+    cache: PolicyCache, bench: LimiterBench, method: str | None = "GET", tier: str = ""
 ) -> ApplicablePolicies:
-    return cache.get(bench.http_limiter, DEPENDENCIES, method, "/items", tier, match_policies)
+    return cache.get(bench.http_limiter, DEPENDENCIES, method, "/items", tier)
 
 
 def test_policy_cache_reuses_entries_of_a_method_and_tier() -> None:
@@ -45,8 +40,8 @@ def test_policy_cache_reuses_entries_of_a_method_and_tier() -> None:
 
 
 def test_policy_cache_leaves_out_matching_policies() -> None:
-    """Without `match_policies` only the policies of the dependencies apply."""
-    applicable = get(PolicyCache(), LimiterBench(ALL), match_policies=False)
+    """Without a method only the policies of the dependencies apply."""
+    applicable = get(PolicyCache(), LimiterBench(ALL), None)
     assert "all" not in applicable.names
     assert len(applicable.policy_costs) == 1
 
@@ -63,7 +58,7 @@ def test_policy_cache_separates_dependencies() -> None:
     """An entry of other dependencies is not used."""
     bench, cache = LimiterBench(ALL), PolicyCache()
     get(cache, bench)
-    assert cache.get(bench.http_limiter, (), "GET", "/items", "", True).names == ("all",)
+    assert cache.get(bench.http_limiter, (), "GET", "/items", "").names == ("all",)
 
 
 def test_policy_cache_ignores_unknown_methods() -> None:

@@ -19,7 +19,7 @@ from fleetlimit.bootstrap.build import (
     build_store,
 )
 from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unfreeze_heap
-from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware, iter_mounted_apps
+from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.bootstrap.tasks import TaskSet
 from fleetlimit.core.policy import PolicySet
@@ -36,6 +36,7 @@ from fleetlimit.telemetry import (
     monitor_event_loop_lag,
 )
 from fleetlimit.version import __version__
+from fleetlimit.web import wiring
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.route_table import RouteTable, iter_routes
 
@@ -44,7 +45,7 @@ _POLL_SECONDS = 2.0
 """After which a changed file is found that the system did not tell of, as while a watch begins."""
 
 
-class Fleetlimit:
+class Fleetlimit(wiring.LimiterLifespan):
     """A limiter with everything it needs.
 
     As the lifespan of an app: `FastAPI(lifespan=Fleetlimit(store="redis://..."))`, or within one's
@@ -204,23 +205,27 @@ class Fleetlimit:
 
     @contextlib.asynccontextmanager
     async def __call__(self, app: Any) -> AsyncIterator[dict[str, HTTPLimiter]]:
-        """Serve as the lifespan of an app: open for as long as it lives.
+        """Serve as the lifespan of an app: start, install on the app, and close at the end.
 
-        Behind `fleetlimit serve` the limiter that stands in front is this one's too: a second one
-        would count the replica twice and know other policies.
+        Under `fleetlimit serve` the limiter of `serve` is used: a second one would count the
+        replica twice and have other policies.
+
+        Raises:
+            ConfigError: A dependency of the app names a policy that does not exist.
         """
-        serving = getattr(app.state, "fleetlimit_front", None)
+        serving = getattr(app.state, "fleetlimit_serving", None)
         if isinstance(serving, Fleetlimit):
             self._delegate_to(serving)
-            yield {"fleetlimit": self.http_limiter}
+            yield {wiring.LIMITER_KEY: self.http_limiter}
             return
         async with self:
             self.install(app)
             freeze_heap()
             try:
-                yield {"fleetlimit": self.http_limiter}
+                yield {wiring.LIMITER_KEY: self.http_limiter}
             finally:
                 unfreeze_heap()
+                wiring.uninstall(app, self.http_limiter)
 
     def _delegate_to(self, serving: "Fleetlimit") -> None:
         active = serving.policy_file.policy_set.policies
@@ -235,13 +240,14 @@ class Fleetlimit:
         self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
 
     def install(self, app: Starlette) -> None:
-        """Make this the gate of an app and of the apps mounted in it, and log what holds there.
+        """Make this the limiter of an app and of its mounted apps, and log each route's policies.
+
+        Mounted apps that have a `Fleetlimit` of their own keep it.
 
         Raises:
-            ConfigError: A dependency names a policy that is not there.
+            ConfigError: A dependency names a policy that does not exist.
         """
-        for each in iter_mounted_apps(app):
-            each.state.fleetlimit = self.http_limiter
+        wiring.install(app, self.http_limiter)
         self.route_reporter.log_routes(
             RouteTable(iter_routes(app.routes)), match_policies=has_middleware(app)
         )
@@ -251,10 +257,13 @@ _default_tasks = TaskSet(logging.getLogger("fleetlimit"))
 
 
 def open_limiter_from_env() -> HTTPLimiter:
-    """Open a gate for an app that sets up none, from the environment.
+    """Open a limiter from the environment, for an app that never mentions `Fleetlimit`.
 
-    A shared store is closed when the event loop ends. Until it is connected, checks connect by
-    themselves.
+    A shared store is closed when the event loop ends. Checks made before the background work has
+    connected to the store connect to it themselves.
+
+    Raises:
+        ConfigError: A setting or the policy file is wrong.
     """
     fleetlimit = Fleetlimit()
     fleetlimit.activate_policies()
@@ -270,6 +279,6 @@ async def _keep_open(fleetlimit: Fleetlimit) -> None:
         if task is not None and not task.cancelling():
             await asyncio.Event().wait()
     finally:
-        # A test client makes a loop for each request: what this process alone counts stays.
+        # A test client runs each request in its own event loop: keep the counts in memory.
         if fleetlimit.limiter.store.shared:
             await fleetlimit.aclose()

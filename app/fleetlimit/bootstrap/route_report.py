@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
-from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_table import RouteInfo, RouteTable
+from fleetlimit.web.wiring import has_own_limiter
 
 ANY_METHOD = "ANY"
 
@@ -62,15 +61,15 @@ def limits_by_route(
 def dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> dict[str, Policy]:
     """Return the policies that the route's dependencies ask for, by name.
 
+    A mounted app with its own limiter resolves them itself.
+
     Raises:
         ConfigError: A dependency names a policy that is not there.
     """
-    found = [
-        call.resolve_policy(http_limiter)
-        for call in route.dependency_calls
-        if isinstance(call, RateLimit)
-    ]
-    return {policy.name: policy for policy in found}
+    if route.mounted_app is not None and has_own_limiter(route.mounted_app):
+        return {}
+    policies = [each.resolve_policy(http_limiter) for each in route.rate_limits]
+    return {policy.name: policy for policy in policies}
 
 
 class RouteReporter:
@@ -131,15 +130,6 @@ def has_middleware(app: Starlette) -> bool:
     """Tell whether the policies' matches are enforced on an app."""
     classes: list[object] = [each.cls for each in app.user_middleware]
     return RateLimitMiddleware in classes
-
-
-def iter_mounted_apps(app: Starlette) -> list[Starlette]:
-    """Return an app and the apps mounted in it."""
-    found = [app]
-    for route in app.routes:
-        if isinstance(route, Mount) and isinstance(route.app, Starlette):
-            found += iter_mounted_apps(route.app)
-    return found
 
 
 def policy_to_dict(policy: Policy, tier: str = "") -> dict[str, Any]:

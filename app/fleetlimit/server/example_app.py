@@ -11,8 +11,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from fleetlimit.bootstrap.explain import identity_to_dict
 from fleetlimit.core.subject import Subject
-from fleetlimit.web.http_limiter import get_limiter
 from fleetlimit.web.responses import RATE_LIMIT_RESPONSES
+from fleetlimit.web.wiring import get_limiter
 
 STREAM_SECONDS = 0.2
 

@@ -73,7 +73,7 @@ class WrappedApp:
             # Among the app's own middleware, so that tracing and CORS see refusals as well.
             if not has_middleware(target):
                 target.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
-            target.state.fleetlimit_front = fleetlimit
+            target.state.fleetlimit_serving = fleetlimit
             fleetlimit.install(target)
             self.routes = RouteTable(iter_routes(target.routes))
             self.app: ASGIApp = target

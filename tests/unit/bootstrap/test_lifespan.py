@@ -16,17 +16,17 @@ from fleetlimit import (
     ConfigError,
     Fleetlimit,
     Policy,
+    PolicyLimit,
     PolicySet,
-    RateLimit,
     RateLimitMiddleware,
-    rate_quota,
 )
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.testing import ManualClock
+from fleetlimit.web.wiring import find_limiter
 from support.server import eventually
 
-TWO_A_DAY = PolicySet([Policy("orders", (rate_quota("2/day"),))])
+TWO_A_DAY = PolicySet([Policy("orders", "2/day")])
 FILE = """\
 version: 1
 policies:
@@ -39,7 +39,7 @@ def depending(fleetlimit: Fleetlimit | None = None) -> FastAPI:
     """Return an app with a route that depends on the policy `orders`."""
     app = FastAPI(lifespan=fleetlimit)
 
-    @app.get("/orders", dependencies=[Depends(RateLimit(policy="orders"))])
+    @app.get("/orders", dependencies=[Depends(PolicyLimit("orders"))])
     async def orders() -> list[int]:
         return []
 
@@ -119,7 +119,7 @@ def test_mounted_apps() -> None:
     app.mount("/middle", middle)
     with TestClient(app) as client:
         assert statuses(client, "/middle/inner/orders", 3) == [200, 200, 429]
-        assert inner.state.fleetlimit is fleetlimit.http_limiter
+        assert find_limiter({"app": inner}) is fleetlimit.http_limiter
 
 
 def test_coverage_is_logged(log: pytest.LogCaptureFixture) -> None:
@@ -139,7 +139,7 @@ def test_coverage_is_logged(log: pytest.LogCaptureFixture) -> None:
 
 def test_a_policy_that_is_not_there() -> None:
     """A dependency that names no policy keeps the app from starting, and says which there are."""
-    app = depending(Fleetlimit(policies=PolicySet([Policy("carts", (rate_quota("1/day"),))])))
+    app = depending(Fleetlimit(policies=PolicySet([Policy("carts", "1/day")])))
     with (
         pytest.raises(ConfigError, match="there is no policy 'orders' in code: carts"),
         TestClient(app),
@@ -217,7 +217,7 @@ async def test_what_the_logs_hold_is_written_although_the_store_fails_to_close(
     async def fails() -> None:
         raise OSError("the connection is gone")
 
-    fleetlimit = Fleetlimit(policies=PolicySet([Policy("one", (rate_quota("1/day"),))]))
+    fleetlimit = Fleetlimit(policies=PolicySet([Policy("one", "1/day")]))
     await fleetlimit.start()
     for _ in range(10):
         await fleetlimit.limiter.check("one", principal="alice")
@@ -242,9 +242,7 @@ async def test_counts_of_a_flood_are_written_while_nothing_follows(
 
 def test_an_app_of_starlette_has_no_dependencies() -> None:
     """A Starlette app is held by the middleware alone."""
-    app = Starlette(
-        lifespan=Fleetlimit(policies=PolicySet([Policy("default", (rate_quota("1/day"),))]))
-    )
+    app = Starlette(lifespan=Fleetlimit(policies=PolicySet([Policy("default", "1/day")])))
     app.add_middleware(RateLimitMiddleware)
     with TestClient(app) as client:
         assert statuses(client, "/", 2) == [404, 429]

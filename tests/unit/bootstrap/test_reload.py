@@ -9,7 +9,7 @@ import pytest
 from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
-from fleetlimit import Fleetlimit, RateLimit, RateLimitMiddleware
+from fleetlimit import Fleetlimit, PolicyLimit, RateLimit, RateLimitMiddleware
 from support.policies import ConfigMapMount, write_atomically
 
 PATIENCE_SECONDS = 10.0
@@ -136,7 +136,7 @@ def test_a_policy_that_a_route_names_stays(tmp_path: Path, log: pytest.LogCaptur
     app.add_api_route(
         "/orders",
         lambda: None,
-        dependencies=[Depends(RateLimit(policy="orders")), Depends(RateLimit("9/day"))],
+        dependencies=[Depends(PolicyLimit("orders")), Depends(RateLimit("9/day"))],
     )
     with TestClient(app) as client:
         write_atomically(file, policies("5/day", name="carts"))

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from fleetlimit import Fleetlimit, Policy, PolicySet, rate_quota
+from fleetlimit import Fleetlimit, Policy, PolicySet
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.core.policy import KeyKind, KeyPart
 from fleetlimit.errors import StoreUnavailable
@@ -19,10 +19,10 @@ from fleetlimit.testing import ManualClock
 TOKEN = {"Authorization": "Bearer s3cret-token"}
 POLICIES = PolicySet(
     [
-        Policy("default", (rate_quota("2/day"),), tiers={"pro": (rate_quota("9/day"),)}),
+        Policy("default", "2/day", tiers={"pro": "9/day"}),
         Policy(
             "routes",
-            (rate_quota("2/day"),),
+            "2/day",
             key=(KeyPart(KeyKind.PRINCIPAL), KeyPart(KeyKind.ROUTE)),
         ),
     ],

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fleetlimit import ConfigError, Fleetlimit, Policy, PolicySet, RateLimit, RateLimitMiddleware
+from fleetlimit import ConfigError, Fleetlimit, Policy, PolicyLimit, PolicySet, RateLimitMiddleware
 from fleetlimit.core.policy import Match
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.server.wrap import WrappedApp, import_app
@@ -132,7 +132,7 @@ def test_a_plain_app_follows_the_policies() -> None:
 def test_a_dependency_without_its_policy() -> None:
     """A policy that a dependency names and nobody wrote is found before anything is served."""
     app = FastAPI()
-    app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit(policy="gone"))])
+    app.add_api_route("/", lambda: None, dependencies=[Depends(PolicyLimit("gone"))])
     with pytest.raises(ConfigError, match="there is no policy 'gone' in code: none"):
         WrappedApp(app, enforced())
 
@@ -143,7 +143,7 @@ def test_a_fleetlimit_of_its_own_gives_way(log: pytest.LogCaptureFixture, same: 
     orders = policy("orders", "2/day")
     own = Fleetlimit(policies=PolicySet([orders if same else policy("orders", "9/day")]))
     app = FastAPI(lifespan=own)
-    app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit(policy="orders"))])
+    app.add_api_route("/", lambda: None, dependencies=[Depends(PolicyLimit("orders"))])
     fleetlimit = enforced(orders)
     front = WrappedApp(app, fleetlimit)
     with TestClient(front.app) as client:

@@ -3,15 +3,15 @@
 import pytest
 from starlette.testclient import TestClient
 
-from fleetlimit.cli import BUNDLED_POLICIES
 from fleetlimit.server.example_app import create_app
+from fleetlimit.server.settings import EXAMPLE_POLICIES
 from fleetlimit.server.wrap import WrappedApp
 from fleetlimit.testing import FleetlimitFactory
 
 
 @pytest.fixture
 def client(make_fleetlimit: FleetlimitFactory) -> TestClient:
-    fleetlimit = make_fleetlimit(BUNDLED_POLICIES)
+    fleetlimit = make_fleetlimit(EXAMPLE_POLICIES)
     fleetlimit.activate_policies()
     return TestClient(WrappedApp(create_app(), fleetlimit).app, client=("192.0.2.1", 1))
 

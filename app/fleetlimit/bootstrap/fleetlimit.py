@@ -1,4 +1,4 @@
-"""Fleetlimit itself: the one place where the parts meet, opened in an app's lifespan."""
+"""Composition root: `Fleetlimit` builds a limiter with its parts, and runs as a lifespan."""
 
 import asyncio
 import contextlib
@@ -42,28 +42,29 @@ from fleetlimit.web.route_table import RouteTable, iter_routes
 
 _FLUSH_SECONDS = 5.0
 _POLL_SECONDS = 2.0
-"""After which a changed file is found that the system did not tell of, as while a watch begins."""
+"""Polling interval of the policy file, in case a file-system notification is missed."""
 
 
 class Fleetlimit(wiring.LimiterLifespan):
-    """A limiter with everything it needs.
+    """Limiter with its store, policies, identity and telemetry.
 
-    As the lifespan of an app: `FastAPI(lifespan=Fleetlimit(store="redis://..."))`, or within one's
-    own: `async with Fleetlimit(...)(app): yield`.
+    As the lifespan of an app: `FastAPI(lifespan=Fleetlimit(store="redis://..."))`. Inside another
+    lifespan: `async with Fleetlimit(...)(app): yield`.
 
     Args:
-        store: URL of the shared store; `FLEETLIMIT_STORE`, or this process alone, when left out.
-        policies: Policy file, or a set made in code; `FLEETLIMIT_POLICIES`, or none, when left out.
-        settings: All settings, in place of the environment; `store` and `policies` come first.
+        store: URL of the shared store; by default `FLEETLIMIT_STORE`, or the memory of the process.
+        policies: Policy file or policy set; by default `FLEETLIMIT_POLICIES`, or no policies.
+        settings: Settings in place of the environment; `store` and `policies` override them.
         resolver: Verifies credentials that are neither API keys nor bearer tokens.
-        registry: Where metrics are registered; a registry of its own when left out.
+        registry: Prometheus registry of the metrics; by default a new one.
         observers: Further observers of every event.
-        tracer: How checks are traced.
-        clock: A clock that tests move, for buckets and caches alike; by default buckets run on the
-            store's clock.
+        tracer: Tracer of the checks.
+        clock: Clock of buckets and caches, for tests; by default buckets use the store's clock.
+        tune_gc: Whether to tune the garbage collector of the process while the limiter runs: a
+            higher generation-0 threshold, and a frozen heap in a lifespan.
 
     Raises:
-        ConfigError: A setting or the policy file is wrong; nothing is started.
+        ConfigError: A setting or the policy file is invalid; nothing was started.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         observers: Sequence[Observer] = (),
         tracer: Tracer | None = None,
         clock: Clock | None = None,
+        tune_gc: bool = False,
     ) -> None:
         if isinstance(policies, PolicySet):
             policy_set, file = policies, None
@@ -127,19 +129,21 @@ class Fleetlimit(wiring.LimiterLifespan):
         )
         self.route_reporter = RouteReporter(self._log, self.http_limiter)
         self._tasks = TaskSet(self._log)
+        self._tune_gc = tune_gc
         self._exit_stack = contextlib.ExitStack()
 
     async def start(self) -> None:
-        """Connect to the store, put the policies in force and follow their file.
+        """Activate the policies, connect to the store and watch the policy file.
 
-        A store that is away is logged and tried again; it does not keep the service from starting.
+        An unavailable store is logged and retried. It does not prevent the start.
         """
         self.activate_policies()
         await self.start_background_work()
 
     async def start_background_work(self) -> None:
-        """Connect to the store and follow the policies' file; `enforce` came before."""
-        self._exit_stack.enter_context(raised_gc_threshold())
+        """Connect to the store and watch the policy file; call `activate_policies` first."""
+        if self._tune_gc:
+            self._exit_stack.enter_context(raised_gc_threshold())
         await self.limiter.start()
         self._tasks.spawn(self._flush_periodically())
         self._tasks.spawn(monitor_event_loop_lag(self.metrics.on_event_loop_lag, self._clock))
@@ -154,7 +158,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             self._tasks.spawn(watcher.run())
 
     def activate_policies(self) -> None:
-        """Put the policies in force, and warn of what makes them hold less than they could."""
+        """Activate the policies. Warn if limits are per process, or hashed without a secret."""
         self.limiter.active_policies.replace(self.policy_file.policy_set)
         if not self.limiter.store.shared:
             self._log.warning(
@@ -171,7 +175,7 @@ class Fleetlimit(wiring.LimiterLifespan):
 
     async def _on_reload(self, policy_file: PolicyFile) -> None:
         self.route_reporter.require_named_policies(policy_file.policy_set)
-        # A file of many keys takes a second to read: not one in which no request is answered.
+        # A file with many keys takes about a second to read, which must not block the event loop.
         self.http_limiter.identifier = await asyncio.to_thread(
             build_identifier, policy_file.identity, self._resolver
         )
@@ -179,7 +183,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         self.limiter.active_policies.replace(policy_file.policy_set)
 
     async def _flush_periodically(self) -> None:
-        """Write out counts of suppressed lines, also when nothing follows that would."""
+        """Log the counts of suppressed lines even when no further event triggers it."""
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
             self._denial_log.flush()
@@ -187,7 +191,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             self.metrics.flush()
 
     async def aclose(self) -> None:
-        """Leave the fleet, close the store and write out what the logs still hold."""
+        """Stop the background tasks, leave the membership, close the store and flush the logs."""
         await self._tasks.aclose()
         try:
             await self.limiter.aclose()
@@ -220,11 +224,12 @@ class Fleetlimit(wiring.LimiterLifespan):
             return
         async with self:
             self.install(app)
-            freeze_heap()
+            if self._tune_gc:
+                freeze_heap()
+                self._exit_stack.callback(unfreeze_heap)
             try:
                 yield {wiring.LIMITER_KEY: self.http_limiter}
             finally:
-                unfreeze_heap()
                 wiring.uninstall(app, self.http_limiter)
 
     def _delegate_to(self, serving: "Fleetlimit") -> None:

@@ -65,7 +65,7 @@ async def test_a_plain_app_and_its_reload(tmp_path: Path) -> None:
         assert answers[0].body == b"plain"
         assert answers[2].headers["content-type"] == "application/problem+json"
         assert (await service.get("/other")).status == 200
-        assert {line["route"] for line in service.logged("coverage.route")} == {
+        assert {line["route"] for line in service.logged("route.limited")} == {
             "/orders/{id}",
             "unmatched",
         }
@@ -95,7 +95,7 @@ async def test_a_fastapi_app_that_imports_nothing(tmp_path: Path) -> None:
         await service.ready()
         statuses = [(await service.get(f"/v1/orders/{number}")).status for number in range(3)]
         assert statuses == [200, 200, 429]
-        told = {line["route"]: line["policies"] for line in service.logged("coverage.route")}
+        told = {line["route"]: line["policies"] for line in service.logged("route.limited")}
         assert told["/v1/orders/{order_id}"] == ["orders"]
         asked = await service.admin("/explain?method=GET&path=/v1/orders/9")
         assert asked.json["route"] == "GET /v1/orders/{order_id}"
@@ -127,7 +127,7 @@ def bundled() -> Iterator[ServeProcess]:
 async def test_the_bundled_routes_are_each_under_a_policy(bundled: ServeProcess) -> None:
     """Each route of the bundled service is held by another policy of the bundled file."""
     await bundled.ready()
-    told = {line["route"]: line["policies"] for line in bundled.logged("coverage.route")}
+    told = {line["route"]: line["policies"] for line in bundled.logged("route.limited")}
     for route, policy in {
         "/exports": "exports",
         "/items/{item_id}": "items",
@@ -137,7 +137,7 @@ async def test_the_bundled_routes_are_each_under_a_policy(bundled: ServeProcess)
         "unmatched": "default",
     }.items():
         assert told[route] == [policy]
-    assert not bundled.logged("coverage.unlimited")
+    assert not bundled.logged("route.unlimited")
     assert (await bundled.get("/items/7")).json == {"item_id": 7}
     export = await fetch(bundled.port, "/exports", method="POST")
     assert export.headers["ratelimit-policy"].startswith('"exports"')

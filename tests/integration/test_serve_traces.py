@@ -66,7 +66,7 @@ async def test_a_request_is_one_trace(tmp_path: Path, valkey: EmbeddedValkey, ta
         assert check.parent_span_id == server.span_id
         assert call.parent_span_id == check.span_id
         told = {each.key: each.value for each in check.attributes}
-        assert told["rate_limiting.result"].string_value == "denied"
+        assert told["fleetlimit.outcome"].string_value == "denied"
         for name in ("fleetlimit_decisions_total", "fleetlimit_denials_total"):
             samples = await service.samples(name, 'policy="items"', 'outcome="denied"')
             assert [sample.value for sample in samples] == [1]

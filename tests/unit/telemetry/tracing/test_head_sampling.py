@@ -24,8 +24,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 
 from fleetlimit.telemetry.tracing.head_sampling import BATCH_SIZE, PresetTraceIdGenerator
-from fleetlimit.telemetry.tracing.instrumentation import instrument_app
-from fleetlimit.telemetry.tracing.provider import configure_tracing
+from fleetlimit.telemetry.tracing.setup import configure_tracing, instrument_app
 
 PARENT = "00-{:032x}-{:016x}-{}"
 

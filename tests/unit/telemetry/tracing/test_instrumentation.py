@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from fleetlimit.telemetry.tracing.instrumentation import instrument_app
+from fleetlimit.telemetry.tracing.setup import instrument_app
 
 pytestmark = pytest.mark.usefixtures("no_otel_variables")
 

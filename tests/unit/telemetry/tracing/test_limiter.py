@@ -29,8 +29,8 @@ def test_span_says_what_was_decided(provider: TracerProvider, spans: InMemorySpa
         "1.2.3",
     )
     assert dict(found.attributes or {}) == {
-        "rate_limiting.policy": ("a", "b"),
-        "rate_limiting.result": "denied",
+        "fleetlimit.policies": ("a", "b"),
+        "fleetlimit.outcome": "denied",
         "fleetlimit.source": "store",
         "fleetlimit.retry_after_ms": 1501,
         "db.system.name": "redis",
@@ -47,8 +47,8 @@ def test_decision_without_the_store_names_no_store(
         span.set_decision(decision_event(Outcome.ALLOWED, source=Source.LOCAL).decision)
     (found,) = spans.get_finished_spans()
     assert dict(found.attributes or {}) == {
-        "rate_limiting.policy": ("a",),
-        "rate_limiting.result": "allowed",
+        "fleetlimit.policies": ("a",),
+        "fleetlimit.outcome": "allowed",
         "fleetlimit.source": "local",
     }
 
@@ -103,7 +103,7 @@ async def test_checks_at_once_do_not_mix(
     await asyncio.gather(check("a"), check("b"))
     finished = spans.get_finished_spans()
     checks = {
-        span.context.span_id: span.attributes["rate_limiting.policy"]
+        span.context.span_id: span.attributes["fleetlimit.policies"]
         for span in finished
         if span.name == "fleetlimit.check" and span.attributes
     }

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.telemetry.tracing.provider import configure_tracing
+from fleetlimit.telemetry.tracing.setup import configure_tracing
 from fleetlimit.telemetry.tracing.span_processor import CountingBatchSpanProcessor
 
 HTTP_PORT, GRPC_PORT = "http://127.0.0.1:4318", "http://127.0.0.1:4317"

@@ -6,8 +6,8 @@ import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from fleetlimit.telemetry.tracing.head_sampling import UnsampledContext, in_unsampled_request
 from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
+from fleetlimit.telemetry.tracing.unsampled import UnsampledContext, in_unsampled_request
 
 SPAN = trace.SpanContext(7, 8, is_remote=False)
 

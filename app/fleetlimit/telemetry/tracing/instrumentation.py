@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Literal
 
 from fastapi import FastAPI
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Scope
 from fleetlimit.telemetry.tracing.head_sampling import enable_head_sampling
 
 _OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
-_MESSAGE_SPANS = ["receive", "send"]
+_MESSAGE_SPANS: list[Literal["receive", "send"]] = ["receive", "send"]
 """Excluded: a span per ASGI message triples the spans of a request and adds no information."""
 
 

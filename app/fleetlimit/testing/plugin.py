@@ -3,7 +3,6 @@
 The package is imported inside the fixtures, because pytest loads this plugin in every run.
 """
 
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +60,8 @@ def make_fleetlimit(fleetlimit_clock: "ManualClock", fleetlimit_store: str) -> "
     `FastAPI(lifespan=make_fleetlimit("policies.yaml"))` is an app under test. Its lifespan must
     run, as in `with TestClient(app)`.
     """
+    import secrets
+
     from fleetlimit.bootstrap.fleetlimit import Fleetlimit
     from fleetlimit.bootstrap.settings import Settings
 

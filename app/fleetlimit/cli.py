@@ -13,8 +13,8 @@ from fleetlimit.bootstrap.build import build_identifier
 from fleetlimit.bootstrap.explain import explain, render
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.settings import Settings
-from fleetlimit.demo.command import DemoOptions
 from fleetlimit.demo.command import main as run_demo
+from fleetlimit.demo.options import DemoOptions
 from fleetlimit.errors import FleetlimitError
 from fleetlimit.policy_file import json_schema, load
 from fleetlimit.server.runner import serve as serve_forever

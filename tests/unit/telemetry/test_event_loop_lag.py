@@ -1,4 +1,4 @@
-"""The lag is what the clock says beyond the pause that was asked for."""
+"""Event-loop lag, measured with a manual clock."""
 
 import asyncio
 
@@ -8,8 +8,8 @@ from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, monitor_event_loop_
 from support.telemetry import ManualClock
 
 
-async def test_lag_is_how_late_the_timer_ran() -> None:
-    """Each pause is measured by itself; a timer that came early was not late."""
+async def test_lag_is_the_delay_of_the_timer() -> None:
+    """Each pause is measured by itself; an early timer has no lag."""
     clock = ManualClock()
     late = [0, 250_000, -1_000, 40_000]
     ends = iter(late)

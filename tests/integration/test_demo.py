@@ -55,9 +55,9 @@ def _folder(tmp_path: Path) -> Path:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    # What else may be set must not reach the replicas.
-    away = {"FLEETLIMIT_TARGET": "no.such:app", "OTEL_TRACES_EXPORTER": "no-such"}
-    return {**os.environ, **away, "TMPDIR": str(folder)}
+    # These variables must not reach the replicas.
+    unwanted = {"FLEETLIMIT_TARGET": "no.such:app", "OTEL_TRACES_EXPORTER": "no-such"}
+    return {**os.environ, **unwanted, "TMPDIR": str(folder)}
 
 
 @needs_proc
@@ -109,7 +109,7 @@ def test_signal_leaves_nothing_behind(
         for line in process.stderr:
             if line.startswith(stage):
                 break
-        # The command, its store, and while requests are sent two replicas.
+        # The command, its store, and two replicas once requests are sent.
         assert len(left_behind(folder)) >= (4 if stage == "sending" else 2)
         (os.killpg if to_group else os.kill)(process.pid, number)
         out, notes = process.communicate(timeout=_SECONDS)

@@ -81,7 +81,7 @@ def test_line_has_the_current_trace(provider: TracerProvider) -> None:
 
 
 def test_level_holds_for_every_library() -> None:
-    """Nothing below the level is written."""
+    """Lines below the level are not written, by any library."""
     stream = io.StringIO()
     configure_logging("WARNING", stream=stream)
     structlog.get_logger().info("below")
@@ -91,7 +91,7 @@ def test_level_holds_for_every_library() -> None:
 
 
 def test_unknown_level_is_an_error() -> None:
-    """A level that does not exist is refused with those that do."""
+    """The error lists the levels."""
     with pytest.raises(ConfigError, match="'loud' is not a log level: write DEBUG, INFO"):
         configure_logging("loud")
 

@@ -100,14 +100,14 @@ def shown(fleet: Fleet) -> dict[str, int]:
 
 
 @pytest.fixture(params=VARIANTS)
-def _saving(request: pytest.FixtureRequest) -> Iterator[None]:
+def _variant(request: pytest.FixtureRequest) -> Iterator[None]:
     """Turn off the shortcuts that the mode is without."""
     with pytest.MonkeyPatch.context() as patch:
         disable(VARIANTS[request.param], patch)
         yield
 
 
-@pytest.mark.usefixtures("_saving")
+@pytest.mark.usefixtures("_variant")
 @pytest.mark.parametrize("kind", ["valkey", "cluster"])
 async def test_overshoot_is_zero_while_the_store_keeps_the_limits(
     fleet_over: Maker, request: pytest.FixtureRequest, kind: str

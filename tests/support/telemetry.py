@@ -1,4 +1,4 @@
-"""Events, a clock and a log for tests of the observers."""
+"""Events and a log for tests of the observers."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -12,21 +12,6 @@ from fleetlimit.core.quota import rate_quota
 from fleetlimit.limiter.events import CheckDecided
 
 TEN_A_MINUTE = rate_quota("10/minute")
-
-
-class ManualClock:
-    """A monotonic clock that advances only when a test advances it."""
-
-    def __init__(self) -> None:
-        self.time_us = 1
-
-    def monotonic_us(self) -> int:
-        """Return the current time."""
-        return self.time_us
-
-    def advance(self, seconds: float) -> None:
-        """Advance the time."""
-        self.time_us += int(seconds * 1_000_000)
 
 
 class Lines:

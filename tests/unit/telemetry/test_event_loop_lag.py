@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, monitor_event_loop_lag
-from support.telemetry import ManualClock
+from fleetlimit.testing import ManualClock
 
 
 async def test_lag_is_the_delay_of_the_timer() -> None:
@@ -19,7 +19,7 @@ async def test_lag_is_the_delay_of_the_timer() -> None:
         micros = next(ends, None)
         if micros is None:
             raise asyncio.CancelledError
-        clock.time_us += INTERVAL_US + micros
+        clock.advance((INTERVAL_US + micros) / 1_000_000)
 
     seen: list[float] = []
     with pytest.raises(asyncio.CancelledError):

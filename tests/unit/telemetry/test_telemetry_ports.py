@@ -12,7 +12,8 @@ from fleetlimit.telemetry import (
     PrometheusMetrics,
     TopDenied,
 )
-from support.telemetry import Lines, ManualClock, decision_event
+from fleetlimit.testing import ManualClock
+from support.telemetry import Lines, decision_event
 
 
 def test_observers_implement_the_port() -> None:

@@ -8,7 +8,8 @@ from fleetlimit.core.decision import Decision, Outcome, Source
 from fleetlimit.limiter.events import CheckDecided, StoreStateLost
 from fleetlimit.telemetry.logs.config import add_trace_ids
 from fleetlimit.telemetry.logs.denial_log import DenialLog
-from support.telemetry import Lines, ManualClock, decision_event, policy_result
+from fleetlimit.testing import ManualClock
+from support.telemetry import Lines, decision_event, policy_result
 
 REFUSED = (Outcome.DENIED, Outcome.FAIL_CLOSED, Outcome.SHADOW_DENIED)
 

@@ -15,7 +15,8 @@ from fleetlimit.limiter.events import (
     StoreStateLost,
 )
 from fleetlimit.telemetry.logs.event_log import EventLog
-from support.telemetry import TEN_A_MINUTE, Lines, ManualClock, decision_event
+from fleetlimit.testing import ManualClock
+from support.telemetry import TEN_A_MINUTE, Lines, decision_event
 
 TIMEOUT = StoreFailed("take", StoreUnavailable("no answer in 50 ms", kind="timeout"))
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetlimit.telemetry.logs.rate_limited import LogSampler
-from support.telemetry import ManualClock
+from fleetlimit.testing import ManualClock
 
 
 def sampler(

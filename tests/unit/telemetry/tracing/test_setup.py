@@ -1,5 +1,6 @@
 """Tracing without the extra `otel`: nothing of it is imported until a variable turns tracing on."""
 
+import os
 import subprocess
 import sys
 
@@ -34,15 +35,18 @@ except ConfigError as error:
 """
 
 
-def run(code: str, **variables: str) -> str:
+def run(code: str, *arguments: str, status: int = 0, **variables: str) -> str:
     """Run code in a process without the packages of the extra, and return its output."""
-    return subprocess.run(
-        [sys.executable, "-c", _WITHOUT_EXTRA + code],
-        env={"PYTHONPATH": ":".join(sys.path), **variables},
-        capture_output=True,
+    process = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_EXTRA + code, *arguments],
+        env={"PYTHONPATH": os.pathsep.join(sys.path), **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=True,
-    ).stdout.strip()
+        check=False,
+    )
+    assert process.returncode == status, process.stdout
+    return process.stdout.strip()
 
 
 def test_tracing_off_needs_no_extra() -> None:
@@ -77,3 +81,14 @@ def test_instrumentation_names_the_missing_extra(name: str, arguments: str) -> N
         "    print(error)\n"
     )
     assert "pip install 'fleetlimit[otel]'" in message
+
+
+def test_serve_names_the_missing_extra() -> None:
+    """`fleetlimit serve` does not start without the traces that a variable asks for."""
+    message = run(
+        "from fleetlimit.cli import main; main()",
+        "serve",
+        status=1,
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317",
+    )
+    assert "pip install 'fleetlimit[otel]'" in message.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""A clock that a test moves, so that no test waits."""
+"""Manual clock of store time, so that no test waits."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Apps whose requests are held by one policy, whatever their route."""
+"""Apps whose requests are limited by one policy, on every route."""
 
 from fastapi import FastAPI
 from starlette.requests import Request

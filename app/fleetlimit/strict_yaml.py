@@ -1,9 +1,9 @@
-"""Reads YAML as plain data, with the line of every value.
+"""Strict YAML reader: plain data, with the line of every value.
 
-Of YAML 1.2 this is the part that a settings file needs: mappings with text keys, lists, text, whole
-numbers, `true`, `false` and empty. `off`, `no`, `1:30` and `0123` are text here, as they have more
-than one meaning elsewhere. JSON is read as the YAML that it is. Messages about the text never quote
-it: it can hold a secret by mistake.
+It reads a subset of YAML 1.2: mappings with text keys, lists, text, whole numbers, `true`, `false`
+and empty values. `off`, `no`, `1:30` and `0123` are text, because their meaning differs between
+YAML versions. JSON is valid YAML. Error messages never quote the text, which may contain a secret
+by mistake.
 """
 
 import re
@@ -17,18 +17,19 @@ import yaml
 from fleetlimit.errors import ConfigError, DocumentError
 
 MAX_BYTES = 2**20
-"""Largest file, unless its reader says otherwise; also the largest ConfigMap."""
+"""Default maximum file size in bytes; also the maximum of a ConfigMap."""
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
-"""Most values, each alias counted as all that it stands for, unless the text itself has more."""
+"""Most values, with every alias counted as the values that it expands to. A large file has a higher
+bound, by its size."""
 _BYTES_PER_VALUE = 10
-"""Fewer than in any file that is large for good reason."""
+"""Lower bound of a real file's bytes per value, for the bound by size."""
 
 NodePath = tuple[int | str, ...]
 
-# The C parser reads a megabyte in tens of milliseconds, the Python one in tens of seconds.
+# The C parser takes tens of milliseconds for a megabyte, the Python parser tens of seconds.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Only numbers that are text again as they were written, so that a name may look like one.
+# Only numbers that convert back to the same text, because a name may look like a number.
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 _LITERALS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -38,10 +39,10 @@ _LITERALS = {
 
 
 class DocumentErrors(ConfigError):
-    """A file cannot be used.
+    """All errors of a file.
 
     Args:
-        errors: Each fault that was found; kept in the order of their lines.
+        errors: The errors; sorted by line.
     """
 
     def __init__(self, errors: Iterable[DocumentError]) -> None:
@@ -51,13 +52,13 @@ class DocumentErrors(ConfigError):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Plain data and where in a text it stands.
+    """Plain data of a YAML document, with line numbers.
 
     Args:
         source: Name of the text, for messages.
-        data: What the text says; an empty mapping when it says nothing.
+        data: The data; an empty mapping for an empty document.
         lines: Line of each value, from 1, by its path of keys and indices.
-        errors: Faults that leave the data readable.
+        errors: Errors that leave the data readable.
     """
 
     source: str
@@ -66,17 +67,17 @@ class Document:
     errors: Sequence[DocumentError]
 
     def error(self, message: str, path: NodePath = ()) -> DocumentError:
-        """Return an error at the value, or at the nearest one around it that has a line."""
+        """Return an error with the line of a value, or of the nearest enclosing value."""
         while path and path not in self.lines:
             path = path[:-1]
         return DocumentError(message, source=self.source, line=self.lines[path])
 
 
 def read(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """Return what a file holds.
+    """Return the bytes of a file.
 
     Raises:
-        DocumentErrors: It cannot be read, or is too large.
+        DocumentErrors: The file cannot be read, or is too large.
     """
     try:
         with path.open("rb") as file:
@@ -92,10 +93,10 @@ def read(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def parse(raw: bytes, source: str) -> Document:
-    """Take the bytes of a file to what they say.
+    """Parse the bytes of a file.
 
     Raises:
-        DocumentErrors: They are not one document of the YAML described above.
+        DocumentErrors: The text is not one document of the supported YAML subset.
     """
     try:
         text = raw.decode()
@@ -115,10 +116,9 @@ def _line(mark: Any) -> int:
 
 
 class _Composer:
-    """Builds values from parser events, so that nothing grows before it is counted.
+    """Builds values from parser events, and checks depth and number of values while it does.
 
-    PyYAML's own composer recurses in C without a bound: a file that opens enough brackets ends the
-    process.
+    PyYAML's own composer recurses in C without a bound: enough opening brackets crash the process.
     """
 
     def __init__(self, source: str, text: str, max_values: int) -> None:
@@ -146,10 +146,10 @@ class _Composer:
             return next(self._events)
         except yaml.MarkedYAMLError as error:
             line = _line(error.problem_mark)
-            # The Python parser quotes the start of a tag, which can be that of a secret.
+            # The Python parser quotes the start of a tag, which may be part of a secret.
             problem = (error.problem or "").partition(" handle ")[0]
             what = " ".join(part for part in (problem, error.context) if part)
-        # The Python parser lets out what escapes and directives out of range raise.
+        # The Python parser raises these for escapes and directives out of range.
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             line, what = 0, " ".join(str(error).split())
         raise _fatal_error(self._source, line, f"this is not YAML: {what}")
@@ -168,14 +168,14 @@ class _Composer:
             if event.anchor:
                 self._anchors[event.anchor] = (value, self._value_count - before)
         if self._value_count > self._max_values:
-            raise self._error_at(event, f"the file holds more than {self._max_values:,} values")
+            raise self._error_at(event, f"the file has more than {self._max_values:,} values")
         return value
 
     def _alias(self, event: Any) -> Any:
         if event.anchor not in self._anchors:
             raise self._error_at(
                 event,
-                "this alias stands before what it names is complete: write the value, in quotes if "
+                "this alias is used before its anchor is complete: write the value, in quotes if "
                 "it starts with *",
             )
         value, count = self._anchors[event.anchor]
@@ -184,7 +184,7 @@ class _Composer:
 
     def _new_node(self, event: Any, path: NodePath) -> Any:
         if event.tag is not None:
-            message = "tags are not read: leave it out, or quote a value that starts with !"
+            message = "tags are not supported: remove it, or quote a value that starts with !"
             raise self._error_at(event, message)
         if isinstance(event, yaml.ScalarEvent):
             return _resolve_scalar(event.value) if event.implicit[0] else event.value
@@ -198,17 +198,17 @@ class _Composer:
         return self._mapping(path)
 
     def _mapping(self, path: NodePath) -> Mapping[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for event in self._until(yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._error_at(event, "a key must be text")
             inner = (*path, event.value)
-            if event.value in found:
-                double = f"this name stands twice, first in line {self._lines[inner]}: keep one"
-                self._errors += self._error_at(event, double).errors
+            if event.value in mapping:
+                message = f"this key occurs twice, first in line {self._lines[inner]}: keep one"
+                self._errors += self._error_at(event, message).errors
             self._lines.setdefault(inner, _line(event.start_mark))
-            found[event.value] = self._value(self._next(), inner)
-        return found
+            mapping[event.value] = self._value(self._next(), inner)
+        return mapping
 
     def _until(self, end: type) -> Iterator[Any]:
         while not isinstance(event := self._next(), end):
@@ -216,7 +216,7 @@ class _Composer:
 
 
 def _resolve_scalar(text: str) -> Any:
-    """Resolve a plain scalar; a number too long to mean one stays text."""
+    """Return the value of a plain scalar; a number with too many digits stays text."""
     if text in _LITERALS:
         return _LITERALS[text]
     return int(text) if _INTEGER.fullmatch(text) else text

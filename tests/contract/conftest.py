@@ -1,4 +1,4 @@
-"""The stores that must all behave alike, on a clock that the test moves, in each way to travel."""
+"""Stores that must behave alike, on a manual clock, for each kind of batching."""
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
@@ -8,11 +8,11 @@ import pytest
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
+from support.batching import Batching, make_store, use_batching
 from support.clock import ManualClock
-from support.ways import Batching, make_store, use_batching
 
 IN_CLUSTER = (Batching.COALESCED, Batching.SINGLE)
-SHARED = [*(("valkey", way) for way in Batching), *(("cluster", way) for way in IN_CLUSTER)]
+SHARED = [("valkey", kind) for kind in Batching] + [("cluster", kind) for kind in IN_CLUSTER]
 
 
 @pytest.fixture
@@ -22,22 +22,22 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture(params=list(Batching))
-def way(request: pytest.FixtureRequest) -> Iterator[Batching]:
-    """Return how the checks of a test travel to a shared store."""
+def batching(request: pytest.FixtureRequest) -> Iterator[Batching]:
+    """Return how the checks of a test are sent to a shared store."""
     with use_batching(request.param) as found:
         yield found
 
 
 @contextlib.asynccontextmanager
 async def _emptied(
-    request: pytest.FixtureRequest, kind: str, way: Batching, clock: ManualClock
+    request: pytest.FixtureRequest, kind: str, batching: Batching, clock: ManualClock
 ) -> AsyncIterator[RedisStore]:
     url = (
         request.getfixturevalue("cluster_url")
         if kind == "cluster"
         else request.getfixturevalue("valkey").url
     )
-    store = make_store(way, url, now_us=clock)
+    store = make_store(batching, url, now_us=clock)
     await store.open()
     await store.client.flushall()
     yield store
@@ -46,10 +46,10 @@ async def _emptied(
 
 @pytest.fixture
 async def shared_store(
-    request: pytest.FixtureRequest, clock: ManualClock, way: Batching
+    request: pytest.FixtureRequest, clock: ManualClock, batching: Batching
 ) -> AsyncIterator[RedisStore]:
-    """Return an empty store in a server, or in a cluster, as the parameter says."""
-    async with _emptied(request, getattr(request, "param", "valkey"), way, clock) as store:
+    """Return an empty store on a server, or in a Cluster if the parameter says so."""
+    async with _emptied(request, getattr(request, "param", "valkey"), batching, clock) as store:
         yield store
 
 
@@ -58,13 +58,13 @@ async def shared_store(
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 async def store(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[Store]:
-    """Return an empty store of each kind, in each way to it."""
+    """Return an empty store of each kind, for each kind of batching."""
     if request.param == "memory":
         memory = MemoryStore(clock)
         yield memory
         await memory.aclose()
         return
-    kind, way = request.param
-    with use_batching(way):
-        async with _emptied(request, kind, way, clock) as shared:
+    kind, batching = request.param
+    with use_batching(batching):
+        async with _emptied(request, kind, batching, clock) as shared:
             yield shared

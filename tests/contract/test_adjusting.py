@@ -1,4 +1,4 @@
-"""What was spent can be set right afterwards: given back, topped up, renewed or forgotten."""
+"""Adjustments of spent charges: refund, additional cost, lease renewal and deletion."""
 
 import pytest
 
@@ -23,37 +23,35 @@ WINDOWS = [Algorithm.FIXED_WINDOW, Algorithm.SLIDING_WINDOW]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_what_is_given_back_can_be_spent_again(store: Store, algorithm: Algorithm) -> None:
-    """A refund of a part leaves the rest spent; of the whole, the bucket is as if untouched."""
+async def test_refunded_units_can_be_spent_again(store: Store, algorithm: Algorithm) -> None:
+    """A partial refund leaves the other units spent; a full refund leaves a full bucket."""
     spent = charge(quota_of(algorithm, 5), 4)
-    taken = await store.acquire([spent])
-    await store.adjust([adjustment(spent, -3, taken.store_now_us)])
+    result = await store.acquire([spent])
+    await store.adjust([adjustment(spent, -3, result.store_now_us)])
     assert (await peek(store, spent.quota)).remaining == 4
     rest = Charge(spent.key, spent.quota, 1, spent.lease)
-    await store.adjust([adjustment(rest, -1, taken.store_now_us)])
+    await store.adjust([adjustment(rest, -1, result.store_now_us)])
     assert await peek(store, spent.quota) == allowed_status(5, 0, 0)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_refund_never_makes_a_bucket_more_than_full(
-    store: Store, algorithm: Algorithm
-) -> None:
-    """Giving back more than was spent, or twice, or to an empty bucket, creates nothing."""
+async def test_refund_never_exceeds_a_full_bucket(store: Store, algorithm: Algorithm) -> None:
+    """Refunding more than was spent, twice, or to an empty bucket creates no units."""
     spent = charge(quota_of(algorithm, 3), 2)
-    taken = await store.acquire([spent])
+    result = await store.acquire([spent])
     for _ in range(3):
-        await store.adjust([adjustment(spent, -2, taken.store_now_us)])
+        await store.adjust([adjustment(spent, -2, result.store_now_us)])
         assert await peek(store, spent.quota) == allowed_status(3, 0, 0)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_cost_known_later_is_spent_without_asking(
+async def test_additional_cost_may_exceed_the_limit(
     store: Store, clock: ManualClock, algorithm: Algorithm
 ) -> None:
-    """A correction upwards spends even beyond the limit, and the bucket tells the true wait."""
+    """A positive adjustment spends even beyond the limit, and the bucket reports the exact wait."""
     spent = charge(quota_of(algorithm, 4), 3)
-    taken = await store.acquire([spent])
-    await store.adjust([adjustment(spent, 3, taken.store_now_us)])
+    result = await store.acquire([spent])
+    await store.adjust([adjustment(spent, 3, result.store_now_us)])
     denied = await peek(store, spent.quota, 1)
     assert (denied.allowed, denied.remaining) == (False, 0)
     clock.advance_us(denied.retry_after_us - 1)
@@ -63,48 +61,50 @@ async def test_cost_known_later_is_spent_without_asking(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_spending_without_asking_opens_a_bucket(store: Store, algorithm: Algorithm) -> None:
-    """A correction upwards counts where the bucket has expired in between."""
+async def test_positive_adjustment_recreates_an_expired_bucket(
+    store: Store, algorithm: Algorithm
+) -> None:
+    """A positive adjustment counts even if the bucket has expired."""
     spent = charge(quota_of(algorithm, 4), 1)
     await store.adjust([adjustment(spent, 2, 0)])
     kept = 1 if algorithm is Algorithm.CONCURRENCY else 2
     assert (await peek(store, spent.quota)).remaining == kept
 
 
-async def test_token_bucket_owes_two_bursts_at_most(store: Store) -> None:
-    """However much is spent without asking, the bucket is usable after two of its bursts."""
+async def test_token_bucket_debt_is_at_most_two_bursts(store: Store) -> None:
+    """However much is adjusted, the bucket is full again after the time of two bursts."""
     spent = charge(quota_of(Algorithm.TOKEN_BUCKET, 4), 1)
     await store.adjust([adjustment(spent, 1_000_000, 0)])
     assert (await peek(store, spent.quota)).reset_after_us == 2 * MINUTE_US
 
 
 @pytest.mark.parametrize("algorithm", WINDOWS)
-async def test_refund_of_a_window_gone_by_gives_nothing_to_this_one(
+async def test_refund_does_not_cross_windows(
     store: Store, clock: ManualClock, algorithm: Algorithm
 ) -> None:
-    """Units spent two windows ago are not given back to a window that never had them."""
+    """Units spent two windows ago are not refunded to the current window."""
     spent = charge(quota_of(algorithm, 3), 2)
-    taken = await store.acquire([spent])
+    result = await store.acquire([spent])
     clock.advance_us(2 * MINUTE_US)
     await spend(store, spent.quota, 2)
-    await store.adjust([adjustment(spent, -2, taken.store_now_us)])
+    await store.adjust([adjustment(spent, -2, result.store_now_us)])
     assert (await peek(store, spent.quota)).remaining == 1
 
 
-async def test_refund_to_the_last_window_counts_in_the_sliding_one(
+async def test_refund_to_the_previous_window_counts_in_a_sliding_window(
     store: Store, clock: ManualClock
 ) -> None:
-    """Units given back to the last window no longer weigh on this one."""
+    """Units refunded to the previous window no longer weigh on the current one."""
     spent = charge(quota_of(Algorithm.SLIDING_WINDOW, 4), 4)
-    taken = await store.acquire([spent])
+    result = await store.acquire([spent])
     clock.advance_us(MINUTE_US)
     assert not (await spend(store, spent.quota)).allowed
-    await store.adjust([adjustment(spent, -3, taken.store_now_us)])
+    await store.adjust([adjustment(spent, -3, result.store_now_us)])
     assert (await peek(store, spent.quota)).remaining == 3
 
 
-async def test_refund_of_a_log_is_of_its_own_entry(store: Store, clock: ManualClock) -> None:
-    """What is given back is taken from the entry of its time; the others end when they end."""
+async def test_refund_of_a_log_changes_its_own_entry(store: Store, clock: ManualClock) -> None:
+    """A refund reduces the entry with its time; other entries expire at their own time."""
     spent = charge(quota_of(Algorithm.SLIDING_LOG, 3), 1)
     await store.acquire([spent])
     clock.advance_us(10 * SECOND_US)
@@ -117,65 +117,63 @@ async def test_refund_of_a_log_is_of_its_own_entry(store: Store, clock: ManualCl
     assert (await peek(store, spent.quota)).remaining == 1
 
 
-async def test_renewed_lease_lives_on(store: Store, clock: ManualClock) -> None:
-    """A delta of 0 renews a lease, and brings one back that had lapsed while it was in use."""
+async def test_delta_0_renews_a_lease(store: Store, clock: ManualClock) -> None:
+    """A delta of 0 renews a lease, and restores one that expired while in use."""
     held = charge(quota_of(Algorithm.CONCURRENCY, 2, period_us=30 * SECOND_US), 2)
-    taken = await store.acquire([held])
+    result = await store.acquire([held])
     for _ in range(3):
         clock.advance_us(20 * SECOND_US)
-        await store.adjust([adjustment(held, 0, taken.store_now_us)])
+        await store.adjust([adjustment(held, 0, result.store_now_us)])
         assert (await peek(store, held.quota, 1)).retry_after_us == 30 * SECOND_US
     clock.advance_us(30 * SECOND_US)
     assert (await peek(store, held.quota, 1)).allowed
-    await store.adjust([adjustment(held, 0, taken.store_now_us)])
+    await store.adjust([adjustment(held, 0, result.store_now_us)])
     assert not (await peek(store, held.quota, 1)).allowed
 
 
-async def test_lapsed_lease_in_use_may_hold_more_than_the_limit(
-    store: Store, clock: ManualClock
-) -> None:
-    """When a lapsed lease comes back, both are counted, and a unit is free only below the limit."""
+async def test_restored_lease_may_exceed_the_limit(store: Store, clock: ManualClock) -> None:
+    """After an expired lease is restored, both count, and a unit is free only below the limit."""
     quota = quota_of(Algorithm.CONCURRENCY, 1, period_us=30 * SECOND_US)
     old = charge(quota, lease="old")
-    taken = await store.acquire([old])
+    result = await store.acquire([old])
     clock.advance_us(30 * SECOND_US)
     assert (await spend(store, quota, lease="new")).allowed
     clock.advance_us(SECOND_US)
-    await store.adjust([adjustment(old, 0, taken.store_now_us)])
+    await store.adjust([adjustment(old, 0, result.store_now_us)])
     wait = 30 * SECOND_US
     assert await spend(store, quota, lease="third") == denied_status(0, wait, wait, wait)
 
 
-async def test_release_is_of_its_own_lease(store: Store) -> None:
-    """Giving one lease back leaves the others held."""
+async def test_release_affects_only_its_own_lease(store: Store) -> None:
+    """Releasing one lease does not change other leases."""
     quota = quota_of(Algorithm.CONCURRENCY, 5)
     first, second = charge(quota, 2, lease="first"), charge(quota, 2, lease="second")
-    taken = await store.acquire([first])
+    result = await store.acquire([first])
     await store.acquire([second])
-    await store.adjust([adjustment(first, -2, taken.store_now_us)])
+    await store.adjust([adjustment(first, -2, result.store_now_us)])
     assert (await peek(store, quota)).remaining == 3
 
 
-async def test_several_corrections_in_one_call(store: Store) -> None:
-    """Corrections of several buckets, in several slots, all take effect."""
+async def test_several_adjustments_in_one_call(store: Store) -> None:
+    """Adjustments of several buckets, in several slots, all take effect."""
     charges = [
         charge(quota_of(algorithm, 5), 2, key=f"{{caller{place}}}")
         for place, algorithm in enumerate(ALGORITHMS)
     ]
-    taken = await store.acquire(charges)
-    await store.adjust([adjustment(each, -2, taken.store_now_us) for each in charges])
+    result = await store.acquire(charges)
+    await store.adjust([adjustment(each, -2, result.store_now_us) for each in charges])
     looked = await store.acquire(charges, commit=False)
     assert [each.remaining for each in looked.statuses] == [5] * 5
 
 
-async def test_no_corrections_are_no_call(store: Store) -> None:
-    """Settling nothing does nothing."""
+async def test_empty_adjustment_does_nothing(store: Store) -> None:
+    """Adjusting nothing does nothing."""
     await store.adjust([])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_forgotten_bucket_is_fresh(store: Store, algorithm: Algorithm) -> None:
-    """Forgetting deletes buckets wherever they live, and counts those that were there."""
+async def test_deleted_bucket_is_full(store: Store, algorithm: Algorithm) -> None:
+    """`delete` removes buckets in every slot, and counts the buckets that existed."""
     quota = quota_of(algorithm, 2)
     await spend(store, quota, 2)
     await store.acquire([charge(quota, key="{other}")])

@@ -1,4 +1,4 @@
-"""Each algorithm's figures, the same to the microsecond in every store."""
+"""Results of each algorithm, equal to the microsecond in every store."""
 
 import pytest
 
@@ -40,16 +40,16 @@ async def test_token_bucket_never_rounds(store: Store, clock: ManualClock) -> No
     quota = rate_quota("7/minute", burst=1)
     for _ in range(7):
         assert (await spend(store, quota)).allowed
-        verdict = await spend(store, quota)
-        assert verdict.retry_after_us in {8_571_428, 8_571_429}
-        clock.advance_us(verdict.retry_after_us)
+        status = await spend(store, quota)
+        assert status.retry_after_us in {8_571_428, 8_571_429}
+        clock.advance_us(status.retry_after_us)
     started = clock.now_us - MINUTE_US
-    # Seven units of one seventh of a minute: each wait was at most a microsecond too long.
+    # Seven waits for a unit are a minute; each wait may be rounded up by a microsecond.
     assert 0 <= clock.now_us - started - MINUTE_US < 7
 
 
-async def test_fixed_window_starts_again_at_the_boundary(store: Store, clock: ManualClock) -> None:
-    """A window of 2 that began 30 seconds ago refuses the third for the other 30 seconds."""
+async def test_fixed_window_resets_at_the_boundary(store: Store, clock: ManualClock) -> None:
+    """A window of 2 that began 30 seconds ago denies a third unit for the remaining 30 seconds."""
     quota = quota_of(Algorithm.FIXED_WINDOW, 2)
     half = 30 * SECOND_US
     clock.advance_us(half)
@@ -63,8 +63,8 @@ async def test_fixed_window_starts_again_at_the_boundary(store: Store, clock: Ma
     assert await spend(store, quota) == allowed_status(1, MINUTE_US, MINUTE_US)
 
 
-async def test_sliding_window_weighs_the_last_window(store: Store, clock: ManualClock) -> None:
-    """Of 4 spent in the last window one is forgotten for each quarter of this one."""
+async def test_sliding_window_weighs_the_previous_window(store: Store, clock: ManualClock) -> None:
+    """Of 4 units in the previous window, one expires with each quarter of the current one."""
     quota = quota_of(Algorithm.SLIDING_WINDOW, 4)
     quarter = MINUTE_US // 4
     assert await spend(store, quota, 4) == allowed_status(0, 5 * quarter, 8 * quarter)
@@ -81,10 +81,10 @@ async def test_sliding_window_weighs_the_last_window(store: Store, clock: Manual
     assert await peek(store, quota) == allowed_status(4, 0, 0)
 
 
-async def test_sliding_log_forgets_each_spending_after_a_period(
+async def test_sliding_log_expires_each_entry_after_a_period(
     store: Store, clock: ManualClock
 ) -> None:
-    """Units come back one period after they were spent, neither sooner nor together."""
+    """Units return exactly one period after they were spent, each at its own time."""
     quota = quota_of(Algorithm.SLIDING_LOG, 3)
     assert await spend(store, quota) == allowed_status(2, MINUTE_US, MINUTE_US)
     clock.advance_us(10 * SECOND_US)
@@ -98,29 +98,27 @@ async def test_sliding_log_forgets_each_spending_after_a_period(
     assert await spend(store, quota) == allowed_status(0, 10 * SECOND_US, MINUTE_US)
 
 
-async def test_concurrency_counts_what_is_held(store: Store, clock: ManualClock) -> None:
-    """A unit is free again when its lease was given back or lapsed."""
+async def test_concurrency_counts_units_in_use(store: Store, clock: ManualClock) -> None:
+    """A unit is free again when its lease was released or expired."""
     quota = quota_of(Algorithm.CONCURRENCY, 2, period_us=30 * SECOND_US)
     first = charge(quota, lease="first")
-    taken = await store.acquire([first])
-    assert taken.statuses == (allowed_status(1, 30 * SECOND_US, 30 * SECOND_US),)
+    result = await store.acquire([first])
+    assert result.statuses == (allowed_status(1, 30 * SECOND_US, 30 * SECOND_US),)
     clock.advance_us(10 * SECOND_US)
     second = await spend(store, quota, lease="second")
     assert second == allowed_status(0, 20 * SECOND_US, 30 * SECOND_US)
     third = await spend(store, quota, lease="third")
     assert third == denied_status(0, 20 * SECOND_US, 20 * SECOND_US, 30 * SECOND_US)
     assert (await peek(store, quota, 2)).retry_after_us == 30 * SECOND_US
-    await store.adjust([adjustment(first, -1, taken.store_now_us)])
+    await store.adjust([adjustment(first, -1, result.store_now_us)])
     assert (await spend(store, quota, lease="third")).allowed
     clock.advance_us(30 * SECOND_US)
     assert await peek(store, quota) == allowed_status(2, 0, 0)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_waiting_exactly_retry_is_enough_and_less_is_not(
-    store: Store, clock: ManualClock, algorithm: Algorithm
-) -> None:
-    """A refused client that waits `retry_us` is let in; one microsecond sooner it is not."""
+async def test_retry_after_is_exact(store: Store, clock: ManualClock, algorithm: Algorithm) -> None:
+    """After `retry_after_us` a denied client is admitted; one microsecond earlier it is not."""
     quota = quota_of(algorithm, 7)
     clock.advance_us(1_234_567)
     for unit in range(7):
@@ -136,10 +134,10 @@ async def test_waiting_exactly_retry_is_enough_and_less_is_not(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_next_and_reset_come_true(
+async def test_next_unit_and_reset_times_are_exact(
     store: Store, clock: ManualClock, algorithm: Algorithm
 ) -> None:
-    """More is available at `next_us` and not before; at `reset_us` everything is."""
+    """One more unit is available at `next_unit_after_us`, and all at `reset_after_us`."""
     quota = quota_of(algorithm, 5)
     clock.advance_us(17 * SECOND_US)
     for unit in range(4):
@@ -158,10 +156,10 @@ async def test_next_and_reset_come_true(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_burst_or_limit_is_what_passes_at_one_instant(
+async def test_burst_or_limit_is_admitted_at_one_instant(
     store: Store, algorithm: Algorithm
 ) -> None:
-    """At one instant exactly the burst passes, and the limit where there is no burst."""
+    """At one instant exactly the burst is admitted, or the limit for algorithms without a burst."""
     burst = 9 if algorithm is Algorithm.TOKEN_BUCKET else 6
     quota = quota_of(algorithm, 6, burst=burst)
     admitted = [(await spend(store, quota, lease=f"lease{turn}")).allowed for turn in range(12)]
@@ -169,8 +167,8 @@ async def test_burst_or_limit_is_what_passes_at_one_instant(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_cost_is_spent_whole_or_not(store: Store, algorithm: Algorithm) -> None:
-    """A cost above what is left is refused and spends nothing; a smaller one still fits."""
+async def test_cost_is_spent_completely_or_not_at_all(store: Store, algorithm: Algorithm) -> None:
+    """A cost above the remaining units is denied and spends nothing; a smaller one still fits."""
     quota = quota_of(algorithm, 5)
     assert (await spend(store, quota, 3, lease="a")).remaining == 2
     refused = await spend(store, quota, 3, lease="b")
@@ -179,10 +177,8 @@ async def test_cost_is_spent_whole_or_not(store: Store, algorithm: Algorithm) ->
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_cost_of_nothing_always_fits_and_leaves_no_mark(
-    store: Store, algorithm: Algorithm
-) -> None:
-    """A cost of 0 fits an empty bucket and a spent one, and changes neither."""
+async def test_cost_of_0_is_always_allowed(store: Store, algorithm: Algorithm) -> None:
+    """A cost of 0 fits an empty bucket and a full one, and changes neither."""
     quota = quota_of(algorithm, 2)
     assert await spend(store, quota, 0) == allowed_status(2, 0, 0)
     spent = await spend(store, quota, 2)
@@ -193,7 +189,7 @@ async def test_cost_of_nothing_always_fits_and_leaves_no_mark(
 async def test_largest_quota_is_exact(
     store: Store, clock: ManualClock, algorithm: Algorithm
 ) -> None:
-    """The largest limits lose no unit and no microsecond to a rounded number."""
+    """The largest limits lose no unit and no microsecond to rounding."""
     quota = _largest(algorithm)
     units = min(quota.burst, 10_000) if algorithm is Algorithm.CONCURRENCY else quota.burst
     clock.advance_us(999_999)
@@ -216,15 +212,13 @@ def _largest(algorithm: Algorithm) -> Quota:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_raised_and_lowered_limit_counts_what_was_spent(
-    store: Store, algorithm: Algorithm
-) -> None:
-    """A new limit on the same bucket holds at once; what was spent under the old one counts."""
+async def test_changed_limit_counts_units_spent_before(store: Store, algorithm: Algorithm) -> None:
+    """A new limit on the same bucket applies at once; units spent under the old one count."""
     small, large = quota_of(algorithm, 4), quota_of(algorithm, 8)
     await spend(store, small, 4, lease="a")
     assert not (await spend(store, small, lease="b")).allowed
     raised = await peek(store, large)
-    # A token bucket keeps its time until it is full, the others keep a count.
+    # A token bucket stores the time at which it is full; other algorithms store a count.
     assert raised.remaining == (0 if algorithm is Algorithm.TOKEN_BUCKET else 4)
     assert (await spend(store, large, raised.remaining, lease="c")).allowed
     assert not (await spend(store, large, lease="d")).allowed
@@ -234,10 +228,10 @@ async def test_raised_and_lowered_limit_counts_what_was_spent(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_limit_lowered_below_what_is_held_waits_for_the_excess(
+async def test_lowered_limit_waits_for_the_excess(
     store: Store, clock: ManualClock, algorithm: Algorithm
 ) -> None:
-    """Under a lowered limit, too, a client that waits `retry_us` is let in, and not before."""
+    """Also under a lowered limit, a client is admitted after `retry_after_us`, and not before."""
     large, small = quota_of(algorithm, 8), quota_of(algorithm, 3)
     for unit in range(8):
         assert (await spend(store, large, lease=f"lease{unit}")).allowed
@@ -249,10 +243,8 @@ async def test_limit_lowered_below_what_is_held_waits_for_the_excess(
     assert (await spend(store, small, lease="new")).allowed
 
 
-async def test_burst_lowered_far_below_the_debt_tells_the_true_wait(
-    store: Store, clock: ManualClock
-) -> None:
-    """A bucket that owes many times its new burst names a wait after which it does let in."""
+async def test_lowered_burst_reports_the_exact_wait(store: Store, clock: ManualClock) -> None:
+    """A bucket with a debt of many times its new burst reports a wait after which it admits."""
     await spend(store, rate_quota("1/second", burst=100), 100)
     denied = await peek(store, rate_quota("1/second", burst=1), 1)
     clock.advance_us(denied.retry_after_us - 1)
@@ -262,10 +254,10 @@ async def test_burst_lowered_far_below_the_debt_tells_the_true_wait(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_clock_that_goes_back_opens_nothing(
+async def test_clock_that_goes_back_refills_nothing(
     store: Store, clock: ManualClock, algorithm: Algorithm
 ) -> None:
-    """A store's clock that goes back, as in a failover, refills nothing and tells the true wait."""
+    """A store clock that goes back, as in a failover, refills nothing; the wait is exact."""
     quota = quota_of(algorithm, 3)
     await spend(store, quota, 3, lease="a")
     clock.advance_us(-90 * SECOND_US)
@@ -278,10 +270,10 @@ async def test_clock_that_goes_back_opens_nothing(
 @pytest.mark.parametrize(
     "algorithm", [Algorithm.FIXED_WINDOW, Algorithm.SLIDING_WINDOW, Algorithm.SLIDING_LOG]
 )
-async def test_clock_that_goes_back_goes_on_in_the_latest_window(
+async def test_clock_that_goes_back_stays_in_the_latest_window(
     store: Store, clock: ManualClock, algorithm: Algorithm
 ) -> None:
-    """What is spent after the clock went back counts with what was spent before it did."""
+    """Units spent after the clock went back count with the units spent before."""
     quota = quota_of(algorithm, 3)
     await spend(store, quota, 2)
     clock.advance_us(-SECOND_US)

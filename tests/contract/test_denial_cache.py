@@ -1,4 +1,4 @@
-"""What is refused without asking the store would have been refused by it."""
+"""The denial cache denies only what the store would deny."""
 
 import random
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock
 from support.limiter import rate_policy
-from support.savings import Shortcut, disable
+from support.shortcuts import Shortcut, disable
 from support.stores import quota_of
 
 CHECKS = 120
 WAITS_US = (0, 0, 1, 50_000, 900_000, 4_000_000)
-# Leases are not remembered: they may end at any time.
+# Concurrency denials are not cached, because a lease may end at any time.
 POLICIES = [
     rate_policy(each, quota_of(each, 8)) for each in Algorithm if each is not Algorithm.CONCURRENCY
 ]
@@ -27,26 +27,26 @@ WITHOUT = {"remembered": (), "asked_again": (Shortcut.DENIAL_CACHE,)}
 
 @pytest.fixture(params=WITHOUT)
 def remembered(request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Return whether denials are remembered in this test."""
+    """Return whether the denial cache is enabled in this test."""
     with pytest.MonkeyPatch.context() as patch:
         disable(WITHOUT[request.param], patch)
         yield request.param == "remembered"
 
 
-def one_who_asks_always(clock: ManualClock) -> Fleet:
-    """Return a replica that has everything for itself, and remembers nothing."""
+def uncached_replica(clock: ManualClock) -> Fleet:
+    """Return a single replica without a denial cache, with a store of its own."""
     with pytest.MonkeyPatch.context() as patch:
         disable([Shortcut.DENIAL_CACHE], patch)
         return Fleet(clock, lambda: MemoryStore(clock), *POLICIES, replicas=["alone"])
 
 
 @pytest.mark.parametrize("policy", [policy.name for policy in POLICIES])
-async def test_replicas_let_in_what_one_would_that_asks_always(
+async def test_cached_replicas_decide_like_one_uncached_replica(
     store: Store, clock: ManualClock, policy: str, *, remembered: bool
 ) -> None:
-    """Check by check, at two replicas, at any cost, with waits that are exact and that are not."""
+    """Two replicas with any costs and waits decide each check like a single uncached replica."""
     replicas = Fleet(clock, lambda: store, *POLICIES, replicas=["a", "b"])
-    alone = one_who_asks_always(clock)["alone"]
+    alone = uncached_replica(clock)["alone"]
     chance = random.Random(policy)  # noqa: S311 - a schedule, the same each time
     sources = set()
     wait_us = 0

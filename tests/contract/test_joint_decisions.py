@@ -1,4 +1,4 @@
-"""All limits of one check are decided together: all or nothing, whatever their algorithms."""
+"""All limits of a check are decided together, all or nothing, for every algorithm."""
 
 import pytest
 
@@ -24,19 +24,17 @@ def mixed(keys: list[str], limits: list[int], *, lease: str = "a", units: int = 
 
 
 async def left(store: Store, charges: list[Charge]) -> list[int]:
-    """Return what remains in each bucket."""
+    """Return the remaining units of each bucket."""
     idle = [Charge(each.key, each.quota, 0, each.lease) for each in charges]
-    return [
-        verdict.remaining for each in idle for verdict in (await store.acquire([each])).statuses
-    ]
+    return [status.remaining for each in idle for status in (await store.acquire([each])).statuses]
 
 
 async def test_all_limits_are_spent_when_all_fit(store: Store, keys: list[str]) -> None:
-    """A check that fits every limit spends in each of them, and each tells its own figures."""
+    """A check that fits every limit spends in each of them, and each reports its own numbers."""
     charges = mixed(keys, [9, 8, 7, 6, 5], units=2)
     taken = await store.acquire(charges)
     assert taken.spent
-    assert [verdict.remaining for verdict in taken.statuses] == [7, 6, 5, 4, 3]
+    assert [status.remaining for status in taken.statuses] == [7, 6, 5, 4, 3]
     assert await left(store, charges) == [7, 6, 5, 4, 3]
 
 
@@ -44,7 +42,7 @@ async def test_all_limits_are_spent_when_all_fit(store: Store, keys: list[str]) 
 async def test_denied_request_burns_no_other_quota(
     store: Store, keys: list[str], full: int
 ) -> None:
-    """A check that one limit refuses spends nothing in any (envoyproxy/ratelimit #427, #440)."""
+    """A check that one limit denies spends nothing in any (envoyproxy/ratelimit #427, #440)."""
     limits = [5] * 5
     limits[full] = 1
     await store.acquire(mixed(keys, limits))
@@ -53,21 +51,21 @@ async def test_denied_request_burns_no_other_quota(
         taken = await store.acquire(denied)
         assert not taken.spent
         assert allowed(taken) == [place != full for place in range(5)]
-        # What would have fitted tells how its bucket stands, not how it would have stood.
+        # An allowed charge that was not spent reports the unchanged bucket.
         assert [each.remaining for each in taken.statuses] == [each - 1 for each in limits]
     assert await left(store, denied) == [each - 1 for each in limits]
 
 
-async def test_two_refusals_each_tell_their_own_wait(
+async def test_each_denying_limit_reports_its_wait(
     store: Store, keys: list[str], clock: ManualClock
 ) -> None:
-    """Every limit that refuses says how long; the longest of them is enough for all."""
+    """Every limit that denies reports its wait; the longest one is enough for all."""
     log = quota_of(Algorithm.SLIDING_LOG, 1, period_us=MINUTE_US)
     window = quota_of(Algorithm.FIXED_WINDOW, 1, period_us=60 * MINUTE_US)
     charges = [charge(log, key=keys[0]), charge(window, key=keys[1])]
     assert (await store.acquire(charges)).spent
     denied = await store.acquire(charges)
-    waits = [verdict.retry_after_us for verdict in denied.statuses]
+    waits = [status.retry_after_us for status in denied.statuses]
     assert waits == [MINUTE_US, 60 * MINUTE_US]
     clock.advance_us(max(waits) - 1)
     assert allowed(await store.acquire(charges)) == [True, False]
@@ -75,8 +73,8 @@ async def test_two_refusals_each_tell_their_own_wait(
     assert (await store.acquire(charges)).spent
 
 
-async def test_look_spends_nothing(store: Store, keys: list[str]) -> None:
-    """Without commit every verdict is told and no bucket changes."""
+async def test_dry_run_spends_nothing(store: Store, keys: list[str]) -> None:
+    """A dry run reports every status and changes no bucket."""
     charges = mixed(keys, [3] * 5)
     for _ in range(5):
         taken = await store.acquire(charges, commit=False)
@@ -85,8 +83,8 @@ async def test_look_spends_nothing(store: Store, keys: list[str]) -> None:
     assert await left(store, charges) == [3] * 5
 
 
-async def test_shadow_never_refuses(store: Store, keys: list[str]) -> None:
-    """A group in shadow that does not fit is not spent, and refuses nobody."""
+async def test_shadow_group_never_denies(store: Store, keys: list[str]) -> None:
+    """A shadow group that does not fit is not spent, and does not deny the check."""
     small, large = quota_of(Algorithm.FIXED_WINDOW, 1), quota_of(Algorithm.TOKEN_BUCKET, 3)
     charges = [charge(large, key=keys[0]), charge(small, key=keys[1], group=1)]
     assert allowed(await store.acquire(charges)) == [True, True]
@@ -96,8 +94,8 @@ async def test_shadow_never_refuses(store: Store, keys: list[str]) -> None:
         assert [each.remaining for each in taken.statuses] == [remaining, 0]
 
 
-async def test_shadow_spends_nothing_for_a_refused_request(store: Store, keys: list[str]) -> None:
-    """What group 0 refuses is spent in no shadow group either."""
+async def test_denied_check_spends_no_shadow_group(store: Store, keys: list[str]) -> None:
+    """If group 0 is denied, shadow groups are not spent either."""
     small, large = quota_of(Algorithm.FIXED_WINDOW, 1), quota_of(Algorithm.TOKEN_BUCKET, 3)
     charges = [charge(small, key=keys[0]), charge(large, key=keys[1], group=1)]
     assert (await store.acquire(charges)).spent
@@ -107,8 +105,10 @@ async def test_shadow_spends_nothing_for_a_refused_request(store: Store, keys: l
     assert await left(store, charges) == [0, 2]
 
 
-async def test_shadow_group_is_spent_whole_or_not(store: Store, keys: list[str]) -> None:
-    """Two limits of one shadow group are spent together; another group is not held by them."""
+async def test_shadow_group_is_spent_completely_or_not_at_all(
+    store: Store, keys: list[str]
+) -> None:
+    """Two limits of a shadow group are spent together, and independently of other groups."""
     quotas = [quota_of(Algorithm.FIXED_WINDOW, limit) for limit in (1, 5, 5)]
     charges = [
         charge(quota, key=key, group=group)
@@ -120,8 +120,8 @@ async def test_shadow_group_is_spent_whole_or_not(store: Store, keys: list[str])
     assert await left(store, charges) == [0, 4, 3]
 
 
-async def test_shadow_alone_that_does_not_fit_is_an_answer(store: Store, keys: list[str]) -> None:
-    """A check that only shadow policies hold is let in when none of them fits."""
+async def test_check_of_shadow_policies_alone_is_allowed(store: Store, keys: list[str]) -> None:
+    """A check with shadow policies only is admitted even if none of them fits."""
     small = quota_of(Algorithm.FIXED_WINDOW, 1)
     charges = [charge(small, key=key, group=group) for group, key in enumerate(keys, start=1)]
     await store.acquire(charges)
@@ -129,7 +129,7 @@ async def test_shadow_alone_that_does_not_fit_is_an_answer(store: Store, keys: l
     assert (taken.spent, allowed(taken)) == (True, [False] * 5)
 
 
-async def test_store_tells_its_time(store: Store, keys: list[str], clock: ManualClock) -> None:
-    """An answer carries the store's own time, at which it decided."""
+async def test_result_has_the_store_time(store: Store, keys: list[str], clock: ManualClock) -> None:
+    """A result has the store's time of the decision."""
     taken = await store.acquire(mixed(keys, [3] * 5))
     assert taken.store_now_us == clock.now_us

@@ -1,4 +1,4 @@
-"""The Lua scripts and the pure core decide alike, to the microsecond, over any schedule."""
+"""The Lua scripts decide like the Python core, to the microsecond, over random schedules."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,26 +15,26 @@ from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
+from support.batching import Batching, make_store, use_batching
 from support.clock import EPOCH_US, ManualClock
 from support.stores import adjustment
-from support.ways import Batching, make_store, use_batching
 
 _EXAMPLES = 200
-"""In each way to travel."""
+"""For each kind of batching."""
 _names = count()
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
-    """One check: for each bucket the units, as a share of its burst, and the group."""
+class Acquire:
+    """One check: for each bucket the units, as a fraction of its burst, and the group."""
 
     asked: tuple[tuple[float, int], ...]
     commit: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
-    """Correct an earlier check, counted back from the last one."""
+class Adjust:
+    """Adjustment of an earlier check, counted back from the last one."""
 
     which: int
     delta: int
@@ -42,18 +42,18 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Let the clock go on, by microseconds or by the wait that the last answer named."""
+    """Advance the clock, by microseconds or by the longest retry time of the last result."""
 
     micros: int
     exactly: bool
 
 
-Step = Take | Settle | Wait
+Step = Acquire | Adjust | Wait
 
 
 @pytest.fixture(scope="module")
 def clock() -> ManualClock:
-    """Return the clock of both stores; each example, with its own buckets, starts it again."""
+    """Return the clock of both stores; each example restarts it, with its own buckets."""
     return ManualClock()
 
 
@@ -61,9 +61,9 @@ def clock() -> ManualClock:
 async def lua(
     request: pytest.FixtureRequest, valkey: EmbeddedValkey, clock: ManualClock
 ) -> AsyncIterator[RedisStore]:
-    """Return one open store for all examples of a way to travel."""
-    with use_batching(request.param) as way:
-        store = make_store(way, valkey.url, now_us=clock)
+    """Return one open store for all examples of one kind of batching."""
+    with use_batching(request.param) as batching:
+        store = make_store(batching, valkey.url, now_us=clock)
         await store.open()
         yield store
         await store.aclose()
@@ -93,27 +93,27 @@ def steps(longest_us: int) -> st.SearchStrategy[list[Step]]:
     """Generate a schedule."""
     asked = st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 0, 1, 2]))
     take = st.builds(
-        Take,
+        Acquire,
         st.lists(asked, min_size=5, max_size=5).map(tuple),
         st.sampled_from([True] * 4 + [False]),
     )
-    settle = st.builds(Settle, st.integers(1, 4), st.integers(-6, 4))
+    settle = st.builds(Adjust, st.integers(1, 4), st.integers(-6, 4))
     wait = st.builds(Wait, st.integers(0, longest_us), st.booleans())
     return st.lists(st.one_of(take, take, wait, settle), min_size=4, max_size=30)
 
 
-def charges_of(example: int, number: int, limits: list[Quota], take: Take) -> list[Charge]:
-    """Return the charges of one step, on buckets of this example's own."""
+def charges_of(example: int, number: int, limits: list[Quota], take: Acquire) -> list[Charge]:
+    """Return the charges of one step, on the buckets of this example."""
     return [
         Charge(f"{example}:{place}", quota, round(share * quota.burst), f"lease{number}", group)
         for place, (quota, (share, group)) in enumerate(zip(limits, take.asked, strict=False))
     ]
 
 
-async def both_agree(
+async def compare(
     lua: RedisStore, clock: ManualClock, schedule: list[tuple[list[Quota], Step]]
 ) -> None:
-    """Run a schedule in both stores and compare every answer."""
+    """Run a schedule in both stores and compare every result."""
     clock.now_us = EPOCH_US
     core = MemoryStore(clock)
     example = next(_names)
@@ -122,7 +122,7 @@ async def both_agree(
     for number, (limits, step) in enumerate(schedule):
         if isinstance(step, Wait):
             clock.advance_us(wait_us if step.exactly else step.micros)
-        elif isinstance(step, Settle):
+        elif isinstance(step, Adjust):
             charges, taken = history[-min(step.which, len(history))] if history else ([], None)
             corrections = [
                 adjustment(each, step.delta, taken.store_now_us) for each in charges if taken
@@ -143,8 +143,8 @@ async def both_agree(
 async def test_small_limits_are_decided_alike(
     lua: RedisStore, clock: ManualClock, limits: list[Quota], schedule: list[Step]
 ) -> None:
-    """Small limits over short periods, where every boundary is met: Lua equals the core."""
-    await both_agree(lua, clock, [(limits, step) for step in schedule])
+    """Small limits over short periods, which hit every boundary: Lua equals the core."""
+    await compare(lua, clock, [(limits, step) for step in schedule])
 
 
 @settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
@@ -155,8 +155,8 @@ async def test_small_limits_are_decided_alike(
 async def test_large_limits_are_decided_alike(
     lua: RedisStore, clock: ManualClock, limits: list[Quota], schedule: list[Step]
 ) -> None:
-    """Large limits over long periods, where a rounded number would show: Lua equals the core."""
-    await both_agree(lua, clock, [(limits, step) for step in schedule])
+    """Large limits over long periods, which show rounding errors: Lua equals the core."""
+    await compare(lua, clock, [(limits, step) for step in schedule])
 
 
 @settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
@@ -172,11 +172,11 @@ async def test_changed_limits_are_decided_alike(
     before: list[Step],
     after: list[Step],
 ) -> None:
-    """A bucket whose limit was changed on the way is read alike by both."""
+    """Both read a bucket alike after its limit changed."""
     old = [quota for quota, _ in limits]
     new = [Quota(quota.algorithm, limit, quota.period_us, limit) for quota, limit in limits]
     schedule = [*((old, step) for step in before), *((new, step) for step in after)]
-    await both_agree(lua, clock, schedule)
+    await compare(lua, clock, schedule)
 
 
 @settings(max_examples=_EXAMPLES // 2, suppress_health_check=[HealthCheck.too_slow])
@@ -196,7 +196,7 @@ async def test_checks_of_one_script_call_are_decided_in_order(
     limits: list[Quota],
     turns: list[list[tuple[int, float, bool]]],
 ) -> None:
-    """Checks that travel together, on one bucket or on several, are decided as one by one."""
+    """Coalesced checks, on one bucket or on several, are decided like single ones."""
     clock.now_us = EPOCH_US
     core = MemoryStore(clock)
     example = next(_names)

@@ -1,4 +1,4 @@
-"""On the server's own clock, boundaries included, nobody is let in beyond the policy."""
+"""Limits hold on the server's own clock, boundaries included."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -15,18 +15,18 @@ from support.admitted import (
     assert_sliding_window,
     assert_token_bucket,
 )
+from support.batching import Batching, make_store
 from support.clock import ManualClock
 from support.stores import adjustment, charge, peek, quota_of, spend
-from support.ways import Batching, make_store
 
 PERIOD_US = 20_000
 PERIODS = 12
 
 
 @pytest.fixture
-async def on_server_time(valkey: EmbeddedValkey, way: Batching) -> AsyncIterator[RedisStore]:
-    """Return a store that runs on the server's clock, and its keys' real time to live."""
-    store = make_store(way, valkey.url)
+async def on_server_time(valkey: EmbeddedValkey, batching: Batching) -> AsyncIterator[RedisStore]:
+    """Return a store on the server's clock, with the real expiry of keys."""
+    store = make_store(batching, valkey.url)
     await store.open()
     await store.client.flushall()
     yield store
@@ -43,69 +43,69 @@ async def on_server_time(valkey: EmbeddedValkey, way: Batching) -> AsyncIterator
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_last_millisecond_of_a_window_still_refuses(
+async def test_last_millisecond_of_a_window_still_denies(
     on_server_time: RedisStore,
     algorithm: Algorithm,
     keeps: Callable[[Quota, Admitted], None],
 ) -> None:
-    """Asked without a pause over many windows, no key expires before its window (APISIX)."""
+    """With checks in a tight loop over many windows, no key expires before its window (APISIX)."""
     quota = quota_of(algorithm, 3, period_us=PERIOD_US)
     admitted: Admitted = []
-    taken = await on_server_time.acquire([charge(quota)], commit=False)
-    end_us = taken.store_now_us + PERIODS * PERIOD_US
-    while taken.store_now_us < end_us:
-        taken = await on_server_time.acquire([charge(quota)])
-        if taken.spent:
-            admitted.append((taken.store_now_us, 1))
+    result = await on_server_time.acquire([charge(quota)], commit=False)
+    end_us = result.store_now_us + PERIODS * PERIOD_US
+    while result.store_now_us < end_us:
+        result = await on_server_time.acquire([charge(quota)])
+        if result.spent:
+            admitted.append((result.store_now_us, 1))
     assert len(admitted) >= PERIODS
     keeps(quota, admitted)
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_no_key_expires_before_its_state_says_nothing(
+async def test_no_key_expires_before_its_bucket_is_full(
     on_server_time: RedisStore, algorithm: Algorithm
 ) -> None:
-    """A key is there until its bucket is whole again, to the millisecond that this falls in."""
+    """A key exists until its bucket is full, to the millisecond."""
     quota = quota_of(algorithm, 7)
     for number in range(50):
         spent = charge(quota, key=f"key{number}")
-        taken = await on_server_time.acquire([spent])
+        result = await on_server_time.acquire([spent])
         expires_ms = await on_server_time.client.pexpiretime(spent.key)
-        whole_us = taken.store_now_us + taken.statuses[0].reset_after_us
+        whole_us = result.store_now_us + result.statuses[0].reset_after_us
         assert expires_ms * 1_000 >= whole_us
 
 
-async def test_key_that_is_written_again_and_again_stays_until_its_bucket_is_full(
+async def test_rewritten_key_expires_when_its_bucket_is_full(
     on_server_time: RedisStore,
 ) -> None:
-    """Whoever wrote it last, a bucket's key goes when it is full, or within ten seconds of that."""
+    """Whichever script wrote it last, a key expires within ten seconds after its bucket is full."""
     quota = quota_of(Algorithm.TOKEN_BUCKET, 60)
     alone, other = charge(quota), charge(quota, key="other")
     for number in range(60):
-        taken = await on_server_time.acquire([alone, other] if number % 5 == 4 else [alone])
+        result = await on_server_time.acquire([alone, other] if number % 5 == 4 else [alone])
         if number % 7 == 6:
-            (taken_us,) = await on_server_time.adjust([adjustment(alone, -1, taken.store_now_us)])
-            assert taken_us >= taken.store_now_us
+            (taken_us,) = await on_server_time.adjust([adjustment(alone, -1, result.store_now_us)])
+            assert taken_us >= result.store_now_us
         full_us = int(await on_server_time.client.get(alone.key) or 0)
         expires_us = 1_000 * await on_server_time.client.pexpiretime(alone.key)
         assert full_us <= expires_us < full_us + 10 * SECOND_US
 
 
-async def test_held_lease_holds_on_the_servers_clock(on_server_time: RedisStore) -> None:
-    """A lease is not free before the server's own clock says that it has lapsed."""
+async def test_lease_expires_on_the_servers_clock(on_server_time: RedisStore) -> None:
+    """A lease is not free before it expired on the server's clock."""
     quota = quota_of(Algorithm.CONCURRENCY, 1, period_us=PERIOD_US)
     first = await on_server_time.acquire([charge(quota, lease="first")])
-    taken = first
-    while not taken.spent or taken is first:
-        taken = await on_server_time.acquire([charge(quota, lease="second")])
-    assert taken.store_now_us >= first.store_now_us + PERIOD_US
+    result = first
+    while not result.spent or result is first:
+        result = await on_server_time.acquire([charge(quota, lease="second")])
+    assert result.store_now_us >= first.store_now_us + PERIOD_US
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_last_microsecond_of_a_window_still_refuses(
+async def test_last_microsecond_of_a_window_still_denies(
     store: Store, clock: ManualClock, algorithm: Algorithm
 ) -> None:
-    """In its last microseconds a spent bucket refuses, and names them."""
+    """In its last microseconds a spent bucket denies, and reports the microseconds left."""
     quota = quota_of(algorithm, 1)
     await spend(store, quota, lease="first")
     wait_us = (await peek(store, quota, 1)).retry_after_us

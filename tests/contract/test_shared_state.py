@@ -1,4 +1,4 @@
-"""What only a shared store has: keys that expire, replicas that are counted, state that is lost."""
+"""Shared stores only: expiry of keys, replica membership and loss of state."""
 
 import pytest
 
@@ -6,16 +6,16 @@ from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.store import RedisStore
+from support.batching import Batching, make_store
 from support.clock import ManualClock
 from support.stores import BUCKET, MINUTE_US, adjustment, charge, quota_of, spend
-from support.ways import Batching, make_store
 
 ALGORITHMS = list(Algorithm)
 BOTH = pytest.mark.parametrize("shared_store", ["valkey", "cluster"], indirect=True)
 
 
-async def lives_ms(store: RedisStore) -> dict[str, int]:
-    """Return the time to live of every key there is."""
+async def ttls_ms(store: RedisStore) -> dict[str, int]:
+    """Return the time to live of every key."""
     keys = [key.decode() async for key in store.client.scan_iter()]
     return {key: await store.client.pttl(key) for key in keys}
 
@@ -25,54 +25,54 @@ async def lives_ms(store: RedisStore) -> dict[str, int]:
 async def test_every_key_expires_after_each_operation(
     shared_store: RedisStore, clock: ManualClock, algorithm: Algorithm
 ) -> None:
-    """No operation leaves a key without time to live (PyrateLimiter #74), or with one of 0."""
+    """No operation leaves a key without a time to live (PyrateLimiter #74), or with 0."""
     quota = quota_of(algorithm, 4)
     spent = charge(quota, 2)
-    taken = await shared_store.acquire([spent])
+    result = await shared_store.acquire([spent])
     for step in (
         shared_store.acquire([charge(quota, 1, lease="b")]),
         shared_store.acquire([charge(quota, 3, lease="c")]),
         shared_store.acquire([charge(quota, 0)]),
         shared_store.acquire([charge(quota, 1)], commit=False),
-        shared_store.adjust([adjustment(spent, -1, taken.store_now_us)]),
-        shared_store.adjust([adjustment(spent, 0, taken.store_now_us)]),
-        shared_store.adjust([adjustment(spent, 2, taken.store_now_us)]),
+        shared_store.adjust([adjustment(spent, -1, result.store_now_us)]),
+        shared_store.adjust([adjustment(spent, 0, result.store_now_us)]),
+        shared_store.adjust([adjustment(spent, 2, result.store_now_us)]),
         shared_store.heartbeat("replica", SECOND_US),
         shared_store.exchange_reports("replica", "statement", "word", SECOND_US),
     ):
         clock.advance_us(1_234)
         await step
-        lives = await lives_ms(shared_store)
+        lives = await ttls_ms(shared_store)
         assert BUCKET in lives
         assert all(life > 0 for life in lives.values()), lives
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_time_to_live_is_that_of_the_state(
-    valkey: EmbeddedValkey, way: Batching, algorithm: Algorithm
+async def test_key_lives_as_long_as_its_state(
+    valkey: EmbeddedValkey, batching: Batching, algorithm: Algorithm
 ) -> None:
-    """On the server's own clock a key lives until its state says nothing, and not much longer."""
-    store = make_store(way, valkey.url)
+    """On the server's clock, a key lives as long as its state matters, and not much longer."""
+    store = make_store(batching, valkey.url)
     await store.open()
     await store.client.flushall()
     await spend(store, quota_of(algorithm, 5, period_us=1_000 * SECOND_US))
-    (life_ms,) = (await lives_ms(store)).values()
+    (life_ms,) = (await ttls_ms(store)).values()
     longest_ms = 2_000_001 if algorithm is Algorithm.SLIDING_WINDOW else 1_000_001
     assert 0 < life_ms <= longest_ms
     await store.aclose()
 
 
-async def test_time_to_live_is_never_floored_to_nothing(
-    valkey: EmbeddedValkey, way: Batching
+async def test_time_to_live_is_never_rounded_to_0(
+    valkey: EmbeddedValkey, batching: Batching
 ) -> None:
     """A bucket that is full again within a millisecond still has a time to live (throttled-py)."""
-    store = make_store(way, valkey.url)
+    store = make_store(batching, valkey.url)
     await store.open()
     await store.client.flushall()
-    # One unit is back after a fiftieth of a millisecond.
+    # A unit refills in a fiftieth of a millisecond.
     quota = quota_of(Algorithm.TOKEN_BUCKET, 100, period_us=2_000, burst=1)
     assert (await spend(store, quota)).allowed
-    assert -1 not in (await lives_ms(store)).values()
+    assert -1 not in (await ttls_ms(store)).values()
     await store.aclose()
 
 
@@ -92,12 +92,12 @@ async def test_size_of_a_bucket_does_not_grow_with_traffic(
         clock.advance_us(997)
         await spend(shared_store, quota, 9_001)
     grown = await shared_store.client.memory_usage(BUCKET) or 0
-    # The server's allocator rounds up: a few digits more can be a size class more.
+    # The server's allocator has size classes: a few more digits may be the next class.
     assert 0 < grown <= small + 32
 
 
 async def test_size_of_a_log_is_its_limit(shared_store: RedisStore, clock: ManualClock) -> None:
-    """A log keeps an entry for each unit within its period and drops the older ones."""
+    """A log has an entry for each unit within its period, and drops older ones."""
     quota = quota_of(Algorithm.SLIDING_LOG, 10)
     for _ in range(200):
         clock.advance_us(MINUTE_US // 10)
@@ -106,10 +106,10 @@ async def test_size_of_a_log_is_its_limit(shared_store: RedisStore, clock: Manua
 
 
 @BOTH
-async def test_replicas_are_counted_while_they_beat(
+async def test_replica_counts_from_its_heartbeat_until_its_expiry(
     shared_store: RedisStore, clock: ManualClock
 ) -> None:
-    """A replica counts from its heartbeat until it leaves or its time to live is over."""
+    """A replica counts until it leaves or its time to live is over."""
     ttl_us = 10 * SECOND_US
     assert (await shared_store.heartbeat("a", ttl_us)).replicas == 1
     assert (await shared_store.heartbeat("b", ttl_us)).replicas == 2
@@ -123,7 +123,7 @@ async def test_replicas_are_counted_while_they_beat(
 
 @BOTH
 async def test_epoch_changes_when_the_state_is_lost(shared_store: RedisStore) -> None:
-    """The mark stays the same for all replicas until the store is wiped."""
+    """The epoch stays the same for all replicas until the store loses its state."""
     first = await shared_store.heartbeat("a", SECOND_US)
     assert (await shared_store.heartbeat("b", SECOND_US)).epoch == first.epoch
     await shared_store.client.flushall()
@@ -131,18 +131,18 @@ async def test_epoch_changes_when_the_state_is_lost(shared_store: RedisStore) ->
     assert (again.replicas, again.epoch == first.epoch) == (1, False)
 
 
-async def test_heartbeat_answers_everywhere(store: Store) -> None:
-    """Every store counts the one who asks, and has a mark."""
+async def test_heartbeat_counts_the_sender(store: Store) -> None:
+    """Every store counts the sender of a heartbeat, and has an epoch."""
     pulse = await store.heartbeat("a", SECOND_US)
     assert (pulse.replicas, bool(pulse.epoch)) == (1, True)
     assert await store.heartbeat("a", SECOND_US) == pulse
 
 
 async def test_two_clients_share_one_bucket(
-    shared_store: RedisStore, clock: ManualClock, valkey: EmbeddedValkey, way: Batching
+    shared_store: RedisStore, clock: ManualClock, valkey: EmbeddedValkey, batching: Batching
 ) -> None:
-    """Two replicas admit together what one would (dataspoke #112, litellm #2730)."""
-    other = make_store(way, valkey.url, now_us=clock)
+    """Two replicas together admit as much as one (dataspoke #112, litellm #2730)."""
+    other = make_store(batching, valkey.url, now_us=clock)
     await other.open()
     quota = quota_of(Algorithm.TOKEN_BUCKET, 5)
     admitted = [

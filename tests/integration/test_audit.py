@@ -17,7 +17,7 @@ from fleetlimit.stores.redis.store import RedisStore
 from support.audit import Fleet
 from support.clock import ManualClock
 from support.limiter import rate_policy
-from support.savings import VARIANTS, disable
+from support.shortcuts import VARIANTS, disable
 from support.stores import LONG_TIMEOUTS, quota_of
 
 CALLERS = [f"caller{number}" for number in range(5)]

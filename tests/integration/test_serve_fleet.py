@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fleetlimit.stores.embedded import EmbeddedValkey
-from support.savings import ALL_OR_NONE, VARIANTS, Shortcut
 from support.server import ServeProcess, eventually, fetch, send
+from support.shortcuts import ALL_OR_NONE, VARIANTS, Shortcut
 
 LIMIT, REPLICAS, REQUESTS = 100, 4, 2_000
 TOKEN = "a-token-of-the-admin"  # noqa: S105 - of this test alone

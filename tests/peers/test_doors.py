@@ -1,4 +1,4 @@
-"""Faults of other limiters at the door, each a test of this one; the issue is in the name."""
+"""Known faults of other limiters in HTTP handling: one test each, named after the issue."""
 
 import hashlib
 import logging
@@ -17,7 +17,7 @@ ONE_A_DAY = PolicySet([Policy("default", (rate_quota("1/day"),))])
 
 
 def limited(fleetlimit: Fleetlimit) -> FastAPI:
-    """Return an app whose routes are all under the middleware."""
+    """Return an app with the middleware on every route."""
     app = FastAPI(lifespan=fleetlimit)
     app.add_middleware(RateLimitMiddleware)
     router = APIRouter(prefix="/v1")
@@ -58,18 +58,18 @@ def test_slowapi_281_included_and_top_level_routes_are_both_limited(
         assert statuses(client, "/plain", "/plain") == [200, 429]
 
 
-def test_slowapi_281_what_no_route_matches_falls_under_the_default(
+def test_slowapi_281_unmatched_paths_fall_under_the_default(
     make_fleetlimit: FleetlimitFactory,
 ) -> None:
-    """An unknown path is no way round the limit."""
+    """An unknown path does not bypass the limit."""
     with TestClient(limited(make_fleetlimit(ONE_A_DAY))) as client:
         assert statuses(client, "/nowhere", "/elsewhere") == [404, 429]
 
 
-def test_slowapi_217_227_a_path_parameter_makes_no_bucket_of_its_own(
+def test_slowapi_217_227_path_parameters_share_a_bucket(
     make_fleetlimit: FleetlimitFactory,
 ) -> None:
-    """All items share the bucket of their template."""
+    """All items share the bucket of their route template."""
     with TestClient(limited(make_fleetlimit(ONE_A_DAY))) as client:
         assert statuses(client, "/v1/items/1", "/v1/items/2") == [200, 429]
 
@@ -103,7 +103,7 @@ def _with_keys(folder: Path, *keys: str) -> Path:
 def test_slowapi_255_306_an_invented_address_or_key_opens_no_bucket(
     make_fleetlimit: FleetlimitFactory, tmp_path: Path
 ) -> None:
-    """Whatever an untrusted client writes into its headers, it stays in one bucket."""
+    """An untrusted client stays in one bucket, whatever its headers contain."""
     app = limited(make_fleetlimit(_with_keys(tmp_path, "alice")))
     with TestClient(app, client=("192.0.2.1", 1)) as client:
         assert statuses(client, "/plain") == [200]
@@ -120,7 +120,7 @@ def test_slowapi_255_306_an_invented_address_or_key_opens_no_bucket(
 def test_slowapi_174_an_endpoint_needs_no_request_argument(
     make_fleetlimit: FleetlimitFactory,
 ) -> None:
-    """A limit is a dependency; the endpoint's signature is its own."""
+    """A limit is a dependency and does not change the endpoint's signature."""
     app = FastAPI(lifespan=make_fleetlimit(None))
 
     @app.get("/")
@@ -145,12 +145,12 @@ def test_envoy_45384_gateway_5693_a_refusal_says_when_and_an_admission_does_not(
 def test_envoyproxy_ratelimit_331_341_994_no_label_grows_with_the_callers(
     make_fleetlimit: FleetlimitFactory,
 ) -> None:
-    """A thousand callers make not one more time series; who they are is in logs, as hashes."""
+    """A thousand callers add no time series; logs identify them by hash."""
     fleetlimit = make_fleetlimit(ONE_A_DAY)
     with TestClient(limited(fleetlimit), client=("192.0.2.1", 1)) as client:
         client.get("/plain")
         client.get("/plain")
-    # What the audit says of a policy is there once the first statement was made.
+    # The audit's metrics of a policy exist after the first report.
     before = len(fleetlimit.metrics.render()[0].splitlines())
     for number in range(20):
         with TestClient(limited(fleetlimit), client=(f"198.51.100.{number}", 1)) as client:

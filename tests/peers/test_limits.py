@@ -1,4 +1,4 @@
-"""Faults of other limiters in counting, each a test of this one; the issue is in the name."""
+"""Known faults of other limiters in counting: one test each, named after the issue."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,7 +25,7 @@ PATIENT = Timeouts(connect=10.0, operation=10.0)
 def replicas(
     valkey: EmbeddedValkey, count: int, prefix: str, *, now_us: Callable[[], int] | None = None
 ) -> list[Limiter]:
-    """Return limiters that share nothing but the store, on its clock or on another."""
+    """Return limiters that share only the store, on its clock or on another one."""
     keys = KeyScheme(prefix=prefix)
     stores = [RedisStore(valkey.url, keys, timeouts=PATIENT, now_us=now_us) for _ in range(count)]
     return [Limiter(each, local=MemoryStore(), key_scheme=keys) for each in stores]
@@ -34,7 +34,7 @@ def replicas(
 async def test_dataspoke_112_litellm_2730_replicas_do_not_multiply_the_limit(
     valkey: EmbeddedValkey,
 ) -> None:
-    """Three replicas together admit exactly what one would."""
+    """Three replicas together admit exactly as much as one."""
     policy = Policy("daily", (rate_quota("10/day"),))
     limiters = replicas(valkey, 3, "p112")
     try:
@@ -59,7 +59,7 @@ async def test_litellm_2730_local_fallback_divides_by_the_live_replicas(
 async def test_envoyproxy_ratelimit_427_440_a_denied_request_spends_nothing(
     fleetlimit: Fleetlimit,
 ) -> None:
-    """What one policy refuses leaves the other policies as they were."""
+    """A request that one policy denies spends nothing in other policies."""
     narrow = Policy("narrow", (rate_quota("1/day"),))
     wide = Policy("wide", (rate_quota("10/day"),))
     async with fleetlimit:
@@ -75,7 +75,7 @@ async def test_envoyproxy_ratelimit_427_440_a_denied_request_spends_nothing(
 async def test_apisix_13574_13704_kong_11859_races_never_overshoot(
     valkey: EmbeddedValkey, algorithm: Algorithm
 ) -> None:
-    """Checks that race from several connections admit the limit and not one more."""
+    """Concurrent checks on several connections admit exactly the limit."""
     policy = Policy("race", (rate_quota("50/day", algorithm=algorithm),))
     limiters = replicas(valkey, 2, f"race-{algorithm}"[:30])
     try:
@@ -89,7 +89,7 @@ async def test_apisix_13574_13704_kong_11859_races_never_overshoot(
 
 
 async def test_pyratelimiter_74_every_key_expires(valkey: EmbeddedValkey) -> None:
-    """No algorithm leaves a key without a time to live, and none with one of 0."""
+    """No algorithm leaves a key without a time to live, or with 0."""
     policy = Policy(
         "all",
         (
@@ -101,7 +101,7 @@ async def test_pyratelimiter_74_every_key_expires(valkey: EmbeddedValkey) -> Non
             concurrency_quota(3),
         ),
     )
-    # Not the store's clock: with a minute's end, the window's key would be gone before it is seen.
+    # A manual clock: on the store's clock, the window's key could expire at a minute's end.
     (limiter,) = replicas(valkey, 1, "p74", now_us=ManualClock().monotonic_us)
     client = Redis.from_url(valkey.url)
     try:
@@ -115,25 +115,25 @@ async def test_pyratelimiter_74_every_key_expires(valkey: EmbeddedValkey) -> Non
     assert all(life > 0 for life in lives)
 
 
-async def test_pyratelimiter_55_clocks_of_replicas_play_no_role(valkey: EmbeddedValkey) -> None:
-    """The store's clock decides, so a replica cannot be early or late."""
+async def test_pyratelimiter_55_clocks_of_replicas_do_not_matter(valkey: EmbeddedValkey) -> None:
+    """The store's clock decides, so a replica's clock may be wrong."""
     (limiter,) = replicas(valkey, 1, "p55")
     client = Redis.from_url(valkey.url)
     try:
         before = await client.time()
         charge = Charge("fl1:{c}:p:l", rate_quota("5/minute"), 1)
-        taken = await limiter.store.acquire([charge])
+        result = await limiter.store.acquire([charge])
         after = await client.time()
     finally:
         await limiter.aclose()
         await client.aclose()
-    assert before[0] * 10**6 + before[1] <= taken.store_now_us <= after[0] * 10**6 + after[1]
+    assert before[0] * 10**6 + before[1] <= result.store_now_us <= after[0] * 10**6 + after[1]
 
 
 async def test_throttled_py_a_burst_below_half_the_rate_still_limits(
     fleetlimit: Fleetlimit, fleetlimit_clock: ManualClock
 ) -> None:
-    """A time to live is rounded up, so that a short bucket does not expire at once."""
+    """A time to live is rounded up, so a short-lived bucket does not expire at once."""
     policy = Policy("short", (rate_quota("1000/second", burst=2),))
     async with fleetlimit:
         allowed = [
@@ -145,10 +145,10 @@ async def test_throttled_py_a_burst_below_half_the_rate_still_limits(
     assert later
 
 
-async def test_envoyproxy_ratelimit_269_the_default_lets_no_double_through_at_a_boundary(
+async def test_envoyproxy_ratelimit_269_the_default_admits_no_double_at_a_boundary(
     fleetlimit: Fleetlimit, fleetlimit_clock: ManualClock
 ) -> None:
-    """Around the boundary of two minutes a bucket of 10 admits 10, where fixed windows admit 20."""
+    """Around a minute's boundary a bucket of 10 admits 10, where fixed windows admit 20."""
     admitted = {}
     async with fleetlimit:
         fleetlimit_clock.advance(59)
@@ -168,7 +168,7 @@ async def _spend(fleetlimit: Fleetlimit, policy: Policy) -> int:
 
 
 async def test_slowapi_13_limits_differ_by_tier(fleetlimit: Fleetlimit) -> None:
-    """A caller's tier chooses its limits."""
+    """The caller's tier selects its limits."""
     policy = Policy("tiers", tiers={"free": (rate_quota("1/day"),), "pro": (rate_quota("3/day"),)})
     counts = {}
     async with fleetlimit:
@@ -179,8 +179,8 @@ async def test_slowapi_13_limits_differ_by_tier(fleetlimit: Fleetlimit) -> None:
     assert counts == {"free": 1, "pro": 3, "unknown": 1}
 
 
-async def test_limitador_506_a_cost_known_only_later_is_corrected(fleetlimit: Fleetlimit) -> None:
-    """What was reserved and not used is there for the next one; what was used beyond is not."""
+async def test_limitador_506_a_cost_known_later_is_adjusted(fleetlimit: Fleetlimit) -> None:
+    """Unused units of a reservation are refunded; additional units are spent."""
     policy = Policy("tokens", (rate_quota("100/day"),))
     async with fleetlimit:
         limiter = fleetlimit.limiter
@@ -195,7 +195,7 @@ async def test_limitador_506_a_cost_known_only_later_is_corrected(fleetlimit: Fl
 async def test_bucket4j_404_a_hot_key_costs_the_store_nothing_while_it_refuses(
     valkey: EmbeddedValkey,
 ) -> None:
-    """A thousand refusals of one caller are one or two script calls."""
+    """A thousand denials of one caller take at most two script calls."""
     policy = Policy("hot", (rate_quota("1/day"),))
     (limiter,) = replicas(valkey, 1, "p404")
     client = Redis.from_url(valkey.url)
@@ -213,7 +213,7 @@ async def test_bucket4j_404_a_hot_key_costs_the_store_nothing_while_it_refuses(
 
 
 async def test_no_lock_is_held_across_the_round_trip(valkey: EmbeddedValkey) -> None:
-    """Checks made together travel together, in fewer round trips than there are checks."""
+    """Concurrent checks share pipelines: there are fewer round trips than checks."""
     policy = Policy("crowd", (rate_quota("1000/day"),))
     (limiter,) = replicas(valkey, 1, "crowd")
     sent: list[int] = []
@@ -230,7 +230,7 @@ async def test_no_lock_is_held_across_the_round_trip(valkey: EmbeddedValkey) -> 
 
 
 async def test_a_cancelled_request_leaves_no_key_without_expiry(valkey: EmbeddedValkey) -> None:
-    """Count and expiry are one script: there is nothing to be cancelled between them."""
+    """One script sets count and expiry, so a cancellation cannot separate them."""
     policy = Policy("cancelled", (Quota(Algorithm.FIXED_WINDOW, 5, 60_000_000, 5),))
     (limiter,) = replicas(valkey, 1, "cancel")
     client = Redis.from_url(valkey.url)

@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""Tests of the README: its code and commands run, and its links and test names exist."""
 
 import os
 import re
@@ -13,25 +13,28 @@ from fastapi.testclient import TestClient
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-_BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE_BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CODE_BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\((?!http)([^)#]*)#?([^)]*)\)")
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Write the README's files where a user would have them, and stand there."""
-    for name, text in _BLOCK.findall(README):
+    """Write the README's files into a directory, and change into it."""
+    for name, text in _FILE_BLOCK.findall(README):
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for name, _ in _BLOCK.findall(README):
+    for name, _ in _FILE_BLOCK.findall(README):
         sys.modules.pop(name.removesuffix(".py"), None)
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
+def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the README with this interpreter."""
     return subprocess.run(
-        [sys.executable, "-m", *words],
+        [sys.executable, "-m", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -41,25 +44,25 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("project")
-def test_the_dependencies_limit_their_routes() -> None:
-    """The first example refuses the sixth export and the sixty-first search."""
+def test_dependencies_limit_their_routes() -> None:
+    """The first example rejects the sixth export and the sixty-first search."""
     with TestClient(import_module("limited").app) as client:
         exports = [client.post("/exports").status_code for _ in range(6)]
         searches = [client.get("/search").status_code for _ in range(61)]
-        spent = [client.post("/completions").status_code for _ in range(26)]
+        completions = [client.post("/completions").status_code for _ in range(26)]
     assert exports == [200] * 5 + [429]
     assert searches == [200] * 60 + [429]
-    # Each completion spends 37 of 1,000 at once; the last 100 must be there to be reserved.
-    assert spent == [200] * 25 + [429]
+    # A completion reserves 100 of 1,000 units and commits 37: after 25, only 75 are left.
+    assert completions == [200] * 25 + [429]
 
 
 @pytest.mark.usefixtures("project")
-def test_the_policy_file_limits_by_tier() -> None:
-    """The second example lets alice, who is free, in twice, and bob, who is not, further."""
+def test_policy_file_limits_by_tier() -> None:
+    """The second example admits alice, of the tier free, twice, and bob, of the tier pro, more."""
     with TestClient(import_module("policed").app) as client:
-        alice = [_report(client, "alice") for _ in range(3)]
-        bob = [_report(client, "bob") for _ in range(3)]
-        refused = client.get("/reports/1", headers={"X-API-Key": "alice"})
+        alice = [_get_report(client, "alice") for _ in range(3)]
+        bob = [_get_report(client, "bob") for _ in range(3)]
+        rejected = client.get("/reports/1", headers={"X-API-Key": "alice"})
     assert alice == [200, 200, 429]
     assert bob == [200, 200, 200]
     shown = {
@@ -67,13 +70,13 @@ def test_the_policy_file_limits_by_tier() -> None:
         for line in _http_example().splitlines()[1:]
         if ": " in line and not line.startswith((" ", "{"))
     }
-    assert refused.headers["retry-after"] in {shown["retry-after"], "29"}
+    assert rejected.headers["retry-after"] in {shown["retry-after"], "29"}
     for name in ("content-type", "cache-control", "ratelimit-policy"):
-        assert refused.headers[name] == shown[name]
-    assert refused.json().keys() == {"type", "title", "detail", "status", "violated-policies"}
+        assert rejected.headers[name] == shown[name]
+    assert rejected.json().keys() == {"type", "title", "detail", "status", "violated-policies"}
 
 
-def _report(client: TestClient, key: str) -> int:
+def _get_report(client: TestClient, key: str) -> int:
     return client.get("/reports/1", headers={"X-API-Key": key}).status_code
 
 
@@ -83,12 +86,12 @@ def _http_example() -> str:
     return found[1]
 
 
-def test_the_commands_say_what_they_do(project: Path) -> None:
-    """The policy file is valid, and explained for a caller."""
+def test_policy_commands_validate_and_explain(project: Path) -> None:
+    """`validate` accepts the policy file, and `explain` prints the policies for a caller."""
     assert (project / "policies.yaml").exists()
-    valid = command("fleetlimit", "policies", "validate", "policies.yaml")
+    valid = run_module("fleetlimit", "policies", "validate", "policies.yaml")
     assert (valid.returncode, valid.stderr) == (0, "policies.yaml: 2 policies, no fault\n")
-    explained = command(
+    explained = run_module(
         *("fleetlimit", "policies", "explain", "GET", "/reports/7", "--target", "policed:app"),
         *("--policies", "policies.yaml", "--header", "X-API-Key: alice"),
     )
@@ -98,35 +101,58 @@ def test_the_commands_say_what_they_do(project: Path) -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_the_users_own_test_passes() -> None:
-    """The example of a test passes as it stands."""
-    run = command("pytest", "-q", "-p", "no:cacheprovider", "test_limits.py")
+def test_example_test_passes() -> None:
+    """The example of a test passes unchanged."""
+    run = run_module("pytest", "-q", "-p", "no:cacheprovider", "test_limits.py")
     assert run.returncode == 0, run.stdout
     assert "1 passed" in run.stdout
 
 
-def test_every_guarantee_names_tests_that_are_there() -> None:
-    """What the README says is proved is proved by a test of that name."""
+def test_ci_commands_are_in_the_readme() -> None:
+    """Every block that `.ci/run` executes exists; a missing block would run nothing and pass."""
+    script = (ROOT / ".ci" / "run").read_text()
+    executed = set(re.findall(r"\$\(readme ([\w-]+)\)", script))
+    marked = set(re.findall(r"^<!-- ci: ([\w-]+) -->\n```sh\n\S", README, re.MULTILINE))
+    assert executed
+    assert executed == marked
+
+
+def test_guarantees_name_existing_tests() -> None:
+    """Every test that the README names as a proof exists."""
     named = set(re.findall(r"`(test_\w+)`", README))
-    there = {
+    existing = {
         name
         for file in (ROOT / "tests").rglob("test_*.py")
         for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
     }
     assert len(named) >= 14
-    assert named <= there, named - there
+    assert named <= existing, named - existing
 
 
-def test_every_link_leads_somewhere() -> None:
-    """A link to a file of the project is to one that is there."""
-    links = re.findall(r"\]\(((?!http)[^)#]+)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/changelog.md"])
+def test_links_have_targets(name: str) -> None:
+    """Every relative link has an existing file, and every fragment a heading in it."""
+    page = ROOT / name
+    broken = [
+        f"{path}#{fragment}"
+        for path, fragment in _LINK.findall(_CODE_BLOCK.sub("", page.read_text()))
+        if not _has_target(page.parent / path if path else page, fragment)
+    ]
+    assert broken == []
 
 
-def test_every_test_says_what_it_proves() -> None:
-    """A test's docstring is the sentence that it proves."""
-    silent = [
+def _has_target(file: Path, fragment: str) -> bool:
+    if not fragment:
+        return file.exists()
+    return file.is_file() and fragment in {
+        re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+        for heading in _HEADING.findall(file.read_text())
+    }
+
+
+def test_every_test_has_a_docstring() -> None:
+    """Every test function has a docstring that states what it proves."""
+    undocumented = [
         f"{file.name}: {name}"
         for file in (ROOT / "tests").rglob("test_*.py")
         for name, body in re.findall(
@@ -136,4 +162,4 @@ def test_every_test_says_what_it_proves() -> None:
         )
         if not body.startswith('    """')
     ]
-    assert silent == []
+    assert undocumented == []

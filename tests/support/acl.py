@@ -1,4 +1,4 @@
-"""The rule of the store's user, as docs/operations.md states it."""
+"""ACL rules of the store's user, parsed from docs/operations.md."""
 
 import re
 from pathlib import Path
@@ -13,8 +13,8 @@ def _stated(pattern: str) -> tuple[str, ...]:
 
 
 ACL_RULES: Final = _stated(r"^ACL SETUSER fleetlimit on >password (.+)$")
-"""What the user may do."""
+"""Rules of the user."""
 CLUSTER_RULES: Final = _stated(r"^In a Cluster add `(.+?)`")
-"""What it may do besides in a Cluster."""
+"""Additional rules in a Cluster."""
 RULES_SINCE_7_2: Final = _stated(r"^.*Servers before Redis 7.2 do not know `(.+?)`")
-"""What servers before Redis 7.2 do not know."""
+"""Rules that servers before Redis 7.2 do not know."""

@@ -1,4 +1,4 @@
-"""A certificate authority of a test's own, and what it signs."""
+"""Certificate authority for tests."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,10 +11,10 @@ _DAY = timedelta(days=1)
 
 
 class CertificateAuthority:
-    """Signs certificates that hold for a day.
+    """Certificate authority whose certificates are valid for a day.
 
     Args:
-        name: Its name.
+        name: Common name of the authority.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Three Valkey servers that are one cluster."""
+"""Redis Cluster of three embedded Valkey servers."""
 
 import contextlib
 import time
@@ -49,10 +49,10 @@ def cluster() -> Iterator[Cluster]:
     """Form a Cluster of three primaries.
 
     Raises:
-        TimeoutError: The nodes did not agree in time.
+        TimeoutError: The Cluster did not form in time.
     """
     with contextlib.ExitStack() as stack:
-        # The bus port is chosen too: its default, 10,000 above the port, may be above 65,535.
+        # The default bus port, 10,000 above the port, may be above 65,535.
         bus = [free_port() for _ in range(NODES)]
         nodes = [
             stack.enter_context(

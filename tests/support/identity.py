@@ -1,4 +1,4 @@
-"""Requests, a token issuer and a JWKS server for the tests of identities."""
+"""Requests, a token issuer and a JWKS server for the tests of identity."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from fleetlimit.errors import IdentityError
-from fleetlimit.identity import JwtVerifier
+from fleetlimit.identity.bearer import JwtVerifier
 
 ISSUER = "https://issuer.example"
 AUDIENCE = "api"
@@ -26,7 +26,7 @@ NOW = 1_700_000_000
 def request(
     *headers: tuple[str, str | bytes], client: tuple[str, int] | None = ("192.0.2.1", 4711)
 ) -> dict[str, Any]:
-    """Build an ASGI scope with these headers, from this peer."""
+    """Return an ASGI scope with these headers and this peer."""
     raw = [
         (name.lower().encode(), value if isinstance(value, bytes) else value.encode())
         for name, value in headers
@@ -35,14 +35,14 @@ def request(
 
 
 def bearer_request(token: str | bytes) -> dict[str, Any]:
-    """Build an ASGI scope that presents this token."""
+    """Return an ASGI scope with this bearer token."""
     raw = token if isinstance(token, bytes) else token.encode()
     return request(("Authorization", b"Bearer " + raw))
 
 
 @dataclass
 class Clock:
-    """Seconds that only a test moves."""
+    """Manual clock in seconds."""
 
     now: float = NOW
 
@@ -53,14 +53,14 @@ class Clock:
 
 @cache
 def rsa_key(name: str, bits: int = 2048) -> rsa.RSAPrivateKey:
-    """Return the RSA key of this name, made once for all tests."""
+    """Return the RSA key of this name, generated once for all tests."""
     del name
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
 @cache
 def ec_key(name: str) -> ec.EllipticCurvePrivateKey:
-    """Return the P-256 key of this name, made once for all tests."""
+    """Return the P-256 key of this name, generated once for all tests."""
     del name
     return ec.generate_private_key(ec.SECP256R1())
 
@@ -81,16 +81,16 @@ def jwks(*keys: Mapping[str, Any]) -> bytes:
 
 
 def token(kid: str | None = "one", algorithm: str = "RS256", **claims: Any) -> str:
-    """Sign a good token, with these claims in place of the usual ones; None leaves one out."""
-    usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": NOW + 600}
-    payload = {name: value for name, value in {**usual, **claims}.items() if value is not None}
+    """Sign a valid token; `claims` override the default claims, and None removes one."""
+    defaults = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": NOW + 600}
+    payload = {name: value for name, value in {**defaults, **claims}.items() if value is not None}
     key = ec_key(kid or "one") if algorithm == "ES256" else rsa_key(kid or "one")
     return jwt.encode(payload, key, algorithm, headers={"kid": kid} if kid else None)
 
 
 @dataclass
 class JwksServer:
-    """What a JWKS server answers, and how often it was asked."""
+    """Response of a JWKS server, and its number of requests."""
 
     document: bytes
     status: int = 200
@@ -101,7 +101,7 @@ class JwksServer:
 
 @contextmanager
 def jwks_server(document: bytes) -> Iterator[JwksServer]:
-    """Serve a JWKS document on a free port of the loopback."""
+    """Serve a JWKS document on a free port of 127.0.0.1."""
     server = JwksServer(document)
 
     class Handler(BaseHTTPRequestHandler):
@@ -129,7 +129,7 @@ def jwks_server(document: bytes) -> Iterator[JwksServer]:
 
 
 async def rejection_reason(tokens: JwtVerifier, presented: str | bytes) -> str:
-    """Return the reason for which a token is refused."""
+    """Return the reason for which a token is rejected."""
     with pytest.raises(IdentityError) as caught:
         await tokens.resolve(bearer_request(presented))
     return caught.value.reason

@@ -1,4 +1,4 @@
-"""Helpers for policy files: texts, a directory mounted as a ConfigMap is, and a schema reader."""
+"""Helpers for policy files: texts, a mounted ConfigMap, and a JSON Schema validator."""
 
 import os
 from collections.abc import Mapping
@@ -37,10 +37,10 @@ def one_policy(rate: str = "5/minute", *, more: str = "") -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file as editors do: beside it, then by a rename, so that it is never half there."""
-    fresh = path.with_name(f"{path.name}.tmp")
-    fresh.write_text(text)
-    fresh.rename(path)
+    """Write a file like editors do: write a temporary file, then rename it."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.rename(path)
 
 
 def remove(path: Path) -> None:
@@ -49,10 +49,10 @@ def remove(path: Path) -> None:
 
 
 class ConfigMapMount:
-    """A directory whose files change as the kubelet changes a mounted ConfigMap.
+    """Directory whose files are updated like a mounted ConfigMap.
 
-    Each version is a directory of its own; `..data` is a symlink to the current one, replaced by
-    a rename; the files are symlinks through it and never change themselves.
+    Each version is a directory. `..data` is a symlink to the current one, replaced by a rename. The
+    files are symlinks through it and never change.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -60,15 +60,15 @@ class ConfigMapMount:
         self._version = 0
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Put a new version of all files in place, in one step."""
+        """Replace all files by a new version, atomically."""
         self._version += 1
         version = self.directory / f"..2024_{self._version}"
         version.mkdir()
         for name, text in files.items():
             (version / name).write_text(text)
-        fresh = self.directory / "..data_tmp"
-        fresh.symlink_to(version.name)
-        fresh.rename(self.directory / "..data")
+        new_data = self.directory / "..data_tmp"
+        new_data.symlink_to(version.name)
+        new_data.rename(self.directory / "..data")
         for name in files:
             link = self.directory / name
             if not link.is_symlink():
@@ -77,7 +77,7 @@ class ConfigMapMount:
 
 @dataclass(slots=True)
 class RecordingListener:
-    """What a watcher told, in order, and a way to wait for the next of it."""
+    """Callbacks of a watcher that record their arguments, and let a test wait for the next."""
 
     loaded: list[PolicyFile] = field(default_factory=list)
     rejected: list[tuple[str, ...]] = field(default_factory=list)
@@ -85,26 +85,26 @@ class RecordingListener:
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
     async def on_loaded(self, loaded: PolicyFile) -> None:
-        """Note a new set, or refuse it."""
+        """Record a loaded file, or reject it."""
         if self.reject_with:
             raise self.reject_with
         self.loaded.append(loaded)
         self._changed.set()
 
     def on_rejected(self, errors: tuple[str, ...]) -> None:
-        """Note a rejected one."""
+        """Record the errors of a rejected file."""
         self.rejected.append(errors)
         self._changed.set()
 
     async def next(self) -> None:
-        """Wait until something is told after the last wait."""
+        """Wait for the next callback."""
         with anyio.fail_after(10):
             await self._changed.wait()
         self._changed = anyio.Event()
 
 
 def schema_accepts(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> bool:
-    """Tell whether a JSON Schema accepts a value; knows the keywords that ours uses."""
+    """Return whether a JSON Schema accepts a value; supports the keywords of this schema."""
     if "$ref" in schema and not schema_accepts(
         root["$defs"][schema["$ref"].split("/")[-1]], value, root
     ):

@@ -1,4 +1,4 @@
-"""A Valkey Sentinel over one server, as a child process."""
+"""Valkey Sentinel for one server, as a child process."""
 
 import contextlib
 import subprocess
@@ -18,14 +18,14 @@ _POLL_SECONDS = 0.02
 
 @contextlib.contextmanager
 def sentinel(server: EmbeddedValkey) -> Iterator[int]:
-    """Watch a server under the name `main` and return the sentinel's port.
+    """Monitor a server under the name `main` and yield the sentinel's port.
 
     Raises:
-        TimeoutError: It did not answer in time.
+        TimeoutError: The sentinel did not start in time.
     """
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="fleetlimit-sentinel-") as folder:
-        # A sentinel writes what it learns into its configuration.
+        # A sentinel writes its state into its configuration file.
         file = Path(folder) / "sentinel.conf"
         file.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nrequirepass {PASSWORD}\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, overload
 
 import fleetlimit
-from support.savings import Shortcut
+from support.shortcuts import Shortcut
 
 Found = TypeVar("Found")
 PATIENCE_SECONDS = 15.0
@@ -162,7 +162,7 @@ class ServeProcess:
         environment = {**own, "PYTHONPATH": os.pathsep.join(paths), **(settings or {})}
         ports = ("--port", "0", "--admin-port", "0")
         hosts = ("--host", "127.0.0.1", "--admin-host", "127.0.0.1")
-        program = ("support.savings", ",".join(without)) if without else ("fleetlimit",)
+        program = ("support.shortcuts", ",".join(without)) if without else ("fleetlimit",)
         command = [sys.executable, "-m", *program, "serve", *hosts, *ports, *arguments]
         self.output: list[str] = []
         self._process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Charges, settlements and stores in the few words that tests need of them."""
+"""Factories of charges, adjustments, statuses and stores for tests."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -18,21 +18,21 @@ from fleetlimit.stores.redis.store import RedisStore
 
 MINUTE_US = 60 * SECOND_US
 LONG_TIMEOUTS = Timeouts(connect=10.0, operation=10.0)
-"""For tests that are not about time: a shared machine may pause."""
+"""For tests without timeouts, because a shared machine may pause."""
 SHORT_TIMEOUTS = Timeouts(connect=0.3, operation=0.1)
-"""For tests of a store that does not answer."""
+"""For tests of a store that does not reply."""
 BUCKET = "fl1:{caller}:policy:limit"
 
 
 def quota_of(
     algorithm: Algorithm, limit: int, *, period_us: int = MINUTE_US, burst: int | None = None
 ) -> Quota:
-    """Return a quota of any algorithm; a minute is its period or lease when nothing is said."""
+    """Return a quota of any algorithm; the default period or lease is a minute."""
     return Quota(algorithm, limit, period_us, limit if burst is None else burst)
 
 
 def allowed_status(remaining: int, next_us: int, reset_us: int) -> BucketStatus:
-    """Return the verdict of a bucket that lets in."""
+    """Return the status of a bucket that allows."""
     return BucketStatus(
         allowed=True,
         remaining=remaining,
@@ -43,7 +43,7 @@ def allowed_status(remaining: int, next_us: int, reset_us: int) -> BucketStatus:
 
 
 def denied_status(remaining: int, retry_us: int, next_us: int, reset_us: int) -> BucketStatus:
-    """Return the verdict of a bucket that does not."""
+    """Return the status of a bucket that denies."""
     return BucketStatus(
         allowed=False,
         remaining=remaining,
@@ -56,47 +56,47 @@ def denied_status(remaining: int, retry_us: int, next_us: int, reset_us: int) ->
 def charge(
     quota: Quota, units: int = 1, *, key: str = BUCKET, lease: str = "lease", group: int = 0
 ) -> Charge:
-    """Return a charge on the one bucket that most tests have."""
+    """Return a charge on the one bucket of most tests."""
     return Charge(key, quota, units, lease, group)
 
 
-def adjustment(spent: Charge, delta: int, taken_us: int) -> Adjustment:
-    """Return the correction of a charge that was spent at that time."""
-    return Adjustment(spent.key, spent.quota, delta, taken_us, spent.units, spent.lease)
+def adjustment(spent: Charge, delta: int, acquired_at_us: int) -> Adjustment:
+    """Return the adjustment of a charge that was spent at that store time."""
+    return spent.adjustment(delta, acquired_at_us)
 
 
 async def spend(
     store: Store, quota: Quota, units: int = 1, *, lease: str = "lease"
 ) -> BucketStatus:
-    """Charge the one bucket and return its verdict."""
-    taken = await store.acquire([charge(quota, units, lease=lease)])
-    (verdict,) = taken.statuses
-    assert taken.spent is verdict.allowed
-    return verdict
+    """Charge the one bucket and return its status."""
+    result = await store.acquire([charge(quota, units, lease=lease)])
+    (status,) = result.statuses
+    assert result.spent is status.allowed
+    return status
 
 
 async def peek(store: Store, quota: Quota, units: int = 0) -> BucketStatus:
-    """Return the verdict of the one bucket without spending."""
-    taken = await store.acquire([charge(quota, units)], commit=False)
-    assert not taken.spent
-    return taken.statuses[0]
+    """Return the status of the one bucket without spending."""
+    result = await store.acquire([charge(quota, units)], commit=False)
+    assert not result.spent
+    return result.statuses[0]
 
 
-def allowed(taken: AcquireResult) -> list[bool]:
-    """Return which charges fit."""
-    return [verdict.allowed for verdict in taken.statuses]
+def allowed(result: AcquireResult) -> list[bool]:
+    """Return for each charge whether it was allowed."""
+    return [status.allowed for status in result.statuses]
 
 
 def redis_store(
     url: str, *, timeouts: Timeouts = LONG_TIMEOUTS, now_us: Callable[[], int] | None = None
 ) -> RedisStore:
-    """Return a store that is not yet open."""
+    """Return an unopened store."""
     return RedisStore(url, KeyScheme(), timeouts=timeouts, now_us=now_us)
 
 
 @contextlib.asynccontextmanager
 async def raises_store_error(expected: type[StoreError], kind: str) -> AsyncIterator[None]:
-    """Expect an error of this kind, within a time that no hang would keep."""
+    """Expect an error of this kind, and fail if the code hangs."""
     with anyio.fail_after(20), pytest.raises(expected) as caught:
         yield
     assert caught.value.kind == kind

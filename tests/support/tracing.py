@@ -1,4 +1,4 @@
-"""A mark for tests that a tracer, such as coverage, would make fail."""
+"""Mark for tests that fail under a tracer such as coverage."""
 
 import sys
 

@@ -15,9 +15,8 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.identity import (
     ApiKeyVerifier,
     ClientAddressResolver,
-    JwtVerifier,
     RequestIdentifier,
-    jwks_source,
+    jwt_verifier,
 )
 from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.policy_file import IdentitySection
@@ -96,7 +95,7 @@ def build_identifier(
     """Build the identifier that a policy file describes.
 
     Raises:
-        ConfigError: A file of keys is wrong.
+        ConfigError: A file of keys is invalid, or PyJWT is needed and not installed.
     """
     jwt = section.jwt
     return RequestIdentifier(
@@ -108,8 +107,8 @@ def build_identifier(
         api_keys=ApiKeyVerifier(section.api_keys.file, header=section.api_keys.header)
         if section.api_keys
         else None,
-        jwt=JwtVerifier(
-            jwks_source(jwt.jwks),
+        jwt=jwt_verifier(
+            jwt.jwks,
             issuer=jwt.issuer,
             audience=jwt.audience,
             algorithms=jwt.algorithms,

@@ -1,21 +1,24 @@
-"""Who sent a request: verified credentials first, the client's address when there are none."""
+"""Caller identity: verified credentials, or the client's address without any.
+
+`bearer` and `jwks` need PyJWT (extra `jwt`), so this package does not import them.
+"""
 
 from fleetlimit.identity.api_keys import ApiKeyVerifier
-from fleetlimit.identity.bearer import JwtVerifier
 from fleetlimit.identity.client_address import ClientAddressResolver
 from fleetlimit.identity.credentials import IdentityErrorReason
-from fleetlimit.identity.identifier import CredentialResolver, RequestIdentifier
-from fleetlimit.identity.jwks import JwksFile, JwksSource, JwksUrl, jwks_source
+from fleetlimit.identity.identifier import (
+    CredentialResolver,
+    CredentialVerifier,
+    RequestIdentifier,
+    jwt_verifier,
+)
 
 __all__ = [
     "ApiKeyVerifier",
     "ClientAddressResolver",
     "CredentialResolver",
+    "CredentialVerifier",
     "IdentityErrorReason",
-    "JwksFile",
-    "JwksSource",
-    "JwksUrl",
-    "JwtVerifier",
     "RequestIdentifier",
-    "jwks_source",
+    "jwt_verifier",
 ]

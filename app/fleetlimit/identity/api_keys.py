@@ -1,4 +1,4 @@
-"""Names the principal of an API key that a file holds as a SHA-256 hash."""
+"""Verifier of API keys against a file of their SHA-256 hashes."""
 
 import hashlib
 import hmac
@@ -19,7 +19,7 @@ from fleetlimit.strict_yaml import Document, DocumentErrors, parse, read
 
 MAX_KEY_BYTES = 1024
 MAX_FILE_BYTES = 2**24
-"""A hundred thousand keys."""
+"""Enough for 100,000 keys."""
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -34,9 +34,9 @@ def _sha256_hex(text: str) -> str:
 
 
 class KeyEntry(BaseModel):
-    """One API key: its SHA-256 in hex, whose it is, and the tier it gives."""
+    """One API key: its SHA-256 in hex, its principal and its tier."""
 
-    # A principal that looks like a number is text as it was written.
+    # A principal that looks like a number stays text, as written.
     model_config = ConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, coerce_numbers_to_str=True
     )
@@ -61,17 +61,16 @@ class _KnownKey:
 
 
 class ApiKeyVerifier:
-    """Verifies API keys against a file of their hashes.
+    """Verifier of API keys.
 
-    A plain SHA-256 is enough for keys drawn at random, as API keys should be; it does not protect
-    a password that can be guessed.
+    A plain SHA-256 is enough for random keys. It does not protect a password that can be guessed.
 
     Args:
-        file: YAML, of which JSON is a part.
-        header: The request header that carries the key.
+        file: Key file, YAML or JSON.
+        header: Request header that carries the key.
 
     Raises:
-        ConfigError: The header is no header name, or the file is wrong.
+        ConfigError: The header name or the file is invalid.
     """
 
     def __init__(self, file: str | Path, *, header: str = "X-API-Key") -> None:
@@ -82,10 +81,10 @@ class ApiKeyVerifier:
         self._known = _load(self.file)
 
     async def resolve(self, scope: Mapping[str, Any]) -> Principal | None:
-        """Return the principal of the request's key, or None without a key.
+        """Return the principal of the request's key, or None if there is no key.
 
         Raises:
-            IdentityError: The key is not known.
+            IdentityError: The key is unknown or too long.
         """
         key = first_header(scope, self._header)
         if not key:
@@ -97,8 +96,8 @@ class ApiKeyVerifier:
             )
         digest = hashlib.sha256(key).digest()
         known = self._known.get(digest)
-        # How long the lookup takes tells of the digest's bits, which a client cannot steer without
-        # inverting SHA-256; comparing whole digests in constant time leaves nothing to that.
+        # The lookup's timing leaks bits of the digest, which a client cannot control without
+        # inverting SHA-256. The comparison of the full digest takes constant time.
         if known is None or not hmac.compare_digest(known.digest, digest):
             raise IdentityError(
                 "the API key is not known", reason=IdentityErrorReason.UNKNOWN_API_KEY
@@ -110,13 +109,16 @@ def _load(path: Path) -> dict[bytes, _KnownKey]:
     document = parse(read(path, max_bytes=MAX_FILE_BYTES), str(path))
     errors = list(document.errors)
     known: dict[bytes, _KnownKey] = {}
-    first: dict[bytes, int] = {}
+    first_index: dict[bytes, int] = {}
     for index, entry in enumerate(_entries(document)):
         digest = bytes.fromhex(entry.sha256)
         if digest in known:
-            twice = f"keys[{index}] has the same hash as keys[{first[digest]}]: remove one of them"
-            errors.append(document.error(twice, ("keys", index)))
-        first.setdefault(digest, index)
+            message = (
+                f"keys[{index}] has the same hash as keys[{first_index[digest]}]: remove one of "
+                "them"
+            )
+            errors.append(document.error(message, ("keys", index)))
+        first_index.setdefault(digest, index)
         principal = Principal(entry.principal, entry.tier or "", source="api_key")
         known[digest] = _KnownKey(digest, principal)
     if errors:
@@ -128,18 +130,18 @@ def _entries(document: Document) -> tuple[KeyEntry, ...]:
     try:
         return KeyFile.model_validate(document.data).keys
     except ValidationError as error:
-        # Neither values nor unknown names are shown: either can be a key put in the wrong place.
-        faults = (
+        # Messages contain neither values nor unknown names: either may be a misplaced key.
+        found = (
             document.error(_describe(detail["loc"], detail), detail["loc"])
             for detail in error.errors(include_input=False, include_url=False)
         )
-        raise DocumentErrors([*document.errors, *faults]) from None
+        raise DocumentErrors([*document.errors, *found]) from None
 
 
 def _describe(location: tuple[str | int, ...], detail: Mapping[str, Any]) -> str:
     if detail["type"] == "extra_forbidden":
         known = ", ".join(KeyEntry.model_fields if len(location) > 1 else KeyFile.model_fields)
-        return f"a name that is not known here: write one of {known}"
+        return f"an unknown field: write one of {known}"
     if not location:
         return "write `keys:` and a list of {sha256, principal, tier} under it"
     return f"{'.'.join(map(str, location))}: {detail['msg']}"

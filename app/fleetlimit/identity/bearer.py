@@ -1,7 +1,7 @@
-"""Names the principal of a Bearer token that the configured issuer signed (RFC 6750, 7519, 8725).
+"""Verifier of bearer tokens from a configured issuer (RFC 6750, 7519, 8725). Needs PyJWT.
 
-Only public keys verify tokens. Algorithms, issuer and audience are the operator's; nothing that a
-token says of itself (`alg`, `jku`, `jwk`, `x5u`) widens them.
+Only public keys verify tokens. The operator chooses algorithms, issuer and audience. Nothing in a
+token (`alg`, `jku`, `jwk`, `x5u`) extends them.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from fleetlimit.identity.jwks import ALGORITHMS, JwksSource
 
 
 class TokenCache:
-    """A bounded map from a token's SHA-256 to its principal, least recently used out first.
+    """LRU cache of verified tokens: the principal by the token's SHA-256.
 
     Args:
-        size: Most tokens remembered.
-        seconds: Longest time a token is remembered, so that a key which the issuer withdrew is
-            soon asked for again.
+        size: Most tokens in the cache.
+        seconds: Longest time in the cache. It bounds how long a key that the issuer withdrew still
+            verifies tokens.
     """
 
     def __init__(self, size: int, seconds: float) -> None:
@@ -36,7 +36,7 @@ class TokenCache:
         return len(self._entries)
 
     def get(self, token: bytes, now: float) -> Principal | None:
-        """Return the principal of a token verified before, if it still holds."""
+        """Return the principal of a cached token, or None if it is absent or expired."""
         digest = hashlib.sha256(token).digest()
         entry = self._entries.get(digest)
         if entry is None:
@@ -49,7 +49,7 @@ class TokenCache:
         return principal
 
     def put(self, token: bytes, principal: Principal, *, now: float, expires: float) -> None:
-        """Remember a verified token; times are seconds of one clock."""
+        """Cache a verified token; `now` and `expires` are seconds of the same clock."""
         digest = hashlib.sha256(token).digest()
         self._entries[digest] = (min(expires, now + self._seconds), principal)
         if len(self._entries) > self._size:
@@ -63,7 +63,7 @@ _CACHED_TOKENS = 4096
 _CACHE_SECONDS = 60.0
 _MAX_TIMESTAMP = 1 << 53
 _CLOCK_SKEW_SECONDS = 30.0
-"""How far the issuer's clock may be ahead (RFC 7519 §4.1.5); `exp` is taken at its word."""
+"""How far `nbf` may be in the future (RFC 7519 §4.1.5). `exp` has no such leeway."""
 
 _REASON_BY_ERROR: tuple[tuple[type[jwt.PyJWTError], IdentityErrorReason], ...] = (
     (jwt.InvalidSignatureError, IdentityErrorReason.SIGNATURE),
@@ -74,19 +74,19 @@ _REASON_BY_ERROR: tuple[tuple[type[jwt.PyJWTError], IdentityErrorReason], ...] =
 
 
 class JwtVerifier:
-    """Verifies JSON Web Tokens sent as `Authorization: Bearer`.
+    """Verifier of JSON Web Tokens sent as `Authorization: Bearer`.
 
     Args:
         keys: The issuer's public keys.
-        issuer: What `iss` must be.
-        audience: What `aud` must be or hold; one of these, when there are several.
-        algorithms: The algorithms accepted, asymmetric ones only.
-        tier_claim: The claim that holds the tier; a token in which it is missing or no text has no
-            tier.
+        issuer: Required value of `iss`.
+        audience: Value that `aud` must be or contain; with several, one of them.
+        algorithms: Accepted algorithms; asymmetric ones only.
+        tier_claim: Claim that contains the tier. A token without it, or with a value that is not
+            text, has no tier.
         clock: Seconds since the epoch.
 
     Raises:
-        ConfigError: The issuer, the audience or an algorithm cannot be used.
+        ConfigError: The issuer, the audience or an algorithm is invalid.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class JwtVerifier:
             )
 
     async def resolve(self, scope: Mapping[str, Any]) -> Principal | None:
-        """Return the principal of the request's token, or None without a Bearer token.
+        """Return the principal of the request's token, or None if there is no bearer token.
 
         Raises:
             IdentityError: The token does not verify.
@@ -140,7 +140,7 @@ class JwtVerifier:
         except (jwt.PyJWTError, RecursionError) as error:
             reasons = (reason for kind, reason in _REASON_BY_ERROR if isinstance(error, kind))
             reason = next(reasons, IdentityErrorReason.MALFORMED)
-            raise IdentityError(f"the token was refused: {reason}", reason=reason) from None
+            raise IdentityError(f"the token was rejected: {reason}", reason=reason) from None
         now = self._clock()
         expires = _timestamp(claims, "exp")
         if expires <= now:
@@ -154,10 +154,10 @@ class JwtVerifier:
         return principal
 
     async def _verified_claims(self, token: bytes) -> dict[str, Any]:
-        """Return the claims of a token whose signature, issuer and audience are right."""
+        """Return the claims of a token after verifying signature, issuer and audience."""
         header = jwt.get_unverified_header(token)
         if "crit" in header:
-            # It lists extensions that must be understood (RFC 7515 §4.1.11); none is.
+            # `crit` lists extensions that a verifier must support (RFC 7515 §4.1.11): none are.
             raise jwt.InvalidTokenError
         algorithm = header.get("alg")
         if algorithm not in self._algorithms:
@@ -173,7 +173,7 @@ class JwtVerifier:
             issuer=self._issuer,
             options={
                 "require": ["exp", "iss", "aud", "sub"],
-                # Times are compared on this object's clock.
+                # `_verify` checks the times, on this object's clock.
                 "verify_exp": False,
                 "verify_nbf": False,
                 "verify_iat": False,
@@ -190,7 +190,7 @@ class JwtVerifier:
 
 def _timestamp(claims: dict[str, Any], name: str) -> float:
     value = claims[name]
-    # Also false for NaN and infinity, which Python's JSON knows.
+    # The range check is also false for NaN and infinity, which Python's JSON parser accepts.
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 <= value < _MAX_TIMESTAMP:
         raise IdentityError(f"the token's {name} is not a time", reason=IdentityErrorReason.CLAIMS)

@@ -1,4 +1,4 @@
-"""Finds the address of the client, which nothing that the client sends can change."""
+"""Resolver of the client's address, which the client itself cannot forge."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +17,14 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.identity.credentials import header_lines
 
 MAX_HOPS = 32
-"""Hops looked at; a longer chain of trusted proxies is taken for an attack."""
+"""Most hops read; a longer chain of trusted proxies is treated as an attack."""
 _MAX_ELEMENT_BYTES = 512
 
 _NODE = re.compile(
     r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?", re.ASCII
 )
-# Values out of quotes may hold colons and brackets: widely sent, though RFC 7239 §4 wants quotes.
+# Unquoted values may contain colons and brackets: many proxies send them, although RFC 7239 §4
+# requires quotes.
 _PAIR = re.compile(
     r"[ \t;]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
     r'([^\s",;\\]+|"(?:[^"\\]|\\.)*")[ \t]*(?:;|$)',
@@ -32,14 +33,14 @@ _PAIR = re.compile(
 
 
 def iter_hops(lines: Sequence[bytes], parse: Callable[[str], str]) -> Iterator[str]:
-    """Yield the address text of each hop, the right-most first.
+    """Yield the address text of each hop, right-most first.
 
     Args:
         lines: The header's lines, in the order received.
-        parse: `parse_xff_element` or `parse_forwarded_element`: takes one element to address text.
+        parse: `parse_xff_element` or `parse_forwarded_element`: returns the address of an element.
 
     Raises:
-        ValueError: A hop cannot be read, or there are more than `MAX_HOPS`.
+        ValueError: A hop cannot be parsed, or there are more than `MAX_HOPS`.
     """
     seen = 0
     for line in reversed(lines):
@@ -52,16 +53,16 @@ def iter_hops(lines: Sequence[bytes], parse: Callable[[str], str]) -> Iterator[s
 
 
 def parse_xff_element(element: str) -> str:
-    """Return the address of one element: without port, and without the brackets of IPv6."""
+    """Return the address of an element, without port and IPv6 brackets."""
     found = _NODE.fullmatch(element)
     return (found[1] or found[2]) if found else element
 
 
 def parse_forwarded_element(element: str) -> str:
-    """Return the address in the `for` of one element (RFC 7239 §4, §6).
+    """Return the address in the `for` parameter of an element (RFC 7239 §4, §6).
 
     Raises:
-        ValueError: The element breaks the grammar, or has no `for`, or two.
+        ValueError: The element is invalid, or does not have exactly one `for`.
     """
     nodes = []
     position = 0
@@ -91,20 +92,20 @@ class _Hop(NamedTuple):
 
 
 class ClientAddressResolver:
-    """Names the client by its address, normalised.
+    """Resolver of a normalised client address.
 
-    The address is the peer's. Where the peer is a trusted proxy, the header is walked from the
-    right past trusted hops; the first other hop is the client, or the left-most when all are
-    trusted. A header that cannot be read up to there leaves the peer.
+    The address is the peer's unless the peer is a trusted proxy. Then the header is read from the
+    right, past trusted hops. The first other hop is the client; if all are trusted, the left-most
+    is. If a hop cannot be parsed, the address is the peer's.
 
     Args:
         trusted_proxies: Networks of the proxies in front, as CIDRs.
-        ipv6_prefix: Bits of an IPv6 address that name one client.
-        forwarded: The header that the proxies write. Only one is read: a client could send the
-            one that its proxy leaves alone. None reads neither.
+        ipv6_prefix: Bits of an IPv6 address that identify one client.
+        forwarded: The header that the proxies write; None for no header. Only one is read, because
+            a client could send the one that its proxy does not overwrite.
 
     Raises:
-        ConfigError: A network, the prefix or the header cannot be used.
+        ConfigError: A network, the prefix or the header is invalid.
     """
 
     def __init__(
@@ -120,22 +121,22 @@ class ClientAddressResolver:
             raise ConfigError(f"ipv6_prefix is from 1 to 128, not {ipv6_prefix}: write 64")
         if forwarded is not None and forwarded not in _ELEMENT_PARSERS:
             raise ConfigError(
-                f"{forwarded!r} is no forwarding header: write x-forwarded-for or forwarded"
+                f"{forwarded!r} is not a forwarding header: write x-forwarded-for or forwarded"
             )
         self._trusted = tuple(_network(text) for text in trusted_proxies)
         self._ipv6_prefix = ipv6_prefix
         self._header = forwarded.encode() if forwarded else b""
         self._parse_element = _ELEMENT_PARSERS[forwarded] if forwarded else parse_xff_element
-        # Bounded, so that made-up hops cannot fill memory.
+        # Bounded, so that invented hops cannot exhaust memory.
         self._cached_hop = lru_cache(_CACHED_ADDRESSES)(self._parse_hop)
         self._cached_peer = lru_cache(_CACHED_ADDRESSES)(self._parse_peer)
 
     def resolve(self, scope: Mapping[str, Any]) -> str:
-        """Return the client's address for an ASGI `http` or `websocket` scope; never raises.
+        """Return the client's address of an ASGI `http` or `websocket` scope; never raises.
 
         Returns:
-            `192.0.2.1`, `2001:db8::/64`, the peer's own text when it is no IP address, or
-            `unknown` without a peer.
+            `192.0.2.1`, `2001:db8::/64`, the peer's text if it is not an IP address, or `unknown`
+            without a peer.
         """
         client = scope.get("client")
         peer = self._cached_peer(str(client[0])[:_MAX_PEER_CHARS] if client else "")
@@ -153,14 +154,14 @@ class ClientAddressResolver:
 
     def _parse_peer(self, host: str) -> _Hop:
         try:
-            # The zone names an interface of this machine, not the client (RFC 4007 §11).
+            # The zone is an interface of this machine, not part of the client (RFC 4007 §11).
             return self._cached_hop(host.partition("%")[0])
         except ValueError:
             return _Hop(host or UNKNOWN, trusted=False)
 
     def _parse_hop(self, text: str) -> _Hop:
         if "%" in text:
-            raise ValueError("a zone means nothing on another machine")
+            raise ValueError("a zone is only valid on its own machine")
         address = _unmap_ipv4(ip_address(text))
         trusted = any(address in network for network in self._trusted)
         if isinstance(address, IPv6Address):
@@ -170,8 +171,8 @@ class ClientAddressResolver:
 
 
 def _unmap_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    # By bits, whatever the spelling: grouped by /64 as it is, `::ffff:a.b.c.d` would put all of
-    # IPv4 into one bucket (CVE-2026-30827).
+    # Compares bits, so every spelling is recognised. Grouped by /64, `::ffff:a.b.c.d` would put all
+    # of IPv4 into one bucket (CVE-2026-30827).
     if isinstance(address, IPv6Address) and int(address) >> 32 == 0xFFFF:  # noqa: PLR2004 - prefix
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address
@@ -188,7 +189,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         raise ConfigError(f"trusted proxy {text!r} is not a network: {fixed}") from None
     if network.prefixlen == 0:
         raise ConfigError(
-            f"trusted proxy {text!r} trusts everybody, so that clients could name any address: "
+            f"trusted proxy {text!r} trusts every client, so clients could choose any address: "
             "write the networks of the proxies"
         )
     if network.version == 6 and _unmap_ipv4(network.network_address).version == 4:  # noqa: PLR2004 - IP versions

@@ -1,4 +1,4 @@
-"""Credentials in request headers, and the reasons for which one is rejected."""
+"""Credential headers of a request, and the reasons for rejecting a credential."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def first_header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
-    """Return the first line of this name, or None without one."""
+    """Return the first header line of this name, or None if there is none."""
     for key, value in scope.get("headers", ()):
         if key == name:
             line: bytes = value
@@ -15,12 +15,12 @@ def first_header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
 
 
 def header_lines(scope: Mapping[str, Any], name: bytes) -> list[bytes]:
-    """Return every line of this name, in the order received."""
+    """Return all header lines of this name, in the order received."""
     return [value for key, value in scope.get("headers", ()) if key == name]
 
 
 class IdentityErrorReason(StrEnum):
-    """A short stable word for logs and responses, bounded in number."""
+    """Reason of an `IdentityError`: a stable word for logs and responses."""
 
     ALGORITHM = "algorithm"
     AUDIENCE = "audience"

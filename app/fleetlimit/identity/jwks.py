@@ -1,6 +1,6 @@
-"""Holds the public keys of a token issuer, from a file or from its JWKS URL (RFC 7517).
+"""Public keys of a token issuer, from a file or a JWKS URL (RFC 7517). Needs PyJWT.
 
-The last good keys serve on while new ones cannot be had.
+The last good keys stay in use while a fetch fails.
 """
 
 import asyncio
@@ -33,21 +33,21 @@ _CHUNK_BYTES = 1 << 16
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """Refuse: a redirect could lead from https to http."""
+        """Reject redirects: one could lead from https to http."""
 
 
 def fetch_document(
     url: str, timeout: float, *, clock: Callable[[], float] = time.monotonic
 ) -> bytes:
-    """Return the document; blocks, so it is called in a thread.
+    """Return the document. Blocks, so call it in a thread.
 
     Args:
         url: An http or https URL; the environment's proxy settings apply.
-        timeout: Seconds for each step of the connection, and for all of the body.
+        timeout: Seconds for each step of the connection, and for the whole body.
         clock: Monotonic seconds.
 
     Raises:
-        OSError: The server was not reached, not in time, or did not answer with success.
+        OSError: The server is unreachable, too slow, or replied with an error.
         ValueError: The document is too large.
     """
     deadline = clock() + timeout
@@ -80,12 +80,12 @@ _FAMILIES = {
     "Ed25519": ("EdDSA",),
 }
 ALGORITHMS = frozenset(name for family in _FAMILIES.values() for name in family)
-"""Every algorithm that tokens can be verified with."""
+"""All supported signature algorithms."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyingKey:
-    """A public key, its id if it has one, and the algorithms it may verify."""
+    """A public key, its id if it has one, and the algorithms that it may verify."""
 
     kid: str | None
     algorithms: frozenset[str]
@@ -100,10 +100,10 @@ class JwkSet:
 
     @classmethod
     def parse(cls, document: bytes) -> "JwkSet":
-        """Read a JWKS document, leaving out keys that cannot or must not verify a token.
+        """Parse a JWKS document, ignoring keys that cannot or must not verify a token.
 
         Raises:
-            ConfigError: The document is no JWKS, or no key of it can be used.
+            ConfigError: The document is not a JWKS, or has no usable key.
         """
         try:
             entries = json.loads(document)["keys"]
@@ -118,9 +118,9 @@ class JwkSet:
         return cls(keys)
 
     def find(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
-        """Return the key of this id for this algorithm.
+        """Return the key with this id for this algorithm, or None.
 
-        A token without an id is served by the one key that fits its algorithm, if there is one.
+        For a token without an id, return the key for its algorithm if there is exactly one.
         """
         found = [key for key in self.keys if algorithm in key.algorithms]
         if kid is None:
@@ -129,7 +129,7 @@ class JwkSet:
 
 
 def _parse_jwk(entry: Any) -> VerifyingKey | None:
-    """Return the key of an entry; None for what is to be ignored (RFC 7517 §5)."""
+    """Return the key of an entry; None if it must be ignored (RFC 7517 §5)."""
     try:
         return _verifying_key(entry) if isinstance(entry, dict) else None
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
@@ -149,7 +149,7 @@ def _verifying_key(entry: dict[str, Any]) -> VerifyingKey | None:
     ):
         return None
     key = jwt.PyJWK(entry, algorithm=min(algorithms)).key
-    # A private key here has leaked: whoever read the document can sign with it.
+    # A private key in the document has leaked: every reader of the document can sign with it.
     if not isinstance(key, PublicKey):
         return None
     if isinstance(key, RSAPublicKey) and key.key_size < _MIN_RSA_BITS:
@@ -161,7 +161,7 @@ _log = logging.getLogger("fleetlimit")
 
 
 class JwksSource(Protocol):
-    """Where the keys that verify tokens come from."""
+    """Source of the keys that verify tokens."""
 
     async def find(self, kid: str | None, algorithm: str) -> VerifyingKey:
         """Return the key, or raise `IdentityError`: `unknown_key` or `keys_unavailable`."""
@@ -169,10 +169,10 @@ class JwksSource(Protocol):
 
 
 def jwks_source(location: str) -> "JwksFile | JwksUrl":
-    """Return the keys at an https URL, or in a file.
+    """Return the source of keys for an https URL or a file path.
 
     Raises:
-        ConfigError: The URL cannot be used, or the file is wrong.
+        ConfigError: The URL or the file is invalid.
     """
     return JwksUrl(location) if "://" in location else JwksFile(location)
 
@@ -181,7 +181,7 @@ class JwksFile:
     """Keys from a JWKS file.
 
     Raises:
-        ConfigError: The file cannot be read or holds no key that can be used.
+        ConfigError: The file cannot be read, or has no usable key.
     """
 
     def __init__(self, file: str | Path) -> None:
@@ -192,10 +192,10 @@ class JwksFile:
             raise ConfigError(f"{file}: {error}") from None
 
     async def find(self, kid: str | None, algorithm: str) -> VerifyingKey:
-        """Return the key of this id for this algorithm.
+        """Return the key with this id for this algorithm.
 
         Raises:
-            IdentityError: There is none.
+            IdentityError: There is no such key.
         """
         key = self._keys.find(kid, algorithm)
         if key is None:
@@ -204,22 +204,21 @@ class JwksFile:
 
 
 class JwksUrl:
-    """Keys from a JWKS URL, fetched when first needed and kept.
+    """Keys from a JWKS URL, fetched at the first use and cached.
 
-    Keys older than `max_age` are fetched anew in the background. A key that is not known is looked
-    for in a new fetch, which requests share; there is at most one fetch for each `interval`,
-    whatever clients send.
+    Keys older than `max_age` are refreshed in the background. An unknown key starts a refresh that
+    all waiting requests share. There is at most one fetch in `min_interval`, whatever clients send.
 
     Args:
         url: An https URL; http only on loopback.
         timeout: Seconds that a fetch may take, and that a request waits for it.
-        max_age: Seconds after which keys are fetched anew.
-        min_interval: Least seconds between the starts of two fetches.
-        fetch: Takes the URL and the timeout to the document, in a thread.
+        max_age: Seconds after which keys are refreshed.
+        min_interval: Minimum seconds between the starts of two fetches.
+        fetch: Function of the URL and the timeout that returns the document; runs in a thread.
         clock: Monotonic seconds.
 
     Raises:
-        ConfigError: The URL cannot be used.
+        ConfigError: The URL is invalid.
     """
 
     def __init__(
@@ -245,15 +244,15 @@ class JwksUrl:
         self._refresh: asyncio.Task[None] | None = None
 
     async def find(self, kid: str | None, algorithm: str) -> VerifyingKey:
-        """Return the key of this id for this algorithm.
+        """Return the key with this id for this algorithm.
 
         Raises:
-            IdentityError: There is none, or no keys could be had yet.
+            IdentityError: There is no such key, or no fetch has succeeded yet.
         """
         key = self._find_cached(kid, algorithm)
         if key is None:
             if refresh := self._start_refresh():
-                # The fetch is everybody's: a request that gives up must not end it.
+                # wait() does not cancel the refresh with this request: other requests share it.
                 await asyncio.wait([refresh], timeout=self._timeout)
             key = self._find_cached(kid, algorithm)
         elif self._clock() - self._loaded_at >= self._max_age:
@@ -271,7 +270,7 @@ class JwksUrl:
         return self._keys.find(kid, algorithm) if self._keys else None
 
     def _start_refresh(self) -> asyncio.Task[None] | None:
-        """Return the fetch under way, a new one, or None when the last one is too recent."""
+        """Return the running refresh or a new one, or None if the last one is too recent."""
         if self._refresh is not None and not self._refresh.done():
             return self._refresh
         now = self._clock()
@@ -283,13 +282,13 @@ class JwksUrl:
 
     async def _fetch_keys(self) -> None:
         try:
-            # A limiter of its own: not queued behind the application's blocking endpoints.
+            # Its own limiter, so that the app's blocking endpoints do not delay it.
             self._keys = await anyio.to_thread.run_sync(
                 lambda: JwkSet.parse(self._fetch(self._url, self._timeout)),
                 abandon_on_cancel=True,
                 limiter=anyio.CapacityLimiter(1),
             )
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, the last good keys serve on
+        except Exception as error:  # noqa: BLE001 - on any error the last good keys stay in use
             _log.warning("identity.jwks_unavailable url=%s error=%r", self._url, error)
         else:
             self._loaded_at = self._clock()
@@ -304,19 +303,18 @@ def _unknown_key() -> IdentityError:
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises for a port that is no number
+        _ = parts.port  # raises ValueError for an invalid port
     except ValueError:
         raise ConfigError("the JWKS URL cannot be read: write https://host/path") from None
     if parts.username is not None or parts.password is not None:
-        raise ConfigError("the JWKS URL holds credentials: write it without them")
+        raise ConfigError("the JWKS URL contains credentials: write it without them")
     if parts.scheme == "file":
         raise ConfigError(f"{url!r}: write the path of a JWKS file without file://")
     if not parts.hostname or not (
         parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts))
     ):
         raise ConfigError(
-            f"{url!r} could be answered by anybody on the way: write an https:// URL, or the path "
-            "of a file"
+            f"{url!r} can be forged in transit: write an https:// URL, or the path of a file"
         )
 
 

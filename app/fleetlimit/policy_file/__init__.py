@@ -1,4 +1,4 @@
-"""Policy files: read with the line of every fault, described for editors, and followed."""
+"""Policy files: parser with line numbers for every error, JSON Schema, and reload."""
 
 from fleetlimit.policy_file.identity_schema import ApiKeysSection, IdentitySection, JwtSection
 from fleetlimit.policy_file.loader import PolicyFile, json_schema, load, parse

@@ -1,4 +1,4 @@
-"""What all sections of a policy file have in common: nothing is guessed and nothing ignored."""
+"""Base model and field types of a policy file's sections: strict, and closed to unknown fields."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -7,7 +7,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 
 class StrictModel(BaseModel):
-    """A part of the file in which every field is known."""
+    """A section of the file; an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,13 +22,13 @@ class _SchemaWithoutNull:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        given: dict[str, Any] = handler(schema)["anyOf"][0]
-        return given
+        without_null: dict[str, Any] = handler(schema)["anyOf"][0]
+        return without_null
 
 
 T = TypeVar("T")
 OptionalNotNull = Annotated[T | None, BeforeValidator(_reject_null), _SchemaWithoutNull()]
-"""A field that may be left out, but not left empty: an empty `match` would hold nothing."""
+"""A field that may be absent but not empty: an empty `match` would match nothing."""
 
 NonEmptyStr = Annotated[str, Field(min_length=1)]
 StrictInt = Annotated[int, Field(strict=True)]

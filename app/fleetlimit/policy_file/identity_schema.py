@@ -1,4 +1,4 @@
-"""The `identity` section: whose word about a caller is taken."""
+"""Schema of the `identity` section: the credentials and proxies that identify a caller."""
 
 import ipaddress
 from pathlib import Path
@@ -48,61 +48,61 @@ def _non_empty(algorithms: tuple[str, ...]) -> tuple[str, ...]:
 Network = Annotated[str, AfterValidator(_network)]
 HeaderName = Annotated[str, AfterValidator(_header)]
 JwksLocation = Annotated[NonEmptyStr, AfterValidator(_jwks_location)]
-# Public keys verify these; HS256 and its kin would take a public key for a shared secret.
+# Asymmetric algorithms only: with HS256 a public key would be used as the shared secret.
 SignatureAlgorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
 
 
 class ApiKeysSection(StrictModel):
-    """API keys, kept as hashes in a file."""
+    """API keys, stored as hashes in a file."""
 
     header: HeaderName = Field("X-API-Key", description="Request header that carries the key.")
     file: Path = Field(
-        description="File of hashed keys with their principals and tiers; a relative path "
-        "starts at the policy file."
+        description="File of hashed keys with their principals and tiers; a relative path is "
+        "relative to the policy file."
     )
 
 
 class JwtSection(StrictModel):
-    """Bearer tokens signed by an issuer that is trusted."""
+    """Bearer tokens signed by a trusted issuer."""
 
-    issuer: NonEmptyStr = Field(description="Value that the token's `iss` must have.")
-    audience: NonEmptyStr = Field(description="Value that the token's `aud` must contain.")
+    issuer: NonEmptyStr = Field(description="Required value of the token's `iss`.")
+    audience: NonEmptyStr = Field(description="Value that the token's `aud` must be or contain.")
     jwks: JwksLocation = Field(
         description="https URL of the issuer's public keys (JWKS, RFC 7517), or a file; a "
-        "relative path starts at the policy file."
+        "relative path is relative to the policy file."
     )
     algorithms: Annotated[tuple[SignatureAlgorithm, ...], AfterValidator(_non_empty)] = Field(
-        ("RS256", "ES256"), description="Signature algorithms that are accepted."
+        ("RS256", "ES256"), description="Accepted signature algorithms."
     )
     tier_claim: OptionalNotNull[NonEmptyStr] = Field(
-        None, description="Claim that names the caller's tier; left out, tokens have no tier."
+        None, description="Claim that contains the caller's tier; if absent, tokens have no tier."
     )
 
 
 class IdentitySection(StrictModel):
-    """How callers are told apart."""
+    """How callers are identified."""
 
     trusted_proxies: tuple[Network, ...] = Field(
-        (), description="Networks (CIDR) of proxies whose forwarding header is believed."
+        (), description="Networks (CIDR) of proxies whose forwarding header is trusted."
     )
     forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
         "x-forwarded-for",
-        description="Header in which those proxies name the client; `forwarded` is RFC 7239.",
+        description="Header in which those proxies write the client; `forwarded` is RFC 7239.",
     )
     ipv6_prefix: int = Field(
         64,
         strict=True,
         ge=1,
         le=128,
-        description="Bits of an IPv6 address that tell clients apart; a home usually has a /64.",
+        description="Bits of an IPv6 address that identify one client; a home usually has a /64.",
     )
     api_keys: OptionalNotNull[ApiKeysSection] = Field(
-        None, description="API keys; left out, none is read."
+        None, description="API keys; if absent, none are read."
     )
     jwt: OptionalNotNull[JwtSection] = Field(
-        None, description="Bearer tokens; left out, none is read."
+        None, description="Bearer tokens; if absent, none are read."
     )
     reject_invalid: bool = Field(
         default=False,
@@ -113,13 +113,13 @@ class IdentitySection(StrictModel):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files beside the policy file that identities depend on."""
+        """Files that this section names."""
         keys = (self.api_keys.file,) if self.api_keys else ()
         jwks = (Path(self.jwt.jwks),) if self.jwt and "://" not in self.jwt.jwks else ()
         return (*keys, *jwks)
 
     def with_base_dir(self, directory: Path) -> "IdentitySection":
-        """Return the section with its relative paths starting at the directory."""
+        """Return the section with its relative paths resolved against a directory."""
         api_keys, jwt = self.api_keys, self.jwt
         if api_keys:
             api_keys = api_keys.model_copy(update={"file": directory / api_keys.file})

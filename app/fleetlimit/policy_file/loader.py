@@ -1,4 +1,4 @@
-"""A policy file becomes one immutable set, or every reason why it cannot."""
+"""Loader of policy files: an immutable policy set, or every error of the file."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from fleetlimit.strict_yaml import Document, DocumentErrors
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """What a policy file says.
+    """Contents of a policy file.
 
     Args:
         policy_set: The policies.
-        identity: How callers are told apart; its paths start at the policy file's directory.
+        identity: The identity section; its paths are resolved against the file's directory.
     """
 
     policy_set: PolicySet
@@ -35,13 +35,13 @@ def load(path: Path, *, generation: int = 0) -> PolicyFile:
 
     Args:
         path: The file.
-        generation: Number of the set, growing with each one loaded by this process.
+        generation: Number of the policy set; each reload of this process adds 1.
 
     Returns:
         The policies and the identity section.
 
     Raises:
-        DocumentErrors: The file cannot be read, or is wrong; holds every fault found.
+        DocumentErrors: The file cannot be read or is invalid; contains every error.
     """
     raw = strict_yaml.read(path)
     return parse(raw, source=str(path), directory=path.parent, generation=generation)
@@ -58,15 +58,15 @@ def parse(
 
     Args:
         text: The text, YAML; bytes are UTF-8.
-        source: Its name, for messages.
-        directory: Where relative paths in the text start; left out, they stay relative.
-        generation: Number of the set, growing with each one loaded by this process.
+        source: Name of the text, for messages.
+        directory: Base of relative paths in the text; if absent, they stay relative.
+        generation: Number of the policy set; each reload of this process adds 1.
 
     Returns:
         The policies and the identity section.
 
     Raises:
-        DocumentErrors: The text is wrong; holds every fault found.
+        DocumentErrors: The text is invalid; contains every error.
     """
     raw = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
     found = strict_yaml.parse(raw, source)
@@ -87,12 +87,12 @@ def parse(
 
 
 def digest(raw: bytes) -> str:
-    """Return the short hash by which replicas tell whether they serve the same text."""
+    """Return a short hash of the text, by which replicas compare their policies."""
     return hashlib.sha256(raw).hexdigest()[:12]
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (Draft 2020-12) by which editors check and complete the file."""
+    """Return the JSON Schema (Draft 2020-12) for validation and completion in editors."""
     schema = PolicyDocument.model_json_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -104,13 +104,13 @@ def json_schema() -> dict[str, Any]:
 def _describe_all(error: ValidationError, found: Document) -> Iterator[DocumentError]:
     fields = {name: section.model_fields for name, section in SECTIONS.items()}
     for detail in error.errors(include_url=False):
-        # A location also names the branch of a union, which is no key of the file.
+        # The location also contains the branch of a union, which is not a key of the file.
         place = tuple(part for part in detail["loc"] if not str(part).startswith("("))
         yield found.error(describe_error(detail, fields), place)
 
 
 def _duplicate_names(found: Document) -> Iterator[DocumentError]:
-    """Find the later ones of policies with one name, also where the rest cannot be read."""
+    """Yield an error for each repeated policy name, even if other parts are invalid."""
     entries = found.data.get("policies") if isinstance(found.data, dict) else None
     seen: set[str] = set()
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):

@@ -1,4 +1,4 @@
-"""Says what is wrong with a value of a policy file, and what to write."""
+"""Error messages for policy files: what is wrong with a value, and what to write."""
 
 import difflib
 import json
@@ -20,12 +20,14 @@ _EXPECTED = {
     "less_than_equal": "at most {le}",
     "string_too_short": "text of at least {min_length} character",
 }
+_RENAMED = {("policies", "lease"): "prefetch"}
+"""Former names of fields, by section."""
 _MAX_QUOTED = 60
-"""Characters of a wrong value that a message repeats."""
+"""Characters of an invalid value that a message repeats."""
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
-    """Say that a field does not exist, and which one was probably meant."""
+    """Return the message for an unknown field, with the closest known name."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"write `{near[0]}`" if near else f"write one of {', '.join(names)}"
@@ -33,16 +35,18 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
 
 
 def describe_error(detail: ErrorDetails, fields: Mapping[str, Iterable[str]]) -> str:
-    """Say what pydantic found wrong, in the words of the file.
+    """Return the message for a pydantic error, in terms of the file.
 
     Args:
         detail: One entry of `ValidationError.errors()`.
-        fields: Names of the fields of each section, by the name of the section.
+        fields: Field names by section name.
     """
     *outer, last = ("", *detail["loc"])
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         section = next((part for part in reversed(outer) if isinstance(part, str)), "")
+        if renamed := _RENAMED.get((section, str(last))):
+            return f"`{last}` is now `{renamed}`: write {renamed}: {_scalar(given)}"
         return unknown_field(str(last), fields[section])
     if kind == "missing":
         return f"`{last}` is missing: add it"
@@ -52,13 +56,13 @@ def describe_error(detail: ErrorDetails, fields: Mapping[str, Iterable[str]]) ->
 
 
 def _mismatch(kind: str, given: Any, context: Mapping[str, Any]) -> str:
-    """Say what is wrong with a value, and what it may be."""
+    """Return what is wrong with a value, and what it may be."""
     if kind == "empty":
         return "is empty: give it a value or remove the line"
     if kind == "union_tag_not_found":
         return f"must be a mapping such as {{rate: 100/minute}}, not {_quoted(given)}"
     if kind in {"enum", "literal_error"}:
-        # Tools that read YAML 1.1 turn a bare `off` into false on its way here.
+        # Tools that read YAML 1.1 write an unquoted `off` as false.
         quotes = " (`off` needs quotes)" if given is False else ""
         return f"cannot be {_quoted(given)}: write {context['expected']}{quotes}"
     wanted = _EXPECTED.get(kind, "valid text").format(**context)
@@ -66,7 +70,7 @@ def _mismatch(kind: str, given: Any, context: Mapping[str, Any]) -> str:
 
 
 def _field_name(loc: tuple[int | str, ...]) -> str:
-    """Name a value by its field: `limits[0]`, or `the file` at the root."""
+    """Return the field of a value: `limits[0]`, or `the file` at the root."""
     indices = ""
     for part in reversed(loc):
         if isinstance(part, str):
@@ -75,8 +79,14 @@ def _field_name(loc: tuple[int | str, ...]) -> str:
     return "the file"
 
 
+def _scalar(value: Any) -> str:
+    """Return a short scalar as it was written, and `...` for any other value."""
+    text = str(value)
+    return text if isinstance(value, str | int) and len(text) <= _MAX_QUOTED else "..."
+
+
 def _quoted(value: Any) -> str:
-    """Repeat a value, shortened, as YAML would have it."""
+    """Return a value as YAML, shortened."""
     if value is None:
         return "empty"
     if isinstance(value, dict | list | tuple):

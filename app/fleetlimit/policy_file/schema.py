@@ -1,4 +1,4 @@
-"""The policy file as it may be written; each entry turns itself into what the core decides by."""
+"""Schema of the policy file; each section converts itself to the core's type."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -41,18 +41,18 @@ Rate = Annotated[str, AfterValidator(_rate)]
 
 
 class RateLimit(StrictModel):
-    """So many units per period."""
+    """A number of units per period."""
 
     rate: Rate = Field(
         description="Units per period: 100/second, 100/minute, 100/hour, 100/day or 100 per 90 s."
     )
     burst: OptionalNotNull[StrictInt] = Field(
         None,
-        description="Most units at one instant, for token_bucket only; left out, the rate's own "
+        description="Most units at one instant, for token_bucket only; if absent, the rate's "
         "number.",
     )
     algorithm: Algorithm = Field(Algorithm.TOKEN_BUCKET, description="How the limit counts.")
-    cost: StrictInt = Field(1, description="Units that one unit of a request's cost spends.")
+    cost: StrictInt = Field(1, description="Units spent for each unit of a request's cost.")
 
     @model_validator(mode="after")
     def _check_consistent(self) -> "RateLimit":
@@ -65,14 +65,14 @@ class RateLimit(StrictModel):
 
 
 class ConcurrencyLimit(StrictModel):
-    """So many units held at the same time."""
+    """A number of units in use at the same time."""
 
-    concurrency: StrictInt = Field(description="Units held at the same time.")
+    concurrency: StrictInt = Field(description="Units in use at the same time.")
     lease: StrictInt = Field(
         DEFAULT_LEASE_SECONDS,
-        description="Seconds after which a replica that died gives back what it held.",
+        description="Seconds after which the units of a crashed replica are freed.",
     )
-    cost: StrictInt = Field(1, description="Units that one unit of a request's cost holds.")
+    cost: StrictInt = Field(1, description="Units used for each unit of a request's cost.")
 
     @model_validator(mode="after")
     def _check_consistent(self) -> "ConcurrencyLimit":
@@ -106,7 +106,7 @@ def _route(text: str) -> str:
         raise ConfigError(f"{text!r} matches no route: write a template such as /{text}")
     if "*" in text[:-1]:
         raise ConfigError(
-            f"{text!r} matches no route: `*` stands only at the end; write a template such as "
+            f"{text!r} matches no route: `*` is allowed only at the end; write a template such as "
             "/items/{item_id}"
         )
     return text
@@ -121,11 +121,11 @@ def _upper(value: Any) -> Any:
 
 
 def _parse_fraction(value: Any) -> Any:
-    # Fractions are text to the reader of these files.
+    # The YAML reader leaves numbers with a point as text.
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"{value!r} is no part of a limit: write a number such as 0.1") from None
+        raise ConfigError(f"{value!r} is not a fraction: write a number such as 0.1") from None
 
 
 Fraction = Annotated[
@@ -146,68 +146,68 @@ KeySpec = Annotated[
 
 
 class MatchSection(StrictModel):
-    """Which requests a policy holds; what is left out or empty matches everything."""
+    """Requests that a policy applies to; an absent or empty field matches everything."""
 
     methods: frozenset[Method] = Field(
         frozenset(), description="HTTP methods, and WEBSOCKET for a WebSocket handshake."
     )
     routes: tuple[RouteTemplate, ...] = Field(
         (),
-        description="Route templates such as /items/{item_id}; a final * matches any rest, and "
-        "`unmatched` the requests that no route of the app takes.",
+        description="Route templates such as /items/{item_id}; a final * matches any suffix, and "
+        "`unmatched` matches requests that no route of the app takes.",
     )
     tiers: frozenset[str] = Field(frozenset(), description="Tiers of the caller.")
 
     def match(self) -> Match:
-        """Return the match that the core decides by."""
+        """Return the core's match."""
         return Match(frozenset(self.methods), self.routes, self.tiers)
 
 
 class DefaultsSection(StrictModel):
-    """What policies do that do not say it themselves."""
+    """Defaults for policies that leave a field out."""
 
     on_store_error: OnStoreError = Field(
-        OnStoreError.LOCAL, description="What a policy does while the store is away."
+        OnStoreError.LOCAL, description="What a policy does while the store is unavailable."
     )
     mode: Mode = Field(
-        Mode.ENFORCE, description="Refuse (enforce), only count (shadow), or nothing (off)."
+        Mode.ENFORCE, description="Reject (enforce), only count (shadow), or disable (off)."
     )
 
 
 class PolicySection(StrictModel):
-    """A named set of limits on a key."""
+    """A named set of limits for a key."""
 
     name: str = Field(description="Unique name, shown to clients and in metrics.")
     key: KeySpec = Field(
         ("principal",),
-        description="What a bucket is kept per: principal, client_address, header:<name>, route "
-        "or global, or a list of them.",
+        description="What each bucket is keyed on: principal, client_address, header:<name>, "
+        "route or global, or a list of them.",
     )
     match: OptionalNotNull[MatchSection] = Field(
         None,
-        description="Which requests the policy holds. Left out, it holds those that name it in "
-        "code; the policy `default` holds all that no other policy does.",
+        description="Requests that the policy applies to. If absent, it applies to routes that "
+        "name it in code; the policy `default` applies where no other policy matches.",
     )
     limits: tuple[Limit, ...] = Field(
         (), description="Limits for every tier that `tiers` does not name."
     )
     tiers: Mapping[str, tuple[Limit, ...]] = Field(
         default_factory=dict,
-        description="Limits by tier; without `limits` the first tier holds everybody else.",
+        description="Limits by tier; without `limits` the first tier applies to all other callers.",
     )
     mode: OptionalNotNull[Mode] = Field(
-        None, description="Refuse (enforce), only count (shadow), or nothing (off)."
+        None, description="Reject (enforce), only count (shadow), or disable (off)."
     )
     enforce_percent: StrictInt = Field(
-        100, description="Share of the keys, 0 to 100, that are refused; the rest is counted."
+        100, description="Percentage of keys that are enforced; other keys are only counted."
     )
     on_store_error: OptionalNotNull[OnStoreError] = Field(
-        None, description="What the policy does while the store is away."
+        None, description="What the policy does while the store is unavailable."
     )
-    lease: OptionalNotNull[Fraction] = Field(
+    prefetch: OptionalNotNull[Fraction] = Field(
         None,
-        description="Largest part of each limit, above 0 and at most 0.5, that a replica may take "
-        "in one call and spend by itself. Left out, every check asks the store.",
+        description="Largest fraction of each limit, above 0 and at most 0.5, that a replica may "
+        "acquire in one call and spend locally. If absent, every check calls the store.",
     )
 
     @model_validator(mode="after")
@@ -215,13 +215,13 @@ class PolicySection(StrictModel):
         self.policy(DefaultsSection())
         if self.name == DEFAULT_POLICY and self.match is not None:
             raise ConfigError(
-                f"{DEFAULT_POLICY} holds what no other policy does, so it has no match: remove "
-                "`match` or rename the policy"
+                f"{DEFAULT_POLICY} applies where no other policy matches, so it has no match: "
+                "remove `match` or rename the policy"
             )
         return self
 
     def policy(self, defaults: DefaultsSection) -> Policy:
-        """Return the policy that the core decides by."""
+        """Return the core's policy."""
         return Policy(
             name=self.name,
             limits=tuple(limit.quota() for limit in self.limits),
@@ -234,17 +234,17 @@ class PolicySection(StrictModel):
             mode=self.mode or defaults.mode,
             enforce_percent=self.enforce_percent,
             on_store_error=self.on_store_error or defaults.on_store_error,
-            prefetch=self.lease,
+            prefetch=self.prefetch,
         )
 
 
 class PolicyDocument(StrictModel):
-    """Rate limits of a service, and how its callers are told apart."""
+    """Rate limits of a service, and how its callers are identified."""
 
     version: Literal[1] = Field(description="Version of this format.")
-    identity: IdentitySection = Field(IdentitySection(), description="How callers are told apart.")
+    identity: IdentitySection = Field(IdentitySection(), description="How callers are identified.")
     defaults: DefaultsSection = Field(
-        DefaultsSection(), description="What policies do that do not say it themselves."
+        DefaultsSection(), description="Defaults for policies that leave a field out."
     )
     policies: tuple[PolicySection, ...] = Field(description="The policies, in reporting order.")
 
@@ -260,4 +260,4 @@ SECTIONS: Mapping[str, type[StrictModel]] = {
     RATE_LIMIT: RateLimit,
     CONCURRENCY_LIMIT: ConcurrencyLimit,
 }
-"""The section that a name opens, as pydantic's error locations spell it."""
+"""Sections by the name that pydantic's error locations contain."""

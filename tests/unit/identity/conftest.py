@@ -1,10 +1,11 @@
-"""What tests of tokens share."""
+"""Fixtures for the tests of tokens."""
 
 from pathlib import Path
 
 import pytest
 
-from fleetlimit.identity import JwksFile, JwtVerifier
+from fleetlimit.identity.bearer import JwtVerifier
+from fleetlimit.identity.jwks import JwksFile
 from support.identity import (
     AUDIENCE,
     ISSUER,

@@ -1,4 +1,4 @@
-"""Only keys whose hash is in the file name a principal."""
+"""ApiKeyVerifier: only keys whose hash is in the file identify a principal."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def write(folder: Path, text: str | bytes, name: str = "keys.yaml") -> Path:
     return path
 
 
-async def test_a_known_key_names_its_principal_and_tier(tmp_path: Path) -> None:
+async def test_known_key_identifies_its_principal_and_tier(tmp_path: Path) -> None:
     """The SHA-256 of the presented key finds the principal; values are taken as written."""
     keys = ApiKeyVerifier(write(tmp_path, GOOD))
     alice = await keys.resolve(request(("X-API-Key", "alice-key")))
@@ -38,15 +38,15 @@ async def test_a_known_key_names_its_principal_and_tier(tmp_path: Path) -> None:
     assert bob == Principal("0123", "", source="api_key")
 
 
-async def test_the_header_can_be_named(tmp_path: Path) -> None:
-    """The key is read from the configured header alone."""
+async def test_header_can_be_configured(tmp_path: Path) -> None:
+    """The key is read from the configured header only."""
     keys = ApiKeyVerifier(write(tmp_path, GOOD), header="Api-Token")
     assert await keys.resolve(request(("X-API-Key", "alice-key"))) is None
     assert await keys.resolve(request(("Api-Token", "alice-key"))) is not None
 
 
-async def test_json_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
-    """JSON is YAML."""
+async def test_json_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """A JSON file is valid YAML."""
     document = json.dumps({"keys": [{"sha256": ALICE, "principal": "alice"}]}, indent="\t")
     keys = ApiKeyVerifier(write(tmp_path, b"\xef\xbb\xbf" + document.encode(), "keys.json"))
     assert await keys.resolve(request(("X-API-Key", "alice-key"))) == Principal(
@@ -55,8 +55,8 @@ async def test_json_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("headers", [[], [("X-API-Key", "")]])
-async def test_no_key_is_no_error(tmp_path: Path, headers: list[tuple[str, str]]) -> None:
-    """A request without a key, or with an empty one, presented no credential."""
+async def test_missing_key_is_no_error(tmp_path: Path, headers: list[tuple[str, str]]) -> None:
+    """A request without a key, or with an empty one, presents no credential."""
     assert await ApiKeyVerifier(write(tmp_path, GOOD)).resolve(request(*headers)) is None
 
 
@@ -71,8 +71,8 @@ async def test_no_key_is_no_error(tmp_path: Path, headers: list[tuple[str, str]]
         (b"k" * 65536, "too_long"),
     ],
 )
-async def test_hostile_keys_are_refused(tmp_path: Path, key: bytes, reason: str) -> None:
-    """Unknown, huge and binary keys verify nobody and are not quoted."""
+async def test_hostile_keys_are_rejected(tmp_path: Path, key: bytes, reason: str) -> None:
+    """Unknown, huge and binary keys do not verify, and messages do not quote them."""
     with pytest.raises(IdentityError) as caught:
         await ApiKeyVerifier(write(tmp_path, GOOD)).resolve(request(("X-API-Key", key)))
     assert caught.value.reason == reason
@@ -98,7 +98,7 @@ ERRORS: dict[str, tuple[str | bytes, str]] = {
         f"keys:\n- {{sha256: {ALICE}, principal: a}}\n- {{sha256: {ALICE}, principal: b}}",
         r"keys.yaml:3: keys\[1\] has the same hash as keys\[0\]",
     ),
-    "same_name_twice": ("keys: []\nkeys: []", "keys.yaml:2: this name stands twice"),
+    "repeated_key": ("keys: []\nkeys: []", "keys.yaml:2: this key occurs twice"),
     "name_in_place_of_a_word": (
         f"keys:\n- {{sha256: {ALICE}, principal: true}}",
         "keys.yaml:2: keys.0.principal: Input should be a valid string",
@@ -111,8 +111,8 @@ ERRORS: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_a_bad_yaml_file_is_refused_with_its_place(tmp_path: Path, name: str) -> None:
-    """Each error names the file, the line where there is one, and never quotes a value."""
+def test_invalid_yaml_file_is_rejected_with_its_line(tmp_path: Path, name: str) -> None:
+    """Each error has the file and, where known, the line, and never quotes a value."""
     text, message = ERRORS[name]
     with pytest.raises(ConfigError, match=message) as caught:
         ApiKeyVerifier(write(tmp_path, text))
@@ -124,27 +124,29 @@ def test_a_bad_yaml_file_is_refused_with_its_place(tmp_path: Path, name: str) ->
     ("text", "message"),
     [
         ('{\n"keys": hunter2-secret}', "keys.json:2: keys: Input should be"),
-        ('{"keys": [], "keys": []}', "keys.json:1: this name stands twice"),
+        ('{"keys": [], "keys": []}', "keys.json:1: this key occurs twice"),
         ('{"keys":\n[{"sha256": 7, "principal": "a"}]}', "keys.json:2: keys.0.sha256: not 64"),
         ("[" * 100_000, "nested more than 32 deep"),
     ],
 )
-def test_a_bad_json_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    """JSON errors name the file and the line."""
+def test_invalid_json_file_is_rejected_with_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    """JSON errors have the file and the line."""
     with pytest.raises(ConfigError, match=message) as caught:
         ApiKeyVerifier(write(tmp_path, text, "keys.json"))
     assert "hunter2" not in str(caught.value)
 
 
-def test_every_error_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
-    """Two mistakes give one message with both places."""
+def test_all_errors_of_a_file_are_reported_at_once(tmp_path: Path) -> None:
+    """Two errors are one message with both lines."""
     text = "keys:\n- {sha256: x, principal: a}\n- {sha256: y, principal: b}"
     with pytest.raises(ConfigError, match=r"keys.yaml:2: .*\n.*keys.yaml:3: "):
         ApiKeyVerifier(write(tmp_path, text))
 
 
-def test_a_file_may_be_large(tmp_path: Path) -> None:
-    """A file of far more keys than a ConfigMap holds is read, one beyond every bound is not."""
+def test_file_size_is_bounded(tmp_path: Path) -> None:
+    """A file larger than a ConfigMap is read; a file above the bound is not."""
     path = write(tmp_path, f"{GOOD}#{'k' * 2**20}")
     assert ApiKeyVerifier(path)
     path.write_bytes(b"#" * (MAX_FILE_BYTES + 1))
@@ -152,13 +154,13 @@ def test_a_file_may_be_large(tmp_path: Path) -> None:
         ApiKeyVerifier(path)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    """A file that is not there is an error of the configuration."""
+def test_missing_file_is_rejected(tmp_path: Path) -> None:
+    """A missing file is a configuration error."""
     with pytest.raises(ConfigError, match="No such file"):
         ApiKeyVerifier(tmp_path / "none.yaml")
 
 
-def test_a_bad_header_name_is_refused(tmp_path: Path) -> None:
-    """A header name with a space can never be sent."""
+def test_invalid_header_name_is_rejected(tmp_path: Path) -> None:
+    """A header name with a space cannot be sent."""
     with pytest.raises(ConfigError, match="write X-API-Key"):
         ApiKeyVerifier(write(tmp_path, GOOD), header="X API Key")

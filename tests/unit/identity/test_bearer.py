@@ -1,4 +1,4 @@
-"""Only tokens that the issuer signed for this audience, and that still hold, name a principal."""
+"""JwtVerifier: only valid tokens of the issuer for this audience identify a principal."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError
-from fleetlimit.identity import JwksFile, JwksUrl, JwtVerifier
-from fleetlimit.identity.bearer import TokenCache
+from fleetlimit.identity.bearer import JwtVerifier, TokenCache
+from fleetlimit.identity.jwks import JwksFile, JwksUrl
 from support.identity import (
     AUDIENCE,
     ISSUER,
@@ -29,44 +29,44 @@ from support.identity import (
 @pytest.mark.parametrize(
     ("kid", "algorithm"), [("one", "RS256"), ("two", "PS256"), ("ec", "ES256")]
 )
-async def test_a_good_token_names_its_subject(
+async def test_valid_token_identifies_its_subject(
     tokens: JwtVerifier, kid: str, algorithm: str
 ) -> None:
-    """The principal is `sub`; the tier is the claim that the operator names."""
+    """The principal is `sub`; the tier is the configured claim."""
     principal = await tokens.resolve(bearer_request(token(kid, algorithm, plan="pro")))
     assert principal == Principal("alice", "pro", source="jwt")
 
 
 @pytest.mark.parametrize("plan", [None, 3, ["pro"]])
-async def test_a_tier_that_is_no_text_is_no_tier(tokens: JwtVerifier, plan: Any) -> None:
+async def test_tier_that_is_not_text_is_ignored(tokens: JwtVerifier, plan: Any) -> None:
     """A missing or structured tier claim gives the empty tier."""
     principal = await tokens.resolve(bearer_request(token(plan=plan)))
     assert principal == Principal("alice", "", source="jwt")
 
 
 @pytest.mark.parametrize("value", ["bearer", "BEARER", "Bearer "])
-async def test_the_scheme_is_case_insensitive(tokens: JwtVerifier, value: str) -> None:
-    """RFC 9110 names authentication schemes without regard to case."""
+async def test_scheme_is_case_insensitive(tokens: JwtVerifier, value: str) -> None:
+    """Authentication schemes are case-insensitive (RFC 9110)."""
     assert await tokens.resolve(request(("Authorization", f"{value} {token()}"))) is not None
 
 
 @pytest.mark.parametrize(
     "headers", [[], [("Authorization", "Basic YTpi")], [("Authorization", "BearerX y")]]
 )
-async def test_other_schemes_are_left_alone(
+async def test_other_schemes_are_ignored(
     tokens: JwtVerifier, headers: list[tuple[str, str]]
 ) -> None:
-    """An Authorization header that is not Bearer presents no credential of ours."""
+    """An Authorization header with another scheme presents no bearer token."""
     assert await tokens.resolve(request(*headers)) is None
 
 
-async def test_an_issuer_whose_clock_is_a_little_ahead_is_accepted(tokens: JwtVerifier) -> None:
-    """`nbf` may lie up to 30 seconds ahead; `iat` is not compared."""
+async def test_nbf_has_a_leeway_of_30_seconds(tokens: JwtVerifier) -> None:
+    """`nbf` may be up to 30 seconds in the future; `iat` is not checked."""
     assert await tokens.resolve(bearer_request(token(nbf=NOW + 30, iat=NOW + 30))) is not None
 
 
-async def test_any_of_several_audiences_will_do(tmp_path: Path, clock: Clock) -> None:
-    """The token must be for one of the audiences that the operator names."""
+async def test_any_of_several_audiences_is_accepted(tmp_path: Path, clock: Clock) -> None:
+    """The token must be for one of the configured audiences."""
     path = tmp_path / "jwks.json"
     path.write_bytes(jwks(rsa_jwk("one")))
     tokens = JwtVerifier(JwksFile(path), issuer=ISSUER, audience=["a", "b"], clock=clock)
@@ -74,10 +74,10 @@ async def test_any_of_several_audiences_will_do(tmp_path: Path, clock: Clock) ->
     assert await rejection_reason(tokens, token(aud=["x"])) == "audience"
 
 
-async def test_a_verified_token_is_not_verified_again_and_never_outlives_exp(
+async def test_cache_entry_expires_at_exp(
     tokens: JwtVerifier, clock: Clock, tmp_path: Path
 ) -> None:
-    """The cache answers for a token until its exp, and then refuses it at once."""
+    """A token is verified once until its exp, and again after it."""
     presented = token(exp=NOW + 5)
     assert await tokens.resolve(bearer_request(presented)) is not None
     (tmp_path / "jwks.json").write_bytes(jwks(rsa_jwk("two")))
@@ -88,9 +88,7 @@ async def test_a_verified_token_is_not_verified_again_and_never_outlives_exp(
     assert await rejection_reason(tokens, presented) == "unknown_key"
 
 
-async def test_an_expired_token_is_refused_though_it_was_cached(
-    tokens: JwtVerifier, clock: Clock
-) -> None:
+async def test_cached_token_is_rejected_at_exp(tokens: JwtVerifier, clock: Clock) -> None:
     """At its exp a cached token is expired."""
     presented = token(exp=NOW + 5)
     assert await tokens.resolve(bearer_request(presented)) is not None
@@ -110,8 +108,8 @@ async def test_a_withdrawn_key_stops_verifying_within_a_minute(
     assert await rejection_reason(tokens, presented) == "unknown_key"
 
 
-def test_the_cache_is_bounded_and_keeps_what_is_used() -> None:
-    """The token that was not used for longest leaves a full cache."""
+def test_cache_evicts_the_least_recently_used_token() -> None:
+    """A full cache evicts the token with the oldest use."""
     cache = TokenCache(2, 60)
     alice = Principal("alice")
     for name in (b"a", b"b"):
@@ -125,8 +123,8 @@ def test_the_cache_is_bounded_and_keeps_what_is_used() -> None:
     assert len(cache) == 1
 
 
-async def test_tokens_verify_with_keys_from_a_server(clock: Clock) -> None:
-    """A token verifies with keys fetched over HTTP, and made-up kids fetch nothing more."""
+async def test_keys_from_a_server_verify_tokens(clock: Clock) -> None:
+    """A token verifies with keys fetched over HTTP, and invented kids cause no further fetch."""
     with jwks_server(jwks(rsa_jwk("one"))) as server:
         tokens = JwtVerifier(JwksUrl(server.url), issuer=ISSUER, audience=AUDIENCE, clock=clock)
         assert await tokens.resolve(bearer_request(token())) == Principal("alice", source="jwt")
@@ -144,8 +142,8 @@ async def test_tokens_verify_with_keys_from_a_server(clock: Clock) -> None:
         assert server.hits == 1
 
 
-async def test_an_unacceptable_algorithm_fetches_no_keys(clock: Clock) -> None:
-    """A token that could never verify does not reach the issuer's server."""
+async def test_rejected_algorithm_fetches_no_keys(clock: Clock) -> None:
+    """A token that can never verify causes no fetch."""
 
     def fetch(_url: str, _timeout: float) -> bytes:
         raise AssertionError("fetched")
@@ -168,8 +166,10 @@ async def test_an_unacceptable_algorithm_fetches_no_keys(clock: Clock) -> None:
         ({"audience": []}, "jwt.audience"),
     ],
 )
-def test_bad_settings_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
-    """Settings that would accept too much or nothing are refused, with the fix."""
+def test_invalid_settings_are_rejected(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    """Settings that would accept too much or nothing are rejected, with the fix."""
     path = tmp_path / "jwks.json"
     path.write_bytes(jwks(rsa_jwk("one")))
     settings = {"issuer": ISSUER, "audience": AUDIENCE, **arguments}

@@ -1,4 +1,4 @@
-"""Whatever somebody puts in a token's place verifies nobody, and the reason says why."""
+"""JwtVerifier rejects hostile tokens, each with its reason."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleetlimit.errors import IdentityError
-from fleetlimit.identity import JwtVerifier
+from fleetlimit.identity.bearer import JwtVerifier
 from support.identity import (
     CLAIMS,
     NOW,
@@ -26,7 +26,7 @@ from support.identity import (
 
 
 def signed_with_public_key() -> str:
-    """Take the public key's PEM for the secret of HS256."""
+    """Sign with HS256 and the public key's PEM as the secret."""
     pem = (
         rsa_key("one")
         .public_key()
@@ -37,13 +37,13 @@ def signed_with_public_key() -> str:
 
 
 def with_own_key() -> str:
-    """Bring the key along in the token's header."""
+    """Put the signing key into the token's header."""
     headers = {"kid": "one", "jwk": rsa_jwk("mallory"), "jku": "https://mallory.example/jwks"}
     return jwt.encode(CLAIMS, rsa_key("mallory"), "RS256", headers=headers)
 
 
 def tampered() -> str:
-    """Change the subject under somebody else's signature."""
+    """Change the subject under another token's signature."""
     header, _, signature = token().split(".")
     return f"{header}.{jwt_segment(CLAIMS)}.{signature}"
 
@@ -115,8 +115,8 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_a_hostile_token_is_refused_with_its_reason(tokens: JwtVerifier, name: str) -> None:
-    """Whatever is wrong with a token, it verifies nobody and the reason says why."""
+async def test_hostile_token_is_rejected_with_its_reason(tokens: JwtVerifier, name: str) -> None:
+    """An invalid token never verifies, and the reason says why."""
     make, reason = HOSTILE[name]
     presented = make()
     assert await rejection_reason(tokens, presented) == reason
@@ -125,7 +125,7 @@ async def test_a_hostile_token_is_refused_with_its_reason(tokens: JwtVerifier, n
 
 @given(st.binary(max_size=300))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_binary_junk_is_refused(tokens: JwtVerifier, junk: bytes) -> None:
-    """Any bytes in place of a token are refused, and raise nothing else."""
+async def test_binary_junk_is_rejected(tokens: JwtVerifier, junk: bytes) -> None:
+    """Any bytes in place of a token raise `IdentityError` and nothing else."""
     with pytest.raises(IdentityError):
         await tokens.resolve(bearer_request(junk))

@@ -1,4 +1,4 @@
-"""The client's address cannot be chosen by the client."""
+"""ClientAddressResolver: the client cannot choose its address."""
 
 from typing import Any, Literal
 
@@ -24,8 +24,8 @@ def forwarded(*lines: str | bytes) -> str:
     return RFC7239.resolve(request(*(("Forwarded", line) for line in lines), client=PROXY))
 
 
-def test_without_proxies_the_peer_is_the_client_whatever_it_claims() -> None:
-    """A peer that is no trusted proxy cannot name another address."""
+def test_header_of_an_untrusted_peer_is_ignored() -> None:
+    """A peer that is not a trusted proxy cannot set another address."""
     scope = request(("X-Forwarded-For", "198.51.100.7"), ("Forwarded", "for=198.51.100.7"))
     assert ClientAddressResolver().resolve(scope) == "192.0.2.1"
     assert XFF.resolve(scope) == "192.0.2.1"
@@ -53,8 +53,10 @@ def test_without_proxies_the_peer_is_the_client_whatever_it_claims() -> None:
         ([], "10.0.0.1"),
     ],
 )
-def test_slowapi_255_306_the_walk_passes_trusted_hops_only(lines: list[str], client: str) -> None:
-    """X-Forwarded-For is walked from the right to the first hop that is no trusted proxy."""
+def test_slowapi_255_306_first_untrusted_hop_from_the_right_is_the_client(
+    lines: list[str], client: str
+) -> None:
+    """X-Forwarded-For is read from the right to the first hop that is not a trusted proxy."""
     assert behind_proxy(*lines) == client
 
 
@@ -79,12 +81,12 @@ def test_slowapi_255_306_the_walk_passes_trusted_hops_only(lines: list[str], cli
     ],
 )
 def test_malformed_hops_fall_back_to_the_peer(line: str | bytes) -> None:
-    """A hop that cannot be read, or too many of them, leave the peer as the client."""
+    """With an invalid hop, or too many hops, the peer is the client."""
     assert behind_proxy(line) == "10.0.0.1"
 
 
-def test_five_hundred_lines_are_not_all_walked() -> None:
-    """The bound on hops holds across header lines."""
+def test_hops_are_bounded_across_header_lines() -> None:
+    """The bound on hops applies to all header lines together."""
     assert behind_proxy("198.51.100.7", *["10.1.1.1"] * 500) == "10.0.0.1"
 
 
@@ -103,7 +105,7 @@ def test_five_hundred_lines_are_not_all_walked() -> None:
         ('for=198.51.100.7;host="a;b"', "198.51.100.7"),
     ],
 )
-def test_forwarded_is_walked_like_x_forwarded_for(line: str, client: str) -> None:
+def test_forwarded_is_read_like_x_forwarded_for(line: str, client: str) -> None:
     """The `for` of each RFC 7239 element is one hop."""
     assert forwarded(line) == client
 
@@ -125,12 +127,12 @@ def test_forwarded_is_walked_like_x_forwarded_for(line: str, client: str) -> Non
     ],
 )
 def test_malformed_forwarded_falls_back_to_the_peer(line: str | bytes) -> None:
-    """An element without exactly one readable `for` leaves the peer as the client."""
+    """With an element that does not have exactly one valid `for`, the peer is the client."""
     assert forwarded(line) == "10.0.0.1"
 
 
-def test_only_the_chosen_header_is_read() -> None:
-    """The forwarding header that the proxy does not write is the client's, and is ignored."""
+def test_only_the_configured_header_is_read() -> None:
+    """The header that the proxy does not write comes from the client, and is ignored."""
     scope = request(
         ("X-Forwarded-For", "198.51.100.7"), ("Forwarded", "for=203.0.113.9"), client=PROXY
     )
@@ -154,19 +156,19 @@ def test_only_the_chosen_header_is_read() -> None:
         (("fe80::1%eth0", 1), "fe80::/64"),
     ],
 )
-def test_the_peer_is_normalised(client: tuple[str, int] | None, address: str) -> None:
-    """Whatever the server says of the peer becomes one bounded text."""
+def test_peer_is_normalised(client: tuple[str, int] | None, address: str) -> None:
+    """Any peer of a server becomes one bounded text."""
     assert XFF.resolve(request(client=client)) == address
 
 
-def test_cve_2026_30827_mapped_ipv4_clients_are_told_apart() -> None:
+def test_cve_2026_30827_mapped_ipv4_clients_are_distinct() -> None:
     """IPv4 clients on a dual-stack socket do not share one /64."""
     one, two = (XFF.resolve(request(client=(f"::ffff:192.0.2.{n}", 1))) for n in (1, 2))
     assert one != two
 
 
-def test_a_client_with_a_whole_64_is_one_client() -> None:
-    """Another address of the same /64 is the same client; the prefix can be set."""
+def test_addresses_of_a_64_are_one_client() -> None:
+    """Another address of the same /64 is the same client; the prefix is configurable."""
     one, two = (("2001:db8::1", 1), ("2001:db8::2", 1))
     assert XFF.resolve(request(client=one)) == XFF.resolve(request(client=two))
     exact = ClientAddressResolver(ipv6_prefix=128)
@@ -175,8 +177,8 @@ def test_a_client_with_a_whole_64_is_one_client() -> None:
     assert coarse.resolve(request(client=("::1", 1))) == "::/24"
 
 
-def test_a_scope_without_headers_is_served() -> None:
-    """A scope that has neither headers nor peer still gives an address."""
+def test_scope_without_headers_has_an_address() -> None:
+    """A scope with neither headers nor peer still has an address."""
     assert XFF.resolve({"type": "websocket"}) == "unknown"
     assert XFF.resolve({"type": "websocket", "client": PROXY}) == "10.0.0.1"
 
@@ -186,8 +188,8 @@ def test_a_scope_without_headers_is_served() -> None:
     [
         ({"trusted_proxies": ["10.0.0.1/8"]}, "write 10.0.0.0/8"),
         ({"trusted_proxies": ["*"]}, "such as 10.0.0.0/8"),
-        ({"trusted_proxies": ["0.0.0.0/0"]}, "trusts everybody"),
-        ({"trusted_proxies": ["::/0"]}, "trusts everybody"),
+        ({"trusted_proxies": ["0.0.0.0/0"]}, "trusts every client"),
+        ({"trusted_proxies": ["::/0"]}, "trusts every client"),
         ({"trusted_proxies": ["::ffff:10.0.0.0/104"]}, "write 10.0.0.0/8"),
         ({"trusted_proxies": "10.0.0.0/8"}, r"write \[10.0.0.0/8\]"),
         ({"ipv6_prefix": 0}, "from 1 to 128"),
@@ -195,8 +197,8 @@ def test_a_scope_without_headers_is_served() -> None:
         ({"forwarded": "x-real-ip"}, "write x-forwarded-for or forwarded"),
     ],
 )
-def test_bad_settings_say_what_to_write(arguments: dict[str, Any], message: str) -> None:
-    """A setting that cannot work is refused at construction, with the fix."""
+def test_invalid_settings_say_what_to_write(arguments: dict[str, Any], message: str) -> None:
+    """An invalid setting is rejected at construction, with the fix."""
     with pytest.raises(ConfigError, match=message):
         ClientAddressResolver(**arguments)
 
@@ -207,7 +209,7 @@ untrusted = st.ip_addresses(v=4).filter(lambda address: address.packed[0] != 10)
 
 
 @given(junk, st.sampled_from(["X-Forwarded-For", "Forwarded"]), st.one_of(st.none(), st.text()))
-def test_nothing_makes_the_walk_raise(value: bytes | str, header: Header, peer: str | None) -> None:
+def test_resolve_never_raises(value: bytes | str, header: Header, peer: str | None) -> None:
     """Any header from any peer gives a non-empty, bounded address."""
     for address in (XFF, RFC7239):
         for client in ((peer, 1) if peer is not None else None, PROXY):
@@ -216,8 +218,8 @@ def test_nothing_makes_the_walk_raise(value: bytes | str, header: Header, peer: 
 
 
 @given(untrusted, st.lists(st.sampled_from(["10.1.1.1", "::ffff:10.2.2.2"]), max_size=5), junk)
-def test_nothing_prepended_changes_the_client(client: str, proxies: list[str], lie: Any) -> None:
-    """A client behind trusted proxies keeps its address, whatever header it sent itself."""
+def test_prepended_hops_do_not_change_the_client(client: str, proxies: list[str], lie: Any) -> None:
+    """A client behind trusted proxies keeps its address, whatever header it sends itself."""
     lie = lie if isinstance(lie, bytes) else lie.encode()
     chain = ", ".join([client, *proxies]).encode()
     assert behind_proxy(lie + b", " + chain) == client
@@ -229,8 +231,8 @@ def test_nothing_prepended_changes_the_client(client: str, proxies: list[str], l
 
 
 @given(st.lists(st.one_of(st.ip_addresses().map(str), st.text("1.:ax", max_size=8)), max_size=40))
-def test_the_client_is_an_untrusted_hop_or_all_were_trusted(chain: list[str]) -> None:
-    """The address found belongs to no trusted proxy, except when no other hop was readable."""
+def test_client_is_untrusted_unless_all_hops_are_trusted(chain: list[str]) -> None:
+    """The address belongs to a trusted proxy only if no other hop is valid."""
     found = behind_proxy(", ".join(chain))
     if found.startswith("10."):
         assert found == "10.0.0.1" or any(hop.strip() == found for hop in chain)

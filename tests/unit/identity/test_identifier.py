@@ -1,6 +1,8 @@
-"""The first credential that verifies names the caller; nothing that is presented raises."""
+"""RequestIdentifier: the first credential that verifies identifies the caller; it never raises."""
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,16 @@ import pytest
 
 import fleetlimit.identity
 from fleetlimit.core.subject import Identity, Principal
-from fleetlimit.errors import IdentityError
+from fleetlimit.errors import ConfigError, IdentityError
 from fleetlimit.identity import (
     ApiKeyVerifier,
     ClientAddressResolver,
-    JwksFile,
-    JwtVerifier,
+    IdentityErrorReason,
     RequestIdentifier,
+    jwt_verifier,
 )
-from fleetlimit.identity.credentials import IdentityErrorReason
+from fleetlimit.identity.bearer import JwtVerifier
+from fleetlimit.identity.jwks import JwksFile
 from fleetlimit.web.http_limiter import Identifier
 from support.identity import AUDIENCE, ISSUER, Clock, jwks, request, rsa_jwk, token
 
@@ -77,10 +80,10 @@ CAROL = Principal("carol", "gold", source="custom")
         ([BAD_KEY, BAD_TOKEN, ("X-Custom", "carol")], CAROL),
     ],
 )
-async def test_the_first_credential_that_verifies_names_the_principal(
+async def test_first_valid_credential_identifies_the_principal(
     identifier: Identifier, headers: list[tuple[str, str]], principal: Principal
 ) -> None:
-    """API key, token, own resolver, in this order; a verified one leaves no error."""
+    """The order is API key, token, custom resolver; a valid credential clears earlier errors."""
     assert await identifier.identify(request(*headers)) == Identity("192.0.2.1", principal)
 
 
@@ -94,10 +97,10 @@ async def test_the_first_credential_that_verifies_names_the_principal(
         ([BAD_TOKEN, ("X-Custom", "bad")], "malformed"),
     ],
 )
-async def test_a_credential_that_does_not_verify_is_an_error_and_no_principal(
+async def test_invalid_credential_is_an_error_without_a_principal(
     identifier: Identifier, headers: list[tuple[str, str]], reason: str
 ) -> None:
-    """The caller is counted by address, and learns the first reason."""
+    """The caller is counted by address, and the error is the first one."""
     identity = await identifier.identify(request(*headers))
     assert identity.client_address == "192.0.2.1"
     assert identity.principal is None
@@ -106,10 +109,10 @@ async def test_a_credential_that_does_not_verify_is_an_error_and_no_principal(
 
 
 @pytest.mark.parametrize("name", ["bug", "text"])
-async def test_a_resolver_with_a_bug_fails_no_request(
+async def test_failing_resolver_does_not_fail_the_request(
     identifier: Identifier, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a resolver raises or returns is logged, and the request is anonymous."""
+    """An exception or a wrong result of a resolver is logged, and the request is anonymous."""
     identity = await identifier.identify(request(("X-Custom", name)))
     again = await identifier.identify(request(BAD_KEY, ("X-Custom", name)))
     assert identity.principal is None
@@ -124,21 +127,21 @@ async def test_a_resolver_with_a_bug_fails_no_request(
 
 
 @pytest.mark.parametrize("headers", [[], [("Authorization", "Basic YTpi")]])
-async def test_no_credential_is_no_error(
+async def test_missing_credential_is_no_error(
     identifier: Identifier, headers: list[tuple[str, str]]
 ) -> None:
-    """A request without a credential of ours has an address only."""
+    """A request without a known credential has only an address."""
     assert await identifier.identify(request(*headers)) == Identity("192.0.2.1")
 
 
-async def test_credentials_that_are_not_configured_are_ignored() -> None:
-    """Without verifiers every request is anonymous, whatever it presents."""
+async def test_unconfigured_credentials_are_ignored() -> None:
+    """Without verifiers every request is anonymous."""
     identity = await RequestIdentifier(ClientAddressResolver()).identify(request(KEY, BAD_TOKEN))
     assert identity == Identity("192.0.2.1")
 
 
 async def test_two_callers_never_share_an_identity(identifier: Identifier) -> None:
-    """fastapi-limiter #80, PyrateLimiter #238: other keys, tokens and addresses are others."""
+    """Each credential and address is an identity (fastapi-limiter #80, PyrateLimiter #238)."""
     scopes = [
         request(KEY),
         request(good_token()),
@@ -150,8 +153,37 @@ async def test_two_callers_never_share_an_identity(identifier: Identifier) -> No
     assert len({(who.client_address, who.principal) for who in identities}) == len(scopes)
 
 
-def test_the_public_names_are_sorted_and_exist() -> None:
-    """`__all__` is what the package offers."""
+def test_public_names_are_sorted_and_exist() -> None:
+    """`__all__` lists the package's public names."""
     names = fleetlimit.identity.__all__
     assert names == sorted(names)
     assert all(hasattr(fleetlimit.identity, name) for name in names)
+
+
+@pytest.mark.parametrize("missing", ["jwt", "cryptography.hazmat.primitives.asymmetric.rsa"])
+def test_missing_pyjwt_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PyJWT or cryptography, the error of a verifier names the extra to install."""
+    for name in ("fleetlimit.identity.bearer", "fleetlimit.identity.jwks"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ConfigError, match=r"needs PyJWT: pip install 'fleetlimit\[jwt\]'"):
+        jwt_verifier("jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=["RS256"])
+
+
+def test_other_missing_modules_are_not_blamed_on_pyjwt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing module that is not part of the extra is raised as it is."""
+    for name in ("fleetlimit.identity.bearer", "fleetlimit.identity.jwks"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "anyio.to_thread", None)
+    with pytest.raises(ModuleNotFoundError, match="anyio"):
+        jwt_verifier("jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=["RS256"])
+
+
+def test_import_does_not_need_pyjwt() -> None:
+    """Without PyJWT and cryptography, everything but bearer tokens can be imported."""
+    code = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(('jwt', 'cryptography'))\n"
+        "import fleetlimit.identity, fleetlimit.bootstrap.build"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

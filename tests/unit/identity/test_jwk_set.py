@@ -1,4 +1,4 @@
-"""Of a document only the keys that may verify are taken, each for its own algorithms."""
+"""JwkSet: only keys that may verify are used, each for its own algorithms."""
 
 from typing import Any
 
@@ -37,8 +37,8 @@ OCT = {"kty": "oct", "kid": "shared", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}
         RSAAlgorithm.to_jwk(rsa_key("small", 1024).public_key(), as_dict=True),
     ],
 )
-def test_keys_that_must_not_verify_are_left_out(entry: dict[str, Any]) -> None:
-    """Shared, private, weak, broken and encryption keys verify nothing."""
+def test_unsuitable_keys_are_ignored(entry: dict[str, Any]) -> None:
+    """Shared, private, weak, broken and encryption keys are ignored."""
     assert [key.kid for key in JwkSet.parse(jwks(entry, rsa_jwk("two"))).keys] == ["two"]
     with pytest.raises(ConfigError, match="no key that can verify"):
         JwkSet.parse(jwks(entry))
@@ -47,14 +47,14 @@ def test_keys_that_must_not_verify_are_left_out(entry: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "document", [b"", b"[]", b"{}", b'{"keys": 7}', b'{"keys": [7]}', b"\xff", b"[" * 100_000]
 )
-def test_a_document_that_is_no_jwks_is_refused(document: bytes) -> None:
+def test_document_that_is_not_a_jwks_is_rejected(document: bytes) -> None:
     """Anything but an object with a list of keys is an error."""
     with pytest.raises(ConfigError, match=r"not a JWKS|no key that can"):
         JwkSet.parse(document)
 
 
-def test_a_key_is_bound_to_its_algorithms() -> None:
-    """A key serves its own `alg`, or those of its type when it names none."""
+def test_key_is_bound_to_its_algorithms() -> None:
+    """A key verifies its own `alg`, or all algorithms of its type if it has none."""
     edwards = ed25519.Ed25519PrivateKey.generate().public_key()
     keys = JwkSet.parse(
         jwks(
@@ -73,8 +73,8 @@ def test_a_key_is_bound_to_its_algorithms() -> None:
     assert keys.find("four", "EdDSA")
 
 
-def test_a_token_without_kid_is_served_by_the_only_key_that_fits() -> None:
-    """Without an id there must be no choice of keys."""
+def test_token_without_kid_uses_the_only_suitable_key() -> None:
+    """Without a kid, exactly one key must be suitable."""
     keys = JwkSet.parse(jwks(rsa_jwk("one"), rsa_jwk("two"), ec_jwk("three")))
     assert keys.find(None, "RS256") is None
     found = keys.find(None, "ES256")
@@ -82,6 +82,6 @@ def test_a_token_without_kid_is_served_by_the_only_key_that_fits() -> None:
     assert found.kid == "three"
 
 
-def test_the_library_verifies_every_algorithm_offered() -> None:
-    """PyJWT knows each algorithm that a key can be bound to."""
+def test_pyjwt_supports_every_offered_algorithm() -> None:
+    """PyJWT supports each algorithm that a key can be bound to."""
     assert jwt.algorithms.get_default_algorithms().keys() >= {"RS256", "PS512", "ES512", "EdDSA"}

@@ -1,4 +1,4 @@
-"""Keys are fetched seldom, shared by all who wait, and kept when they cannot be had anew."""
+"""JwksUrl and JwksFile: fetches are rare and shared, and the last good keys stay in use."""
 
 import threading
 from pathlib import Path
@@ -7,27 +7,32 @@ import anyio
 import pytest
 
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity import JwksFile, JwksUrl, jwks_source
-from fleetlimit.identity.jwks import MAX_DOCUMENT_BYTES, fetch_document
+from fleetlimit.identity.jwks import (
+    MAX_DOCUMENT_BYTES,
+    JwksFile,
+    JwksUrl,
+    fetch_document,
+    jwks_source,
+)
 from support.identity import Clock, jwks, jwks_server, rsa_jwk
 
 URL = "https://issuer.example/jwks.json"
 
 
 class Issuer:
-    """A fetch that counts, and waits for its gate."""
+    """Fake fetch that counts its calls, and waits for an event."""
 
     def __init__(self, *documents: bytes | Exception) -> None:
         self.documents = list(documents)
         self.fetches = 0
-        self.gate = threading.Event()
-        self.gate.set()
+        self.released = threading.Event()
+        self.released.set()
 
     def __call__(self, url: str, timeout: float) -> bytes:
         """Return the next document."""
         assert (url, timeout) == (URL, 3.0)
         self.fetches += 1
-        assert self.gate.wait(10)
+        assert self.released.wait(10)
         document = self.documents.pop(0) if len(self.documents) > 1 else self.documents[0]
         if isinstance(document, Exception):
             raise document
@@ -35,7 +40,7 @@ class Issuer:
 
 
 async def reason(keys: JwksUrl | JwksFile, kid: str | None, algorithm: str = "RS256") -> str:
-    """Return why there is no such key, or an empty text when there is one."""
+    """Return the reason why there is no such key, or an empty text if there is one."""
     try:
         await keys.find(kid, algorithm)
     except IdentityError as error:
@@ -43,8 +48,8 @@ async def reason(keys: JwksUrl | JwksFile, kid: str | None, algorithm: str = "RS
     return ""
 
 
-async def settled(keys: JwksUrl) -> None:
-    """Wait for the fetch in the background."""
+async def refreshed(keys: JwksUrl) -> None:
+    """Wait for the refresh in the background."""
     assert keys._refresh is not None
     await keys._refresh
 
@@ -59,10 +64,10 @@ async def test_keys_are_fetched_once() -> None:
 
 
 async def test_requests_that_need_keys_share_one_fetch() -> None:
-    """A hundred requests at once cause one fetch, and all get its key."""
+    """A hundred concurrent requests cause one fetch, and all get its key."""
     issuer = Issuer(jwks(rsa_jwk("one")))
     keys = JwksUrl(URL, fetch=issuer)
-    issuer.gate.clear()
+    issuer.released.clear()
     found: list[str] = []
 
     async def ask() -> None:
@@ -72,39 +77,39 @@ async def test_requests_that_need_keys_share_one_fetch() -> None:
         for _ in range(100):
             tasks.start_soon(ask)
         await anyio.lowlevel.checkpoint()
-        issuer.gate.set()
+        issuer.released.set()
     assert found == [""] * 100
     assert issuer.fetches == 1
 
 
-async def test_a_request_that_gives_up_does_not_end_the_fetch() -> None:
-    """Cancelling the request that started a fetch leaves the fetch to the others."""
+async def test_cancelled_request_does_not_cancel_the_fetch() -> None:
+    """Cancelling the request that started a fetch does not affect other requests."""
     issuer = Issuer(jwks(rsa_jwk("one")))
     keys = JwksUrl(URL, fetch=issuer)
-    issuer.gate.clear()
+    issuer.released.clear()
     with anyio.move_on_after(0):
         await keys.find("one", "RS256")
-    issuer.gate.set()
+    issuer.released.set()
     assert await reason(keys, "one") == ""
     assert issuer.fetches == 1
 
 
-async def test_a_slow_fetch_does_not_hold_requests_longer_than_the_timeout() -> None:
-    """A request is answered when the time is over; the fetch goes on and serves later ones."""
-    gate = threading.Event()
+async def test_slow_fetch_delays_a_request_by_the_timeout_at_most() -> None:
+    """A request fails after the timeout; the fetch continues and serves later requests."""
+    released = threading.Event()
 
     def fetch(_url: str, _timeout: float) -> bytes:
-        assert gate.wait(10)
+        assert released.wait(10)
         return jwks(rsa_jwk("one"))
 
     keys = JwksUrl(URL, fetch=fetch, timeout=0.01)
     assert await reason(keys, "one") == "keys_unavailable"
-    gate.set()
-    await settled(keys)
+    released.set()
+    await refreshed(keys)
     assert await reason(keys, "one") == ""
 
 
-async def test_unknown_kids_cause_one_fetch_an_interval() -> None:
+async def test_unknown_kids_cause_one_fetch_in_an_interval() -> None:
     """A client that invents key ids cannot cause a fetch for each request."""
     clock = Clock(0)
     issuer = Issuer(jwks(rsa_jwk("one")))
@@ -118,8 +123,8 @@ async def test_unknown_kids_cause_one_fetch_an_interval() -> None:
     assert issuer.fetches == 2
 
 
-async def test_a_new_key_of_the_issuer_is_found() -> None:
-    """A token signed with a key that is new since the last fetch verifies after the interval."""
+async def test_new_key_of_the_issuer_is_found() -> None:
+    """A token signed with a key newer than the last fetch verifies after the interval."""
     clock = Clock(0)
     issuer = Issuer(jwks(rsa_jwk("one")), jwks(rsa_jwk("one"), rsa_jwk("two")))
     keys = JwksUrl(URL, fetch=issuer, clock=clock)
@@ -128,31 +133,31 @@ async def test_a_new_key_of_the_issuer_is_found() -> None:
     assert await reason(keys, "two") == ""
 
 
-async def test_old_keys_are_renewed_in_the_background() -> None:
-    """Past their age keys still serve at once, while new ones are fetched."""
+async def test_old_keys_are_refreshed_in_the_background() -> None:
+    """Keys past their age still verify while a refresh runs."""
     clock = Clock(0)
     issuer = Issuer(jwks(rsa_jwk("one")), jwks(rsa_jwk("two")))
     keys = JwksUrl(URL, fetch=issuer, clock=clock)
     assert await reason(keys, "one") == ""
     clock.now += 300
     assert await reason(keys, "one") == ""
-    await settled(keys)
+    await refreshed(keys)
     assert await reason(keys, "one") == "unknown_key"
     assert await reason(keys, "two") == ""
 
 
 @pytest.mark.parametrize("failure", [OSError("down"), RuntimeError("odd"), b"junk", jwks()])
-async def test_the_last_good_keys_serve_on(
+async def test_failed_fetch_keeps_the_last_good_keys(
     failure: bytes | Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fetch that fails is logged, and changes nothing."""
+    """A failed fetch is logged, and changes nothing."""
     clock = Clock(0)
     issuer = Issuer(jwks(rsa_jwk("one")), failure)
     keys = JwksUrl(URL, fetch=issuer, clock=clock)
     assert await reason(keys, "one") == ""
     clock.now += 300
     assert await reason(keys, "one") == ""
-    await settled(keys)
+    await refreshed(keys)
     assert await reason(keys, "one") == ""
     [record] = caplog.records
     assert record.name == "fleetlimit"
@@ -160,8 +165,8 @@ async def test_the_last_good_keys_serve_on(
     assert issuer.fetches == 2
 
 
-async def test_without_any_keys_the_reason_says_so() -> None:
-    """Until a first fetch succeeds no token verifies, and fetches keep their interval."""
+async def test_reason_without_any_keys() -> None:
+    """Until a first fetch succeeds no token verifies, and fetches respect their interval."""
     clock = Clock(0)
     issuer = Issuer(OSError("down"), jwks(rsa_jwk("one")))
     keys = JwksUrl(URL, fetch=issuer, clock=clock)
@@ -172,7 +177,7 @@ async def test_without_any_keys_the_reason_says_so() -> None:
     assert await reason(keys, "one") == ""
 
 
-async def test_keys_come_from_a_real_server() -> None:
+async def test_fetch_reads_a_real_server() -> None:
     """The default fetch reads the document over HTTP."""
     with jwks_server(jwks(rsa_jwk("one"))) as server:
         keys = jwks_source(server.url)
@@ -182,7 +187,7 @@ async def test_keys_come_from_a_real_server() -> None:
 
 
 @pytest.mark.parametrize("status", [302, 404, 500])
-def test_only_success_is_an_answer(status: int) -> None:
+def test_error_and_redirect_are_failures(status: int) -> None:
     """An error and a redirect are failures; a redirect is not followed."""
     with jwks_server(jwks(rsa_jwk("one"))) as server:
         server.status = status
@@ -192,15 +197,15 @@ def test_only_success_is_an_answer(status: int) -> None:
         assert server.hits == 1
 
 
-def test_a_huge_document_is_refused() -> None:
-    """The document is read no further than the bound."""
+def test_huge_document_is_rejected() -> None:
+    """Not more than the bound is read."""
     document = b" " * (MAX_DOCUMENT_BYTES + 1)
     with jwks_server(document) as server, pytest.raises(ValueError, match="larger than"):
         fetch_document(server.url, 3)
 
 
-def test_a_slow_document_is_given_up() -> None:
-    """All of the body must arrive within the timeout."""
+def test_slow_document_times_out() -> None:
+    """The whole body must arrive within the timeout."""
     clock = iter([0.0, 3.1])
     with jwks_server(b"{}") as server, pytest.raises(TimeoutError, match="in time"):
         fetch_document(server.url, 3, clock=lambda: next(clock))
@@ -214,13 +219,13 @@ def test_a_slow_document_is_given_up() -> None:
         ("ftp://issuer.example/jwks", "write an https:// URL"),
         ("https:///jwks", "write an https:// URL"),
         ("file:///etc/jwks.json", "without file://"),
-        ("https://me:hunter2@issuer.example/jwks", "holds credentials"),
+        ("https://me:hunter2@issuer.example/jwks", "contains credentials"),
         ("https://issuer.example:port/jwks", "cannot be read"),
         ("https://[::1/jwks", "cannot be read"),
         ("/does/not/exist.json", "No such file"),
     ],
 )
-def test_a_location_that_cannot_be_used_is_refused(location: str, message: str) -> None:
+def test_invalid_location_is_rejected(location: str, message: str) -> None:
     """Keys come from https, from http on loopback, or from a file."""
     with pytest.raises(ConfigError, match=message) as caught:
         jwks_source(location)
@@ -228,13 +233,13 @@ def test_a_location_that_cannot_be_used_is_refused(location: str, message: str) 
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "[::1]:8080"])
-def test_http_is_for_loopback(host: str) -> None:
-    """A JWKS server beside the process needs no TLS."""
+def test_http_is_accepted_on_loopback(host: str) -> None:
+    """A JWKS server on loopback needs no TLS."""
     assert isinstance(jwks_source(f"http://{host}/jwks"), JwksUrl)
 
 
-def test_a_file_that_is_no_jwks_is_named(tmp_path: Path) -> None:
-    """What is wrong with a file of keys is told with its name."""
+def test_error_of_a_file_has_its_name(tmp_path: Path) -> None:
+    """The error of a key file has the file's name."""
     path = tmp_path / "jwks.json"
     path.write_text("junk")
     with pytest.raises(ConfigError, match=r"jwks.json: not a JWKS"):

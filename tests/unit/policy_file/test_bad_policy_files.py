@@ -1,4 +1,4 @@
-"""One bad file for each error, and the message that it earns."""
+"""One invalid file for each error, with its message."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ BAD = sorted((Path(__file__).parent / "bad").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
-def test_names_the_line_and_the_fix(path: Path) -> None:
-    """Each bad file is refused with its one error, its line, and what to write instead."""
+def test_error_has_line_and_fix(path: Path) -> None:
+    """Each invalid file has exactly one error, with its line and what to write instead."""
     first, _, _ = path.read_bytes().partition(b"\n")
     expected = first.decode().removeprefix("# expect: ")
 
@@ -24,6 +24,6 @@ def test_names_the_line_and_the_fix(path: Path) -> None:
     assert message.startswith((f"{path}:{expected}", f"{path}: {expected}"))
 
 
-def test_every_bad_file_is_there() -> None:
-    """The bad files are found."""
+def test_bad_files_are_found() -> None:
+    """The invalid files exist."""
     assert len(BAD) > 50

@@ -1,4 +1,4 @@
-"""The JSON Schema that editors check policy files by."""
+"""JSON Schema of policy files, for editors."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ KEYWORDS = {
 
 
 def schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a schema and all that it is made from."""
+    """Yield a schema and all its subschemas."""
     yield schema
     inner = [*schema.get("$defs", {}).values(), *schema.get("properties", {}).values()]
     inner += [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
@@ -33,24 +33,24 @@ def schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from schemas(one)
 
 
-def test_header() -> None:
-    """The schema says which draft it follows, has a title, and claims no address."""
+def test_schema_has_draft_and_title() -> None:
+    """The schema has its draft and a title, and no `$id`."""
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert SCHEMA["title"] == "Fleetlimit policies"
     assert "$id" not in SCHEMA
     assert json.loads(json.dumps(SCHEMA)) == SCHEMA
 
 
-def test_only_known_keywords() -> None:
-    """Every keyword is one of the draft's, and every reference leads somewhere."""
+def test_schema_uses_standard_keywords() -> None:
+    """Every keyword belongs to the draft, and every reference resolves."""
     for schema in schemas(SCHEMA):
         assert set(schema) <= KEYWORDS
         assert schema.get("$ref", "#/$defs/Mode").removeprefix("#/$defs/") in SCHEMA["$defs"]
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_described_and_closed(name: str) -> None:
-    """Every section is described, describes each of its fields, and refuses others."""
+def test_sections_are_described_and_closed(name: str) -> None:
+    """Every section has a description, describes each of its fields, and rejects other fields."""
     section = SECTIONS[name]
     schema = section.model_json_schema()
 
@@ -59,8 +59,8 @@ def test_described_and_closed(name: str) -> None:
     assert all(field.description for field in section.model_fields.values())
 
 
-def test_accepts_the_example() -> None:
-    """An editor finds nothing wrong with the documentation's example."""
+def test_schema_accepts_the_example() -> None:
+    """The documentation's example is valid."""
     assert schema_accepts(SCHEMA, EXAMPLE, SCHEMA)
 
 
@@ -76,10 +76,11 @@ def test_accepts_the_example() -> None:
         "version_unknown",
         "method_unknown",
         "unknown_field_of_concurrency",
+        "lease_of_a_policy",
     ],
 )
-def test_refuses_bad_files(name: str) -> None:
-    """An editor marks the faults that a schema can see."""
+def test_schema_rejects_bad_files(name: str) -> None:
+    """The schema rejects the errors that a schema can express."""
     text = (Path(__file__).parent / "bad" / f"{name}.yaml").read_text()
 
     assert not schema_accepts(SCHEMA, yaml.safe_load(text), SCHEMA)

@@ -1,4 +1,4 @@
-"""What a policy file means, and what is said of one that means nothing."""
+"""Loader of policy files: policies of valid files, errors of invalid ones."""
 
 import hashlib
 from pathlib import Path
@@ -34,8 +34,8 @@ PIECES += ["rate: 5/s", "concurrency: 1", "tiers: ", "&a ", "*a", "key: ", "matc
 PIECES += ["- 1\n", "identity: ", "trusted_proxies: ", "jwt: ", "!!int ", "---\n", "'", '"', "<<: "]
 
 
-def test_product_example() -> None:
-    """The example in the documentation means what it says."""
+def test_documented_example_is_loaded() -> None:
+    """The documentation's example has the documented meaning."""
     loaded = parse(PRODUCT_EXAMPLE)
 
     assert loaded.policy_set.policies == (
@@ -63,8 +63,8 @@ def test_product_example() -> None:
     assert not identity.reject_invalid
 
 
-def test_round_trip() -> None:
-    """A file written again by another YAML tool, without comments and flow style, is the same."""
+def test_file_rewritten_by_another_tool_is_equal() -> None:
+    """A file rewritten by another YAML tool, without comments and flow style, is equal."""
     again = yaml.safe_dump(yaml.safe_load(PRODUCT_EXAMPLE), default_flow_style=False)
 
     assert parse(again).policy_set.policies == parse(PRODUCT_EXAMPLE).policy_set.policies
@@ -72,7 +72,7 @@ def test_round_trip() -> None:
 
 
 def test_every_field_reaches_the_policy() -> None:
-    """Keys, matches, leases, costs, percentages and defaults arrive as written."""
+    """Keys, matches, leases, costs, percentages and defaults are loaded as written."""
     assert parse(CONCURRENT).policy_set.policies == (
         Policy(
             "exports",
@@ -100,24 +100,24 @@ def test_every_field_reaches_the_policy() -> None:
     )
 
 
-def test_lease() -> None:
-    """A part is read as it is written, and a policy without one asks the store each time."""
-    leased = """\
+def test_prefetch_is_an_exact_fraction() -> None:
+    """`prefetch` is read as written, and absent by default."""
+    text = """\
 version: 1
 policies:
-  - {name: a, key: global, limits: [{rate: 100/minute}], lease: 0.29}
+  - {name: a, key: global, limits: [{rate: 100/minute}], prefetch: 0.29}
   - {name: b, limits: [{rate: 100/minute}]}
 """
     limits = (rate_quota("100/minute"),)
 
-    assert parse(leased).policy_set.policies == (
+    assert parse(text).policy_set.policies == (
         Policy("a", limits, key=(KeyPart(KeyKind.GLOBAL),), prefetch=0.29),
         Policy("b", limits),
     )
 
 
-def test_identity_section() -> None:
-    """Networks are written one way, a single address being one; the other fields stay."""
+def test_identity_networks_are_normalised() -> None:
+    """Networks are normalised, with a single address as a network; other fields stay."""
     more = """\
 identity:
   trusted_proxies: [10.0.0.7, FD00::/8, 10.0.0.0/255.255.0.0]
@@ -135,16 +135,16 @@ identity:
     assert identity.reject_invalid
 
 
-def test_minimum() -> None:
-    """A file without policies is legal when it says so."""
+def test_empty_list_of_policies_is_valid() -> None:
+    """A file with an explicitly empty list of policies is valid."""
     loaded = parse("version: 1\npolicies: []\n")
 
     assert loaded.policy_set.policies == ()
     assert loaded.identity.files == ()
 
 
-def test_empty_file() -> None:
-    """An empty file is told what it lacks."""
+def test_empty_file_is_rejected() -> None:
+    """An empty file is an error for each missing field."""
     with pytest.raises(ConfigError) as refused:
         parse("# later\n", source="p.yaml")
 
@@ -154,7 +154,7 @@ def test_empty_file() -> None:
     ]
 
 
-def test_aliases() -> None:
+def test_aliases_repeat_limits() -> None:
     """Limits can be written once and used twice."""
     text = "version: 1\npolicies:\n- {name: a, limits: &l [{rate: 5/s}]}\n- {name: b, limits: *l}\n"
 
@@ -163,8 +163,8 @@ def test_aliases() -> None:
     assert first.limits == second.limits == (rate_quota("5/s"),)
 
 
-def test_error_behind_an_alias() -> None:
-    """An error in something that an alias repeats is told where it is written and repeated."""
+def test_error_behind_an_alias_is_reported_at_both_lines() -> None:
+    """An error in an aliased value is reported where it is written and where it is repeated."""
     text = "version: 1\npolicies:\n- {name: a, limits: &l [{rate: x}]}\n- {name: b, limits: *l}\n"
 
     with pytest.raises(DocumentErrors) as refused:
@@ -173,8 +173,8 @@ def test_error_behind_an_alias() -> None:
     assert [error.line for error in refused.value.errors] == [3, 4]
 
 
-def test_origin_of_a_set(tmp_path: Path) -> None:
-    """A set says which generation of which file it is, and a digest of its text."""
+def test_policy_set_has_generation_source_and_digest(tmp_path: Path) -> None:
+    """A policy set has its generation, its file and a digest of the text."""
     path = tmp_path / "policies.yaml"
     path.write_text(one_policy())
 
@@ -184,8 +184,8 @@ def test_origin_of_a_set(tmp_path: Path) -> None:
     assert policies.digest == hashlib.sha256(one_policy().encode()).hexdigest()[:12]
 
 
-def test_paths_beside_the_file(tmp_path: Path) -> None:
-    """Relative paths start at the policy file, absolute ones and URLs stay."""
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    """Relative paths are relative to the policy file; absolute paths and URLs stay."""
     jwt = "jwt: {issuer: i, audience: a, jwks: jwks.json}"
     more = f"identity: {{api_keys: {{file: keys.yaml}}, {jwt}}}\n"
     path = tmp_path / "policies.yaml"
@@ -196,8 +196,8 @@ def test_paths_beside_the_file(tmp_path: Path) -> None:
     assert parse(one_policy(more=more)).identity.files == (Path("keys.yaml"), Path("jwks.json"))
 
 
-def test_all_errors_at_once() -> None:
-    """Every fault of a file is told in one go, in the order of the lines."""
+def test_all_errors_are_reported_in_line_order() -> None:
+    """All errors of a file are reported at once, in line order."""
     text = """\
 version: 2
 policies:
@@ -219,15 +219,15 @@ policies:
         "p.yaml:4: '0/s' allows nothing: a rate needs at least 1 per 1 second",
         'p.yaml:4: there is no field "brust" here: write `burst`',
         'p.yaml:5: there is no field "ky" here: write `key`',
-        "p.yaml:6: this name stands twice, first in line 5: keep one",
+        "p.yaml:6: this key occurs twice, first in line 5: keep one",
         "p.yaml:7: two policies are named 'a': rename one of them",
         "p.yaml:8: `mode` cannot be \"on\": write 'enforce', 'shadow' or 'off'",
         "p.yaml:9: `policies[2]` must be a mapping such as {...}, not 5",
     ]
 
 
-def test_file_missing(tmp_path: Path) -> None:
-    """A file that is not there is an error with its name."""
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
+    """The error of a missing file has its name."""
     with pytest.raises(DocumentErrors, match=r"gone\.yaml: the file cannot be read \(No such file"):
         load(tmp_path / "gone.yaml")
 
@@ -244,6 +244,6 @@ def reasons(text: str) -> tuple[DocumentError, ...] | None:
 
 
 @given(ANY)
-def test_any_text(text: str) -> None:
-    """No text whatever raises anything but the error with the reasons."""
+def test_any_text_raises_only_document_errors(text: str) -> None:
+    """Any text either loads or raises `DocumentErrors` with at least one error."""
     assert reasons(text) != ()

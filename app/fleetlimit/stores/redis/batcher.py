@@ -1,9 +1,9 @@
-"""Script calls of one turn of the event loop travel as one pipeline.
+"""Command batcher: the script calls of one event-loop iteration share a pipeline.
 
-Alone, a call leaves in the turn it was made in: nothing waits for company. In a crowd, the calls
-made while others are on their way leave together. That keeps the number of connections small, and
-the operation timeout honest: it measures the store, not the queue in front of it. Calls of a script
-that decides several at a time are one call then, and each hears its own part of the answer.
+An idle batcher sends a call at the end of the current event-loop iteration; there is no batching
+delay. While `MAX_IN_FLIGHT` pipelines are in flight, further calls queue and share the next one. So
+one connection is enough, and the operation timeout measures the store and not a queue in front of
+it. Calls of a batchable script share one EVALSHA, and each receives its part of the reply.
 """
 
 import asyncio
@@ -29,32 +29,32 @@ from fleetlimit.stores.redis.scripts import (
 Result = TypeVar("Result")
 
 GRACE_LOOP_TURNS = 8
-"""A busy loop may hear of the answer and of the timeout in one turn. An answer that is there is
-worth more than the clock, and costs only these turns to take up."""
+"""Event-loop iterations between a timeout and its error. After a pause of the loop, the timeout and
+a reply that arrived in time are both due; these iterations let the reply win."""
 
 
 def timeout_error(seconds: float) -> StoreUnavailable:
-    """Return the error of an answer that did not come in time."""
+    """Return the error for a reply that did not arrive in time."""
     return StoreUnavailable(f"timeout: no answer within {seconds * 1000:g} ms", kind="timeout")
 
 
 MAX_IN_FLIGHT = 2
-"""Pipelines in flight at once, on one connection: one runs while the next one travels."""
+"""Pipelines in flight at once, on one connection: one runs while the next one is on the network."""
 MAX_BATCH = 64
-"""Calls in one pipeline. At up to 50 us a script, a replica's pipelines hold the server for 6 ms at
-most: a crowd at several replicas is not taken for a store that is away."""
+"""Calls in one pipeline. At up to 50 us for a script call, the pipelines of one replica occupy the
+server for at most 6 ms, so a burst at several replicas does not exceed the operation timeout."""
 
 
 class InFlightBatch:
-    """One pipeline on its way: its commands, sent once, and the replies or the reason for none.
+    """One pipeline in flight, with its timeout.
 
     Args:
-        batch: The calls in it.
-        commands: What is sent.
-        connection: The connection.
-        seconds: How long to wait for the replies.
-        on_done: Callback with the replies, or the exception.
-        last: Whether a script that the server does not know is an error.
+        batch: The calls in the pipeline.
+        commands: The commands to send.
+        connection: The connection to send them on.
+        seconds: Timeout of the replies.
+        on_done: Callback with the replies, or the exception; called once.
+        last: Whether NOSCRIPT is an error, because the scripts were just loaded.
     """
 
     __slots__ = (
@@ -104,22 +104,23 @@ class InFlightBatch:
             return
         self.done = True
         # On timeout, close the connection and fail every outstanding batch on it.
-        why = timeout_error(self._seconds)
-        self._connection.close(why)
-        self._on_done(self, why)
+        error = timeout_error(self._seconds)
+        self._connection.close(error)
+        self._on_done(self, error)
 
 
 class CommandBatcher:
-    """Batches the script calls to one server.
+    """Sends the script calls to one server, in pipelines.
 
     Args:
-        connections: The connection to the server.
-        client: The driver's client, for all that is not a script call in a batch.
-        timeouts: How long to wait for a reply.
+        connections: Holder of the connection to the server.
+        client: redis-py's client, for SCRIPT LOAD and redirected calls.
+        timeouts: Timeouts of calls.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
-        slot_of: Maps a key to its Cluster slot; None where there are no slots.
-        relocate: Looks up which server is the primary, after this one failed or is none any more.
-        tracer: Makes the spans of calls within a traced check; OpenTelemetry's global one if None.
+        slot_of: Maps a key to its Cluster slot; None without a Cluster.
+        relocate: Looks up the primary again, after this server failed or became a replica.
+        tracer: Starts a span for each call of a traced check; None for OpenTelemetry's global
+            tracer.
     """
 
     def __init__(
@@ -157,40 +158,40 @@ class CommandBatcher:
 
         Args:
             script: The script.
-            keys: Its keys.
-            args: Its arguments.
-            decode: Converts the script's reply to the result; raises `TypeError`, `ValueError` or
-                `AttributeError` for a reply that the script never gives.
+            keys: KEYS.
+            args: ARGV.
+            decode: Converts the script's raw reply to the result type; raises `TypeError`,
+                `ValueError` or `AttributeError` for an invalid reply.
         """
         loop = self._bind_loop()
-        answer: asyncio.Future[Result] = loop.create_future()
+        future: asyncio.Future[Result] = loop.create_future()
         if trace.get_current_span().is_recording():
-            self._trace(script, answer)
-        self._queue.append(ScriptCall(script, keys, args, answer, decode))
+            self._trace(script, future)
+        self._queue.append(ScriptCall(script, keys, args, future, decode))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush)
-        return answer
+        return future
 
-    def _trace(self, script: Script, answer: asyncio.Future[Any]) -> None:
-        """Make a client span of the call, from now until its result or error is there."""
+    def _trace(self, script: Script, future: asyncio.Future[Any]) -> None:
+        """Start a client span of the call, and end it when the future is done."""
         span = self._tracer.start_span(
             "EVALSHA", kind=trace.SpanKind.CLIENT, attributes=script.span_attributes
         )
 
-        def end(answer: asyncio.Future[Any]) -> None:
-            error = None if answer.cancelled() else answer.exception()
+        def end(future: asyncio.Future[Any]) -> None:
+            error = None if future.cancelled() else future.exception()
             if error is not None:
                 span.record_exception(error)
                 span.set_status(trace.StatusCode.ERROR, str(error))
             span.end()
 
-        answer.add_done_callback(end)
+        future.add_done_callback(end)
 
     def _bind_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the event loop; with one before it ended all that was under way in that.
+        """Return the event loop, after dropping all calls of a previous one.
 
-        A test client makes a loop for each request.
+        Starlette's `TestClient` runs each request in its own loop.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -203,24 +204,24 @@ class CommandBatcher:
         return loop
 
     async def open(self) -> None:
-        """Connect, so that no call waits for that.
+        """Connect, so that the first call does not have to.
 
         Raises:
-            RedisError: There is nobody to connect to.
+            RedisError: The server does not accept the connection.
         """
         self._bind_loop()
         await self._connections.open()
 
     def disconnect(self) -> None:
-        """Close the connection; the calls in flight fail."""
+        """Close the connection; calls in flight fail."""
         self._connections.close()
 
     async def aclose(self) -> None:
-        """Wait for what is under way; the timeouts bound it."""
+        """Wait for calls in flight, which have timeouts, and close the connection."""
         self._bind_loop()
         while self._in_flight or self._tasks or self._abandoned:
-            flying = {call.future for flight in self._in_flight for call in flight.batch}
-            await asyncio.wait(flying | self._tasks | self._abandoned)
+            futures = {call.future for batch in self._in_flight for call in batch.batch}
+            await asyncio.wait(futures | self._tasks | self._abandoned)
             await asyncio.sleep(0)
         self._connections.close()
 
@@ -232,75 +233,75 @@ class CommandBatcher:
             batch = [call for call in batch if not call.future.done()]
             if not batch:
                 continue
-            line = self._connections.connection
-            if line is None:
+            connection = self._connections.connection
+            if connection is None:
                 self._spawn(self._connect_and_send(batch))
             else:
-                self._send_commands(batch, line)
+                self._send_commands(batch, connection)
 
     def _send_commands(
-        self, batch: list[ScriptCall], line: RedisConnection, *, last: bool = False
+        self, batch: list[ScriptCall], connection: RedisConnection, *, last: bool = False
     ) -> None:
         self._on_pipeline_sent(len(batch))
         commands = coalesce(batch, self._slot_of)
         seconds = self._timeouts.operation
         self._in_flight.add(
-            InFlightBatch(batch, commands, line, seconds, self._on_batch_done, last=last)
+            InFlightBatch(batch, commands, connection, seconds, self._on_batch_done, last=last)
         )
 
     async def _connect_and_send(self, batch: list[ScriptCall], *, load: bool = False) -> None:
-        """Send a batch once there is a connection, after loading its scripts if need be."""
+        """Send a batch on a new connection; with `load`, load its scripts first."""
         try:
             if load:
                 await self._with_timeout(self._load_scripts(batch))
             self._send_commands(
                 batch, await self._with_timeout(self._connections.open()), last=load
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the callers receive it
+        except Exception as error:  # noqa: BLE001 - the callers receive any error
             self._fail(batch, error)
 
     async def _load_scripts(self, batch: list[ScriptCall]) -> list[Any]:
         scripts = {call.script.sha: call.script.text for call in batch}
         return [await self._client.script_load(text) for text in scripts.values()]
 
-    def _on_batch_done(self, flight: InFlightBatch, outcome: list[Any] | Exception) -> None:
-        self._in_flight.discard(flight)
+    def _on_batch_done(self, sent: InFlightBatch, outcome: list[Any] | Exception) -> None:
+        self._in_flight.discard(sent)
         if isinstance(outcome, Exception):
-            self._fail(flight.batch, outcome)
+            self._fail(sent.batch, outcome)
         else:
-            self._distribute(flight, outcome)
+            self._distribute(sent, outcome)
         if self._queue:
             self._flush()
 
-    def _distribute(self, flight: InFlightBatch, answers: list[Any]) -> None:
-        """Hand out replies, and send again what the server has not run."""
+    def _distribute(self, sent: InFlightBatch, replies: list[Any]) -> None:
+        """Complete calls with their replies, and resend the calls that the server did not run."""
         missing, moved = [], []
-        for call, answer in split_replies(flight.commands, answers):
-            if not isinstance(answer, Exception):
-                call.complete(answer)
-            elif isinstance(answer, NoScriptError) and not flight.last:
+        for call, reply in split_replies(sent.commands, replies):
+            if not isinstance(reply, Exception):
+                call.complete(reply)
+            elif isinstance(reply, NoScriptError) and not sent.last:
                 # The server was restarted, failed over or flushed since the scripts were loaded.
                 missing.append(call)
-            elif isinstance(answer, (AskError, TryAgainError)):
+            elif isinstance(reply, (AskError, TryAgainError)):
                 moved.append(call)
             else:
-                call.fail(answer)
-                if isinstance(answer, ReadOnlyError):
-                    # Behind its name there may be another primary by now.
+                call.fail(reply)
+                if isinstance(reply, ReadOnlyError):
+                    # The server became a replica: its host name may lead to a new primary.
                     self._connections.close()
-                    self._look_for_the_primary()
+                    self._start_relocation()
         if missing:
             self._spawn(self._connect_and_send(missing, load=True))
         if moved:
             self._spawn(self._redirect(moved))
 
     async def _redirect(self, moved: list[ScriptCall]) -> None:
-        """Send calls by the driver, which follows a Cluster's redirections and learns from them."""
+        """Send calls through redis-py, which follows redirections and updates its topology."""
         commands = coalesce(moved, self._slot_of)
         try:
             for command in commands:
-                answer = await self._with_timeout(self._client.execute_command(*command.args()))
-                for call, part in command.split(answer):
+                reply = await self._with_timeout(self._client.execute_command(*command.args()))
+                for call, part in command.split(reply):
                     call.complete(part)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(moved, error)
@@ -311,20 +312,20 @@ class CommandBatcher:
         self._queue.clear()
         for call in batch:
             call.fail(error)
-        self._look_for_the_primary()
+        self._start_relocation()
 
-    def _look_for_the_primary(self) -> None:
+    def _start_relocation(self) -> None:
         if self._relocate is not None and (self._relocating is None or self._relocating.done()):
-            self._relocating = asyncio.ensure_future(self._relocated(self._relocate()))
+            self._relocating = asyncio.ensure_future(self._finish_relocation(self._relocate()))
             self._abandoned.add(self._relocating)
             self._relocating.add_done_callback(self._abandoned.discard)
 
-    async def _relocated(self, looking: Awaitable[Any]) -> None:
-        with contextlib.suppress(Exception):  # the next call fails, and looks again
-            await self._with_timeout(looking)
+    async def _finish_relocation(self, relocation: Awaitable[Any]) -> None:
+        with contextlib.suppress(Exception):  # the next failed call relocates again
+            await self._with_timeout(relocation)
 
-    def _spawn(self, way: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(way)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
 
@@ -346,8 +347,8 @@ class CommandBatcher:
             if task.done():
                 return task.result()
             await asyncio.sleep(0)
-        # Not awaited: on Python 3.11 a cancellation can get lost in the driver's own waiting,
-        # and then the call ends by the driver's longer timeout.
+        # The cancelled task is not awaited: on Python 3.11 redis-py's own timeouts can swallow the
+        # cancellation, and the call then ends at redis-py's longer timeout.
         task.cancel()
         self._abandoned.add(task)
         task.add_done_callback(self._discard_abandoned)

@@ -1,4 +1,4 @@
-"""From a store's URL to a client of redis-py: standalone, TLS, Cluster or Sentinel."""
+"""Factory of redis-py clients from a store URL: standalone, TLS, Cluster or Sentinel."""
 
 import ssl
 from collections.abc import Callable
@@ -20,10 +20,9 @@ _SENTINEL_OPTION_PREFIXES = ("socket_", "ssl")
 
 
 class _Sentinel(redis.asyncio.Redis):
-    """A sentinel.
+    """Sentinel whose `repr` has its address and last error.
 
-    Where no sentinel names a primary, the driver tells only what they look like: this one looks
-    like its address and what became of the question.
+    redis-py reports failed Sentinels only by `repr()`.
     """
 
     _failure = ""
@@ -36,36 +35,36 @@ class _Sentinel(redis.asyncio.Redis):
             raise
 
     def __repr__(self) -> str:
-        found = self.connection_pool.connection_kwargs
-        return f"sentinel {found['host']}:{found['port']}: {self._failure}"
+        kwargs = self.connection_pool.connection_kwargs
+        return f"sentinel {kwargs['host']}:{kwargs['port']}: {self._failure}"
 
 
 class _SentinelPrimary(redis.asyncio.Redis):
-    """Whoever the sentinels name; takes the connections to them along when it is closed."""
+    """Client of the primary behind Sentinel; closes the connections to the sentinels too."""
 
     async def aclose(self, *args: Any, **options: Any) -> None:
         await super().aclose(*args, **options)
-        for each in self.connection_pool.sentinel_manager.sentinels:  # type: ignore[attr-defined]  # of its own kind of pool
+        for each in self.connection_pool.sentinel_manager.sentinels:  # type: ignore[attr-defined]  # a SentinelConnectionPool
             await each.aclose()
 
 
 def sentinel_client(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
-    """Build a client of the primary.
+    """Return a client of the primary behind Sentinel.
 
     Args:
         url: `redis+sentinel://host:port,host:port/service[/db]` or `rediss+sentinel://`, without
             credentials.
-        options: Of the driver, for connections to the primary; those of sockets and TLS are for the
-            sentinels, too.
+        options: redis-py's options for connections to the primary; the socket and TLS options
+            also apply to the sentinels.
 
     Raises:
         ConfigError: The URL names no sentinel or no service.
     """
     parts = urlsplit(url)
     service, _, database = parts.path.strip("/").partition("/")
-    found = [urlsplit(f"//{host}") for host in parts.netloc.split(",")]
-    sentinels = [(each.hostname, each.port or 26379) for each in found if each.hostname]
-    if not service or len(sentinels) < len(found):
+    hosts = [urlsplit(f"//{host}") for host in parts.netloc.split(",")]
+    sentinels = [(each.hostname, each.port or 26379) for each in hosts if each.hostname]
+    if not service or len(sentinels) < len(hosts):
         raise ConfigError("write redis+sentinel://host:26379,host:26379/service-name")
     if database:
         options["db"] = int(database)
@@ -73,14 +72,14 @@ def sentinel_client(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
         options["ssl"] = True
     query: dict[str, Any] = {**parse_url(f"redis://host/?{parts.query}")}
     del query["host"]
-    own = {key: query.pop(f"sentinel_{key}", None) for key in ("username", "password")}
+    credentials = {key: query.pop(f"sentinel_{key}", None) for key in ("username", "password")}
     options |= query
     shared = {
         key: value for key, value in options.items() if key.startswith(_SENTINEL_OPTION_PREFIXES)
     }
-    asked = {**shared, **{key: value for key, value in own.items() if value}}
+    kwargs = {**shared, **{key: value for key, value in credentials.items() if value}}
     manager = redis.asyncio.Sentinel([], **options)  # type: ignore[no-untyped-call]  # redis-py has no types here
-    manager.sentinels = [_Sentinel(host=host, port=port, **asked) for host, port in sentinels]
+    manager.sentinels = [_Sentinel(host=host, port=port, **kwargs) for host, port in sentinels]
     client: redis.asyncio.Redis = manager.master_for(service, redis_class=_SentinelPrimary)
     return client
 
@@ -89,8 +88,8 @@ Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _MAINT_NOTIFICATIONS = "maint_notifications_config"
-# While a driver that knows maintenance notices listens for them, it hands out connections that the
-# server has closed, and every one of them costs a check.
+# redis-py's maintenance notifications make the pool hand out connections that the server has
+# closed, which fails a check each time; disable them.
 _MAINT_NOTIFICATIONS_OFF: dict[str, Any] = (
     {
         _MAINT_NOTIFICATIONS: import_module("redis.maint_notifications").MaintNotificationsConfig(
@@ -104,11 +103,11 @@ _MAINT_NOTIFICATIONS_OFF: dict[str, Any] = (
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait for the store, in seconds.
+    """Timeouts of store calls, in seconds.
 
     Args:
-        connect: For a connection; also for each step of a probe.
-        operation: For an answer, once connected.
+        connect: Limit for opening a connection, and for each step of a probe.
+        operation: Limit for a reply on an open connection.
     """
 
     connect: float = 0.25
@@ -120,10 +119,10 @@ class Timeouts:
 
 
 def redacted_url(url: str) -> str:
-    """Return the URL for people: without user, password and options.
+    """Return the URL without user, password and options, for logs and messages.
 
     Raises:
-        ConfigError: Where the password ends cannot be told.
+        ConfigError: The end of the password cannot be determined.
     """
     parts = _split(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
@@ -145,24 +144,24 @@ def _split(url: str) -> SplitResult:
 def create_client(
     url: str, timeouts: Timeouts, *, username: str | None = None, password: str | None = None
 ) -> Client:
-    """Build a client that does not retry by itself: a check that is sent twice is spent twice.
+    """Return a client that never retries: a check that is sent twice is spent twice.
 
     Args:
         url: `redis://`, `rediss://` (TLS), `redis+cluster://`, `rediss+cluster://` or
             `redis+sentinel://host:port,host:port/service[/db]` or `rediss+sentinel://`, with
             redis-py's options as a query; `sentinel_username` and `sentinel_password` are the
-            sentinels' own.
-        timeouts: How long to wait.
-        username: ACL user, in place of the URL's.
-        password: Password, in place of the URL's, so that it can come from a file.
+            credentials for the sentinels.
+        timeouts: Timeouts of the client.
+        username: ACL user; overrides the URL's.
+        password: Password; overrides the URL's, so that it can come from a file.
 
     Raises:
-        ConfigError: The URL cannot be used.
+        ConfigError: The URL is invalid.
     """
     options: dict[str, Any] = {
         "socket_connect_timeout": timeouts.connect,
-        # The operation timeout is kept by the lane. This one, above it, is for what the driver
-        # says by itself while it connects: a handshake may take as long as a connection.
+        # The batcher enforces the operation timeout. This one, above it, is for commands of the
+        # driver's handshake, which may take as long as the connection itself.
         "socket_timeout": timeouts.connect + timeouts.operation,
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
@@ -170,7 +169,7 @@ def create_client(
     parts = _split(url)
     user, _, hosts = parts.netloc.rpartition("@")
     name, _, secret = user.partition(":")
-    # Taken out of the URL: what the driver finds there would stand in place of the arguments.
+    # Removed from the URL, because credentials in the URL would override the arguments.
     if username := username or unquote(name):
         options["username"] = username
     if password := password or unquote(secret):
@@ -197,7 +196,7 @@ def create_client(
 
 def _standalone(url: str, options: dict[str, Any]) -> Client:
     client = redis.asyncio.Redis.from_url(url, **options, **_MAINT_NOTIFICATIONS_OFF)
-    # The driver reads its options when it connects; a wrong one is to be known now.
+    # redis-py validates its options when it makes a connection; do that now.
     client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # untyped driver
     return client
 
@@ -207,7 +206,7 @@ def _cluster(url: str, options: dict[str, Any]) -> Client:
 
 
 def _check_tls_files(url: str, query: str) -> None:
-    """Read the files that TLS needs, which the driver would do only once it connects."""
+    """Load the TLS files now; redis-py would load them at the first connection."""
     options = dict(parse_qsl(query))
     named = {key: options[key] for key in _TLS_FILES if key in options}
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -215,11 +214,11 @@ def _check_tls_files(url: str, query: str) -> None:
         if "ssl_ca_certs" in named:
             context.load_verify_locations(named["ssl_ca_certs"])
         if "ssl_certfile" in named:
-            # With a password, and be it a wrong one, nobody is asked for one on the terminal.
+            # Without any password, OpenSSL would prompt for one on the terminal.
             password = options.get("ssl_password", "")
             context.load_cert_chain(named["ssl_certfile"], named.get("ssl_keyfile"), password)
     except OSError as error:
-        told = " ".join(f"{key}={file}" for key, file in named.items())
+        files = " ".join(f"{key}={file}" for key, file in named.items())
         raise ConfigError(
-            f"the store URL {redacted_url(url)} names {told}, which cannot be used: {error}"
+            f"the store URL {redacted_url(url)} names {files}, which cannot be used: {error}"
         ) from error

@@ -1,10 +1,10 @@
-"""Redis Cluster: one batcher a node, and a check whose buckets live in several slots.
+"""Redis Cluster: one batcher for each node, and checks over several slots.
 
-No script can see all buckets of such a check. First every slot only looks: when one refuses,
-nothing is spent anywhere. Then every slot spends: when one refuses after all, because others spent
-in between, the units spent in the other slots are refunded. So no bucket ever admits too much, and
-a denied request spends nothing in the end; between the two steps other replicas may see an
-allowance that is too small, never one that is too large.
+A script sees one slot only. So a check over several slots first does a dry run in each slot, and
+stops if one denies. Then it acquires in each slot. If one denies now, because of a concurrent
+check, the units acquired in the other slots are refunded. No bucket ever admits too much, and a
+denied check spends nothing in the end. Between the two steps other replicas may see too few units,
+never too many.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from fleetlimit.stores.redis.scripts import Script
 Result = TypeVar("Result")
 
 SlotIndices = list[int]
-"""Places of the charges that live in one slot."""
+"""Indices of the charges whose buckets share a slot."""
 
 
 def slot_of(key: str) -> int:
@@ -41,16 +41,16 @@ def slot_of(key: str) -> int:
 
 
 class ClusterBatchers:
-    """The batchers of a Cluster's primaries, by node.
+    """Batchers of a Cluster's primaries, by node.
 
-    The driver knows which node serves a slot, and learns of moves: `relocate` reads the topology
-    again after a node failed, and a redirected command is sent again by the driver.
+    redis-py maps slots to nodes. It reads the topology again after a node failed (`_relocate`), and
+    it updates the topology when it follows a redirection.
 
     Args:
-        client: The driver's client of the Cluster.
-        timeouts: How long to wait.
-        sent: Callback with the number of calls of each pipeline.
-        tracer: Makes the spans of calls.
+        client: redis-py's client of the Cluster.
+        timeouts: Timeouts of calls.
+        on_pipeline_sent: Callback with the number of calls of each pipeline.
+        tracer: See `CommandBatcher`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ClusterBatchers:
         client: RedisCluster,
         timeouts: Timeouts,
         *,
-        sent: Callable[[int], None],
+        on_pipeline_sent: Callable[[int], None],
         tracer: trace.Tracer | None,
     ) -> None:
         self._client = client
@@ -67,7 +67,7 @@ class ClusterBatchers:
             CommandBatcher,
             client=client,
             timeouts=timeouts,
-            on_pipeline_sent=sent,
+            on_pipeline_sent=on_pipeline_sent,
             slot_of=slot_of,
             relocate=self._relocate,
             tracer=tracer,
@@ -81,7 +81,8 @@ class ClusterBatchers:
             RedisError: No node replies, or a primary does not accept the connection.
         """
         await self._relocate()
-        await asyncio.gather(*(self._batcher(node).open() for node in self._client.get_primaries()))
+        primaries = self._client.get_primaries()
+        await asyncio.gather(*(self._batcher_of(node).open() for node in primaries))
 
     async def _relocate(self) -> None:
         await self._client.initialize()
@@ -90,7 +91,7 @@ class ClusterBatchers:
             self._batchers.pop(name).disconnect()
 
     async def call(
-        self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Result]
+        self, script: Script, keys: list[str], args: list[Any], decode: Callable[[Any], Result]
     ) -> Result:
         """Run a script on the node that serves the slot of its keys."""
         try:
@@ -99,115 +100,123 @@ class ClusterBatchers:
             node = self._client.nodes_manager.get_node_from_slot(slot_of(keys[0]))
         except Exception as error:
             raise to_store_error(error) from error
-        return await self._batcher(node).call(script, keys, args, read)
+        return await self._batcher_of(node).call(script, keys, args, decode)
 
-    def _batcher(self, node: ClusterNode) -> CommandBatcher:
+    def _batcher_of(self, node: ClusterNode) -> CommandBatcher:
         batcher = self._batchers.get(node.name)
         if batcher is None:
-            connections = ConnectionHolder(partial(node.connection_class, **node.connection_kwargs))
-            batcher = self._batchers[node.name] = self._new(connections)
+            holder = ConnectionHolder(partial(node.connection_class, **node.connection_kwargs))
+            batcher = self._batchers[node.name] = self._new(holder)
         return batcher
 
     async def aclose(self) -> None:
-        """Wait for what is in flight, and close the connections."""
-        await asyncio.gather(*(each.aclose() for each in self._batchers.values()))
+        """Close all batchers."""
+        await asyncio.gather(*(batcher.aclose() for batcher in self._batchers.values()))
 
 
 class SlotStore(Protocol):
-    """What a store of several slots offers for each of them."""
+    """Operations of a store within one slot."""
 
     def acquire_in_slot(
         self, charges: Sequence[Charge], *, commit: bool
     ) -> Awaitable[AcquireResult]:
-        """Decide charges of one slot."""
+        """Acquire charges of one slot."""
         ...
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> object:
-        """Correct charges that were spent."""
+        """Adjust charges that were spent."""
         ...
 
 
 async def acquire_across_slots(
     store: SlotStore, charges: Sequence[Charge], slots: Sequence[SlotIndices], *, commit: bool
 ) -> AcquireResult:
-    """Decide charges of several slots together.
+    """Acquire charges of several slots together.
+
+    Args:
+        store: Store that acquires within a slot.
+        charges: The charges.
+        slots: Indices of the charges, by slot.
+        commit: Whether to spend; False for a dry run.
 
     Raises:
-        StoreError: A slot did not answer; what the others had spent is given back.
+        StoreError: A slot did not reply; the units acquired in the other slots were refunded.
     """
-    looks = await asyncio.gather(*(_acquire(store, charges, part, commit=False) for part in slots))
-    looked = _merge(charges, slots, looks)
-    doomed = _denied_groups(charges, looked.statuses)
-    if not commit or 0 in doomed:
-        return looked
-    # A shadow group spread over slots is judged by the look, and then spent with the rest.
-    kept = [[place for place in part if charges[place].group not in doomed] for part in slots]
-    kept = [part for part in kept if part]
-    if not kept:
-        return replace(looked, spent=True)
-    answers = await asyncio.gather(
-        *(_acquire(store, charges, part, commit=True) for part in kept), return_exceptions=True
+    dry_runs = await asyncio.gather(
+        *(_acquire(store, charges, slot, commit=False) for slot in slots)
     )
-    taken = [answer for answer in answers if isinstance(answer, AcquireResult)]
-    failures = [answer for answer in answers if isinstance(answer, BaseException)]
-    if not failures and all(each.spent for each in taken):
-        return _merge(charges, kept, taken, base=looked)
-    await _refund(store, charges, kept, answers)
+    dry_run = _merge(charges, slots, dry_runs)
+    denied = _denied_groups(charges, dry_run.statuses)
+    if not commit or 0 in denied:
+        return dry_run
+    # The dry run alone decides which shadow groups are spent, because they may span slots.
+    kept = [[index for index in slot if charges[index].group not in denied] for slot in slots]
+    kept = [slot for slot in kept if slot]
+    if not kept:
+        return replace(dry_run, spent=True)
+    outcomes = await asyncio.gather(
+        *(_acquire(store, charges, slot, commit=True) for slot in kept), return_exceptions=True
+    )
+    results = [each for each in outcomes if isinstance(each, AcquireResult)]
+    failures = [each for each in outcomes if isinstance(each, BaseException)]
+    if not failures and all(each.spent for each in results):
+        return _merge(charges, kept, results, base=dry_run)
+    await _refund(store, charges, kept, outcomes)
     for failure in failures:
         raise failure
-    # Where units were given back, the look tells better how the bucket stands.
-    late = [place for place, each in enumerate(taken) if not each.spent]
-    return _merge(charges, [kept[i] for i in late], [taken[i] for i in late], base=looked)
+    # For refunded buckets, the dry run has the current status.
+    unspent = [index for index, each in enumerate(results) if not each.spent]
+    return _merge(charges, [kept[i] for i in unspent], [results[i] for i in unspent], base=dry_run)
 
 
 async def _acquire(
-    store: SlotStore, charges: Sequence[Charge], part: SlotIndices, *, commit: bool
+    store: SlotStore, charges: Sequence[Charge], slot: SlotIndices, *, commit: bool
 ) -> AcquireResult:
-    return await store.acquire_in_slot([charges[place] for place in part], commit=commit)
+    return await store.acquire_in_slot([charges[index] for index in slot], commit=commit)
 
 
-def _denied_groups(charges: Sequence[Charge], verdicts: Sequence[BucketStatus]) -> set[int]:
-    """Return the groups that do not fit as a whole."""
-    pairs = zip(charges, verdicts, strict=True)
-    return {charge.group for charge, verdict in pairs if not verdict.allowed}
+def _denied_groups(charges: Sequence[Charge], statuses: Sequence[BucketStatus]) -> set[int]:
+    """Return the groups with a denied charge."""
+    pairs = zip(charges, statuses, strict=True)
+    return {charge.group for charge, status in pairs if not status.allowed}
 
 
 async def _refund(
     store: SlotStore,
     charges: Sequence[Charge],
-    parts: Sequence[SlotIndices],
-    answers: Sequence[AcquireResult | BaseException],
+    slots: Sequence[SlotIndices],
+    outcomes: Sequence[AcquireResult | BaseException],
 ) -> None:
-    settlements = []
-    for part, answer in zip(parts, answers, strict=True):
-        if isinstance(answer, AcquireResult) and answer.spent:
-            ours = [charges[place] for place in part]
-            broken = _denied_groups(ours, answer.statuses)
-            settlements += [
-                each.adjustment(-each.units, answer.store_now_us)
-                for each in ours
-                if each.group not in broken
+    adjustments = []
+    for slot, outcome in zip(slots, outcomes, strict=True):
+        if isinstance(outcome, AcquireResult) and outcome.spent:
+            in_slot = [charges[index] for index in slot]
+            denied = _denied_groups(in_slot, outcome.statuses)
+            adjustments += [
+                each.adjustment(-each.units, outcome.store_now_us)
+                for each in in_slot
+                if each.group not in denied
             ]
-    # Where the store goes away in between, what is not given back expires with its bucket.
+    # If the store fails here, the units return when their buckets refill.
     with contextlib.suppress(StoreError):
-        await store.adjust(settlements)
+        await store.adjust(adjustments)
 
 
 def _merge(
     charges: Sequence[Charge],
-    parts: Sequence[SlotIndices],
-    answers: Sequence[AcquireResult],
+    slots: Sequence[SlotIndices],
+    results: Sequence[AcquireResult],
     base: AcquireResult | None = None,
 ) -> AcquireResult:
-    """Put the answers of several slots in the order of the charges; `base` fills the rest."""
-    verdicts = dict(enumerate(base.statuses)) if base else {}
-    times_us = dict(enumerate(base.acquired_at_us_by_charge)) if base else {}
-    for part, answer in zip(parts, answers, strict=True):
-        verdicts.update(zip(part, answer.statuses, strict=True))
-        times_us.update(dict.fromkeys(part, answer.store_now_us))
+    """Merge the results of several slots in the order of the charges; `base` has all others."""
+    statuses = dict(enumerate(base.statuses)) if base else {}
+    acquired_at_us = dict(enumerate(base.acquired_at_us_by_charge)) if base else {}
+    for slot, result in zip(slots, results, strict=True):
+        statuses.update(zip(slot, result.statuses, strict=True))
+        acquired_at_us.update(dict.fromkeys(slot, result.store_now_us))
     return AcquireResult(
-        max(answer.store_now_us for answer in answers),
-        tuple(verdicts[place] for place in range(len(charges))),
-        all(answer.spent for answer in answers),
-        tuple(times_us[place] for place in range(len(charges))),
+        max(result.store_now_us for result in results),
+        tuple(statuses[index] for index in range(len(charges))),
+        all(result.spent for result in results),
+        tuple(acquired_at_us[index] for index in range(len(charges))),
     )

@@ -1,8 +1,8 @@
-"""The way of pipelines to one server, on a connection that the driver opens and then lets go.
+"""Pipelining connection to one server: opened by redis-py, then used as an `asyncio.Protocol`.
 
-The driver opens it because it knows addresses, sentinels, TLS and users. It is not asked for each
-pipeline: its pool, its timeouts and its streams make half a dozen tasks of one, and take several
-times as long as to pack what is sent and to read what comes back, which is all that is done here.
+redis-py opens it, because it implements addresses, Sentinel, TLS and authentication. Pipelines do
+not go through redis-py: its pool, timeouts and streams create half a dozen tasks for each pipeline
+and take several times as long as packing the commands and parsing the replies.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ _NOT_ENOUGH_DATA: Final = object()
 
 
 OnReplies = Callable[[list[Any] | Exception], None]
-"""Is told the answers, errors of the server among them, or why there are none."""
+"""Callback with the replies of a pipeline (server errors included), or with an exception."""
 
 
 class ConnectionHolder:
-    """The way to one server: one connection at a time, opened when there is none.
+    """Holder of the one connection to a server, which it opens on demand.
 
     Args:
-        make: Makes a connection of the driver, not connected yet.
+        make: Returns an unconnected connection of redis-py.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -35,21 +35,21 @@ class ConnectionHolder:
 
     @property
     def connection(self) -> "RedisConnection | None":
-        """The connection, while there is one."""
-        line = self._connection
-        return None if line is None or line.closed else line
+        """The open connection, or None."""
+        connection = self._connection
+        return None if connection is None or connection.closed else connection
 
     async def open(self) -> "RedisConnection":
-        """Return the connection, opened if there is none.
+        """Return the connection, opening one if needed.
 
         Raises:
-            RedisError: There is nobody to connect to.
+            RedisError: The server does not accept the connection.
         """
         async with self._opening:
-            line = self.connection
-            if line is None:
-                line = self._connection = RedisConnection(await self._connect())
-            return line
+            connection = self.connection
+            if connection is None:
+                connection = self._connection = RedisConnection(await self._connect())
+            return connection
 
     async def _connect(self) -> Any:
         connection = self._make()
@@ -61,27 +61,27 @@ class ConnectionHolder:
         return connection
 
     def close(self) -> None:
-        """Close the connection; what was sent and not answered is lost."""
+        """Close the connection; pipelines without replies fail."""
         if self._connection is not None:
             self._connection.close()
 
     def reset(self) -> None:
-        """Let go of a connection whose event loop has ended, and can close nothing any more."""
+        """Drop a connection of a closed event loop, on which `close` would fail."""
         self._connection = None
         self._opening = asyncio.Lock()
 
 
 class RedisConnection(asyncio.Protocol):
-    """One connection that the driver has opened, from then on without it.
+    """Connection that takes over the transport of redis-py's connection.
 
     Args:
-        connection: The driver's, which is of no use afterwards.
+        connection: An open connection of redis-py; it must not be used afterwards.
     """
 
     def __init__(self, connection: Any) -> None:
         self.closed = False
-        # Kept, because a writer that nobody keeps closes what it writes to.
-        self._writer, connection._writer = connection._writer, None  # noqa: SLF001 - it is ours now
+        # The reference is needed: a StreamWriter closes its transport when it is collected.
+        self._writer, connection._writer = connection._writer, None  # noqa: SLF001 - taken over
         connection._reader = None  # noqa: SLF001 - as above
         self._reader = hiredis.Reader(
             replyError=BaseParser.parse_error, notEnoughData=_NOT_ENOUGH_DATA
@@ -90,40 +90,40 @@ class RedisConnection(asyncio.Protocol):
         self._writer.transport.set_protocol(self)
 
     def send(self, commands: Sequence[Sequence[Any]], on_replies: OnReplies) -> None:
-        """Send commands.
+        """Send a pipeline.
 
         Args:
-            commands: Each as its words.
-            on_replies: Is told once what became of them.
+            commands: The commands, each with its arguments.
+            on_replies: Callback, called once.
         """
         self._pending.append((len(commands), [], on_replies))
         packed = [hiredis.pack_command(tuple(each)) for each in commands]
         self._writer.transport.write(b"".join(packed))
 
     def close(self, error: Exception | None = None) -> None:
-        """Close it, and tell those who wait for an answer why there is none."""
+        """Close the connection, and fail pipelines without replies with `error`."""
         self.closed = True
         self._writer.transport.abort()
-        waiting, self._pending = self._pending, deque()
-        for _, _, heard in waiting:
-            heard(error or Disconnected("the connection was closed"))
+        pending, self._pending = self._pending, deque()
+        for _, _, on_replies in pending:
+            on_replies(error or Disconnected("the connection was closed"))
 
     def data_received(self, data: bytes) -> None:
-        """Hand out the answers that have come."""
+        """Parse replies, and complete pipelines."""
         try:
             self._reader.feed(data)
-            while self._pending and (answer := self._reader.gets()) is not _NOT_ENOUGH_DATA:
-                self._on_reply(answer)
+            while self._pending and (reply := self._reader.gets()) is not _NOT_ENOUGH_DATA:
+                self._on_reply(reply)
         except hiredis.ProtocolError:
             self.close()
 
     def _on_reply(self, reply: Any) -> None:
-        count, answers, heard = self._pending[0]
-        answers.append(reply)
-        if len(answers) == count:
+        count, replies, on_replies = self._pending[0]
+        replies.append(reply)
+        if len(replies) == count:
             self._pending.popleft()
-            heard(answers)
+            on_replies(replies)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Tell those who wait for an answer."""
+        """Fail pipelines without replies."""
         self.close()

@@ -1,11 +1,11 @@
-"""The driver's errors, said in Fleetlimit's words."""
+"""Translation of redis-py's errors to `StoreError`."""
 
 from redis import exceptions as driver
 
 from fleetlimit.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
 
 _BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
-    # The first that fits counts: the special ones stand before what they derive from.
+    # The first match counts, so subclasses stand before their base classes.
     (driver.AuthenticationError, StoreRefused, "authentication"),
     (driver.AuthorizationError, StoreRefused, "authentication"),
     (driver.BusyLoadingError, StoreUnavailable, "loading"),
@@ -24,12 +24,12 @@ _BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (OSError, StoreUnavailable, "connection"),
 )
 _MARKERS_BEFORE_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
-    # The driver has no class for the one, and behind Sentinel only the name of the other.
+    # redis-py has no class for the first, and behind Sentinel only the class name of the second.
     ("CERTIFICATE_VERIFY_FAILED", StoreRefused, "certificate"),
     ("AuthenticationError", StoreRefused, "authentication"),
 )
 _MARKERS_AFTER_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
-    # Errors that come from within a script carry the server's word, not the driver's class.
+    # Errors from within a script have the server's code in their text, not a class of redis-py.
     ("WRONGTYPE", BucketCorrupt, "wrong_type"),
     ("READONLY", StoreRefused, "read_only"),
     ("OOM", StoreRefused, "out_of_memory"),
@@ -42,40 +42,40 @@ _MARKERS_AFTER_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
     ("BUSY", StoreUnavailable, "busy"),
 )
 _HINTS = {
-    "authentication": "give FLEETLIMIT_STORE_USERNAME and FLEETLIMIT_STORE_PASSWORD, or for "
+    "authentication": "set FLEETLIMIT_STORE_USERNAME and FLEETLIMIT_STORE_PASSWORD, or for "
     "sentinels ?sentinel_username= and ?sentinel_password= in FLEETLIMIT_STORE",
-    "certificate": "name the CA of the store with ?ssl_ca_certs= in FLEETLIMIT_STORE, and the "
-    "store by a name that is in its certificate",
-    "permission": "ACL LOG of the store names what its user may not",
+    "certificate": "set the CA of the store with ?ssl_ca_certs= in FLEETLIMIT_STORE, and use a "
+    "host name that is in the store's certificate",
+    "permission": "run ACL LOG on the store to see which command or key its user lacks",
 }
-"""What to do about what trying again does not mend."""
+"""Hints for errors that a retry does not fix, by kind."""
 
 
 def to_store_error(error: Exception) -> StoreError:
-    """Return the error that says what the driver's error means to a limiter."""
+    """Return the `StoreError` for an error of redis-py."""
     if isinstance(error, StoreError):
         return error
     if isinstance(error, driver.RedisClusterException) and isinstance(error.__cause__, Exception):
-        # No node could be joined. One that does not let us in is not down.
+        # No node accepted a connection. A node that rejects the credentials is not down.
         cause = to_store_error(error.__cause__)
         if isinstance(cause, StoreRefused):
             return cause
     text = str(error)
-    ours, kind = _classify(error, text)
-    message = f"{'unexpected answer' if kind == 'response' else kind}: {text}"
+    error_type, kind = _classify(error, text)
+    message = f"{'unexpected reply' if kind == 'response' else kind}: {text}"
     if kind in _HINTS:
         message += f"; {_HINTS[kind]}"
-    return ours(message, kind=kind)
+    return error_type(message, kind=kind)
 
 
 def _classify(error: Exception, text: str) -> tuple[type[StoreError], str]:
-    for marker, ours, kind in _MARKERS_BEFORE_TYPE:
+    for marker, error_type, kind in _MARKERS_BEFORE_TYPE:
         if marker in text:
-            return ours, kind
-    for driver_error, ours, kind in _BY_TYPE:
+            return error_type, kind
+    for driver_error, error_type, kind in _BY_TYPE:
         if isinstance(error, driver_error):
-            return ours, kind
-    for marker, ours, kind in _MARKERS_AFTER_TYPE:
+            return error_type, kind
+    for marker, error_type, kind in _MARKERS_AFTER_TYPE:
         if marker in text:
-            return ours, kind
+            return error_type, kind
     return StoreRefused, "response"

@@ -1,4 +1,4 @@
-"""Buckets in Redis, Valkey or another server of their protocol, shared by all replicas."""
+"""Store in Redis, Valkey or a compatible server, shared by all replicas."""
 
 import asyncio
 import secrets
@@ -26,15 +26,15 @@ _MAX_CACHED_CHARGES = 4_096
 
 
 def _encode_charges(charges: Sequence[Charge], *, commit: bool) -> list[bytes]:
-    """Return a word for each charge of one check."""
+    """Return the encoded charges of one check; `acquire.lua` has the format."""
     begin = "1" if commit else "0"
-    found = []
+    encoded = []
     for charge in charges:
-        # One without a lease is the same for all callers.
-        write = _encode_charge if charge.lease else _encode_cached
-        found.append(write(begin, charge.quota, charge.units, charge.group, charge.lease))
+        # Without a lease, the encoding is the same for all callers.
+        encode = _encode_charge if charge.lease else _encode_cached
+        encoded.append(encode(begin, charge.quota, charge.units, charge.group, charge.lease))
         begin = "+"
-    return found
+    return encoded
 
 
 def _encode_charge(begin: str, quota: Quota, units: int, group: int, lease: str) -> bytes:
@@ -45,22 +45,22 @@ def _encode_charge(begin: str, quota: Quota, units: int, group: int, lease: str)
 _encode_cached = lru_cache(_MAX_CACHED_CHARGES)(_encode_charge)
 
 
-_EXCHANGE_REPORTS = load_script("audit")
+_EXCHANGE_REPORTS = load_script("exchange_reports")
 
 
 async def _exchange_reports(
     client: Client, timeouts: Timeouts, keys: list[str], args: list[Any]
 ) -> AuditReply:
-    """Keep a statement, and return what all have stated if its maker is to compare them.
+    """Run `exchange_reports.lua` outside the batcher, because its reply can be large.
 
     Args:
-        client: The driver's client.
-        timeouts: How long to wait; a large answer may take as long as a connection.
+        client: redis-py's client.
+        timeouts: Timeouts of the call; a large reply may take as long as a connection.
         keys: KEYS of the script.
         args: ARGV of the script.
 
     Raises:
-        StoreError: The store did not answer, or not with success.
+        StoreError: The store did not reply, or replied with an error.
     """
     call = (_EXCHANGE_REPORTS.sha, len(keys), *keys, *args)
     try:
@@ -70,38 +70,38 @@ async def _exchange_reports(
             except NoScriptError:
                 await client.script_load(_EXCHANGE_REPORTS.text)
                 reply = await client.evalsha(*call)
-        now_us, word, *stated = reply
-        pairs = zip(stated[::2], stated[1::2], strict=True)
-        found = {name.decode(): _parse_report(text) for name, text in pairs}
-        return AuditReply(int(now_us), word.decode(), found)
+        now_us, bounds, *fields = reply
+        pairs = zip(fields[::2], fields[1::2], strict=True)
+        reports = {name.decode(): _parse_report(text) for name, text in pairs}
+        return AuditReply(int(now_us), bounds.decode(), reports)
     except Exception as error:
         raise to_store_error(error) from error
 
 
 def _parse_report(text: bytes) -> tuple[int, str]:
-    at_us, _, statement = text.decode().partition(":")
-    return int(at_us), statement
+    reported_at_us, _, report = text.decode().partition(":")
+    return int(reported_at_us), report
 
 
-_ACQUIRE = load_script("take", batchable=True)
-_ADJUST, _HEARTBEAT = load_script("settle"), load_script("heartbeat")
+_ACQUIRE = load_script("acquire", batchable=True)
+_ADJUST, _HEARTBEAT = load_script("adjust"), load_script("heartbeat")
 
 
 class RedisStore:
-    """A store that all replicas share.
+    """Store shared by all replicas.
 
     Args:
-        url: Where it is; see `stores.connect`.
-        keys: Names of the keys that the heartbeat uses.
-        timeouts: How long to wait.
-        username: ACL user, in place of the URL's.
-        password: Password, in place of the URL's.
-        now_us: A clock that buckets run on in place of the server's, for tests.
+        url: URL of the store; see `create_client`.
+        keys: Names of the keys of heartbeat and audit.
+        timeouts: Timeouts of store calls.
+        username: ACL user; overrides the URL's.
+        password: Password; overrides the URL's.
+        now_us: Clock of buckets in place of the server's, for tests; microseconds since the epoch.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
-        tracer: Makes the spans of store calls; OpenTelemetry's global one if None.
+        tracer: Starts the spans of store calls; None for OpenTelemetry's global tracer.
 
     Raises:
-        ConfigError: The URL cannot be used.
+        ConfigError: The URL is invalid.
     """
 
     shared = True
@@ -126,7 +126,7 @@ class RedisStore:
         self._batcher: CommandBatcher | ClusterBatchers
         if isinstance(self.client, redis.asyncio.RedisCluster):
             self._batcher = ClusterBatchers(
-                self.client, self._timeouts, sent=on_pipeline_sent, tracer=tracer
+                self.client, self._timeouts, on_pipeline_sent=on_pipeline_sent, tracer=tracer
             )
         else:
             pool = self.client.connection_pool
@@ -141,15 +141,15 @@ class RedisStore:
         self._now_us = now_us or (lambda: 0)
 
     async def open(self) -> None:
-        """Connect, load the scripts and see that the store answers.
+        """Connect, and load the scripts.
 
         Raises:
-            StoreError: It does not.
+            StoreError: The store is unavailable, or rejects the connection.
         """
         try:
             async with asyncio.timeout(2 * self._timeouts.connect + self._timeouts.operation):
                 if isinstance(self.client, redis.asyncio.Redis):
-                    # Connections that a restarted server has closed would fail the first command.
+                    # Pooled connections that a restarted server has closed would fail a command.
                     await self.client.connection_pool.disconnect(inuse_connections=False)
                 await self._batcher.open()
                 for each in (_ACQUIRE, _ADJUST, _HEARTBEAT, _EXCHANGE_REPORTS):
@@ -165,31 +165,31 @@ class RedisStore:
     def acquire(
         self, charges: Sequence[Charge], *, commit: bool = True
     ) -> Awaitable[AcquireResult]:
-        """Decide all charges together: one script call, or in a Cluster one for each slot."""
+        """Acquire all charges together: in one script call, or in a Cluster one for each slot."""
         if self._cluster:
-            parts = _by_slot(charges)
-            if len(parts) > 1:
-                return acquire_across_slots(self, charges, parts, commit=commit)
+            slots = _by_slot(charges)
+            if len(slots) > 1:
+                return acquire_across_slots(self, charges, slots, commit=commit)
         return self.acquire_in_slot(charges, commit=commit)
 
     def acquire_in_slot(
         self, charges: Sequence[Charge], *, commit: bool
     ) -> Awaitable[AcquireResult]:
-        """Decide charges whose buckets one script call may see."""
+        """Acquire charges whose buckets share a Cluster slot."""
         keys = [charge.key for charge in charges]
         args = [self._now_us(), *_encode_charges(charges, commit=commit)]
-        read = _decode_single if len(keys) == 1 else partial(_decode, len(keys))
-        return self._batcher.call(_ACQUIRE, keys, args, read)
+        decode = _decode_single if len(keys) == 1 else partial(_decode, len(keys))
+        return self._batcher.call(_ACQUIRE, keys, args, decode)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
-        """Correct charges that were spent, and return when each was."""
-        slots: dict[int, list[Adjustment]] = {}
-        found = [slot_of(each.key) if self._cluster else 0 for each in adjustments]
-        for slot, each in zip(found, adjustments, strict=True):
-            slots.setdefault(slot, []).append(each)
-        times_us = await asyncio.gather(*(self._adjust_in_slot(part) for part in slots.values()))
-        by_slot = dict(zip(slots, times_us, strict=True))
-        return [by_slot[slot] for slot in found]
+        """Adjust charges that were spent, and return the store's time of each adjustment."""
+        by_slot: dict[int, list[Adjustment]] = {}
+        slots = [slot_of(each.key) if self._cluster else 0 for each in adjustments]
+        for slot, each in zip(slots, adjustments, strict=True):
+            by_slot.setdefault(slot, []).append(each)
+        times_us = await asyncio.gather(*map(self._adjust_in_slot, by_slot.values()))
+        time_us_of = dict(zip(by_slot, times_us, strict=True))
+        return [time_us_of[slot] for slot in slots]
 
     async def _adjust_in_slot(self, adjustments: Sequence[Adjustment]) -> int:
         args: list[Any] = [self._now_us()]
@@ -200,7 +200,7 @@ class RedisStore:
         return await self._batcher.call(_ADJUST, [each.key for each in adjustments], args, int)
 
     async def delete(self, keys: Sequence[str]) -> int:
-        """Delete buckets and return how many there were."""
+        """Delete buckets and return how many existed."""
         try:
             async with asyncio.timeout(self._timeouts.connect):
                 return sum([int(await self.client.delete(key)) for key in keys])
@@ -208,7 +208,7 @@ class RedisStore:
             raise to_store_error(error) from error
 
     async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:
-        """Announce a replica for `ttl_us` microseconds, 0 to leave, and count the live ones."""
+        """Announce a replica for `ttl_us` microseconds, or remove it with 0; count live ones."""
         keys = [self._keys.replicas_key, self._keys.epoch_key]
         args = [self._now_us(), replica, ttl_us, secrets.token_hex(8)]
         return await self._batcher.call(_HEARTBEAT, keys, args, _decode_heartbeat)
@@ -216,17 +216,17 @@ class RedisStore:
     async def exchange_reports(
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:
-        """Keep a replica's statement, and hand all of them to the first replica by name."""
+        """Store a replica's report, and return all reports to the first replica by name."""
         keys = [self._keys.reports_key, self._keys.auditors_key]
         args = [self._now_us(), replica, report, bounds, ttl_us, int(last)]
         return await _exchange_reports(self.client, self._timeouts, keys, args)
 
 
 def _by_slot(charges: Sequence[Charge]) -> list[list[int]]:
-    """Return the places of the charges that one script call may hold."""
+    """Return the indices of the charges, by Cluster slot."""
     slots: dict[int, list[int]] = {}
-    for place, charge in enumerate(charges):
-        slots.setdefault(slot_of(charge.key), []).append(place)
+    for index, charge in enumerate(charges):
+        slots.setdefault(slot_of(charge.key), []).append(index)
     return list(slots.values())
 
 
@@ -237,15 +237,15 @@ def _decode_single(reply: list[int]) -> AcquireResult:
 
 
 def _decode(charges: int, reply: list[int]) -> AcquireResult:
-    now_us, spent, *figures = reply
-    verdicts = tuple(
-        BucketStatus(bool(fits), remaining, retry_us, next_us, reset_us)
-        for fits, remaining, retry_us, next_us, reset_us in (
-            figures[at : at + FIELDS_PER_CHARGE]
+    now_us, spent, *fields = reply
+    statuses = tuple(
+        BucketStatus(bool(allowed), remaining, retry_us, next_us, reset_us)
+        for allowed, remaining, retry_us, next_us, reset_us in (
+            fields[at : at + FIELDS_PER_CHARGE]
             for at in range(0, charges * FIELDS_PER_CHARGE, FIELDS_PER_CHARGE)
         )
     )
-    return AcquireResult(now_us, verdicts, bool(spent))
+    return AcquireResult(now_us, statuses, bool(spent))
 
 
 def _decode_heartbeat(reply: list[Any]) -> HeartbeatReply:

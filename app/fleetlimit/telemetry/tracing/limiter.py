@@ -14,7 +14,7 @@ from fleetlimit.telemetry.tracing.head_sampling import in_unsampled_request
 _STORE_CALL_ATTRIBUTES = {
     names.ATTR_DB_SYSTEM: "redis",
     names.ATTR_DB_OPERATION: "EVALSHA",
-    names.ATTR_DB_PROCEDURE: "take",
+    names.ATTR_DB_PROCEDURE: "acquire",
 }
 
 

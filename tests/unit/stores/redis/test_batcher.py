@@ -1,4 +1,4 @@
-"""Calls of one turn travel together, alone at once, and each hears its own answer."""
+"""CommandBatcher: calls of one event-loop iteration share a pipeline, and each gets its reply."""
 
 import asyncio
 from typing import Any
@@ -13,20 +13,20 @@ from redis.exceptions import ConnectionError as Disconnected
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT
 from fleetlimit.stores.redis.scripts import Script
-from support.lane import OTHER, SCRIPT, FakeServer, batcher_for, call, loop_turns, unchanged
+from support.batcher import OTHER, SCRIPT, FakeServer, batcher_for, call, loop_turns, unchanged
 
 
-async def test_calls_of_one_turn_are_one_pipeline() -> None:
-    """Calls made together leave together, and each gets its own answer."""
+async def test_calls_of_one_iteration_share_a_pipeline() -> None:
+    """Calls made in one event-loop iteration are one pipeline, and each gets its own result."""
     client = FakeServer()
-    lane = batcher_for(client)
-    answers = await asyncio.gather(*(call(lane, number) for number in range(50)))
+    batcher = batcher_for(client)
+    answers = await asyncio.gather(*(call(batcher, number) for number in range(50)))
     assert answers == [str(number) for number in range(50)]
     assert client.sizes == [50]
 
 
-async def test_call_alone_leaves_in_its_turn() -> None:
-    """A call waits for no company: it is under way before anything has to happen."""
+async def test_single_call_is_sent_in_its_iteration() -> None:
+    """An idle batcher sends a call without any delay."""
     client = FakeServer(held=True)
     waiting = call(batcher_for(client), "alone")
     await loop_turns()
@@ -35,18 +35,18 @@ async def test_call_alone_leaves_in_its_turn() -> None:
     assert await waiting == "alone"
 
 
-async def test_command_names_script_keys_and_arguments() -> None:
-    """What is sent is EVALSHA with the script's SHA, the number of keys, keys and arguments."""
+async def test_command_is_evalsha() -> None:
+    """The command is EVALSHA with the script's SHA-1, the number of keys, keys and arguments."""
     client = FakeServer()
     await batcher_for(client).call(SCRIPT, ["a", "b"], [1, "x"], unchanged)
-    assert client.sent[0] == (("EVALSHA", "text", 2, "a", "b", 1, "x"),)
+    assert client.pipelines[0] == (("EVALSHA", "text", 2, "a", "b", 1, "x"),)
 
 
-async def test_crowd_is_split_and_held_back() -> None:
-    """No pipeline is larger, and no more are under way, than allowed; the rest leaves after."""
+async def test_batch_size_and_pipelines_in_flight_are_bounded() -> None:
+    """Calls beyond the batch size and the pipelines in flight queue for the next pipelines."""
     client = FakeServer(held=True)
-    lane = batcher_for(client)
-    crowd = [call(lane, number) for number in range((MAX_IN_FLIGHT + 1) * MAX_BATCH + 44)]
+    batcher = batcher_for(client)
+    crowd = [call(batcher, number) for number in range((MAX_IN_FLIGHT + 1) * MAX_BATCH + 44)]
     await loop_turns()
     assert client.sizes == [MAX_BATCH] * MAX_IN_FLIGHT
     client.release()
@@ -54,74 +54,74 @@ async def test_crowd_is_split_and_held_back() -> None:
     assert client.sizes == [MAX_BATCH] * (MAX_IN_FLIGHT + 1) + [44]
 
 
-async def test_calls_made_while_others_travel_leave_together() -> None:
-    """What is asked while all ways are taken, in whatever turns, leaves as one pipeline."""
+async def test_queued_calls_share_a_pipeline() -> None:
+    """Calls made while the maximum of pipelines is in flight share the next pipeline."""
     client = FakeServer(held=True)
-    lane = batcher_for(client)
+    batcher = batcher_for(client)
     calls = []
     for number in range(MAX_IN_FLIGHT + 7):
-        calls.append(call(lane, number))
+        calls.append(call(batcher, number))
         await loop_turns()
     client.release()
     await asyncio.gather(*calls)
     assert client.sizes == [1] * MAX_IN_FLIGHT + [7]
 
 
-async def test_script_that_the_server_lost_is_loaded_once_and_run() -> None:
-    """Calls whose script is unknown are sent again after loading; the others are not."""
+async def test_noscript_is_loaded_once_and_resent() -> None:
+    """Only the calls with an unknown script are sent again, after it was loaded."""
     client = FakeServer()
-    lane = batcher_for(client)
+    batcher = batcher_for(client)
     answers = await asyncio.gather(
-        call(lane, "a"), call(lane, "b", OTHER), call(lane, "c", OTHER), call(lane, "d")
+        call(batcher, "a"), call(batcher, "b", OTHER), call(batcher, "c", OTHER), call(batcher, "d")
     )
     assert list(answers) == ["a", "b", "c", "d"]
     assert client.loaded == ["other"]
     assert client.sizes == [4, 2]
 
 
-async def test_every_pipeline_tells_its_size() -> None:
-    """Whoever wants to know is told how many calls each pipeline carried, those sent again too."""
-    client, told = FakeServer(), list[int]()
-    lane = batcher_for(client, on_pipeline_sent=told.append)
-    await asyncio.gather(call(lane, "a"), call(lane, "b"), call(lane, "c", OTHER))
-    await call(lane, "d")
-    assert told == client.sizes == [3, 1, 1]
+async def test_on_pipeline_sent_receives_the_number_of_calls() -> None:
+    """The callback receives the number of calls of each pipeline, resent calls included."""
+    client, sizes = FakeServer(), list[int]()
+    batcher = batcher_for(client, on_pipeline_sent=sizes.append)
+    await asyncio.gather(call(batcher, "a"), call(batcher, "b"), call(batcher, "c", OTHER))
+    await call(batcher, "d")
+    assert sizes == client.sizes == [3, 1, 1]
 
 
-async def test_caller_that_left_before_departure_is_not_sent() -> None:
-    """A call that was cancelled in its turn is not spent."""
+async def test_call_cancelled_before_sending_is_not_sent() -> None:
+    """A call that is cancelled in its iteration is not sent."""
     client = FakeServer()
-    lane = batcher_for(client)
-    left, stays = call(lane, "left"), call(lane, "stays")
+    batcher = batcher_for(client)
+    left, stays = call(batcher, "left"), call(batcher, "stays")
     left.cancel()
     assert await stays == "stays"
-    assert [sent[0][3] for sent in client.sent] == ["stays"]
-    alone = call(lane, "alone")
+    assert [sent[0][3] for sent in client.pipelines] == ["stays"]
+    alone = call(batcher, "alone")
     alone.cancel()
     await loop_turns()
     assert client.sizes == [1]
 
 
 @pytest.mark.parametrize("script", [SCRIPT, OTHER], ids=["known", "unknown"])
-async def test_caller_that_left_on_the_way_costs_the_others_nothing(script: Script) -> None:
-    """The companions of a call that was cancelled under way get their answers."""
+async def test_call_cancelled_in_flight_does_not_affect_others(script: Script) -> None:
+    """Other calls of the pipeline get their results."""
     client = FakeServer(held=True)
-    lane = batcher_for(client)
-    left, stays = call(lane, "left", script), call(lane, "stays", script)
+    batcher = batcher_for(client)
+    left, stays = call(batcher, "left", script), call(batcher, "stays", script)
     await loop_turns()
     left.cancel()
     client.release()
     assert await stays == "stays"
     assert left.cancelled()
-    assert await call(lane, "next") == "next"
+    assert await call(batcher, "next") == "next"
 
 
-async def test_caller_that_left_hears_of_no_failure() -> None:
-    """A failure is told to those that still wait."""
+async def test_failure_does_not_reach_a_cancelled_call() -> None:
+    """A failure reaches only calls that are still awaited."""
     client = FakeServer(held=True)
     client.failures.append(Disconnected("closed"))
-    lane = batcher_for(client)
-    left, stays = call(lane, "left"), call(lane, "stays")
+    batcher = batcher_for(client)
+    left, stays = call(batcher, "left"), call(batcher, "stays")
     await loop_turns()
     left.cancel()
     client.release()
@@ -130,13 +130,13 @@ async def test_caller_that_left_hears_of_no_failure() -> None:
     assert left.cancelled()
 
 
-async def test_closing_waits_for_what_is_under_way() -> None:
-    """A lane is closed when every call that had left, or waited to leave, has its answer."""
+async def test_aclose_waits_for_calls_in_flight() -> None:
+    """The batcher closes after every sent or queued call has its result."""
     client = FakeServer(held=True)
-    lane = batcher_for(client)
-    calls = [call(lane, number) for number in range(MAX_IN_FLIGHT * MAX_BATCH + 1)]
+    batcher = batcher_for(client)
+    calls = [call(batcher, number) for number in range(MAX_IN_FLIGHT * MAX_BATCH + 1)]
     await loop_turns()
-    closing = asyncio.ensure_future(lane.aclose())
+    closing = asyncio.ensure_future(batcher.aclose())
     await loop_turns()
     assert not closing.done()
     client.release()
@@ -145,49 +145,54 @@ async def test_closing_waits_for_what_is_under_way() -> None:
     assert all(each.done() for each in calls)
 
 
-async def test_redirected_calls_are_sent_again_by_the_driver() -> None:
-    """A Cluster that moved a slot redirects; the driver follows, for those calls alone."""
+async def test_redirected_calls_are_resent_through_redis_py() -> None:
+    """redis-py follows the redirections of a Cluster, for the redirected calls only."""
     server = FakeServer()
     moved = [MovedError("1 127.0.0.1:1"), AskError("1 127.0.0.1:1"), TryAgainError("wait")]
-    server.answer = lambda command: moved.pop() if command[3] == "moved" else command[3]
-    lane = batcher_for(server)
+    server.reply_to = lambda command: moved.pop() if command[3] == "moved" else command[3]
+    batcher = batcher_for(server)
     answers = await asyncio.gather(
-        call(lane, "stays"), call(lane, "moved"), call(lane, "moved"), call(lane, "moved")
+        call(batcher, "stays"),
+        call(batcher, "moved"),
+        call(batcher, "moved"),
+        call(batcher, "moved"),
     )
     assert list(answers) == ["stays", "moved", "moved", "moved"]
     assert server.redirected == [("EVALSHA", "text", 1, "moved")] * 3
 
 
-async def test_redirected_call_that_fails_fails_alone() -> None:
-    """A redirection that leads nowhere is an error of the store."""
+async def test_failed_redirection_fails_only_its_call() -> None:
+    """A redirection to a dead node is a store error of that call."""
     server = FakeServer()
-    server.answer = lambda command: MovedError("1 127.0.0.1:1") if command[3] == "a" else command[3]
+    server.reply_to = lambda command: (
+        MovedError("1 127.0.0.1:1") if command[3] == "a" else command[3]
+    )
 
     async def nowhere(*_: Any) -> Any:
         raise Disconnected("gone")
 
     server.execute_command = nowhere  # type: ignore[method-assign]
-    lane = batcher_for(server)
-    bad, good = call(lane, "a"), call(lane, "b")
+    batcher = batcher_for(server)
+    bad, good = call(batcher, "a"), call(batcher, "b")
     assert await good == "b"
     with pytest.raises(StoreUnavailable, match="gone"):
         await bad
 
 
-async def test_traced_call_travels_like_any_other(
+async def test_traced_call_shares_the_pipeline(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
     """Each traced call has a client span below the current one, without keys or arguments."""
     tracer = provider.get_tracer("test")
     server = FakeServer()
-    lane = batcher_for(server, tracer=tracer)
+    batcher = batcher_for(server, tracer=tracer)
 
     async def traced(name: str) -> Any:
         with tracer.start_as_current_span(name):
-            return await lane.call(SCRIPT, ["secret"], [name], unchanged)
+            return await batcher.call(SCRIPT, ["secret"], [name], unchanged)
 
     async def untraced() -> Any:
-        return await lane.call(SCRIPT, ["a"], [], unchanged)
+        return await batcher.call(SCRIPT, ["a"], [], unchanged)
 
     await asyncio.gather(traced("first"), traced("second"), untraced())
     await loop_turns()
@@ -203,21 +208,21 @@ async def test_traced_call_travels_like_any_other(
         assert dict(span.attributes or {}) == {
             "db.system.name": "redis",
             "db.operation.name": "EVALSHA",
-            "db.stored_procedure.name": "take",
+            "db.stored_procedure.name": "acquire",
         }
         assert "secret" not in span.to_json()
 
 
-async def test_failed_call_is_an_error_on_its_span(
+async def test_span_of_a_failed_call_has_the_error(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
-    """The error is recorded; a call whose caller was cancelled ends its span without one."""
+    """The error is recorded; the span of a cancelled call ends without one."""
     tracer = provider.get_tracer("test")
     server = FakeServer(held=True)
     server.failures.append(Disconnected("closed"))
-    lane = batcher_for(server, tracer=tracer)
+    batcher = batcher_for(server, tracer=tracer)
     with tracer.start_as_current_span("check"):
-        left, stays = call(lane, "left"), call(lane, "stays")
+        left, stays = call(batcher, "left"), call(batcher, "stays")
         await loop_turns()
     left.cancel()
     server.release()

@@ -1,4 +1,4 @@
-"""What fails on the way to a store is told to those whom it concerns, and to nobody else."""
+"""CommandBatcher: a failure reaches exactly the calls that it affects."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,10 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from fleetlimit.errors import StoreRefused, StoreUnavailable
 from fleetlimit.stores.redis.client import Timeouts
-from support.lane import (
+from support.batcher import (
     OTHER,
     SCRIPT,
-    FakeLine,
+    FakeConnection,
     FakeServer,
     batcher_for,
     call,
@@ -26,7 +26,7 @@ from support.tracing import exact_cancellation
 
 
 class ForgetfulClient(FakeServer):
-    """A server that forgets every script at once."""
+    """Server that forgets every script at once."""
 
     async def script_load(self, text: str) -> str:
         """Learn nothing."""
@@ -34,55 +34,55 @@ class ForgetfulClient(FakeServer):
         return text
 
 
-async def test_script_that_stays_unknown_is_an_error() -> None:
-    """A server that forgets a script at once is not asked a third time."""
+async def test_repeated_noscript_is_an_error() -> None:
+    """NOSCRIPT right after loading the script is an error."""
     client = ForgetfulClient()
     with pytest.raises(StoreRefused, match="NOSCRIPT"):
         await batcher_for(client).call(OTHER, ["a"], [], unchanged)
     assert (client.loaded, client.sizes) == (["other"], [1, 1])
 
 
-async def test_error_of_one_call_is_its_own() -> None:
-    """One bad bucket says nothing to the calls that travelled with it."""
+async def test_error_reply_fails_only_its_call() -> None:
+    """A corrupt bucket does not affect other calls of the pipeline."""
     client = FakeServer()
-    client.answer = lambda command: ResponseError("ERR") if command[3] == "bad" else command[3]
-    lane = batcher_for(client)
-    bad, good = call(lane, "bad"), call(lane, "good")
+    client.reply_to = lambda command: ResponseError("ERR") if command[3] == "bad" else command[3]
+    batcher = batcher_for(client)
+    bad, good = call(batcher, "bad"), call(batcher, "good")
     assert await good == "good"
     with pytest.raises(StoreRefused, match="ERR"):
         await bad
 
 
-async def test_failure_of_the_way_is_told_to_all() -> None:
-    """When the connection breaks, every call on it hears so, and the next one is tried again."""
+async def test_broken_connection_fails_every_call_on_it() -> None:
+    """When the connection breaks, every call on it fails, and the next call reconnects."""
     client = FakeServer()
     client.failures.append(Disconnected("closed"))
-    lane = batcher_for(client)
-    answers = await asyncio.gather(*(call(lane, 1) for _ in range(3)), return_exceptions=True)
+    batcher = batcher_for(client)
+    answers = await asyncio.gather(*(call(batcher, 1) for _ in range(3)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
-    assert await call(lane, "again") == "again"
+    assert await call(batcher, "again") == "again"
 
 
-async def test_answer_that_does_not_come_is_a_timeout() -> None:
-    """A server that does not answer is given up after the operation timeout."""
+async def test_missing_reply_is_a_timeout() -> None:
+    """A call fails after the operation timeout."""
     client = FakeServer(held=True)
-    lane = batcher_for(client, Timeouts(connect=10, operation=0.02))
+    batcher = batcher_for(client, Timeouts(connect=10, operation=0.02))
     with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms") as caught:
-        await lane.call(SCRIPT, ["a"], [], unchanged)
+        await batcher.call(SCRIPT, ["a"], [], unchanged)
     assert caught.value.kind == "timeout"
     client.release()
-    assert await lane.call(SCRIPT, ["b"], [], unchanged) == "b"
+    assert await batcher.call(SCRIPT, ["b"], [], unchanged) == "b"
 
 
 class UncancellableClient(FakeServer):
-    """A driver that suppresses the cancellation of its connecting, and ends later."""
+    """Server whose `open` suppresses its cancellation, and ends later."""
 
     def __init__(self) -> None:
         super().__init__()
         self.connected = asyncio.Event()
         self.broken = False
 
-    async def open(self) -> FakeLine:
+    async def open(self) -> FakeConnection:
         """Wait for the event, whatever happens."""
         with contextlib.suppress(asyncio.CancelledError):
             await self.connected.wait()
@@ -94,24 +94,24 @@ class UncancellableClient(FakeServer):
 
 @exact_cancellation
 @pytest.mark.parametrize("broken", [True, False], ids=["failure", "connection"])
-async def test_what_ends_after_its_timeout_is_nobodys(broken: bool) -> None:  # noqa: FBT001 - a case
-    """A caller is not held by a driver that goes on, and its late end is of no consequence."""
+async def test_late_end_of_a_connection_attempt_is_ignored(broken: bool) -> None:  # noqa: FBT001 - a case
+    """A call does not wait for an uncancellable driver, and the driver's late end has no effect."""
     client = UncancellableClient()
-    lane = batcher_for(client, Timeouts(connect=10, operation=0.02))
+    batcher = batcher_for(client, Timeouts(connect=10, operation=0.02))
     with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms"):
-        await lane.call(SCRIPT, ["a"], [], unchanged)
+        await batcher.call(SCRIPT, ["a"], [], unchanged)
     client.broken = broken
     client.connected.set()
     with anyio.fail_after(10):
-        await lane.aclose()
+        await batcher.aclose()
     client.broken = False
     assert await batcher_for(client).call(SCRIPT, ["b"], [], unchanged) == "b"
     await loop_turns()
-    assert not lane._abandoned
+    assert not batcher._abandoned
 
 
-async def test_late_failure_is_heard_of_silently() -> None:
-    """A failure that comes after its caller was answered is not reported as unheard."""
+async def test_late_failure_is_not_logged_as_unretrieved() -> None:
+    """A failure after the timeout is not reported as an exception that was never retrieved."""
     late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     late.set_exception(Disconnected("closed"))
     batcher_for(FakeServer())._discard_abandoned(late)
@@ -122,39 +122,39 @@ async def test_late_failure_is_heard_of_silently() -> None:
     assert reported == []
 
 
-async def test_answer_that_arrived_in_a_busy_turn_is_taken() -> None:
-    """An answer that is there counts, even if the loop was too busy to hear of it in time."""
+async def test_reply_wins_over_a_timeout_in_the_same_iteration() -> None:
+    """A reply that has arrived counts, even if the loop was blocked past the timeout."""
 
     def busy(command: tuple[Any, ...]) -> Any:
         time.sleep(0.03)
         return command[3]
 
     client = FakeServer()
-    client.answer = busy
-    lane = batcher_for(client, Timeouts(connect=10, operation=0.01))
-    assert await lane.call(SCRIPT, ["late"], [], unchanged) == "late"
+    client.reply_to = busy
+    batcher = batcher_for(client, Timeouts(connect=10, operation=0.01))
+    assert await batcher.call(SCRIPT, ["late"], [], unchanged) == "late"
 
 
-async def test_read_only_server_is_left_and_the_primary_looked_up() -> None:
-    """Behind the name of a server that became a replica there may be another primary by now."""
+async def test_read_only_reply_disconnects_and_relocates() -> None:
+    """The host name of a server that became a replica may lead to a new primary."""
     client, lookups = FakeServer(), list[str]()
-    client.answer = lambda _: ReadOnlyError("replica")
+    client.reply_to = lambda _: ReadOnlyError("replica")
 
     async def relocate() -> None:
         lookups.append("primary")
 
-    lane = batcher_for(client, relocate=relocate)
+    batcher = batcher_for(client, relocate=relocate)
     with pytest.raises(StoreRefused) as caught:
-        await lane.call(SCRIPT, ["a"], [], unchanged)
+        await batcher.call(SCRIPT, ["a"], [], unchanged)
     await loop_turns()
     assert (caught.value.kind, lookups, client.connection) == ("read_only", ["primary"], None)
-    client.answer = lambda command: command[3]
-    assert await lane.call(SCRIPT, ["b"], [], unchanged) == "b"
+    client.reply_to = lambda command: command[3]
+    assert await batcher.call(SCRIPT, ["b"], [], unchanged) == "b"
     assert client.opened == 2
 
 
-async def test_failed_server_is_looked_up_once_at_a_time() -> None:
-    """A node that fails may have a successor; a lookup that fails or hangs costs no call."""
+async def test_relocation_runs_once_at_a_time() -> None:
+    """A failed node may have a successor; a failing or hanging lookup does not fail calls."""
     client, begun = FakeServer(), list[asyncio.Event]()
 
     async def relocate() -> None:
@@ -162,21 +162,21 @@ async def test_failed_server_is_looked_up_once_at_a_time() -> None:
         await begun[-1].wait()
         raise Disconnected("no node replies")
 
-    lane = batcher_for(client, relocate=relocate)
+    batcher = batcher_for(client, relocate=relocate)
     client.failures += [Disconnected("closed"), Disconnected("closed")]
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="closed"):
-            await lane.call(SCRIPT, ["a"], [], unchanged)
+            await batcher.call(SCRIPT, ["a"], [], unchanged)
     await loop_turns()
     assert len(begun) == 1
-    assert await lane.call(SCRIPT, ["b"], [], unchanged) == "b"
+    assert await batcher.call(SCRIPT, ["b"], [], unchanged) == "b"
     begun[0].set()
-    await lane.aclose()
+    await batcher.aclose()
     await loop_turns()
     client.failures.append(Disconnected("closed"))
     with pytest.raises(StoreUnavailable, match="closed"):
-        await lane.call(SCRIPT, ["c"], [], unchanged)
+        await batcher.call(SCRIPT, ["c"], [], unchanged)
     await loop_turns()
     assert len(begun) == 2
     begun[1].set()
-    await lane.aclose()
+    await batcher.aclose()

@@ -1,5 +1,7 @@
-"""A store's URL becomes a client that waits briefly and never retries by itself."""
+"""Factory of redis-py clients: short timeouts and no retries."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -9,6 +11,7 @@ import redis.asyncio
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
+import fleetlimit
 from fleetlimit.errors import ConfigError
 from fleetlimit.stores.redis.client import Timeouts, create_client, redacted_url
 from support.certificates import CertificateAuthority
@@ -17,12 +20,12 @@ TIMEOUTS = Timeouts(connect=0.5, operation=0.125)
 
 
 def options(url: str, **credentials: str) -> dict[str, Any]:
-    """Return what the client of this URL connects with."""
+    """Return the connection options of the client for a URL."""
     client = create_client(url, TIMEOUTS, **credentials)
     if isinstance(client, redis.asyncio.RedisCluster):
         (node,) = client.nodes_manager.startup_nodes.values()
-        told = {"host": node.host, "port": node.port, "retry": client.retry}
-        return {**node.connection_kwargs, **told}
+        endpoint = {"host": node.host, "port": node.port, "retry": client.retry}
+        return {**node.connection_kwargs, **endpoint}
     pool = client.connection_pool
     return {**pool.connection_kwargs, "class": pool.connection_class.__name__}
 
@@ -41,7 +44,7 @@ def options(url: str, **credentials: str) -> dict[str, Any]:
         ("rediss+cluster://store", {"host": "store", "port": 6379}),
     ],
 )
-def test_url_becomes_a_client(url: str, expected: dict[str, Any]) -> None:
+def test_url_options_reach_the_client(url: str, expected: dict[str, Any]) -> None:
     """Host, port, database, credentials, TLS and further options come from the URL."""
     assert expected.items() <= options(url).items()
 
@@ -50,15 +53,15 @@ URLS = ["redis://ann:pw@store", "redis+cluster://ann:pw@store", "redis+sentinel:
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_credentials_from_elsewhere_win(url: str) -> None:
-    """A user and a password that come from a file stand in place of the URL's."""
+def test_credentials_override_the_url(url: str) -> None:
+    """A user and a password, for example from a file, override the URL's."""
     found = options(url, username="bob", password="other")  # noqa: S106 - an example
     assert (found["username"], found["password"]) == ("bob", "other")
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_password_from_elsewhere_keeps_the_user(url: str) -> None:
-    """A password alone leaves the URL's user, as the user alone leaves the URL's password."""
+def test_password_alone_keeps_the_user(url: str) -> None:
+    """A password alone keeps the URL's user, and a user alone the URL's password."""
     found = options(url, password="other")  # noqa: S106 - an example
     assert (found["username"], found["password"]) == ("ann", "other")
     found = options(url, username="bob")
@@ -66,16 +69,16 @@ def test_password_from_elsewhere_keeps_the_user(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://store", "redis+cluster://store", "redis+sentinel://h/s"])
-def test_client_waits_briefly_and_once(url: str) -> None:
-    """No client retries by itself: a check that is sent twice is spent twice."""
+def test_client_has_short_timeouts_and_no_retries(url: str) -> None:
+    """A check that is sent twice is spent twice, so no client retries."""
     found = options(url)
     assert found["socket_connect_timeout"] == 0.5
     assert found["socket_timeout"] == 0.625
     assert found["retry"].get_retries() == 0
 
 
-def test_sentinels_are_asked_for_the_service() -> None:
-    """Every sentinel is known with its port, and what they say is used for the service."""
+def test_sentinel_url_has_sentinels_and_service() -> None:
+    """Every sentinel has its port, and the service its name."""
     url = "redis+sentinel://ann:p%40w@one,two:27000,[::1]:27001/main/3"
     client = create_client(url, TIMEOUTS)
     assert isinstance(client, redis.asyncio.Redis)
@@ -94,8 +97,8 @@ def test_sentinels_are_asked_for_the_service() -> None:
     assert (found["db"], found["username"], found["password"]) == (3, "ann", "p@w")
 
 
-def test_sentinels_have_tls_options_and_credentials_of_their_own() -> None:
-    """TLS is for sentinels and service alike; each has its own user and password."""
+def test_sentinels_have_tls_options_and_their_own_credentials() -> None:
+    """TLS applies to sentinels and service; each has its own user and password."""
     url = "rediss+sentinel://ann:pw@one/main?ssl_cert_reqs=none&sentinel_password=other"
     client = create_client(url, TIMEOUTS)
     assert isinstance(client, redis.asyncio.Redis)
@@ -130,14 +133,14 @@ def test_sentinels_have_tls_options_and_credentials_of_their_own() -> None:
         ("redis://[::1", "cannot be used"),
     ],
 )
-def test_url_that_cannot_be_used_fails_at_construction(url: str, message: str) -> None:
-    """A bad URL is a ConfigError at once, never a fault of the store later."""
+def test_invalid_url_fails_at_construction(url: str, message: str) -> None:
+    """An invalid URL is a `ConfigError` at once, and not a store error later."""
     with pytest.raises(ConfigError, match=message):
         create_client(url, TIMEOUTS)
 
 
-def test_tls_files_are_the_drivers(tmp_path: Path) -> None:
-    """A CA, a client certificate and its key are read, and the driver is given them."""
+def test_tls_files_reach_the_client(tmp_path: Path) -> None:
+    """A CA, a client certificate and its key are loaded, and passed to redis-py."""
     authority = CertificateAuthority("store's")
     pem = dict(zip(("tls.crt", "tls.key"), authority.issue("client"), strict=True))
     for name, text in {"ca.crt": authority.certificate, **pem}.items():
@@ -153,10 +156,10 @@ def test_tls_files_are_the_drivers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["rediss", "rediss+cluster", "rediss+sentinel"])
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
 @pytest.mark.parametrize(("content", "message"), [(None, "No such file"), ("no PEM", "_ssl")])
-def test_tls_file_that_cannot_be_used_fails_at_construction(
+def test_invalid_tls_file_fails_at_construction(
     tmp_path: Path, kind: str, option: str, content: str | None, message: str
 ) -> None:
-    """A CA or certificate that is not there is named at once, not once a connection fails."""
+    """A missing CA or certificate is an error at once, and not at the first connection."""
     file = tmp_path / "given.crt"
     if content is not None:
         file.write_text(content)
@@ -174,14 +177,14 @@ def test_tls_file_that_cannot_be_used_fails_at_construction(
         ("redis://store#s3cret", "redis://store"),
     ],
 )
-def test_location_hides_credentials(url: str, expected: str) -> None:
-    """What people see of a store is where it is, not how to get in."""
+def test_redacted_url_hides_credentials(url: str, expected: str) -> None:
+    """The redacted URL has neither user, password nor options."""
     assert redacted_url(url) == expected
 
 
 @pytest.mark.parametrize("sign", ["/", "?", "#"])
-def test_password_that_was_not_encoded_is_not_told(sign: str) -> None:
-    """A password with a sign that ends the host's part is in no message."""
+def test_unencoded_password_is_not_in_the_message(sign: str) -> None:
+    """A password with a URL delimiter is in no message."""
     url = f"redis://ann:s3{sign}cret@store"
     for use in (redacted_url, lambda url: create_client(url, TIMEOUTS)):
         with pytest.raises(ConfigError, match="percent-encode") as caught:
@@ -191,7 +194,20 @@ def test_password_that_was_not_encoded_is_not_told(sign: str) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "operation"), [(0, 1), (1, 0), (-1, 1), (1, -1)])
-def test_timeout_of_nothing_is_refused(seconds: float, operation: float) -> None:
-    """A store that may not take any time could never answer."""
+def test_timeout_of_0_is_rejected(seconds: float, operation: float) -> None:
+    """With a timeout of 0 no call could succeed."""
     with pytest.raises(ConfigError, match="above 0 seconds"):
         Timeouts(seconds, operation)
+
+
+def test_store_needs_only_the_opentelemetry_api() -> None:
+    """The Redis store is imported without the OpenTelemetry SDK."""
+    package = Path(fleetlimit.__file__).parent
+    code = (
+        "import sys, types\n"
+        "package = sys.modules['fleetlimit'] = types.ModuleType('fleetlimit')\n"
+        f"package.__path__ = [{str(package)!r}]\n"
+        "sys.modules['opentelemetry.sdk'] = None\n"
+        "import fleetlimit.stores.redis.store"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""One check over several slots: no slot admits too much, and a refusal spends nothing."""
+"""Checks over several Cluster slots: no slot admits too much, and a denied check spends nothing."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -18,11 +18,11 @@ Interruption = Callable[[str], Awaitable[None]]
 
 
 async def nothing(_key: str) -> None:
-    """Let a call through."""
+    """Do nothing."""
 
 
 class Slots:
-    """Three slots of one charge each, over a store in memory; others may come in between."""
+    """Three slots with one charge each, over a memory store; other checks may run in between."""
 
     def __init__(
         self, *, before_spending: Interruption = nothing, before_settling: Interruption = nothing
@@ -51,119 +51,119 @@ class Slots:
         looked = await self.buckets.acquire(
             [charge(QUOTA, 0, key=key) for key in keys], commit=False
         )
-        return [verdict.remaining for verdict in looked.statuses]
+        return [status.remaining for status in looked.statuses]
 
 
 def three(*groups: int) -> list[Charge]:
-    """Return charges of three slots."""
+    """Return charges in three slots."""
     return [charge(QUOTA, key=key, group=group) for key, group in zip("abc", groups, strict=True)]
 
 
 PARTS = [[0], [1], [2]]
 
 
-async def test_every_slot_looks_before_any_spends() -> None:
-    """All slots are asked without spending first, and then all spend."""
+async def test_every_slot_has_a_dry_run_before_any_acquires() -> None:
+    """All slots run a dry run first, and then all acquire."""
     slots = Slots()
-    taken = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
-    assert taken.spent
+    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
+    assert result.spent
     assert slots.calls == [(step, key) for step in ("look", "spend") for key in "abc"]
-    assert [verdict.remaining for verdict in taken.statuses] == [2, 2, 2]
+    assert [status.remaining for status in result.statuses] == [2, 2, 2]
 
 
-async def test_refusal_at_the_look_spends_nowhere() -> None:
-    """When one slot refuses, no slot is asked to spend."""
+async def test_denied_dry_run_acquires_nowhere() -> None:
+    """If one slot denies the dry run, no slot acquires."""
     slots = Slots()
     await slots.buckets.acquire([charge(QUOTA, 3, key="b")])
-    taken = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
-    assert (taken.spent, allowed(taken)) == (False, [True, False, True])
+    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
+    assert (result.spent, allowed(result)) == (False, [True, False, True])
     assert {step for step, _ in slots.calls} == {"look"}
 
 
-async def test_look_alone_never_spends() -> None:
-    """Without commit the look is all there is."""
+async def test_dry_run_alone_acquires_nothing() -> None:
+    """With `commit=False` only the dry runs take place."""
     slots = Slots()
-    taken = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=False)
-    assert (taken.spent, allowed(taken)) == (False, [True] * 3)
+    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=False)
+    assert (result.spent, allowed(result)) == (False, [True] * 3)
     assert {step for step, _ in slots.calls} == {"look"}
 
 
-async def test_answers_keep_the_order_of_the_charges() -> None:
-    """Slots that hold several charges, out of order, answer each in its place."""
+async def test_statuses_keep_the_order_of_the_charges() -> None:
+    """Interleaved charges of several slots get their statuses in order."""
     slots = Slots()
     await slots.buckets.acquire([charge(QUOTA, 1, key="a"), charge(QUOTA, 2, key="c")])
-    taken = await acquire_across_slots(slots, three(0, 0, 0), [[2, 0], [1]], commit=True)
-    assert [verdict.remaining for verdict in taken.statuses] == [1, 2, 0]
+    result = await acquire_across_slots(slots, three(0, 0, 0), [[2, 0], [1]], commit=True)
+    assert [status.remaining for status in result.statuses] == [1, 2, 0]
 
 
-async def test_race_between_look_and_spending_gives_back() -> None:
-    """When others spend a slot's last units in between, what the rest has spent is given back."""
+async def test_concurrent_check_causes_a_refund() -> None:
+    """If a concurrent check takes a slot's last units, other slots are refunded."""
 
     async def others_come_first(key: str) -> None:
         if key == "b":
             await slots.buckets.acquire([charge(QUOTA, 3, key="b")])
 
     slots = Slots(before_spending=others_come_first)
-    taken = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
-    assert (taken.spent, allowed(taken)) == (False, [True, False, True])
-    assert taken.statuses[1].retry_after_us > 0
-    # The figures are those of the buckets after everything was given back.
-    assert [verdict.remaining for verdict in taken.statuses] == [3, 0, 3]
+    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
+    assert (result.spent, allowed(result)) == (False, [True, False, True])
+    assert result.statuses[1].retry_after_us > 0
+    # The statuses are those after the refunds.
+    assert [status.remaining for status in result.statuses] == [3, 0, 3]
     assert await slots.remaining("a", "b", "c") == [3, 0, 3]
     assert [key for step, key in slots.calls if step == "settle"] == ["a", "c"]
 
 
-async def test_race_gives_back_what_shadow_has_spent() -> None:
-    """A shadow group's units, too, are given back when the request is refused after all."""
+async def test_denied_check_refunds_shadow_groups() -> None:
+    """Units of a shadow group are also refunded if the check is denied after all."""
 
     async def others_come_first(key: str) -> None:
         if key == "a":
             await slots.buckets.acquire([charge(QUOTA, 3, key="a")])
 
     slots = Slots(before_spending=others_come_first)
-    taken = await acquire_across_slots(slots, three(0, 1, 2), PARTS, commit=True)
-    assert not taken.spent
+    result = await acquire_across_slots(slots, three(0, 1, 2), PARTS, commit=True)
+    assert not result.spent
     assert await slots.remaining("a", "b", "c") == [0, 3, 3]
 
 
-async def test_race_in_shadow_refuses_nobody() -> None:
-    """A shadow group that no longer fits at the spending is not spent, and refuses nobody."""
+async def test_shadow_group_lost_in_a_race_does_not_deny() -> None:
+    """A shadow group that no longer fits is not spent, and does not deny the check."""
 
     async def others_come_first(key: str) -> None:
         if key == "b":
             await slots.buckets.acquire([charge(QUOTA, 3, key="b")])
 
     slots = Slots(before_spending=others_come_first)
-    taken = await acquire_across_slots(slots, three(0, 1, 2), PARTS, commit=True)
-    assert (taken.spent, allowed(taken)) == (True, [True, False, True])
+    result = await acquire_across_slots(slots, three(0, 1, 2), PARTS, commit=True)
+    assert (result.spent, allowed(result)) == (True, [True, False, True])
     assert await slots.remaining("a", "b", "c") == [2, 0, 2]
 
 
-async def test_shadow_that_the_race_broke_is_not_given_back_twice() -> None:
-    """What a broken shadow group did not spend is not given back either."""
+async def test_unspent_shadow_group_is_not_refunded() -> None:
+    """Units that a shadow group did not spend are not refunded."""
 
     async def others_come_first(key: str) -> None:
         await slots.buckets.acquire([charge(QUOTA, 3, key=key)])
 
     slots = Slots(before_spending=others_come_first)
     charges = three(0, 1, 1)
-    taken = await acquire_across_slots(slots, charges, [[0], [1, 2]], commit=True)
-    assert not taken.spent
+    result = await acquire_across_slots(slots, charges, [[0], [1, 2]], commit=True)
+    assert not result.spent
     assert [key for step, key in slots.calls if step == "settle"] == []
     assert await slots.remaining("a", "b", "c") == [0, 0, 3]
 
 
-async def test_shadow_that_does_not_fit_is_left_out_of_the_spending() -> None:
-    """Only what the look found to fit is spent; with nothing to spend the request is let in."""
+async def test_shadow_group_denied_in_the_dry_run_is_not_acquired() -> None:
+    """Only groups that fit in the dry run are acquired; with none of them the check is admitted."""
     slots = Slots()
     await slots.buckets.acquire([charge(QUOTA, 3, key=key) for key in "abc"])
-    taken = await acquire_across_slots(slots, three(1, 2, 3), PARTS, commit=True)
-    assert (taken.spent, allowed(taken)) == (True, [False] * 3)
+    result = await acquire_across_slots(slots, three(1, 2, 3), PARTS, commit=True)
+    assert (result.spent, allowed(result)) == (True, [False] * 3)
     assert {step for step, _ in slots.calls} == {"look"}
 
 
-async def test_slot_that_fails_gives_the_others_back() -> None:
-    """When a slot goes away at the spending, the failure is told and nothing stays spent."""
+async def test_failed_slot_refunds_the_others() -> None:
+    """If a slot fails, its error is raised and nothing stays spent."""
 
     async def away(key: str) -> None:
         if key == "c":
@@ -175,8 +175,8 @@ async def test_slot_that_fails_gives_the_others_back() -> None:
     assert await slots.remaining("a", "b", "c") == [3, 3, 3]
 
 
-async def test_failure_to_give_back_is_not_told_in_place_of_the_first() -> None:
-    """When giving back fails too, the caller hears what failed first; the units expire."""
+async def test_failed_refund_does_not_hide_the_first_error() -> None:
+    """If the refund fails too, the first error is raised; the units return with time."""
 
     async def away(key: str) -> None:
         if key != "a":

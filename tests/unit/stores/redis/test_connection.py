@@ -1,4 +1,4 @@
-"""Answers come in the order of the questions, in whatever pieces, or the connection is left."""
+"""RedisConnection: replies in order, in any chunks; an error closes the connection."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ PLAIN = Script("settle", "text", "sha")
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written."""
+    """Transport that records written data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Transport(asyncio.Transport):
 
 
 class Connection:
-    """A driver's connection, opened to nobody."""
+    """Fake connection of redis-py."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.transport = Transport()
@@ -60,9 +60,9 @@ class Connection:
         self.disconnected += 1
 
 
-def wire_to(*connections: Connection) -> ConnectionHolder:
-    following = list(connections)
-    return ConnectionHolder(lambda: following.pop(0))
+def holder_for(*connections: Connection) -> ConnectionHolder:
+    remaining = list(connections)
+    return ConnectionHolder(lambda: remaining.pop(0))
 
 
 def commands(*keys: str) -> tuple[list[ScriptCall], list[Any]]:
@@ -71,111 +71,113 @@ def commands(*keys: str) -> tuple[list[ScriptCall], list[Any]]:
     return calls, coalesce(calls, lambda _: 0)
 
 
-async def test_answers_are_told_in_order_whatever_the_pieces() -> None:
-    """Two questions are answered in three pieces; an error of the server is an answer."""
-    connection = Connection()
-    line = RedisConnection(connection)
-    heard: list[Any] = []
-    line.send([("GET", "a"), ("GET", "b")], heard.append)
-    line.send([("GET", "c")], heard.append)
+async def test_replies_arrive_in_order_in_any_chunks() -> None:
+    """Two pipelines get their replies from three chunks; a server error is a reply."""
+    driver_connection = Connection()
+    connection = RedisConnection(driver_connection)
+    outcomes: list[Any] = []
+    connection.send([("GET", "a"), ("GET", "b")], outcomes.append)
+    connection.send([("GET", "c")], outcomes.append)
     for piece in (b":1\r\n-NOSCRI", b"PT no\r\n$1\r", b"\nx\r\n"):
-        line.data_received(piece)
-    (one, error), two = heard
+        connection.data_received(piece)
+    (one, error), two = outcomes
     assert (one, two) == (1, [b"x"])
     assert isinstance(error, NoScriptError)
-    assert connection.transport.written[1] == b"*2\r\n$3\r\nGET\r\n$1\r\nc\r\n"
+    assert driver_connection.transport.written[1] == b"*2\r\n$3\r\nGET\r\n$1\r\nc\r\n"
 
 
 @pytest.mark.parametrize("end", ["lost", "nonsense"])
-async def test_who_waits_hears_that_the_connection_is_gone(end: str) -> None:
-    """A lost connection, and an answer that is none, end all that was asked on it."""
-    line = RedisConnection(Connection())
-    heard: list[Any] = []
-    line.send([("GET", "a")], heard.append)
+async def test_closed_connection_fails_pending_pipelines(end: str) -> None:
+    """A lost connection, or an invalid reply, fails every pending pipeline."""
+    connection = RedisConnection(Connection())
+    outcomes: list[Any] = []
+    connection.send([("GET", "a")], outcomes.append)
     if end == "lost":
-        line.connection_lost(None)
+        connection.connection_lost(None)
     else:
-        line.data_received(b"nonsense\r\n")
-    assert [type(each) for each in heard] == [Disconnected]
-    assert line.closed
+        connection.data_received(b"nonsense\r\n")
+    assert [type(each) for each in outcomes] == [Disconnected]
+    assert connection.closed
 
 
-async def test_one_connection_is_opened_for_all_and_again_after_its_loss() -> None:
-    """Who comes while it is opened waits for the same one."""
+async def test_holder_opens_one_connection_and_replaces_it() -> None:
+    """Concurrent callers share the connection attempt."""
     first, second = Connection(), Connection()
-    wire = wire_to(first, second)
-    wire.close()
-    assert wire.connection is None
-    one, same = await asyncio.gather(wire.open(), wire.open())
-    assert one is same is wire.connection
-    wire.close()
-    assert (wire.connection, first.transport.aborted) == (None, 1)
-    assert await wire.open() is not one
-    # The old one's end comes late, and is nothing to the new one.
+    holder = holder_for(first, second)
+    holder.close()
+    assert holder.connection is None
+    one, same = await asyncio.gather(holder.open(), holder.open())
+    assert one is same is holder.connection
+    holder.close()
+    assert (holder.connection, first.transport.aborted) == (None, 1)
+    assert await holder.open() is not one
+    # A late event of the old connection does not affect the new one.
     one.connection_lost(None)
-    assert wire.connection is not None
+    assert holder.connection is not None
 
 
-async def test_a_connection_that_fails_is_given_back_to_the_driver() -> None:
-    """Nothing is left open, and the next one is tried."""
+async def test_failed_connection_is_disconnected() -> None:
+    """Nothing is left open, and the next attempt starts again."""
     bad = Connection(Disconnected("refused"))
-    wire = wire_to(bad, Connection())
+    holder = holder_for(bad, Connection())
     with pytest.raises(Disconnected, match="refused"):
-        await wire.open()
+        await holder.open()
     assert bad.disconnected == 1
-    assert not (await wire.open()).closed
+    assert not (await holder.open()).closed
 
 
-async def test_a_flight_that_is_late_leaves_its_connection() -> None:
-    """It is given up after its time, once, and what comes later is nobody's."""
-    line = RedisConnection(Connection())
-    calls, asking = commands("a")
-    landed: list[Any] = []
+async def test_batch_timeout_closes_the_connection() -> None:
+    """A batch times out once, and later replies are ignored."""
+    connection = RedisConnection(Connection())
+    calls, evalsha = commands("a")
+    outcomes: list[Any] = []
     done = asyncio.Event()
 
-    def land(_: InFlightBatch, outcome: Any) -> None:
-        landed.append(outcome)
+    def on_done(_: InFlightBatch, outcome: Any) -> None:
+        outcomes.append(outcome)
         done.set()
 
-    InFlightBatch(calls, asking, line, 0.001, land)
+    InFlightBatch(calls, evalsha, connection, 0.001, on_done)
     with anyio.fail_after(10):
         await done.wait()
-    assert isinstance(landed[0], StoreUnavailable)
-    assert landed[0].kind == "timeout"
-    assert line.closed
-    line.connection_lost(None)
-    assert len(landed) == 1
+    assert isinstance(outcomes[0], StoreUnavailable)
+    assert outcomes[0].kind == "timeout"
+    assert connection.closed
+    connection.connection_lost(None)
+    assert len(outcomes) == 1
 
 
-async def test_what_waits_behind_a_late_flight_is_late_too() -> None:
-    """The connection is closed for want of an answer: that is what the others hear."""
-    line = RedisConnection(Connection())
-    (first, asking), (second, also) = commands("a"), commands("b")
-    landed: dict[str, Any] = {}
+async def test_batch_timeout_fails_the_batches_behind_it() -> None:
+    """Batches behind a timeout on the same connection fail with the timeout too."""
+    connection = RedisConnection(Connection())
+    (first, evalsha), (second, other_evalsha) = commands("a"), commands("b")
+    outcomes: dict[str, Any] = {}
     done = asyncio.Event()
 
-    def land(flight: InFlightBatch, outcome: Any) -> None:
-        landed[flight.batch[0].keys[0]] = outcome
-        if len(landed) == 2:
+    def on_done(batch: InFlightBatch, outcome: Any) -> None:
+        outcomes[batch.batch[0].keys[0]] = outcome
+        if len(outcomes) == 2:
             done.set()
 
-    InFlightBatch(first, asking, line, 0.001, land)
-    InFlightBatch(second, also, line, 60, land)
+    InFlightBatch(first, evalsha, connection, 0.001, on_done)
+    InFlightBatch(second, other_evalsha, connection, 60, on_done)
     with anyio.fail_after(10):
         await done.wait()
-    assert {key: to_store_error(outcome).kind for key, outcome in landed.items()} == {
+    assert {key: to_store_error(outcome).kind for key, outcome in outcomes.items()} == {
         "a": "timeout",
         "b": "timeout",
     }
 
 
-async def test_a_flight_lands_with_its_answers() -> None:
-    """An answer ends it, and its clock with it."""
-    line = RedisConnection(Connection())
-    calls, asking = commands("a")
-    landed: list[Any] = []
-    flight = InFlightBatch(calls, asking, line, 0.001, lambda _, outcome: landed.append(outcome))
-    line.data_received(b":1\r\n")
-    assert (landed, flight.done) == ([[1]], True)
+async def test_batch_is_done_with_its_replies() -> None:
+    """The replies end a batch, and its timer."""
+    connection = RedisConnection(Connection())
+    calls, evalsha = commands("a")
+    outcomes: list[Any] = []
+    batch = InFlightBatch(
+        calls, evalsha, connection, 0.001, lambda _, outcome: outcomes.append(outcome)
+    )
+    connection.data_received(b":1\r\n")
+    assert (outcomes, batch.done) == ([[1]], True)
     await asyncio.sleep(0.01)
-    assert landed == [[1]]
+    assert outcomes == [[1]]

@@ -1,4 +1,4 @@
-"""Whatever the driver says becomes one of Fleetlimit's errors, of a known kind."""
+"""Translation of redis-py's errors: every error becomes a `StoreError` of a known kind."""
 
 import pytest
 from redis import exceptions as driver
@@ -46,7 +46,7 @@ from fleetlimit.stores.redis.errors import to_store_error
 def test_error_has_a_class_and_a_kind(
     error: Exception, expected: type[StoreError], kind: str
 ) -> None:
-    """Each error of the driver says whether to try again, and a bounded word for metrics."""
+    """Each error says whether a retry can help, and has a bounded kind for metrics."""
     found = to_store_error(error)
     assert type(found) is expected
     assert found.kind == kind
@@ -62,10 +62,10 @@ def test_error_has_a_class_and_a_kind(
         (None, StoreUnavailable, "cluster_down"),
     ],
 )
-def test_cluster_says_why_it_cannot_be_joined(
+def test_cluster_error_has_the_cause(
     cause: Exception | None, expected: type[StoreError], kind: str
 ) -> None:
-    """Nodes that do not let us in are no nodes that are down: trying again does not help."""
+    """Nodes that reject the credentials are not down: a retry does not help."""
     error = driver.RedisClusterException("cannot be connected")
     error.__cause__ = cause
     found = to_store_error(error)
@@ -80,12 +80,12 @@ def test_cluster_says_why_it_cannot_be_joined(
         (driver.NoPermissionError("acl"), "ACL"),
     ],
 )
-def test_what_only_a_person_can_mend_says_how(error: Exception, advice: str) -> None:
+def test_configuration_error_has_a_hint(error: Exception, advice: str) -> None:
     """An error of the settings names the setting."""
     assert advice in str(to_store_error(error))
 
 
-def test_own_error_stays_what_it_is() -> None:
-    """An error that is already Fleetlimit's is not said again in other words."""
+def test_store_error_is_returned_unchanged() -> None:
+    """A `StoreError` is returned unchanged."""
     own = StoreUnavailable("gone", kind="timeout")
     assert to_store_error(own) is own

@@ -1,4 +1,4 @@
-"""Calls that leave together are one command where one script call can decide them."""
+"""Coalescing of script calls: one command for all calls that one EVALSHA can run."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,11 +13,13 @@ from fleetlimit.stores.redis.scripts import (
     Script,
     ScriptCall,
     coalesce,
+    load_script,
     split_replies,
 )
 from fleetlimit.stores.redis.store import _encode_charges
 
-TAKE, OTHER = Script("take", "text", "take", batchable=True), Script("settle", "text", "settle")
+ACQUIRE = Script("acquire", "text", "acquire", batchable=True)
+ADJUST = Script("adjust", "text", "adjust")
 MINUTE = Quota(Algorithm.TOKEN_BUCKET, 10, 60_000_000, 12)
 
 
@@ -27,37 +29,37 @@ async def loop() -> asyncio.AbstractEventLoop:
 
 
 def call(
-    loop: asyncio.AbstractEventLoop, *keys: str, script: Script = TAKE, now: int = 0
+    loop: asyncio.AbstractEventLoop, *keys: str, script: Script = ACQUIRE, now: int = 0
 ) -> ScriptCall:
     return ScriptCall(
         script,
         list(keys),
-        [now, *(f"word-{key}" for key in keys)],
+        [now, *(f"spec-{key}" for key in keys)],
         loop.create_future(),
         decode=list,
     )
 
 
-def anywhere(_key: str) -> int:
+def one_slot(_key: str) -> int:
     return 0
 
 
-def sent(calls: Sequence[ScriptCall], place: Any = anywhere) -> list[list[Any]]:
-    return [command.args() for command in coalesce(calls, place)]
+def sent(calls: Sequence[ScriptCall], slot_of: Any = one_slot) -> list[list[Any]]:
+    return [command.args() for command in coalesce(calls, slot_of)]
 
 
-async def test_calls_of_a_joined_script_are_one(loop: asyncio.AbstractEventLoop) -> None:
-    """Keys and words stand in the order of the calls, behind the time that they share."""
+async def test_calls_of_a_batchable_script_share_a_command(loop: asyncio.AbstractEventLoop) -> None:
+    """Keys and arguments are in the order of the calls, after the shared time."""
     assert sent([call(loop, "a"), call(loop, "b", "c")]) == [
-        ["EVALSHA", "take", 3, "a", "b", "c", 0, "word-a", "word-b", "word-c"]
+        ["EVALSHA", "acquire", 3, "a", "b", "c", 0, "spec-a", "spec-b", "spec-c"]
     ]
 
 
-async def test_what_cannot_be_decided_together_is_not(loop: asyncio.AbstractEventLoop) -> None:
-    """Another script, another time and another slot are commands of their own."""
+async def test_calls_are_coalesced_only_if_they_can_be(loop: asyncio.AbstractEventLoop) -> None:
+    """Another script, another time or another slot needs its own command."""
     calls = [
         call(loop, "a"),
-        call(loop, "b", script=OTHER),
+        call(loop, "b", script=ADJUST),
         call(loop, "c", now=5),
         call(loop, "far"),
         call(loop, "d"),
@@ -66,28 +68,36 @@ async def test_what_cannot_be_decided_together_is_not(loop: asyncio.AbstractEven
     assert [each[3 : 3 + each[2]] for each in found] == [["a", "d"], ["b"], ["c"], ["far"]]
 
 
-async def test_each_call_hears_its_part(loop: asyncio.AbstractEventLoop) -> None:
-    """The time is everybody's; an error is one call's alone."""
+async def test_each_call_gets_its_part_of_the_reply(loop: asyncio.AbstractEventLoop) -> None:
+    """The time is shared; an error belongs to one call."""
     calls = [call(loop, "a"), call(loop, "b", "c"), call(loop, "d")]
     bad = ValueError("bad")
     one, two = list(range(FIELDS_PER_CHARGE)), list(range(2 * FIELDS_PER_CHARGE))
-    answer = [99, 1, *one, bad, *two, 0, *one]
-    found = [answer for _, answer in split_replies(coalesce(calls, anywhere), [answer])]
-    assert found == [[99, 1, *one], bad, [99, 0, *one]]
+    reply = [99, 1, *one, bad, *two, 0, *one]
+    parts = [part for _, part in split_replies(coalesce(calls, one_slot), [reply])]
+    assert parts == [[99, 1, *one], bad, [99, 0, *one]]
 
 
-async def test_an_error_of_the_whole_is_everybodys(loop: asyncio.AbstractEventLoop) -> None:
-    """A script that the server does not know decided nothing."""
+async def test_error_of_the_command_fails_every_call(loop: asyncio.AbstractEventLoop) -> None:
+    """NOSCRIPT applies to every call of the command."""
     calls = [call(loop, "a"), call(loop, "b")]
     lost = ValueError("NOSCRIPT")
-    assert [each for _, each in split_replies(coalesce(calls, anywhere), [lost])] == [lost, lost]
+    assert [each for _, each in split_replies(coalesce(calls, one_slot), [lost])] == [lost, lost]
 
 
-def test_words_say_where_a_check_begins() -> None:
-    """The first charge says whether it is spent, the others that they belong to it."""
+def test_encoded_charges_mark_the_begin_of_a_check() -> None:
+    """The first charge says whether the check spends; further charges have a plus."""
     charges = [Charge("a", MINUTE, 2), Charge("b", MINUTE, 3, "lease", 1)]
     assert _encode_charges(charges, commit=True) == [
         b"1 token_bucket 10 60000000 12 2 0 ",
         b"+ token_bucket 10 60000000 12 3 1 lease",
     ]
     assert _encode_charges(charges[:1], commit=False) == [b"0 token_bucket 10 60000000 12 2 0 "]
+
+
+def test_acquire_contains_the_fast_path_of_the_token_bucket_once() -> None:
+    """The block of token_bucket.lua moves from the library to its place in acquire.lua."""
+    text = load_script("acquire").text
+    assert text.count("local retry_after = debt + cost - size") == 1
+    assert text.index("local debt = tat > now") > text.index("local tat = is_fast")
+    assert "whole_token_bucket\n" not in text

@@ -1,4 +1,4 @@
-"""A store behind Sentinel is whoever the sentinels name; what keeps them from it is told."""
+"""Store behind Sentinel: it finds the primary, and errors name the failed sentinels."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def port() -> Iterator[int]:
 
 
 async def test_primary_is_found_and_all_connections_are_closed(port: int) -> None:
-    """The one that the sentinel names decides, and in the end nobody stays connected to either."""
+    """The primary serves the store, and after `aclose` no connection is left to either."""
     async with redis.asyncio.Redis(port=port, password=PASSWORD) as admin:
         before = await admin.client_list()
         store = redis_store(f"redis+sentinel://127.0.0.1:{port}/main?sentinel_password={PASSWORD}")
@@ -33,7 +33,7 @@ async def test_primary_is_found_and_all_connections_are_closed(port: int) -> Non
         async def left() -> bool:
             return len(await admin.client_list()) == len(before)
 
-        # A server hears of it in its own time.
+        # The server notices closed connections with a delay.
         assert await eventually(left)
 
 
@@ -45,10 +45,10 @@ async def test_primary_is_found_and_all_connections_are_closed(port: int) -> Non
         (f"other?sentinel_password={PASSWORD}", StoreUnavailable, "connection", "'other'"),
     ],
 )
-async def test_sentinel_that_names_nobody_says_why(
+async def test_sentinel_error_has_the_cause(
     port: int, query: str, expected: type[StoreError], kind: str, words: str
 ) -> None:
-    """A password that the sentinel does not accept is told as that, and so is a wrong name."""
+    """A wrong password for the sentinel and a wrong service name are reported."""
     store = redis_store(f"redis+sentinel://127.0.0.1:{port}/{query}")
     with pytest.raises(expected) as caught:
         await store.open()
@@ -57,8 +57,8 @@ async def test_sentinel_that_names_nobody_says_why(
     assert words in str(caught.value)
 
 
-async def test_sentinels_that_are_away_are_named() -> None:
-    """Each sentinel that was asked in vain is told with its address and why, and nothing else."""
+async def test_unavailable_sentinels_are_in_the_error() -> None:
+    """The error has each failed sentinel's address and cause, and nothing else."""
     one, two = free_port(), free_port()
     store = redis_store(f"redis+sentinel://127.0.0.1:{one},127.0.0.1:{two}/main")
     with pytest.raises(StoreUnavailable) as caught:

@@ -1,4 +1,4 @@
-"""A real server that hangs, dies, forgets, refuses or holds nonsense never holds a check up."""
+"""A real server that hangs, dies, loses its state or holds foreign values never blocks a check."""
 
 import asyncio
 import contextlib
@@ -37,27 +37,27 @@ ALGORITHMS = list(Algorithm)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedValkey]:
-    """Return a server that a test may harm, if it heals it."""
+    """Return a server that a test may damage if it repairs it."""
     with EmbeddedValkey() as own:
         yield own
 
 
 @pytest.fixture
 async def admin(server: EmbeddedValkey) -> AsyncIterator[redis.asyncio.Redis]:
-    """Return another client of that server, which is empty and whole when a test begins."""
+    """Return another client of that server, which is empty and healthy when a test begins."""
     async with redis.asyncio.Redis(port=server.port) as client:
         await client.flushall()
         yield client
 
 
-async def say(admin: redis.asyncio.Redis, *command: str) -> None:
+async def send(admin: redis.asyncio.Redis, *command: str) -> None:
     """Send the server a command."""
     await admin.execute_command(*command)  # type: ignore[no-untyped-call]  # untyped driver
 
 
 @contextlib.contextmanager
 def stopped(server: EmbeddedValkey) -> Iterator[None]:
-    """Stop the server's process from doing anything, and let it go on."""
+    """Pause the server's process, and resume it."""
     os.kill(server.pid, signal.SIGSTOP)
     try:
         yield
@@ -67,8 +67,8 @@ def stopped(server: EmbeddedValkey) -> Iterator[None]:
 
 @exact_cancellation
 @pytest.mark.usefixtures("admin")
-async def test_frozen_server_is_a_timeout(server: EmbeddedValkey) -> None:
-    """With the server frozen each call fails in its own time, and none waits for the thaw."""
+async def test_paused_process_is_a_timeout(server: EmbeddedValkey) -> None:
+    """While the server's process is paused each call fails after its own timeout."""
     async with open_store(server, SHORT_TIMEOUTS) as store:
         with stopped(server):
             async with raises_store_error(StoreUnavailable, "timeout"):
@@ -84,8 +84,8 @@ async def test_frozen_server_is_a_timeout(server: EmbeddedValkey) -> None:
 
 
 @exact_cancellation
-async def test_opening_can_be_cancelled(server: EmbeddedValkey) -> None:
-    """A probe that is cancelled while the server hangs ends as cancelled, not as a failure."""
+async def test_open_can_be_cancelled(server: EmbeddedValkey) -> None:
+    """A probe that is cancelled while the server hangs raises CancelledError."""
     async with open_store(server) as store:
         with stopped(server):
             opening = asyncio.ensure_future(store.open())
@@ -96,8 +96,8 @@ async def test_opening_can_be_cancelled(server: EmbeddedValkey) -> None:
                 await opening
 
 
-async def test_answers_after_a_timeout_are_not_mixed_up(server: EmbeddedValkey) -> None:
-    """An answer that comes too late is nobody's: later calls each get their own."""
+async def test_late_replies_are_not_mixed_up(server: EmbeddedValkey) -> None:
+    """After a timeout, later calls get their own results."""
     async with open_store(server, SHORT_TIMEOUTS) as store, open_store(server) as patient:
         with stopped(server):
             late = [store.acquire([charge(QUOTA, number, key="late")]) for number in range(20)]
@@ -107,14 +107,14 @@ async def test_answers_after_a_timeout_are_not_mixed_up(server: EmbeddedValkey) 
         for number in range(1, 6):
             quota = quota_of(Algorithm.FIXED_WINDOW, 1_000 * number, period_us=366 * DAY_US)
             key = f"own{number}"
-            taken = await store.acquire([charge(quota, number, key=key)])
-            assert taken.statuses[0].remaining == 999 * number
+            result = await store.acquire([charge(quota, number, key=key)])
+            assert result.statuses[0].remaining == 999 * number
 
 
-async def test_paused_server_is_a_timeout(
+async def test_paused_clients_are_a_timeout(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:
-    """A server that holds writes back, as during a failover, is not waited for."""
+    """A server that delays writes, as during a failover, is a timeout."""
     async with open_store(server, SHORT_TIMEOUTS) as store:
         await admin.client_pause(60_000, all=False)
         try:
@@ -125,8 +125,8 @@ async def test_paused_server_is_a_timeout(
         assert (await spend(store, QUOTA)).allowed
 
 
-async def test_server_that_dies_in_the_middle_of_a_call() -> None:
-    """A connection that breaks under a call is an error at once; the store is usable after."""
+async def test_server_that_dies_during_a_call() -> None:
+    """A connection that breaks during a call is an error at once; the store recovers."""
     with EmbeddedValkey() as server:
         async with open_store(server) as store:
             await spend(store, QUOTA)
@@ -151,7 +151,7 @@ async def test_server_that_dies_in_the_middle_of_a_call() -> None:
 async def test_connection_closed_while_idle_fails_no_call(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:
-    """Connections that the server or a proxy closed for being idle are replaced unnoticed."""
+    """Connections that the server or a proxy closed while idle are replaced silently."""
     async with open_store(server) as store:
         await spend(store, QUOTA)
         await admin.client_kill_filter(_type="normal", skipme=True)
@@ -161,8 +161,8 @@ async def test_connection_closed_while_idle_fails_no_call(
             assert (await spend(store, QUOTA)).remaining == remaining
 
 
-async def test_restart_is_seen_in_the_epoch() -> None:
-    """A server that comes back empty has another mark, and its buckets are fresh."""
+async def test_restart_changes_the_epoch() -> None:
+    """A server that restarts empty has another epoch, and full buckets."""
     with EmbeddedValkey() as server:
         async with open_store(server) as store:
             before = await store.heartbeat("replica", DAY_US)
@@ -178,7 +178,7 @@ async def test_restart_is_seen_in_the_epoch() -> None:
 async def test_noscript_after_a_flush_is_retried(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:
-    """A server that lost the scripts is given them again in the same call (fastapi-limiter #54)."""
+    """Scripts that the server lost are loaded again in the same call (fastapi-limiter #54)."""
     async with open_store(server) as store:
         await spend(store, QUOTA)
         for remaining in (998, 997):
@@ -187,7 +187,7 @@ async def test_noscript_after_a_flush_is_retried(
 
 
 async def test_noscript_after_a_restart_is_retried() -> None:
-    """After a restart nobody has to load the scripts: calls succeed (fastapi-limiter #54)."""
+    """After a restart calls succeed without `open` (fastapi-limiter #54)."""
     with EmbeddedValkey() as server:
         async with open_store(server) as store:
             await spend(store, QUOTA)
@@ -195,16 +195,16 @@ async def test_noscript_after_a_restart_is_retried() -> None:
             server.start()
             with anyio.fail_after(20):
                 while True:
-                    # The connections of before the restart may each fail once.
+                    # Connections from before the restart may each fail once.
                     with contextlib.suppress(StoreUnavailable):
                         assert (await spend(store, QUOTA)).remaining == 999
                         break
 
 
-async def test_server_that_became_a_replica_refuses(
+async def test_replica_is_a_read_only_error(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:
-    """A server that may not be written to says so, and serves again once it may."""
+    """A server that became a replica is a `read_only` error until it is a primary again."""
     async with open_store(server) as store:
         await admin.replicaof("127.0.0.1", "1")
         try:
@@ -215,10 +215,10 @@ async def test_server_that_became_a_replica_refuses(
         assert (await spend(store, QUOTA)).remaining == 999
 
 
-async def test_server_without_memory_refuses(
+async def test_full_server_is_an_out_of_memory_error(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:
-    """A full server refuses to write rather than forget a bucket, and says why."""
+    """A full server rejects writes instead of evicting a bucket, and the error says why."""
     async with open_store(server) as store:
         await admin.config_set("maxmemory", "1mb")
         try:
@@ -233,15 +233,15 @@ async def test_server_without_memory_refuses(
 @pytest.mark.parametrize(
     ("command", "values"),
     [
-        ("SET", ["somebody's"]),
+        ("SET", ["foreign"]),
         ("SET", ["12"]),
         ("SET", ["1:2"]),
         ("SET", ["1:2:3:4"]),
         ("SET", [""]),
         ("SET", ["1::3"]),
-        ("RPUSH", ["somebody's"]),
+        ("RPUSH", ["foreign"]),
         ("RPUSH", ["7"]),
-        ("RPUSH", ["7", "somebody's"]),
+        ("RPUSH", ["7", "foreign"]),
         ("RPUSH", ["7", "12"]),
         ("HSET", ["field", "value"]),
         ("SADD", ["member"]),
@@ -254,7 +254,7 @@ async def test_foreign_value_is_a_corrupt_bucket(
     command: str,
     values: list[str],
 ) -> None:
-    """A key that holds another program's value says so, and its neighbours are served."""
+    """A key with a foreign value is an error, and other keys are served."""
     readable = {
         (Algorithm.TOKEN_BUCKET, "SET 12"),
         (Algorithm.TOKEN_BUCKET, "SET 1:2"),
@@ -263,7 +263,7 @@ async def test_foreign_value_is_a_corrupt_bucket(
     if (algorithm, " ".join([command, *values])) in readable:
         return
     quota = quota_of(algorithm, 5)
-    await say(admin, command, BUCKET, *values)
+    await send(admin, command, BUCKET, *values)
     async with open_store(server) as store:
         bad, good = await asyncio.gather(
             store.acquire([charge(quota)]),
@@ -276,16 +276,16 @@ async def test_foreign_value_is_a_corrupt_bucket(
         assert good.spent
         async with raises_store_error(BucketCorrupt, "wrong_type"):
             await store.adjust([adjustment(charge(quota), -1, 0)])
-        # The value is left as it was: it is not Fleetlimit's to delete.
+        # A foreign value is not deleted.
         assert await admin.exists(BUCKET) == 1
 
 
 @pytest.mark.parametrize("rule", ["+@all ~other:*", "+@all -set ~*"])
-async def test_user_without_permission_is_told(
+async def test_missing_permission_is_an_error(
     server: EmbeddedValkey, admin: redis.asyncio.Redis, rule: str
 ) -> None:
-    """A user that may not touch the keys, or run what a script runs, hears of it as that."""
-    await say(admin, "ACL", "SETUSER", "few", "on", ">pw", *rule.split())
+    """A user without access to the keys, or to a command of a script, is a `permission` error."""
+    await send(admin, "ACL", "SETUSER", "few", "on", ">pw", *rule.split())
     try:
         store = redis_store(f"redis://few:pw@127.0.0.1:{server.port}")
         await store.open()
@@ -293,4 +293,4 @@ async def test_user_without_permission_is_told(
             await spend(store, QUOTA)
         await store.aclose()
     finally:
-        await say(admin, "ACL", "DELUSER", "few")
+        await send(admin, "ACL", "DELUSER", "few")

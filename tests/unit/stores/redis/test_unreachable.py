@@ -1,4 +1,4 @@
-"""An address where no store answers, or lets nobody in, is told as that and in time."""
+"""Unreachable and wrong servers: the error has the right kind, and is raised in time."""
 
 import asyncio
 import contextlib
@@ -27,12 +27,12 @@ async def _spend(store: RedisStore) -> None:
 
 @contextlib.asynccontextmanager
 async def tcp(said: bytes) -> AsyncIterator[str]:
-    """Serve something that is no store: it says this to whatever it hears."""
+    """Serve something that is not a store: it sends these bytes after any data."""
     writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
-        # Who does not like what it hears may hang up without a farewell.
+        # The client may close the connection on an invalid reply.
         with contextlib.suppress(ConnectionError):
             while await reader.read(1_024):
                 writer.write(said)
@@ -50,8 +50,8 @@ async def tcp(said: bytes) -> AsyncIterator[str]:
 
 
 @exact_cancellation
-async def test_server_that_never_answers_is_a_timeout() -> None:
-    """A port that accepts and says nothing is given up in time, when opened and when asked."""
+async def test_silent_server_is_a_timeout() -> None:
+    """A port that accepts connections and sends nothing times out, in `open` and in calls."""
     async with tcp(b"") as url:
         store = redis_store(url, timeouts=SHORT_TIMEOUTS)
         async with raises_store_error(StoreUnavailable, "timeout"):
@@ -63,7 +63,7 @@ async def test_server_that_never_answers_is_a_timeout() -> None:
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\xff\r\n", b"+OK\r\n"])
 async def test_server_of_another_protocol_is_a_store_error(said: bytes) -> None:
-    """A port that speaks something else is an error of the store, never another kind of error."""
+    """A port with another protocol is a store error, and never another exception."""
     async with tcp(said) as url:
         for ask in (_heartbeat, _spend):
             store = redis_store(url, timeouts=SHORT_TIMEOUTS)
@@ -72,8 +72,8 @@ async def test_server_of_another_protocol_is_a_store_error(said: bytes) -> None:
             await store.aclose()
 
 
-async def test_nobody_there_is_unavailable() -> None:
-    """A port that nobody listens on is known at once."""
+async def test_closed_port_is_unavailable() -> None:
+    """A closed port is an error at once."""
     with EmbeddedValkey() as server:
         url = server.url
     store = redis_store(url)
@@ -85,16 +85,16 @@ async def test_nobody_there_is_unavailable() -> None:
     await store.aclose()
 
 
-async def test_location_is_told_without_credentials() -> None:
-    """A store says where it is, without how to get in."""
+async def test_location_has_no_credentials() -> None:
+    """The location of a store has no credentials."""
     store = redis_store("redis://ann:pw@127.0.0.1:6379/3")
     assert (store.location, store.shared) == ("redis://127.0.0.1:6379/3", True)
     await store.aclose()
 
 
 @pytest.mark.parametrize("credentials", ["", ":wrong@", "nobody:pw@"])
-async def test_wrong_password_is_told(credentials: str) -> None:
-    """Without the right password the store refuses, whatever is asked first."""
+async def test_wrong_password_is_an_error(credentials: str) -> None:
+    """With a wrong password every first call is an `authentication` error."""
     with EmbeddedValkey("--requirepass", "right") as server:
         url = f"redis://{credentials}127.0.0.1:{server.port}"
         for ask in (RedisStore.open, _heartbeat):

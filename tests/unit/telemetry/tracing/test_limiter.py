@@ -35,7 +35,7 @@ def test_span_says_what_was_decided(provider: TracerProvider, spans: InMemorySpa
         "fleetlimit.retry_after_ms": 1501,
         "db.system.name": "redis",
         "db.operation.name": "EVALSHA",
-        "db.stored_procedure.name": "take",
+        "db.stored_procedure.name": "acquire",
     }
 
 

@@ -1,16 +1,18 @@
--- What every script starts with: its time, as microseconds since the epoch.
+-- Time of a script call. Every script starts with this file.
 --
--- Every number here is an integer below 2^53, which a Lua number (a double) holds exactly, and which
--- the server writes in full where a command is given one.
+-- ARGV[1]  now: microseconds since the epoch; 0 for the server's clock
+--
+-- Every number in these scripts is an integer below 2^53. A Lua number (a double) holds it exactly,
+-- and the server writes all its digits where a command takes a number.
 
--- A test may move its own clock, given in ARGV[1]. Keys then live an hour longer in real time, so
--- that it is the moved clock, and never the real one, that a state expires by.
-local now, ahead = tonumber(ARGV[1]), 0
+-- With a test clock, keys live one real hour longer than their state, so that the state expires by
+-- the test clock and never by the real one.
+local now, test_clock_offset = tonumber(ARGV[1]), 0
 local time = redis.call('TIME')
 time = time[1] * 1000000 + time[2]
-if now == 0 then now = time else ahead = time - now + 3600000000 end
+if now == 0 then now = time else test_clock_offset = time - now + 3600000000 end
 
--- The key of a token bucket goes at the end of the slot in which the bucket is full, so that most checks
--- write the value alone. A slot is longer than most units take to come back, and short because what is
--- left by callers who do not come again stays for as long.
-local slot = 10000000
+-- Expiry times of token buckets are rounded up to multiples of this many microseconds. While the
+-- expiry stays the same, a check writes the value alone (SET ... KEEPTTL). Larger: fewer expiry
+-- writes. Smaller: the keys of idle callers go sooner.
+local ttl_quantum = 10000000

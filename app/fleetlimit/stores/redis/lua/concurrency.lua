@@ -1,23 +1,25 @@
 -- Concurrency, the twin of core/algorithms/concurrency.py.
 --
--- KEYS   one sorted set: the units held, named `lease:1`, `lease:2`, ..., scored by when they end
--- STATE  a = how many units are held, after the lapsed ones were dropped
+-- KEYS   one sorted set: the units in use, named `lease:1`, `lease:2`, ..., scored by their expiry
+-- STATE  a = number of units in use, after expired ones were dropped
 
-algorithms.concurrency = function()
-  local function nth_end(key, place)  -- microseconds until the unit at this place, from 0, ends
-    local found = redis.call('ZRANGE', key, place, place, 'WITHSCORES')
-    return found[2] and found[2] - now or 0
+factories.concurrency = function()
+  -- Microseconds until the unit at this index (from 0, by expiry) expires.
+  local function nth_expiry(key, index)
+    local unit = redis.call('ZRANGE', key, index, index, 'WITHSCORES')
+    return unit[2] and unit[2] - now or 0
   end
 
-  local function hold(key, q, first, last)
+  local function add_units(key, q, first, last)
     for unit = first, last do
       redis.call('ZADD', key, now + q.period, q.lease .. ':' .. unit)
     end
   end
 
-  local function keep_alive(key)
-    local held = redis.call('ZCARD', key)
-    if held > 0 then redis.call('PEXPIREAT', key, expiry_ms(now + nth_end(key, held - 1))) end
+  local function set_expiry(key)
+    local in_use = redis.call('ZCARD', key)
+    if in_use == 0 then return end
+    redis.call('PEXPIREAT', key, expiry_ms(now + nth_expiry(key, in_use - 1)))
   end
 
   return {
@@ -26,37 +28,39 @@ algorithms.concurrency = function()
       return redis.call('ZCARD', key)
     end,
 
-    verdict = function(key, q, held)
-      local missing = held + q.units - q.limit
+    check = function(key, q, in_use)
+      local missing = in_use + q.units - q.limit
       if missing <= 0 then return true, 0 end
-      return false, nth_end(key, missing - 1)
+      return false, nth_expiry(key, missing - 1)
     end,
 
-    spend = function(q, held)
-      return held + q.units
+    spend = function(q, in_use)
+      return in_use + q.units
     end,
 
-    report = function(key, q, held)
-      if held == 0 then return q.limit, 0, 0 end
-      -- What is held beyond the limit, after it was lowered, must end before a unit is free.
-      return math.max(0, q.limit - held), nth_end(key, math.max(0, held - q.limit)), nth_end(key, held - 1)
+    status = function(key, q, in_use)
+      if in_use == 0 then return q.limit, 0, 0 end
+      -- After the limit was lowered, the excess must expire before a unit is free.
+      return math.max(0, q.limit - in_use),
+        nth_expiry(key, math.max(0, in_use - q.limit)),
+        nth_expiry(key, in_use - 1)
     end,
 
     save = function(key, q)
-      hold(key, q, 1, q.units)
-      keep_alive(key)
+      add_units(key, q, 1, q.units)
+      set_expiry(key)
     end,
 
-    settle = function(key, q, delta)
-      -- Units still in use are held even where the lease had lapsed: the truth is over the limit then.
+    adjust = function(key, q, delta)
+      -- A lease that had expired while in use is added again, even if that exceeds the limit.
       local kept = math.max(0, q.units + delta)
-      hold(key, q, 1, kept)
-      local unit, gone = kept + 1, 0
+      add_units(key, q, 1, kept)
+      local unit, removed = kept + 1, 0
       repeat
-        gone = redis.call('ZREM', key, q.lease .. ':' .. unit)
+        removed = redis.call('ZREM', key, q.lease .. ':' .. unit)
         unit = unit + 1
-      until gone == 0 and unit > q.units
-      keep_alive(key)
+      until removed == 0 and unit > q.units
+      set_expiry(key)
     end,
   }
 end

@@ -3,12 +3,12 @@
 -- KEYS   one string: `index:count`, the window's number since the epoch and the units spent in it
 -- STATE  a = index, b = count
 
-algorithms.fixed_window = function()
-  local function window_save(key, q, index, count)
+factories.fixed_window = function()
+  local function save(key, q, index, count)
     if count == 0 then
       redis.call('DEL', key)
     else
-      -- A period is a millisecond at least, so an index has 13 digits at most.
+      -- A period is at least a millisecond, so an index has at most 13 digits.
       set(key, index .. ':' .. count, (index + 1) * q.period)
     end
   end
@@ -18,12 +18,12 @@ algorithms.fixed_window = function()
       local index, count = numbers(redis.call('GET', key), 2, 2)
       if type(index) == 'table' then return index end
       local current = div(now, q.period)
-      -- A clock that went back stays in the later window: it must not open an earlier one again.
+      -- If the clock went back, the later window stays current: an earlier one must not reopen.
       if index and index >= current then return index, count end
       return current, 0
     end,
 
-    verdict = function(_, q, index, count)
+    check = function(_, q, index, count)
       if count + q.units <= q.limit then return true, 0 end
       return false, (index + 1) * q.period - now
     end,
@@ -32,16 +32,18 @@ algorithms.fixed_window = function()
       return index, count + q.units
     end,
 
-    report = function(_, q, index, count)
-      local back = count > 0 and (index + 1) * q.period - now or 0
-      return math.max(0, q.limit - count), back, back
+    status = function(_, q, index, count)
+      local reset_after = count > 0 and (index + 1) * q.period - now or 0
+      return math.max(0, q.limit - count), reset_after, reset_after
     end,
 
-    save = window_save,
+    save = save,
 
-    settle = function(key, q, delta, taken, index, count)
-      if delta > 0 or div(taken, q.period) == index then count = math.max(0, count + delta) end
-      window_save(key, q, index, count)
+    adjust = function(key, q, delta, acquired_at, index, count)
+      if delta > 0 or div(acquired_at, q.period) == index then
+        count = math.max(0, count + delta)
+      end
+      save(key, q, index, count)
     end,
   }
 end

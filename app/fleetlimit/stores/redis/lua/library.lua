@@ -1,23 +1,23 @@
--- What algorithms are made of: `library()` has this and all of them within it, and a script calls it
--- only where it needs one, because the server makes everything anew with each call.
+-- Algorithms and their helpers. load_script() wraps this file and every algorithm's file in
+-- `library()`. A script calls it only when needed, because Lua builds the closures in each call.
 --
--- Each algorithm is a function that makes a table of functions over a state of up to three numbers:
+-- Each algorithm is a factory of a table of functions. Its state is up to three numbers:
 --
---   load(key, q)                 one read of the bucket: a, b, c
---   spend(q, a, b, c)            the state after spending: a, b, c
---   verdict(key, q, a, b, c)     fits, retry_us for q.units
---   report(key, q, a, b, c)      remaining, next_us, reset_us
---   save(key, q, a, b, c)        one write of the bucket, with its time to live
+--   load(key, q)                 read the bucket: a, b, c; a is an error table for a foreign value
+--   check(key, q, a, b, c)       allowed, retry_after_us for q.units
+--   spend(q, a, b, c)            the state after spending q.units: a, b, c
+--   status(key, q, a, b, c)      remaining, next_unit_after_us, reset_after_us
+--   save(key, q, a, b, c)        write the bucket and its expiry
+--   adjust(key, q, delta, acquired_at, a, b, c)   correct an earlier charge, and save
 --
--- and settle(key, q, delta, taken_us, a, b, c), which corrects and saves. `q` says what is asked of
--- a bucket: limit, period, burst, units and lease.
+-- `q` is one request: limit, period, burst, units and lease.
 
-local algorithms, made, lib = {}, {}, {}
+local factories, instances, lib = {}, {}, {}
 
-function lib.rule_of(name)
-  local rule = made[name] or algorithms[name]()
-  made[name] = rule
-  return rule
+function lib.algorithm_for(name)
+  local algorithm = instances[name] or factories[name]()
+  instances[name] = algorithm
+  return algorithm
 end
 
 local function div(a, b)  -- floor(a / b), exact
@@ -28,16 +28,16 @@ local function ceil_div(a, b)
   return div(a + b - 1, b)
 end
 
-local function text(n)  -- all digits: joined with `..` a number keeps only 14
+local function text(n)  -- all digits: `..` prints a number with only 14
   return string.format('%.0f', n)
 end
 
--- The server's millisecond in which a key is to go, rounded up and never one that is past. It is a
--- time and not a time to live: that would be counted from the start of the current millisecond, and
--- the key would go up to a millisecond before its state says nothing.
+-- The key's expiry on the server's clock, in milliseconds, rounded up and always in the future. It
+-- is an instant and not a TTL: a TTL counts from the start of the current millisecond, and the key
+-- would expire up to a millisecond before its state does.
 local function expiry_ms(at)
   if at <= now then at = now + 1 end
-  return ceil_div(at + ahead, 1000)
+  return ceil_div(at + test_clock_offset, 1000)
 end
 
 local function set(key, value, at)
@@ -48,8 +48,8 @@ local function corrupt()
   return redis.error_reply('WRONGTYPE a bucket holds a value of another program')
 end
 
--- Numbers joined by ':' back from a string value, at least `few` and at most `many` of them; nil
--- without a value.
+-- Parse a string of `few` to `many` numbers joined by ':'. Returns nil for nil, and an error table
+-- for any other value.
 local function numbers(value, few, many)
   if not value then return nil end
   local a, b, c = string.match(value, '^(%d+):?(%d*):?(%d*)$')

@@ -3,33 +3,33 @@
 -- KEYS   one string: `index:current:previous`
 -- STATE  a = index, b = current, c = previous
 
-algorithms.sliding_window = function()
-  local function sliding_used(q, index, current, previous)
+factories.sliding_window = function()
+  local function used(q, index, current, previous)
     local period_ms = q.period / 1000
-    -- A clock that went back cannot weigh the last window more than whole.
+    -- If the clock went back, the previous window's weight is capped at 1.
     local rest_ms = math.min(period_ms, ceil_div((index + 1) * q.period - now, 1000))
     return current + ceil_div(previous * rest_ms, period_ms)
   end
 
-  -- Microseconds until at least `free` units are available.
-  local function sliding_wait(q, index, current, previous, free)
+  -- Microseconds until at least `units` units are available.
+  local function wait_for(q, index, current, previous, units)
     local period_ms = q.period / 1000
-    local ends, room = (index + 1) * q.period, q.limit - free
-    local counted, spare = previous, room - current
+    local ends, room = (index + 1) * q.period, q.limit - units
+    local weighted, spare = previous, room - current
     if current > room then
-      counted, spare, ends = current, room, ends + q.period
+      weighted, spare, ends = current, room, ends + q.period
     end
     local rest_ms = period_ms
-    if counted > 0 then rest_ms = math.min(period_ms, div(spare * period_ms, counted)) end
+    if weighted > 0 then rest_ms = math.min(period_ms, div(spare * period_ms, weighted)) end
     return math.max(0, ends - rest_ms * 1000 - now)
   end
 
-  local function sliding_save(key, q, index, current, previous)
+  local function save(key, q, index, current, previous)
     if current == 0 and previous == 0 then
       redis.call('DEL', key)
       return
     end
-    -- A period is a millisecond at least, so an index has 13 digits at most.
+    -- A period is at least a millisecond, so an index has at most 13 digits.
     local value = index .. ':' .. current .. ':' .. previous
     set(key, value, (index + (current > 0 and 2 or 1)) * q.period)
   end
@@ -44,34 +44,34 @@ algorithms.sliding_window = function()
       return latest, 0, index == latest - 1 and current or 0
     end,
 
-    verdict = function(_, q, index, current, previous)
-      if sliding_used(q, index, current, previous) + q.units <= q.limit then return true, 0 end
-      return false, sliding_wait(q, index, current, previous, q.units)
+    check = function(_, q, index, current, previous)
+      if used(q, index, current, previous) + q.units <= q.limit then return true, 0 end
+      return false, wait_for(q, index, current, previous, q.units)
     end,
 
     spend = function(q, index, current, previous)
       return index, current + q.units, previous
     end,
 
-    report = function(_, q, index, current, previous)
-      local used = sliding_used(q, index, current, previous)
-      local remaining = math.max(0, q.limit - used)
-      if used == 0 then return remaining, 0, 0 end
+    status = function(_, q, index, current, previous)
+      local units = used(q, index, current, previous)
+      local remaining = math.max(0, q.limit - units)
+      if units == 0 then return remaining, 0, 0 end
       return remaining,
-        sliding_wait(q, index, current, previous, remaining + 1),
-        sliding_wait(q, index, current, previous, q.limit)
+        wait_for(q, index, current, previous, remaining + 1),
+        wait_for(q, index, current, previous, q.limit)
     end,
 
-    save = sliding_save,
+    save = save,
 
-    settle = function(key, q, delta, taken, index, current, previous)
-      taken = div(taken, q.period)
-      if delta > 0 or taken == index then
+    adjust = function(key, q, delta, acquired_at, index, current, previous)
+      local acquired_in = div(acquired_at, q.period)
+      if delta > 0 or acquired_in == index then
         current = math.max(0, current + delta)
-      elseif taken == index - 1 then
+      elseif acquired_in == index - 1 then
         previous = math.max(0, previous + delta)
       end
-      sliding_save(key, q, index, current, previous)
+      save(key, q, index, current, previous)
     end,
   }
 end

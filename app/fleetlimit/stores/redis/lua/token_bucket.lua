@@ -1,13 +1,45 @@
 -- Token bucket (GCRA), the twin of core/algorithms/token_bucket.py.
 --
--- KEYS   one string: when the bucket will be full, as `whole` or `whole:part` (part in 1/limit us)
--- STATE  a, b = debt: microseconds, and 1/limit of a microsecond, until the bucket is full
+-- KEYS   one string: the theoretical arrival time (TAT), at which the bucket is full. Written as
+--        `whole`, or `whole:fraction` with the fraction in 1/limit of a microsecond
+-- STATE  a, b = debt: whole microseconds until the bucket is full, and the fraction
+--
+-- The arithmetic stands here twice, with the same steps: without fractions, for limits whose period
+-- is a multiple of the limit, and with them, for all others. load_script() copies the first block
+-- into acquire.lua in place of `-- insert whole_token_bucket`, because a function call would cost 3
+-- to 5 % of the script's time.
 
-algorithms.token_bucket = function()
-  local function intervals(q, n)  -- the time of n units, as whole and part
+-- Acquire `cost` from a bucket without fractions.
+--
+-- In    key; tat (0 for an absent key); step: microseconds for a unit; burst in units;
+--       size = step * burst; cost = step * units
+-- Out   allowed, remaining, retry_after, next_unit_after; debt is also reset_after
+--
+-- begin whole_token_bucket
+    local debt = tat > now and tat - now or 0
+    local retry_after = debt + cost - size
+    local allowed = retry_after <= 0
+    if allowed then
+      debt, retry_after = debt + cost, 0
+      local new_tat = now + debt
+      local expires_at = new_tat + ttl_quantum - 1
+      expires_at = expires_at - expires_at % ttl_quantum
+      if tat > expires_at - ttl_quantum then  -- the key expires at this time already
+        redis.call('SET', key, new_tat, 'KEEPTTL')
+      else
+        redis.call('SET', key, new_tat, 'PXAT', math.ceil((expires_at + test_clock_offset) / 1000))
+      end
+    end
+    local free, remaining, next_unit_after = size - debt, 0, 0
+    if free > 0 then remaining = (free - free % step) / step end
+    if remaining < burst then next_unit_after = debt - (burst - remaining - 1) * step end
+-- end whole_token_bucket
+
+factories.token_bucket = function()
+  local function intervals(q, n)  -- the time of n units: whole, fraction
     local rest = q.period % q.limit
-    local part = n * rest
-    return n * ((q.period - rest) / q.limit) + div(part, q.limit), part % q.limit
+    local fraction = n * rest
+    return n * ((q.period - rest) / q.limit) + div(fraction, q.limit), fraction % q.limit
   end
 
   local function minus(q, a, b, c, d)
@@ -34,29 +66,28 @@ algorithms.token_bucket = function()
     return a, b
   end
 
-  -- A key goes at the end of the slot of time in which its bucket is full: `take` leaves that alone
-  -- while a bucket stays within one slot.
-  local function bucket_save(key, _, a, b)
+  -- Expiry times are multiples of ttl_quantum here too: the fast path relies on it for KEEPTTL.
+  local function save(key, _, a, b)
     if a == 0 and b == 0 then
       redis.call('DEL', key)
     else
       local value = b == 0 and now + a or text(now + a) .. ':' .. b
-      set(key, value, ceil_div(now + up(a, b), slot) * slot)
+      set(key, value, ceil_div(now + up(a, b), ttl_quantum) * ttl_quantum)
     end
   end
 
   return {
     load = function(key, q)
-      local whole, part = numbers(redis.call('GET', key), 1, 2)
+      local whole, fraction = numbers(redis.call('GET', key), 1, 2)
       if not whole then return 0, 0 end
       if type(whole) == 'table' then return whole end
-      part = part or 0
-      -- A state written under another limit may hold a part that this limit does not have.
-      if part >= q.limit then whole, part = whole + 1, 0 end
-      return at_least_0(whole - now, part)
+      fraction = fraction or 0
+      -- A state written under another limit may have a fraction that this limit cannot.
+      if fraction >= q.limit then whole, fraction = whole + 1, 0 end
+      return at_least_0(whole - now, fraction)
     end,
 
-    verdict = function(_, q, a, b)
+    check = function(_, q, a, b)
       local c, d = intervals(q, q.burst - q.units)
       if not less(c, d, a, b) then return true, 0 end
       return false, up(minus(q, a, b, c, d))
@@ -66,12 +97,12 @@ algorithms.token_bucket = function()
       return plus(q, a, b, intervals(q, q.units))
     end,
 
-    report = function(_, q, a, b)
-      local full_a, full_b = intervals(q, q.burst)
-      local free_a, free_b = minus(q, full_a, full_b, a, b)
+    status = function(_, q, a, b)
+      local size_a, size_b = intervals(q, q.burst)
+      local free_a, free_b = minus(q, size_a, size_b, a, b)
       local remaining = 0
       if free_a >= 0 then
-        -- The quotient of doubles may be off by one at a boundary; the exact comparison mends it.
+        -- A quotient of doubles may be off by one at a boundary; the exact comparison corrects it.
         remaining = math.floor((free_a + free_b / q.limit) * q.limit / q.period)
         local c, d = intervals(q, remaining)
         while remaining > 0 and less(free_a, free_b, c, d) do
@@ -89,19 +120,19 @@ algorithms.token_bucket = function()
       return remaining, up(minus(q, a, b, c, d)), up(a, b)
     end,
 
-    save = bucket_save,
+    save = save,
 
-    settle = function(key, q, delta, _, a, b)
+    adjust = function(key, q, delta, _, a, b)
       if delta < 0 then
         a, b = minus(q, a, b, intervals(q, -delta))
       else
         a, b = plus(q, a, b, intervals(q, delta))
       end
       a, b = at_least_0(a, b)
-      -- What is spent without asking makes no debt beyond two bursts: it must not lock out for long.
+      -- Units spent without a check make at most two bursts of debt, to bound the lockout.
       local c, d = intervals(q, 2 * q.burst)
       if less(c, d, a, b) then a, b = c, d end
-      bucket_save(key, q, a, b)
+      save(key, q, a, b)
     end,
   }
 end

@@ -1,7 +1,7 @@
-"""What is saved on the way to the store, to be left out: it must change no decision.
+"""Shortcuts on the path to the store, which tests disable: no decision may depend on them.
 
-`python -m support.savings batching,cache serve ...` is the command `fleetlimit serve ...` without
-two of them, for tests of several processes.
+`python -m support.shortcuts batching,cache serve ...` runs `fleetlimit serve ...` with two of them
+disabled, for tests with several processes.
 """
 
 import functools
@@ -18,28 +18,28 @@ from fleetlimit.stores.redis.scripts import ScriptCall, ScriptCommand
 
 
 class Shortcut(StrEnum):
-    """Something that is saved."""
+    """One shortcut."""
 
     BATCHING = "batching"
-    """Pipelines: several calls of one turn of the event loop travel together."""
-    COALESCING = "folding"
-    """Script calls: several checks of a pipeline are one."""
+    """Several script calls of one event-loop iteration share a pipeline."""
+    COALESCING = "coalescing"
+    """Several checks of a pipeline share a script call."""
     DENIAL_CACHE = "cache"
-    """Questions: what is known to refuse is not asked for again."""
+    """A denied bucket is not checked again before its retry time."""
 
 
 VARIANTS: Final[dict[str, tuple[Shortcut, ...]]] = {
     "all": (),
-    "no_folding": (Shortcut.COALESCING,),
+    "no_coalescing": (Shortcut.COALESCING,),
     "no_cache": (Shortcut.DENIAL_CACHE,),
     "none": tuple(Shortcut),
 }
-"""What is left out, by the name of what is on."""
+"""Disabled shortcuts, by the name of the variant."""
 ALL_OR_NONE: Final = {name: VARIANTS[name] for name in ("all", "none")}
 
 
 def _never_coalesce(
-    calls: Iterable[ScriptCall], _place: Callable[[str], int]
+    calls: Iterable[ScriptCall], _slot_of: Callable[[str], int]
 ) -> list[ScriptCommand]:
     return [ScriptCommand([call]) for call in calls]
 
@@ -55,9 +55,9 @@ _PATCHES: Final[dict[Shortcut, tuple[str, Any]]] = {
 
 
 def disable(shortcuts: Iterable[Shortcut], patch: pytest.MonkeyPatch) -> None:
-    """Do without, until the patch is undone."""
-    for saving in shortcuts:
-        patch.setattr(*_PATCHES[saving])
+    """Disable shortcuts until the patch is undone."""
+    for shortcut in shortcuts:
+        patch.setattr(*_PATCHES[shortcut])
 
 
 if __name__ == "__main__":

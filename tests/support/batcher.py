@@ -1,4 +1,4 @@
-"""A server that records each pipeline, and replies when the test lets it."""
+"""Fake server for a batcher: records each pipeline, and replies when the test allows it."""
 
 import asyncio
 from collections import deque
@@ -9,37 +9,36 @@ from redis.exceptions import NoScriptError
 
 from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Client, Timeouts
-from fleetlimit.stores.redis.connection import ConnectionHolder
+from fleetlimit.stores.redis.connection import ConnectionHolder, OnReplies
 from fleetlimit.stores.redis.scripts import Script
 
 ReplyTo = Callable[[tuple[Any, ...]], Any]
-Heard = Callable[[list[Any] | Exception], None]
 
 
-class FakeLine:
+class FakeConnection:
     """A connection to a `FakeServer`."""
 
     def __init__(self, server: "FakeServer") -> None:
         self.closed = False
         self._server = server
-        self._waiting: list[Heard] = []
+        self._pending: list[OnReplies] = []
 
-    def send(self, commands: Sequence[Sequence[Any]], heard: Heard) -> None:
+    def send(self, commands: Sequence[Sequence[Any]], on_replies: OnReplies) -> None:
         """Send a pipeline."""
-        self._waiting.append(heard)
-        self._server.receive(tuple(map(tuple, commands)), self._reply, heard)
+        self._pending.append(on_replies)
+        self._server.receive(tuple(map(tuple, commands)), self._reply, on_replies)
 
-    def _reply(self, heard: Heard, outcome: list[Any] | Exception) -> None:
-        if heard in self._waiting:
-            self._waiting.remove(heard)
-            heard(outcome)
+    def _reply(self, on_replies: OnReplies, outcome: list[Any] | Exception) -> None:
+        if on_replies in self._pending:
+            self._pending.remove(on_replies)
+            on_replies(outcome)
 
     def close(self, why: Exception | None = None) -> None:
-        """Close the connection, and fail what has no reply."""
+        """Close the connection, and fail every pipeline without replies."""
         self.closed = True
-        waiting, self._waiting = self._waiting, []
-        for heard in waiting:
-            heard(why or ConnectionError("the connection was closed"))
+        waiting, self._pending = self._pending, []
+        for on_replies in waiting:
+            on_replies(why or ConnectionError("the connection was closed"))
 
 
 class FakeServer:
@@ -52,61 +51,61 @@ class FakeServer:
     """
 
     def __init__(self, *, held: bool = False) -> None:
-        self.known: set[str] = set()
+        self.known_scripts: set[str] = set()
         self.loaded: list[str] = []
-        self.sent: list[tuple[tuple[Any, ...], ...]] = []
+        self.pipelines: list[tuple[tuple[Any, ...], ...]] = []
         self.redirected: list[tuple[Any, ...]] = []
-        self.answer: ReplyTo = lambda command: command[3]
+        self.reply_to: ReplyTo = lambda command: command[3]
         self.failures: deque[Exception] = deque()
         self.opened = 0
         self._held = held
         self._pending: list[Callable[[], None]] = []
-        self._line: FakeLine | None = None
+        self._connection: FakeConnection | None = None
 
     @property
-    def connection(self) -> FakeLine | None:
+    def connection(self) -> FakeConnection | None:
         """The connection, while there is one."""
-        return None if self._line is None or self._line.closed else self._line
+        return None if self._connection is None or self._connection.closed else self._connection
 
-    async def open(self) -> FakeLine:
-        """Connect."""
+    async def open(self) -> FakeConnection:
+        """Connect if there is no connection."""
         if self.connection is None:
             self.opened += 1
-            self._line = FakeLine(self)
-        assert self._line is not None
-        return self._line
+            self._connection = FakeConnection(self)
+        assert self._connection is not None
+        return self._connection
 
     def close(self) -> None:
         """Close the connection."""
-        if self._line is not None:
-            self._line.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def reset(self) -> None:
         """Drop a connection whose event loop has ended."""
-        self._line = None
+        self._connection = None
 
     def receive(
         self,
         commands: tuple[tuple[Any, ...], ...],
-        reply: Callable[[Heard, list[Any] | Exception], None],
-        heard: Heard,
+        reply: Callable[[OnReplies, list[Any] | Exception], None],
+        on_replies: OnReplies,
     ) -> None:
-        """Take a pipeline, and reply to it now or once the test lets it."""
-        self.sent.append(commands)
+        """Receive a pipeline, and reply now or at `release`."""
+        self.pipelines.append(commands)
 
-        def answer() -> None:
+        def deliver() -> None:
             outcome = (
                 self.failures.popleft() if self.failures else [self._one(each) for each in commands]
             )
-            reply(heard, outcome)
+            reply(on_replies, outcome)
 
         if self._held:
-            self._pending.append(answer)
+            self._pending.append(deliver)
         else:
-            asyncio.get_running_loop().call_soon(answer)
+            asyncio.get_running_loop().call_soon(deliver)
 
     def release(self) -> None:
-        """Let replies arrive."""
+        """Send all held replies, and later ones at once."""
         self._held = False
         pending, self._pending = self._pending, []
         for each in pending:
@@ -114,28 +113,28 @@ class FakeServer:
 
     def _one(self, command: tuple[Any, ...]) -> Any:
         assert command[0] == "EVALSHA"
-        if command[1] not in self.known:
+        if command[1] not in self.known_scripts:
             return NoScriptError("NOSCRIPT No matching script.")
-        return self.answer(command)
+        return self.reply_to(command)
 
     async def script_load(self, text: str) -> str:
-        """Learn a script; in these tests its text is its own SHA."""
+        """Load a script; in these tests its text is its own SHA."""
         self.loaded.append(text)
-        self.known.add(text)
+        self.known_scripts.add(text)
         return text
 
     async def execute_command(self, *command: Any) -> Any:
-        """Run a command as the driver does, which follows redirections."""
+        """Run a command as the driver does, following redirections."""
         self.redirected.append(command)
         return command[3]
 
     @property
     def sizes(self) -> list[int]:
-        """How many commands each pipeline had."""
-        return [len(commands) for commands in self.sent]
+        """Number of commands of each pipeline."""
+        return [len(commands) for commands in self.pipelines]
 
 
-SCRIPT, OTHER = Script("take", "text", "text"), Script("settle", "other", "other")
+SCRIPT, OTHER = Script("acquire", "text", "text"), Script("adjust", "other", "other")
 
 
 LONG_TIMEOUTS = Timeouts(connect=10, operation=10)
@@ -144,24 +143,24 @@ LONG_TIMEOUTS = Timeouts(connect=10, operation=10)
 def batcher_for(
     server: FakeServer, timeouts: Timeouts = LONG_TIMEOUTS, **options: Any
 ) -> CommandBatcher:
-    """Return a lane to a server that knows the first script."""
-    server.known.add(SCRIPT.sha)
+    """Return a batcher for a server that knows the first script."""
+    server.known_scripts.add(SCRIPT.sha)
     return CommandBatcher(
         cast("ConnectionHolder", server), cast("Client", server), timeouts, **options
     )
 
 
-def unchanged(answer: Any) -> Any:
-    """Read an answer as it is."""
-    return answer
+def unchanged(reply: Any) -> Any:
+    """Decode a reply to itself."""
+    return reply
 
 
 def call(batcher: CommandBatcher, reply: Any, script: Script = SCRIPT) -> asyncio.Task[Any]:
-    """Call a script that answers this."""
+    """Call a script whose reply is `reply`."""
     return asyncio.ensure_future(batcher.call(script, [str(reply)], [], unchanged))
 
 
 async def loop_turns(count: int = 5) -> None:
-    """Let the loop turn."""
+    """Run the event loop for a number of iterations."""
     for _ in range(count):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The ways in which checks travel to a store: whichever it is, they are decided alike."""
+"""Ways to send checks to a store: coalesced, pipelined or one by one, with the same decisions."""
 
 import asyncio
 import contextlib
@@ -13,22 +13,22 @@ from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.redis.store import RedisStore
-from support.savings import Shortcut, disable
+from support.shortcuts import Shortcut, disable
 from support.stores import LONG_TIMEOUTS, allowed_status, charge, quota_of
 
 
 class Batching(StrEnum):
-    """How a check travels."""
+    """How a check is sent."""
 
-    COALESCED = "folded"
-    """Between two others, in one script call with them."""
-    PIPELINED = "batched"
-    """Between two others, in one pipeline with them, and a script call of its own."""
+    COALESCED = "coalesced"
+    """Between two other checks, in the same script call."""
+    PIPELINED = "pipelined"
+    """Between two other checks, in the same pipeline, each with its own script call."""
     SINGLE = "single"
     """In a pipeline of its own."""
 
 
-_WITHOUT: Final = {
+_DISABLED: Final = {
     Batching.COALESCED: (),
     Batching.PIPELINED: (Shortcut.COALESCING,),
     Batching.SINGLE: (Shortcut.BATCHING, Shortcut.COALESCING),
@@ -37,41 +37,41 @@ _WITHOUT: Final = {
 
 @contextlib.contextmanager
 def use_batching(batching: Batching) -> Iterator[Batching]:
-    """Let everything travel in one way."""
+    """Send all checks in one way."""
     with pytest.MonkeyPatch.context() as patch:
-        disable(_WITHOUT[batching], patch)
+        disable(_DISABLED[batching], patch)
         yield batching
 
 
 class InterleavedStore(RedisStore):
-    """A store whose every check travels between two others, which are decided rightly as well."""
+    """Store that sends every check between two dry runs, and verifies their results."""
 
     async def acquire_in_slot(self, charges: Sequence[Charge], *, commit: bool) -> AcquireResult:
-        """Decide, while others look at buckets of their own in the same slot."""
+        """Acquire, while two dry runs read other buckets of the same slot."""
         key = charges[0].key
-        before, taken, after = await asyncio.gather(
-            self._look(f"{key}:before", 977, 983),
+        before, result, after = await asyncio.gather(
+            self._peek(f"{key}:before", 977, 983),
             self._acquire(charges, commit=commit),
-            self._look(f"{key}:after", 991),
+            self._peek(f"{key}:after", 991),
         )
-        assert before.store_now_us <= taken.store_now_us <= after.store_now_us
-        return taken
+        assert before.store_now_us <= result.store_now_us <= after.store_now_us
+        return result
 
     async def _acquire(self, charges: Sequence[Charge], *, commit: bool) -> AcquireResult:
-        # In its turn, and not when it is made.
+        # A coroutine, so that gather() starts the three calls in order.
         return await super().acquire_in_slot(charges, commit=commit)
 
-    async def _look(self, key: str, *limits: int) -> AcquireResult:
-        taken = await super().acquire_in_slot(
+    async def _peek(self, key: str, *limits: int) -> AcquireResult:
+        result = await super().acquire_in_slot(
             [
-                charge(quota_of(Algorithm.TOKEN_BUCKET, limit), key=f"{key}{place}")
-                for place, limit in enumerate(limits)
+                charge(quota_of(Algorithm.TOKEN_BUCKET, limit), key=f"{key}{index}")
+                for index, limit in enumerate(limits)
             ],
             commit=False,
         )
-        assert taken.statuses == tuple(allowed_status(limit, 0, 0) for limit in limits)
-        assert not taken.spent
-        return taken
+        assert result.statuses == tuple(allowed_status(limit, 0, 0) for limit in limits)
+        assert not result.spent
+        return result
 
 
 def make_store(
@@ -81,7 +81,7 @@ def make_store(
     now_us: Callable[[], int] | None = None,
     on_pipeline_sent: Callable[[int], None] = lambda _: None,
 ) -> RedisStore:
-    """Return a store that is not yet open, whose checks travel in one way."""
+    """Return an unopened store that sends its checks in one way."""
     kind = RedisStore if batching is Batching.SINGLE else InterleavedStore
     return kind(
         url, KeyScheme(), timeouts=LONG_TIMEOUTS, now_us=now_us, on_pipeline_sent=on_pipeline_sent

@@ -1,0 +1,26 @@
+-- Correct earlier charges: refund units, spend more without a check, or renew a lease (delta 0).
+--
+-- KEYS     one bucket for each adjustment
+-- ARGV[1]  now in microseconds since the epoch; 0 for the server's clock
+-- then for each key: algorithm, limit, period, burst, delta, acquired_at, units, lease
+--
+-- Returns  now
+
+local width, algorithm_for = 8, library().algorithm_for
+
+for i = 1, #KEYS do
+  local at = 1 + (i - 1) * width
+  local algorithm = algorithm_for(ARGV[at + 1])
+  local q = {
+    limit = tonumber(ARGV[at + 2]),
+    period = tonumber(ARGV[at + 3]),
+    burst = tonumber(ARGV[at + 4]),
+    units = tonumber(ARGV[at + 7]),
+    lease = ARGV[at + 8],
+  }
+  local a, b, c = algorithm.load(KEYS[i], q)
+  if type(a) == 'table' then return a end
+  algorithm.adjust(KEYS[i], q, tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), a, b, c)
+end
+
+return now

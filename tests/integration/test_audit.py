@@ -39,17 +39,17 @@ class IndependentStore(RedisStore):
         super().__init__(url, keys, timeouts=LONG_TIMEOUTS, now_us=clock)
         self._own = MemoryStore(clock)
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Decide without the others."""
-        return await self._own.acquire(charges, commit=commit)
+        return await self._own.acquire(charges, dry_run=dry_run)
 
 
 class AdmitAllStore(RedisStore):
     """A store that refuses nothing, and says that there is always enough."""
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Let in."""
-        taken = await super().acquire(charges, commit=commit)
+        taken = await super().acquire(charges, dry_run=dry_run)
         verdicts = (
             replace(verdict, allowed=True, remaining=charge.quota.burst, retry_after_us=0)
             for charge, verdict in zip(charges, taken.statuses, strict=True)

@@ -174,10 +174,10 @@ class FakeStore:
 
         await self._do("open", work)
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Decide in memory."""
         result: AcquireResult = await self._do(
-            "acquire", lambda: self.memory.acquire(charges, commit=commit)
+            "acquire", lambda: self.memory.acquire(charges, dry_run=dry_run)
         )
         return result
 

@@ -58,13 +58,13 @@ class FallibleStore(MemoryStore):
         self.unavailable = False
         self.acquire_calls = 0
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Decide, after a moment."""
         self.acquire_calls += 1
         await _round_trip()
         if self.unavailable:
             raise StoreUnavailable("no answer", kind="timeout")
-        return await super().acquire(charges, commit=commit)
+        return await super().acquire(charges, dry_run=dry_run)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Correct, after a moment."""

@@ -58,7 +58,7 @@ class RenewerBench:
     async def is_held(self, key: str = "k") -> bool:
         """Return whether another request would be denied."""
         charge = Charge(key, concurrency_quota(1), 1, "other")
-        return not (await self.store.memory.acquire([charge], commit=False)).statuses[0].allowed
+        return not (await self.store.memory.acquire([charge], dry_run=True)).statuses[0].allowed
 
 
 @asynccontextmanager

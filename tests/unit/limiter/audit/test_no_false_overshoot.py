@@ -56,9 +56,9 @@ class UnreliableStore(MemoryStore):
 
     unavailable = False
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Decide, and lose the reply during an outage."""
-        return self._answer(await super().acquire(charges, commit=commit))
+        return self._answer(await super().acquire(charges, dry_run=dry_run))
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Correct, and lose the reply during an outage."""

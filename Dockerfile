@@ -21,7 +21,7 @@ ENV PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraint
 # The base dependencies and the extras of `fleetlimit serve`.
 RUN python3 -c "import tomllib; \
       project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-      extras = [project['optional-dependencies'].get(name, []) for name in ('otel', 'jwt', 'server')]; \
+      extras = [project['optional-dependencies'][name] for name in ('otel', 'jwt', 'server')]; \
       print(*sum(extras, project['dependencies']), sep='\n')" \
       > requirements.txt \
   && /opt/pip/bin/pip --python /opt/fleetlimit/bin/python install --no-compile \

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 import typer
 
 import fleetlimit
-from fleetlimit import Limiter, Policy, PolicySet, rate_quota
+from fleetlimit import Limiter, Policy, PolicySet
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
@@ -47,7 +47,7 @@ async def _calls_of_a_check(url: str) -> list[tuple[str, str]]:
     """Return the file and the function of each call."""
     keys = KeyScheme()
     limiter = Limiter(RedisStore(url, keys), local=MemoryStore(), key_scheme=keys)
-    limiter.active_policies.replace(PolicySet([Policy("exports", (rate_quota("1000/minute"),))]))
+    limiter.active_policies.replace(PolicySet([Policy("exports", "1000/minute")]))
     await limiter.start()
     for _ in range(_WARM_CHECKS):
         await limiter.check("exports", principal="alice")

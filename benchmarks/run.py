@@ -1,7 +1,7 @@
 """Cost of Fleetlimit compared with no limiter, with one store round trip and with other limiters.
 
 `python benchmarks/run.py` measures every scene; `--short` is a smoke test. It needs
-`pip install '.[demo]'`, and creates the environments of the peers and of the compiled wheel.
+`pip install '.[demo,otel]'`, and creates the environments of the peers and of the compiled wheel.
 """
 
 from collections.abc import Callable

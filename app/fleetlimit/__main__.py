@@ -1,6 +1,18 @@
-"""`python -m fleetlimit` is the command `fleetlimit`."""
+"""Entry point of the command `fleetlimit` and of `python -m fleetlimit`."""
 
-from fleetlimit.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command, or exit with the missing extra's install command."""
+    try:
+        from fleetlimit.cli import main as run_command  # noqa: PLC0415 - it imports typer, of an extra
+    except ModuleNotFoundError as error:
+        if error.name != "typer":
+            raise
+        sys.exit("fleetlimit's command needs typer: pip install 'fleetlimit[server]'")
+    run_command()
+
 
 if __name__ == "__main__":
     main()

@@ -1,24 +1,17 @@
-"""The command `fleetlimit`: serve, try, and ask what a policy file does."""
+"""Command line of Fleetlimit: `serve`, `demo`, and `policies` to check and explain policy files.
+
+A command imports its modules when it runs, because they belong to different extras.
+"""
 
 import asyncio
 import json
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fleetlimit.bootstrap.build import build_identifier
-from fleetlimit.bootstrap.explain import explain, render
-from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-from fleetlimit.bootstrap.settings import Settings
-from fleetlimit.demo.command import DemoOptions
-from fleetlimit.demo.command import main as run_demo
-from fleetlimit.errors import FleetlimitError
-from fleetlimit.policy_file import json_schema, load
-from fleetlimit.server.runner import serve as serve_forever
-from fleetlimit.server.wrap import WrappedApp, import_app
+from fleetlimit.errors import ConfigError, FleetlimitError
 
 app = typer.Typer(
     help="Rate limiting for FastAPI that holds across every replica.",
@@ -27,8 +20,6 @@ app = typer.Typer(
 )
 policies_app = typer.Typer(help="Check and explain policy files.", no_args_is_help=True)
 app.add_typer(policies_app, name="policies")
-
-BUNDLED_POLICIES = Path(str(files("fleetlimit.server") / "policies.yaml"))
 
 Store = Annotated[
     str | None, typer.Option(help="URL of the shared store, or memory://. [FLEETLIMIT_STORE]")
@@ -39,7 +30,7 @@ PolicyFile = Annotated[Path | None, typer.Option(help="Policy file. [FLEETLIMIT_
 @app.command()
 def serve(
     target: Annotated[
-        str | None, typer.Argument(help="App to serve; the bundled service when left out.")
+        str | None, typer.Argument(help="App as package.module:app; by default the example app.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address of the API. [FLEETLIMIT_HOST]")] = None,
     port: Annotated[
@@ -54,9 +45,19 @@ def serve(
     store: Store = None,
     policies: PolicyFile = None,
 ) -> None:
-    """Serve an app with the limiter, telemetry and health in front of it."""
-    serve_forever(
-        _load_settings(
+    """Serve an app behind the limiter, with telemetry and an admin port."""
+    try:
+        from fleetlimit.server import runner
+    except ModuleNotFoundError as error:
+        if error.name != "uvicorn":
+            raise
+        raise ConfigError(
+            "`fleetlimit serve` needs uvicorn: pip install 'fleetlimit[server]'"
+        ) from error
+    from fleetlimit.server.settings import ServerSettings
+
+    runner.serve(
+        ServerSettings.load(
             target=target,
             host=host,
             port=port,
@@ -68,29 +69,26 @@ def serve(
     )
 
 
-def _load_settings(**overrides: Any) -> Settings:
-    """Read the settings; the bundled service brings its own policies."""
-    settings = Settings.load(**overrides)
-    if settings.policies is None and not settings.target:
-        return settings.model_copy(update={"policies": BUNDLED_POLICIES})
-    return settings
-
-
 @app.command()
 def demo(
-    replicas: Annotated[int, typer.Option(min=1, max=16, help="Replicas of the service.")] = 3,
+    replicas: Annotated[int, typer.Option(min=1, max=16, help="Number of replicas.")] = 3,
     requests: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Requests, over all replicas.")
+        int, typer.Option(min=1, max=100_000, help="Number of requests to all replicas.")
     ] = 2_000,
-    principals: Annotated[int, typer.Option(min=1, max=50, help="Callers with an API key.")] = 5,
+    principals: Annotated[
+        int, typer.Option(min=1, max=50, help="Number of callers with an API key.")
+    ] = 5,
     store: Annotated[
         str | None,
-        typer.Option(help="URL; an embedded Valkey when left out, memory:// to see it fail."),
+        typer.Option(help="Store URL; by default an embedded Valkey. memory:// shows a failure."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    svg: Annotated[Path | None, typer.Option(help="Save a picture of the result.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="File for a picture of the result.")] = None,
 ) -> None:
-    """Show that the limit holds over several replicas; exit with 1 if it does not."""
+    """Show that a limit holds over several replicas; exit with 1 if it does not."""
+    from fleetlimit.demo.command import DemoOptions
+    from fleetlimit.demo.command import main as run_demo
+
     raise typer.Exit(run_demo(DemoOptions(replicas, requests, principals, store, as_json, svg)))
 
 
@@ -98,16 +96,21 @@ def demo(
 def validate(
     file: Annotated[Path, typer.Argument(help="Policy file.")],
 ) -> None:
-    """Check a policy file; exit with 1 and every fault if it is wrong."""
+    """Check a policy file and the files that it names; exit with 1 and each error if invalid."""
+    from fleetlimit.bootstrap.build import build_identifier
+    from fleetlimit.policy_file import load
+
     policy_file = load(file)
-    # The files that it names are part of it: a wrong one would keep a service from starting.
+    # Reads the API keys and the JWKS: a wrong one prevents the start of a server.
     build_identifier(policy_file.identity)
-    typer.echo(f"{file}: {len(policy_file.policy_set.policies)} policies, no fault", err=True)
+    typer.echo(f"{file}: {len(policy_file.policy_set.policies)} policies, no error", err=True)
 
 
 @policies_app.command()
 def schema() -> None:
     """Print the JSON Schema of policy files, for editors."""
+    from fleetlimit.policy_file import json_schema
+
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
@@ -118,22 +121,27 @@ def explain_command(
     header: Annotated[
         list[str] | None, typer.Option(help="Header of the request, as 'Name: value'.")
     ] = None,
-    address: Annotated[str, typer.Option(help="Address it comes from.")] = "127.0.0.1",
+    address: Annotated[str, typer.Option(help="Address of the client.")] = "127.0.0.1",
     target: Annotated[
-        str | None, typer.Option(help="App whose routes count; the bundled service by default.")
+        str | None, typer.Option(help="App as package.module:app; by default the example app.")
     ] = None,
     store: Store = None,
     policies: PolicyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell which policies would hold a request, and how it stands; nothing is spent."""
+    """Print the policies that apply to a request and the state of their limits; spend nothing."""
+    from fleetlimit.bootstrap.explain import explain, render
+    from fleetlimit.bootstrap.fleetlimit import Fleetlimit
+    from fleetlimit.server.settings import ServerSettings
+    from fleetlimit.server.wrap import WrappedApp, import_app
+
     headers = {}
     for each in header or []:
         name, colon, value = each.partition(":")
         if not colon:
-            raise typer.BadParameter(f"{each!r} is no header: write 'Name: value'")
+            raise typer.BadParameter(f"{each!r} is not a header: write 'Name: value'")
         headers[name.strip()] = value.strip()
-    settings = _load_settings(target=target, store=store, policies=policies)
+    settings = ServerSettings.load(target=target, store=store, policies=policies)
 
     async def run() -> dict[str, Any]:
         fleetlimit = Fleetlimit(settings=settings)
@@ -156,7 +164,7 @@ def explain_command(
 
 
 def main() -> None:
-    """Run the command; an error that was foreseen is one message and exit status 1."""
+    """Run the command. A `FleetlimitError` is printed as one message, with exit status 1."""
     try:
         app()
     except FleetlimitError as error:

@@ -32,7 +32,7 @@ def _compiled() -> Path:
     files = ("pyproject.toml", "constraints.txt", "deploy/wheel/compiled.py")
     package = sorted(each for kind in ("py", "lua") for each in _PROJECT.glob(f"app/**/*.{kind}"))
     sources = [*(_PROJECT / name for name in files), *package]
-    requirements = ("-c", str(_PROJECT / "constraints.txt"), f"{_PROJECT}[demo]")
+    requirements = ("-c", str(_PROJECT / "constraints.txt"), f"{_PROJECT}[demo,otel]")
     return _environment(COMPILED, sources, requirements, {"HATCH_BUILD_HOOK_ENABLE_CUSTOM": "true"})
 
 

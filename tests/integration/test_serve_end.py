@@ -101,9 +101,9 @@ async def test_what_cannot_start_says_why(tmp_path: Path) -> None:
     )
     (tmp_path / "dependent.py").write_text(
         "from fastapi import Depends, FastAPI\n"
-        "from fleetlimit import RateLimit\n"
+        "from fleetlimit import PolicyLimit\n"
         "app = FastAPI()\n"
-        "@app.get('/', dependencies=[Depends(RateLimit(policy='gone'))])\n"
+        "@app.get('/', dependencies=[Depends(PolicyLimit('gone'))])\n"
         "async def root(): ...\n"
     )
     (tmp_path / "broken.py").write_text(

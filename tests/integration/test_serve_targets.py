@@ -32,13 +32,13 @@ app.include_router(router)
 """
 ITS_OWN = """
 from fastapi import Depends, FastAPI
-from fleetlimit import Fleetlimit, RateLimit, RateLimitMiddleware
+from fleetlimit import Fleetlimit, PolicyLimit, RateLimitMiddleware
 
 app = FastAPI(lifespan=Fleetlimit())
 app.add_middleware(RateLimitMiddleware)
 
 
-@app.get("/orders", dependencies=[Depends(RateLimit(policy="orders"))])
+@app.get("/orders", dependencies=[Depends(PolicyLimit("orders"))])
 async def orders() -> list[int]:
     return []
 """

@@ -9,11 +9,11 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.testclient import TestClient
 
-from fleetlimit import Fleetlimit, Policy, PolicySet, RateLimit, RateLimitMiddleware, rate_quota
+from fleetlimit import Fleetlimit, Policy, PolicySet, RateLimit, RateLimitMiddleware
 from fleetlimit.core.policy import Match
 from fleetlimit.testing import FleetlimitFactory
 
-ONE_A_DAY = PolicySet([Policy("default", (rate_quota("1/day"),))])
+ONE_A_DAY = PolicySet([Policy("default", "1/day")])
 
 
 def limited(fleetlimit: Fleetlimit) -> FastAPI:
@@ -49,8 +49,8 @@ def test_slowapi_281_included_and_top_level_routes_are_both_limited(
     """A route's limit holds wherever the framework keeps the route."""
     policies = PolicySet(
         [
-            Policy("items", (rate_quota("1/day"),), match=Match(routes=("/v1/items/{item}",))),
-            Policy("plain", (rate_quota("1/day"),), match=Match(routes=("/plain",))),
+            Policy("items", "1/day", match=Match(routes=("/v1/items/{item}",))),
+            Policy("plain", "1/day", match=Match(routes=("/plain",))),
         ]
     )
     with TestClient(limited(make_fleetlimit(policies))) as client:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 from redis.asyncio import Redis
 
-from fleetlimit import Fleetlimit, Policy, concurrency_quota, rate_quota
+from fleetlimit import Fleetlimit, Policy
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.stores.embedded import EmbeddedValkey

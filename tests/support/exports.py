@@ -1,13 +1,13 @@
-"""An app with routes to limit, and how often one lets in."""
+"""An app with limited routes, and the number of requests that it admits."""
 
 from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.route_policies import RateLimitDependency
 from support.web import LimiterBench
 
 
-def limited_app(bench: LimiterBench, *limits: RateLimit) -> TestClient:
+def limited_app(bench: LimiterBench, *limits: RateLimitDependency) -> TestClient:
     app = bench.install(FastAPI())
 
     @app.post("/exports", dependencies=[Depends(limit) for limit in limits])
@@ -20,10 +20,10 @@ def limited_app(bench: LimiterBench, *limits: RateLimit) -> TestClient:
 
 
 def count_allowed(client: TestClient, headers: dict[str, str] | None = None) -> int:
-    """Return how many requests pass until one is refused."""
-    for passed in range(100):
+    """Return the number of requests that are admitted until one is rejected."""
+    for admitted in range(100):
         response = client.post("/exports", headers=headers)
         if response.status_code != 200:
             assert response.status_code == 429
-            return passed
-    raise AssertionError("nothing is ever refused")
+            return admitted
+    raise AssertionError("no request is rejected")

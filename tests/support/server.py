@@ -1,4 +1,4 @@
-"""Real processes of `fleetlimit serve`, a client for them, and waiting without sleeping blindly."""
+"""Processes of `fleetlimit serve`, an HTTP client for them, and waiting for a condition."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from support.shortcuts import Shortcut
 
 Found = TypeVar("Found")
 PATIENCE_SECONDS = 15.0
-"""How long a test waits for what must come; only a test that fails ever waits so long."""
+"""Seconds until a condition must be true; only a failing test waits so long."""
 _POLL_SECONDS = 0.02
 _APP = str(Path(fleetlimit.__file__).parents[1])
 _TESTS = str(Path(__file__).parents[1])
@@ -41,25 +41,25 @@ async def eventually(
 
 
 async def eventually(find: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
-    """Ask until the answer is a yes, and return it.
+    """Call a function until its result is true, and return the result.
 
     Raises:
-        TimeoutError: It never was.
+        TimeoutError: The result was never true.
     """
     deadline = time.monotonic() + seconds
     while True:
-        asked = find()
-        found = await asked if inspect.isawaitable(asked) else asked
+        result = find()
+        found = await result if inspect.isawaitable(result) else result
         if found:
             return found
         if time.monotonic() > deadline:
-            raise TimeoutError(f"still not so after {seconds} s: {inspect.getsource(find).strip()}")
+            raise TimeoutError(f"not true after {seconds} s: {inspect.getsource(find).strip()}")
         await asyncio.sleep(_POLL_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class HTTPResponse:
-    """A response; header names are in lower case."""
+    """HTTP response, with header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -79,7 +79,7 @@ async def fetch(
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
 ) -> HTTPResponse:
-    """Send one request over a connection of its own and read the whole response."""
+    """Send one request over a new connection and read the whole response."""
     reader, writer = await send(port, path, method=method, headers=headers, body=body)
     with contextlib.closing(writer):
         return await receive(reader)
@@ -93,7 +93,7 @@ async def send(
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Send one request and leave the response to be read."""
+    """Send one request over a new connection, without reading the response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     fields = {"Host": "test", "Connection": "close", "Content-Length": str(len(body))}
     lines = [f"{name}: {value}" for name, value in {**fields, **(headers or {})}.items()]
@@ -102,7 +102,7 @@ async def send(
 
 
 async def receive(reader: asyncio.StreamReader) -> HTTPResponse:
-    """Read a response whose connection the server closes."""
+    """Read a response up to the end of the connection."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     status, *lines = head.strip().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
@@ -128,7 +128,7 @@ def _dechunked(raw: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class MetricSample:
-    """One line of the metrics, with its exemplar's labels if it has one."""
+    """Sample of a metric, with the labels of its exemplar or an empty string."""
 
     name: str
     labels: str
@@ -137,12 +137,12 @@ class MetricSample:
 
 
 class ServeProcess:
-    """A process of `fleetlimit serve` on free ports of the loopback.
+    """Process of `fleetlimit serve` on free ports of the loopback interface.
 
     Args:
         arguments: Further arguments of the command.
-        folder: Where it runs.
-        settings: `FLEETLIMIT_*` and other variables; those of the test run are not passed on.
+        folder: Working directory.
+        settings: Environment variables. `FLEETLIMIT_*` and `OTEL_*` are not inherited.
         without: What is not saved on the way to the store.
     """
 
@@ -191,7 +191,7 @@ class ServeProcess:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The log so far."""
+        """Log lines so far."""
         return [json.loads(line) for line in tuple(self.output) if line.startswith("{")]
 
     def logged(self, event: str) -> list[dict[str, Any]]:
@@ -199,19 +199,19 @@ class ServeProcess:
         return [line for line in self.lines if line["event"] == event]
 
     async def ready(self) -> Self:
-        """Wait until it accepts."""
+        """Wait until the service is ready."""
         await eventually(lambda: self.logged("service.ready") or self._process.poll() is not None)
         assert self.logged("service.ready"), "\n".join(self.output)
         return self
 
     @property
     def port(self) -> int:
-        """The API's port."""
+        """Port of the API."""
         return int(self.logged("service.ready")[0]["port"])
 
     @property
     def admin_port(self) -> int:
-        """The admin port."""
+        """Admin port."""
         return int(self.logged("service.ready")[0]["admin_port"])
 
     def signal(self, number: signal.Signals) -> None:
@@ -219,33 +219,33 @@ class ServeProcess:
         self._process.send_signal(number)
 
     async def ended(self) -> int:
-        """Wait until the process has ended by itself, and return its exit code."""
+        """Wait until the process has ended, and return its exit code."""
         await eventually(lambda: self._process.poll() is not None)
         await asyncio.to_thread(self._reader.join)
         return self._process.wait()
 
     async def stop(self) -> int:
-        """Ask it to end, and return its exit code."""
+        """Send SIGTERM, and return the exit code."""
         self.signal(signal.SIGTERM)
         return await self.ended()
 
     def kill(self) -> None:
-        """End it at once, if it has not ended."""
+        """Kill the process if it has not ended."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
         self._reader.join()
 
     async def get(self, path: str, **headers: str) -> HTTPResponse:
-        """Ask the API."""
+        """Send a GET request to the API."""
         return await fetch(self.port, path, headers=headers)
 
     async def admin(self, path: str, **headers: str) -> HTTPResponse:
-        """Ask the admin port."""
+        """Send a GET request to the admin port."""
         return await fetch(self.admin_port, path, headers=headers)
 
     async def samples(self, name: str, *labels: str) -> list[MetricSample]:
-        """Return the samples of a metric whose labels contain these texts, such as `a="b"`."""
+        """Return the samples of a metric whose labels contain all given texts, such as `a="b"`."""
         accept = "application/openmetrics-text; version=1.0.0"
         text = (await self.admin("/metrics", Accept=accept)).body.decode()
         found = [match.groups("") for line in text.splitlines() if (match := _SAMPLE.match(line))]
@@ -257,5 +257,5 @@ class ServeProcess:
         ]
 
     async def metric(self, name: str, *labels: str) -> float:
-        """Return the sum of the samples of a metric."""
+        """Return the sum of the samples of a metric, selected like in `samples`."""
         return sum(sample.value for sample in await self.samples(name, *labels))

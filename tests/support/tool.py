@@ -1,4 +1,4 @@
-"""Runs the programs that tests need beside Python."""
+"""External programs that tests run."""
 
 import subprocess
 from pathlib import Path
@@ -12,11 +12,11 @@ def run(*command: str, timeout: float = 600, stdin: str | None = None) -> str:
 
     Args:
         command: The program, which is looked up on the PATH, and its arguments.
-        timeout: Seconds after which it is given up.
-        stdin: What it reads.
+        timeout: Seconds after which the command is stopped.
+        stdin: Text for its standard input.
 
     Raises:
-        AssertionError: It failed; the message has what it said.
+        AssertionError: The command failed; the message has its output.
     """
     completed = subprocess.run(
         command,

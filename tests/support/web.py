@@ -1,4 +1,4 @@
-"""Gates, callers and hand-driven requests for tests of the web's edges."""
+"""Limiters, callers and ASGI requests sent message by message, for tests of `web`."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,14 @@ from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.testing import ManualClock
+from fleetlimit.web import wiring
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 
 PATIENCE_SECONDS = 5.0
-"""How long a test waits for what must come; only a test that fails ever waits so long."""
+"""Limit of a wait in a test; only a failing test waits so long."""
 NEVER = 10**9
-"""Failures in a row that no test reaches, so that no probe runs in the background."""
+"""Consecutive failures that no test reaches, so that no probe runs in the background."""
 
 
 def rate_policy(name: str, *rates: str, **options: Any) -> Policy:
@@ -36,22 +37,22 @@ def rate_policy(name: str, *rates: str, **options: Any) -> Policy:
 
 
 async def resolve_x_caller(scope: Mapping[str, Any]) -> Principal | None:
-    """Believe `x-caller: name` or `x-caller: name/tier`; the name `nobody` does not verify.
+    """Accept `x-caller: name` or `x-caller: name/tier`; the name `invalid` does not verify.
 
     Raises:
-        IdentityError: The caller is nobody.
+        IdentityError: The name is `invalid`.
     """
     found = dict(scope["headers"]).get(b"x-caller")
     if found is None:
         return None
     name, _, tier = found.decode().partition("/")
-    if name == "nobody":
-        raise IdentityError("nobody is known by that name", reason="unknown_caller")
+    if name == "invalid":
+        raise IdentityError("no caller has that name", reason="unknown_caller")
     return Principal(name, tier)
 
 
 class FallibleStore(MemoryStore):
-    """A store in memory that is away when a test says so, and yields as a remote one does."""
+    """Memory store that a test can make unavailable; its calls yield as those of a remote one."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock.monotonic_us)
@@ -59,7 +60,7 @@ class FallibleStore(MemoryStore):
         self.acquire_calls = 0
 
     async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
-        """Decide, after a moment."""
+        """Acquire after some iterations of the event loop."""
         self.acquire_calls += 1
         await _round_trip()
         if self.unavailable:
@@ -67,24 +68,24 @@ class FallibleStore(MemoryStore):
         return await super().acquire(charges, dry_run=dry_run)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
-        """Correct, after a moment."""
+        """Adjust after some iterations of the event loop."""
         await _round_trip()
         return await super().adjust(adjustments)
 
 
 async def _round_trip() -> None:
-    """Let everything else run for some rounds of the event loop."""
+    """Yield for some iterations of the event loop."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 class LimiterBench:
-    """A gate over a store and a clock that a test commands.
+    """A limiter over a store and a clock that a test controls.
 
     Args:
-        policies: The policies in force.
-        header_format: How clients are told of their limits.
-        reject_invalid: Whether a bad credential is refused.
+        policies: The active policies.
+        header_format: Format of the limit headers.
+        reject_invalid: Whether an invalid credential is rejected.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class LimiterBench:
         )
 
     def on_event(self, event: Event) -> None:
-        """Keep the routes that were decided."""
+        """Record the route of each decision."""
         if isinstance(event, CheckDecided):
             self.routes.append(event.route)
 
@@ -123,15 +124,15 @@ class LimiterBench:
         await self.limiter.aclose()
 
     async def in_flight(self, policy: str) -> int:
-        """Return how many requests hold a lease of a policy by route or for everybody."""
+        """Return the units in use of a policy whose key is the route or global."""
         decision = await self.limiter.peek(policy, cost=0)
         status = decision.results[0].limits[0].status
         assert status is not None
         return decision.results[0].limits[0].quota.limit - status.remaining
 
     def install(self, app: FastAPI) -> FastAPI:
-        """Make this the gate of an app."""
-        app.state.fleetlimit = self.http_limiter
+        """Make this the limiter of an app."""
+        wiring.install(app, self.http_limiter)
         return app
 
 
@@ -141,15 +142,15 @@ def caller(name: str) -> dict[str, str]:
 
 
 def assert_each_once(headers: Headers) -> None:
-    """Prove that no field is there twice."""
+    """Assert that no header is repeated."""
     names = [name.lower() for name, _ in headers.multi_items()]
     assert len(set(names)) == len(names), names
 
 
 def parse_limits(response: Response) -> dict[str, dict[str, int]]:
-    """Return what the RateLimit fields say of each limit, read as Structured Fields (RFC 9651).
+    """Return the RateLimit headers of each limit, parsed as Structured Fields (RFC 9651).
 
-    Also proves that the two fields tell of the same limits, and each field is there once.
+    Also assert that both headers list the same limits, and that no header is repeated.
     """
     assert_each_once(response.headers)
     quotas = _members(response.headers.get("RateLimit-Policy"))
@@ -170,7 +171,7 @@ def http_scope(
     headers: Sequence[tuple[bytes, bytes]] = (),
     **others: Any,
 ) -> Scope:
-    """Return the scope of a request as a server makes it; `others` replace or add keys."""
+    """Return the ASGI scope of a request; `others` replace or add keys."""
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -189,7 +190,7 @@ def http_scope(
 
 
 def websocket_scope(path: str = "/", *, extension: bool, **others: Any) -> Scope:
-    """Return the scope of a handshake, from a server with or without denial responses."""
+    """Return the ASGI scope of a handshake, with or without the denial-response extension."""
     scope = http_scope(path, **{"type": "websocket", "scheme": "ws", **others})
     del scope["method"]
     return {
@@ -200,12 +201,12 @@ def websocket_scope(path: str = "/", *, extension: bool, **others: Any) -> Scope
 
 
 class Exchange:
-    """One request, driven message by message.
+    """One request, exchanged message by message.
 
     Args:
         app: The app.
         scope: The request.
-        received: What the app receives before it has to wait.
+        received: Messages that the app can receive at once.
     """
 
     def __init__(self, app: ASGIApp, scope: Scope, *received: Message) -> None:
@@ -230,7 +231,7 @@ class Exchange:
         await asyncio.wait({self._task})
 
     def disconnect(self) -> None:
-        """Let the client go away."""
+        """Disconnect the client."""
         self.inbox.put_nowait({"type": "http.disconnect"})
 
     async def next(self) -> Message:
@@ -239,7 +240,7 @@ class Exchange:
             return await self.sent.get()
 
     async def end(self) -> list[Message]:
-        """Wait until the app is done, and return what it has sent since the last look."""
+        """Wait until the app returns, and return the messages sent since the last `next`."""
         assert self._task is not None
         async with asyncio.timeout(PATIENCE_SECONDS):
             await self._task
@@ -247,6 +248,6 @@ class Exchange:
 
 
 async def collect_messages(app: ASGIApp, scope: Scope, *received: Message) -> list[Message]:
-    """Return all that an app sends in answer to a request."""
+    """Return all messages that an app sends for a request."""
     async with Exchange(app, scope, *received) as exchange:
         return await exchange.end()

@@ -1,4 +1,4 @@
-"""The command: what it prints, and its exit status."""
+"""Command `fleetlimit`: output and exit status."""
 
 import hashlib
 import json
@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from fleetlimit import cli
 from fleetlimit.bootstrap.explain import render
-from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.errors import ConfigError
+from fleetlimit.server import runner
+from fleetlimit.server.settings import EXAMPLE_POLICIES, ServerSettings
 from fleetlimit.stores.embedded import EmbeddedValkey
 
 POLICIES = """\
@@ -42,7 +43,7 @@ def file(tmp_path: Path) -> str:
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    """Return exit status, output and error output, as the installed command has them."""
+    """Run the command in this process; return exit status, output and error output."""
     result = CliRunner().invoke(cli.app, arguments)
     if isinstance(result.exception, ConfigError):
         raise result.exception
@@ -55,15 +56,15 @@ def explain(*arguments: str) -> Any:
     return json.loads(out)
 
 
-def test_a_good_file(file: str) -> None:
-    """A file without faults is 0."""
-    assert run("policies", "validate", file) == (0, "", f"{file}: 2 policies, no fault\n")
+def test_validate_accepts_a_valid_file(file: str) -> None:
+    """A valid file exits with 0."""
+    assert run("policies", "validate", file) == (0, "", f"{file}: 2 policies, no error\n")
 
 
-def test_a_bad_file(
+def test_validate_prints_each_error_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file with faults is 1, each with its line, unbroken however long."""
+    """An invalid file exits with 1; long lines are not wrapped."""
     path = tmp_path / f"{'long' * 20}.yaml"
     path.write_text("version: 1\npolicies:\n  - {name: '[red]'}\n  - {name: b, limits: 7}\n")
     monkeypatch.setattr(sys, "argv", ["fleetlimit", "policies", "validate", str(path)])
@@ -75,10 +76,10 @@ def test_a_bad_file(
     assert lines[-1].startswith(f"{path}:4: ")
 
 
-def test_a_file_that_names_a_wrong_one(
+def test_validate_reads_the_files_that_the_policy_file_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file of keys that is not there is a fault of the file that names it."""
+    """A missing file of API keys is an error."""
     path = tmp_path / "policies.yaml"
     path.write_text("version: 1\nidentity: {api_keys: {file: keys.yaml}}\npolicies: []\n")
     monkeypatch.setattr(sys, "argv", ["fleetlimit", "policies", "validate", str(path)])
@@ -88,31 +89,31 @@ def test_a_file_that_names_a_wrong_one(
     assert "keys.yaml: the file cannot be read" in capsys.readouterr().err
 
 
-def test_a_good_command(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
-    """A command that did what it should ends with 0."""
+def test_main_exits_with_0_after_success(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    """A command without an error exits with 0."""
     monkeypatch.setattr(sys, "argv", ["fleetlimit", "policies", "validate", file])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
 
 
-def test_the_schema() -> None:
-    """The JSON Schema is printed whole."""
+def test_schema_prints_the_json_schema() -> None:
+    """The output is one JSON document."""
     status, out, _ = run("policies", "schema")
     assert status == 0
     assert json.loads(out)["title"] == "Fleetlimit policies"
 
 
-def test_explanation_of_the_bundled_service() -> None:
-    """Without a word of one's own it is about the bundled service and its policies."""
+def test_explain_uses_the_example_app_by_default() -> None:
+    """Without options, `explain` uses the example app and its policies."""
     told = explain("GET", "/items/7")
     assert told["route"] == "GET /items/{item_id}"
     assert [policy["name"] for policy in told["policies"]] == ["items"]
     assert explain("WEBSOCKET", "/ws")["policies"][0]["name"] == "socket"
 
 
-def test_explanation_for_a_caller(file: str) -> None:
-    """A header that verifies names the caller and its tier; one that does not says why."""
+def test_explain_verifies_the_credential_of_a_header(file: str) -> None:
+    """A valid key yields principal and tier; an invalid one yields the reason."""
     key = ["--policies", file, "--header", "X-API-Key: the key"]
     told = explain("post", "/exports", *key)
     assert (told["identity"]["principal"], told["identity"]["tier"]) == ("alice", "pro")
@@ -121,8 +122,8 @@ def test_explanation_for_a_caller(file: str) -> None:
     assert (told["identity"]["principal"], told["identity"]["error"]) == (None, "unknown_api_key")
 
 
-def test_the_text_fits_a_terminal(file: str) -> None:
-    """A block for each policy, in 80 columns."""
+def test_explain_text_has_a_block_for_each_policy_in_80_columns(file: str) -> None:
+    """The text has one block for each policy and fits 80 columns."""
     status, out, _ = run("policies", "explain", "POST", "/exports", "--policies", file)
     assert status == 0
     assert max(map(len, out.splitlines())) <= 80
@@ -132,65 +133,65 @@ def test_the_text_fits_a_terminal(file: str) -> None:
         f"from 127.0.0.1, subject {subject}\n"
         "\n"
         "policy exports: enforce for 20 % of the keys, shadow for this one\n"
-        "  per principal, route; deny while the store is away\n"
+        "  per principal, route; deny if the store is unavailable\n"
         "  5 per 60 s, burst 9, token_bucket\n"
         "    9 left\n"
         "  4 at a time\n"
         "    4 left\n"
         "\n"
         "policy default: enforce\n"
-        "  per principal; local while the store is away\n"
+        "  per principal; local if the store is unavailable\n"
         "  3 per 86400 s, token_bucket\n"
         "    3 left\n"
     )
 
 
-def test_the_text_for_a_caller(file: str) -> None:
-    """Caller and tier are named, and a credential that was not accepted is told."""
+def test_explain_text_has_the_caller_and_its_tier(file: str) -> None:
+    """The text has principal and tier, or the reason why the credential was rejected."""
     asked = ["policies", "explain", "GET", "/", "--policies", file, "--header"]
     assert "from alice, tier pro, subject " in run(*asked, "X-API-Key: the key")[1]
     out = run(*asked, "X-API-Key: wrong", "--address", "192.0.2.1")[1]
     assert "from 192.0.2.1, subject" in out
-    assert "its credential is not accepted: unknown_api_key" in out
+    assert "the credential is rejected: unknown_api_key" in out
 
 
-def test_the_text_without_a_policy(tmp_path: Path) -> None:
-    """A request that nothing holds is said to be unlimited."""
+def test_explain_text_without_a_policy(tmp_path: Path) -> None:
+    """A request without policies is described as unlimited."""
     path = tmp_path / "none.yaml"
     path.write_text("version: 1\npolicies: []\n")
     out = run("policies", "explain", "GET", "/elsewhere", "--policies", str(path))[1]
     assert out.splitlines()[0] == "GET /elsewhere is route unmatched"
-    assert out.endswith("no policy holds it: it is not limited\n")
+    assert out.endswith("no policy applies: the request is not limited\n")
 
 
-def test_how_it_stands_in_the_store(valkey: EmbeddedValkey, file: str) -> None:
-    """With the service's store the figures are the service's; a wait is told in seconds."""
+def test_explain_reads_the_state_from_the_store(valkey: EmbeddedValkey, file: str) -> None:
+    """With the URL of a shared store, the state comes from it; waits are in seconds."""
     told = explain("GET", "/", "--policies", file, "--store", valkey.url)
     assert told["policies"][0]["standing"][0]["limits"][0]["remaining"] == 3
     limits = told["policies"][0]["standing"][0]["limits"]
     limits[0].update(remaining=0, retry_after_seconds=12.34)
-    assert "    0 left, refused for 12.3 s" in render(told)
+    assert "    0 left, rejected for 12.3 s" in render(told)
 
 
-def test_a_store_that_is_away(file: str) -> None:
-    """Without the store the policies are told all the same, and why their standing is not."""
+def test_explain_works_without_the_store(file: str) -> None:
+    """An unavailable store leaves the state out and yields the kind of the error."""
     told = explain("GET", "/", "--policies", file, "--store", "redis://127.0.0.1:1")
     assert (told["policies"][0]["standing"], told["policies"][0]["store_error"]) == (
         None,
         "connection",
     )
-    assert "  the store does not tell how it stands: connection" in render(told)
+    assert "  state unknown, the store failed: connection" in render(told)
 
 
-def test_a_header_without_a_colon() -> None:
-    """What is no header is a mistake in the command's use, status 2."""
+def test_explain_rejects_a_header_without_a_colon() -> None:
+    """A malformed header is a usage error, with exit status 2."""
     status, _, error = run("policies", "explain", "GET", "/", "--header", "nonsense")
     assert status == 2
     assert "Name: value" in error
 
 
-def test_a_target_that_is_not_there() -> None:
-    """An app that is not there is an error, and nothing is left open."""
+def test_explain_rejects_a_missing_target() -> None:
+    """A missing app is an error, and the limiter is closed (no warning of an open connection)."""
     with pytest.raises(ConfigError, match="no module"):
         run("policies", "explain", "GET", "/", "--target", "nowhere_to_be_found:app")
 
@@ -198,7 +199,7 @@ def test_a_target_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], {"port": 8000, "admin_port": 9090, "policies": cli.BUNDLED_POLICIES, "target": ""}),
+        ([], {"port": 8000, "admin_port": 9090, "policies": EXAMPLE_POLICIES, "target": ""}),
         (
             ["a:b", "--host", "::1", "--port", "1", "--admin-port", "2", "--store", "redis://x"],
             {
@@ -213,18 +214,18 @@ def test_a_target_that_is_not_there() -> None:
         (["--policies", "own.yaml"], {"policies": Path("own.yaml")}),
     ],
 )
-def test_serving(
+def test_serve_passes_each_option(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: dict[str, Any]
 ) -> None:
-    """Each option arrives; only the bundled service brings its own policies."""
-    served: list[Settings] = []
-    monkeypatch.setattr(cli, "serve_forever", served.append)
+    """Each option is passed on; only the example app has default policies."""
+    served: list[ServerSettings] = []
+    monkeypatch.setattr(runner, "serve", served.append)
     assert run("serve", *arguments)[0] == 0
     assert {name: getattr(served[0], name) for name in expected} == expected
 
 
-def test_help_without_a_command() -> None:
-    """The command alone tells what there is."""
+def test_help_lists_the_commands() -> None:
+    """Without arguments, the command prints its help."""
     status, out, error = run()
     assert status in {0, 2}
     assert "serve" in out + error

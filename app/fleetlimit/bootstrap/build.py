@@ -1,4 +1,4 @@
-"""Builds each part from settings and the policy file's sections."""
+"""Builders of the limiter's parts, from the settings and the policy file's sections."""
 
 import contextlib
 import logging
@@ -26,12 +26,12 @@ from fleetlimit.stores.redis.store import RedisStore
 from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
 
 PrincipalResolver = Callable[[HTTPConnection], Awaitable[Principal | None]]
-"""Takes a request to a verified principal, or None when it holds no credential of this kind."""
+"""Returns the verified principal of a request, or None if it has no credential of this kind."""
 
 
 @contextlib.contextmanager
 def _naming_variables(*variables: str) -> Iterator[None]:
-    """Say in an error which variables it is about."""
+    """Prefix a `ConfigError` with the names of the variables that caused it."""
     try:
         yield
     except ConfigError as error:
@@ -39,10 +39,10 @@ def _naming_variables(*variables: str) -> Iterator[None]:
 
 
 def build_key_scheme(settings: Settings) -> KeyScheme:
-    """Build the naming of keys and identities.
+    """Build the scheme that names keys and hashes identities.
 
     Raises:
-        ConfigError: The secret or the prefix cannot be used.
+        ConfigError: The secret or the prefix is invalid.
     """
     key = reveal(settings.key_secret)
     with _naming_variables("FLEETLIMIT_KEY_SECRET", "FLEETLIMIT_KEY_PREFIX"):
@@ -50,7 +50,7 @@ def build_key_scheme(settings: Settings) -> KeyScheme:
 
 
 def build_local_store(clock: Clock | None = None) -> MemoryStore:
-    """Build a store of this process, on a clock that tests move or the process's own."""
+    """Build an in-memory store, on the given clock or the process's own."""
     return MemoryStore(clock.monotonic_us) if clock else MemoryStore()
 
 
@@ -62,17 +62,17 @@ def build_store(
     on_batch_sent: Callable[[int], None] = lambda _: None,
     tracer: Tracer | None = None,
 ) -> Store:
-    """Build the store that the settings name, on the server's clock or one that tests move.
+    """Build the store that the settings name.
 
     Args:
-        settings: What is set.
-        keys: How keys are named.
-        clock: A clock that tests move.
+        settings: Settings with the URL, the credentials and the timeouts.
+        keys: Scheme of the keys.
+        clock: Clock of the buckets, for tests; by default the clock of the store's server.
         on_batch_sent: Callback with the number of calls of each pipeline.
-        tracer: Traces checks; the spans of store calls come from its OpenTelemetry tracer.
+        tracer: Tracer of the checks; store calls use its OpenTelemetry tracer for their spans.
 
     Raises:
-        ConfigError: Its URL cannot be used.
+        ConfigError: The URL is not a store URL.
     """
     if settings.store in {"memory://", "memory"}:
         return build_local_store(clock)
@@ -92,7 +92,7 @@ def build_store(
 def build_identifier(
     section: IdentitySection, resolver: PrincipalResolver | None = None
 ) -> RequestIdentifier:
-    """Build the identifier that a policy file describes.
+    """Build the identifier that a policy file's identity section describes.
 
     Raises:
         ConfigError: A file of keys is invalid, or PyJWT is needed and not installed.
@@ -130,7 +130,7 @@ def _adapt_resolver(
 
 
 def build_logger(name: str) -> Any:
-    """Return the structured logger; inside somebody else's app it writes to `logging`."""
+    """Return a structured logger, which writes to `logging` if the app has no structlog set up."""
     if structlog.is_configured():
         return structlog.get_logger(name)
     return structlog.wrap_logger(

@@ -1,4 +1,4 @@
-"""Which policies would hold one request, by what key, and how their limits stand."""
+"""Explanation of one request: the policies that apply, their keys and the state of their limits."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from fleetlimit.web.route_table import RouteInfo, RouteTable
 
 
 def render(explanation: Mapping[str, Any]) -> str:
-    """Return what `explain` told as lines of at most 80 columns, names of usual length assumed."""
+    """Return an explanation as text. Lines fit 80 columns if the names are short."""
     return "\n".join(_lines(explanation))
 
 
@@ -25,12 +25,12 @@ def _lines(explanation: Mapping[str, Any]) -> Iterator[str]:
     caller = identity["principal"] or identity["client_address"]
     yield f"from {caller}{tier}, subject {identity['subject']}"
     if identity["error"]:
-        yield f"its credential is not accepted: {identity['error']}"
+        yield f"the credential is rejected: {identity['error']}"
     for policy in explanation["policies"]:
         yield ""
         yield from _policy(policy)
     if not explanation["policies"]:
-        yield "no policy holds it: it is not limited"
+        yield "no policy applies: the request is not limited"
 
 
 def _policy(policy: Mapping[str, Any]) -> Iterator[str]:
@@ -39,14 +39,15 @@ def _policy(policy: Mapping[str, Any]) -> Iterator[str]:
         mode = f"{mode} for {policy['enforce_percent']} % of the keys"
         mode += "".join(f", {result['mode']} for this one" for result in policy["standing"] or ())
     yield f"policy {policy['name']}: {mode}"
-    yield f"  per {', '.join(policy['key'])}; {policy['on_store_error']} while the store is away"
+    key = ", ".join(policy["key"])
+    yield f"  per {key}; {policy['on_store_error']} if the store is unavailable"
     states = [result["limits"] for result in policy["standing"] or ()]
     for index, limit in enumerate(policy["limits"]):
         yield f"  {_limit(limit)}"
         if states:
             yield f"    {_describe_state(states[0][index])}"
     if policy["standing"] is None:
-        yield f"  the store does not tell how it stands: {policy['store_error']}"
+        yield f"  state unknown, the store failed: {policy['store_error']}"
 
 
 def _limit(limit: Mapping[str, Any]) -> str:
@@ -58,8 +59,8 @@ def _limit(limit: Mapping[str, Any]) -> str:
 
 def _describe_state(state: Mapping[str, Any]) -> str:
     wait = state["retry_after_seconds"]
-    refusal = f", refused for {wait:.1f} s" if wait else ""
-    return f"{state['remaining']} left{refusal}"
+    rejected = f", rejected for {wait:.1f} s" if wait else ""
+    return f"{state['remaining']} left{rejected}"
 
 
 async def explain(
@@ -74,16 +75,16 @@ async def explain(
     """Explain a request without spending anything.
 
     Args:
-        http_limiter: Decides.
-        routes: The app's routes.
-        method: The request's method.
-        path: Its path.
-        headers: Its headers.
-        peer: The address it comes from.
+        http_limiter: Limiter whose policies and identity section apply.
+        routes: Routes of the app.
+        method: Method of the request, or WEBSOCKET.
+        path: Path of the request.
+        headers: Headers of the request.
+        peer: Address of the client or of the last proxy.
 
     Returns:
-        The route, the identity (the principal's name is shown, credentials are not), and each
-        policy with its limits; the limits' standing where the store answers.
+        The route, the identity (the principal's name, but no credential), and each policy with its
+        limits and, if the store replies, their state.
     """
     method = method.upper()
     lower_case_headers = {name.lower(): value for name, value in headers.items()}

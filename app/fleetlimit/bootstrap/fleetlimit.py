@@ -1,4 +1,4 @@
-"""Fleetlimit itself: the one place where the parts meet, opened in an app's lifespan."""
+"""Composition root: `Fleetlimit` builds a limiter with its parts, and runs as a lifespan."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from fleetlimit.bootstrap.build import (
     build_store,
 )
 from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unfreeze_heap
-from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware, iter_mounted_apps
+from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.bootstrap.tasks import TaskSet
 from fleetlimit.core.policy import PolicySet
@@ -36,33 +36,35 @@ from fleetlimit.telemetry import (
     monitor_event_loop_lag,
 )
 from fleetlimit.version import __version__
+from fleetlimit.web import wiring
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.route_table import RouteTable, iter_routes
 
 _FLUSH_SECONDS = 5.0
 _POLL_SECONDS = 2.0
-"""After which a changed file is found that the system did not tell of, as while a watch begins."""
+"""Polling interval of the policy file, in case a file-system notification is missed."""
 
 
-class Fleetlimit:
-    """A limiter with everything it needs.
+class Fleetlimit(wiring.LimiterLifespan):
+    """Limiter with its store, policies, identity and telemetry.
 
-    As the lifespan of an app: `FastAPI(lifespan=Fleetlimit(store="redis://..."))`, or within one's
-    own: `async with Fleetlimit(...)(app): yield`.
+    As the lifespan of an app: `FastAPI(lifespan=Fleetlimit(store="redis://..."))`. Inside another
+    lifespan: `async with Fleetlimit(...)(app): yield`.
 
     Args:
-        store: URL of the shared store; `FLEETLIMIT_STORE`, or this process alone, when left out.
-        policies: Policy file, or a set made in code; `FLEETLIMIT_POLICIES`, or none, when left out.
-        settings: All settings, in place of the environment; `store` and `policies` come first.
+        store: URL of the shared store; by default `FLEETLIMIT_STORE`, or the memory of the process.
+        policies: Policy file or policy set; by default `FLEETLIMIT_POLICIES`, or no policies.
+        settings: Settings in place of the environment; `store` and `policies` override them.
         resolver: Verifies credentials that are neither API keys nor bearer tokens.
-        registry: Where metrics are registered; a registry of its own when left out.
+        registry: Prometheus registry of the metrics; by default a new one.
         observers: Further observers of every event.
-        tracer: How checks are traced.
-        clock: A clock that tests move, for buckets and caches alike; by default buckets run on the
-            store's clock.
+        tracer: Tracer of the checks.
+        clock: Clock of buckets and caches, for tests; by default buckets use the store's clock.
+        tune_gc: Whether to tune the garbage collector of the process while the limiter runs: a
+            higher generation-0 threshold, and a frozen heap in a lifespan.
 
     Raises:
-        ConfigError: A setting or the policy file is wrong; nothing is started.
+        ConfigError: A setting or the policy file is invalid; nothing was started.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Fleetlimit:
         observers: Sequence[Observer] = (),
         tracer: Tracer | None = None,
         clock: Clock | None = None,
+        tune_gc: bool = False,
     ) -> None:
         if isinstance(policies, PolicySet):
             policy_set, file = policies, None
@@ -126,19 +129,21 @@ class Fleetlimit:
         )
         self.route_reporter = RouteReporter(self._log, self.http_limiter)
         self._tasks = TaskSet(self._log)
+        self._tune_gc = tune_gc
         self._exit_stack = contextlib.ExitStack()
 
     async def start(self) -> None:
-        """Connect to the store, put the policies in force and follow their file.
+        """Activate the policies, connect to the store and watch the policy file.
 
-        A store that is away is logged and tried again; it does not keep the service from starting.
+        An unavailable store is logged and retried. It does not prevent the start.
         """
         self.activate_policies()
         await self.start_background_work()
 
     async def start_background_work(self) -> None:
-        """Connect to the store and follow the policies' file; `enforce` came before."""
-        self._exit_stack.enter_context(raised_gc_threshold())
+        """Connect to the store and watch the policy file; call `activate_policies` first."""
+        if self._tune_gc:
+            self._exit_stack.enter_context(raised_gc_threshold())
         await self.limiter.start()
         self._tasks.spawn(self._flush_periodically())
         self._tasks.spawn(monitor_event_loop_lag(self.metrics.on_event_loop_lag, self._clock))
@@ -153,7 +158,7 @@ class Fleetlimit:
             self._tasks.spawn(watcher.run())
 
     def activate_policies(self) -> None:
-        """Put the policies in force, and warn of what makes them hold less than they could."""
+        """Activate the policies. Warn if limits are per process, or hashed without a secret."""
         self.limiter.active_policies.replace(self.policy_file.policy_set)
         if not self.limiter.store.shared:
             self._log.warning(
@@ -170,7 +175,7 @@ class Fleetlimit:
 
     async def _on_reload(self, policy_file: PolicyFile) -> None:
         self.route_reporter.require_named_policies(policy_file.policy_set)
-        # A file of many keys takes a second to read: not one in which no request is answered.
+        # A file with many keys takes about a second to read, which must not block the event loop.
         self.http_limiter.identifier = await asyncio.to_thread(
             build_identifier, policy_file.identity, self._resolver
         )
@@ -178,7 +183,7 @@ class Fleetlimit:
         self.limiter.active_policies.replace(policy_file.policy_set)
 
     async def _flush_periodically(self) -> None:
-        """Write out counts of suppressed lines, also when nothing follows that would."""
+        """Log the counts of suppressed lines even when no further event triggers it."""
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
             self._denial_log.flush()
@@ -186,7 +191,7 @@ class Fleetlimit:
             self.metrics.flush()
 
     async def aclose(self) -> None:
-        """Leave the fleet, close the store and write out what the logs still hold."""
+        """Stop the background tasks, leave the membership, close the store and flush the logs."""
         await self._tasks.aclose()
         try:
             await self.limiter.aclose()
@@ -204,23 +209,28 @@ class Fleetlimit:
 
     @contextlib.asynccontextmanager
     async def __call__(self, app: Any) -> AsyncIterator[dict[str, HTTPLimiter]]:
-        """Serve as the lifespan of an app: open for as long as it lives.
+        """Serve as the lifespan of an app: start, install on the app, and close at the end.
 
-        Behind `fleetlimit serve` the limiter that stands in front is this one's too: a second one
-        would count the replica twice and know other policies.
+        Under `fleetlimit serve` the limiter of `serve` is used: a second one would count the
+        replica twice and have other policies.
+
+        Raises:
+            ConfigError: A dependency of the app names a policy that does not exist.
         """
-        serving = getattr(app.state, "fleetlimit_front", None)
+        serving = getattr(app.state, "fleetlimit_serving", None)
         if isinstance(serving, Fleetlimit):
             self._delegate_to(serving)
-            yield {"fleetlimit": self.http_limiter}
+            yield {wiring.LIMITER_KEY: self.http_limiter}
             return
         async with self:
             self.install(app)
-            freeze_heap()
+            if self._tune_gc:
+                freeze_heap()
+                self._exit_stack.callback(unfreeze_heap)
             try:
-                yield {"fleetlimit": self.http_limiter}
+                yield {wiring.LIMITER_KEY: self.http_limiter}
             finally:
-                unfreeze_heap()
+                wiring.uninstall(app, self.http_limiter)
 
     def _delegate_to(self, serving: "Fleetlimit") -> None:
         active = serving.policy_file.policy_set.policies
@@ -235,13 +245,14 @@ class Fleetlimit:
         self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
 
     def install(self, app: Starlette) -> None:
-        """Make this the gate of an app and of the apps mounted in it, and log what holds there.
+        """Make this the limiter of an app and of its mounted apps, and log each route's policies.
+
+        Mounted apps that have a `Fleetlimit` of their own keep it.
 
         Raises:
-            ConfigError: A dependency names a policy that is not there.
+            ConfigError: A dependency names a policy that does not exist.
         """
-        for each in iter_mounted_apps(app):
-            each.state.fleetlimit = self.http_limiter
+        wiring.install(app, self.http_limiter)
         self.route_reporter.log_routes(
             RouteTable(iter_routes(app.routes)), match_policies=has_middleware(app)
         )
@@ -251,10 +262,13 @@ _default_tasks = TaskSet(logging.getLogger("fleetlimit"))
 
 
 def open_limiter_from_env() -> HTTPLimiter:
-    """Open a gate for an app that sets up none, from the environment.
+    """Open a limiter from the environment, for an app that never mentions `Fleetlimit`.
 
-    A shared store is closed when the event loop ends. Until it is connected, checks connect by
-    themselves.
+    A shared store is closed when the event loop ends. Checks made before the background work has
+    connected to the store connect to it themselves.
+
+    Raises:
+        ConfigError: A setting or the policy file is wrong.
     """
     fleetlimit = Fleetlimit()
     fleetlimit.activate_policies()
@@ -270,6 +284,6 @@ async def _keep_open(fleetlimit: Fleetlimit) -> None:
         if task is not None and not task.cancelling():
             await asyncio.Event().wait()
     finally:
-        # A test client makes a loop for each request: what this process alone counts stays.
+        # A test client runs each request in its own event loop: keep the counts in memory.
         if fleetlimit.limiter.store.shared:
             await fleetlimit.aclose()

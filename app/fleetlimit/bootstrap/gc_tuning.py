@@ -1,19 +1,23 @@
-"""The garbage collector, set for a service: few rounds, and what was made at start left out."""
+"""Garbage-collector tuning of a server process: a higher threshold and a frozen heap.
+
+Both settings are process-wide. `fleetlimit serve` applies them; in other apps they are applied only
+with `Fleetlimit(tune_gc=True)`.
+"""
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 GC_THRESHOLD = 10_000
-"""Objects that are made before the collector looks at those who are new. Python's own 700 are less
-than a crowd of checks waiting for the store is made of, and none of that is garbage."""
+"""GC generation-0 threshold. The objects of requests that wait for the store exceed Python's
+default (700 in 3.11), and none of them is garbage."""
 
 
 @contextmanager
 def raised_gc_threshold() -> Iterator[None]:
-    """Let the collector wait for more new objects, and in the end for as many as before."""
+    """Raise the GC generation-0 threshold, and restore it at the end."""
     young, middle, old = gc.get_threshold()
-    # One who has switched the collector off, or set it higher, meant it.
+    # Keep the setting of a process that turned the collector off, or set a higher threshold.
     if not 0 < young < GC_THRESHOLD:
         yield
         return
@@ -25,17 +29,16 @@ def raised_gc_threshold() -> Iterator[None]:
 
 
 def freeze_heap() -> None:
-    """Take all that there is by now out of the collector's rounds, until `unfreeze`.
+    """Exclude all current objects from garbage collection, until `unfreeze_heap`.
 
-    An app with its models stays as it is until the process ends. The collector, which looks at all
-    that is old once enough has grown old, would go through it every few hundred requests:
-    `gc.freeze` is meant for this (https://docs.python.org/3/library/gc.html#gc.freeze).
+    Without this, full collections traverse the app and its models again and again
+    (https://docs.python.org/3/library/gc.html#gc.freeze).
     """
-    # What nobody uses any more is not to stay with the rest.
+    # Collect first, so that garbage is not frozen.
     gc.collect()
     gc.freeze()
 
 
 def unfreeze_heap() -> None:
-    """Let the collector look at everything again."""
+    """Include the frozen objects in garbage collection again."""
     gc.unfreeze()

@@ -1,32 +1,31 @@
-"""Which policies hold which route: told at start, and for one request on demand."""
+"""Report of the policies of each route: logged at start, and listed on the admin port."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
-from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_table import RouteInfo, RouteTable
+from fleetlimit.web.wiring import has_own_limiter
 
 ANY_METHOD = "ANY"
 
 
 @dataclass(frozen=True, slots=True)
 class RouteLimits:
-    """One route and what holds it.
+    """A route and the policies that apply to it.
 
     Args:
-        method: One of the route's methods.
-        template: The route's template.
-        policies: Names of the policies, those of the route's own dependencies last.
+        method: One of the route's methods, or ANY.
+        template: Path template of the route.
+        policies: Names of the policies; those of the route's dependencies come last.
     """
 
     method: str
@@ -41,13 +40,13 @@ def limits_by_route(
     *,
     match_policies: bool = True,
 ) -> Iterator[RouteLimits]:
-    """Yield each route with the policies that hold it, and last what no route matches.
+    """Yield each route with its policies, and last the policies of unmatched requests.
 
     Args:
-        routes: The app's routes.
-        policies: The policies in force.
-        http_limiter: What the routes' own limits are resolved by.
-        match_policies: Whether the middleware is there, which enforces policies by their match.
+        routes: Routes of the app.
+        policies: The active policies.
+        http_limiter: Limiter that resolves the dependencies of the routes.
+        match_policies: Whether the app has the middleware, which applies policies by their match.
     """
     for route in routes.routes:
         for method in sorted(route.methods - {"HEAD"}) or [ANY_METHOD]:
@@ -60,25 +59,25 @@ def limits_by_route(
 
 
 def dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> dict[str, Policy]:
-    """Return the policies that the route's dependencies ask for, by name.
+    """Return the policies of the route's dependencies, by name.
+
+    A mounted app with its own limiter resolves them itself.
 
     Raises:
-        ConfigError: A dependency names a policy that is not there.
+        ConfigError: A dependency names a policy that does not exist.
     """
-    found = [
-        call.resolve_policy(http_limiter)
-        for call in route.dependency_calls
-        if isinstance(call, RateLimit)
-    ]
-    return {policy.name: policy for policy in found}
+    if route.mounted_app is not None and has_own_limiter(route.mounted_app):
+        return {}
+    policies = [each.resolve_policy(http_limiter) for each in route.rate_limits]
+    return {policy.name: policy for policy in policies}
 
 
 class RouteReporter:
-    """Tells at start what holds each route, and keeps reloads from taking that away.
+    """Logs the policies of each route at start, and rejects reloads without a required policy.
 
     Args:
-        log: Where to tell.
-        http_limiter: What the routes' own limits are resolved by.
+        log: Structured logger.
+        http_limiter: Limiter that resolves the dependencies of the routes.
     """
 
     def __init__(self, log: Any, http_limiter: HTTPLimiter) -> None:
@@ -87,14 +86,15 @@ class RouteReporter:
         self._required_policies: set[str] = set()
 
     def log_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
-        """Log each route with its policies, and warn of those that nothing holds.
+        """Log each route with its policies, as a warning for a route without any.
 
         Args:
-            routes: The routes.
-            match_policies: Whether the middleware is there, which enforces policies by their match.
+            routes: Routes of the app.
+            match_policies: Whether the app has the middleware, which applies policies by their
+                match.
 
         Raises:
-            ConfigError: A dependency names a policy that is not there.
+            ConfigError: A dependency names a policy that does not exist.
         """
         policies = self._http_limiter.limiter.active_policies.current
         for route_limits in limits_by_route(
@@ -114,10 +114,10 @@ class RouteReporter:
             }
 
     def require_named_policies(self, policies: PolicySet) -> None:
-        """See that a new set has every policy that a dependency names.
+        """Check that a new set has every policy that a dependency names.
 
         Raises:
-            ConfigError: It has not; requests to that route would fail.
+            ConfigError: A policy is missing; requests to its routes would fail.
         """
         if missing := sorted(
             name for name in self._required_policies if policies.get(name) is None
@@ -128,22 +128,13 @@ class RouteReporter:
 
 
 def has_middleware(app: Starlette) -> bool:
-    """Tell whether the policies' matches are enforced on an app."""
+    """Return whether an app has the middleware, which applies policies by their match."""
     classes: list[object] = [each.cls for each in app.user_middleware]
     return RateLimitMiddleware in classes
 
 
-def iter_mounted_apps(app: Starlette) -> list[Starlette]:
-    """Return an app and the apps mounted in it."""
-    found = [app]
-    for route in app.routes:
-        if isinstance(route, Mount) and isinstance(route.app, Starlette):
-            found += iter_mounted_apps(route.app)
-    return found
-
-
 def policy_to_dict(policy: Policy, tier: str = "") -> dict[str, Any]:
-    """Return a policy as JSON, for people who ask which one is in force."""
+    """Return a policy as JSON, with the limits of a tier."""
     return {
         "name": policy.name,
         "key": [part.kind + (f":{part.name}" if part.name else "") for part in policy.key],

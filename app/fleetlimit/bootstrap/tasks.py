@@ -1,4 +1,4 @@
-"""Work that goes on beside the requests, kept alive and never failing unseen."""
+"""Background tasks of one owner, referenced until they end, with failures logged."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,19 +6,19 @@ from typing import Any
 
 
 class TaskSet:
-    """Tasks of one owner.
+    """Set of background tasks.
 
     Args:
-        log: Where a task that failed is told.
+        log: Logger for the exceptions of failed tasks.
     """
 
     def __init__(self, log: Any) -> None:
         self._log = log
-        # The event loop itself would let go of a task that nobody else keeps.
+        # The event loop holds tasks only weakly: without a reference they may be collected.
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Begin a task."""
+        """Start a task."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
@@ -29,7 +29,7 @@ class TaskSet:
             self._log.error("background.failed", exc_info=error)
 
     async def aclose(self) -> None:
-        """Cancel what still runs, and wait until it has ended."""
+        """Cancel the running tasks, and wait until they have ended."""
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""The bundled service: small routes under different policies, to try and to test limits with."""
+"""Example app: small routes under different policies, to try and to test limits."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,8 +11,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from fleetlimit.bootstrap.explain import identity_to_dict
 from fleetlimit.core.subject import Subject
-from fleetlimit.web.http_limiter import get_limiter
 from fleetlimit.web.responses import RATE_LIMIT_RESPONSES
+from fleetlimit.web.wiring import get_limiter
 
 STREAM_SECONDS = 0.2
 
@@ -20,7 +20,7 @@ router = APIRouter(responses=RATE_LIMIT_RESPONSES)
 
 
 class Export(BaseModel):
-    """An export that was accepted."""
+    """Response of an accepted export."""
 
     status: str = "queued"
 
@@ -45,7 +45,7 @@ async def read_item(item_id: int) -> Item:
 
 @router.get("/stream", response_class=StreamingResponse)
 async def stream(lines: int = 10) -> StreamingResponse:
-    """Send lines one after the other, at most a thousand."""
+    """Stream lines with a pause after each, at most 1,000."""
 
     async def produce() -> AsyncIterator[str]:
         for number in range(min(max(lines, 0), 1_000)):
@@ -57,7 +57,7 @@ async def stream(lines: int = 10) -> StreamingResponse:
 
 @router.websocket("/ws")
 async def echo(socket: WebSocket) -> None:
-    """Send back each text."""
+    """Send each received text back."""
     await socket.accept()
     try:
         while True:
@@ -67,7 +67,7 @@ async def echo(socket: WebSocket) -> None:
 
 
 async def describe_caller(request: Request) -> dict[str, Any]:
-    """Return the identity that the limiter sees."""
+    """Return the caller's identity in the limiter."""
     http_limiter = get_limiter(request.scope)
     identity = await http_limiter.identifier.identify(request.scope)
     return identity_to_dict(
@@ -77,12 +77,12 @@ async def describe_caller(request: Request) -> dict[str, Any]:
 
 @router.get("/whoami")
 async def whoami(caller: Annotated[dict[str, Any], Depends(describe_caller)]) -> dict[str, Any]:
-    """Tell a caller who it is to the limiter: principal, tier, address and hash."""
+    """Return the caller's principal, tier, address and hashed subject."""
     return caller
 
 
 def create_app() -> FastAPI:
-    """Create the bundled service; `serve` puts the limiter in front of it."""
-    app = FastAPI(title="Fleetlimit", description="The bundled service of Fleetlimit.")
+    """Create the example app. It has no limiter of its own: `fleetlimit serve` adds one."""
+    app = FastAPI(title="Fleetlimit", description="Example app of Fleetlimit.")
     app.include_router(router)
     return app

@@ -1,7 +1,7 @@
-"""Serves an app behind the limiter on one port, and the admin port beside it.
+"""Server process: an app behind the limiter on one port, and the admin app on another.
 
-SIGTERM or Ctrl-C drains: the API stops accepting and finishes what is in flight, the admin port
-answers until then, and the limiter is closed last.
+SIGTERM or Ctrl-C drains the process. The API stops accepting connections and finishes the requests
+in flight, then the admin port stops, and the limiter is closed last.
 """
 
 import asyncio
@@ -17,10 +17,11 @@ import uvicorn
 from fleetlimit.bootstrap.build import build_logger
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.gc_tuning import freeze_heap
-from fleetlimit.bootstrap.settings import Settings
+from fleetlimit.bootstrap.settings import reveal
 from fleetlimit.errors import ConfigError
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
+from fleetlimit.server.settings import ServerSettings
 from fleetlimit.server.wrap import WrappedApp, import_app
 from fleetlimit.telemetry import (
     OpenTelemetryTracer,
@@ -31,7 +32,7 @@ from fleetlimit.version import __version__
 
 
 class _UvicornServer(uvicorn.Server):
-    """A uvicorn server that says when it listens, and leaves signals to who runs several."""
+    """uvicorn server with an event that it listens, and without signal handlers of its own."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -52,15 +53,16 @@ class _UvicornServer(uvicorn.Server):
         yield
 
 
-def serve(settings: Settings, *, on_ready: Callable[[int, int], None] | None = None) -> None:
-    """Serve until a signal comes.
+def serve(settings: ServerSettings, *, on_ready: Callable[[int, int], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT.
 
     Args:
-        settings: What to serve, and where.
-        on_ready: Is called with the API's and the admin port's number once both accept.
+        settings: The app, its addresses and the limiter's settings.
+        on_ready: Called with the numbers of the API port and the admin port once both accept
+            connections.
 
     Raises:
-        ConfigError: A setting, the policy file or the target is wrong.
+        ConfigError: A setting, the policy file or the target is invalid.
     """
     configure_logging(settings.log_level, json=settings.log_format == "json", pod=settings.pod)
     config = uvicorn.Config(lambda: None, log_config=None)
@@ -68,7 +70,7 @@ def serve(settings: Settings, *, on_ready: Callable[[int, int], None] | None = N
         runner.run(_serve(settings, on_ready))
 
 
-async def _serve(settings: Settings, on_ready: Callable[[int, int], None] | None) -> None:
+async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] | None) -> None:
     def on_spans_dropped(spans: int) -> None:
         fleetlimit.metrics.on_spans_dropped(spans)
 
@@ -76,11 +78,13 @@ async def _serve(settings: Settings, on_ready: Callable[[int, int], None] | None
         "fleetlimit", version=__version__, instance=settings.replica, on_dropped=on_spans_dropped
     )
     fleetlimit = Fleetlimit(
-        settings=settings, tracer=OpenTelemetryTracer(provider) if provider is not None else None
+        settings=settings,
+        tracer=OpenTelemetryTracer(provider) if provider is not None else None,
+        tune_gc=True,
     )
     async with fleetlimit:
         wrapped = WrappedApp(import_app(settings.target), fleetlimit, provider)
-        admin_state = AdminState(fleetlimit, wrapped.routes)
+        admin_state = AdminState(fleetlimit, wrapped.routes, reveal(settings.admin_token))
         api_server = _make_server(
             wrapped.app, settings.host, settings.port, settings, lifespan="auto"
         )
@@ -97,18 +101,18 @@ async def _serve(settings: Settings, on_ready: Callable[[int, int], None] | None
 
 
 def _make_server(
-    app: object, host: str, port: int, settings: Settings, *, lifespan: str
+    app: object, host: str, port: int, settings: ServerSettings, *, lifespan: str
 ) -> _UvicornServer:
     return _UvicornServer(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]  # an ASGI app; uvicorn's own types are narrower
+            app,  # type: ignore[arg-type]  # uvicorn's types of an ASGI app are narrower
             host=host,
             port=port,
-            lifespan=lifespan,  # type: ignore[arg-type]  # one of uvicorn's words
+            lifespan=lifespan,  # type: ignore[arg-type]  # "auto" or "off"
             log_config=None,
             access_log=False,
-            # The peer's address and the forwarding headers are read by the limiter itself, which
-            # trusts the proxies that its policy file names and nobody else.
+            # The limiter reads the forwarding headers itself, and only from the trusted proxies of
+            # its policy file.
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
@@ -126,7 +130,7 @@ async def _run_servers(
     loop = asyncio.get_running_loop()
 
     def drain() -> None:
-        # A second signal does not wait for what is in flight.
+        # A second signal ends the process without waiting for the requests in flight.
         api_server.force_exit = api_server.should_exit
         api_server.should_exit = True
         admin_state.status = ReplicaStatus.DRAINING
@@ -150,7 +154,7 @@ async def _run_servers(
 
 
 async def _run_server(server: _UvicornServer) -> None:
-    # uvicorn logs why it does not start, and leaves: how, depends on its version.
+    # uvicorn logs why it cannot start. Some versions then raise SystemExit, others return.
     with contextlib.suppress(SystemExit):
         await server.serve()
     if server.lifespan.should_exit and not server.started:

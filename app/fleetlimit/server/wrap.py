@@ -1,4 +1,4 @@
-"""Puts limiter, telemetry and health in front of an app that knows nothing of them."""
+"""Wrapper of the served app: the limiter's middleware, tracing and the routes of the app."""
 
 import importlib
 import sys
@@ -23,10 +23,10 @@ from fleetlimit.web.route_table import RouteInfo, RouteTable, iter_routes, match
 
 
 def import_app(target: str) -> ASGIApp:
-    """Import `package.module:app`, the bundled service for an empty target.
+    """Import `package.module:app`, or create the example app for an empty target.
 
     Raises:
-        ConfigError: There is no such module or app; the message says what to write.
+        ConfigError: The module or the app does not exist; the message has the form to write.
     """
     if not target:
         return create_app()
@@ -53,15 +53,15 @@ def import_app(target: str) -> ASGIApp:
 
 
 class WrappedApp:
-    """An app behind a limiter.
+    """App with the limiter's middleware, and tracing if it is on.
 
     Args:
         target: The app.
-        fleetlimit: The limiter, opened and closed by whoever serves the front.
-        provider: Where traces go; None for nowhere.
+        fleetlimit: The limiter; the caller starts and closes it.
+        provider: Tracer provider of the requests' spans; None without tracing.
 
     Raises:
-        ConfigError: A dependency of the app names a policy that is not there.
+        ConfigError: A dependency of the app names a policy that does not exist.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class WrappedApp:
         self.fleetlimit = fleetlimit
         self.routes: RouteTable
         if isinstance(target, Starlette):
-            # Among the app's own middleware, so that tracing and CORS see refusals as well.
+            # Added to the app's own middleware, so that tracing and CORS apply to rejections.
             if not has_middleware(target):
                 target.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
-            target.state.fleetlimit_front = fleetlimit
+            target.state.fleetlimit_serving = fleetlimit
             fleetlimit.install(target)
             self.routes = RouteTable(iter_routes(target.routes))
             self.app: ASGIApp = target
@@ -98,7 +98,7 @@ class WrappedApp:
         )
 
     def _span(self, scope: Scope) -> tuple[str, dict[str, str]]:
-        """Name a request's span after its route, as FastAPI's are; the path alone is unbounded."""
+        """Return a span name with the route's template: a path would be of high cardinality."""
         method = scope.get("method", WEBSOCKET)
         template = match_route(scope, self.routes).template
         return f"{method} {template}".strip(), {"http.route": template} if template else {}
@@ -108,10 +108,10 @@ _ANY_PATH = "{path:path}"
 
 
 class PolicyRouteTable(RouteTable):
-    """Routes of the templates that policies name, for an app whose own are not known.
+    """Route table from the templates in the policies, for an ASGI app without readable routes.
 
     Args:
-        policies: The policies in force; the routes change with them.
+        policies: The active policies; the table is rebuilt when they change.
     """
 
     def __init__(self, policies: ActivePolicies) -> None:
@@ -127,13 +127,13 @@ class PolicyRouteTable(RouteTable):
             for template in map(_to_template, policy.match.routes)
             if template.startswith("/")
         }
-        # A prefix takes what no template and no longer prefix does.
+        # Exact templates come first, then prefixes, longest first.
         ordered = sorted(templates, key=lambda each: (each.endswith(_ANY_PATH), -len(each), each))
         super().__init__(RouteInfo(template) for template in ordered)
 
 
 def _to_template(route: str) -> str:
-    """Return the template of a policy's route; a prefix takes any rest of a path."""
+    """Return the path template of a policy's route, in which `*` matches any suffix."""
     if not route.endswith("*"):
         return route
     return (route[:-1] or "/") + _ANY_PATH

@@ -1,1 +1,1 @@
-"""The edges that FastAPI and any ASGI app see: a dependency and a middleware over one core."""
+"""HTTP side of a limiter: FastAPI dependencies and an ASGI middleware."""

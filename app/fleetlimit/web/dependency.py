@@ -1,170 +1,276 @@
-"""Limits as FastAPI dependencies: `Depends(RateLimit("5/minute"))`."""
+"""Rate limits as FastAPI dependencies: `Depends(RateLimit("5/minute"))`.
 
+`RateLimit` limits by rate, `ConcurrencyLimit` limits the requests in progress, and `PolicyLimit`
+applies a policy of the policy file. The value of each dependency is the `Reservation`, for a cost
+known only later: `limit: Annotated[Reservation, Depends(RateLimit("1000/hour", cost=10))]`, then
+`await limit.commit(7)`.
+"""
+
+import inspect
 import re
 from collections.abc import AsyncIterator, Sequence
-from enum import StrEnum
-from typing import Any, Self, TypeVar
+from datetime import timedelta
+from typing import Literal, Self, TypedDict
 
 from fastapi import Response
 from starlette.requests import HTTPConnection
 
-from fleetlimit.core.policy import KeyKind, KeyPart, Mode, OnStoreError, Policy
-from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota, rate_quota
+from fleetlimit.core.policy import KeyKind, KeyPart, Policy
+from fleetlimit.core.quota import (
+    MILLISECOND_US,
+    SECOND_US,
+    Algorithm,
+    Quota,
+    RateAlgorithm,
+    concurrency_quota,
+    parse_enum,
+    rate_quota,
+)
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.web.default_limiter import open_default_limiter
 from fleetlimit.web.exceptions import make_exception
-from fleetlimit.web.http_limiter import HTTPLimiter, get_limiter
+from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import merge_headers
-from fleetlimit.web.request_limits import RequestLimits, get_request_limits, start_request_limits
+from fleetlimit.web.request_limits import (
+    RequestLimits,
+    get_request_limits,
+    start_request_limits,
+)
 from fleetlimit.web.route_policies import Cost, RateLimitDependency
 from fleetlimit.web.route_table import match_route
+from fleetlimit.web.wiring import find_limiter
 
-Choice = TypeVar("Choice", bound=StrEnum)
-_DEFAULTS = (
-    None,
-    Algorithm.TOKEN_BUCKET,
-    KeyKind.PRINCIPAL,
-    None,
-    Mode.ENFORCE,
-    OnStoreError.LOCAL,
-    None,
-)
+PolicyMode = Literal["enforce", "shadow", "off"]
+StoreErrorAction = Literal["local", "allow", "deny"]
 
 
-class RateLimit:
-    """A limit on the routes that depend on it.
+class _Options(TypedDict, total=False):
+    """Options that every limit written in code has."""
 
-    The value of the dependency is the `Reservation`, for a cost known only later:
-    `limit: Annotated[Reservation, Depends(RateLimit("1000/hour", cost=10))]`, then
-    `await limit.commit(7)`.
+    cost: Cost
+    key: str | Sequence[str]
+    name: str | None
+    mode: PolicyMode
+    on_store_error: StoreErrorAction
+    prefetch: float | None
+
+
+class _InlineLimit(RateLimitDependency):
+    """Limit that is written in code and has a policy of its own."""
+
+    _policy: Policy
+    _repr: str
+
+    def __repr__(self) -> str:
+        return self._repr
+
+    def resolve_policy(self, http_limiter: HTTPLimiter) -> Policy:  # noqa: ARG002 - as in the base
+        """Return the policy of this limit, which is the same for every limiter."""
+        return self._policy
+
+
+class RateLimit(_InlineLimit):
+    """Limit on the rate of requests to the routes that depend on it.
 
     Args:
-        rate: Such as `5/minute` or `100 per 90 s`; leave it out to name a policy instead.
-        policy: Name of a policy in the policy file.
-        burst: Capacity of a token bucket; the rate's number when left out.
+        rate: Units per period, such as `5/minute` or `100 per 90 s`.
+        burst: Units that can be spent at once; the number in `rate` by default. Only for
+            `token_bucket`.
         algorithm: How the limit counts.
-        cost: What a request spends: a number, or a function of the connection.
-        key: What a bucket is kept per, for `rate`; each route has buckets of its own unless the
-            limit has a name.
-        name: The limit's name in metrics and headers; routes with limits of one name share them.
-            Without it the name is made of the rate, and of algorithm and key where they are not
-            the usual ones.
-        mode: Enforce, or only count.
-        on_store_error: What to do while the store is away.
-        prefetch: Largest part of the limit that a replica may take in one call and spend by itself,
-            for a bucket that all share; above 0 and at most 0.5.
+        cost: Units that a request spends, or a function of the connection that returns them.
+        key: Parts of the bucket's key: `principal`, `client_address`, `global`, `route` or
+            `header:X-Name`; one, or a sequence. Each route has its own buckets unless the limit
+            has a name.
+        name: Name of the limit in metrics and headers; routes whose limits have one name share
+            buckets. By default the name is made of the rate, and of algorithm and key where they
+            are not the defaults.
+        mode: Enforce the limit, only count what it would reject, or switch it off.
+        on_store_error: Decision while the store is unavailable: by a limit local to the replica,
+            admit, or reject.
+        prefetch: Largest share of the limit that a replica acquires in one store call and spends
+            locally; above 0 and at most 0.5. For buckets that many callers share.
 
     Raises:
         ConfigError: The arguments cannot work together; the message says what to write.
     """
 
-    def __new__(cls, rate: str | Quota | None = None, **_: object) -> Self:
-        """Choose the kind by what the limit may hold."""
-        held = rate is None or (isinstance(rate, Quota) and rate.algorithm is Algorithm.CONCURRENCY)
-        kind: Any = cls if held or cls is not RateLimit else _WithoutLeases
-        found: Self = super().__new__(kind)
-        return found
+    def __init__(
+        self,
+        rate: str,
+        *,
+        burst: int | None = None,
+        algorithm: RateAlgorithm = "token_bucket",
+        cost: Cost = 1,
+        key: str | Sequence[str] = "principal",
+        name: str | None = None,
+        mode: PolicyMode = "enforce",
+        on_store_error: StoreErrorAction = "local",
+        prefetch: float | None = None,
+    ) -> None:
+        counting = parse_enum(Algorithm, algorithm)
+        if counting is Algorithm.CONCURRENCY:
+            raise ConfigError("concurrency has no rate: write ConcurrencyLimit(10)")
+        options: _Options = {
+            "cost": cost,
+            "key": key,
+            "name": name,
+            "mode": mode,
+            "on_store_error": on_store_error,
+            "prefetch": prefetch,
+        }
+        self.cost = cost
+        self._policy = _make_policy(rate_quota(rate, burst=burst, algorithm=counting), **options)
+        self._repr = _call_repr(type(self), rate, burst=burst, algorithm=algorithm, **options)
+
+    @classmethod
+    def from_window(cls, limit: int, window: float | timedelta) -> Self:
+        """Return a limit of `limit` requests per `window`, as `rate_limit` does."""
+        quota = Quota(Algorithm.TOKEN_BUCKET, limit, _whole_milliseconds_us(window), limit)
+        self = cls.__new__(cls)
+        self.cost = 1
+        self._policy = _make_policy(quota)
+        self._repr = f"rate_limit(limit={limit!r}, window={window!r})"
+        return self
+
+    async def __call__(self, connection: HTTPConnection, response: Response) -> Reservation:
+        """Admit the request, or raise `RequestRejected`."""
+        # A plain coroutine: FastAPI's handling of generators doubles the cost of a dependency.
+        _, reservation = await _check(self, connection, response)
+        return reservation
+
+
+class ConcurrencyLimit(_InlineLimit):
+    """Limit on the requests in progress at the same time on the routes that depend on it.
+
+    A unit is held until the response has been sent if `RateLimitMiddleware` is on the app, and
+    otherwise until FastAPI closes the route's dependencies.
+
+    Args:
+        limit: Units that can be held at the same time.
+        lease: Seconds, or a `timedelta`, after which a unit is returned when its replica died.
+            While the request lasts the replica renews the lease.
+        cost: Units that a request holds, or a function of the connection that returns them.
+        key: As in `RateLimit`.
+        name: As in `RateLimit`.
+        mode: As in `RateLimit`.
+        on_store_error: As in `RateLimit`.
+
+    Raises:
+        ConfigError: The arguments cannot work together; the message says what to write.
+    """
 
     def __init__(
         self,
-        rate: str | Quota | None = None,
+        limit: int,
         *,
-        policy: str | None = None,
-        burst: int | None = None,
-        algorithm: str = Algorithm.TOKEN_BUCKET,
+        lease: float | timedelta = 30,
         cost: Cost = 1,
-        key: str | Sequence[str] = KeyKind.PRINCIPAL,
+        key: str | Sequence[str] = "principal",
         name: str | None = None,
-        mode: str = Mode.ENFORCE,
-        on_store_error: str = OnStoreError.LOCAL,
-        prefetch: float | None = None,
+        mode: PolicyMode = "enforce",
+        on_store_error: StoreErrorAction = "local",
     ) -> None:
-        if (rate is None) == (policy is None):
-            raise ConfigError('write either RateLimit("5/minute") or RateLimit(policy="exports")')
+        options: _Options = {
+            "cost": cost,
+            "key": key,
+            "name": name,
+            "mode": mode,
+            "on_store_error": on_store_error,
+        }
         self.cost = cost
-        self._policy_name = policy or ""
-        self._policy: Policy | None = None
-        if rate is None:
-            if (burst, algorithm, key, name, mode, on_store_error, prefetch) != _DEFAULTS:
-                raise ConfigError(
-                    "write burst, algorithm, key, name, mode, on_store_error and lease of a named "
-                    "policy in the policy file"
-                )
-            return
-        quota = _parse_limit(rate, burst, algorithm)
-        parts = tuple(map(KeyPart.parse, [key] if isinstance(key, str) else key))
-        if not parts:
-            raise ConfigError("an empty key: write principal, client_address or global")
-        self._policy = Policy(
-            name or _default_name(quota, parts),
-            (quota,),
-            key=parts if name else (*parts, KeyPart(KeyKind.ROUTE)),
-            mode=_parse_enum(Mode, mode),
-            on_store_error=_parse_enum(OnStoreError, on_store_error),
-            prefetch=prefetch,
-        )
-        (kept,) = self._policy.quotas_for("")
-        if isinstance(cost, int) and not 0 <= cost <= kept.burst // kept.cost:
-            raise ConfigError(
-                f"a cost of {cost} can never pass: write a cost from 0 to "
-                f"{kept.burst // kept.cost}, or a larger burst"
-            )
-
-    def resolve_policy(self, http_limiter: HTTPLimiter) -> Policy:
-        """Return the policy that this limit stands for.
-
-        Raises:
-            ConfigError: The policy file has none of that name.
-        """
-        if self._policy is not None:
-            return self._policy
-        return http_limiter.limiter.active_policies.require(self._policy_name)
+        quota = concurrency_quota(limit, lease=lease)
+        self._policy = _make_policy(quota, **options)
+        self._repr = _call_repr(type(self), limit, lease=lease, **options)
 
     async def __call__(
         self, connection: HTTPConnection, response: Response
     ) -> AsyncIterator[Reservation]:
-        """Let the request in, or raise `Refused`."""
-        request_limits, reservation = await self._check(connection, response)
+        """Admit the request, or raise `RequestRejected`; release the unit after the request."""
+        request_limits, reservation = await _check(self, connection, response)
         try:
             yield reservation
         finally:
             await _release(request_limits)
 
-    async def _check(
-        self, connection: HTTPConnection, response: Response
-    ) -> tuple[RequestLimits, Reservation]:
-        scope = connection.scope
-        request_limits = get_request_limits(scope) or start_request_limits(
-            scope, get_limiter(scope), match_route(scope)
-        )
-        name = self.resolve_policy(request_limits.http_limiter).name
-        if name not in request_limits.reservation_by_policy:
-            # All limits of the route decide together, so that none is spent when one refuses.
-            dependencies = request_limits.route.rate_limits
-            # Called by hand, it is no dependency of the route.
-            dependencies = dependencies if self in dependencies else (*dependencies, self)
-            await _check_together(request_limits, connection, response, dependencies)
-        return request_limits, request_limits.reservation_by_policy[name].for_policy(name)
 
+class PolicyLimit(RateLimitDependency):
+    """Limit by a policy of the policy file, or of the `PolicySet` that `Fleetlimit` was given.
 
-class _WithoutLeases(RateLimit):
-    """A limit that never holds anything for as long as a request lasts.
+    Limits, key and mode stand in the policy; a reload changes them.
 
-    It is no generator, then: on one FastAPI spends as much time as on the rest of a dependency.
+    Args:
+        name: Name of the policy.
+        cost: Units that a request spends, or a function of the connection that returns them.
     """
 
-    async def __call__(  # type: ignore[override]  # FastAPI looks at what it is, and so does nobody else
+    def __init__(self, name: str, *, cost: Cost = 1) -> None:
+        self.name = name
+        self.cost = cost
+
+    def __repr__(self) -> str:
+        return _call_repr(type(self), self.name, cost=self.cost)
+
+    def resolve_policy(self, http_limiter: HTTPLimiter) -> Policy:
+        """Return the active policy of this name.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        return http_limiter.limiter.active_policies.require(self.name)
+
+    async def __call__(
         self, connection: HTTPConnection, response: Response
-    ) -> Reservation:
-        """Let the request in, or raise `Refused`."""
-        _, reservation = await self._check(connection, response)
-        return reservation
+    ) -> AsyncIterator[Reservation]:
+        """Admit the request, or raise `RequestRejected`; release its units after the request."""
+        request_limits, reservation = await _check(self, connection, response)
+        try:
+            yield reservation
+        finally:
+            await _release(request_limits)
 
 
-async def _release(request_limits: RequestLimits) -> None:
-    # The middleware, if there is one, holds what is held for longer: until all is sent.
-    if request_limits.has_leases and not request_limits.headers_sent_by_middleware:
-        await request_limits.release_leases()
+def rate_limit(limit: int, window: float | timedelta) -> RateLimit:
+    """Allow `limit` requests per `window` for each caller on each route.
+
+    Args:
+        limit: Number of requests.
+        window: Seconds, or a `timedelta`, in which a spent limit refills; whole milliseconds.
+
+    Raises:
+        ConfigError: The numbers allow no request.
+    """
+    return RateLimit.from_window(limit, window)
+
+
+async def _check(
+    dependency: RateLimitDependency, connection: HTTPConnection, response: Response
+) -> tuple[RequestLimits, Reservation]:
+    """Check the request once for all limits of its route, and return the dependency's part."""
+    scope = connection.scope
+    request_limits = get_request_limits(scope)
+    if request_limits is None or request_limits.app is not scope["app"]:
+        request_limits = _enter_app(connection, request_limits)
+    name = dependency.resolve_policy(request_limits.http_limiter).name
+    if name not in request_limits.reservation_by_policy:
+        # All limits of the route are checked together, so a rejection by one spends none.
+        dependencies = request_limits.route.rate_limits
+        if dependency not in dependencies:
+            # It was called by hand, or its route was added after the table was built.
+            dependencies = (*dependencies, dependency)
+        await _check_together(request_limits, connection, response, dependencies)
+    return request_limits, request_limits.reservation_by_policy[name].for_policy(name)
+
+
+def _enter_app(connection: HTTPConnection, outer: RequestLimits | None) -> RequestLimits:
+    """Return the request's limits under the app that it reached, a mounted one perhaps."""
+    scope = connection.scope
+    http_limiter = find_limiter(scope)
+    if outer is not None and (http_limiter is None or http_limiter is outer.http_limiter):
+        return outer
+    if http_limiter is None:
+        http_limiter = open_default_limiter(scope["app"])
+    return start_request_limits(scope, http_limiter, match_route(scope))
 
 
 async def _check_together(
@@ -175,39 +281,62 @@ async def _check_together(
 ) -> None:
     if request_limits.reservation_by_policy:
         dependencies = [
-            ask
-            for ask in dependencies
-            if ask.resolve_policy(request_limits.http_limiter).name
+            each
+            for each in dependencies
+            if each.resolve_policy(request_limits.http_limiter).name
             not in request_limits.reservation_by_policy
         ]
     rejection = await request_limits.check(connection.scope, dependencies)
     if rejection is not None:
         await _release(request_limits)
-        raise make_exception(rejection, connection)
+        raise make_exception(rejection, request_limits.decision, connection)
     if not request_limits.headers_sent_by_middleware:
-        # FastAPI puts these on the response. An earlier limit of the route may have told of itself.
+        # FastAPI copies these headers to the final response. Replace the headers that an earlier
+        # limit of this route has set.
         response.raw_headers[:] = merge_headers(
             response.raw_headers, request_limits.response_headers()
         )
 
 
-def _parse_limit(rate: str | Quota, burst: int | None, algorithm: str) -> Quota:
-    if isinstance(rate, str):
-        return rate_quota(rate, burst=burst, algorithm=_parse_enum(Algorithm, algorithm))
-    if burst is not None or algorithm != Algorithm.TOKEN_BUCKET:
-        raise ConfigError("write burst and algorithm into the Quota")
-    return rate
+async def _release(request_limits: RequestLimits) -> None:
+    # With the middleware the units are held longer: until the response has been sent.
+    if request_limits.has_leases and not request_limits.headers_sent_by_middleware:
+        await request_limits.release_leases()
 
 
-def _parse_enum(kind: type[Choice], text: str) -> Choice:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ConfigError(f"{text!r} is not known: write one of {', '.join(kind)}") from None
+def _make_policy(
+    quota: Quota,
+    *,
+    cost: Cost = 1,
+    key: str | Sequence[str] = "principal",
+    name: str | None = None,
+    mode: PolicyMode = "enforce",
+    on_store_error: StoreErrorAction = "local",
+    prefetch: float | None = None,
+) -> Policy:
+    parts = tuple(map(KeyPart.parse, [key] if isinstance(key, str) else key))
+    if not parts:
+        raise ConfigError("an empty key: write principal, client_address or global")
+    policy = Policy(
+        name or _default_name(quota, parts),
+        quota,
+        key=parts if name else (*parts, KeyPart(KeyKind.ROUTE)),
+        mode=mode,
+        on_store_error=on_store_error,
+        prefetch=prefetch,
+    )
+    # With `prefetch` the burst is smaller than the one that was given.
+    (reduced,) = policy.quotas_for("")
+    if isinstance(cost, int) and not 0 <= cost <= reduced.burst // reduced.cost:
+        raise ConfigError(
+            f"a cost of {cost} can never pass: write a cost from 0 to "
+            f"{reduced.burst // reduced.cost}, or a larger burst"
+        )
+    return policy
 
 
 def _default_name(quota: Quota, key: tuple[KeyPart, ...]) -> str:
-    """Name a limit by all that sets it apart from another one on the same route."""
+    """Return a name that differs from that of another limit on the same route."""
     parts = [f"{quota.limit}/{quota.period_us / SECOND_US:g}s"]
     if quota.algorithm is not Algorithm.TOKEN_BUCKET:
         parts.append(quota.algorithm)
@@ -216,15 +345,15 @@ def _default_name(quota: Quota, key: tuple[KeyPart, ...]) -> str:
     return re.sub(r"[^\w./-]", "-", "-".join(parts), flags=re.ASCII)
 
 
-def rate_limit(limit: int, window: float) -> RateLimit:
-    """Allow `limit` requests in `window` seconds for each caller on each route.
+def _whole_milliseconds_us(duration: float | timedelta) -> int:
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    return round(seconds * SECOND_US) // MILLISECOND_US * MILLISECOND_US
 
-    Args:
-        limit: Number of requests.
-        window: Seconds in which a spent limit is whole again.
 
-    Raises:
-        ConfigError: The numbers allow nothing.
-    """
-    period_us = round(window * SECOND_US) // MILLISECOND_US * MILLISECOND_US
-    return RateLimit(Quota(Algorithm.TOKEN_BUCKET, limit, period_us, limit))
+def _call_repr(kind: type, *arguments: object, **options: object) -> str:
+    """Return the call that makes an object, without the options that have their default."""
+    parameters = inspect.signature(kind).parameters
+    given = [
+        f"{name}={value!r}" for name, value in options.items() if value != parameters[name].default
+    ]
+    return f"{kind.__name__}({', '.join([*map(repr, arguments), *given])})"

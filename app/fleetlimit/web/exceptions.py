@@ -1,4 +1,10 @@
-"""Sending a refusal: as a response, as the answer to a WebSocket handshake, or as an exception."""
+"""Rejection of a request: as a response, as the answer to a WebSocket handshake, as an exception.
+
+RequestRejected            an HTTPException; `except` or a handler for it covers the three
+├── RateLimitExceeded      429, or 503 where the store is unavailable and a policy denies
+├── InvalidCredentials     401
+└── CostTooLarge           413
+"""
 
 from typing import Any
 
@@ -8,17 +14,18 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
-from fleetlimit.web.responses import RejectionResponse
+from fleetlimit.core.decision import Decision
+from fleetlimit.web.responses import CONTENT_TOO_LARGE, UNAUTHORIZED, RejectionResponse
 
 TRY_AGAIN_LATER = 1013
-"""Close code of the IANA WebSocket registry; before the handshake a server makes it a 403."""
+"""Close code of the IANA WebSocket registry; a server turns it into 403 before the handshake."""
 
 
 async def send_rejection(
     response: RejectionResponse, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Answer a request that has not been answered yet."""
-    # What is sent is the receiver's to change, and the refusal is others' too.
+    """Send a rejection as the only response to a request."""
+    # Copy the headers: outer middleware may modify the message, and requests share the response.
     status, headers, body = response.status, [*response.raw_headers], response.body
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -35,15 +42,16 @@ async def send_rejection(
 
 
 class RequestRejected(HTTPException):
-    """Raised by the dependency; answered with problem details.
+    """A request that a limit turned away; the app answers it with problem details.
 
-    An app that registers a handler for it, or for its status, answers in its own way.
+    An exception handler of the app for the class, a subclass or the status replaces that answer.
 
     Args:
-        response: What to answer.
+        response: Response that is sent unless the app has a handler.
+        decision: Decision of the limiter; None where the request was rejected without one.
     """
 
-    def __init__(self, response: RejectionResponse) -> None:
+    def __init__(self, response: RejectionResponse, decision: Decision | None = None) -> None:
         headers = {
             name: value
             for name, value in response.headers
@@ -51,17 +59,41 @@ class RequestRejected(HTTPException):
         }
         super().__init__(response.status, headers=headers)
         self.response = response
+        self.decision = decision
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which a retry may be admitted; None where waiting does not help."""
+        seconds = (self.headers or {}).get("Retry-After")
+        return int(seconds) if seconds else None
 
 
-def make_exception(response: RejectionResponse, connection: HTTPConnection) -> RequestRejected:
-    """Return the exception to raise, and see that the app knows how to answer it.
+class RateLimitExceeded(RequestRejected):
+    """A limit is spent (429), or cannot be checked and its policy denies (503)."""
 
-    Starlette keeps the handlers of the request's app in its scope; no set-up by the user is needed.
+
+class InvalidCredentials(RequestRejected):
+    """The request's credential did not verify (401)."""
+
+
+class CostTooLarge(RequestRejected):
+    """The request's cost is above what a limit can ever admit (413)."""
+
+
+_CLASS_BY_STATUS = {UNAUTHORIZED: InvalidCredentials, CONTENT_TOO_LARGE: CostTooLarge}
+
+
+def make_exception(
+    response: RejectionResponse, decision: Decision | None, connection: HTTPConnection
+) -> RequestRejected:
+    """Return the exception for a rejection, and register its handler with the app.
+
+    Starlette puts the app's exception handlers into the scope, so users register nothing.
     """
     handlers = connection.scope.get("starlette.exception_handlers")
     if handlers is not None:
         handlers[0].setdefault(RequestRejected, _handle_rejection)
-    return RequestRejected(response)
+    return _CLASS_BY_STATUS.get(response.status, RateLimitExceeded)(response, decision)
 
 
 async def _handle_rejection(connection: Any, error: RequestRejected) -> Response | None:
@@ -70,7 +102,7 @@ async def _handle_rejection(connection: Any, error: RequestRejected) -> Response
     if scope["type"] == "http":
         return Response(response.body, response.status, dict(response.headers))
     can_send_response = "websocket.http.response" in scope.get("extensions", {})
-    # A dependency before this one may have accepted already.
+    # An earlier dependency of the route may have accepted the connection.
     if can_send_response and connection.application_state is WebSocketState.CONNECTING:
         await connection.send_denial_response(
             Response(response.body, response.status, dict(response.headers))

@@ -1,4 +1,4 @@
-"""The limits of the policy file, before anything of the app runs: plain ASGI, nothing buffered."""
+"""ASGI middleware that checks the policy file's limits before the app runs; it buffers nothing."""
 
 import copy
 from collections.abc import Awaitable, Iterable
@@ -10,11 +10,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleetlimit.web.exceptions import send_rejection
-from fleetlimit.web.http_limiter import HTTPLimiter, get_limiter
+from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import EXPOSED_HEADERS, merge_headers
-from fleetlimit.web.request_limits import RequestLimits, get_request_limits, start_request_limits
+from fleetlimit.web.request_limits import (
+    RequestLimits,
+    get_request_limits,
+    start_request_limits,
+)
 from fleetlimit.web.responses import RejectionResponse
 from fleetlimit.web.route_table import RouteTable, match_route
+from fleetlimit.web.wiring import get_limiter, has_other_limiter
 
 _RESPONSE_START_TYPES: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
@@ -24,15 +29,17 @@ _LIMIT_HEADERS: Final = frozenset(
     name.lower().encode() for each in EXPOSED_HEADERS.values() for name in each.split(", ")
 )
 _ORIGIN_HEADER: Final = frozenset({b"origin"})
+_SCOPE_TYPES: Final = frozenset({"http", "websocket"})
+Wrapped = TypeVar("Wrapped")
 
 
 class SendWithHeaders:
-    """Stands in place of a server's `send`.
+    """Wrapper of a server's `send` that adds the limit headers to the response.
 
     Args:
-        request_limits: The request, and what was decided of it.
-        scope: The request, as the server describes it.
-        send: The server's.
+        request_limits: Decisions about the request.
+        scope: ASGI scope of the request.
+        send: The server's `send`.
     """
 
     __slots__ = ("_request_limits", "_scope", "_send")
@@ -43,18 +50,16 @@ class SendWithHeaders:
         self._send = send
 
     def __call__(self, message: Message) -> Awaitable[None]:
-        """Send a message on."""
+        """Send a message."""
         if message["type"] in _RESPONSE_START_TYPES and (
             limit_headers := self._request_limits.response_headers()
         ):
             app_headers = message.get("headers", ())
-            # Few apps have any of their own, and then no table of names is made.
-            clash = _has_header(app_headers, _LIMIT_HEADERS)
-            message["headers"] = (
-                merge_headers(app_headers, limit_headers)
-                if clash
-                else [*app_headers, *limit_headers]
-            )
+            # Few apps set such headers, and only then is the slower merge needed.
+            if _has_header(app_headers, _LIMIT_HEADERS):
+                message["headers"] = merge_headers(app_headers, limit_headers)
+            else:
+                message["headers"] = [*app_headers, *limit_headers]
             if _has_header(self._scope["headers"], _ORIGIN_HEADER):
                 self._expose_limit_headers(MutableHeaders(scope=message))
         return self._send(message)
@@ -69,24 +74,23 @@ class SendWithHeaders:
 
 
 def _has_header(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> bool:
-    """Tell whether one of the fields has one of the names; they are few, so no table is made."""
-    for name, _ in headers:  # noqa: SIM110 - to make a generator takes as long as all else here
+    """Return whether one of the headers has one of the names."""
+    for name, _ in headers:  # noqa: SIM110 - a generator would double the cost of this loop
         if name in names:
             return True
     return False
 
 
-_SCOPE_TYPES = frozenset({"http", "websocket"})
-Kind = TypeVar("Kind")
-
-
 class RateLimitMiddleware:
-    """Decides every request by the policies that match it, and by the route's own limits.
+    """Checks every request under the policies that match it, and under its route's own limits.
+
+    The limiter is that of the app that the middleware was added to. A request to an app without
+    one raises `ConfigError`.
 
     Args:
-        app: The app behind it.
-        http_limiter: Decides; the app's own when left out.
-        routes: The routes of an app that is not Starlette's; the app's own when left out.
+        app: The app behind the middleware.
+        http_limiter: Limiter for an app that is not Starlette's; by default the app's own.
+        routes: Routes of an app that is not Starlette's; by default the app's own.
     """
 
     def __init__(
@@ -103,15 +107,14 @@ class RateLimitMiddleware:
         self._starlette = _find_in_stack(app, Starlette)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request in, or refuse it."""
-        scope_type = scope["type"]
-        if scope_type not in _SCOPE_TYPES or (
+        """Admit the request to the app, or send the rejection."""
+        if scope["type"] not in _SCOPE_TYPES or (
             scope.get("method") == "OPTIONS" and _is_preflight(scope)
         ):
             await self.app(scope, receive, send)
             return
         if self._starlette is not None:
-            # Wrapped around the whole app by hand, it stands where no app is named yet.
+            # A middleware around the whole app runs before Starlette puts the app into the scope.
             scope.setdefault("app", self._starlette)
         http_limiter = self._http_limiter or get_limiter(scope)
         outer = get_request_limits(scope)
@@ -122,16 +125,19 @@ class RateLimitMiddleware:
         request_limits = start_request_limits(
             scope, http_limiter, route, headers_sent_by_middleware=True
         )
+        dependencies = route.rate_limits
+        if route.mounted_app is not None and has_other_limiter(route.mounted_app, http_limiter):
+            # The mounted app's own limiter checks them.
+            dependencies = ()
         try:
-            rejection = await request_limits.check(scope, route.rate_limits, match_policies=True)
+            rejection = await request_limits.check(scope, dependencies, match_policies=True)
             if rejection is None:
                 await self.app(scope, receive, SendWithHeaders(request_limits, scope, send))
             elif self._cors is None and rejection.includes_limit_headers:
                 await send_rejection(rejection, scope, receive, send)
             else:
-                await self._send_rejection_with_cors(
-                    rejection, scope, receive, SendWithHeaders(request_limits, scope, send)
-                )
+                wrapped_send = SendWithHeaders(request_limits, scope, send)
+                await self._send_rejection_with_cors(rejection, scope, receive, wrapped_send)
         finally:
             if request_limits.has_leases:
                 await request_limits.release_leases()
@@ -139,27 +145,27 @@ class RateLimitMiddleware:
     async def _send_rejection_with_cors(
         self, rejection: RejectionResponse, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def reject(scope: Scope, receive: Receive, send: Send) -> None:
             await send_rejection(rejection, scope, receive, send)
 
         if self._cors is None:
-            await answer(scope, receive, send)
+            await reject(scope, receive, send)
             return
-        # CORS is handled further in, where a refused request never comes: without its headers a
-        # browser's script would see a network error in place of the 429.
+        # The CORS middleware is behind this one, so a rejected request never reaches it. Without
+        # its headers a browser reports a network error in place of the 429.
         cors = copy.copy(self._cors)
-        cors.app = answer
+        cors.app = reject
         await cors(scope, receive, send)
 
 
 def _is_preflight(scope: Scope) -> bool:
-    """Tell of OPTIONS whether a browser asks before it asks (Fetch, CORS-preflight): it is free."""
+    """Return whether an OPTIONS request is a CORS preflight. Preflights are not rate limited."""
     headers = Headers(scope=scope)
     return "origin" in headers and "access-control-request-method" in headers
 
 
-def _find_in_stack(app: Any, kind: type[Kind]) -> Kind | None:
-    """Return the first of a kind among an app and what it is wrapped around."""
+def _find_in_stack(app: Any, kind: type[Wrapped]) -> Wrapped | None:
+    """Return the first app of a class among an app and the apps that it wraps."""
     while app is not None:
         if isinstance(app, kind):
             return app

@@ -1,9 +1,9 @@
-"""What a response says of the limits: RateLimit fields, Retry-After and their older kin.
+"""Response headers about limits: RateLimit, Retry-After, and the older X-RateLimit headers.
 
 `draft-11` is draft-ietf-httpapi-ratelimit-headers-11: two Structured Fields (RFC 9651), each one
-list with a member for each limit. `q` is what a full bucket holds and `w` the time in which it
-fills, so that `q`/`w` is the rate and `r` is never above `q`; `t` is the time until more than `r`
-is available. A policy in shadow is nothing to clients.
+list with an item for each limit. `q` is the capacity of a full bucket and `w` the time in which it
+refills, so that `q`/`w` is the rate and `r` is never above `q`; `t` is the time until more than `r`
+is available. Clients see nothing of a policy in shadow mode.
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,13 @@ from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 
 Headers = list[tuple[str, str]]
+RawHeaders = list[tuple[bytes, bytes]]
+"""Headers as ASGI represents them."""
 _SHADOW: Final = Mode.SHADOW
 
 
 class HeaderFormat(StrEnum):
-    """How the limits are told to clients; `x-ratelimit-epoch` gives the reset as a Unix time."""
+    """Format of the limit headers; `x-ratelimit-epoch` gives the reset as a Unix time."""
 
     DRAFT_11 = "draft-11"
     X_RATELIMIT = "x-ratelimit"
@@ -29,17 +31,16 @@ class HeaderFormat(StrEnum):
 
 
 _DRAFT_11: Final = HeaderFormat.DRAFT_11
+_X_RATELIMIT_NAMES: Final = (
+    "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+)
 EXPOSED_HEADERS = {
     HeaderFormat.DRAFT_11: "RateLimit, RateLimit-Policy, Retry-After",
-    HeaderFormat.X_RATELIMIT: (
-        "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
-    ),
-    HeaderFormat.X_RATELIMIT_EPOCH: (
-        "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
-    ),
+    HeaderFormat.X_RATELIMIT: _X_RATELIMIT_NAMES,
+    HeaderFormat.X_RATELIMIT_EPOCH: _X_RATELIMIT_NAMES,
     HeaderFormat.NONE: "Retry-After",
 }
-"""What `Access-Control-Expose-Headers` must name for a browser's script to see it."""
+"""Value of `Access-Control-Expose-Headers` that lets a browser's script read the headers."""
 
 
 def seconds(micros: int) -> int:
@@ -55,20 +56,19 @@ def retry_after(decision: Decision) -> str:
 def limit_headers(
     decision: Decision, header_format: HeaderFormat, *, unix_seconds: int = 0
 ) -> Headers:
-    """Return the fields that tell a client how its limits stand.
+    """Return the headers that state a decision's limits.
 
     Args:
-        decision: What was decided.
-        header_format: How to tell it.
-        unix_seconds: The time, for the dialect that gives the reset as a time.
+        decision: Decision about the request.
+        header_format: Format of the headers.
+        unix_seconds: Current Unix time, for `x-ratelimit-epoch`.
     """
     if header_format is _DRAFT_11:
         return _draft_11(decision)
     if header_format is HeaderFormat.NONE:
         return []
-    return _x_ratelimit(
-        decision, unix_seconds if header_format is HeaderFormat.X_RATELIMIT_EPOCH else 0
-    )
+    is_epoch = header_format is HeaderFormat.X_RATELIMIT_EPOCH
+    return _x_ratelimit(decision, unix_seconds if is_epoch else 0)
 
 
 def _draft_11(decision: Decision) -> Headers:
@@ -93,7 +93,7 @@ def _draft_11(decision: Decision) -> Headers:
 
 @lru_cache(1_024)
 def _policy_item(policy: str, quotas: tuple[Quota, ...]) -> tuple[str, list[str]]:
-    """Return what is told of a policy's limits whatever was decided, and how each is named."""
+    """Return a policy's items of RateLimit-Policy, and the name of each of its limits."""
     alone = len(quotas) == 1
     names = [f'"{policy}"' if alone else f'"{policy}.{quota.name}"' for quota in quotas]
     items = [
@@ -109,13 +109,13 @@ def _window(quota: Quota) -> str:
 
 
 def _x_ratelimit(decision: Decision, unix_seconds: int) -> Headers:
-    """Tell the limit that binds: the one that refuses longest, or has least left."""
+    """State the most restrictive limit: the longest wait, or else the fewest remaining units."""
     visible = [result.limits for result in decision.results if result.mode is not Mode.SHADOW]
-    known = [(each.quota, each.status) for limits in visible for each in limits if each.status]
+    known = [(limit.quota, limit.status) for limits in visible for limit in limits if limit.status]
     if not known:
         return []
     quota, status = min(known, key=lambda each: (-each[1].retry_after_us, each[1].remaining))
-    reset_us = status.next_unit_after_us if not status.allowed else status.reset_after_us
+    reset_us = status.reset_after_us if status.allowed else status.next_unit_after_us
     return [
         ("X-RateLimit-Limit", str(quota.burst)),
         ("X-RateLimit-Remaining", str(status.remaining)),
@@ -123,17 +123,13 @@ def _x_ratelimit(decision: Decision, unix_seconds: int) -> Headers:
     ]
 
 
-RawHeaders = list[tuple[bytes, bytes]]
-"""Header fields as ASGI has them."""
-
-
 def encode_headers(headers: Iterable[tuple[str, str]]) -> RawHeaders:
-    """Return header fields as ASGI has them."""
+    """Return headers as ASGI represents them."""
     return [_encode_header(each) for each in headers]
 
 
 def merge_headers(existing: Iterable[tuple[bytes, bytes]], replacing: RawHeaders) -> RawHeaders:
-    """Return an app's fields and ours, in place of those of the same names."""
+    """Return the existing headers, with those of the same names replaced, and the new ones."""
     names = dict(replacing)
     return [*[each for each in existing if each[0] not in names], *replacing]
 

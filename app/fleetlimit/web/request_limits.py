@@ -1,12 +1,17 @@
-"""One request's way through the gate: whoever meets it first decides, the others see it done."""
+"""Rate-limit state of one request.
+
+The middleware or the first dependency runs the check; later dependencies reuse its result.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from anyio import CancelScope
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from fleetlimit.core.decision import Decision
 from fleetlimit.core.subject import NO_HEADERS, Subject
 from fleetlimit.errors import CostError
 from fleetlimit.limiter.reservation import Reservation
@@ -17,23 +22,26 @@ from fleetlimit.web.responses import (
     cost_too_large_response,
     unauthorized_response,
 )
-from fleetlimit.web.route_policies import UNASKED, RateLimitDependency
+from fleetlimit.web.route_policies import RateLimitDependency
 from fleetlimit.web.route_table import RouteInfo, get_method
 
-_KEY = "fleetlimit"
+_SCOPE_KEY = "fleetlimit_request_limits"
 
 
 class RequestLimits:
-    """A request, and what was decided of it so far.
+    """The decisions about one request under one limiter.
 
     Args:
-        http_limiter: Decides.
-        route: The route it goes to.
-        headers_sent_by_middleware: Whether somebody outside will put the fields on the response.
+        http_limiter: Limiter of the request.
+        route: Route of the request.
+        app: Starlette app that the request had reached when the first check ran.
+        headers_sent_by_middleware: Whether a middleware adds the headers to the response.
     """
 
     __slots__ = (
         "_response_headers",
+        "app",
+        "decision",
         "has_leases",
         "headers_sent_by_middleware",
         "http_limiter",
@@ -43,20 +51,28 @@ class RequestLimits:
     )
 
     def __init__(
-        self, http_limiter: HTTPLimiter, route: RouteInfo, *, headers_sent_by_middleware: bool
+        self,
+        http_limiter: HTTPLimiter,
+        route: RouteInfo,
+        app: Any,
+        *,
+        headers_sent_by_middleware: bool,
     ) -> None:
         self.http_limiter = http_limiter
         self.route = route
+        self.app = app
         self.headers_sent_by_middleware = headers_sent_by_middleware
-        # What was decided, in order, and for each policy that was asked.
+        # One reservation for each check, in order; each covers several policies.
         self.reservations: list[Reservation] = []
         self.reservation_by_policy: dict[str, Reservation] = {}
-        self._response_headers: RawHeaders | None = None
-        # For as long as the request lasts.
+        # Decision of the last check; None if that check failed without one.
+        self.decision: Decision | None = None
+        # Whether concurrency units are held until the request ends.
         self.has_leases = False
+        self._response_headers: RawHeaders | None = None
 
     def response_headers(self) -> RawHeaders:
-        """Return what a response says of all decisions; nothing where none could be made."""
+        """Return the limit headers for all decisions; none if no check reached a decision."""
         if self._response_headers is None:
             self._response_headers = self._build_headers()
         return self._response_headers
@@ -77,64 +93,67 @@ class RequestLimits:
         *,
         match_policies: bool = False,
     ) -> RejectionResponse | None:
-        """Decide together what was asked, and return the refusal if there is one.
+        """Check all given policies in one decision, and return the rejection if there is one.
 
         Args:
-            scope: The request.
-            dependencies: Dependencies that ask for policies.
-            match_policies: Whether to ask as well for the policies that match the request.
+            scope: ASGI scope of the request.
+            dependencies: Dependencies of the route whose policies are checked.
+            match_policies: Whether to check the policies whose match includes the request, too.
         """
         http_limiter, route = self.http_limiter, self.route
         identity = await http_limiter.identifier.identify(scope)
-        principal, error = identity.principal, identity.error
-        tier = principal.tier if principal else ""
-        method = get_method(scope) if match_policies else UNASKED
+        principal = identity.principal
         applicable = route.policy_cache.get(
-            http_limiter, dependencies, method, route.template, tier
+            http_limiter,
+            dependencies,
+            get_method(scope) if match_policies else None,
+            route.template,
+            principal.tier if principal else "",
         )
         policy_costs = (
             await applicable.resolve_costs(scope)
             if applicable.cost_functions
             else applicable.policy_costs
         )
-        headers = (
-            _key_headers(scope, applicable.key_headers) if applicable.key_headers else NO_HEADERS
-        )
+        key_headers = applicable.key_headers
+        headers = _key_headers(scope, key_headers) if key_headers else NO_HEADERS
         subject = Subject(identity.client_address, principal, route.name, headers)
+        self.decision = None
         try:
             reservation = await http_limiter.limiter.admit(policy_costs, subject)
-        except CostError as fault:
-            return cost_too_large_response(str(fault), http_limiter.exposed_headers)
+        except CostError as error:
+            return cost_too_large_response(str(error), http_limiter.exposed_headers)
+        decision = self.decision = reservation.decision
         self.reservations.append(reservation)
         self._response_headers = None
         if reservation.leases:
             self.has_leases = True
         for name in applicable.names:
             self.reservation_by_policy[name] = reservation
-        if not reservation.decision.allowed:
-            return http_limiter.rejection_response(reservation.decision)
-        if error is not None and http_limiter.reject_invalid:
-            return unauthorized_response(error, http_limiter.exposed_headers)
+        if not decision.allowed:
+            return http_limiter.rejection_response(decision)
+        if identity.error is not None and http_limiter.reject_invalid:
+            return unauthorized_response(identity.error, http_limiter.exposed_headers)
         return None
 
     async def release_leases(self) -> None:
-        """Give back what was held for as long as the request lasted."""
-        # Also when the request is cancelled, and each await in it raises.
+        """Return the concurrency units that the request held."""
+        # Shielded: in a cancelled request every await would raise before the units are returned.
         with CancelScope(shield=True):
             for reservation in self.reservations:
                 await reservation.release()
 
 
 def _key_headers(scope: Scope, names: Iterable[str]) -> Mapping[str, str]:
-    """Return the headers that the policies' keys are made of; repeated ones as one list."""
+    """Return the request headers that are part of a key; repeated headers as one list."""
     headers = HTTPConnection(scope).headers
     found = {name: headers.getlist(name) for name in names}
     return {name: ", ".join(values) for name, values in found.items() if values}
 
 
 def get_request_limits(scope: Scope) -> RequestLimits | None:
-    """Return the visit that somebody before us began."""
-    request_limits: RequestLimits | None = scope.get(_KEY)
+    """Return the state that the middleware or an earlier dependency started."""
+    request_limits: RequestLimits | None = scope.get(_SCOPE_KEY)
     return request_limits
 
 
@@ -145,8 +164,11 @@ def start_request_limits(
     *,
     headers_sent_by_middleware: bool = False,
 ) -> RequestLimits:
-    """Begin the visit of a request."""
-    request_limits = scope[_KEY] = RequestLimits(
-        http_limiter, route, headers_sent_by_middleware=headers_sent_by_middleware
+    """Start the state of a request and put it into the scope."""
+    request_limits = scope[_SCOPE_KEY] = RequestLimits(
+        http_limiter,
+        route,
+        scope.get("app"),
+        headers_sent_by_middleware=headers_sent_by_middleware,
     )
     return request_limits

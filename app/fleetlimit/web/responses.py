@@ -1,4 +1,4 @@
-"""Refusals as problem details (RFC 9457), of the types that the RateLimit draft registers."""
+"""Rejection responses: problem details (RFC 9457) of the types of the RateLimit draft."""
 
 import json
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from fleetlimit.web.ratelimit_headers import Headers, encode_headers, retry_afte
 
 
 class RejectionResponse:
-    """A response that turns a request away.
+    """A response that rejects a request. Requests share it: do not modify it.
 
     Args:
-        status: Its status.
-        headers: Its headers.
-        body: Its body.
-        includes_limit_headers: Whether the limits' fields are among the headers.
+        status: HTTP status.
+        headers: Headers, in the case in which they are documented.
+        body: Problem details as JSON.
+        includes_limit_headers: Whether the limit headers are among the headers.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class RejectionResponse:
 
     @cached_property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers as ASGI sends them."""
+        """The headers as ASGI represents them."""
         return encode_headers(self.headers)
 
 
@@ -43,13 +43,13 @@ TOO_MANY_REQUESTS = 429
 SERVICE_UNAVAILABLE = 503
 UNAUTHORIZED = 401
 CONTENT_TOO_LARGE = 413
-MAX_REJECTIONS = 1_024
+MAX_CACHED_REJECTIONS = 1_024
 
 
 def rate_limited_response(
     decision: Decision, limit_headers: Headers, exposed_headers: str
 ) -> RejectionResponse:
-    """Turn a refusing decision into 429, or 503 where the store is away and a policy refuses."""
+    """Return 429 for a decision, or 503 if the store is unavailable and a policy denies then."""
     fails_closed = decision.outcome is Outcome.FAIL_CLOSED
     status = SERVICE_UNAVAILABLE if fails_closed else TOO_MANY_REQUESTS
     return _cached_rate_limited_response(
@@ -57,7 +57,7 @@ def rate_limited_response(
     )
 
 
-@lru_cache(MAX_REJECTIONS)
+@lru_cache(MAX_CACHED_REJECTIONS)
 def _cached_rate_limited_response(
     status: int,
     denied_by: tuple[str, ...],
@@ -65,7 +65,7 @@ def _cached_rate_limited_response(
     exposed_headers: str,
     limit_headers: tuple[tuple[str, str], ...],
 ) -> RejectionResponse:
-    """Return a refusal; in a flood it is the same for a second."""
+    """Build the response. In a flood it stays the same for as long as the seconds to wait do."""
     if status == SERVICE_UNAVAILABLE:
         problem_type = REDUCED_CAPACITY
         title = "Request cannot be satisfied due to temporary server capacity constraints"
@@ -82,7 +82,7 @@ def _cached_rate_limited_response(
 
 
 def unauthorized_response(error: IdentityError, exposed_headers: str) -> RejectionResponse:
-    """Turn a credential that did not verify into 401 (RFC 9110, 15.5.2)."""
+    """Return 401 for a credential that did not verify (RFC 9110, 15.5.2)."""
     members = {
         "type": "about:blank",
         "title": "Unauthorized",
@@ -94,9 +94,9 @@ def unauthorized_response(error: IdentityError, exposed_headers: str) -> Rejecti
 
 
 def cost_too_large_response(message: str, exposed_headers: str) -> RejectionResponse:
-    """Turn a cost that no limit could ever hold into 413.
+    """Return 413 for a cost above what a limit can ever admit.
 
-    Without Retry-After, RFC 9110, 15.5.14 says the condition is not temporary: waiting is no help.
+    Without Retry-After: by RFC 9110, 15.5.14, the condition is then not temporary.
     """
     members = {"type": "about:blank", "title": "Content Too Large", "detail": f"{message}."}
     body = _body(CONTENT_TOO_LARGE, members, {})
@@ -111,7 +111,7 @@ def _headers(exposed_headers: str, body: bytes, extra: Iterable[tuple[str, str]]
     return [
         ("Content-Type", MEDIA_TYPE),
         ("Content-Length", str(len(body))),
-        # RFC 6585, section 4: a 429 must not be stored by a cache; the others must not either.
+        # RFC 6585, section 4, forbids caches to store a 429; 401, 413 and 503 are as short-lived.
         ("Cache-Control", "no-store"),
         ("Access-Control-Expose-Headers", exposed_headers),
         *extra,
@@ -136,11 +136,11 @@ def _openapi_response(description: str) -> dict[str, Any]:
             "schema": {"type": "integer", "minimum": 1},
         },
         "RateLimit": {
-            "description": "What is left of each limit, and seconds until there is more.",
+            "description": "Remaining units of each limit, and seconds until there are more.",
             "schema": {"type": "string"},
         },
         "RateLimit-Policy": {
-            "description": "The limits that hold this request.",
+            "description": "The limits that apply to this request.",
             "schema": {"type": "string"},
         },
     }
@@ -152,7 +152,7 @@ def _openapi_response(description: str) -> dict[str, Any]:
 
 
 RATE_LIMIT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    TOO_MANY_REQUESTS: _openapi_response("A quota is spent."),
-    SERVICE_UNAVAILABLE: _openapi_response("The limit cannot be checked at the moment."),
+    TOO_MANY_REQUESTS: _openapi_response("A limit is exceeded."),
+    SERVICE_UNAVAILABLE: _openapi_response("A limit cannot be checked at the moment."),
 }
-"""What a limited route may answer, for `responses=` of a FastAPI route, router or app."""
+"""OpenAPI documentation of rejections, for `responses=` of a FastAPI route, router or app."""

@@ -1,54 +1,63 @@
-"""What a request asks for at a route: policies, each at a cost."""
+"""The policies that apply to a request at a route, with the cost of each."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from http import HTTPMethod
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final
 
+from fastapi import Response
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.web.http_limiter import HTTPLimiter
 
 WEBSOCKET: Final = "WEBSOCKET"
-"""Stands for a method where there is none."""
-UNASKED: Final = ""
-"""Stands for the method where the policies that match the request are not asked for."""
-_METHODS: Final = frozenset({UNASKED, WEBSOCKET, *HTTPMethod})
+"""Stands for the HTTP method of a WebSocket handshake, in policies too."""
+_METHODS: Final = frozenset({None, WEBSOCKET, *HTTPMethod})
 MAX_CACHED: Final = 64
+"""Largest number of entries for each route: methods times tiers."""
 
 CostFunction = Callable[[HTTPConnection], int | Awaitable[int]]
-"""Tells what a request costs."""
+"""A function that returns the cost of a request."""
 Cost = int | CostFunction
-"""What a request costs, or what tells it."""
+"""A fixed cost, or a function that computes it."""
 
 
-@runtime_checkable
-class RateLimitDependency(Protocol):
-    """What asks for a policy at a cost: a dependency of the route."""
+class RateLimitDependency(ABC):
+    """Dependency of a FastAPI route that requests units of one policy."""
 
-    @property
-    def cost(self) -> Cost:
-        """What a request costs under the policy."""
-        ...
+    cost: Cost
+    """Cost of a request under the policy."""
 
+    @abstractmethod
     def resolve_policy(self, http_limiter: HTTPLimiter) -> Policy:
-        """Return the policy that is asked for."""
-        ...
+        """Return the policy.
+
+        Raises:
+            ConfigError: The limiter has no policy of that name.
+        """
+
+    @abstractmethod
+    def __call__(self, connection: HTTPConnection, response: Response) -> Any:
+        """Admit the request; FastAPI calls it as a coroutine function or an async generator."""
 
 
-class ApplicablePolicies(NamedTuple):
-    """What a request asks for.
+@dataclass(frozen=True, slots=True)
+class ApplicablePolicies:
+    """The policies that apply to a request.
 
     Args:
-        policy_set: The set in force when this was found.
-        dependencies: The dependencies that ask.
-        policy_costs: Each policy with its cost.
-        cost_functions: Where a function tells the cost of a request.
+        policy_set: Policy set that was active when they were selected.
+        dependencies: Dependencies of the route that request units of a policy.
+        policy_costs: Each policy with its cost; 0 where a function computes it.
+        cost_functions: Index in `policy_costs` and function of each cost that is computed.
         names: Names of the policies.
-        key_headers: Lower-case names of the request headers that their keys are made of.
+        key_headers: Lower-case names of the request headers that are part of a key.
     """
 
     policy_set: PolicySet
@@ -59,58 +68,60 @@ class ApplicablePolicies(NamedTuple):
     key_headers: frozenset[str]
 
     async def resolve_costs(self, scope: Scope) -> list[tuple[Policy, int]]:
-        """Return each policy with the cost that this request has under it."""
+        """Return each policy with the cost of this request."""
         policy_costs = [*self.policy_costs]
         for index, cost_function in self.cost_functions:
             cost = cost_function(HTTPConnection(scope))
-            policy_costs[index] = (
-                policy_costs[index][0],
-                await cost if inspect.isawaitable(cost) else cost,
-            )
+            policy = policy_costs[index][0]
+            policy_costs[index] = policy, await cost if inspect.isawaitable(cost) else cost
         return policy_costs
 
 
 class PolicyCache:
-    """What is asked for at one route, found once for all requests that ask for the same."""
+    """Cache of the applicable policies of one route, by method and tier."""
 
     def __init__(self) -> None:
-        self._cache: dict[tuple[str, str], ApplicablePolicies] = {}
+        self._cache: BoundedCache[tuple[str | None, str], ApplicablePolicies] = BoundedCache(
+            MAX_CACHED
+        )
 
     def get(
         self,
         http_limiter: HTTPLimiter,
         dependencies: Sequence[RateLimitDependency],
-        method: str,
+        method: str | None,
         template: str,
         tier: str,
     ) -> ApplicablePolicies:
-        """Return what a request asks for.
+        """Return the policies that apply to a request.
 
         Args:
-            http_limiter: Has the policies.
-            dependencies: Dependencies that ask for policies.
-            method: The method, `WEBSOCKET` or `UNASKED`.
-            template: The route's full template.
+            http_limiter: Limiter of the request, which has the active policy set.
+            dependencies: Dependencies whose policies apply.
+            method: HTTP method or `WEBSOCKET`, for the policies whose match includes the request;
+                None for those of the dependencies only.
+            template: The route's full template; empty where no route matched.
             tier: The caller's tier.
 
         Raises:
-            ConfigError: A dependency names a policy that there is not.
+            ConfigError: A dependency names a policy that does not exist.
         """
         policy_set = http_limiter.limiter.active_policies.current
-        applicable = self._cache.get((method, tier))
+        key = (method, tier)
+        cached = self._cache.get(key)
         if (
-            applicable is not None
-            and applicable.policy_set is policy_set
-            and applicable.dependencies is dependencies
+            cached is not None
+            and cached.policy_set is policy_set
+            and cached.dependencies is dependencies
         ):
-            return applicable
-        matching = policy_set.select(method, template or UNMATCHED_ROUTE, tier) if method else ()
+            return cached
+        matching: Iterable[Policy] = ()
+        if method is not None:
+            matching = policy_set.select(method, template or UNMATCHED_ROUTE, tier)
         applicable = _find_applicable(http_limiter, policy_set, dependencies, matching)
-        # Some servers take any word for a method: what is kept must not grow with clients' words.
+        # Some servers accept any word as a method; invented ones must not evict other entries.
         if method in _METHODS:
-            if len(self._cache) >= MAX_CACHED:
-                self._cache.clear()
-            self._cache[method, tier] = applicable
+            self._cache.put(key, applicable)
         return applicable
 
 
@@ -120,16 +131,20 @@ def _find_applicable(
     dependencies: Sequence[RateLimitDependency],
     matching: Iterable[Policy],
 ) -> ApplicablePolicies:
-    costs: dict[str, tuple[Policy, Cost]] = {policy.name: (policy, 1) for policy in matching}
+    cost_by_name: dict[str, tuple[Policy, Cost]] = {policy.name: (policy, 1) for policy in matching}
     for dependency in dependencies:
         policy = dependency.resolve_policy(http_limiter)
-        costs[policy.name] = policy, dependency.cost
-    policy_costs = [*costs.values()]
+        cost_by_name[policy.name] = policy, dependency.cost
+    policy_costs = [*cost_by_name.values()]
     return ApplicablePolicies(
         policy_set,
         dependencies,
         [(policy, cost if isinstance(cost, int) else 0) for policy, cost in policy_costs],
-        [(at, cost) for at, (_, cost) in enumerate(policy_costs) if not isinstance(cost, int)],
-        tuple(costs),
+        [
+            (index, cost)
+            for index, (_, cost) in enumerate(policy_costs)
+            if not isinstance(cost, int)
+        ],
+        tuple(cost_by_name),
         frozenset().union(*(policy.key_headers for policy, _ in policy_costs)),
     )

@@ -1,10 +1,10 @@
-"""Which route a request goes to, known before routing and the same for every FastAPI.
+"""Lookup of a request's route before routing, alike for every FastAPI version.
 
-One scan of the app's routes makes a table of full templates: include prefixes and mount paths
+One scan of the app's routes makes a table of full templates, with include prefixes and mount paths
 resolved. A request's path is then looked up in a dictionary, or matched against the templates in
 the order in which the app would try them. FastAPI 0.137 stopped flattening included routers into
-`app.routes`; `iter_route_contexts` gives the flat view where it exists (see slowapi #281 for what
-happens to a limiter that does not ask).
+`app.routes`; `iter_route_contexts` gives the flat view where it exists (slowapi #281 shows how a
+limiter fails without it).
 """
 
 import re
@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 from fastapi import routing as fastapi_routing
+from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute, compile_path
 from starlette.types import Scope
@@ -28,38 +29,36 @@ class RouteInfo:
     """One route of an app.
 
     Args:
-        template: The full template, such as `/v1/items/{item_id}`; empty when none matched.
+        template: Full template, such as `/v1/items/{item_id}`; empty where no route matched.
         methods: Methods in upper case; empty for any.
-        dependency_calls: What the route's dependencies call, sub-dependencies included.
-        host: Pattern of the hosts that have the route; empty for any.
-        policy_cache: What requests ask for here.
+        dependency_calls: Callables of the route's dependencies, sub-dependencies included.
+        host: Pattern of the hosts that serve the route; empty for any.
+        mounted_app: Nearest mounted Starlette app that the route belongs to; None for a route of
+            the outermost app.
+        policy_cache: Cache of the policies that apply to requests of this route.
     """
 
     template: str = ""
     methods: frozenset[str] = frozenset()
     dependency_calls: tuple[Any, ...] = ()
     host: str = ""
+    mounted_app: Starlette | None = field(default=None, repr=False, compare=False)
     policy_cache: PolicyCache = field(
         init=False, repr=False, compare=False, default_factory=PolicyCache
     )
 
     @cached_property
     def rate_limits(self) -> tuple[RateLimitDependency, ...]:
-        """Those of the calls that ask for policies, each once."""
-        return tuple(
-            {
-                id(each): each
-                for each in self.dependency_calls
-                if isinstance(each, RateLimitDependency)
-            }.values()
-        )
+        """The dependencies that are rate limits, each once."""
+        limits = [each for each in self.dependency_calls if isinstance(each, RateLimitDependency)]
+        return tuple(dict.fromkeys(limits))
 
     @cached_property
     def name(self) -> str:
-        """The route's methods and template, as buckets, logs and traces know it."""
+        """Methods and template, as in bucket keys, logs and traces."""
         if not self.template:
             return UNMATCHED_ROUTE
-        # HEAD comes along with GET by itself, and is the same route.
+        # Starlette adds HEAD to GET; both are the same route.
         methods = sorted(self.methods - {"HEAD"} or self.methods) or ["ANY"]
         return f"{','.join(methods)} {self.template}"
 
@@ -68,7 +67,7 @@ UNMATCHED = RouteInfo()
 
 
 class RouteTable:
-    """Looks up the route of a request.
+    """Table of an app's routes.
 
     Args:
         routes: The routes, in the order in which the app tries them.
@@ -76,10 +75,10 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[RouteInfo]) -> None:
         self.routes = tuple(routes)
-        self._patterns = [(_pattern(entry.template), entry) for entry in self.routes]
-        self._hosts = {entry.host: _pattern(entry.host) for entry in self.routes if entry.host}
+        self._patterns = [(_pattern(route.template), route) for route in self.routes]
+        self._hosts = {route.host: _pattern(route.host) for route in self.routes if route.host}
         self.has_hosts = bool(self._hosts)
-        """Whether routes differ by the host that is asked for."""
+        """Whether some route is limited to a host."""
         self._exact: dict[str, tuple[RouteInfo, ...]] = {}
         for route in self.routes:
             if "{" not in route.template and route.template not in self._exact:
@@ -88,7 +87,8 @@ class RouteTable:
     def match(self, method: str, path: str, host: str = "") -> RouteInfo:
         """Return the route for a method and path, or for the path alone, or `UNMATCHED`.
 
-        The route for the path alone has no `calls`: the app answers 405 without them.
+        The route for the path alone has no `dependency_calls`: the app answers 405 without
+        running them.
         """
         exact = self._exact.get(path)
         candidates = self._iter_matching(path) if exact is None else exact
@@ -103,43 +103,65 @@ class RouteTable:
         return path_match
 
     def _iter_matching(self, path: str) -> Iterator[RouteInfo]:
-        return (entry for pattern, entry in self._patterns if pattern.match(path))
+        return (route for pattern, route in self._patterns if pattern.match(path))
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """Compile a template; a mounted app may name a parameter as the app around it does."""
+    """Compile a template; a mounted app may use a parameter name of the app around it."""
     numbers = count()
     return compile_path(re.sub(r"{\w+", lambda _: f"{{p{next(numbers)}", template))[0]
 
 
 def iter_routes(
-    routes: Sequence[BaseRoute], prefix: str = "", host: str = ""
+    routes: Sequence[BaseRoute],
+    prefix: str = "",
+    host: str = "",
+    mounted_app: Starlette | None = None,
 ) -> Iterator[RouteInfo]:
-    """Yield the routes below `prefix`, those of mounted apps included."""
-    for route in _flatten(routes):
+    """Yield the routes below `prefix`, and those of mounted apps.
+
+    Args:
+        routes: Routes as Starlette or FastAPI holds them.
+        prefix: Path under which they are mounted.
+        host: Pattern of the hosts that serve them; empty for any.
+        mounted_app: Mounted app that they belong to; None for the outermost app.
+    """
+    for route in flatten(routes):
         path = getattr(route, "path", None) or ""
         inner = getattr(route, "original_route", route)
         if isinstance(inner, Mount):
-            mounted = prefix + path.rstrip("/")
-            yield from iter_routes(_inner_routes(inner.app), mounted, host)
-            # What the mounted app serves without routes of its own, such as static files.
-            yield RouteInfo(f"{mounted}/{{path:path}}", host=host)
+            mount_path = prefix + path.rstrip("/")
+            yield from _mounted_routes(route, mount_path, host, mounted_app)
+            # Paths that the mounted app serves without routes, such as static files.
+            yield RouteInfo(f"{mount_path}/{{path:path}}", host=host)
         elif isinstance(inner, Host):
-            # Not the inner one: included with a prefix, its app is another.
-            yield from iter_routes(_inner_routes(route.app), prefix, route.host)
+            yield from _mounted_routes(route, prefix, route.host, mounted_app)
         elif path or prefix:
-            entry = _route_info(route, prefix + path, socket=isinstance(inner, WebSocketRoute))
-            yield replace(entry, host=host)
+            info = _route_info(route, prefix + path, socket=isinstance(inner, WebSocketRoute))
+            yield replace(info, host=host, mounted_app=mounted_app)
 
 
-def _inner_routes(app: Any) -> Sequence[BaseRoute]:
-    """Return the routes of an app, which may have middleware around it."""
+def _mounted_routes(
+    route: Any, prefix: str, host: str, mounted_app: Starlette | None
+) -> Iterator[RouteInfo]:
+    app = get_mounted_app(route)
+    if app is not None:
+        nearest = app if isinstance(app, Starlette) else mounted_app
+        yield from iter_routes(app.routes or (), prefix, host, nearest)
+
+
+def get_mounted_app(route: Any) -> Any:
+    """Return the app of a `Mount` or `Host`, behind any middleware; None if it has no routes."""
+    inner = getattr(route, "original_route", route)
+    # Not `inner` for a `Host`: one that was included with a prefix has another app.
+    app = inner.app if isinstance(inner, Mount) else getattr(route, "app", None)
     while app is not None and not hasattr(app, "routes"):
         app = getattr(app, "app", None)
-    return getattr(app, "routes", None) or ()
+    return app
 
 
-def _flatten(routes: Sequence[BaseRoute]) -> Iterator[Any]:
+def flatten(routes: Sequence[BaseRoute]) -> Iterator[Any]:
+    """Yield routes with the routes of included routers resolved."""
     contexts = getattr(fastapi_routing, "iter_route_contexts", None)
     return iter(routes) if contexts is None else contexts(routes)
 
@@ -147,9 +169,8 @@ def _flatten(routes: Sequence[BaseRoute]) -> Iterator[Any]:
 def _route_info(route: Any, template: str, *, socket: bool) -> RouteInfo:
     methods = {WEBSOCKET} if socket else getattr(route, "methods", None) or ()
     dependant = getattr(route, "dependant", None)
-    return RouteInfo(
-        template, frozenset(methods), tuple(_dependency_calls(dependant)) if dependant else ()
-    )
+    calls = tuple(_dependency_calls(dependant)) if dependant else ()
+    return RouteInfo(template, frozenset(methods), calls)
 
 
 def _dependency_calls(dependant: Any) -> Iterator[Any]:
@@ -159,11 +180,11 @@ def _dependency_calls(dependant: Any) -> Iterator[Any]:
 
 
 def match_route(scope: Scope, table: RouteTable | None = None) -> RouteInfo:
-    """Return the route that a request goes to.
+    """Return the route of a request.
 
     Args:
-        scope: The request, on its way into the app or already at the route.
-        table: The routes, when they are not those of a Starlette app.
+        scope: ASGI scope of the request, before or after routing.
+        table: Routes of an app that is not Starlette's.
     """
     table = table or _get_route_table(scope)
     path = _get_route_path(scope, root) if (root := scope.get("root_path")) else scope["path"]
@@ -181,8 +202,8 @@ def _get_host(scope: Scope) -> str:
 
 
 def _get_route_table(scope: Scope) -> RouteTable:
-    """Return the table of the outermost app that a request came to, scanned once."""
-    # A mounted app puts itself in place of `app`; the first router stays.
+    """Return the table of the outermost app that received the request, scanned once."""
+    # A mounted app replaces `app` in the scope, but not `router`.
     router = scope.get("router") or scope["app"].router
     table = getattr(router, "fleetlimit_routes", None)
     if not isinstance(table, RouteTable):
@@ -191,7 +212,10 @@ def _get_route_table(scope: Scope) -> RouteTable:
 
 
 def _get_route_path(scope: Scope, root: str) -> str:
-    """Return the path below the root path of the outermost app; `root` is that of the app here."""
+    """Return the path relative to the outermost app.
+
+    `root` is the current app's `root_path`; `app_root_path` is the outermost one's.
+    """
     path: str = scope["path"]
     root = scope.get("app_root_path", root)
     return path[len(root) :] if root and path.startswith(f"{root}/") else path

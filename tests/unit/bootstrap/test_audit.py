@@ -1,4 +1,4 @@
-"""The audit of a whole Fleetlimit: from its settings to what a scraper reads."""
+"""Audit of a `Fleetlimit`, from its settings to its metrics."""
 
 import re
 
@@ -12,14 +12,14 @@ POLICIES = PolicySet([rate_policy("exports", "6/minute")])
 
 
 def metrics(fleetlimit: Fleetlimit) -> dict[str, float]:
-    """Return the audit's series of the policy."""
+    """Return the audit metrics of the policy."""
     text = fleetlimit.metrics.render()[0].decode()
     found = re.findall(r'^(fleetlimit_audit_\w+){policy="exports"} (\S+)$', text, re.MULTILINE)
     return {name: float(value) for name, value in found if not name.endswith("_created")}
 
 
 async def test_audit_is_on_by_default() -> None:
-    """What was let in beyond a limit is in the metrics half a minute later."""
+    """Units admitted above a limit are in the metrics half a minute later."""
     clock = ManualClock()
     fleetlimit = Fleetlimit(policies=POLICIES, settings=Settings(), clock=clock)
     fleetlimit.activate_policies()
@@ -40,8 +40,8 @@ async def test_audit_is_on_by_default() -> None:
     }
 
 
-async def test_audit_can_be_switched_off() -> None:
-    """Then nothing is counted, and nothing shown."""
+async def test_audit_is_off_with_zero_keys() -> None:
+    """With `audit_keys=0` there are no audit metrics."""
     async with Fleetlimit(policies=POLICIES, settings=Settings(audit_keys=0)) as fleetlimit:
         await fleetlimit.limiter.check("exports", principal="ann")
         assert metrics(fleetlimit) == {}

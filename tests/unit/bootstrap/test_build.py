@@ -1,4 +1,4 @@
-"""Each part is built from settings, and says which variable does not fit."""
+"""Builders of the parts: their settings, and the variable in each error."""
 
 import pytest
 from starlette.requests import HTTPConnection
@@ -16,14 +16,14 @@ SHORT, LONG, OTHER = "s3cret", "0123456789abcdef", "another"
 
 
 @pytest.mark.parametrize("url", ["memory://", "memory"])
-def test_memory(url: str) -> None:
-    """`memory://` is this process."""
+def test_memory_url_builds_a_memory_store(url: str) -> None:
+    """`memory://` is the store of this process."""
     settings = Settings.load(store=url)
     assert isinstance(build_store(settings, build_key_scheme(settings)), MemoryStore)
 
 
-async def test_a_store_for_all() -> None:
-    """Another URL is a shared store, told to people without its password."""
+async def test_redis_url_builds_a_redis_store() -> None:
+    """A Redis URL builds a shared store, whose location has no credentials."""
     settings = Settings.load(store="redis://user:s3cret@store:1234/5", store_password=OTHER)
     store = build_store(settings, build_key_scheme(settings), ManualClock())
     assert isinstance(store, RedisStore)
@@ -31,8 +31,8 @@ async def test_a_store_for_all() -> None:
     await store.aclose()
 
 
-def test_no_store() -> None:
-    """A URL that is no store's names its variable."""
+def test_invalid_store_url_names_the_variable() -> None:
+    """The error of another URL names the variable and the fix."""
     settings = Settings.load(store="postgres://db")
     with pytest.raises(
         ConfigError, match="FLEETLIMIT_STORE: 'postgres://db' is not a store: write"
@@ -40,23 +40,23 @@ def test_no_store() -> None:
         build_store(settings, build_key_scheme(settings))
 
 
-def test_a_short_secret() -> None:
-    """A key secret that is too short names its variable and is not repeated."""
+def test_short_key_secret_names_the_variable() -> None:
+    """The error of a secret that is too short does not repeat it."""
     settings = Settings.load(key_secret=SHORT)
     with pytest.raises(ConfigError, match="FLEETLIMIT_KEY_SECRET") as refused:
         build_key_scheme(settings)
     assert "s3cret" not in str(refused.value)
 
 
-def test_identities_depend_on_the_secret() -> None:
-    """Under a secret an identity has another hash than without."""
+def test_key_secret_changes_the_hashes() -> None:
+    """The hash of an identity depends on the secret."""
     plain = build_key_scheme(Settings.load())
     keyed = build_key_scheme(Settings.load(key_secret=LONG))
     assert plain.digest("alice") != keyed.digest("alice")
 
 
-async def test_a_resolver_sees_the_request() -> None:
-    """One's own resolver reads the connection, and its principal is the caller."""
+async def test_resolver_receives_the_connection() -> None:
+    """The principal that a resolver returns is the caller."""
 
     async def resolver(connection: HTTPConnection) -> Principal | None:
         return Principal(connection.headers["x-user"], "pro")
@@ -67,8 +67,8 @@ async def test_a_resolver_sees_the_request() -> None:
     assert identity.principal == Principal("alice", "pro")
 
 
-def test_identity_of_a_file(tmp_path: object) -> None:
-    """Tokens are verified with the keys that the file names, which must be there."""
+def test_missing_jwks_file_is_an_error(tmp_path: object) -> None:
+    """The JWKS file of a `jwt` section must exist."""
     text = (
         "version: 1\nidentity:\n"
         f"  jwt: {{issuer: me, audience: api, jwks: {tmp_path}/jwks.json}}\n"

@@ -10,8 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from fleetlimit.stores.embedded import EmbeddedValkey
-from support import default_gate
-from support.default_gate import app, post
+from support import default_limiter
+from support.default_limiter import app, post
 
 
 def test_nothing_set_up() -> None:
@@ -42,7 +42,7 @@ def test_the_variable_alone_makes_it_shared(
 ) -> None:
     """With `FLEETLIMIT_STORE` all apps count together, and no request fails for a loop's end."""
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", default_gate.__file__, way],
+        [sys.executable, "-W", "ignore", default_limiter.__file__, way],
         capture_output=True,
         text=True,
         check=True,

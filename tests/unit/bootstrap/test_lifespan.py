@@ -1,4 +1,4 @@
-"""Fleetlimit as an app's lifespan, and within one's own."""
+"""`Fleetlimit` as the lifespan of an app, and inside another lifespan."""
 
 import asyncio
 import contextlib
@@ -16,17 +16,17 @@ from fleetlimit import (
     ConfigError,
     Fleetlimit,
     Policy,
+    PolicyLimit,
     PolicySet,
-    RateLimit,
     RateLimitMiddleware,
-    rate_quota,
 )
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.testing import ManualClock
+from fleetlimit.web.wiring import find_limiter
 from support.server import eventually
 
-TWO_A_DAY = PolicySet([Policy("orders", (rate_quota("2/day"),))])
+TWO_A_DAY = PolicySet([Policy("orders", "2/day")])
 FILE = """\
 version: 1
 policies:
@@ -39,7 +39,7 @@ def depending(fleetlimit: Fleetlimit | None = None) -> FastAPI:
     """Return an app with a route that depends on the policy `orders`."""
     app = FastAPI(lifespan=fleetlimit)
 
-    @app.get("/orders", dependencies=[Depends(RateLimit(policy="orders"))])
+    @app.get("/orders", dependencies=[Depends(PolicyLimit("orders"))])
     async def orders() -> list[int]:
         return []
 
@@ -47,15 +47,15 @@ def depending(fleetlimit: Fleetlimit | None = None) -> FastAPI:
 
 
 def nothing() -> None:
-    """Answer with nothing."""
+    """Return an empty response."""
 
 
 def statuses(client: TestClient, path: str, times: int) -> list[int]:
     return [client.get(path).status_code for _ in range(times)]
 
 
-async def test_event_loop_is_watched_while_open() -> None:
-    """The event loop's lag is measured from start to close, and not beyond."""
+async def test_event_loop_lag_is_measured_while_running() -> None:
+    """The lag is measured from start to close."""
 
     def watched() -> bool:
         names = [getattr(task.get_coro(), "__name__", "") for task in asyncio.all_tasks()]
@@ -66,14 +66,14 @@ async def test_event_loop_is_watched_while_open() -> None:
     assert not watched()
 
 
-def test_as_the_lifespan() -> None:
-    """An app whose lifespan is Fleetlimit has its limits, from policies made in code."""
+def test_lifespan_installs_policies_from_code() -> None:
+    """An app whose lifespan is a `Fleetlimit` has the limits of its policy set."""
     with TestClient(depending(Fleetlimit(policies=TWO_A_DAY))) as client:
         assert statuses(client, "/orders", 3) == [200, 200, 429]
 
 
-def test_within_ones_own_lifespan() -> None:
-    """An app with more to open opens Fleetlimit among it."""
+def test_fleetlimit_runs_inside_another_lifespan() -> None:
+    """A lifespan with other resources can contain that of `Fleetlimit`."""
     opened = []
 
     @contextlib.asynccontextmanager
@@ -90,8 +90,8 @@ def test_within_ones_own_lifespan() -> None:
 
 
 @pytest.mark.parametrize("given", [str, Path])
-def test_with_a_file(tmp_path: Path, given: type) -> None:
-    """The policies of a file hold routes by their templates, with the middleware."""
+def test_policy_file_limits_routes_by_template(tmp_path: Path, given: type) -> None:
+    """With the middleware, the policies of a file apply to the templates of routes."""
     (tmp_path / "policies.yaml").write_text(FILE)
     app = FastAPI(lifespan=Fleetlimit(policies=given(tmp_path / "policies.yaml")))
     app.add_middleware(RateLimitMiddleware)
@@ -102,15 +102,15 @@ def test_with_a_file(tmp_path: Path, given: type) -> None:
         assert statuses(client, "/other", 4) == [200, 200, 200, 429]
 
 
-def test_the_file_that_a_variable_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`FLEETLIMIT_POLICIES` names the file."""
+def test_policy_file_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`FLEETLIMIT_POLICIES` is the default policy file."""
     (tmp_path / "policies.yaml").write_text(FILE)
     monkeypatch.setenv("FLEETLIMIT_POLICIES", str(tmp_path / "policies.yaml"))
     assert Fleetlimit().policy_file.policy_set.get("orders")
 
 
-def test_mounted_apps() -> None:
-    """An app mounted in another has the same gate, and its routes are told under their mount."""
+def test_mounted_app_uses_the_same_limiter() -> None:
+    """A mounted app has the limiter of the outer app, and its routes are logged with the mount."""
     inner = depending()
     middle = FastAPI()
     middle.mount("/inner", inner)
@@ -119,11 +119,11 @@ def test_mounted_apps() -> None:
     app.mount("/middle", middle)
     with TestClient(app) as client:
         assert statuses(client, "/middle/inner/orders", 3) == [200, 200, 429]
-        assert inner.state.fleetlimit is fleetlimit.http_limiter
+        assert find_limiter({"app": inner}) is fleetlimit.http_limiter
 
 
-def test_coverage_is_logged(log: pytest.LogCaptureFixture) -> None:
-    """At start each route is told with its policies, and one without any is warned of."""
+def test_each_route_is_logged_at_start(log: pytest.LogCaptureFixture) -> None:
+    """Each route is logged with its policies, and a route without any as a warning."""
     app = depending(Fleetlimit(policies=TWO_A_DAY))
     router = APIRouter(prefix="/v1")
     router.add_api_route("/free/{name}", lambda: None)
@@ -137,9 +137,9 @@ def test_coverage_is_logged(log: pytest.LogCaptureFixture) -> None:
     assert [line for line in free if "coverage.unlimited" in line and "/v1/free/{name}" in line]
 
 
-def test_a_policy_that_is_not_there() -> None:
-    """A dependency that names no policy keeps the app from starting, and says which there are."""
-    app = depending(Fleetlimit(policies=PolicySet([Policy("carts", (rate_quota("1/day"),))])))
+def test_missing_policy_prevents_the_start() -> None:
+    """A dependency with an unknown policy is an error that lists the known ones."""
+    app = depending(Fleetlimit(policies=PolicySet([Policy("carts", "1/day")])))
     with (
         pytest.raises(ConfigError, match="there is no policy 'orders' in code: carts"),
         TestClient(app),
@@ -147,15 +147,15 @@ def test_a_policy_that_is_not_there() -> None:
         pass
 
 
-def test_a_wrong_file_at_start(tmp_path: Path) -> None:
-    """A wrong file never starts anything; the message has its line."""
+def test_invalid_policy_file_prevents_the_start(tmp_path: Path) -> None:
+    """The error has the line in the policy file."""
     (tmp_path / "policies.yaml").write_text("version: 1\npolicies:\n  - {name: default}\n")
     with pytest.raises(ConfigError, match=r"policies\.yaml:3: "):
         Fleetlimit(policies=tmp_path / "policies.yaml")
 
 
-def test_arguments_before_settings(tmp_path: Path) -> None:
-    """A store or policies given beside settings are not silently left out."""
+def test_arguments_override_settings(tmp_path: Path) -> None:
+    """The arguments `store` and `policies` override `settings`."""
     (tmp_path / "policies.yaml").write_text(FILE)
     settings = Settings.load(store="redis://elsewhere")
     fleetlimit = Fleetlimit("memory://", tmp_path / "policies.yaml", settings=settings)
@@ -163,8 +163,8 @@ def test_arguments_before_settings(tmp_path: Path) -> None:
     assert fleetlimit.policy_file.policy_set.get("orders")
 
 
-def test_twice(valkey: EmbeddedValkey) -> None:
-    """An app may be started again after it ended, in another event loop."""
+def test_app_can_be_restarted(valkey: EmbeddedValkey) -> None:
+    """An app can start again after its end, in another event loop."""
     fleetlimit = Fleetlimit(valkey.url, TWO_A_DAY, settings=Settings.load(key_prefix="twice"))
     app = depending(fleetlimit)
     with TestClient(app) as client:
@@ -173,8 +173,8 @@ def test_twice(valkey: EmbeddedValkey) -> None:
         assert statuses(client, "/orders", 2) == [200, 429]
 
 
-def test_one_warning_of_a_store_for_this_process_alone(log: pytest.LogCaptureFixture) -> None:
-    """Limits per process are warned of once, with what to write."""
+def test_memory_store_logs_one_warning(log: pytest.LogCaptureFixture) -> None:
+    """The warning about limits per process is logged once, with the fix."""
     with TestClient(depending(Fleetlimit(policies=TWO_A_DAY))) as client:
         statuses(client, "/orders", 3)
     warnings = [each.getMessage() for each in log.records if each.levelno == logging.WARNING]
@@ -183,14 +183,14 @@ def test_one_warning_of_a_store_for_this_process_alone(log: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize(("secret", "warned"), [("", 1), ("0123456789abcdef", 0)])
-def test_identities_without_a_secret(
+def test_missing_key_secret_logs_a_warning(
     valkey: EmbeddedValkey,
     monkeypatch: pytest.MonkeyPatch,
     log: pytest.LogCaptureFixture,
     secret: str,
     warned: int,
 ) -> None:
-    """A shared store with guessable hashes is warned of, an empty secret being none."""
+    """A shared store without a key secret logs a warning; an empty secret counts as none."""
     monkeypatch.setenv("FLEETLIMIT_KEY_SECRET", secret)
     app = depending(Fleetlimit(valkey.url, TWO_A_DAY))
     with TestClient(app):
@@ -200,8 +200,8 @@ def test_identities_without_a_secret(
     assert not [line for line in log.messages if "store.not_shared" in line]
 
 
-def test_a_registry_of_ones_own() -> None:
-    """Metrics go where one's own are."""
+def test_metrics_use_the_given_registry() -> None:
+    """The metrics are in the registry of the argument."""
     registry = CollectorRegistry()
     with TestClient(depending(Fleetlimit(policies=TWO_A_DAY, registry=registry))) as client:
         statuses(client, "/orders", 3)
@@ -209,15 +209,15 @@ def test_a_registry_of_ones_own() -> None:
     assert registry.get_sample_value("fleetlimit_decisions_total", labels) == 1
 
 
-async def test_what_the_logs_hold_is_written_although_the_store_fails_to_close(
+async def test_logs_are_flushed_if_the_store_fails_to_close(
     log: pytest.LogCaptureFixture,
 ) -> None:
-    """Refusals that were only counted are told at the end, come what may."""
+    """Suppressed denials are logged at the end despite the exception."""
 
     async def fails() -> None:
         raise OSError("the connection is gone")
 
-    fleetlimit = Fleetlimit(policies=PolicySet([Policy("one", (rate_quota("1/day"),))]))
+    fleetlimit = Fleetlimit(policies=PolicySet([Policy("one", "1/day")]))
     await fleetlimit.start()
     for _ in range(10):
         await fleetlimit.limiter.check("one", principal="alice")
@@ -227,10 +227,10 @@ async def test_what_the_logs_hold_is_written_although_the_store_fails_to_close(
     assert [line for line in log.messages if "suppressed=4" in line]
 
 
-async def test_counts_of_a_flood_are_written_while_nothing_follows(
+async def test_suppressed_denials_are_logged_without_further_events(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was only counted is told after its window, without another request."""
+    """The count of suppressed denials is logged after its window, without another request."""
     monkeypatch.setattr("fleetlimit.bootstrap.fleetlimit._FLUSH_SECONDS", 0)
     clock = ManualClock()
     async with Fleetlimit(policies=TWO_A_DAY, clock=clock) as fleetlimit:
@@ -240,11 +240,9 @@ async def test_counts_of_a_flood_are_written_while_nothing_follows(
         await eventually(lambda: [line for line in log.messages if "suppressed=3" in line])
 
 
-def test_an_app_of_starlette_has_no_dependencies() -> None:
-    """A Starlette app is held by the middleware alone."""
-    app = Starlette(
-        lifespan=Fleetlimit(policies=PolicySet([Policy("default", (rate_quota("1/day"),))]))
-    )
+def test_starlette_app_is_limited_by_the_middleware() -> None:
+    """In a Starlette app, which has no dependencies, the middleware applies the policies."""
+    app = Starlette(lifespan=Fleetlimit(policies=PolicySet([Policy("default", "1/day")])))
     app.add_middleware(RateLimitMiddleware)
     with TestClient(app) as client:
         assert statuses(client, "/", 2) == [404, 429]

@@ -1,4 +1,4 @@
-"""Policies and identities change under a running app; a bad change does nothing."""
+"""Reload of policies and API keys in a running app; an invalid change is rejected."""
 
 import hashlib
 import time
@@ -9,14 +9,14 @@ import pytest
 from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
-from fleetlimit import Fleetlimit, RateLimit, RateLimitMiddleware
+from fleetlimit import Fleetlimit, PolicyLimit, RateLimit, RateLimitMiddleware
 from support.policies import ConfigMapMount, write_atomically
 
 PATIENCE_SECONDS = 10.0
 
 
 def until(true: Callable[[], object]) -> None:
-    """Wait until the app's own thread has come so far."""
+    """Wait for a condition in the thread of the app."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not true():
         assert time.monotonic() < deadline
@@ -36,7 +36,7 @@ def keys(**principals: str) -> str:
 
 
 class Running:
-    """An app under a policy file."""
+    """App that runs with a policy file."""
 
     def __init__(self, file: Path) -> None:
         self.fleetlimit = Fleetlimit(policies=file)
@@ -46,15 +46,15 @@ class Running:
         self.client = TestClient(app)
 
     def limit(self, **headers: str) -> str:
-        """Return the policy and quota that a response names."""
+        """Return the policy and the limit in the headers of a response."""
         return self.client.get("/", headers=headers).headers["ratelimit-policy"]
 
     def status(self, **headers: str) -> int:
-        """Return the status of a request."""
+        """Send a request and return the status."""
         return self.client.get("/", headers=headers).status_code
 
     def reloads(self, result: str) -> float:
-        """Return how many sets took effect, or were rejected."""
+        """Return the number of applied or rejected reloads."""
         text = self.fleetlimit.metrics.render()[0].decode()
         start = f'fleetlimit_policy_reloads_total{{result="{result}"}} '
         return next(
@@ -76,8 +76,8 @@ def running(file: Path) -> Iterator[Running]:
         yield found
 
 
-def test_a_good_change(running: Running, file: Path) -> None:
-    """New limits hold for the next request, and the reload is counted."""
+def test_valid_change_applies_to_the_next_request(running: Running, file: Path) -> None:
+    """The next request has the new limits, and the reload is counted."""
     assert running.limit().startswith('"default";q=5')
     write_atomically(file, policies("7/day"))
     until(lambda: running.reloads("success") == 2)
@@ -85,8 +85,8 @@ def test_a_good_change(running: Running, file: Path) -> None:
     assert running.fleetlimit.limiter.active_policies.current.generation == 2
 
 
-def test_a_change_of_the_config_map(tmp_path: Path) -> None:
-    """The symlink of a ConfigMap's directory is followed."""
+def test_config_map_update_is_applied(tmp_path: Path) -> None:
+    """A rename of the symlink `..data` in a ConfigMap's directory triggers a reload."""
     mount = ConfigMapMount(tmp_path)
     mount.write({"policies.yaml": policies("5/day")})
     running = Running(tmp_path / "policies.yaml")
@@ -96,8 +96,10 @@ def test_a_change_of_the_config_map(tmp_path: Path) -> None:
         assert running.limit().startswith('"default";q=7')
 
 
-def test_a_bad_change(running: Running, file: Path, log: pytest.LogCaptureFixture) -> None:
-    """The last good set serves on; the fault is counted and logged with its line."""
+def test_invalid_change_is_rejected(
+    running: Running, file: Path, log: pytest.LogCaptureFixture
+) -> None:
+    """The last valid policies stay active; the error is counted and logged with its line."""
     write_atomically(file, policies("sometimes"))
     until(lambda: running.reloads("failure") == 1)
     assert running.limit().startswith('"default";q=5')
@@ -109,8 +111,8 @@ def test_a_bad_change(running: Running, file: Path, log: pytest.LogCaptureFixtur
     assert running.limit().startswith('"default";q=7')
 
 
-def test_keys_change(tmp_path: Path) -> None:
-    """A key that is added to the file of keys names its principal from then on."""
+def test_added_api_key_is_accepted(tmp_path: Path) -> None:
+    """A key added to the file of keys identifies its principal after the reload."""
     identity = "identity:\n  reject_invalid: true\n  api_keys: {file: keys.yaml}\n"
     write_atomically(tmp_path / "keys.yaml", keys(first="alice"))
     write_atomically(tmp_path / "policies.yaml", policies("5/day", identity=identity))
@@ -127,8 +129,10 @@ def test_keys_change(tmp_path: Path) -> None:
         assert (running.status(**first), running.status(**second)) == (200, 200)
 
 
-def test_a_policy_that_a_route_names_stays(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
-    """A set without a policy that a dependency names is rejected: its route would fail."""
+def test_reload_without_a_required_policy_is_rejected(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    """Requests to a route whose dependency names a missing policy would fail."""
     file = tmp_path / "policies.yaml"
     write_atomically(file, policies("5/day", name="orders"))
     fleetlimit = Fleetlimit(policies=file)
@@ -136,7 +140,7 @@ def test_a_policy_that_a_route_names_stays(tmp_path: Path, log: pytest.LogCaptur
     app.add_api_route(
         "/orders",
         lambda: None,
-        dependencies=[Depends(RateLimit(policy="orders")), Depends(RateLimit("9/day"))],
+        dependencies=[Depends(PolicyLimit("orders")), Depends(RateLimit("9/day"))],
     )
     with TestClient(app) as client:
         write_atomically(file, policies("5/day", name="carts"))

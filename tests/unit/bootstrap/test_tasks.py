@@ -1,4 +1,4 @@
-"""Tasks beside the requests."""
+"""Background tasks of one owner."""
 
 import asyncio
 import logging
@@ -9,22 +9,22 @@ from fleetlimit.bootstrap.tasks import TaskSet
 from support.server import eventually
 
 
-async def test_a_task_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """A failure is logged with its traceback, and hurts nobody."""
+async def test_failed_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A failure is logged with its traceback, and does not propagate."""
 
     async def fail() -> None:
         raise LookupError("gone")
 
-    background = TaskSet(logging.getLogger("fleetlimit"))
-    background.spawn(fail())
+    tasks = TaskSet(logging.getLogger("fleetlimit"))
+    tasks.spawn(fail())
     await eventually(lambda: caplog.messages)
-    await background.aclose()
+    await tasks.aclose()
     assert caplog.messages == ["background.failed"]
     assert "LookupError: gone" in caplog.text
 
 
-async def test_closing_ends_what_runs(caplog: pytest.LogCaptureFixture) -> None:
-    """What still runs is cancelled and waited for; that is no failure."""
+async def test_aclose_cancels_running_tasks(caplog: pytest.LogCaptureFixture) -> None:
+    """Running tasks are cancelled and awaited; a cancellation is not logged."""
     ended = asyncio.Event()
 
     async def work() -> None:
@@ -33,9 +33,9 @@ async def test_closing_ends_what_runs(caplog: pytest.LogCaptureFixture) -> None:
         finally:
             ended.set()
 
-    background = TaskSet(logging.getLogger("fleetlimit"))
-    background.spawn(work())
+    tasks = TaskSet(logging.getLogger("fleetlimit"))
+    tasks.spawn(work())
     await asyncio.sleep(0)
-    await background.aclose()
+    await tasks.aclose()
     assert ended.is_set()
     assert not caplog.messages

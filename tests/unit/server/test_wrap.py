@@ -1,4 +1,4 @@
-"""What stands behind the limiter, and how it is found."""
+"""Import of the served app, and its wrapper."""
 
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fleetlimit import ConfigError, Fleetlimit, Policy, PolicySet, RateLimit, RateLimitMiddleware
+from fleetlimit import ConfigError, Fleetlimit, Policy, PolicyLimit, PolicySet, RateLimitMiddleware
 from fleetlimit.core.policy import Match
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.server.wrap import WrappedApp, import_app
@@ -41,7 +41,7 @@ def statuses(app: ASGIApp, path: str, times: int) -> list[int]:
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return a working directory whose modules are forgotten afterwards."""
+    """Return a working directory whose modules are removed from `sys.modules` afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     known = set(sys.modules)
@@ -50,16 +50,16 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_the_bundled_service() -> None:
-    """Without a target it is the bundled service."""
+def test_empty_target_is_the_example_app() -> None:
+    """Without a target, the app is the example app."""
     app = import_app("")
     assert isinstance(app, FastAPI)
     assert app.title == "Fleetlimit"
 
 
 @pytest.mark.parametrize("attribute", ["app", "made.app"])
-def test_an_app_in_the_working_directory(modules: Path, attribute: str) -> None:
-    """A module beside is found, as uvicorn finds it, and the app within."""
+def test_import_app_finds_modules_of_the_working_directory(modules: Path, attribute: str) -> None:
+    """The working directory is on the import path, as with uvicorn."""
     (modules / "target_a.py").write_text(
         "class made:\n    @staticmethod\n    def app(): ...\napp = made.app\n"
     )
@@ -69,92 +69,92 @@ def test_an_app_in_the_working_directory(modules: Path, attribute: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["target", ":app", "target:"])
-def test_what_is_no_target(target: str) -> None:
-    """A target without its two parts is told what to write."""
+def test_import_app_rejects_an_incomplete_target(target: str) -> None:
+    """The error of a target without module or attribute has the form to write."""
     with pytest.raises(ConfigError, match=r"is not an app: write package\.module:app"):
         import_app(target)
 
 
 @pytest.mark.parametrize("target", ["nowhere_to_be_found:app", "target_b.deeper:app"])
-def test_no_such_module(modules: Path, target: str) -> None:
-    """A module that is not there is told with where it was looked for."""
+def test_import_app_rejects_a_missing_module(modules: Path, target: str) -> None:
+    """The error has the directory that was searched."""
     (modules / "target_b.py").write_text("app = 7\n")
     with pytest.raises(ConfigError, match="there is no module"):
         import_app(target)
 
 
 @pytest.mark.parametrize("attribute", ["gone", "app", "app.deeper"])
-def test_no_such_app(modules: Path, attribute: str) -> None:
-    """What is not there or cannot be called is no app."""
+def test_import_app_rejects_a_missing_app(modules: Path, attribute: str) -> None:
+    """The attribute must exist and be callable."""
     (modules / "target_c.py").write_text("app = 7\n")
     with pytest.raises(ConfigError, match=f"target_c has no app named '{attribute}'"):
         import_app(f"target_c:{attribute}")
 
 
-def test_an_import_that_fails_within(modules: Path) -> None:
-    """What a module itself does not find is its own error, with its traceback."""
+def test_import_app_keeps_the_errors_of_the_module(modules: Path) -> None:
+    """A failed import inside the module keeps its traceback."""
     (modules / "target_d.py").write_text("import nowhere_to_be_found\n")
     with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
         import_app("target_d:app")
 
 
-def test_an_app_without_anything() -> None:
-    """A FastAPI app gets the middleware, and with it the policies of its templates."""
+def test_wrapped_fastapi_app_gets_the_middleware() -> None:
+    """The middleware applies the policies that match the templates of the app."""
     app = FastAPI()
     app.add_api_route("/orders/{order_id}", lambda: None)
-    front = WrappedApp(app, enforced(policy("orders", "2/day", "/orders/{order_id}")))
-    assert statuses(front.app, "/orders/1", 3) == [200, 200, 429]
+    wrapped = WrappedApp(app, enforced(policy("orders", "2/day", "/orders/{order_id}")))
+    assert statuses(wrapped.app, "/orders/1", 3) == [200, 200, 429]
 
 
-def test_an_app_with_the_middleware() -> None:
-    """An app that has the middleware already is not counted twice."""
+def test_middleware_is_not_added_twice() -> None:
+    """An app with the middleware counts each request once."""
     app = FastAPI()
     app.add_middleware(RateLimitMiddleware)
     app.add_api_route("/orders", lambda: None)
-    front = WrappedApp(app, enforced(policy("default", "2/day")))
-    assert statuses(front.app, "/orders", 3) == [200, 200, 429]
+    wrapped = WrappedApp(app, enforced(policy("default", "2/day")))
+    assert statuses(wrapped.app, "/orders", 3) == [200, 200, 429]
 
 
-def test_a_plain_app_follows_the_policies() -> None:
-    """A route that a later set of policies names is held from then on."""
+def test_route_table_of_an_asgi_app_follows_the_policies() -> None:
+    """A template in a later policy set is limited after the reload."""
     fleetlimit = enforced(policy("default", "9/day"), policy("orders", "1/day", "/orders/{id}"))
-    front = WrappedApp(plain, fleetlimit)
-    assert statuses(front.app, "/orders/1", 2) == [200, 429]
-    assert statuses(front.app, "/carts/1", 2) == [200, 200]
+    wrapped = WrappedApp(plain, fleetlimit)
+    assert statuses(wrapped.app, "/orders/1", 2) == [200, 429]
+    assert statuses(wrapped.app, "/carts/1", 2) == [200, 200]
     carts = policy("carts", "1/day", "/carts/{id}", "/prefix*")
     fleetlimit.limiter.active_policies.replace(PolicySet([carts]))
-    assert statuses(front.app, "/carts/1", 2) == [200, 429]
-    assert statuses(front.app, "/prefix/of/all", 2) == [429, 429]
-    templates = [entry.template for entry in front.routes.routes]
+    assert statuses(wrapped.app, "/carts/1", 2) == [200, 429]
+    assert statuses(wrapped.app, "/prefix/of/all", 2) == [429, 429]
+    templates = [entry.template for entry in wrapped.routes.routes]
     assert templates == ["/carts/{id}", "/prefix{path:path}"]
 
 
-def test_a_dependency_without_its_policy() -> None:
-    """A policy that a dependency names and nobody wrote is found before anything is served."""
+def test_missing_policy_is_an_error() -> None:
+    """An unknown policy in a dependency is an error before the app serves requests."""
     app = FastAPI()
-    app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit(policy="gone"))])
+    app.add_api_route("/", lambda: None, dependencies=[Depends(PolicyLimit("gone"))])
     with pytest.raises(ConfigError, match="there is no policy 'gone' in code: none"):
         WrappedApp(app, enforced())
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_fleetlimit_of_its_own_gives_way(log: pytest.LogCaptureFixture, same: bool) -> None:  # noqa: FBT001 - a case
-    """The app's own limiter is the one in front; policies that are not in force are told."""
+def test_own_fleetlimit_delegates_to_serve(log: pytest.LogCaptureFixture, same: bool) -> None:  # noqa: FBT001 - a case
+    """The app's `Fleetlimit` delegates to that of `serve`; ignored policies are logged."""
     orders = policy("orders", "2/day")
     own = Fleetlimit(policies=PolicySet([orders if same else policy("orders", "9/day")]))
     app = FastAPI(lifespan=own)
-    app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit(policy="orders"))])
+    app.add_api_route("/", lambda: None, dependencies=[Depends(PolicyLimit("orders"))])
     fleetlimit = enforced(orders)
-    front = WrappedApp(app, fleetlimit)
-    with TestClient(front.app) as client:
+    wrapped = WrappedApp(app, fleetlimit)
+    with TestClient(wrapped.app) as client:
         assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
         assert own.limiter is fleetlimit.limiter
     assert bool([line for line in log.messages if "policies.ignored" in line]) is not same
 
 
 @pytest.mark.parametrize("kind", ["fastapi", "starlette", "plain"])
-def test_every_app_is_traced(kind: str) -> None:
-    """Whatever the app is, a request has one server span, named after its route; a 429 as well."""
+def test_each_kind_of_app_is_traced(kind: str) -> None:
+    """Each request has one server span, named after its route; a 429 too."""
     provider, spans = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(spans))
     target: ASGIApp = plain
@@ -164,10 +164,12 @@ def test_every_app_is_traced(kind: str) -> None:
     elif kind == "starlette":
         target = Starlette()
         target.add_route("/orders/{order_id}", plain_view)
-    front = WrappedApp(target, enforced(policy("orders", "1/day", "/orders/{order_id}")), provider)
-    assert statuses(front.app, "/orders/1", 2) == [200, 429]
+    wrapped = WrappedApp(
+        target, enforced(policy("orders", "1/day", "/orders/{order_id}")), provider
+    )
+    assert statuses(wrapped.app, "/orders/1", 2) == [200, 429]
     if kind == "plain":
-        assert statuses(front.app, "/other", 1) == [200]
+        assert statuses(wrapped.app, "/other", 1) == [200]
     provider.shutdown()
     names = [span.name for span in spans.get_finished_spans()]
     assert names == ["GET /orders/{order_id}"] * 2 + ["GET"] * (kind == "plain")

@@ -1,4 +1,4 @@
-"""Browsers: refusals carry the CORS headers, preflights cost nothing, fields can be read."""
+"""CORS: browsers can read rejections and limit headers, and preflights are free."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import LimiterBench, assert_each_once, parse_limits, rate_policy
 
 ORIGIN = {"origin": "https://app.example"}
-FIELDS = {"RateLimit", "RateLimit-Policy", "Retry-After"}
+LIMIT_HEADERS = {"RateLimit", "RateLimit-Policy", "Retry-After"}
 
 
 async def items() -> None: ...
@@ -33,17 +33,17 @@ def _exposed(headers: Any) -> list[str]:
     return [name.strip() for name in headers["Access-Control-Expose-Headers"].split(",")]
 
 
-both_ways = pytest.mark.parametrize(
+both_orders = pytest.mark.parametrize(
     "order",
     [(CORSMiddleware, RateLimitMiddleware), (RateLimitMiddleware, CORSMiddleware)],
     ids=["cors-inside", "cors-outside"],
 )
 
 
-@both_ways
+@both_orders
 @pytest.mark.parametrize("cors", [{}, {"allow_origins": ["*"]}, {"allow_credentials": True}])
-def test_refusal_carries_cors(order: tuple[Any, ...], cors: dict[str, Any]) -> None:
-    """A refusal can be read by the script that was refused, wherever CORS is handled."""
+def test_rejection_has_cors_headers(order: tuple[Any, ...], cors: dict[str, Any]) -> None:
+    """A script can read a rejection, inside or outside of the CORS middleware."""
     _, client = _client(*order, **cors)
     for status in (200, 200, 429):
         response = client.get("/items", headers=ORIGIN)
@@ -51,13 +51,13 @@ def test_refusal_carries_cors(order: tuple[Any, ...], cors: dict[str, Any]) -> N
         parse_limits(response)
         allowed = "*" if cors.get("allow_origins") else ORIGIN["origin"]
         assert response.headers["Access-Control-Allow-Origin"] == allowed
-        assert set(_exposed(response.headers)) == FIELDS
+        assert set(_exposed(response.headers)) == LIMIT_HEADERS
     assert response.headers["Content-Type"] == "application/problem+json"
 
 
-@both_ways
-def test_foreign_origin(order: tuple[Any, ...]) -> None:
-    """A refusal does not allow an origin that the app does not."""
+@both_orders
+def test_rejection_allows_no_foreign_origin(order: tuple[Any, ...]) -> None:
+    """A rejection allows no origin that the app does not allow."""
     _, client = _client(*order)
     for _ in range(3):
         response = client.get("/items", headers={"origin": "https://evil.example"})
@@ -65,28 +65,28 @@ def test_foreign_origin(order: tuple[Any, ...]) -> None:
     assert response.status_code == 429
 
 
-@both_ways
-def test_preflight_costs_nothing(order: tuple[Any, ...]) -> None:
-    """Preflights are answered by CORS, are never refused, and spend nothing."""
+@both_orders
+def test_preflight_is_not_limited(order: tuple[Any, ...]) -> None:
+    """The CORS middleware answers preflights; they are not rejected and spend nothing."""
     bench, client = _client(*order)
-    asked = ORIGIN | {"access-control-request-method": "GET"}
+    preflight = ORIGIN | {"access-control-request-method": "GET"}
     for _ in range(5):
-        response = client.options("/items", headers=asked)
+        response = client.options("/items", headers=preflight)
         assert response.status_code == 200
         assert "RateLimit" not in response.headers
     assert bench.store.acquire_calls == 0
 
 
-def test_options_that_is_no_preflight_counts() -> None:
-    """OPTIONS without the two headers of a preflight is a request like any other."""
+def test_options_without_preflight_headers_is_limited() -> None:
+    """OPTIONS without the two headers of a preflight is limited as any request."""
     _, client = _client(RateLimitMiddleware)
     for headers in (ORIGIN, {"access-control-request-method": "GET"}):
         client.options("/items", headers=headers)
     assert client.options("/items").status_code == 429
 
 
-def test_own_exposed_fields_are_kept() -> None:
-    """What the app exposes itself stays exposed, in one field with ours, on any answer."""
+def test_exposed_headers_of_the_app_are_kept() -> None:
+    """Headers that the app exposes stay exposed, in one header with the limit headers."""
     _, client = _client(
         CORSMiddleware,
         RateLimitMiddleware,
@@ -98,17 +98,17 @@ def test_own_exposed_fields_are_kept() -> None:
         assert response.status_code == status
         assert_each_once(response.headers)
         names = _exposed(response.headers)
-        assert sorted(names) == sorted(FIELDS | {"X-Own"})
+        assert sorted(names) == sorted(LIMIT_HEADERS | {"X-Own"})
 
 
-def test_nothing_is_exposed_without_an_origin() -> None:
-    """A client that is no browser is not told what browsers may read."""
+def test_no_header_is_exposed_without_an_origin() -> None:
+    """A client that sends no Origin gets no Access-Control-Expose-Headers."""
     _, client = _client(RateLimitMiddleware)
     assert "Access-Control-Expose-Headers" not in client.get("/items").headers
 
 
-def test_dependency_behind_cors() -> None:
-    """A refusal by a dependency passes through the app's CORS as any answer does."""
+def test_rejection_by_a_dependency_has_cors_headers() -> None:
+    """A dependency's rejection passes through the app's CORS middleware."""
     app = LimiterBench().install(FastAPI())
     app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
     app.add_middleware(CORSMiddleware, allow_origins=["*"])
@@ -117,5 +117,5 @@ def test_dependency_behind_cors() -> None:
     response = client.get("/items", headers=ORIGIN)
     assert response.status_code == 429
     assert response.headers["Access-Control-Allow-Origin"] == "*"
-    assert set(_exposed(response.headers)) == FIELDS
+    assert set(_exposed(response.headers)) == LIMIT_HEADERS
     parse_limits(response)

@@ -1,4 +1,4 @@
-"""Several limits of one route decide together, and one that is met twice counts once."""
+"""Several limits of one route: one decision, and each limit counts once."""
 
 from typing import Annotated
 
@@ -6,16 +6,16 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.testclient import TestClient
 
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from support.exports import count_allowed, limited_app
 from support.web import LimiterBench, caller, parse_limits, rate_policy
 
 
-def test_several_limits_decide_together() -> None:
-    """Limits of app, router and route are one decision: a refusal spends nothing in any of them."""
+def test_limits_of_app_router_and_route_are_one_decision() -> None:
+    """A rejection by one of them spends nothing of the others."""
     bench = LimiterBench(rate_policy("app", "10/hour"), rate_policy("router", "9/hour"))
-    app = bench.install(FastAPI(dependencies=[Depends(RateLimit(policy="app"))]))
-    router = APIRouter(dependencies=[Depends(RateLimit(policy="router"))])
+    app = bench.install(FastAPI(dependencies=[Depends(PolicyLimit("app"))]))
+    router = APIRouter(dependencies=[Depends(PolicyLimit("router"))])
 
     @router.post("/exports", dependencies=[Depends(RateLimit("1/minute"))])
     async def create_export() -> None: ...
@@ -33,16 +33,16 @@ def test_several_limits_decide_together() -> None:
         "1/60s": 0,
     }
     for _ in range(3):
-        refused = client.post("/v1/exports")
-        assert refused.status_code == 429
-        assert refused.json()["violated-policies"] == ["1/60s"]
-    found = parse_limits(client.get("/v1/imports"))
-    assert {name: each["r"] for name, each in found.items()} == {"app": 8, "router": 7}
-    assert bench.store.acquire_calls == 3, "refusals known to last ask nobody"
+        rejected = client.post("/v1/exports")
+        assert rejected.status_code == 429
+        assert rejected.json()["violated-policies"] == ["1/60s"]
+    limits = parse_limits(client.get("/v1/imports"))
+    assert {name: each["r"] for name, each in limits.items()} == {"app": 8, "router": 7}
+    assert bench.store.acquire_calls == 3, "the denial cache rejects without the store"
 
 
-def test_equal_rates_with_other_keys_are_two_limits() -> None:
-    """Two limits of one rate on a route both hold when they count by different things."""
+def test_equal_rates_with_different_keys_are_two_limits() -> None:
+    """Both apply on one route when their keys differ."""
     client = limited_app(
         LimiterBench(), RateLimit("2/minute"), RateLimit("2/minute", key="header:x-tenant")
     )
@@ -52,8 +52,8 @@ def test_equal_rates_with_other_keys_are_two_limits() -> None:
     assert count_allowed(client, caller("ann") | {"x-tenant": "b"}) == 0, "the caller's limit"
 
 
-def test_equal_rates_with_other_algorithms_are_two_limits() -> None:
-    """Two limits of one rate on a route both hold when they count in different ways."""
+def test_equal_rates_with_different_algorithms_are_two_limits() -> None:
+    """Both apply on one route when their algorithms differ."""
     client = limited_app(
         LimiterBench(),
         RateLimit("2/minute", burst=5),
@@ -62,7 +62,7 @@ def test_equal_rates_with_other_algorithms_are_two_limits() -> None:
     assert count_allowed(client) == 2
 
 
-def test_one_limit_met_twice_counts_once() -> None:
+def test_limit_of_app_and_route_counts_once() -> None:
     """The same limit on the app and on the route is one limit, at the route's cost."""
     app = LimiterBench().install(FastAPI(dependencies=[Depends(RateLimit("10/minute"))]))
 
@@ -73,7 +73,7 @@ def test_one_limit_met_twice_counts_once() -> None:
 
 
 def test_uncached_dependency_counts_once() -> None:
-    """A limit that FastAPI calls twice for one request is counted once."""
+    """A limit that FastAPI calls twice for one request counts once."""
     limit = RateLimit("10/minute")
     app = LimiterBench().install(FastAPI(dependencies=[Depends(limit, use_cache=False)]))
 
@@ -83,8 +83,8 @@ def test_uncached_dependency_counts_once() -> None:
     assert parse_limits(TestClient(app).get("/items"))["10/60s"]["r"] == 9
 
 
-def test_limit_below_another_dependency() -> None:
-    """A limit that a dependency depends on holds the route."""
+def test_limit_of_a_sub_dependency_applies() -> None:
+    """A limit that a dependency depends on applies to the route."""
     limit = RateLimit("1/minute")
 
     def session(_limit: Annotated[Reservation, Depends(limit)]) -> None: ...
@@ -98,8 +98,8 @@ def test_limit_below_another_dependency() -> None:
     assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
 
 
-def test_one_dependency_does_not_depend_on_the_table() -> None:
-    """A limit holds a route that was added after the app's routes were read."""
+def test_limit_applies_to_a_route_added_later() -> None:
+    """A limit applies to a route that was added after the route table was built."""
     app = LimiterBench().install(FastAPI())
     limit = RateLimit("1/minute")
 

@@ -1,23 +1,25 @@
-"""`Depends(RateLimit(...))` and `Depends(rate_limit(...))` on FastAPI routes."""
+"""Rate limits as dependencies of FastAPI routes."""
 
-from collections.abc import Callable
-from typing import Annotated
+import inspect
+from datetime import timedelta
+from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
-from fleetlimit.core.quota import Algorithm, rate_quota
+from fleetlimit.core.quota import concurrency_quota
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.web.dependency import RateLimit, rate_limit
+from fleetlimit.web.dependency import ConcurrencyLimit, PolicyLimit, RateLimit, rate_limit
+from fleetlimit.web.route_policies import RateLimitDependency
 from support.exports import count_allowed, limited_app
 from support.web import LimiterBench, caller, parse_limits, rate_policy
 
 
-def test_the_seeds_own_test() -> None:
-    """The code and the test of the seed work as they stand: 5 pass, then 429 with Retry-After."""
+def test_rate_limit_admits_five_and_then_sends_429() -> None:
+    """The first form of the project works unchanged: 5 pass, then 429 with Retry-After."""
     router = APIRouter()
 
     @router.post("/exports", dependencies=[Depends(rate_limit(limit=5, window=60))])
@@ -35,15 +37,15 @@ def test_the_seeds_own_test() -> None:
     assert "Retry-After" in blocked.headers
 
 
-def test_burst() -> None:
-    """A burst is what can be spent at once, above the rate."""
+def test_burst_is_spent_at_once() -> None:
+    """A burst above the rate can be spent at once."""
     client = limited_app(LimiterBench(), RateLimit("5/minute", burst=10))
     assert parse_limits(client.post("/exports")) == {"5/60s": {"q": 10, "w": 120, "r": 9, "t": 12}}
     assert count_allowed(client) == 9
 
 
-def test_lease() -> None:
-    """With a lease the bucket holds less by a slice, and clients are told so."""
+def test_prefetch_reduces_the_burst_by_a_batch() -> None:
+    """With `prefetch` the headers state a burst that is smaller by one batch."""
     client = limited_app(LimiterBench(), RateLimit("10/minute", key="global", prefetch=0.2))
     assert parse_limits(client.post("/exports")) == {
         "10/60s-global": {"q": 8, "w": 48, "r": 7, "t": 6}
@@ -51,33 +53,61 @@ def test_lease() -> None:
     assert count_allowed(client) == 7
 
 
-def test_fraction_of_a_second() -> None:
-    """A window may be a fraction of a second, in whole milliseconds."""
-    client = limited_app(LimiterBench(), rate_limit(limit=1, window=0.25))
+@pytest.mark.parametrize("window", [0.25, timedelta(milliseconds=250)])
+def test_rate_limit_accepts_a_fraction_of_a_second(window: float | timedelta) -> None:
+    """A window may be a fraction of a second, or a `timedelta`."""
+    client = limited_app(LimiterBench(), rate_limit(limit=1, window=window))
     assert client.post("/exports").headers["RateLimit-Policy"] == '"1/0.25s";q=1;w=1'
 
 
-def test_named_policy_at_a_cost() -> None:
-    """A route can name a policy of the file and spend more than one of it."""
+def test_policy_limit_spends_its_cost() -> None:
+    """A route can use a policy of the file at a cost above 1."""
     client = limited_app(
-        LimiterBench(rate_policy("exports", "7/minute")), RateLimit(policy="exports", cost=3)
+        LimiterBench(rate_policy("exports", "7/minute")), PolicyLimit("exports", cost=3)
     )
     assert parse_limits(client.post("/exports")) == {"exports": {"q": 7, "w": 60, "r": 4, "t": 9}}
     assert count_allowed(client) == 1
 
 
-def test_quota_object() -> None:
-    """A quota that was built elsewhere serves as the rate."""
-    client = limited_app(
-        LimiterBench(), RateLimit(rate_quota("2/hour", algorithm=Algorithm.FIXED_WINDOW))
-    )
-    assert count_allowed(client) == 2
+def test_concurrency_limit_holds_a_unit_while_the_request_lasts() -> None:
+    """A unit is held in the endpoint and released after it."""
+    app = LimiterBench().install(FastAPI())
+    remaining: list[int] = []
+
+    @app.get("/items")
+    async def items(
+        limit: Annotated[Reservation, Depends(ConcurrencyLimit(4, cost=2, key="global"))],
+    ) -> None:
+        status = limit.decision.results[0].statuses[0]
+        assert status is not None
+        remaining.append(status.remaining)
+
+    client = TestClient(app)
+    found = [parse_limits(client.get("/items")) for _ in range(2)]
+    assert [list(each) for each in found] == [["4/30s-concurrency-global"]] * 2
+    assert remaining == [2, 2]
 
 
-def test_named_policy_follows_a_reload() -> None:
-    """A named policy is the one in force, not the one at import."""
+def test_concurrency_limit_rejects_a_cost_above_its_units() -> None:
+    """A request that needs more units than there are is 413."""
+    client = limited_app(LimiterBench(), ConcurrencyLimit(1, cost=lambda _: 2))
+    assert client.post("/exports").status_code == 413
+
+
+@pytest.mark.parametrize("lease", [90, 90.0, timedelta(minutes=1.5)])
+def test_concurrency_limit_takes_its_lease_as_seconds_or_timedelta(
+    lease: float | timedelta,
+) -> None:
+    """The lease is seconds or a `timedelta`, in whole milliseconds."""
+    limit = ConcurrencyLimit(1, lease=lease)
+    (quota,) = limit.resolve_policy(LimiterBench().http_limiter).quotas_for("")
+    assert quota == concurrency_quota(1, lease=90)
+
+
+def test_policy_limit_follows_a_reload() -> None:
+    """The active policy of the name applies, not the one at import."""
     bench = LimiterBench(rate_policy("exports", "1/minute"))
-    client = limited_app(bench, RateLimit(policy="exports"))
+    client = limited_app(bench, PolicyLimit("exports"))
     assert count_allowed(client) == 1
     bench.limiter.active_policies.replace(
         LimiterBench(rate_policy("exports", "5/minute")).limiter.active_policies.current
@@ -85,24 +115,22 @@ def test_named_policy_follows_a_reload() -> None:
     assert count_allowed(client, caller("ann")) == 5
 
 
-def test_named_policy_in_shadow_or_off() -> None:
-    """A policy that only counts, or is off, refuses nobody."""
+def test_modes_shadow_and_off_reject_no_request() -> None:
+    """A limit in shadow mode, or off, admits every request."""
     for mode in ("shadow", "off"):
         client = limited_app(LimiterBench(), RateLimit("1/minute", mode=mode))
         assert {client.post("/exports").status_code for _ in range(3)} == {200}
 
 
-def test_no_policy_of_that_name() -> None:
-    """A policy that does not exist is an error that lists those that do, not a free pass."""
-    client = limited_app(
-        LimiterBench(rate_policy("default", "5/minute")), RateLimit(policy="exprots")
-    )
+def test_policy_limit_without_its_policy_is_an_error() -> None:
+    """The error lists the policies that exist; the request is not admitted unlimited."""
+    client = limited_app(LimiterBench(rate_policy("default", "5/minute")), PolicyLimit("exprots"))
     with pytest.raises(ConfigError, match="no policy 'exprots' in code: default"):
         client.post("/exports")
 
 
-def test_cost_function() -> None:
-    """A cost can be a function of the request, plain or async."""
+def test_cost_function_may_be_plain_or_async() -> None:
+    """A cost can be a function of the request."""
 
     def rows(connection: HTTPConnection) -> int:
         return int(connection.query_params["rows"])
@@ -118,8 +146,8 @@ def test_cost_function() -> None:
         assert client.post("/exports?rows=0").status_code == 200
 
 
-def test_reservation_commit_and_refund() -> None:
-    """The dependency's value gives back what the request did not cost after all."""
+def test_reservation_commits_and_refunds() -> None:
+    """The dependency's value corrects the cost of the request."""
     app = LimiterBench().install(FastAPI())
 
     @app.get("/rows/{count}")
@@ -139,14 +167,14 @@ def test_reservation_commit_and_refund() -> None:
         assert parse_limits(response)["100/3600s"]["r"] == left
 
 
-def test_reservation_of_one_policy_among_several() -> None:
-    """A commit corrects the policy whose dependency gave it, and no other."""
+def test_commit_corrects_only_the_policy_of_its_dependency() -> None:
+    """Another policy of the same request is left as it is."""
     bench = LimiterBench(rate_policy("calls", "10/hour"), rate_policy("rows", "100/hour"))
-    app = bench.install(FastAPI(dependencies=[Depends(RateLimit(policy="calls"))]))
+    app = bench.install(FastAPI(dependencies=[Depends(PolicyLimit("calls"))]))
 
     @app.get("/rows")
     async def rows(
-        limit: Annotated[Reservation, Depends(RateLimit(policy="rows", cost=10))],
+        limit: Annotated[Reservation, Depends(PolicyLimit("rows", cost=10))],
     ) -> None:
         await limit.commit(1)
 
@@ -156,22 +184,22 @@ def test_reservation_of_one_policy_among_several() -> None:
     assert (found["calls"]["r"], found["rows"]["r"]) == (8, 89)
 
 
-def test_routes_have_buckets_of_their_own() -> None:
+def test_each_route_has_its_own_buckets() -> None:
     """One limit object on two routes is a limit on each of them."""
     client = limited_app(LimiterBench(), RateLimit("2/minute"))
     assert count_allowed(client) == 2
     assert client.get("/imports").status_code == 200
 
 
-def test_name_is_shared_by_routes() -> None:
+def test_routes_share_the_buckets_of_a_named_limit() -> None:
     """Routes whose limits have one name share its buckets."""
     client = limited_app(LimiterBench(), RateLimit("2/minute", name="io"))
     assert count_allowed(client) == 2
     assert client.get("/imports").status_code == 429
 
 
-def test_two_identities_have_two_buckets() -> None:
-    """Each caller has a bucket of its own, and so has the address (fastapi-limiter #80)."""
+def test_each_caller_has_its_own_bucket() -> None:
+    """Each caller has its own bucket, and so has the address (fastapi-limiter #80)."""
     client = limited_app(LimiterBench(), RateLimit("2/minute"))
     assert count_allowed(client, caller("ann")) == 2
     assert count_allowed(client, caller("bob")) == 2
@@ -179,15 +207,15 @@ def test_two_identities_have_two_buckets() -> None:
     assert count_allowed(client, caller("ann")) == 0
 
 
-def test_unverified_callers_share_their_address() -> None:
-    """A credential that does not verify moves nobody to a fresh bucket."""
+def test_unverified_credential_counts_by_address() -> None:
+    """A credential that does not verify gives no fresh bucket."""
     client = limited_app(LimiterBench(), RateLimit("2/minute"))
     assert count_allowed(client) == 2
-    assert count_allowed(client, caller("nobody")) == 0
+    assert count_allowed(client, caller("invalid")) == 0
 
 
-def test_key_parts() -> None:
-    """A key can be something else than the caller, or several things at once."""
+def test_key_may_have_other_parts_than_the_caller() -> None:
+    """A key can be a header, several parts, or global."""
     tenants = limited_app(LimiterBench(), RateLimit("2/minute", key="header:X-Tenant"))
     assert count_allowed(tenants, {"x-tenant": "a"} | caller("ann")) == 2
     assert count_allowed(tenants, {"x-tenant": "a"} | caller("bob")) == 0
@@ -203,38 +231,97 @@ def test_key_parts() -> None:
     assert count_allowed(everybody, caller("bob")) == 0
 
 
+def rows(_connection: HTTPConnection) -> int:
+    return 1
+
+
 @pytest.mark.parametrize(
-    ("make", "fix"),
+    ("limit", "text"),
     [
-        (RateLimit, r'write either RateLimit\("5/minute"\)'),
-        (lambda: RateLimit("5/minute", policy="x"), r'or RateLimit\(policy="exports"\)'),
-        (lambda: RateLimit("5 a minute"), "write 100/second, 100/minute"),
-        (lambda: RateLimit("0/minute"), "needs at least 1"),
-        (lambda: RateLimit("5/minute", algorithm="gcra"), "write one of token_bucket, fixed_w"),
-        (lambda: RateLimit("5/minute", algorithm="concurrency"), "concurrency has no rate"),
-        (lambda: RateLimit("5/minute", burst=0), "a burst must be from 1"),
-        (lambda: RateLimit("5/minute", burst=9, algorithm="fixed_window"), "leave it out"),
-        (lambda: RateLimit(rate_quota("5/minute"), burst=9), "burst .* into the Quota"),
-        (lambda: RateLimit("5/minute", cost=6), "write a cost from 0 to 5"),
-        (lambda: RateLimit("5/minute", cost=-1), "write a cost from 0 to 5"),
-        (lambda: RateLimit("10/minute", cost=9, prefetch=0.2), "write a cost from 0 to 8"),
-        (lambda: RateLimit("10/minute", prefetch=0.6), r"at most 0\.5"),
+        (RateLimit("5/minute"), "RateLimit('5/minute')"),
         (
-            lambda: RateLimit(policy="exports", prefetch=0.1),
-            "lease of a named policy in the policy f",
+            RateLimit("50/minute", burst=90, key=["global"], mode="shadow", prefetch=0.1),
+            "RateLimit('50/minute', burst=90, key=['global'], mode='shadow', prefetch=0.1)",
         ),
-        (lambda: RateLimit("5/minute", key="header"), "write principal, client_address"),
-        (lambda: RateLimit("5/minute", key=[]), "empty key: write principal"),
-        (lambda: RateLimit("5/minute", name="a b"), "not a policy name: write"),
-        (lambda: RateLimit("5/minute", mode="enforced"), "write one of enforce, shadow, off"),
-        (lambda: RateLimit("5/minute", on_store_error="raise"), "write one of allow, deny, local"),
-        (lambda: RateLimit(policy="exports", burst=5), "write burst, .* in the policy file"),
-        (lambda: RateLimit(policy="exports", key="global"), "write burst, .* in the policy file"),
-        (lambda: rate_limit(limit=0, window=60), "a limit must be from 1"),
-        (lambda: rate_limit(limit=5, window=0), "a period must be whole milliseconds"),
+        (rate_limit(limit=5, window=60), "rate_limit(limit=5, window=60)"),
+        (ConcurrencyLimit(4), "ConcurrencyLimit(4)"),
+        (
+            ConcurrencyLimit(4, lease=timedelta(minutes=1), name="uploads"),
+            "ConcurrencyLimit(4, lease=datetime.timedelta(seconds=60), name='uploads')",
+        ),
+        (PolicyLimit("exports"), "PolicyLimit('exports')"),
+        (PolicyLimit("exports", cost=3), "PolicyLimit('exports', cost=3)"),
+        (RateLimit("5/minute", cost=rows), f"RateLimit('5/minute', cost={rows!r})"),
     ],
 )
-def test_arguments_that_cannot_work(make: Callable[[], RateLimit], fix: str) -> None:
-    """Arguments that cannot work are refused at import, with what to write instead."""
+def test_repr_is_the_call_that_makes_a_limit(limit: RateLimitDependency, text: str) -> None:
+    """A limit is shown as it was written, without the defaults."""
+    assert repr(limit) == text
+
+
+@pytest.mark.parametrize(
+    ("rate", "options", "fix"),
+    [
+        ("5 a minute", {}, "write 100/second, 100/minute"),
+        ("0/minute", {}, "needs at least 1"),
+        ("5/minute", {"algorithm": "gcra"}, "write one of token_bucket, fixed_w"),
+        ("5/minute", {"algorithm": "concurrency"}, r"write ConcurrencyLimit\(10\)"),
+        ("5/minute", {"burst": 0}, "a burst must be from 1"),
+        ("5/minute", {"burst": 9, "algorithm": "fixed_window"}, "leave it out"),
+        ("5/minute", {"cost": 6}, "write a cost from 0 to 5"),
+        ("5/minute", {"cost": -1}, "write a cost from 0 to 5"),
+        ("10/minute", {"cost": 9, "prefetch": 0.2}, "write a cost from 0 to 8"),
+        ("10/minute", {"prefetch": 0.6}, r"at most 0\.5"),
+        ("5/minute", {"key": "header"}, "write principal, client_address"),
+        ("5/minute", {"key": []}, "empty key: write principal"),
+        ("5/minute", {"name": "a b"}, "not a policy name: write"),
+        ("5/minute", {"mode": "enforced"}, "write one of enforce, shadow, off"),
+        ("5/minute", {"on_store_error": "raise"}, "write one of allow, deny, local"),
+    ],
+)
+def test_rate_limit_rejects_wrong_arguments(rate: str, options: Any, fix: str) -> None:
+    """Arguments that cannot work are an error at import, with what to write instead."""
     with pytest.raises(ConfigError, match=fix):
-        make()
+        RateLimit(rate, **options)
+
+
+@pytest.mark.parametrize(
+    ("limit", "window", "fix"),
+    [
+        (0, 60, "a limit must be from 1"),
+        (5, 0, "a period must be whole milliseconds"),
+        (5, timedelta(0), "a period must be whole milliseconds"),
+    ],
+)
+def test_rate_limit_function_rejects_wrong_arguments(
+    limit: int, window: float | timedelta, fix: str
+) -> None:
+    """So are numbers that allow no request."""
+    with pytest.raises(ConfigError, match=fix):
+        rate_limit(limit=limit, window=window)
+
+
+@pytest.mark.parametrize(
+    ("limit", "options", "fix"),
+    [
+        (0, {}, "a limit must be from 1"),
+        (2, {"cost": 3}, "write a cost from 0 to 2"),
+        (2, {"lease": 0}, "a period must be whole milliseconds"),
+        (2, {"key": []}, "empty key: write principal"),
+        (2, {"mode": "enforced"}, "write one of enforce, shadow, off"),
+    ],
+)
+def test_concurrency_limit_rejects_wrong_arguments(limit: int, options: Any, fix: str) -> None:
+    """So are arguments of `ConcurrencyLimit`."""
+    with pytest.raises(ConfigError, match=fix):
+        ConcurrencyLimit(limit, **options)
+
+
+@pytest.mark.parametrize("kind", [RateLimit, ConcurrencyLimit, PolicyLimit])
+def test_constructors_show_their_arguments(kind: type[RateLimitDependency]) -> None:
+    """An editor shows each argument: no constructor takes whatever it is given."""
+    parameters = inspect.signature(kind).parameters.values()
+    assert {each.kind for each in parameters} <= {
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    }

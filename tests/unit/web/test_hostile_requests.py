@@ -1,11 +1,11 @@
-"""Requests that mean harm are limited like others; none of them is an error."""
+"""Hostile requests are limited as others are, and none is an error."""
 
 import pytest
 from fastapi import Depends, FastAPI
 from starlette.types import Message
 
 from fleetlimit.core.policy import KeyKind, KeyPart
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.dependency import PolicyLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import LimiterBench, collect_messages, http_scope, rate_policy
 
@@ -14,7 +14,7 @@ BY_TENANT = (KeyPart(KeyKind.HEADER, "x-tenant"),)
 
 def _app(bench: LimiterBench, *, middleware: bool) -> FastAPI:
     app = bench.install(FastAPI())
-    limits = [] if middleware else [Depends(RateLimit(policy="default"))]
+    limits = [] if middleware else [Depends(PolicyLimit("default"))]
 
     @app.get("/items/{item}", dependencies=limits)
     async def items(item: str) -> int:
@@ -44,19 +44,19 @@ def _status(messages: list[Message]) -> int:
         b"x" * 65_536,
     ],
 )
-async def test_header_values(*, middleware: bool, value: bytes) -> None:
-    """Any bytes of a header make a bucket, the same one each time, and never an error."""
+async def test_any_header_value_is_a_key(*, middleware: bool, value: bytes) -> None:
+    """Any bytes of a header select one bucket, the same each time, without an error."""
     bench = LimiterBench(rate_policy("default", "1/minute", key=BY_TENANT))
     app = _app(bench, middleware=middleware)
     scope = [http_scope("/items/1", headers=[(b"x-tenant", value)]) for _ in range(2)]
     assert [_status(await collect_messages(app, each)) for each in scope] == [200, 429]
-    # What a client sends does not make the store's keys longer.
+    # Header values do not make the keys in the store longer.
     assert max(map(len, bench.store._buckets)) < 100
 
 
 @pytest.mark.parametrize("middleware", [True, False])
-async def test_header_missing(*, middleware: bool) -> None:
-    """Without the header a caller is counted by identity: leaving it out frees nobody."""
+async def test_missing_header_counts_by_caller(*, middleware: bool) -> None:
+    """A request without the header counts by identity, so leaving it out helps no client."""
     app = _app(
         LimiterBench(rate_policy("default", "1/minute", key=BY_TENANT)), middleware=middleware
     )
@@ -68,8 +68,8 @@ async def test_header_missing(*, middleware: bool) -> None:
     assert found == [200, 429, 200]
 
 
-async def test_header_repeated() -> None:
-    """A header that is sent twice is one value: its lines do not pick one bucket each."""
+async def test_repeated_header_is_one_value() -> None:
+    """Repeated headers are one value: their lines do not select a bucket each."""
     app = _app(LimiterBench(rate_policy("default", "1/minute", key=BY_TENANT)), middleware=True)
     one, two = (b"x-tenant", b"a"), (b"x-tenant", b"b")
     found = [
@@ -96,8 +96,8 @@ async def test_header_repeated() -> None:
         "\udcff",
     ],
 )
-async def test_paths(path: str) -> None:
-    """Any path is counted, by the route or as unmatched, and none makes a bucket of its own."""
+async def test_any_path_is_counted(path: str) -> None:
+    """Any path counts by its route or as unmatched, and none has its own bucket."""
     bench = LimiterBench(rate_policy("default", "1/minute", key=(KeyPart(KeyKind.GLOBAL),)))
     app = _app(bench, middleware=True)
     for status in (None, 429):
@@ -107,8 +107,8 @@ async def test_paths(path: str) -> None:
     assert set(bench.routes) <= {"GET /items/{item}", "unmatched"}
 
 
-async def test_no_client() -> None:
-    """Clients without an address, as behind a UNIX socket, share one bucket."""
+async def test_clients_without_an_address_share_a_bucket() -> None:
+    """Clients without an address, as behind a Unix socket, share one bucket."""
     app = _app(LimiterBench(rate_policy("default", "1/minute")), middleware=True)
     bare = http_scope("/items/1")
     del bare["client"]
@@ -119,8 +119,8 @@ async def test_no_client() -> None:
     assert found == [200, 429]
 
 
-async def test_host_of_junk() -> None:
-    """A Host that is no host is no error."""
+async def test_malformed_host_is_no_error() -> None:
+    """A malformed Host header is no error."""
     app = _app(LimiterBench(rate_policy("default", "9/minute")), middleware=True)
     for host in (b"", b"\xff\x00", b"[::1]:80", b":::"):
         scope = http_scope("/items/1")
@@ -128,8 +128,8 @@ async def test_host_of_junk() -> None:
         assert _status(await collect_messages(app, scope)) == 200
 
 
-async def test_other_scopes_pass() -> None:
-    """What is neither a request nor a handshake passes untouched."""
+async def test_other_scope_types_pass() -> None:
+    """A scope that is neither a request nor a handshake passes unchanged."""
     seen: list[str] = []
 
     async def app(scope: object, receive: object, send: object) -> None:

@@ -1,14 +1,11 @@
-"""The middleware and dependencies together: one decision, each policy once."""
+"""Middleware and dependencies together: one decision, and each policy counts once."""
 
-import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
-from starlette.types import Receive, Scope, Send
 
 from fleetlimit.core.policy import Match
-from fleetlimit.errors import ConfigError
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import LimiterBench, caller, parse_limits, rate_policy
 
@@ -16,25 +13,25 @@ from support.web import LimiterBench, caller, parse_limits, rate_policy
 async def endpoint() -> None: ...
 
 
-def _standing(client: TestClient, path: str) -> dict[str, int]:
+def _remaining(client: TestClient, path: str) -> dict[str, int]:
     return {name: each["r"] for name, each in parse_limits(client.get(path)).items()}
 
 
-def test_each_policy_counts_once() -> None:
-    """A policy that matches a route and is named by it counts once, at the cost named."""
+def test_policy_of_match_and_dependency_counts_once() -> None:
+    """A policy that matches a route and is named by it counts once, at the dependency's cost."""
     match = Match(routes=("/items",))
     bench = LimiterBench(
         rate_policy("items", "9/minute", match=match), rate_policy("all", "9/minute", match=Match())
     )
     app = bench.install(FastAPI(dependencies=[Depends(RateLimit("9/minute"))]))
-    app.get("/items", dependencies=[Depends(RateLimit(policy="items", cost=3))])(endpoint)
+    app.get("/items", dependencies=[Depends(PolicyLimit("items", cost=3))])(endpoint)
     app.add_middleware(RateLimitMiddleware)
-    assert _standing(TestClient(app), "/items") == {"items": 6, "all": 8, "9/60s": 8}
+    assert _remaining(TestClient(app), "/items") == {"items": 6, "all": 8, "9/60s": 8}
     assert bench.store.acquire_calls == 1
 
 
-def test_middleware_may_be_wrapped_by_hand() -> None:
-    """Around the whole app it does what it does within."""
+def test_middleware_may_wrap_the_whole_app() -> None:
+    """Around the whole app the middleware does the same as within it."""
     bench = LimiterBench(rate_policy("items", "1/minute", match=Match(routes=("/items/{item}",))))
     app = bench.install(FastAPI())
     app.get("/items/{item}")(endpoint)
@@ -42,17 +39,8 @@ def test_middleware_may_be_wrapped_by_hand() -> None:
     assert [client.get(f"/items/{item}").status_code for item in range(2)] == [200, 429]
 
 
-def test_an_app_of_no_framework_needs_a_gate() -> None:
-    """Where no app can have a gate, the error says how to give one."""
-
-    async def plain(scope: Scope, receive: Receive, send: Send) -> None: ...
-
-    with pytest.raises(ConfigError, match="http_limiter="):
-        TestClient(RateLimitMiddleware(plain)).get("/")
-
-
-def test_refusal_spends_nothing_elsewhere() -> None:
-    """A refusal by the route's own limit spends nothing of the default policy."""
+def test_rejection_by_the_route_spends_nothing_of_the_default() -> None:
+    """A rejection by the route's own limit spends nothing of the default policy."""
     bench = LimiterBench(rate_policy("default", "9/minute"))
     app = bench.install(FastAPI())
     app.get("/tight", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
@@ -60,11 +48,11 @@ def test_refusal_spends_nothing_elsewhere() -> None:
     app.add_middleware(RateLimitMiddleware)
     client = TestClient(app)
     assert [client.get("/tight").status_code for _ in range(4)] == [200, 429, 429, 429]
-    assert _standing(client, "/free") == {"default": 7}
+    assert _remaining(client, "/free") == {"default": 7}
 
 
-def test_refusal_by_the_default_spends_nothing_of_the_route() -> None:
-    """A refusal by the default policy spends nothing of the route's own limit."""
+def test_rejection_by_the_default_spends_nothing_of_the_route() -> None:
+    """A rejection by the default policy spends nothing of the route's own limit."""
     bench = LimiterBench(rate_policy("default", "2/minute"))
     app = bench.install(FastAPI())
     app.get("/items", dependencies=[Depends(RateLimit("9/minute", key="global"))])(endpoint)
@@ -77,8 +65,8 @@ def test_refusal_by_the_default_spends_nothing_of_the_route() -> None:
     assert found["9/60s-global"]["r"] == 6
 
 
-def test_two_identities_behind_the_middleware() -> None:
-    """The middleware gives each caller a bucket, as the dependency does (fastapi-limiter #80)."""
+def test_middleware_gives_each_caller_a_bucket() -> None:
+    """The middleware separates callers as the dependency does (fastapi-limiter #80)."""
     bench = LimiterBench(rate_policy("default", "1/minute"))
     app = bench.install(FastAPI())
     app.get("/items")(endpoint)
@@ -89,8 +77,8 @@ def test_two_identities_behind_the_middleware() -> None:
         assert found == [200, 429]
 
 
-def test_tiers() -> None:
-    """The caller's tier chooses the limits."""
+def test_tier_selects_the_policy() -> None:
+    """The caller's tier selects the policy."""
     default = rate_policy("default", "1/minute")
     pro = rate_policy("pro", "3/minute", match=Match(tiers=frozenset({"pro"})))
     bench = LimiterBench(default, pro)
@@ -102,8 +90,8 @@ def test_tiers() -> None:
     assert set(parse_limits(client.get("/items", headers=caller("bob/free")))) == {"default"}
 
 
-def test_middleware_twice_counts_once() -> None:
-    """The middleware around an app and around an app mounted in it are one door."""
+def test_middleware_of_app_and_mounted_app_counts_once() -> None:
+    """The middleware around an app and around an app mounted in it check a request once."""
     inner, outer = FastAPI(), FastAPI()
     inner.get("/items", dependencies=[Depends(RateLimit("9/minute"))])(endpoint)
     inner.add_middleware(RateLimitMiddleware)
@@ -112,12 +100,12 @@ def test_middleware_twice_counts_once() -> None:
     bench = LimiterBench(rate_policy("default", "9/minute"))
     outer.mount("/sub", bench.install(inner))
     client = TestClient(bench.install(outer))
-    assert _standing(client, "/sub/items") == {"default": 8, "9/60s": 8}
+    assert _remaining(client, "/sub/items") == {"default": 8, "9/60s": 8}
     assert bench.store.acquire_calls == 1
 
 
-def test_two_gates_both_decide() -> None:
-    """An app with a gate of its own is limited by it as well, behind another gate."""
+def test_two_limiters_both_decide() -> None:
+    """An app with two limiters is limited by both."""
     near, far = (
         LimiterBench(rate_policy("default", "9/minute")),
         LimiterBench(rate_policy("default", "1/minute")),
@@ -131,27 +119,27 @@ def test_two_gates_both_decide() -> None:
     assert near.store.acquire_calls == 1
 
 
-def test_dependency_that_the_table_did_not_know() -> None:
-    """A limit on a route added late decides by itself, with its fields on the answer."""
+def test_limit_of_a_route_added_later_checks_by_itself() -> None:
+    """A limit on a route added later is checked by the dependency, with headers on the response."""
     bench = LimiterBench(rate_policy("default", "9/minute"))
     app = bench.install(FastAPI())
     app.add_middleware(RateLimitMiddleware)
     client = TestClient(app)
     assert client.get("/items").status_code == 404
     app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
-    assert _standing(client, "/items") == {"default": 7, "1/60s": 0}
-    refused = client.get("/items", headers={"origin": "https://app.example"})
-    assert refused.status_code == 429
-    assert refused.json()["violated-policies"] == ["1/60s"]
-    assert parse_limits(refused)["1/60s"]["r"] == 0
+    assert _remaining(client, "/items") == {"default": 7, "1/60s": 0}
+    rejected = client.get("/items", headers={"origin": "https://app.example"})
+    assert rejected.status_code == 429
+    assert rejected.json()["violated-policies"] == ["1/60s"]
+    assert parse_limits(rejected)["1/60s"]["r"] == 0
 
 
-def test_limits_that_middleware_and_route_share() -> None:
-    """A cost function is asked once when middleware and dependency both meet the limit."""
-    asked: list[str] = []
+def test_cost_function_runs_once() -> None:
+    """A cost function runs once when middleware and dependency share the limit."""
+    called: list[str] = []
 
     def cost(connection: HTTPConnection) -> int:
-        asked.append(connection.url.path)
+        called.append(connection.url.path)
         return 2
 
     router = APIRouter(dependencies=[Depends(RateLimit("9/minute", cost=cost))])
@@ -159,12 +147,12 @@ def test_limits_that_middleware_and_route_share() -> None:
     app = LimiterBench().install(FastAPI())
     app.include_router(router)
     app.add_middleware(RateLimitMiddleware)
-    assert _standing(TestClient(app), "/items") == {"9/60s": 7}
-    assert asked == ["/items"]
+    assert _remaining(TestClient(app), "/items") == {"9/60s": 7}
+    assert called == ["/items"]
 
 
-def test_nothing_held() -> None:
-    """A request that no policy holds passes, without fields."""
+def test_request_without_a_policy_has_no_headers() -> None:
+    """A request that no policy applies to passes, without limit headers."""
     app = LimiterBench().install(FastAPI())
     app.get("/items")(endpoint)
     app.add_middleware(RateLimitMiddleware)

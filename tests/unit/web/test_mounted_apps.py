@@ -1,4 +1,4 @@
-"""Apps that are mounted: under which of their routes a request is held, and by whose middleware."""
+"""Mounted apps: the route that a request is limited under, and the middleware that limits it."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from starlette.testclient import TestClient
 
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.held import endpoint, limited_bench, limited_client, starlette_endpoint
+from support.one_policy import endpoint, limited_bench, limited_client, starlette_endpoint
 from support.web import LimiterBench, parse_limits
 
 
-def test_mounted_apps_and_static_files(tmp_path: Path) -> None:
-    """Routes of mounted apps are known in full, static files under their mount."""
+def test_routes_of_mounted_apps_have_full_templates(tmp_path: Path) -> None:
+    """Routes of mounted apps have full templates, and static files count under their mount."""
     (tmp_path / "logo.txt").write_text("logo")
     inner, outer = FastAPI(), FastAPI()
     inner.get("/items/{id}")(endpoint)
@@ -36,10 +36,10 @@ def test_mounted_apps_and_static_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("middleware", [True, False])
-def test_dependency_in_a_mounted_app(*, middleware: bool) -> None:
+def test_limit_in_a_mounted_app_has_one_bucket(*, middleware: bool) -> None:
     """A limit in a mounted app has one bucket per template, with and without the middleware.
 
-    A made-up part of the mount's path would otherwise open a fresh bucket.
+    Otherwise an invented part of the mount's path would select a fresh bucket.
     """
     inner, outer = FastAPI(), FastAPI()
     inner.get("/items", dependencies=[Depends(RateLimit("2/minute"))])(endpoint)
@@ -53,8 +53,8 @@ def test_dependency_in_a_mounted_app(*, middleware: bool) -> None:
     assert set(bench.routes) == {"GET /{tenant}/api/items"}
 
 
-def test_middleware_of_a_mounted_app() -> None:
-    """The middleware of a mounted app knows its routes by the same templates as the outer one's."""
+def test_middleware_of_a_mounted_app_uses_full_templates() -> None:
+    """The middleware of a mounted app uses the same templates as the outer app's."""
     inner, outer = FastAPI(), FastAPI()
     inner.get("/items")(endpoint)
     inner.add_middleware(RateLimitMiddleware)
@@ -65,8 +65,8 @@ def test_middleware_of_a_mounted_app() -> None:
     assert bench.routes == ["GET /sub/items"]
 
 
-def test_mounted_app_behind_middleware_of_its_own() -> None:
-    """An app mounted with middleware around it is looked into all the same."""
+def test_routes_behind_a_mounts_middleware_are_found() -> None:
+    """Routes of an app that is mounted with middleware around it are found."""
     inner, outer = FastAPI(), FastAPI()
     inner.get("/one", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
     inner.get("/two", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
@@ -85,8 +85,8 @@ def test_mounted_app_behind_middleware_of_its_own() -> None:
     assert bench.routes == ["GET /sub/one", "GET /sub/two", "GET /lib/three"]
 
 
-def test_mount_of_something_opaque() -> None:
-    """An app that shows no routes is one route, all its paths together."""
+def test_opaque_mounted_app_is_one_route() -> None:
+    """An app without routes is one route, all its paths together."""
 
     async def opaque(scope: Any, receive: Any, send: Any) -> None:
         await PlainTextResponse("")(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Every header that tells of limits is well formed, as a parser of Structured Fields sees it."""
+"""Limit headers: well formed, as a parser of Structured Fields reads them."""
 
 from typing import Any
 
@@ -33,32 +33,32 @@ SPENT = denied_status(0, 4_000_001, 4_000_001, 100 * SECOND_US)
 
 
 def result(name: str, *limits: tuple[Quota, BucketStatus | None]) -> PolicyResult:
-    """Return one policy's part in a decision."""
-    quotas, verdicts = zip(*limits, strict=True)
-    return PolicyResult(name, Mode.ENFORCE, Outcome.ALLOWED, quotas, verdicts)
+    """Return the result of one policy."""
+    quotas, statuses = zip(*limits, strict=True)
+    return PolicyResult(name, Mode.ENFORCE, Outcome.ALLOWED, quotas, statuses)
 
 
 def decision(*results: PolicyResult, retry_after_us: int = 0) -> Decision:
-    """Return a decision of these parts."""
+    """Return a decision of these results."""
     return Decision(Outcome.ALLOWED, Source.STORE, results, retry_after_us)
 
 
 def parsed(of: Decision) -> dict[str, Any]:
-    """Return the RateLimit fields as a parser reads them."""
+    """Return the RateLimit headers as a parser reads them."""
     found = limit_headers(of, HeaderFormat.DRAFT_11)
     return {name: http_sf.parse(value.encode(), tltype="list") for name, value in found}
 
 
-def test_fields_of_one_limit_are_named_after_its_policy() -> None:
-    """A policy of one limit is told by its own name: what it holds, when it fills, what is left."""
+def test_single_limit_is_named_after_its_policy() -> None:
+    """A policy of one limit has one item: capacity, window, and the remaining units."""
     assert parsed(decision(result("exports", (MINUTE, SOME)))) == {
         "RateLimit-Policy": [("exports", {"q": 9, "w": 108})],
         "RateLimit": [("exports", {"r": 3, "t": 12})],
     }
 
 
-def test_fields_of_several_limits_are_members_of_one_list() -> None:
-    """Several limits and policies are members of one list, in one field each."""
+def test_several_limits_are_items_of_one_list() -> None:
+    """Several limits and policies are items of one list, in one header each."""
     both = decision(result("exports", (MINUTE, SPENT), (DAY, SOME)), result("default", (DAY, FULL)))
     assert parsed(both) == {
         "RateLimit-Policy": [
@@ -74,8 +74,8 @@ def test_fields_of_several_limits_are_members_of_one_list() -> None:
     }
 
 
-def test_concurrency_has_a_unit_and_no_window() -> None:
-    """A limit of requests in flight names its quota unit."""
+def test_concurrency_limit_has_a_unit_and_no_window() -> None:
+    """A limit of requests in progress names its quota unit."""
     assert parsed(decision(result("uploads", (concurrency_quota(3), SOME)))) == {
         "RateLimit-Policy": [("uploads", {"q": 3, "qu": "concurrent-requests"})],
         "RateLimit": [("uploads", {"r": 3, "t": 12})],
@@ -83,78 +83,78 @@ def test_concurrency_has_a_unit_and_no_window() -> None:
 
 
 def test_window_below_a_second_is_rounded_up() -> None:
-    """A window is never told as 0 seconds."""
+    """A window is never 0 seconds."""
     quota = concurrency_quota(1)
     short = Quota(MINUTE.algorithm, 1, 1_000, 1)
-    told = parsed(decision(result("a", (short, FULL)), result("b", (quota, FULL))))
-    assert told["RateLimit-Policy"][0] == ("a", {"q": 1, "w": 1})
+    headers = parsed(decision(result("a", (short, FULL)), result("b", (quota, FULL))))
+    assert headers["RateLimit-Policy"][0] == ("a", {"q": 1, "w": 1})
 
 
-def test_limit_that_was_not_asked_has_no_state() -> None:
-    """Without a verdict the policy is told, and its state is not."""
+def test_limit_without_status_has_no_state() -> None:
+    """Without a status the policy is listed, and its state is not."""
     assert parsed(decision(result("exports", (MINUTE, None)))) == {
         "RateLimit-Policy": [("exports", {"q": 9, "w": 108})]
     }
 
 
-@pytest.mark.parametrize("dialect", list(HeaderFormat))
-def test_policy_in_shadow_is_nothing_to_clients(dialect: HeaderFormat) -> None:
-    """A policy that is only tried is told in no dialect."""
+@pytest.mark.parametrize("header_format", list(HeaderFormat))
+def test_shadow_policy_has_no_headers(header_format: HeaderFormat) -> None:
+    """A policy in shadow mode appears in no format."""
     shadow = PolicyResult("tried", Mode.SHADOW, Outcome.SHADOW_DENIED, (MINUTE,), (SPENT,))
     enforced = result("exports", (DAY, SOME))
-    assert limit_headers(decision(shadow), dialect) == []
-    alone = limit_headers(decision(enforced), dialect)
-    assert limit_headers(decision(shadow, enforced), dialect) == alone
+    assert limit_headers(decision(shadow), header_format) == []
+    alone = limit_headers(decision(enforced), header_format)
+    assert limit_headers(decision(shadow, enforced), header_format) == alone
 
 
-@pytest.mark.parametrize("dialect", list(HeaderFormat))
-def test_decision_of_no_policy_has_no_headers(dialect: HeaderFormat) -> None:
-    """An exempt request is told nothing, in any dialect."""
-    assert limit_headers(EXEMPT, dialect) == []
+@pytest.mark.parametrize("header_format", list(HeaderFormat))
+def test_exempt_request_has_no_headers(header_format: HeaderFormat) -> None:
+    """An exempt request has no limit headers, in any format."""
+    assert limit_headers(EXEMPT, header_format) == []
 
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}", fullmatch=True)
 MICROS = st.integers(0, 366 * 86_400 * SECOND_US)
-VERDICTS = st.builds(BucketStatus, st.booleans(), st.integers(0, 2**26), MICROS, MICROS, MICROS)
+STATUSES = st.builds(BucketStatus, st.booleans(), st.integers(0, 2**26), MICROS, MICROS, MICROS)
 
 
 @given(
     names=st.lists(NAMES, min_size=1, max_size=4, unique=True),
-    verdicts=st.lists(VERDICTS, min_size=2, max_size=2),
+    statuses=st.lists(STATUSES, min_size=2, max_size=2),
 )
-def test_every_emitted_field_is_parsed(names: list[str], verdicts: list[BucketStatus]) -> None:
-    """Whatever the policy's name and figures, each field is read back to what was meant."""
-    pairs = list(zip((MINUTE, DAY), verdicts, strict=True))
-    told = parsed(decision(*(result(name, *pairs) for name in names)))
+def test_every_header_is_parsed(names: list[str], statuses: list[BucketStatus]) -> None:
+    """For any policy names and numbers a parser reads the values that were written."""
+    pairs = list(zip((MINUTE, DAY), statuses, strict=True))
+    headers = parsed(decision(*(result(name, *pairs) for name in names)))
     expected = [f"{name}.{quota.name}" for name in names for quota, _ in pairs]
-    assert [member for member, _ in told["RateLimit-Policy"]] == expected
-    assert [(member, state["r"]) for member, state in told["RateLimit"]] == [
-        (f"{name}.{quota.name}", verdict.remaining) for name in names for quota, verdict in pairs
+    assert [member for member, _ in headers["RateLimit-Policy"]] == expected
+    assert [(member, state["r"]) for member, state in headers["RateLimit"]] == [
+        (f"{name}.{quota.name}", status.remaining) for name in names for quota, status in pairs
     ]
 
 
-def test_nothing_is_told_in_the_dialect_none() -> None:
-    """The dialect `none` tells no limits."""
+def test_format_none_has_no_headers() -> None:
+    """The format `none` has no limit headers."""
     assert limit_headers(decision(result("exports", (MINUTE, SPENT))), HeaderFormat.NONE) == []
 
 
 @pytest.mark.parametrize(
-    ("verdict", "reset"), [(SOME, 66), (SPENT, 5), (FULL, 0)], ids=["some", "spent", "full"]
+    ("status", "reset"), [(SOME, 66), (SPENT, 5), (FULL, 0)], ids=["some", "spent", "full"]
 )
-def test_older_headers_are_whole_numbers(verdict: BucketStatus, reset: int) -> None:
-    """The reset is until the bucket is full, or, when it refuses, until more is available."""
-    one = decision(result("exports", (MINUTE, verdict)))
-    for dialect, now in (
+def test_x_ratelimit_headers_are_whole_numbers(status: BucketStatus, reset: int) -> None:
+    """The reset is the time until the bucket is full, or for a rejection until the next unit."""
+    one = decision(result("exports", (MINUTE, status)))
+    for header_format, now in (
         (HeaderFormat.X_RATELIMIT, 0),
         (HeaderFormat.X_RATELIMIT_EPOCH, 1_700_000_000),
     ):
-        headers = dict(limit_headers(one, dialect, unix_seconds=1_700_000_000))
-        told = {
+        headers = dict(limit_headers(one, header_format, unix_seconds=1_700_000_000))
+        values = {
             name: http_sf.parse(value.encode(), tltype="item") for name, value in headers.items()
         }
-        assert told == {
+        assert values == {
             "X-RateLimit-Limit": (9, {}),
-            "X-RateLimit-Remaining": (verdict.remaining, {}),
+            "X-RateLimit-Remaining": (status.remaining, {}),
             "X-RateLimit-Reset": (now + reset, {}),
         }
 
@@ -169,18 +169,18 @@ def test_older_headers_are_whole_numbers(verdict: BucketStatus, reset: int) -> N
         (None, SOME, "1000"),
     ],
 )
-def test_older_headers_tell_the_limit_that_binds(
+def test_x_ratelimit_states_the_most_restrictive_limit(
     first: BucketStatus | None, second: BucketStatus, limit: str
 ) -> None:
-    """Of several limits the one that refuses longest is told, or else the one with least left."""
+    """Of several limits the longest wait is stated, or else the fewest remaining units."""
     both = decision(result("exports", (MINUTE, first), (DAY, second)))
     assert dict(limit_headers(both, HeaderFormat.X_RATELIMIT))["X-RateLimit-Limit"] == limit
 
 
-def test_older_headers_are_left_out_when_nothing_is_known() -> None:
-    """Without any verdict there is nothing to tell."""
-    unasked = decision(result("exports", (MINUTE, None)))
-    assert limit_headers(unasked, HeaderFormat.X_RATELIMIT) == []
+def test_x_ratelimit_without_status_has_no_headers() -> None:
+    """Without any status there are no headers."""
+    unknown = decision(result("exports", (MINUTE, None)))
+    assert limit_headers(unknown, HeaderFormat.X_RATELIMIT) == []
 
 
 @pytest.mark.parametrize(
@@ -196,14 +196,14 @@ def test_retry_after_is_rounded_up_and_at_least_one(micros: int, expected: str) 
 
 @given(micros=MICROS)
 def test_retry_after_is_never_below_the_wait(micros: int) -> None:
-    """Waiting the told seconds is enough, and less than a second more than needed."""
-    told = int(retry_after(decision(retry_after_us=micros)))
-    assert micros <= told * SECOND_US < max(micros, 1) + SECOND_US
-    assert seconds(micros) <= told
+    """The stated seconds are enough, and less than a second more than needed."""
+    wait_seconds = int(retry_after(decision(retry_after_us=micros)))
+    assert micros <= wait_seconds * SECOND_US < max(micros, 1) + SECOND_US
+    assert seconds(micros) <= wait_seconds
 
 
-@pytest.mark.parametrize("dialect", list(HeaderFormat))
-def test_browsers_are_told_every_header_there_is(dialect: HeaderFormat) -> None:
-    """What a dialect emits, and Retry-After, is what a browser must be let to see."""
-    emitted = {name for name, _ in limit_headers(decision(result("a", (DAY, SOME))), dialect)}
-    assert set(EXPOSED_HEADERS[dialect].split(", ")) == emitted | {"Retry-After"}
+@pytest.mark.parametrize("header_format", list(HeaderFormat))
+def test_exposed_headers_are_all_headers_of_a_format(header_format: HeaderFormat) -> None:
+    """A browser may read the headers of a format, and Retry-After."""
+    emitted = {name for name, _ in limit_headers(decision(result("a", (DAY, SOME))), header_format)}
+    assert set(EXPOSED_HEADERS[header_format].split(", ")) == emitted | {"Retry-After"}

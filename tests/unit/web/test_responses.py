@@ -1,4 +1,4 @@
-"""What clients are told: fields on every answer, problem details on refusals."""
+"""Responses: limit headers on every one, problem details on rejections."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,16 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
+from fleetlimit.core.decision import EXEMPT
 from fleetlimit.core.policy import Mode, OnStoreError
-from fleetlimit.web.dependency import RateLimit
-from fleetlimit.web.exceptions import RequestRejected, make_exception
+from fleetlimit.web.dependency import PolicyLimit, RateLimit
+from fleetlimit.web.exceptions import (
+    CostTooLarge,
+    InvalidCredentials,
+    RateLimitExceeded,
+    RequestRejected,
+    make_exception,
+)
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 from fleetlimit.web.responses import RATE_LIMIT_RESPONSES, RejectionResponse
@@ -25,7 +32,7 @@ from support.web import (
     rate_policy,
 )
 
-Door = Callable[[LimiterBench], FastAPI]
+AppFactory = Callable[[LimiterBench], FastAPI]
 
 
 async def items(response: Response) -> dict[str, str]:
@@ -36,7 +43,7 @@ async def items(response: Response) -> dict[str, str]:
 
 def by_dependency(bench: LimiterBench) -> FastAPI:
     app = bench.install(FastAPI())
-    app.get("/items", dependencies=[Depends(RateLimit(policy="default"))])(items)
+    app.get("/items", dependencies=[Depends(PolicyLimit("default"))])(items)
     return app
 
 
@@ -47,13 +54,13 @@ def by_middleware(bench: LimiterBench) -> FastAPI:
     return app
 
 
-doors = pytest.mark.parametrize("door", [by_dependency, by_middleware])
+by_both = pytest.mark.parametrize("make_app", [by_dependency, by_middleware])
 
 
-@doors
-def test_allowed(door: Door) -> None:
-    """An allowed request carries both fields, and the endpoint's own headers are kept."""
-    response = TestClient(door(LimiterBench(rate_policy("default", "5/minute")))).get("/items")
+@by_both
+def test_admitted_response_has_limit_headers(make_app: AppFactory) -> None:
+    """An admitted request has both headers, and the endpoint's own are kept."""
+    response = TestClient(make_app(LimiterBench(rate_policy("default", "5/minute")))).get("/items")
     assert response.status_code == 200
     assert parse_limits(response) == {"default": {"q": 5, "w": 60, "r": 4, "t": 12}}
     assert response.headers["X-Own"] == "kept"
@@ -61,10 +68,10 @@ def test_allowed(door: Door) -> None:
     assert "Retry-After" not in response.headers
 
 
-@doors
-def test_refused(door: Door) -> None:
-    """A refusal is 429 with Retry-After, both fields, no-store and problem details."""
-    client = TestClient(door(LimiterBench(rate_policy("default", "1/minute"))))
+@by_both
+def test_rejection_is_a_429_with_problem_details(make_app: AppFactory) -> None:
+    """A rejection is 429 with Retry-After, both headers, no-store and problem details."""
+    client = TestClient(make_app(LimiterBench(rate_policy("default", "1/minute"))))
     client.get("/items")
     response = client.get("/items")
     assert response.status_code == 429
@@ -81,22 +88,22 @@ def test_refused(door: Door) -> None:
     }
 
 
-@doors
-def test_several_limits_in_one_field(door: Door) -> None:
-    """The limits of a policy are members of one list, in one field."""
+@by_both
+def test_several_limits_share_one_header(make_app: AppFactory) -> None:
+    """The limits of a policy are items of one list, in one header."""
     bench = LimiterBench(rate_policy("default", "5/minute", "100/hour"))
-    assert parse_limits(TestClient(door(bench)).get("/items")) == {
+    assert parse_limits(TestClient(make_app(bench)).get("/items")) == {
         "default.tb60": {"q": 5, "w": 60, "r": 4, "t": 12},
         "default.tb3600": {"q": 100, "w": 3600, "r": 99, "t": 36},
     }
 
 
-@doors
-def test_store_down_and_deny(door: Door) -> None:
-    """With the store down a policy that denies answers 503, with problem details and a wait."""
+@by_both
+def test_unavailable_store_and_deny_is_503(make_app: AppFactory) -> None:
+    """While the store is unavailable a policy that denies sends 503 with a wait."""
     bench = LimiterBench(rate_policy("default", "5/minute", on_store_error=OnStoreError.DENY))
     bench.store.unavailable = True
-    response = TestClient(door(bench)).get("/items")
+    response = TestClient(make_app(bench)).get("/items")
     assert response.status_code == 503
     assert parse_limits(response) == {"default": {"q": 5, "w": 60}}
     assert response.headers["Retry-After"] == "1"
@@ -111,29 +118,31 @@ def test_store_down_and_deny(door: Door) -> None:
     }
 
 
-@doors
-def test_store_down_and_allow_or_local(door: Door) -> None:
-    """With the store down a policy that allows, or counts locally, answers as ever: no 500."""
+@by_both
+def test_unavailable_store_and_allow_or_local_is_no_error(make_app: AppFactory) -> None:
+    """While the store is unavailable a policy that allows, or counts locally, sends no 500."""
     for mode, found in ((OnStoreError.ALLOW, [200, 200]), (OnStoreError.LOCAL, [200, 429])):
         bench = LimiterBench(rate_policy("default", "1/minute", on_store_error=mode))
         bench.store.unavailable = True
-        client = TestClient(door(bench))
+        client = TestClient(make_app(bench))
         assert [client.get("/items").status_code for _ in range(2)] == found
 
 
-@doors
-def test_shadow_refuses_nobody(door: Door) -> None:
-    """A policy in shadow answers 200 when it would refuse."""
-    client = TestClient(door(LimiterBench(rate_policy("default", "1/minute", mode=Mode.SHADOW))))
+@by_both
+def test_shadow_policy_rejects_no_request(make_app: AppFactory) -> None:
+    """A policy in shadow mode sends 200 where it would reject."""
+    client = TestClient(
+        make_app(LimiterBench(rate_policy("default", "1/minute", mode=Mode.SHADOW)))
+    )
     assert [client.get("/items").status_code for _ in range(3)] == [200, 200, 200]
 
 
-@doors
-def test_waiting_as_told_is_enough(door: Door) -> None:
-    """Who waits exactly as long as Retry-After says is let in, and not a second earlier."""
+@by_both
+def test_waiting_for_retry_after_is_enough(make_app: AppFactory) -> None:
+    """A client is admitted exactly after Retry-After, and not a second earlier."""
     for text in ("3/minute", "7/second", "1/hour"):
         bench = LimiterBench(rate_policy("default", text))
-        client = TestClient(door(bench))
+        client = TestClient(make_app(bench))
         while (response := client.get("/items")).status_code == 200:
             pass
         wait = int(response.headers["Retry-After"])
@@ -145,12 +154,12 @@ def test_waiting_as_told_is_enough(door: Door) -> None:
         assert client.get("/items").status_code == 200
 
 
-@doors
-def test_bad_credential_is_refused_and_counted(door: Door) -> None:
-    """Where bad credentials are refused it is 401, and the guess is counted by address."""
+@by_both
+def test_invalid_credential_is_a_401_and_counts(make_app: AppFactory) -> None:
+    """With `reject_invalid` it is 401, and the attempt counts by address."""
     bench = LimiterBench(rate_policy("default", "2/minute"), reject_invalid=True)
-    client = TestClient(door(bench))
-    response = client.get("/items", headers=caller("nobody"))
+    client = TestClient(make_app(bench))
+    response = client.get("/items", headers=caller("invalid"))
     assert response.status_code == 401
     assert_each_once(response.headers)
     assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -163,45 +172,45 @@ def test_bad_credential_is_refused_and_counted(door: Door) -> None:
         "detail": "The credential was not accepted: unknown_caller.",
     }
     assert client.get("/items").status_code == 200
-    assert client.get("/items", headers=caller("nobody")).status_code == 429
+    assert client.get("/items", headers=caller("invalid")).status_code == 429
     assert client.get("/items", headers=caller("ann")).status_code == 200
 
 
-@doors
-def test_bad_credential_counts_by_address(door: Door) -> None:
-    """Where bad credentials are let in they share their address's bucket."""
-    client = TestClient(door(LimiterBench(rate_policy("default", "1/minute"))))
-    assert client.get("/items", headers=caller("nobody")).status_code == 200
+@by_both
+def test_invalid_credential_counts_by_address(make_app: AppFactory) -> None:
+    """Without `reject_invalid` the request shares its address's bucket."""
+    client = TestClient(make_app(LimiterBench(rate_policy("default", "1/minute"))))
+    assert client.get("/items", headers=caller("invalid")).status_code == 200
     assert client.get("/items").status_code == 429
 
 
-@doors
+@by_both
 @pytest.mark.parametrize(
-    ("dialect", "allowed", "refused"),
+    ("header_format", "admitted", "rejected"),
     [
         (HeaderFormat.NONE, [None, None, None], [None, None, None]),
         (HeaderFormat.X_RATELIMIT, ["1", "0", "60"], ["1", "0", "60"]),
     ],
 )
-def test_dialects(
-    door: Door, dialect: HeaderFormat, allowed: list[Any], refused: list[Any]
+def test_header_formats(
+    make_app: AppFactory, header_format: HeaderFormat, admitted: list[Any], rejected: list[Any]
 ) -> None:
-    """Other dialects have other fields, and always Retry-After on a refusal."""
+    """Other formats have other headers, and always Retry-After on a rejection."""
     client = TestClient(
-        door(LimiterBench(rate_policy("default", "1/minute"), header_format=dialect))
+        make_app(LimiterBench(rate_policy("default", "1/minute"), header_format=header_format))
     )
     names = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
     response = client.get("/items")
-    assert [response.headers.get(name) for name in names] == allowed
+    assert [response.headers.get(name) for name in names] == admitted
     assert "RateLimit" not in response.headers
     response = client.get("/items")
-    assert [response.headers.get(name) for name in names] == refused
+    assert [response.headers.get(name) for name in names] == rejected
     assert response.headers["Retry-After"] == "60"
     assert_each_once(response.headers)
 
 
-def test_epoch_dialect() -> None:
-    """The reset can be told as a Unix time."""
+def test_epoch_format_gives_a_unix_time() -> None:
+    """The reset can be a Unix time."""
     bench = LimiterBench(
         rate_policy("default", "1/minute"), header_format=HeaderFormat.X_RATELIMIT_EPOCH
     )
@@ -211,8 +220,8 @@ def test_epoch_dialect() -> None:
     assert later >= reset > 1_700_000_000
 
 
-def test_own_handler_for_http_exceptions() -> None:
-    """A handler for all HTTP errors leaves refusals as they are: always well-formed."""
+def test_handler_for_http_exceptions_leaves_rejections() -> None:
+    """A handler for all HTTP errors leaves rejections as they are: always well formed."""
     app = by_dependency(LimiterBench(rate_policy("default", "1/minute")))
 
     @app.exception_handler(HTTPException)
@@ -226,9 +235,9 @@ def test_own_handler_for_http_exceptions() -> None:
     assert "Retry-After" in response.headers
 
 
-@pytest.mark.parametrize("kind", [429, RequestRejected])
-def test_own_handler_for_refusals(kind: Any) -> None:
-    """A handler for 429, or for `Refused`, answers in its own way and has all it needs."""
+@pytest.mark.parametrize("kind", [429, RateLimitExceeded, RequestRejected])
+def test_handler_for_rejections_replaces_the_response(kind: Any) -> None:
+    """A handler for 429 or for an exception class sends its own response."""
     app = by_dependency(LimiterBench(rate_policy("default", "1/minute")))
 
     @app.exception_handler(kind)
@@ -246,17 +255,64 @@ def test_own_handler_for_refusals(kind: Any) -> None:
     assert_each_once(response.headers)
 
 
-def test_refusal_where_nobody_handles_errors() -> None:
-    """Without an app's error handling the refusal is the plain HTTP error it is, with a wait."""
-    refusal = RejectionResponse(429, [("Content-Type", "x"), ("Retry-After", "7")], b"")
-    error = make_exception(refusal, HTTPConnection(http_scope()))
+@pytest.mark.parametrize(
+    ("status", "kind", "retry_after"),
+    [
+        (429, RateLimitExceeded, 7),
+        (503, RateLimitExceeded, 7),
+        (401, InvalidCredentials, None),
+        (413, CostTooLarge, None),
+    ],
+)
+def test_exception_class_names_the_cause(
+    status: int, kind: type[RequestRejected], retry_after: int | None
+) -> None:
+    """Each status has its class, with the response, the decision and the wait."""
+    headers = [("Retry-After", "7")] if retry_after else []
+    response = RejectionResponse(status, headers, b"")
+    error = make_exception(response, EXEMPT, HTTPConnection(http_scope()))
+    assert type(error) is kind
+    assert error.response is response
+    assert error.decision is EXEMPT
+    assert error.retry_after == retry_after
+
+
+def test_exception_has_the_decision_where_there_is_one() -> None:
+    """A spent limit has its decision; a cost above the limit was rejected without one."""
+    app = LimiterBench().install(FastAPI())
+    one = Depends(RateLimit("1/minute", key="global"))
+    app.get("/items", dependencies=[one])(items)
+    app.get("/rows", dependencies=[Depends(RateLimit("9/day", cost=lambda _: 10))])(items)
+    errors: list[RequestRejected] = []
+
+    @app.exception_handler(RequestRejected)
+    async def collect(_request: Request, error: RequestRejected) -> JSONResponse:
+        errors.append(error)
+        return JSONResponse({}, error.status_code)
+
+    client = TestClient(app)
+    for path in ("/items", "/items", "/rows"):
+        client.get(path)
+    exceeded, too_large = errors
+    assert isinstance(exceeded, RateLimitExceeded)
+    assert exceeded.decision is not None
+    assert exceeded.decision.denied_by == ("1/60s-global",)
+    assert exceeded.retry_after == 60
+    assert isinstance(too_large, CostTooLarge)
+    assert too_large.decision is None
+
+
+def test_rejection_without_an_app_is_a_plain_http_error() -> None:
+    """Without an app's exception handlers the rejection is an HTTP error with a wait."""
+    response = RejectionResponse(429, [("Content-Type", "x"), ("Retry-After", "7")], b"")
+    error = make_exception(response, None, HTTPConnection(http_scope()))
     assert (error.status_code, error.headers) == (429, {"Retry-After": "7"})
 
 
-@doors
-def test_cost_above_the_limit(door: Door) -> None:
-    """A cost that could never pass is 413 without Retry-After: waiting would be for ever."""
-    app = door(LimiterBench(rate_policy("default", "10/minute")))
+@by_both
+def test_cost_above_the_limit_is_a_413(make_app: AppFactory) -> None:
+    """A cost that can never be admitted is 413 without Retry-After."""
+    app = make_app(LimiterBench(rate_policy("default", "10/minute")))
     cost = RateLimit("10/minute", cost=lambda at: int(at.query_params["rows"]))
     app.post("/rows", dependencies=[Depends(cost)])(items)
     client = TestClient(app)
@@ -275,8 +331,8 @@ def test_cost_above_the_limit(door: Door) -> None:
     assert parse_limits(client.post("/rows?rows=10"))["10/60s"]["r"] == 0
 
 
-def test_openapi_documents_problem_details() -> None:
-    """`responses=RESPONSES` documents 429 and 503 as problem details, with their fields."""
+def test_openapi_documents_rejections() -> None:
+    """`RATE_LIMIT_RESPONSES` documents 429 and 503 as problem details, with their headers."""
     app = FastAPI(responses=RATE_LIMIT_RESPONSES)
     app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
     documented = app.openapi()["paths"]["/items"]["get"]["responses"]

@@ -1,4 +1,4 @@
-"""Which route a request is held under: its template, wherever it was declared."""
+"""Route matching: a request counts under its template, wherever the route was declared."""
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
@@ -11,7 +11,7 @@ from fleetlimit.core.policy import KeyKind, KeyPart, Match
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_table import RouteInfo, RouteTable
-from support.held import endpoint, limited_bench, limited_client, starlette_endpoint
+from support.one_policy import endpoint, limited_bench, limited_client, starlette_endpoint
 from support.web import (
     LimiterBench,
     caller,
@@ -24,8 +24,8 @@ from support.web import (
 CALLER_AND_ROUTE = (KeyPart(KeyKind.PRINCIPAL), KeyPart(KeyKind.ROUTE))
 
 
-def test_template_not_url() -> None:
-    """A policy holds a route by its template, and all its URLs share one bucket (slowapi #217)."""
+def test_policy_matches_the_template() -> None:
+    """All URLs of a template share one bucket (slowapi #217)."""
     match = Match(routes=("/items/{item_id}",))
     bench = LimiterBench(
         rate_policy("items", "2/minute", match=match), rate_policy("default", "100/minute")
@@ -38,7 +38,7 @@ def test_template_not_url() -> None:
     assert set(parse_limits(client.get("/other"))) == {"default"}
 
 
-def test_key_by_route_is_the_template() -> None:
+def test_key_by_route_uses_the_template() -> None:
     """A bucket per route is one for the template, not one for each URL (slowapi #227)."""
     bench = LimiterBench(rate_policy("default", "2/minute", key=CALLER_AND_ROUTE))
     app = FastAPI()
@@ -47,7 +47,7 @@ def test_key_by_route_is_the_template() -> None:
     assert [client.get(f"/items/{i}").status_code for i in range(3)] == [200, 200, 429]
 
 
-def test_top_level_route_and_included_router() -> None:
+def test_routes_of_app_and_included_routers_are_limited() -> None:
     """Both a top-level route and an included router's are limited (slowapi #281)."""
     names = {"/top": "top", "/v1/inner": "inner", "/v1/deep/{x}/leaf": "leaf"}
     bench = LimiterBench(
@@ -71,7 +71,7 @@ def test_top_level_route_and_included_router() -> None:
         assert client.get(url).status_code == 429
 
 
-def test_one_router_included_twice() -> None:
+def test_router_included_twice_has_two_sets_of_buckets() -> None:
     """A router that is included twice is two sets of routes."""
     router = APIRouter()
     router.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
@@ -83,7 +83,7 @@ def test_one_router_included_twice() -> None:
         assert [client.get(f"{prefix}/items").status_code for _ in range(2)] == [200, 429]
 
 
-def test_router_without_prefix_at_its_root() -> None:
+def test_empty_path_of_a_router_is_its_prefix() -> None:
     """An included router's empty path is its prefix."""
     router = APIRouter()
     router.get("")(endpoint)
@@ -94,8 +94,8 @@ def test_router_without_prefix_at_its_root() -> None:
     assert bench.routes == ["GET /v1"]
 
 
-def test_hosts() -> None:
-    """Routes of one path on two hosts are held by their own limits only."""
+def test_hosts_separate_routes_of_one_path() -> None:
+    """Routes of one path on two hosts have their own limits only."""
     api, www = FastAPI(), FastAPI()
     api.get("/items", dependencies=[Depends(RateLimit("1/minute", name="api"))])(endpoint)
     www.get("/items", dependencies=[Depends(RateLimit("2/minute", name="www"))])(endpoint)
@@ -112,7 +112,7 @@ def test_hosts() -> None:
     assert set(parse_limits(client.get("/items", headers={"host": "example.org"}))) == {"default"}
 
 
-def test_host_in_an_included_router() -> None:
+def test_host_in_an_included_router_has_its_prefix() -> None:
     """A host within an included router has the router's prefix."""
     api = FastAPI()
     api.get("/items")(endpoint)
@@ -129,8 +129,8 @@ def test_host_in_an_included_router() -> None:
         assert bench.routes[-1] == (f"GET {path}" if included else "unmatched")
 
 
-def test_root_path() -> None:
-    """What a proxy strips from the path, or leaves on it, is no part of the template."""
+def test_root_path_is_not_part_of_the_template() -> None:
+    """A prefix that a proxy strips, or leaves, is not part of the template."""
     for path in ("/items", "/api/items"):
         app = FastAPI(openapi_url=None)
         app.get("/items")(endpoint)
@@ -141,8 +141,8 @@ def test_root_path() -> None:
         assert bench.routes == ["GET /items"]
 
 
-def test_root_path_and_mount() -> None:
-    """A mount below a root path is found by the dependency as by the middleware."""
+def test_dependency_finds_a_mount_below_a_root_path() -> None:
+    """The dependency finds a mount below a root path as the middleware does."""
     inner, outer = FastAPI(), FastAPI()
     inner.get("/items", dependencies=[Depends(RateLimit("9/minute"))])(endpoint)
     bench = LimiterBench()
@@ -152,8 +152,8 @@ def test_root_path_and_mount() -> None:
     assert bench.routes == ["GET /sub/items"]
 
 
-def test_unknown_paths_and_methods() -> None:
-    """What no route answers is counted under `default`: 404, redirects, and 405 by its path."""
+def test_unmatched_requests_count_under_default() -> None:
+    """404, redirects, and 405 by its path, count under `default`."""
     bench = LimiterBench(
         rate_policy("default", "9/minute"),
         rate_policy("exports", "5/minute", match=Match(frozenset({"POST"}), ("/exports",))),
@@ -171,8 +171,8 @@ def test_unknown_paths_and_methods() -> None:
     assert bench.routes == ["unmatched", "POST /exports", "unmatched", "POST /exports"]
 
 
-def test_head_is_held_as_get() -> None:
-    """HEAD does what GET does (RFC 9110, 9.3.2), so GET's policies hold it: it is no way round."""
+def test_head_counts_as_get() -> None:
+    """HEAD does what GET does (RFC 9110, 9.3.2), so GET's policies apply to it."""
     match = Match(frozenset({"GET"}), ("/items",))
     bench = LimiterBench(rate_policy("items", "2/minute", match=match, key=CALLER_AND_ROUTE))
     app = FastAPI(routes=[Route("/items", starlette_endpoint)])
@@ -181,7 +181,7 @@ def test_head_is_held_as_get() -> None:
     assert found == [200, 200, 429]
 
 
-def test_route_with_several_methods() -> None:
+def test_route_with_several_methods_has_one_bucket() -> None:
     """A route that was added with several methods is one route, with one bucket."""
     app = FastAPI()
     app.add_api_route(
@@ -197,8 +197,8 @@ def test_route_with_several_methods() -> None:
     assert set(bench.routes) == {"GET,PUT /items"}
 
 
-def test_two_routes_of_one_path() -> None:
-    """Routes of one path with different methods are told apart."""
+def test_methods_separate_routes_of_one_path() -> None:
+    """Routes of one path with different methods have their own buckets."""
     app = FastAPI()
     app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
     app.put("/items", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
@@ -206,8 +206,8 @@ def test_two_routes_of_one_path() -> None:
     assert [client.request(each, "/items").status_code for each in ("GET", "PUT")] == [200, 200]
 
 
-def test_dynamic_route_before_a_static_one() -> None:
-    """The first route that matches is the one that answers, and the one that is counted."""
+def test_first_matching_route_counts() -> None:
+    """The first route that matches is the one that the app runs and that counts."""
     app = FastAPI()
     app.get("/items/{item_id}", dependencies=[Depends(RateLimit("1/minute", name="any"))])(endpoint)
     app.get("/items/latest", dependencies=[Depends(RateLimit("1/minute", name="latest"))])(endpoint)
@@ -215,8 +215,8 @@ def test_dynamic_route_before_a_static_one() -> None:
     assert set(parse_limits(client.get("/items/latest"))) == {"any"}
 
 
-def test_plain_starlette_app() -> None:
-    """The middleware limits an app that is not FastAPI's."""
+def test_starlette_app_is_limited() -> None:
+    """The middleware limits an app of Starlette."""
     bench = limited_bench()
     app = Starlette(
         routes=[Route("/items/{id:int}", starlette_endpoint)],
@@ -226,8 +226,8 @@ def test_plain_starlette_app() -> None:
     assert bench.routes == ["GET /items/{id:int}"]
 
 
-async def test_app_that_is_not_starlettes() -> None:
-    """Any ASGI app can be limited: with a gate, and routes as far as they are known."""
+async def test_any_asgi_app_is_limited() -> None:
+    """Any ASGI app can be limited, with a limiter and with the routes that are given."""
     bench = limited_bench()
     app = RateLimitMiddleware(
         PlainTextResponse(""),

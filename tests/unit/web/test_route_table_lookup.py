@@ -1,4 +1,4 @@
-"""Which entry of an app's table of routes a request is looked up under."""
+"""Route table: the route that a method and a path match."""
 
 import pytest
 from starlette.routing import Route
@@ -6,8 +6,8 @@ from starlette.routing import Route
 from fleetlimit.web.route_table import UNMATCHED, RouteInfo, RouteTable, iter_routes
 
 
-def test_table() -> None:
-    """A table finds by method and path, else by path alone, and knows what it does not know."""
+def test_route_table_matches_method_and_path() -> None:
+    """A table matches by method and path, else by path alone, else not at all."""
     get, post = (
         RouteInfo("/a", frozenset({"GET"}), ("limit",)),
         RouteInfo("/a", frozenset({"POST"})),
@@ -27,12 +27,12 @@ def test_table() -> None:
     ("methods", "name"),
     [("GET HEAD", "GET /a"), ("PUT GET", "GET,PUT /a"), ("HEAD", "HEAD /a"), ("", "ANY /a")],
 )
-def test_name(methods: str, name: str) -> None:
+def test_route_name_is_methods_and_template(methods: str, name: str) -> None:
     """A route is named by its methods, HEAD as a part of GET, and its template."""
     assert RouteInfo("/a", frozenset(methods.split())).name == name
 
 
-def test_odd_routes_are_left_out() -> None:
+def test_route_without_a_path_is_left_out() -> None:
     """A route object without a path is left to the default policy."""
 
     class Odd(Route):

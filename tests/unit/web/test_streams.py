@@ -1,4 +1,4 @@
-"""Streams pass unbuffered, and what a request holds it gives back, however it ends."""
+"""Streams pass unbuffered, and a request returns its concurrency units however it ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fleetlimit.core.policy import KeyKind, KeyPart, Match, Policy
 from fleetlimit.core.quota import concurrency_quota
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.dependency import PolicyLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import Exchange, LimiterBench, collect_messages, http_scope
 
@@ -23,7 +23,7 @@ IN_FLIGHT = Policy(
     key=(KeyPart(KeyKind.GLOBAL),),
     match=Match(),
 )
-Door = Callable[[LimiterBench], FastAPI]
+AppFactory = Callable[[LimiterBench], FastAPI]
 
 
 def by_middleware(bench: LimiterBench) -> FastAPI:
@@ -33,24 +33,24 @@ def by_middleware(bench: LimiterBench) -> FastAPI:
 
 
 def by_dependency(bench: LimiterBench) -> FastAPI:
-    return bench.install(FastAPI(dependencies=[Depends(RateLimit(policy="in-flight"))]))
+    return bench.install(FastAPI(dependencies=[Depends(PolicyLimit("in-flight"))]))
 
 
-doors = pytest.mark.parametrize("door", [by_middleware, by_dependency])
+by_both = pytest.mark.parametrize("make_app", [by_middleware, by_dependency])
 
 
-@doors
-async def test_first_chunk_before_the_last_is_made(door: Door) -> None:
-    """The client has the first chunk while the last is not made yet (slowapi #249, #260)."""
-    go_on = asyncio.Event()
+@by_both
+async def test_chunks_are_not_buffered(make_app: AppFactory) -> None:
+    """The client has the first chunk before the last one is made (slowapi #249, #260)."""
+    proceed = asyncio.Event()
 
     async def chunks() -> AsyncIterator[bytes]:
         yield b"data: first\n\n"
-        await go_on.wait()
+        await proceed.wait()
         yield b"data: last\n\n"
 
     async with LimiterBench(IN_FLIGHT) as bench:
-        app = door(bench)
+        app = make_app(bench)
 
         @app.get("/events")
         async def events() -> StreamingResponse:
@@ -62,17 +62,17 @@ async def test_first_chunk_before_the_last_is_made(door: Door) -> None:
             first = await exchange.next()
             assert first["body"] == b"data: first\n\n"
             assert first["more_body"] is True
-            go_on.set()
+            proceed.set()
             assert (await exchange.end())[0]["body"] == b"data: last\n\n"
 
 
-async def test_lease_lasts_as_long_as_the_stream() -> None:
-    """A request in flight is counted until its stream has ended, and no longer."""
-    go_on = asyncio.Event()
+async def test_unit_is_held_until_the_stream_ends() -> None:
+    """A request in progress counts until its stream has ended, and no longer."""
+    proceed = asyncio.Event()
 
     async def chunks() -> AsyncIterator[bytes]:
         yield b"first"
-        await go_on.wait()
+        await proceed.wait()
 
     async with LimiterBench(IN_FLIGHT) as bench:
         app = by_middleware(bench)
@@ -88,25 +88,25 @@ async def test_lease_lasts_as_long_as_the_stream() -> None:
                     "http.response.start",
                     "http.response.body",
                 ]
-            refused = await collect_messages(app, http_scope("/events"))
-            assert refused[0]["status"] == 429
+            rejected = await collect_messages(app, http_scope("/events"))
+            assert rejected[0]["status"] == 429
             assert await bench.in_flight("in-flight") == 2
-            go_on.set()
+            proceed.set()
             for stream in streams:
                 await stream.end()
         assert await bench.in_flight("in-flight") == 0
 
 
-@doors
-async def test_client_that_goes_away(door: Door) -> None:
-    """A client that goes away amid a stream gives its place back."""
+@by_both
+async def test_disconnect_returns_the_unit(make_app: AppFactory) -> None:
+    """A client that disconnects during a stream returns its unit."""
 
     async def chunks() -> AsyncIterator[bytes]:
         yield b"first"
         await asyncio.Event().wait()
 
     async with LimiterBench(IN_FLIGHT) as bench:
-        app = door(bench)
+        app = make_app(bench)
 
         @app.get("/events")
         async def events() -> StreamingResponse:
@@ -120,11 +120,11 @@ async def test_client_that_goes_away(door: Door) -> None:
         assert await bench.in_flight("in-flight") == 0
 
 
-@doors
-async def test_endpoint_that_fails(door: Door) -> None:
-    """An endpoint that raises gives its place back, and its error is its own."""
+@by_both
+async def test_endpoint_error_returns_the_unit(make_app: AppFactory) -> None:
+    """An endpoint that raises returns its unit, and its error is unchanged."""
     async with LimiterBench(IN_FLIGHT) as bench:
-        app = door(bench)
+        app = make_app(bench)
 
         @app.get("/broken")
         async def broken() -> None:
@@ -135,12 +135,12 @@ async def test_endpoint_that_fails(door: Door) -> None:
         assert await bench.in_flight("in-flight") == 0
 
 
-@doors
-async def test_background_tasks(door: Door) -> None:
-    """Background tasks run after the response as ever, and then nothing is held."""
+@by_both
+async def test_unit_is_returned_after_background_tasks(make_app: AppFactory) -> None:
+    """Background tasks run after the response, and then no unit is held."""
     ran: list[str] = []
     async with LimiterBench(IN_FLIGHT) as bench:
-        app = door(bench)
+        app = make_app(bench)
 
         @app.get("/items")
         async def items(tasks: BackgroundTasks) -> None:
@@ -152,16 +152,18 @@ async def test_background_tasks(door: Door) -> None:
         assert await bench.in_flight("in-flight") == 0
 
 
-@doors
-async def test_refused_credential_holds_nothing(door: Door) -> None:
-    """A request that is refused for its credential holds no place."""
+@by_both
+async def test_rejected_credential_holds_no_unit(make_app: AppFactory) -> None:
+    """A request that is rejected for its credential holds no unit."""
     async with LimiterBench(IN_FLIGHT, reject_invalid=True) as bench:
-        app = door(bench)
+        app = make_app(bench)
 
         @app.get("/items")
         async def items() -> None: ...
 
-        sent = await collect_messages(app, http_scope("/items", headers=[(b"x-caller", b"nobody")]))
+        sent = await collect_messages(
+            app, http_scope("/items", headers=[(b"x-caller", b"invalid")])
+        )
         assert sent[0]["status"] == 401
         assert await bench.in_flight("in-flight") == 0
 
@@ -185,12 +187,12 @@ def _cancelling(app: ASGIApp, started: anyio.Event) -> ASGIApp:
     return cancelling
 
 
-@doors
-async def test_cancelled_from_outside(door: Door) -> None:
-    """A request that something outside cancels for good still gives its place back."""
+@by_both
+async def test_cancelled_request_returns_the_unit(make_app: AppFactory) -> None:
+    """A request that is cancelled from outside returns its unit."""
     started = anyio.Event()
     async with LimiterBench(IN_FLIGHT) as bench:
-        app = door(bench)
+        app = make_app(bench)
 
         @app.get("/slow")
         async def slow() -> None:
@@ -201,8 +203,8 @@ async def test_cancelled_from_outside(door: Door) -> None:
         assert await bench.in_flight("in-flight") == 0
 
 
-async def test_two_places_are_given_back_when_cancelled() -> None:
-    """Places that middleware and dependency took one after the other are both given back."""
+async def test_cancelled_request_returns_units_of_both_checks() -> None:
+    """Units of the middleware's and of a dependency's check are both returned."""
     started = anyio.Event()
     other = Policy("other", (concurrency_quota(2),), key=(KeyPart(KeyKind.GLOBAL),))
 
@@ -213,27 +215,27 @@ async def test_two_places_are_given_back_when_cancelled() -> None:
     async with LimiterBench(IN_FLIGHT, other) as bench:
         app = by_middleware(bench)
         assert (await collect_messages(app, http_scope("/late")))[0]["status"] == 404
-        # The middleware does not know of a limit on a route that is added now.
-        app.get("/late", dependencies=[Depends(RateLimit(policy="other"))])(slow)
+        # The route table was built before this route was added.
+        app.get("/late", dependencies=[Depends(PolicyLimit("other"))])(slow)
         await collect_messages(_cancelling(app, started), http_scope("/late"))
         assert await bench.in_flight("in-flight") == 0
         assert await bench.in_flight("other") == 0
 
 
-async def test_release_by_hand_is_not_needed_twice() -> None:
-    """A place that the endpoint's reservation belongs to is given back once, by its request."""
+async def test_reservation_as_context_manager_releases_once() -> None:
+    """The unit of an endpoint's reservation is returned once, by its request."""
     async with LimiterBench(IN_FLIGHT) as bench:
         app = bench.install(FastAPI())
-        held: list[Any] = []
+        in_flight: list[Any] = []
 
         @app.get("/items")
         async def items(
-            limit: Annotated[Reservation, Depends(RateLimit(policy="in-flight"))],
+            limit: Annotated[Reservation, Depends(PolicyLimit("in-flight"))],
         ) -> None:
             async with limit:
-                held.append(await bench.in_flight("in-flight"))
-            held.append(await bench.in_flight("in-flight"))
+                in_flight.append(await bench.in_flight("in-flight"))
+            in_flight.append(await bench.in_flight("in-flight"))
 
         await collect_messages(app, http_scope("/items"))
-        assert held == [1, 1]
+        assert in_flight == [1, 1]
         assert await bench.in_flight("in-flight") == 0

@@ -1,4 +1,4 @@
-"""WebSockets: refused before they are accepted, and told of their limits when they are."""
+"""WebSockets: rejected before they are accepted, and with limit headers when accepted."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from httpx2 import Headers
 from starlette.types import Message
 
 from fleetlimit.core.policy import KeyKind, KeyPart, Match
-from fleetlimit.web.dependency import RateLimit
+from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import (
     PATIENCE_SECONDS,
@@ -27,7 +27,7 @@ from support.web import (
 SOCKETS = rate_policy("sockets", "1/minute", match=Match(frozenset({"WEBSOCKET"}), ("/ws/{room}",)))
 CONNECT: Message = {"type": "websocket.connect"}
 GONE: Message = {"type": "websocket.disconnect", "code": 1001}
-Door = Callable[[LimiterBench], FastAPI]
+AppFactory = Callable[[LimiterBench], FastAPI]
 
 
 async def room(socket: WebSocket) -> None:
@@ -44,22 +44,22 @@ def by_middleware(bench: LimiterBench) -> FastAPI:
 
 def by_dependency(bench: LimiterBench) -> FastAPI:
     app = bench.install(FastAPI())
-    app.websocket("/ws/{room}", dependencies=[Depends(RateLimit(policy="sockets"))])(room)
+    app.websocket("/ws/{room}", dependencies=[Depends(PolicyLimit("sockets"))])(room)
     return app
 
 
-doors = pytest.mark.parametrize("door", [by_middleware, by_dependency])
+by_both = pytest.mark.parametrize("make_app", [by_middleware, by_dependency])
 
 
 def _headers(message: Message) -> Headers:
     return Headers(message["headers"])
 
 
-@doors
-async def test_refused_with_429(door: Door) -> None:
-    """Where the server offers it, a refused handshake is answered with 429 and the reason."""
+@by_both
+async def test_handshake_is_rejected_with_429(make_app: AppFactory) -> None:
+    """If the server supports it, a rejected handshake is answered with 429 and the reason."""
     bench = LimiterBench(SOCKETS)
-    app = door(bench)
+    app = make_app(bench)
     sent = await collect_messages(app, websocket_scope("/ws/1", extension=True), CONNECT, GONE)
     assert sent[0]["type"] == "websocket.accept"
     start, *body = await collect_messages(
@@ -76,17 +76,17 @@ async def test_refused_with_429(door: Door) -> None:
     assert set(bench.routes) == {"WEBSOCKET /ws/{room}"}
 
 
-@doors
-async def test_refused_with_1013(door: Door) -> None:
-    """Where it is not offered, a refused handshake is closed with 1013, try again later."""
-    app = door(LimiterBench(SOCKETS))
+@by_both
+async def test_handshake_is_closed_with_1013(make_app: AppFactory) -> None:
+    """Otherwise a rejected handshake is closed with 1013, try again later."""
+    app = make_app(LimiterBench(SOCKETS))
     await collect_messages(app, websocket_scope("/ws/1", extension=False), CONNECT, GONE)
     sent = await collect_messages(app, websocket_scope("/ws/1", extension=False), CONNECT, GONE)
     assert [(each["type"], each["code"]) for each in sent] == [("websocket.close", 1013)]
 
 
-async def test_headers_on_accept() -> None:
-    """An accepted handshake carries the fields, beside the endpoint's own headers."""
+async def test_accepted_handshake_has_limit_headers() -> None:
+    """An accepted handshake has the headers, beside the endpoint's own."""
     app = LimiterBench(SOCKETS).install(FastAPI())
 
     @app.websocket("/ws/{room}")
@@ -101,40 +101,39 @@ async def test_headers_on_accept() -> None:
     assert headers["X-Own"] == "kept"
 
 
-async def test_accept_message_without_headers() -> None:
-    """An app that sends no list of headers gets the fields all the same."""
-    app = by_middleware(LimiterBench(SOCKETS))
+async def test_accept_message_without_headers_gets_them() -> None:
+    """An app that sends no list of headers gets the limit headers all the same."""
+    bench = LimiterBench(SOCKETS)
+    app = by_middleware(bench)
 
     @app.websocket("/ws/{room}/bare")
     async def bare(socket: WebSocket) -> None:
         await socket.receive()
         await socket.send({"type": "websocket.accept"})
 
-    app.state.fleetlimit.limiter.active_policies.replace(
+    bench.limiter.active_policies.replace(
         LimiterBench(rate_policy("default", "9/minute")).limiter.active_policies.current
     )
     sent = await collect_messages(app, websocket_scope("/ws/1/bare", extension=True), CONNECT, GONE)
     assert _headers(sent[0])["RateLimit"] == '"default";r=8;t=7'
 
 
-async def test_client_gone_before_the_refusal() -> None:
-    """A client that is gone before its handshake is refused is told nothing."""
+async def test_disconnected_client_gets_no_rejection() -> None:
+    """A client that disconnected before its handshake is rejected gets no message."""
     app = by_middleware(LimiterBench(SOCKETS))
     await collect_messages(app, websocket_scope("/ws/1", extension=True), CONNECT, GONE)
     assert await collect_messages(app, websocket_scope("/ws/1", extension=True), GONE) == []
 
 
-async def test_refused_after_accept() -> None:
-    """A limit that is asked after something else has accepted closes with 1013."""
+async def test_rejection_after_accept_closes_with_1013() -> None:
+    """A limit that is checked after another dependency has accepted closes with 1013."""
 
     async def accept(socket: WebSocket) -> None:
         await socket.accept()
 
     app = LimiterBench(SOCKETS).install(FastAPI())
 
-    @app.websocket(
-        "/ws/{room}", dependencies=[Depends(accept), Depends(RateLimit(policy="sockets"))]
-    )
+    @app.websocket("/ws/{room}", dependencies=[Depends(accept), Depends(PolicyLimit("sockets"))])
     async def late(socket: WebSocket) -> None:
         await socket.close()
 
@@ -144,8 +143,8 @@ async def test_refused_after_accept() -> None:
         assert sent[1]["code"] == code
 
 
-async def test_http_and_websocket_of_one_path() -> None:
-    """A handshake is not held by the limits of an HTTP route of the same path."""
+async def test_limits_of_an_http_route_do_not_apply_to_a_handshake() -> None:
+    """A handshake is not limited by an HTTP route of the same path."""
     app = LimiterBench(rate_policy("default", "9/minute")).install(FastAPI())
 
     @app.get("/ws", dependencies=[Depends(RateLimit("1/minute"))])
@@ -157,8 +156,8 @@ async def test_http_and_websocket_of_one_path() -> None:
     assert _headers(sent[0])["RateLimit-Policy"] == '"default";q=9;w=60'
 
 
-async def test_two_identities() -> None:
-    """Each caller has a bucket of its own at this door too (fastapi-limiter #80)."""
+async def test_each_caller_of_a_websocket_has_a_bucket() -> None:
+    """Each caller has its own bucket (fastapi-limiter #80)."""
     policy = rate_policy("sockets", "1/minute", match=Match(), key=(KeyPart(KeyKind.PRINCIPAL),))
     app = by_middleware(LimiterBench(policy))
     for name in (b"ann", b"bob"):
@@ -184,18 +183,18 @@ async def _served(app: FastAPI) -> AsyncIterator[int]:
 WS = "websockets-sansio"
 
 
-@doors
-async def test_real_server_and_client(door: Door) -> None:
+@by_both
+async def test_real_client_sees_the_rejection(make_app: AppFactory) -> None:
     """A real client of a real server sees 429 and Retry-After in place of the handshake."""
-    async with _served(door(LimiterBench(SOCKETS))) as port, asyncio.timeout(PATIENCE_SECONDS):
+    async with _served(make_app(LimiterBench(SOCKETS))) as port, asyncio.timeout(PATIENCE_SECONDS):
         url = f"ws://127.0.0.1:{port}/ws/1"
         async with websockets.connect(url, proxy=None) as accepted:
             assert accepted.response is not None
-            if door is by_middleware:
+            if make_app is by_middleware:
                 assert accepted.response.headers["RateLimit"] == '"sockets";r=0;t=60'
-        with pytest.raises(websockets.InvalidStatus) as refused:
+        with pytest.raises(websockets.InvalidStatus) as rejected:
             await websockets.connect(url, proxy=None)
-        response = refused.value.response
+        response = rejected.value.response
         assert response.status_code == 429
         assert response.headers["Retry-After"] == "60"
         assert response.headers["Content-Type"] == "application/problem+json"

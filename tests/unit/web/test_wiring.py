@@ -1,69 +1,291 @@
-"""Which gate an app has: its lifespan's, or one that is opened where it sets up none."""
+"""Limiter of an app: the nearest app's own, a default for the dependency alone, or an error."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Host, Mount, Router
 from starlette.testclient import TestClient
 
-from fleetlimit.web.dependency import RateLimit
-from fleetlimit.web.http_limiter import DefaultGate
+import fleetlimit.bootstrap.fleetlimit as bootstrap
+from fleetlimit import Fleetlimit, PolicySet
+from fleetlimit.errors import ConfigError
+from fleetlimit.web import wiring
+from fleetlimit.web.dependency import PolicyLimit, RateLimit
+from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import LimiterBench
+from fleetlimit.web.wiring import LIMITER_KEY, LimiterLifespan
+from support.web import LimiterBench, parse_limits, rate_policy
+
+NOT_STARTED = "the Fleetlimit of this app was not started: run the app's lifespan"
+
+
+class BenchLifespan(LimiterLifespan):
+    """Lifespan that installs the limiter of a bench, as `Fleetlimit` does its own."""
+
+    def __init__(self, bench: LimiterBench) -> None:
+        self.http_limiter = bench.http_limiter
+
+    @asynccontextmanager
+    async def __call__(self, app: FastAPI) -> AsyncIterator[dict[str, HTTPLimiter]]:
+        """Install the limiter for as long as the app is served."""
+        wiring.install(app, self.http_limiter)
+        yield {LIMITER_KEY: self.http_limiter}
+        wiring.uninstall(app, self.http_limiter)
 
 
 async def items() -> None: ...
 
 
+def limited_app(lifespan: Any = None, *, rate: str = "1/minute") -> FastAPI:
+    """Return an app with one route that has a limit."""
+    app = FastAPI(lifespan=lifespan)
+    app.get("/items", dependencies=[Depends(RateLimit(rate))])(items)
+    return app
+
+
+def statuses(client: TestClient, path: str, times: int = 2) -> list[int]:
+    return [client.get(path).status_code for _ in range(times)]
+
+
 @pytest.fixture
-def default_gate() -> Any:
-    """Put the way to open a gate back after the test."""
-    before = DefaultGate.open
-    yield
-    DefaultGate.open = before
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[LimiterBench]:
+    """Open a bench in place of the environment's limiter, and return those that were opened."""
+    benches: list[LimiterBench] = []
+
+    def open_bench() -> HTTPLimiter:
+        benches.append(LimiterBench())
+        return benches[-1].http_limiter
+
+    monkeypatch.setattr(bootstrap, "open_limiter_from_env", open_bench)
+    return benches
 
 
-@pytest.mark.usefixtures("default_gate")
-def test_app_that_sets_up_nothing() -> None:
-    """An app without a gate gets one, opened once."""
-    bench = LimiterBench()
-    opened: list[LimiterBench] = []
-
-    def open_gate() -> Any:
-        opened.append(bench)
-        return bench.http_limiter
-
-    DefaultGate.open = staticmethod(open_gate)
-    app = FastAPI()
-    app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
-    client = TestClient(app)
-    assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
-    assert opened == [bench]
+def test_dependency_alone_opens_the_default_limiter_once(opened: list[LimiterBench]) -> None:
+    """An app that never mentions `Fleetlimit` gets one limiter, from the environment."""
+    assert statuses(TestClient(limited_app()), "/items") == [200, 429]
+    assert len(opened) == 1
 
 
-@pytest.mark.usefixtures("default_gate")
-def test_nothing_can_open_a_gate() -> None:
-    """Without the package's root there is no default gate, and the error says what to do."""
-    DefaultGate.open = None
+def test_middleware_without_a_limiter_is_an_error() -> None:
+    """The middleware never falls back to a default; the error says what to write."""
     app = FastAPI()
     app.add_middleware(RateLimitMiddleware)
-    with pytest.raises(RuntimeError, match="import fleetlimit"):
+    with pytest.raises(ConfigError, match=r"write FastAPI\(lifespan=Fleetlimit\(policies="):
         TestClient(app).get("/")
 
 
-def test_gate_of_the_lifespan() -> None:
-    """The gate that the lifespan opened serves the app and what is mounted in it."""
-    bench = LimiterBench()
+def test_middleware_around_a_plain_app_needs_a_limiter() -> None:
+    """An app that has no lifespan of Starlette's is given its limiter as an argument."""
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"RateLimitMiddleware\(app, http_limiter="):
+        TestClient(RateLimitMiddleware(plain)).get("/")
+
+
+@pytest.mark.parametrize("middleware", [True, False])
+def test_limiter_that_was_not_started_is_an_error(
+    opened: list[LimiterBench], *, middleware: bool
+) -> None:
+    """Without its lifespan an app with a `Fleetlimit` limits nothing in silence."""
+    app = limited_app(BenchLifespan(LimiterBench()))
+    if middleware:
+        app.add_middleware(RateLimitMiddleware)
+    with pytest.raises(ConfigError, match=NOT_STARTED):
+        TestClient(app).get("/items")
+    assert not opened
+
+
+def fleetlimit_as_lifespan() -> FastAPI:
+    return limited_app(Fleetlimit(policies=PolicySet()))
+
+
+def with_an_included_router() -> FastAPI:
+    app = fleetlimit_as_lifespan()
+    # FastAPI then wraps the lifespans of app and router into one function.
+    app.include_router(APIRouter())
+    return app
+
+
+def in_a_lifespan_of_the_app() -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Fleetlimit(policies=PolicySet())(app):
+            yield
+
+    return limited_app(lifespan)
+
+
+def in_an_enclosing_variable() -> FastAPI:
+    limiter = Fleetlimit(policies=PolicySet())
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        yield {"fleetlimit": bench.http_limiter}
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with limiter(app):
+            yield
 
-    inner, app = FastAPI(), FastAPI(lifespan=lifespan)
-    inner.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
+    return limited_app(lifespan)
+
+
+MODULE_LIMITER = BenchLifespan(LimiterBench())
+
+
+def in_a_variable_of_the_module() -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with MODULE_LIMITER(app):
+            yield
+
+    return limited_app(lifespan)
+
+
+@pytest.mark.parametrize(
+    "make_app",
+    [
+        in_a_variable_of_the_module,
+        fleetlimit_as_lifespan,
+        with_an_included_router,
+        in_a_lifespan_of_the_app,
+        in_an_enclosing_variable,
+    ],
+)
+def test_default_limiter_never_replaces_a_fleetlimit(
+    make_app: Callable[[], FastAPI], opened: list[LimiterBench]
+) -> None:
+    """Every way to set up `Fleetlimit` is seen before its lifespan has run."""
+    app = make_app()
+    with pytest.raises(ConfigError, match=NOT_STARTED):
+        TestClient(app).get("/items")
+    with TestClient(app) as client:
+        assert statuses(client, "/items") == [200, 429]
+    assert not opened
+
+
+def test_default_limiter_where_the_lifespan_has_no_limiter(opened: list[LimiterBench]) -> None:
+    """A lifespan for something else leaves the app with the default limiter."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        assert callable(lifespan), "a function may refer to itself"
+        yield
+
+    app = limited_app(lifespan)
+    app.include_router(APIRouter())
+    with TestClient(app) as client:
+        assert statuses(client, "/items") == [200, 429]
+    assert len(opened) == 1
+
+
+def test_limiter_is_uninstalled_after_the_lifespan() -> None:
+    """No request reaches a limiter that was closed, in the app or a mounted one."""
+    app, inner = limited_app(BenchLifespan(LimiterBench())), limited_app()
     app.mount("/sub", inner)
     with TestClient(app) as client:
-        assert [client.get("/sub/items").status_code for _ in range(2)] == [200, 429]
-    assert not hasattr(app.state, "fleetlimit")
+        assert client.get("/items").status_code == client.get("/sub/items").status_code == 200
+    for path in ("/items", "/sub/items"):
+        with pytest.raises(ConfigError, match=NOT_STARTED):
+            TestClient(app).get(path)
+
+
+def test_lifespan_state_reaches_apps_mounted_later(opened: list[LimiterBench]) -> None:
+    """An app that is mounted while its outer app is served has the outer app's limiter."""
+    app = limited_app(BenchLifespan(LimiterBench()))
+    with TestClient(app) as client:
+        app.mount("/late", limited_app())
+        assert statuses(client, "/late/items") == [200, 429]
+    assert not opened
+
+
+def mount(outer: FastAPI, inner: FastAPI) -> None:
+    outer.mount("/sub", inner)
+
+
+def mount_behind_middleware(outer: FastAPI, inner: FastAPI) -> None:
+    outer.mount("/sub", GZipMiddleware(inner))
+
+
+def mount_in_a_router(outer: FastAPI, inner: FastAPI) -> None:
+    outer.mount("/", Router([Mount("/sub", inner)]))
+
+
+def mount_by_host(outer: FastAPI, inner: FastAPI) -> None:
+    outer.router.routes.append(Host("testserver", Router([Mount("/sub", inner)])))
+
+
+mounts = pytest.mark.parametrize(
+    "mount_app", [mount, mount_behind_middleware, mount_in_a_router, mount_by_host]
+)
+
+
+@mounts
+def test_mounted_app_uses_the_limiter_of_the_app_around_it(
+    mount_app: Callable[[FastAPI, FastAPI], None], opened: list[LimiterBench]
+) -> None:
+    """A mounted app without a `Fleetlimit` shares its outer app's, however it is mounted."""
+    bench = LimiterBench(rate_policy("shared", "1/minute"))
+    outer, inner = FastAPI(), FastAPI()
+    inner.get("/items", dependencies=[Depends(PolicyLimit("shared"))])(items)
+    mount_app(outer, inner)
+    bench.install(outer)
+    assert statuses(TestClient(outer), "/sub/items") == [200, 429]
+    assert not opened
+
+
+@mounts
+def test_mounted_app_keeps_its_own_limiter(
+    mount_app: Callable[[FastAPI, FastAPI], None],
+) -> None:
+    """The nearest app's limiter decides, whichever of the two was started first."""
+    near, far = LimiterBench(), LimiterBench()
+    for order in ((near, far), (far, near)):
+        outer, inner = FastAPI(), limited_app()
+        mount_app(outer, inner)
+        for bench in order:
+            bench.install(inner if bench is near else outer)
+        TestClient(outer).get("/sub/items")
+    assert (near.store.acquire_calls, far.store.acquire_calls) == (2, 0)
+
+
+def test_mounted_app_whose_limiter_was_not_started_is_an_error() -> None:
+    """An outer app's limiter never replaces the one of a mounted app that was not started."""
+    outer = FastAPI(lifespan=BenchLifespan(LimiterBench()))
+    outer.mount("/sub", limited_app(BenchLifespan(LimiterBench())))
+    with (
+        TestClient(outer) as client,
+        pytest.raises(ConfigError, match=r"`async with fleetlimit\(mounted_app\)`"),
+    ):
+        client.get("/sub/items")
+
+
+def test_outer_middleware_leaves_limits_of_a_mounted_app_to_its_limiter() -> None:
+    """Policies of the outer app apply to a mounted app's routes, their own limits do not."""
+    near, far = LimiterBench(), LimiterBench(rate_policy("default", "9/minute"))
+    outer, inner = FastAPI(), limited_app()
+    outer.mount("/sub", near.install(inner))
+    outer.add_middleware(RateLimitMiddleware)
+    client = TestClient(far.install(outer))
+    response = client.get("/sub/items")
+    assert set(parse_limits(response)) == {"default"}
+    assert client.get("/sub/items").json()["violated-policies"] == ["1/60s"]
+    assert (near.routes, far.routes) == (["GET /sub/items"] * 2, ["GET /sub/items"] * 2)
+
+
+def test_fleetlimit_resolves_policies_of_mounted_apps_by_their_own_limiter() -> None:
+    """At start an app resolves no policy that belongs to a mounted app's limiter."""
+    near = LimiterBench(rate_policy("near", "1/minute"))
+    inner = FastAPI(lifespan=BenchLifespan(near))
+    inner.get("/items", dependencies=[Depends(PolicyLimit("near"))])(items)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Fleetlimit(policies=PolicySet())(app), BenchLifespan(near)(inner):
+            yield
+
+    outer = FastAPI(lifespan=lifespan)
+    outer.mount("/sub", inner)
+    with TestClient(outer) as client:
+        assert statuses(client, "/sub/items") == [200, 429]

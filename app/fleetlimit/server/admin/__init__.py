@@ -1,1 +1,1 @@
-"""Endpoints of the admin port. They are never rate limited."""
+"""Admin port: metrics, health, the policies and resets. It is never rate limited."""

@@ -1,4 +1,4 @@
-"""The admin port: metrics, health and administration, never limited."""
+"""App of the admin port, with its routes and its state."""
 
 from dataclasses import dataclass
 
@@ -6,23 +6,25 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-from fleetlimit.server.admin import health, metrics, policies
+from fleetlimit.server.admin import health, metrics, policies, reset
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.web.route_table import RouteTable
 
 
 @dataclass(slots=True)
 class AdminState:
-    """What the admin port tells of.
+    """State that the endpoints read.
 
     Args:
         fleetlimit: The limiter.
-        routes: The routes of the app that it limits.
-        status: Whether this replica takes requests yet, or still.
+        routes: The routes of the limited app.
+        token: Bearer token of POST /reset; None disables it.
+        status: Status of this replica, for readiness.
     """
 
     fleetlimit: Fleetlimit
     routes: RouteTable
+    token: str | None = None
     status: ReplicaStatus = ReplicaStatus.STARTING
 
 
@@ -36,7 +38,7 @@ def create_admin_app(state: AdminState) -> Starlette:
             Route("/readyz", health.readyz),
             Route("/policies", policies.list_policies),
             Route("/explain", policies.explain_request),
-            Route("/reset", policies.reset, methods=["POST"]),
+            Route("/reset", reset.reset, methods=["POST"]),
         ]
     )
     app.state.admin = state

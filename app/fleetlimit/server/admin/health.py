@@ -1,4 +1,4 @@
-"""Liveness and readiness: neither asks the store."""
+"""Liveness and readiness endpoints. They send nothing to the store."""
 
 from enum import StrEnum
 from typing import Any
@@ -13,7 +13,7 @@ _OK, _NOT_READY = 200, 503
 
 
 class ReplicaStatus(StrEnum):
-    """Whether a replica takes requests: not yet, now, or no longer."""
+    """Phase of this replica: only a ready replica accepts requests."""
 
     STARTING = "starting"
     READY = "ready"
@@ -21,15 +21,15 @@ class ReplicaStatus(StrEnum):
 
 
 async def livez(_request: Request) -> Response:
-    """Answer while the process serves at all."""
+    """Return 200 while the event loop runs."""
     return PlainTextResponse("ok\n")
 
 
 async def readyz(request: Request) -> Response:
-    """Answer 200 while this replica takes requests, whatever the store does, else 503.
+    """Return 200 while this replica accepts requests, else 503.
 
-    A store that is away is told here and does not make a replica unready: each policy says what
-    happens then, and taking every replica out of service at once would be the worst answer.
+    The report contains the status of the store, but an unavailable store does not make a replica
+    unready. Each policy has its fallback, and an outage would take all replicas out of service.
     """
     fleetlimit: Fleetlimit = request.app.state.admin.fleetlimit
     status: ReplicaStatus = request.app.state.admin.status
@@ -39,7 +39,7 @@ async def readyz(request: Request) -> Response:
 
 
 def health_report(fleetlimit: Fleetlimit, status: ReplicaStatus) -> dict[str, Any]:
-    """Return what a person wants to know of this replica's health."""
+    """Return the status of the replica, its store, its policies and its membership as JSON."""
     limiter = fleetlimit.limiter
     policies = limiter.active_policies.current
     closed = limiter.breaker_state is BreakerState.CLOSED

@@ -1,4 +1,4 @@
-"""Metrics, and who is denied most."""
+"""Endpoints for the Prometheus metrics and the most denied callers."""
 
 from dataclasses import asdict
 
@@ -7,13 +7,13 @@ from starlette.responses import JSONResponse, Response
 
 
 async def metrics(request: Request) -> Response:
-    """Write out the metrics; with exemplars for a scraper that asks for OpenMetrics."""
+    """Return the metrics, with exemplars if the scraper accepts OpenMetrics."""
     found = request.app.state.admin.fleetlimit.metrics
     body, content_type = found.render(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": content_type})
 
 
 async def top_denied(request: Request) -> Response:
-    """List the most denied callers since start, as hashes, with the bound of each count's error."""
+    """List the most denied callers since start: hashed subjects, counts and error bounds."""
     top = request.app.state.admin.fleetlimit.top_denied
     return JSONResponse({"denied": [asdict(each) for each in top.report()]})

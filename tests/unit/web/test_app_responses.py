@@ -1,4 +1,4 @@
-"""What an app answers by itself has the fields as well, behind the middleware."""
+"""Responses that the app builds itself have limit headers, behind the middleware."""
 
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import PlainTextResponse
@@ -8,8 +8,8 @@ from fleetlimit.web.middleware import RateLimitMiddleware
 from support.web import LimiterBench, parse_limits, rate_policy
 
 
-def test_endpoint_that_returns_a_response() -> None:
-    """Behind the middleware the fields are on a response that the endpoint built itself."""
+def test_response_of_the_endpoint_has_limit_headers() -> None:
+    """The middleware adds the headers to a response that the endpoint built."""
     bench = LimiterBench(rate_policy("default", "5/minute"))
     app = bench.install(FastAPI())
 
@@ -23,8 +23,8 @@ def test_endpoint_that_returns_a_response() -> None:
     assert response.headers["X-Own"] == "kept"
 
 
-def test_error_of_the_endpoint() -> None:
-    """An endpoint's own errors carry the fields too, behind the middleware."""
+def test_error_of_the_endpoint_has_limit_headers() -> None:
+    """The middleware adds the headers to an endpoint's own error."""
     bench = LimiterBench(rate_policy("default", "5/minute"))
     app = bench.install(FastAPI())
 

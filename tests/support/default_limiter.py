@@ -1,7 +1,7 @@
-"""An app that sets up nothing but the dependency, and the ways in which it may be asked.
+"""An app that uses the dependency alone, and several ways of sending requests to it.
 
-Run as a program it prints the statuses: an event loop that ends under a connection drops it, and
-only the end of a process lets nobody else hear of that.
+Run as a program it prints the statuses. A connection whose event loop was closed warns when it is
+collected, so each way runs in its own process.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ def app() -> FastAPI:
 
 
 async def post(app: FastAPI, times: int) -> list[int]:
-    """Ask so many times at once."""
+    """Send several requests at once and return their statuses, sorted."""
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answers = await asyncio.gather(*(client.post("/exports") for _ in range(times)))
@@ -34,17 +34,17 @@ async def post(app: FastAPI, times: int) -> list[int]:
 
 
 async def two_apps() -> list[int]:
-    """Ask two apps, one after the other."""
+    """Send requests to two apps, one after the other."""
     return sorted([*await post(app(), 4), *await post(app(), 4)])
 
 
 def a_loop_for_each_app() -> list[int]:
-    """Ask two apps, each in an event loop of its own."""
+    """Send requests to two apps, each in its own event loop."""
     return [*asyncio.run(post(app(), 4)), *asyncio.run(post(app(), 4))]
 
 
 def a_loop_for_each_request() -> list[int]:
-    """Ask one app as a test client does outside of its context."""
+    """Send requests to one app as a test client does outside of its context: a loop for each."""
     client = TestClient(app())
     return sorted({client.post("/exports").status_code for _ in range(8)})
 

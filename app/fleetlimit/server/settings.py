@@ -1,0 +1,51 @@
+"""Settings of `fleetlimit serve`: those of its limiter, its addresses, its log and its shutdown."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr
+
+from fleetlimit.bootstrap.settings import Seconds, Settings
+
+EXAMPLE_POLICIES = Path(str(files("fleetlimit.server") / "policies.yaml"))
+"""Policy file of the example app."""
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class ServerSettings(Settings):
+    """Settings of the server process, read from the same sources."""
+
+    target: str = Field("", description="App to serve, as package.module:app; the example app.")
+    host: str = Field("0.0.0.0", description="Address of the API.")
+    port: Port = Field(8000, description="Port of the API.")
+    admin_host: str = Field("0.0.0.0", description="Address of the admin port.")
+    admin_port: Port = Field(9090, description="Port for metrics, health and administration.")
+    admin_token: SecretStr | None = Field(
+        None, description="Bearer token of POST /reset, which is disabled without one."
+    )
+    shutdown_seconds: Seconds = Field(
+        25, description="Time limit for the requests in flight after SIGTERM."
+    )
+    pod: str = Field(
+        "",
+        validation_alias=AliasChoices("FLEETLIMIT_POD", "POD_NAME"),
+        description="Name of the pod in logs; also read from POD_NAME.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lowest level that is logged."
+    )
+    log_format: Literal["json", "console"] = Field("json", description="Format of log lines.")
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the settings. Without a target and a policy file, use those of the example app.
+
+        Raises:
+            ConfigError: A setting is invalid; the message names its variable.
+        """
+        settings = super().load(**overrides)
+        if settings.policies is None and not settings.target:
+            return settings.model_copy(update={"policies": EXAMPLE_POLICIES})
+        return settings

@@ -37,7 +37,7 @@ except ConfigError as error:
 
 
 def run(
-    code: str, *arguments: str, status: int = 0, variables: Mapping[str, str] | None = None
+    code: str, *arguments: str, variables: Mapping[str, str] | None = None, status: int = 0
 ) -> str:
     """Run code in a process without the packages of the extra, and return its output."""
     process = subprocess.run(

@@ -11,12 +11,12 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
-from fleetlimit import RateLimit, RateLimitMiddleware, PolicySet, Policy, rate_quota
+from fleetlimit import RateLimit, RateLimitMiddleware, PolicySet, Policy
 
 
 @pytest.fixture
 def client(make_fleetlimit):
-    policies = PolicySet([Policy("default", (rate_quota("2/minute"),))])
+    policies = PolicySet([Policy("default", "2/minute")])
     app = FastAPI(lifespan=make_fleetlimit(policies))
     app.add_middleware(RateLimitMiddleware)
 
@@ -42,7 +42,7 @@ def test_both_limits(client, fleetlimit_clock):
 async def test_own_keys(fleetlimit, fleetlimit_store):
     assert fleetlimit_store.startswith(EXPECTED)
     async with fleetlimit:
-        policy = Policy("once", (rate_quota("1/day"),))
+        policy = Policy("once", "1/day")
         assert (await fleetlimit.limiter.check(policy, principal="alice")).allowed
         assert not (await fleetlimit.limiter.check(policy, principal="alice")).allowed
 """

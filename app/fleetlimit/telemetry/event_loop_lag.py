@@ -1,4 +1,4 @@
-"""Measures how late the event loop runs a timer: so late is all else that waits for its turn."""
+"""Event-loop lag: how late the loop runs a timer, and so every other callback that is due."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,19 +7,19 @@ from fleetlimit.core.quota import MILLISECOND_US, SECOND_US
 from fleetlimit.limiter.ports import Clock, Sleep
 
 INTERVAL_US = 100 * MILLISECOND_US
-"""A longer stall is never missed, and told too short by at most this. Of those that last 50 ms, the
-store's usual timeout, and would be taken for a slow store, every other one is seen."""
+"""Sampling interval. Stalls longer than this are always seen and under-reported by at most 100 ms;
+a stall of 50 ms (the default store timeout) is seen half of the time."""
 
 
 async def monitor_event_loop_lag(
     on_lag: Callable[[float], None], clock: Clock, *, sleep: Sleep = asyncio.sleep
 ) -> None:
-    """Measure again and again, until cancelled.
+    """Measure the lag once per interval, until cancelled.
 
     Args:
-        on_lag: Told each time by how many seconds the timer was late.
-        clock: The process's own time.
-        sleep: A pause by a timer of the event loop.
+        on_lag: Called once per interval with the lag in seconds; 0 for a timer that was early.
+        clock: Monotonic clock of the process.
+        sleep: Pause on a timer of the event loop.
     """
     while True:
         due_at_us = clock.monotonic_us() + INTERVAL_US

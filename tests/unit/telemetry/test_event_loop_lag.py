@@ -1,15 +1,15 @@
-"""The lag is what the clock says beyond the pause that was asked for."""
+"""Event-loop lag, measured with a manual clock."""
 
 import asyncio
 
 import pytest
 
 from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, monitor_event_loop_lag
-from support.telemetry import ManualClock
+from fleetlimit.testing import ManualClock
 
 
-async def test_lag_is_how_late_the_timer_ran() -> None:
-    """Each pause is measured by itself; a timer that came early was not late."""
+async def test_lag_is_the_delay_of_the_timer() -> None:
+    """Each pause is measured by itself; an early timer has no lag."""
     clock = ManualClock()
     late = [0, 250_000, -1_000, 40_000]
     ends = iter(late)
@@ -19,7 +19,7 @@ async def test_lag_is_how_late_the_timer_ran() -> None:
         micros = next(ends, None)
         if micros is None:
             raise asyncio.CancelledError
-        clock.time_us += INTERVAL_US + micros
+        clock.advance((INTERVAL_US + micros) / 1_000_000)
 
     seen: list[float] = []
     with pytest.raises(asyncio.CancelledError):

@@ -162,7 +162,7 @@ async def test_several_adjustments_in_one_call(store: Store) -> None:
     ]
     result = await store.acquire(charges)
     await store.adjust([adjustment(each, -2, result.store_now_us) for each in charges])
-    looked = await store.acquire(charges, commit=False)
+    looked = await store.acquire(charges, dry_run=True)
     assert [each.remaining for each in looked.statuses] == [5] * 5
 
 

@@ -77,7 +77,7 @@ async def test_dry_run_spends_nothing(store: Store, keys: list[str]) -> None:
     """A dry run reports every status and changes no bucket."""
     charges = mixed(keys, [3] * 5)
     for _ in range(5):
-        taken = await store.acquire(charges, commit=False)
+        taken = await store.acquire(charges, dry_run=True)
         assert not taken.spent
         assert [(each.allowed, each.remaining) for each in taken.statuses] == [(True, 3)] * 5
     assert await left(store, charges) == [3] * 5

@@ -131,8 +131,8 @@ async def compare(
             await core.adjust(corrections)
         else:
             charges = charges_of(example, number, limits, step)
-            taken = await core.acquire(charges, commit=step.commit)
-            assert await lua.acquire(charges, commit=step.commit) == taken
+            taken = await core.acquire(charges, dry_run=not step.commit)
+            assert await lua.acquire(charges, dry_run=not step.commit) == taken
             wait_us = max(each.retry_after_us for each in taken.statuses)
             if taken.spent:
                 history.append((charges, taken))
@@ -216,9 +216,9 @@ async def test_checks_of_one_script_call_are_decided_in_order(
             )
             for at, (caller, share, commit) in enumerate(turn)
         ]
-        expected = [await core.acquire(charges, commit=commit) for charges, commit in asked]
+        expected = [await core.acquire(charges, dry_run=not commit) for charges, commit in asked]
         found = await asyncio.gather(
-            *(lua.acquire(charges, commit=commit) for charges, commit in asked)
+            *(lua.acquire(charges, dry_run=not commit) for charges, commit in asked)
         )
         assert list(found) == expected
         clock.advance_us(5_000)

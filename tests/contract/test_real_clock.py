@@ -51,7 +51,7 @@ async def test_last_millisecond_of_a_window_still_denies(
     """With checks in a tight loop over many windows, no key expires before its window (APISIX)."""
     quota = quota_of(algorithm, 3, period_us=PERIOD_US)
     admitted: Admitted = []
-    result = await on_server_time.acquire([charge(quota)], commit=False)
+    result = await on_server_time.acquire([charge(quota)], dry_run=True)
     end_us = result.store_now_us + PERIODS * PERIOD_US
     while result.store_now_us < end_us:
         result = await on_server_time.acquire([charge(quota)])

@@ -33,7 +33,7 @@ async def test_every_key_expires_after_each_operation(
         shared_store.acquire([charge(quota, 1, lease="b")]),
         shared_store.acquire([charge(quota, 3, lease="c")]),
         shared_store.acquire([charge(quota, 0)]),
-        shared_store.acquire([charge(quota, 1)], commit=False),
+        shared_store.acquire([charge(quota, 1)], dry_run=True),
         shared_store.adjust([adjustment(spent, -1, result.store_now_us)]),
         shared_store.adjust([adjustment(spent, 0, result.store_now_us)]),
         shared_store.adjust([adjustment(spent, 2, result.store_now_us)]),

@@ -39,17 +39,17 @@ class IndependentStore(RedisStore):
         super().__init__(url, keys, timeouts=LONG_TIMEOUTS, now_us=clock)
         self._own = MemoryStore(clock)
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Decide on local state."""
-        return await self._own.acquire(charges, commit=commit)
+        return await self._own.acquire(charges, dry_run=dry_run)
 
 
 class AdmitAllStore(RedisStore):
     """A store that admits every charge and reports full buckets."""
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Admit the charges."""
-        reply = await super().acquire(charges, commit=commit)
+        reply = await super().acquire(charges, dry_run=dry_run)
         statuses = (
             replace(status, allowed=True, remaining=charge.quota.burst, retry_after_us=0)
             for charge, status in zip(charges, reply.statuses, strict=True)

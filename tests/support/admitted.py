@@ -1,15 +1,15 @@
-"""The bounds that each algorithm states, checked over what was admitted and when."""
+"""Bounds of the algorithms, asserted for admitted units and their times."""
 
 from collections import Counter
 
 from fleetlimit.core.quota import Quota
 
 Admitted = list[tuple[int, int]]
-"""When a request was let in, in microseconds, and the units it spent; in order of time."""
+"""Time of each admission, in microseconds, and its units; in order of time."""
 
 
 def assert_token_bucket(quota: Quota, admitted: Admitted) -> None:
-    """In every closed interval at most `burst + rate * time` units passed."""
+    """In every closed interval at most `burst + rate * time` units are admitted."""
     for first, (start_us, _) in enumerate(admitted):
         total = 0
         for now_us, units in admitted[first:]:
@@ -19,7 +19,7 @@ def assert_token_bucket(quota: Quota, admitted: Admitted) -> None:
 
 
 def assert_fixed_window(quota: Quota, admitted: Admitted) -> None:
-    """In every aligned window at most the limit passed."""
+    """In every aligned window at most the limit is admitted."""
     windows: Counter[int] = Counter()
     for now_us, units in admitted:
         windows[now_us // quota.period_us] += units
@@ -33,12 +33,12 @@ def assert_sliding_window(quota: Quota, admitted: Admitted) -> None:
 
 
 def assert_sliding_log(quota: Quota, admitted: Admitted) -> None:
-    """In every interval of one period at most the limit passed."""
+    """In every interval of one period at most the limit is admitted."""
     assert _most_in_a_period(quota, admitted) <= quota.limit
 
 
 def assert_concurrency(quota: Quota, admitted: Admitted) -> None:
-    """At most the limit is held at once, when leases end only by lapsing after a period."""
+    """At most the limit is held at once, if leases end only by expiring after a period."""
     assert _most_in_a_period(quota, admitted) <= quota.limit
 
 

@@ -1,4 +1,4 @@
-"""Replicas over one store, whose statements are made when the test says so."""
+"""Replicas over one store, whose reports are sent when the test says so."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ AUDIT_INTERVAL_US = 2 * SECOND_US
 
 @dataclass(frozen=True, slots=True)
 class _ProcessClock:
-    """A process whose own clock is the one that the test moves."""
+    """Process clock that is the test's clock."""
 
     clock: ManualClock
 
@@ -29,13 +29,13 @@ class _ProcessClock:
 
 
 class Fleet:
-    """Limiters of some replicas; none of them is started, so nothing happens by itself.
+    """Limiters of several replicas. None of them is started, so no task runs.
 
     Args:
-        clock: The clock of the store and of all replicas.
-        store: Gives each replica its way to the store.
-        policies: The policies in force.
-        audit_callers: Callers audited for each limit.
+        clock: Clock of the store and of all replicas.
+        store: Returns a replica's connection to the store.
+        policies: The active policies.
+        audit_callers: Audited callers of each limit.
     """
 
     def __init__(
@@ -72,19 +72,19 @@ class Fleet:
             observers=[self.recorders[name]],
             replica=name,
             audit_callers=self._audit_callers,
-            # An outage is the test's, and ends when it says so.
+            # The test starts and ends outages by itself.
             breaker=BreakerSettings(failures=1_000_000),
         )
         self.members[name].active_policies.replace(PolicySet(self._policies))
         return self.members[name]
 
     async def audit_all(self) -> None:
-        """Let every replica make its statement."""
+        """Let every replica send its report."""
         for name in sorted(self.members):
             await self.members[name].audit.run_once()
 
     async def advance(self, seconds: float) -> None:
-        """Let so much time pass; each replica makes a statement every two seconds, in its turn."""
+        """Let time pass; each replica sends a report every two seconds, in turn."""
         left_us = round(seconds * SECOND_US)
         while left_us > 0:
             step_us = min(AUDIT_INTERVAL_US // len(self.members), left_us)
@@ -96,16 +96,16 @@ class Fleet:
             await self.members[self._audit_order[-1]].audit.run_once()
 
     async def advance_until_compared(self) -> None:
-        """Let so much time pass that everything until now is compared."""
+        """Let time pass until everything so far is compared."""
         await self.advance((LAG_US + 5 * SECOND_US) / SECOND_US + 2)
 
     async def spend(self, name: str, policy: str, caller: str, *, times: int = 1) -> int:
-        """Ask so many times at one replica, and return how often it let in."""
+        """Check several times at one replica, and return how often it admitted."""
         decisions = [await self.members[name].check(policy, principal=caller) for _ in range(times)]
         return sum(decision.allowed for decision in decisions)
 
     def last_audit(self, name: str, policy: str) -> PolicyAudit:
-        """Return what a replica said last of a policy."""
+        """Return a replica's last audit of a policy."""
         (audit,) = [
             each
             for each in self.recorders[name].of(AuditReported)[-1].policies
@@ -114,17 +114,17 @@ class Fleet:
         return audit
 
     def overshoots(self) -> list[OvershootFound]:
-        """Return all that any replica found beyond a limit."""
+        """Return all overshoots that any replica found."""
         return [
             event for recorder in self.recorders.values() for event in recorder.of(OvershootFound)
         ]
 
     def overshoot(self, policy: str) -> int:
-        """Return what the replicas show of a policy, as `max by (policy)` does."""
+        """Return the shown overshoot of a policy, as `max by (policy)` does."""
         return max(self.last_audit(name, policy).overshoot for name in self.members)
 
     def total(self, policy: str, figure: str) -> float:
-        """Return the sum of a figure over all replicas and times."""
+        """Return the sum of a figure over all replicas and audits."""
         return sum(
             float(getattr(each, figure))
             for recorder in self.recorders.values()
@@ -143,7 +143,7 @@ MINUTE = rate_policy("p", "6/minute")
 
 
 class AuditBench:
-    """Three replicas over one store in memory that can be made to forget its buckets."""
+    """Three replicas over one memory store whose buckets can be lost."""
 
     def __init__(self, *policies: object, audit_callers: int = 32) -> None:
         self.clock = ManualClock()
@@ -152,10 +152,10 @@ class AuditBench:
         self.fleet = Fleet(self.clock, lambda: self.store, *given, audit_callers=audit_callers)  # type: ignore[arg-type]  # policies
 
     async def lose_buckets(self) -> None:
-        """Forget all buckets, and nothing else."""
+        """Delete all buckets, and nothing else."""
         await self.store.delete(list(self.store._buckets))
 
 
 async def saturate(bench: AuditBench, *names: str) -> int:
-    """Let one caller ask at these replicas until all of them refuse."""
+    """Let one caller check at these replicas until all of them deny."""
     return sum([await bench.fleet.spend(name, "p", "ann", times=9) for name in names])

@@ -1,4 +1,4 @@
-"""A clock, a shared store and observers that do what a test tells them to, for the limiter."""
+"""Fakes for tests of the limiter: clock, sleep, store and observer."""
 
 import asyncio
 from collections import defaultdict
@@ -24,13 +24,13 @@ TIMEOUT_SECONDS = 5.0
 
 
 class ManualClock:
-    """A clock that stands still until it is moved."""
+    """Monotonic clock that a test advances."""
 
     def __init__(self) -> None:
         self.us = 1_700_000_000_000_000
 
     def monotonic_us(self) -> int:
-        """Return where the clock stands."""
+        """Return the time."""
         return self.us
 
     def advance(self, seconds: float) -> None:
@@ -39,19 +39,19 @@ class ManualClock:
 
 
 class Journal(Generic[Line]):
-    """Lines in the order they were written, to be read or waited for."""
+    """List that a test can wait for."""
 
     def __init__(self) -> None:
         self.entries: list[Line] = []
         self._written = asyncio.Event()
 
     def append(self, line: Line) -> None:
-        """Add a line."""
+        """Add an entry."""
         self.entries.append(line)
         self._written.set()
 
     async def wait_until(self, predicate: Callable[[list[Line]], bool]) -> None:
-        """Wait until the lines read so."""
+        """Wait until the predicate is true of the entries."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while not predicate(self.entries):
                 self._written.clear()
@@ -59,7 +59,7 @@ class Journal(Generic[Line]):
 
 
 class Recorder:
-    """An observer that keeps what it was told."""
+    """Observer that keeps events."""
 
     def __init__(self) -> None:
         self.events: Journal[Event] = Journal()
@@ -69,16 +69,16 @@ class Recorder:
         self.events.append(event)
 
     def of(self, kind: type[Kind]) -> list[Kind]:
-        """Return the events of one kind."""
+        """Return the events of one type."""
         return [event for event in self.events.entries if isinstance(event, kind)]
 
     async def wait_for(self, event: Event) -> None:
-        """Wait until an event like this one was told."""
-        await self.events.wait_until(lambda told: event in told)
+        """Wait until an equal event was emitted."""
+        await self.events.wait_until(lambda events: event in events)
 
 
 class ManualSleep:
-    """A sleep whose every pause lasts until the test ends it."""
+    """Sleep whose pauses last until the test ends them."""
 
     def __init__(self) -> None:
         self.requested: Journal[float] = Journal()
@@ -92,8 +92,8 @@ class ManualSleep:
         await end.wait()
 
     async def wait_for_calls(self, count: int) -> None:
-        """Wait until this many pauses have begun in all."""
-        await self.requested.wait_until(lambda asked: len(asked) >= count)
+        """Wait until this many pauses have started in all."""
+        await self.requested.wait_until(lambda requested: len(requested) >= count)
 
     def finish(self, index: int = -1) -> None:
         """End one pause, the last by default."""
@@ -101,17 +101,17 @@ class ManualSleep:
 
 
 def timeout_error(kind: str = "timeout") -> StoreUnavailable:
-    """Return the error of a store that does not answer."""
+    """Return the error of a store that does not reply in time."""
     return StoreUnavailable("no answer", kind=kind)
 
 
 @dataclass(eq=False)
 class HeldCall:
-    """One call that is held on its way.
+    """One call of a fake store that the test holds.
 
     Args:
-        after_work: Whether the store has done its work already, and only the answer is held.
-        error: What the call ends with, if not with its answer.
+        after_work: Whether the store has executed the call, and only the reply is held.
+        error: Error that the call ends with.
     """
 
     after_work: bool = False
@@ -120,12 +120,12 @@ class HeldCall:
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait(self) -> None:
-        """Wait until the call is here."""
+        """Wait until the call is held."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await self.reached.wait()
 
     async def block(self) -> None:
-        """Keep the call until the test lets it go."""
+        """Hold the call until the test releases it."""
         self.reached.set()
         await self.released.wait()
         if self.error is not None:
@@ -133,10 +133,10 @@ class HeldCall:
 
 
 class FakeStore:
-    """A shared store that fails, or holds calls, as it is told."""
+    """Shared store that fails, or holds calls, as the test says."""
 
     shared = True
-    location = "told://"
+    location = "fake://"
 
     def __init__(self, clock: ManualClock) -> None:
         self.memory = MemoryStore(clock.monotonic_us)
@@ -153,33 +153,33 @@ class FakeStore:
     def hold(
         self, verb: str, *, after_work: bool = False, error: StoreError | None = None
     ) -> HeldCall:
-        """Hold the next call of this verb that is not held yet."""
+        """Hold the next call of this method."""
         hold = HeldCall(after_work, error)
         self._holds[verb].append(hold)
         return hold
 
     def count(self, verb: str) -> int:
-        """Return how often the verb was called."""
+        """Return the number of calls of a method."""
         return self.calls.count(verb)
 
     async def wait_until_done(self, verb: str, times: int = 1) -> None:
-        """Wait until the verb was done this many times."""
+        """Wait until a method was executed this many times."""
         await self.done.wait_until(lambda done: done.count(verb) >= times)
 
     async def open(self) -> None:
-        """Answer the probe."""
+        """Reply to the probe."""
 
         async def work() -> None:
             pass
 
         await self._do("open", work)
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Decide in memory."""
-        taken: AcquireResult = await self._do(
-            "acquire", lambda: self.memory.acquire(charges, commit=commit)
+        result: AcquireResult = await self._do(
+            "acquire", lambda: self.memory.acquire(charges, dry_run=dry_run)
         )
-        return taken
+        return result
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Correct in memory."""
@@ -188,24 +188,24 @@ class FakeStore:
         return times
 
     async def delete(self, keys: Sequence[str]) -> int:
-        """Forget in memory."""
+        """Delete in memory."""
         count: int = await self._do("delete", lambda: self.memory.delete(keys))
         return count
 
     async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:
-        """Answer with the pulse of the moment."""
+        """Reply with the current heartbeat reply."""
         self.heartbeats.append((replica, ttl_us))
 
         async def work() -> HeartbeatReply:
             return self.heartbeat_reply
 
-        pulse: HeartbeatReply = await self._do("heartbeat", work)
-        return pulse
+        reply: HeartbeatReply = await self._do("heartbeat", work)
+        return reply
 
     async def exchange_reports(
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:
-        """Keep a statement in memory."""
+        """Exchange reports in memory."""
         posted: AuditReply = await self._do(
             "exchange_reports",
             lambda: self.memory.exchange_reports(replica, report, bounds, ttl_us, last=last),
@@ -233,11 +233,11 @@ class FakeStore:
 
 
 class Bench:
-    """A limiter over a told store, with all that it stands on; closed, it leaves no task behind.
+    """Limiter over a fake store; closing it checks that no task is left.
 
     Args:
-        policies: The policies in force.
-        failures: Failures in a row that open the breaker.
+        policies: The active policies.
+        failures: Consecutive failures that open the circuit breaker.
     """
 
     def __init__(self, *policies: Policy, failures: int = 3) -> None:
@@ -264,13 +264,13 @@ class Bench:
         assert asyncio.all_tasks() <= self._tasks_before
 
     async def remaining(self, policy: str, principal: str = "ann") -> int:
-        """Return what the first limit of a policy has left in the shared store."""
+        """Return the remaining units."""
         decision = await self.limiter.peek(policy, principal=principal, cost=0)
         return remaining(decision.results[0].limits[0])
 
 
 def remaining(limit: Any) -> int:
-    """Return the units that a limit's verdict says are left."""
+    """Return the remaining units."""
     assert limit.status is not None
     left: int = limit.status.remaining
     return left
@@ -283,18 +283,18 @@ def rate_policy(name: str, *rates: str | Quota, **options: Any) -> Policy:
 
 
 def fixed_window(limit: int) -> Quota:
-    """Return a limit for each minute of the clock; a higher one has room at once."""
+    """Return a limit per aligned minute; a higher one has units at once."""
     return rate_quota(f"{limit}/minute", algorithm=Algorithm.FIXED_WINDOW)
 
 
 def concurrency_policy(name: str, limit: int, *, lease: float = 30, **options: Any) -> Policy:
-    """Return a policy of so many requests at once."""
+    """Return a policy of a number of concurrent requests."""
     return Policy(name, (concurrency_quota(limit, lease=lease),), **options)
 
 
 @asynccontextmanager
 async def running(work: Coroutine[Any, Any, Kind]) -> AsyncIterator["asyncio.Task[Kind]"]:
-    """Run work beside the test, and end it with the block if it has not ended by itself."""
+    """Run a coroutine beside the test, and cancel it at the end of the block."""
     task = asyncio.get_running_loop().create_task(work)
     try:
         yield task

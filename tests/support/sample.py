@@ -1,4 +1,4 @@
-"""What a sample of callers is told, and what it states."""
+"""Inputs of a usage sample, and its reports."""
 
 import json
 from collections.abc import Sequence
@@ -26,21 +26,23 @@ def plan_for(policy: Policy = TEN, caller: str = "ann", cost: int = 1) -> Plan:
 def acquire_result(
     store_now_us: int, remaining: int, *, spent: bool = True, count: int = 1
 ) -> AcquireResult:
-    verdict = allowed_status(remaining, 1, 1) if spent else denied_status(0, 1, 1, 1)
-    return AcquireResult(store_now_us, (verdict,) * count, spent)
+    status = allowed_status(remaining, 1, 1) if spent else denied_status(0, 1, 1, 1)
+    return AcquireResult(store_now_us, (status,) * count, spent)
 
 
 def accounts(sample: UsageSample) -> dict[str, Any]:
-    """Return what the sample states of its only limit, by caller."""
+    """Return the reported accounts of the only limit, by caller."""
     found: dict[str, dict[str, Any]] = json.loads(sample.snapshot())["accounts"]
     (callers,) = found.values()
     return callers
 
 
 def intervals(sample: UsageSample) -> list[list[int]]:
-    """Return what the sample states of its only caller: begin of the slot, and its figures."""
+    """Return the reported intervals of the only caller: start and figures."""
     ((_, _, found),) = accounts(sample).values()
-    return [[int(slot) * INTERVAL_US - EPOCH_US, *figures] for slot, figures in found.items()]
+    return [
+        [int(interval) * INTERVAL_US - EPOCH_US, *figures] for interval, figures in found.items()
+    ]
 
 
 def caller_hashes(plans: Sequence[Plan]) -> list[str]:

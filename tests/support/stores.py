@@ -77,7 +77,7 @@ async def spend(
 
 async def peek(store: Store, quota: Quota, units: int = 0) -> BucketStatus:
     """Return the status of the one bucket without spending."""
-    result = await store.acquire([charge(quota, units)], commit=False)
+    result = await store.acquire([charge(quota, units)], dry_run=True)
     assert not result.spent
     return result.statuses[0]
 

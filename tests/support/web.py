@@ -59,13 +59,13 @@ class FallibleStore(MemoryStore):
         self.unavailable = False
         self.acquire_calls = 0
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Acquire after some iterations of the event loop."""
         self.acquire_calls += 1
         await _round_trip()
         if self.unavailable:
             raise StoreUnavailable("no answer", kind="timeout")
-        return await super().acquire(charges, commit=commit)
+        return await super().acquire(charges, dry_run=dry_run)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Adjust after some iterations of the event loop."""

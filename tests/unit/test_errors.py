@@ -1,4 +1,4 @@
-"""Errors form one tree, and say what is wrong, where, and whether to try again."""
+"""Exceptions: one tree, with the location and the kind of the error."""
 
 import pytest
 
@@ -15,8 +15,8 @@ from fleetlimit.errors import (
 )
 
 
-def test_every_error_is_in_the_drawn_tree() -> None:
-    """All errors derive from one, and the module's docstring draws each of them."""
+def test_every_exception_is_in_the_documented_tree() -> None:
+    """All exceptions derive from one, and the module's docstring contains each of them."""
     found = [each for each in vars(errors).values() if isinstance(each, type)]
     assert len(found) == 9
     for each in found:
@@ -33,26 +33,26 @@ def test_every_error_is_in_the_drawn_tree() -> None:
         ("", 0, "no limits"),
     ],
 )
-def test_policy_error_says_where(source: str, line: int, text: str) -> None:
-    """What is wrong in a document is told with as much of its place as is known."""
+def test_document_error_contains_the_location(source: str, line: int, text: str) -> None:
+    """The message starts with as much of the location as is known."""
     error = DocumentError("no limits", source=source, line=line)
     assert str(error) == text
     assert (error.message, error.source, error.line) == ("no limits", source, line)
     assert isinstance(error, ConfigError)
 
 
-def test_identity_error_has_a_word_for_machines() -> None:
-    """A credential that did not verify has a stable reason beside its message."""
+def test_identity_error_has_a_stable_reason() -> None:
+    """An invalid credential has a stable reason beside its message."""
     assert IdentityError("the token is too old", reason="expired").reason == "expired"
 
 
 @pytest.mark.parametrize(
     ("kind", "transient"), [(StoreUnavailable, True), (StoreRefused, False), (BucketCorrupt, False)]
 )
-def test_store_error_says_whether_to_try_again(
+def test_store_error_knows_whether_it_is_transient(
     kind: type[StoreError],
     transient: bool,  # noqa: FBT001 - a case's column
 ) -> None:
-    """Only a store that is away is worth another try."""
+    """Only an unavailable store is worth a retry."""
     error = kind("no", kind="word")
     assert (error.transient, error.kind, str(error)) == (transient, "word", "no")

@@ -204,7 +204,7 @@ class Limiter:
         if not plan.charges:
             return decide_without_store(plan)
         result = await self._breaker.call(
-            "acquire", lambda: self.store.acquire(plan.charges, commit=False)
+            "acquire", lambda: self.store.acquire(plan.charges, dry_run=True)
         )
         return plan.decision(result.statuses, source=Source.STORE, spent=False)
 

@@ -90,13 +90,13 @@ class Store(Protocol):
         ...
 
     def acquire(
-        self, charges: Sequence[Charge], *, commit: bool = True
+        self, charges: Sequence[Charge], *, dry_run: bool = False
     ) -> Awaitable[AcquireResult]:
         """Decide all charges together at one store time, and spend them if they fit.
 
         Args:
             charges: Units requested of each bucket.
-            commit: Whether to spend.
+            dry_run: Whether to decide without spending.
         """
         ...
 

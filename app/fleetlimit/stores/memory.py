@@ -49,7 +49,7 @@ class MemoryStore:
         self._expiries.clear()
         self._scheduled.clear()
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Acquire all charges together; no other task runs in between."""
         now_us = self._now_us()
         self._expire(now_us)
@@ -59,7 +59,7 @@ class MemoryStore:
             for charge, (status, _) in zip(charges, evaluated, strict=True)
             if not status.allowed
         }
-        spent = commit and 0 not in denied_groups
+        spent = not dry_run and 0 not in denied_groups
         statuses = []
         for charge, (status, state) in zip(charges, evaluated, strict=True):
             if spent and charge.group not in denied_groups:

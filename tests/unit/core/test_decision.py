@@ -1,4 +1,4 @@
-"""A decision says who is let in, and which policies refused."""
+"""Decisions: which outcomes admit a request, and the policies that denied it."""
 
 import pytest
 
@@ -17,22 +17,22 @@ from fleetlimit.core.policy import Mode
         (Outcome.EXEMPT, True),
     ],
 )
-def test_only_denied_and_fail_closed_keep_out(
+def test_decision_rejects_denied_and_fail_closed_only(
     outcome: Outcome,
     allowed: bool,  # noqa: FBT001 - a case's column
 ) -> None:
-    """A request is let in by every outcome but `denied` and `fail_closed`."""
+    """Every outcome but `denied` and `fail_closed` admits the request."""
     assert Decision(outcome, Source.STORE).allowed is allowed
 
 
-def test_violated_names_the_policies_that_refused() -> None:
-    """A policy in shadow, or one that would have let the request in, has not refused it."""
+def test_decision_denied_by_names_the_denying_policies() -> None:
+    """A policy in shadow mode, or one that would have admitted the request, is not named."""
     results = tuple(PolicyResult(outcome.value, Mode.ENFORCE, outcome) for outcome in Outcome)
     decision = Decision(Outcome.DENIED, Source.STORE, results)
     assert decision.denied_by == ("denied", "fail_closed")
 
 
-def test_exempt_request_has_no_policy() -> None:
-    """A request that no policy holds is let in without asking anybody."""
+def test_exempt_decision_has_no_results() -> None:
+    """A request without a policy is admitted without the store."""
     assert EXEMPT.allowed
     assert (EXEMPT.source, EXEMPT.results, EXEMPT.denied_by) == (Source.NONE, (), ())

@@ -1,4 +1,4 @@
-"""Keys name buckets without naming anybody, in a bounded length, and never two as one."""
+"""Keys of buckets: no identity in clear text, a bounded length, and no collisions."""
 
 import re
 from itertools import combinations
@@ -24,17 +24,17 @@ def policy_with_key(*parts: str, name: str = "exports") -> Policy:
 
 
 def bucket_key(policy: Policy, subject: Subject, keys: KeyScheme = KEY_SCHEME) -> str:
-    """Return the key of the policy's first limit."""
+    """Return the key of the bucket of the policy's first limit."""
     return keys.bucket_keys(policy, subject, QUOTAS)[0]
 
 
 def subject_named(name: str, *, route: str = "GET /a") -> Subject:
-    """Return a subject with a verified identity."""
+    """Return a subject with a verified principal."""
     return Subject("192.0.2.1", Principal(name), route)
 
 
 def hash_tag(key: str) -> str:
-    """Return what decides the key's Cluster slot."""
+    """Return the hash tag, which determines the Cluster slot."""
     found = re.search(r"\{(.*?)\}", key)
     assert found
     return found[1]
@@ -46,8 +46,8 @@ EVERY_KEY = [
 ]
 
 
-def test_key_is_made_of_version_tag_policy_and_limit() -> None:
-    """Each limit has its bucket, all of them in one slot."""
+def test_bucket_key_contains_version_tag_policy_and_limit() -> None:
+    """Each limit has a bucket, and all of them share one slot."""
     first, second = KEY_SCHEME.bucket_keys(
         policy_with_key("principal"), subject_named("ann"), QUOTAS
     )
@@ -57,16 +57,16 @@ def test_key_is_made_of_version_tag_policy_and_limit() -> None:
 
 @pytest.mark.parametrize("parts", EVERY_KEY)
 @pytest.mark.parametrize("keys", [KEY_SCHEME, KeyScheme()], ids=["keyed", "plain"])
-def test_no_identity_is_in_a_key(keys: KeyScheme, parts: list[str]) -> None:
-    """Neither principal, address nor header is written in a key in clear."""
+def test_bucket_key_contains_no_identity(keys: KeyScheme, parts: list[str]) -> None:
+    """Neither principal, address nor header value is part of a key in clear text."""
     subject = Subject("192.0.2.77", Principal("ann@example.org"), "GET /a", {"x-tenant": "acme"})
     for secret in ("ann", "example", "192.0", ".77", "acme"):
         assert secret not in bucket_key(policy_with_key(*parts), subject, keys)
 
 
 @pytest.mark.parametrize("parts", EVERY_KEY)
-def test_key_of_an_endless_identity_is_bounded(parts: list[str]) -> None:
-    """A client that sends 64 KB of identity makes no longer key than any other."""
+def test_bucket_key_has_a_bounded_length(parts: list[str]) -> None:
+    """An identity of 64 KB makes no longer key than any other."""
     long = "\N{PILE OF POO}\0" * 13_000
     subject = Subject(long, Principal(long), long, {"x-tenant": long})
     policy = policy_with_key(*parts, name="p" * 64)
@@ -77,15 +77,15 @@ def test_key_of_an_endless_identity_is_bounded(parts: list[str]) -> None:
     )
 
 
-def test_text_that_is_no_text_has_a_key() -> None:
+def test_bucket_key_accepts_a_lone_surrogate() -> None:
     """A header with a lone surrogate, as some servers decode one, has a bucket of its own."""
     assert bucket_key(policy_with_key("principal"), subject_named("\udcff")) != bucket_key(
         policy_with_key("principal"), subject_named("?")
     )
 
 
-def test_secret_changes_every_hash() -> None:
-    """Keys under two secrets, or none, have nothing in common; under one they are equal."""
+def test_key_scheme_secret_changes_every_hash() -> None:
+    """Keys under different secrets, or none, differ; under one secret they are equal."""
     schemes = [KEY_SCHEME, KeyScheme(b"fedcba9876543210"), KeyScheme()]
     found = [
         bucket_key(policy_with_key("principal", "route"), subject_named("ann"), keys)
@@ -99,7 +99,7 @@ def test_secret_changes_every_hash() -> None:
     ) == bucket_key(policy_with_key("principal"), subject_named("ann"))
 
 
-def test_two_identities_have_two_buckets() -> None:
+def test_bucket_key_differs_between_identities() -> None:
     """No two clients share a bucket (fastapi-limiter #80, PyrateLimiter #238)."""
     subjects = [
         subject_named("ann"),
@@ -113,8 +113,8 @@ def test_two_identities_have_two_buckets() -> None:
     )
 
 
-def test_one_identity_has_one_bucket_behind_every_door() -> None:
-    """A caller keeps its bucket whatever verified it, from any address and in any tier."""
+def test_bucket_key_ignores_credential_address_and_tier() -> None:
+    """A caller keeps its bucket whichever credential it sends, from any address and in any tier."""
     doors = [
         Subject("192.0.2.1", Principal("ann", "pro", "jwt")),
         Subject("192.0.2.2", Principal("ann", "free", "api_key")),
@@ -122,8 +122,8 @@ def test_one_identity_has_one_bucket_behind_every_door() -> None:
     assert len({bucket_key(policy_with_key("principal"), each) for each in doors}) == 1
 
 
-def test_caller_meets_all_its_policies_in_one_slot() -> None:
-    """Policies per principal, and per principal and more, share a slot; two callers do not."""
+def test_bucket_keys_of_a_caller_share_a_slot() -> None:
+    """Policies keyed on the principal first share its slot; two callers have different slots."""
     ann = subject_named("ann")
     alone, route = (
         bucket_key(policy_with_key("principal"), ann),
@@ -136,16 +136,16 @@ def test_caller_meets_all_its_policies_in_one_slot() -> None:
     )
 
 
-def test_address_is_one_slot_with_and_without_a_principal() -> None:
-    """A policy per address meets the buckets of the address's anonymous callers."""
+def test_bucket_keys_of_an_address_share_a_slot() -> None:
+    """A policy per address shares the slot of the address's anonymous callers."""
     anonymous = Subject("192.0.2.1")
     assert hash_tag(
         bucket_key(policy_with_key("client_address"), subject_named("ann"))
     ) == hash_tag(bucket_key(policy_with_key("principal"), anonymous))
 
 
-def test_caller_without_the_header_has_its_own_bucket() -> None:
-    """A missing header falls back to the caller; an empty one is a value like another."""
+def test_bucket_key_without_the_header_is_the_callers() -> None:
+    """A missing header falls back to the caller; an empty value is a value."""
     policy = policy_with_key("header:x-tenant")
     absent = bucket_key(policy, subject_named("ann"))
     assert absent != bucket_key(policy, subject_named("bob"))
@@ -154,14 +154,14 @@ def test_caller_without_the_header_has_its_own_bucket() -> None:
     assert absent != bucket_key(policy, empty) == bucket_key(policy, other)
 
 
-def test_header_cannot_name_somebody_elses_bucket() -> None:
-    """A header that spells a principal's own component is still a header."""
+def test_bucket_key_of_a_header_cannot_name_a_principal() -> None:
+    """A header that spells a principal's component is still a header."""
     policy = policy_with_key("header:x-tenant")
     forged = Subject(headers={"x-tenant": "principal\0ann"})
     assert bucket_key(policy, forged) != bucket_key(policy, subject_named("ann"))
 
 
-def test_global_key_is_one_bucket_a_policy() -> None:
+def test_global_bucket_key_is_shared_by_all_callers() -> None:
     """All callers share a global policy's bucket, and two such policies share none."""
     assert bucket_key(policy_with_key("global"), subject_named("ann")) == bucket_key(
         policy_with_key("global"), subject_named("bob")
@@ -179,10 +179,10 @@ TEXT = st.text(st.sampled_from("a\0\1\2"), max_size=4)
     one=st.tuples(TEXT, TEXT, TEXT),
     other=st.tuples(TEXT, TEXT, TEXT),
 )
-def test_components_cannot_be_confused(
+def test_bucket_key_components_are_unambiguous(
     one: tuple[str, str, str], other: tuple[str, str, str]
 ) -> None:
-    """Two lists of components are one key only if they are equal."""
+    """Two lists of components give one key only if they are equal."""
     policy = policy_with_key("route", "header:x-a", "header:x-b")
     keys = [
         bucket_key(policy, Subject(route=route, headers={"x-a": a, "x-b": b}))
@@ -191,7 +191,7 @@ def test_components_cannot_be_confused(
     assert (keys[0] == keys[1]) is (one == other)
 
 
-def test_percentile_is_stable_and_even() -> None:
+def test_rollout_percentile_is_stable_and_even() -> None:
     """Each key has one number from 0 to 99, under every secret, and all numbers occur."""
     policy = policy_with_key("principal", "route")
     found = [
@@ -202,8 +202,8 @@ def test_percentile_is_stable_and_even() -> None:
     assert found[0] == KeyScheme().rollout_percentile(policy, subject_named("caller0"))
 
 
-def test_fleet_has_keys_of_its_own_in_one_slot() -> None:
-    """The keys of the heartbeat and of the audit share a slot, and no policy can name them."""
+def test_replica_keys_share_one_slot() -> None:
+    """The keys of the heartbeat and of the audit share a slot that no policy uses."""
     keys = KeyScheme(prefix="mine")
     assert (keys.replicas_key, keys.epoch_key) == ("mine1:{fleet}:replicas", "mine1:{fleet}:epoch")
     assert keys.reports_key == "mine1:{fleet}:statements"
@@ -211,8 +211,8 @@ def test_fleet_has_keys_of_its_own_in_one_slot() -> None:
 
 
 @pytest.mark.parametrize("parts", [["principal"], ["route", "principal"], ["global"]])
-def test_a_key_tells_its_parts(parts: list[str]) -> None:
-    """Policy, limit and whom it is kept per, whatever the prefix; equal callers are equal there."""
+def test_parse_bucket_key_returns_policy_quota_and_caller(parts: list[str]) -> None:
+    """Every prefix can be parsed, and a caller has the same hashes in all its keys."""
     policy, keys = policy_with_key(*parts, name="a.b/c-d"), KeyScheme(SECRET, prefix="a:b")
     minute, day = keys.bucket_keys(policy, subject_named("alice"), QUOTAS)
     parsed = [parse_bucket_key(key) for key in (minute, day)]
@@ -228,21 +228,21 @@ def test_a_key_tells_its_parts(parts: list[str]) -> None:
         assert alice != bob
 
 
-def test_short_secret_is_refused() -> None:
-    """A secret that could be guessed is refused."""
+def test_key_scheme_rejects_a_short_secret() -> None:
+    """A secret that could be guessed is an error."""
     with pytest.raises(ConfigError, match="at least 16 bytes"):
         KeyScheme(SECRET[:15])
 
 
 @pytest.mark.parametrize("prefix", ["", "x" * 33, "a{b", "a}b", "a b", "a\nb", "a\rb"])
-def test_prefix_that_breaks_keys_is_refused(prefix: str) -> None:
-    """A prefix with braces would move the hash tag; an empty or a long one is refused too."""
+def test_key_scheme_rejects_an_invalid_prefix(prefix: str) -> None:
+    """Braces would move the hash tag; an empty or long prefix is an error, too."""
     with pytest.raises(ConfigError, match="key prefix"):
         KeyScheme(prefix=prefix)
 
 
-def test_what_is_long_has_the_same_name_kept_or_not() -> None:
-    """Long texts, which clients can send, are hashed each time, and to the same."""
+def test_digest_of_a_long_text_is_not_cached() -> None:
+    """Long texts, which clients can send, are hashed each time, to the same digest."""
     keys = KeyScheme()
     for length in (10, 1_000):
         subject = Subject(principal=Principal("a" * length))

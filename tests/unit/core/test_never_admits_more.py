@@ -1,4 +1,4 @@
-"""No schedule makes the admitted cost exceed the policy, and every wait that is told is true."""
+"""Properties of all algorithms: the admitted cost keeps the bound, and every wait is exact."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,13 +21,13 @@ from support.admitted import (
 from support.clock import EPOCH_US
 
 Steps = list[tuple[int, int]]
-"""Microseconds to wait and units to ask for; a negative wait asks after exactly `retry_us`."""
+"""Microseconds to wait and units to request; a negative wait is exactly `retry_after_us`."""
 
 MAX_UNITS = 12
 
 
 def schedules(period_us: int) -> st.SearchStrategy[Steps]:
-    """Generate schedules that stay around the boundaries of a period."""
+    """Generate schedules around the boundaries of a period."""
     wait = st.one_of(
         st.just(-1), st.just(0), st.integers(0, 3 * period_us), st.sampled_from([1, period_us])
     )
@@ -35,7 +35,7 @@ def schedules(period_us: int) -> st.SearchStrategy[Steps]:
 
 
 def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
-    """Generate quotas over periods of a few milliseconds."""
+    """Generate quotas with periods of a few milliseconds."""
 
     def build(limit: int, burst: int, period_ms: int) -> Quota:
         burst = burst if algorithm is Algorithm.TOKEN_BUCKET else limit
@@ -45,15 +45,15 @@ def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
 
 
 def admit(quota: Quota, steps: Steps) -> Admitted:
-    """Run a schedule and return what was admitted, and when."""
+    """Run a schedule, and return the admitted units and their times."""
     algorithm, state, now_us, admitted = algorithm_for(quota.algorithm), None, EPOCH_US, []
     retry_us = 0
-    for number, (wait_us, asked) in enumerate(steps):
+    for number, (wait_us, requested) in enumerate(steps):
         now_us += retry_us if wait_us < 0 else wait_us
-        units = min(asked, quota.burst)
-        verdict, after = algorithm.acquire(quota, state, now_us, units, f"lease{number}")
-        retry_us = verdict.retry_after_us
-        if verdict.allowed:
+        units = min(requested, quota.burst)
+        status, after = algorithm.acquire(quota, state, now_us, units, f"lease{number}")
+        retry_us = status.retry_after_us
+        if status.allowed:
             state = after
             admitted.append((now_us, units))
     return admitted
@@ -74,24 +74,24 @@ def admit(quota: Quota, steps: Steps) -> Admitted:
 def test_no_schedule_admits_more_than_the_policy(
     algorithm: Algorithm, keeps: Callable[[Quota, Admitted], None], data: st.DataObject
 ) -> None:
-    """Whatever is asked and whenever, each algorithm keeps the bound that it states."""
+    """Each algorithm keeps its stated bound under every schedule."""
     quota = data.draw(quotas(algorithm))
     keeps(quota, admit(quota, data.draw(schedules(quota.period_us))))
 
 
 def states(quota: Quota, steps: Steps, deltas: list[int]) -> Iterator[tuple[int, int, State]]:
-    """Run a schedule with later corrections; yield time, units asked and the state before."""
+    """Run a schedule with adjustments; yield time, requested units and the state before."""
     algorithm, state, now_us, retry_us = algorithm_for(quota.algorithm), None, EPOCH_US, 0
     spent: Adjustment | None = None
-    for number, (wait_us, asked) in enumerate(steps):
+    for number, (wait_us, requested) in enumerate(steps):
         now_us += retry_us if wait_us < 0 else wait_us
         if spent:
             state, spent = algorithm.adjust(quota, state, now_us, spent), None
-        units, lease = min(asked, quota.burst), f"lease{number}"
+        units, lease = min(requested, quota.burst), f"lease{number}"
         yield now_us, units, state
-        verdict, after = algorithm.acquire(quota, state, now_us, units, lease)
-        retry_us = verdict.retry_after_us
-        if verdict.allowed and units:
+        status, after = algorithm.acquire(quota, state, now_us, units, lease)
+        retry_us = status.retry_after_us
+        if status.allowed and units:
             state = after
             spent = Adjustment("", quota, deltas[number % len(deltas)], now_us, units, lease)
 
@@ -102,45 +102,47 @@ DELTAS = st.lists(st.integers(-3, 3), min_size=1, max_size=5)
 
 @EVERY_ALGORITHM
 @given(data=st.data())
-def test_waiting_exactly_retry_lets_in(algorithm: Algorithm, data: st.DataObject) -> None:
-    """At `retry_us` the same charge fits, and one microsecond before it does not."""
+def test_charge_fits_exactly_at_retry_after(algorithm: Algorithm, data: st.DataObject) -> None:
+    """At `retry_after_us` the same charge fits, and one microsecond before it does not."""
     quota = data.draw(quotas(algorithm))
-    take = algorithm_for(algorithm).acquire
+    acquire = algorithm_for(algorithm).acquire
     for now_us, units, state in states(
         quota, data.draw(schedules(quota.period_us)), data.draw(DELTAS)
     ):
-        verdict, _ = take(quota, state, now_us, units, "waiting")
-        if not verdict.allowed:
-            assert take(quota, state, now_us + verdict.retry_after_us, units, "waiting")[0].allowed
-            assert not take(quota, state, now_us + verdict.retry_after_us - 1, units, "waiting")[
+        status, _ = acquire(quota, state, now_us, units, "waiting")
+        if not status.allowed:
+            assert acquire(quota, state, now_us + status.retry_after_us, units, "waiting")[
+                0
+            ].allowed
+            assert not acquire(quota, state, now_us + status.retry_after_us - 1, units, "waiting")[
                 0
             ].allowed
 
 
 @EVERY_ALGORITHM
 @given(data=st.data())
-def test_next_and_reset_are_the_first_such_times(algorithm: Algorithm, data: st.DataObject) -> None:
-    """More than `remaining` is there first at `next_us`, and everything first at `reset_us`."""
+def test_next_unit_and_reset_times_are_exact(algorithm: Algorithm, data: st.DataObject) -> None:
+    """`next_unit_after_us` and `reset_after_us` are the first times with more, and all, units."""
     quota = data.draw(quotas(algorithm))
 
     def remaining(state: State, at_us: int) -> int:
-        verdict: BucketStatus = algorithm_for(algorithm).acquire(quota, state, at_us, 0, "")[0]
-        return verdict.remaining
+        status: BucketStatus = algorithm_for(algorithm).acquire(quota, state, at_us, 0, "")[0]
+        return status.remaining
 
     for now_us, _, state in states(quota, data.draw(schedules(quota.period_us)), data.draw(DELTAS)):
-        verdict, _ = algorithm_for(algorithm).acquire(quota, state, now_us, 0, "")
-        assert remaining(state, now_us + verdict.reset_after_us) == quota.burst
-        if verdict.next_unit_after_us:
-            assert remaining(state, now_us + verdict.next_unit_after_us) > verdict.remaining
-            assert remaining(state, now_us + verdict.next_unit_after_us - 1) == verdict.remaining
+        status, _ = algorithm_for(algorithm).acquire(quota, state, now_us, 0, "")
+        assert remaining(state, now_us + status.reset_after_us) == quota.burst
+        if status.next_unit_after_us:
+            assert remaining(state, now_us + status.next_unit_after_us) > status.remaining
+            assert remaining(state, now_us + status.next_unit_after_us - 1) == status.remaining
         else:
-            assert verdict.remaining == quota.burst
+            assert status.remaining == quota.burst
 
 
 @EVERY_ALGORITHM
 @given(data=st.data())
-def test_expired_state_says_no_more_than_none(algorithm: Algorithm, data: st.DataObject) -> None:
-    """From `expires_us` on a bucket decides as if it had never been used."""
+def test_expired_state_equals_no_state(algorithm: Algorithm, data: st.DataObject) -> None:
+    """From `expires_at_us` on a bucket decides as if it had never been used."""
     quota = data.draw(quotas(algorithm))
     module = algorithm_for(algorithm)
     assert module.expires_at_us(quota, None) is None

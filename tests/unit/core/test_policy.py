@@ -1,4 +1,4 @@
-"""Which policies hold a request, with which limits, and what no policy can be."""
+"""Policies: which requests they apply to, their limits, and invalid ones."""
 
 from typing import Any
 
@@ -30,8 +30,8 @@ def names(policies: tuple[Policy, ...]) -> list[str]:
         ("header:X-Tenant", KeyPart(KeyKind.HEADER, "x-tenant")),
     ],
 )
-def test_key_is_read(text: str, part: KeyPart) -> None:
-    """A key names what its buckets are kept per; header names are in lower case."""
+def test_key_part_parses(text: str, part: KeyPart) -> None:
+    """A key part names a request property; header names are in lower case."""
     assert KeyPart.parse(text) == part
 
 
@@ -39,8 +39,8 @@ def test_key_is_read(text: str, part: KeyPart) -> None:
     "text",
     ["", "ip", "Principal", "header", "header:", "header:a b", "header:a:b", "route:x", "global:"],
 )
-def test_unknown_key_is_refused(text: str) -> None:
-    """What is no key is refused, with all keys in the message."""
+def test_key_part_rejects_unknown_text(text: str) -> None:
+    """The message lists the valid keys."""
     with pytest.raises(ConfigError, match=r"write principal, client_address, header:<name>, route"):
         KeyPart.parse(text)
 
@@ -64,13 +64,13 @@ def test_unknown_key_is_refused(text: str) -> None:
         (Match(tiers=frozenset({"pro"})), "GET", "/a", True),
     ],
 )
-def test_match_is_of_methods_and_templates(
+def test_match_compares_methods_and_templates(
     match: Match,
     method: str,
     template: str,
     held: bool,  # noqa: FBT001 - a case's column
 ) -> None:
-    """Methods are compared whole, HEAD as GET too; templates as written or up to a final star."""
+    """HEAD matches GET, too; templates match as written or up to a final star."""
     assert match.matches_route(method, template) is held
 
 
@@ -93,14 +93,14 @@ def test_match_is_of_methods_and_templates(
         ({"limits": (MINUTE, DAY, MINUTE)}, "two limits of one algorithm and period"),
     ],
 )
-def test_impossible_policy_cannot_be_built(changes: dict[str, Any], message: str) -> None:
-    """Values that cannot work together are refused, and the message says the fix."""
+def test_policy_rejects_invalid_values(changes: dict[str, Any], message: str) -> None:
+    """Values that cannot work together are an error with the fix in the message."""
     with pytest.raises(ConfigError, match=message):
         Policy(**{"name": "exports", "limits": LIMITS, **changes})
 
 
-def test_longest_name_can_be_built() -> None:
-    """A name of 64 letters, digits and signs is a name."""
+def test_policy_accepts_the_longest_name() -> None:
+    """A name of 64 letters, digits and signs is valid."""
     assert Policy("a" * 58 + "._/-0Z", LIMITS).quotas_for("") == LIMITS
 
 
@@ -114,15 +114,15 @@ def test_longest_name_can_be_built() -> None:
         ((), "unknown", (MINUTE,)),
     ],
 )
-def test_tier_chooses_the_limits(
+def test_quotas_for_selects_by_tier(
     limits: tuple[Quota, ...], tier: str, expected: tuple[Quota, ...]
 ) -> None:
-    """A tier has its own limits; any other has the policy's, or those of the first tier."""
+    """A tier has its own limits; any other tier has the policy's, or those of the first tier."""
     tiers = {"basic": (MINUTE,), "pro": (MINUTE, DAY)}
     assert Policy("exports", limits, tiers).quotas_for(tier) == expected
 
 
-def test_headers_of_the_keys_are_collected() -> None:
+def test_key_headers_of_all_policies_are_collected() -> None:
     """A set knows the request headers that any of its keys is made from."""
     keyed = Policy("a", LIMITS, key=(KeyPart.parse("header:X-A"), KeyPart.parse("route")))
     other = Policy("b", LIMITS, key=(KeyPart.parse("header:x-b"),))
@@ -131,14 +131,14 @@ def test_headers_of_the_keys_are_collected() -> None:
     assert PolicySet().key_headers == frozenset()
 
 
-def test_two_policies_of_one_name_are_refused() -> None:
-    """A set names each policy once."""
+def test_policy_set_rejects_duplicate_names() -> None:
+    """A set contains each name once."""
     with pytest.raises(ConfigError, match="two policies are named 'b': rename one"):
         PolicySet([policy("a"), policy("b"), policy("b")])
 
 
-def test_set_gives_a_policy_by_name() -> None:
-    """A policy is found by its name, and nothing is where there is none."""
+def test_policy_set_returns_a_policy_by_name() -> None:
+    """A policy is found by its name, and None for an unknown name."""
     one = policy("a")
     found = PolicySet([one], generation=3, digest="d", source="file")
     assert (found.get("a"), found.get("b")) == (one, None)
@@ -148,8 +148,8 @@ def test_set_gives_a_policy_by_name() -> None:
 EXPORTS = Match(methods=frozenset({"POST"}), routes=("/exports",))
 
 
-def test_default_holds_what_nothing_else_does() -> None:
-    """A route that no policy matches falls under `default`, and one that is matched does not."""
+def test_default_policy_applies_to_unmatched_requests() -> None:
+    """`default` applies to a route that no policy matches, and not to one that is matched."""
     policies = PolicySet([policy("default"), policy("exports", EXPORTS), policy("all", Match())])
     few = PolicySet([policy("default"), policy("exports", EXPORTS)])
     assert names(few.select("POST", "/exports", "")) == ["exports"]
@@ -157,12 +157,12 @@ def test_default_holds_what_nothing_else_does() -> None:
     assert names(policies.select("POST", "/exports", "")) == ["exports", "all"]
 
 
-def test_unmatched_route_is_held_by_default() -> None:
-    """A request that no route matched is counted too (slowapi #281)."""
+def test_default_policy_applies_to_an_unmatched_route() -> None:
+    """A request without a route is limited, too (slowapi #281)."""
     assert names(PolicySet([policy("default")]).select("GET", "unmatched", "")) == ["default"]
 
 
-def test_policy_without_match_holds_only_where_it_is_named() -> None:
+def test_policy_without_match_applies_only_by_name() -> None:
     """A policy without `match` is for the code that names it; only `default` needs none."""
     assert PolicySet([policy("named")]).select("GET", "/", "") == ()
 
@@ -175,8 +175,8 @@ def test_policy_without_match_holds_only_where_it_is_named() -> None:
     ],
     ids=["shadow", "percent"],
 )
-def test_policy_that_is_only_tried_leaves_nobody_without_a_limit(tried: Policy) -> None:
-    """While a policy is not enforced for every caller, `default` holds its requests too."""
+def test_default_policy_applies_beside_a_shadow_policy(tried: Policy) -> None:
+    """While a policy is not enforced for every caller, `default` applies to its requests, too."""
     policies = PolicySet([policy("default"), tried])
     assert names(policies.select("POST", "/exports", "")) == ["exports", "default"]
     assert names(policies.for_route("POST", "/exports")) == ["exports", "default"]
@@ -184,15 +184,15 @@ def test_policy_that_is_only_tried_leaves_nobody_without_a_limit(tried: Policy) 
     assert names(enforced.select("POST", "/exports", "")) == ["exports", "all"]
 
 
-def test_policy_that_is_off_is_not_there() -> None:
-    """What is off holds nothing; its requests fall under `default`, unless that is off too."""
+def test_disabled_policy_does_not_apply() -> None:
+    """`default` applies to its requests, unless that is off, too."""
     off = policy("exports", EXPORTS, Mode.OFF)
     assert names(PolicySet([policy("default"), off]).select("POST", "/exports", "")) == ["default"]
     assert PolicySet([policy("default", mode=Mode.OFF), off]).select("POST", "/exports", "") == ()
 
 
-def test_tiers_of_a_match_leave_others_to_default() -> None:
-    """A policy for some tiers holds these; a caller of any other has `default`."""
+def test_match_tiers_leave_other_tiers_to_default() -> None:
+    """A policy for some tiers applies to them; `default` applies to the other tiers."""
     vip = policy("vip", Match(routes=("/exports",), tiers=frozenset({"pro", "max"})))
     policies = PolicySet([policy("default"), vip])
     assert names(policies.select("GET", "/exports", "pro")) == ["vip"]
@@ -201,8 +201,8 @@ def test_tiers_of_a_match_leave_others_to_default() -> None:
     assert names(policies.for_route("GET", "/other")) == ["default"]
 
 
-def test_route_held_for_every_tier_never_has_default() -> None:
-    """Where one policy holds all tiers, `default` cannot hold the route for anybody."""
+def test_default_policy_does_not_apply_where_all_tiers_are_matched() -> None:
+    """A route with an enforced policy for all tiers never has `default`."""
     vip = policy("vip", Match(tiers=frozenset({"pro"})))
     policies = PolicySet([policy("default"), vip, policy("exports", EXPORTS)])
     assert names(policies.for_route("POST", "/exports")) == ["vip", "exports"]

@@ -1,4 +1,4 @@
-"""How limits are cut into slices, and what of a slice can be given back."""
+"""Prefetch terms: batch sizes and lifetimes, and the refund of unused units."""
 
 from dataclasses import replace
 
@@ -14,48 +14,48 @@ BUCKET = rate_quota("100/minute", burst=150)
 WINDOW = rate_quota("1000/hour", algorithm=Algorithm.FIXED_WINDOW)
 
 
-def test_token_bucket() -> None:
-    """Its bucket holds less by a slice, which lives as long as it takes to be gained again."""
-    slicing = prefetch_terms((BUCKET,), 0.1)
+def test_prefetch_terms_of_a_token_bucket() -> None:
+    """The bucket is smaller by one batch, and a batch lives as long as its units refill."""
+    terms = prefetch_terms((BUCKET,), 0.1)
 
-    assert slicing.quotas == (replace(BUCKET, burst=135),)
-    assert (slicing.max_cost, slicing.lifetime_us) == (15, 9 * SECOND_US)
-
-
-def test_fixed_window() -> None:
-    """A window keeps its limit, for its slices end with it."""
-    slicing = prefetch_terms((WINDOW,), 0.05)
-
-    assert slicing.quotas == (WINDOW,)
-    assert (slicing.max_cost, slicing.lifetime_us) == (50, 180 * SECOND_US)
+    assert terms.quotas == (replace(BUCKET, burst=135),)
+    assert (terms.max_cost, terms.lifetime_us) == (15, 9 * SECOND_US)
 
 
-def test_several_limits() -> None:
-    """A slice of several limits is the smallest of theirs, and lives as long as the shortest."""
-    slicing = prefetch_terms((BUCKET, replace(WINDOW, cost=20)), 0.1)
+def test_prefetch_terms_of_a_fixed_window() -> None:
+    """A window keeps its limit, because its batches expire with it."""
+    terms = prefetch_terms((WINDOW,), 0.05)
 
-    assert slicing.quotas == (replace(BUCKET, burst=135), replace(WINDOW, cost=20))
-    assert (slicing.max_cost, slicing.lifetime_us) == (5, 9 * SECOND_US)
+    assert terms.quotas == (WINDOW,)
+    assert (terms.max_cost, terms.lifetime_us) == (50, 180 * SECOND_US)
 
 
-def test_a_life_is_never_longer_than_what_a_bucket_gains() -> None:
-    """A life that is no whole number of microseconds is rounded down."""
+def test_prefetch_terms_of_several_limits() -> None:
+    """A batch has the smallest of the sizes, and the shortest of the lifetimes."""
+    terms = prefetch_terms((BUCKET, replace(WINDOW, cost=20)), 0.1)
+
+    assert terms.quotas == (replace(BUCKET, burst=135), replace(WINDOW, cost=20))
+    assert (terms.max_cost, terms.lifetime_us) == (5, 9 * SECOND_US)
+
+
+def test_prefetch_lifetime_is_rounded_down() -> None:
+    """A lifetime that is not a whole number of microseconds is rounded down."""
     quota = quota_of(Algorithm.TOKEN_BUCKET, 7)
-    slicing = prefetch_terms((quota,), 0.29)
+    terms = prefetch_terms((quota,), 0.29)
 
-    assert slicing.max_cost == 2
-    assert slicing.lifetime_us * quota.limit <= slicing.max_cost * quota.period_us
-    assert (slicing.lifetime_us + 1) * quota.limit > slicing.max_cost * quota.period_us
+    assert terms.max_cost == 2
+    assert terms.lifetime_us * quota.limit <= terms.max_cost * quota.period_us
+    assert (terms.lifetime_us + 1) * quota.limit > terms.max_cost * quota.period_us
 
 
-def test_a_part_is_taken_as_it_is_written() -> None:
-    """The double next to 0.29 is below it, and would make 28 of 29 units."""
+def test_prefetch_fraction_is_exact() -> None:
+    """The double next to 0.29 is below it, and would give 28 of 29 units."""
     assert prefetch_terms((rate_quota("100/minute"),), 0.29).max_cost == 29
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 0.51, 1.0, float("nan")])
-def test_fraction(fraction: float) -> None:
-    """A part is above nothing, and leaves at least as much in the bucket."""
+def test_policy_rejects_an_invalid_prefetch_fraction(fraction: float) -> None:
+    """A fraction is above 0, and leaves at least as much in the bucket."""
     with pytest.raises(ConfigError, match=r"above 0 and at most 0\.5, not"):
         Policy("exports", (BUCKET,), prefetch=fraction)
 
@@ -69,21 +69,21 @@ def test_fraction(fraction: float) -> None:
     ],
     ids=lambda quota: quota.algorithm,
 )
-def test_other_algorithms(quota: Quota) -> None:
-    """An algorithm whose bound would not hold says which ones can be cut."""
+def test_policy_rejects_prefetch_of_other_algorithms(quota: Quota) -> None:
+    """The message lists the algorithms that can be prefetched."""
     with pytest.raises(ConfigError, match=f"fixed_window only: leave it out for {quota.algorithm}"):
         Policy("exports", (BUCKET, quota), prefetch=0.1)
 
 
 @pytest.mark.parametrize("quota", [rate_quota("9/minute"), rate_quota("100/minute", cost=11)])
-def test_less_than_a_request(quota: Quota) -> None:
-    """A slice that holds no request is an error, and so is one of any tier."""
+def test_policy_rejects_a_batch_below_one_request(quota: Quota) -> None:
+    """A batch that holds no request is an error in every tier."""
     with pytest.raises(ConfigError, match="holds no request: write a larger prefetch, limit"):
         Policy("exports", (BUCKET,), {"free": (quota,)}, prefetch=0.1)
 
 
-def test_policy_with_tiers() -> None:
-    """Each tier's limits are cut, and a policy without a lease is as it was."""
+def test_policy_has_prefetch_terms_by_tier() -> None:
+    """Each tier has its own terms, and a policy without prefetch keeps its limits."""
     tiers = {"free": (rate_quota("20/minute"),)}
     policy, plain = Policy("a", (BUCKET,), tiers, prefetch=0.1), Policy("a", (BUCKET,), tiers)
 
@@ -95,14 +95,14 @@ def test_policy_with_tiers() -> None:
         20,
         150,
     ]
-    slicing = policy.prefetch_terms("free")
-    assert slicing is not None
-    assert slicing.max_cost == 2
+    terms = policy.prefetch_terms("free")
+    assert terms is not None
+    assert terms.max_cost == 2
     assert plain.prefetch_terms("free") is None
 
 
-def test_unused_of_a_token_bucket() -> None:
-    """What the bucket may have gained meanwhile is not given back: it would have it twice."""
+def test_refundable_units_of_a_token_bucket() -> None:
+    """Units that the bucket may have refilled are not refunded."""
     quota = quota_of(Algorithm.TOKEN_BUCKET, 60)
     left = [
         refundable_units(quota, 10, age_us, MINUTE_US) for age_us in (0, 1, SECOND_US, 9_000_001)
@@ -111,8 +111,8 @@ def test_unused_of_a_token_bucket() -> None:
     assert left == [10, 9, 9, 0]
 
 
-def test_unused_of_a_window() -> None:
-    """A window takes back until it ends."""
+def test_refundable_units_of_a_fixed_window() -> None:
+    """Units are refunded until the window ends."""
     quota = quota_of(Algorithm.FIXED_WINDOW, 60)
     left = [
         refundable_units(quota, 10, age_us, MINUTE_US) for age_us in (0, MINUTE_US - 1, MINUTE_US)

@@ -1,4 +1,4 @@
-"""A quota is whole numbers that can work together, read from what people write."""
+"""Quotas and limits: parsing, validation, and shares of replicas."""
 
 from datetime import timedelta
 from fractions import Fraction
@@ -42,7 +42,7 @@ DAY_US = 86_400 * SECOND_US
         ("  7/2hours ", 7, 7_200),
     ],
 )
-def test_rate_is_read(text: str, limit: int, seconds: int) -> None:
+def test_parse_rate(text: str, limit: int, seconds: int) -> None:
     """A rate is a number, `/` or `per`, and a period with or without a number of its own."""
     assert parse_rate(text) == (limit, seconds * SECOND_US)
 
@@ -55,27 +55,27 @@ def test_rate_is_read(text: str, limit: int, seconds: int) -> None:
         *("1234567890123/second", "1/1234567890 s", "1/s\n2/s", "5//s", "100perday s"),
     ],
 )
-def test_rate_that_cannot_be_read_says_how_to_write_one(text: str) -> None:
-    """Text that is no rate is refused, with rates that are in the message."""
+def test_parse_rate_rejects_other_text(text: str) -> None:
+    """The message contains valid rates."""
     with pytest.raises(ConfigError, match=r"is not a rate: write 100/second"):
         parse_rate(text)
 
 
 @pytest.mark.parametrize("text", ["0/second", "5/0 s", "0/0 s"])
-def test_rate_of_nothing_is_refused(text: str) -> None:
-    """A rate that allows nothing, or in no time, is refused."""
+def test_parse_rate_rejects_zero(text: str) -> None:
+    """A rate of 0 units, or per no time, is an error."""
     with pytest.raises(ConfigError, match="allows nothing"):
         parse_rate(text)
 
 
-def test_burst_is_the_limit_unless_said() -> None:
-    """A bucket holds its limit, or the burst that is named."""
+def test_rate_quota_burst_defaults_to_the_limit() -> None:
+    """A bucket holds its limit, or the burst that is given."""
     assert rate_quota("5/minute").burst == 5
     assert rate_quota("5/minute", burst=9) == Quota(Algorithm.TOKEN_BUCKET, 5, 60 * SECOND_US, 9)
 
 
-def test_concurrency_is_no_rate() -> None:
-    """Concurrency has a limit and a lease, and refuses a rate with what to write instead."""
+def test_concurrency_quota_has_no_rate() -> None:
+    """Concurrency has a limit and a lease; a rate for it is an error with the fix."""
     assert concurrency_quota(3, lease=0.005) == Quota(Algorithm.CONCURRENCY, 3, 5_000, 3)
     with pytest.raises(ConfigError, match="write `concurrency: 10` in place of `rate`"):
         rate_quota("5/minute", algorithm=Algorithm.CONCURRENCY)
@@ -103,17 +103,17 @@ def test_concurrency_is_no_rate() -> None:
         ("token_bucket", (1, DAY_US, 367, 1), "write a smaller burst or period"),
     ],
 )
-def test_impossible_quota_cannot_be_built(
+def test_quota_rejects_invalid_values(
     algorithm: str, figures: tuple[int, int, int, int], message: str
 ) -> None:
-    """Values that cannot work together are refused, and the message says what to write."""
+    """Values that cannot work together are an error with the fix in the message."""
     limit, period_us, burst, cost = figures
     with pytest.raises(ConfigError, match=message):
         Quota(Algorithm(algorithm), limit, period_us, burst, cost)
 
 
-def test_largest_quotas_can_be_built() -> None:
-    """What is allowed reaches up to the limits that the messages name."""
+def test_quota_accepts_the_largest_values() -> None:
+    """Valid values reach up to the bounds that the messages name."""
     Quota(Algorithm.TOKEN_BUCKET, MAX_LIMIT, 366 * DAY_US, MAX_LIMIT)
     Quota(Algorithm.SLIDING_LOG, MAX_ENTRIES, 1_000, MAX_ENTRIES)
     Quota(Algorithm.TOKEN_BUCKET, 1, DAY_US, 366)
@@ -130,25 +130,25 @@ def test_largest_quotas_can_be_built() -> None:
         (concurrency_quota(5, lease=timedelta(milliseconds=1_500)), "c1500ms"),
     ],
 )
-def test_name_tells_algorithm_and_period(quota: Quota, name: str) -> None:
-    """A limit's name is its algorithm's letters and its period."""
+def test_quota_name_contains_algorithm_and_period(quota: Quota, name: str) -> None:
+    """A quota's name is its algorithm's initials and its period."""
     assert quota.name == name
 
 
-def test_fill_time_is_rounded_up() -> None:
-    """An empty bucket is whole again after burst / rate, a window after its period."""
+def test_quota_refill_time_is_rounded_up() -> None:
+    """A bucket refills in burst / rate, a window in its period."""
     assert rate_quota("7/minute", burst=1).refill_us == 8_571_429
     assert rate_quota("7/minute", algorithm=Algorithm.SLIDING_LOG).refill_us == 60 * SECOND_US
 
 
-def test_charge_is_cost_times_the_limits_own() -> None:
-    """A request's cost is multiplied by the limit's, and 0 stays 0."""
+def test_units_for_multiplies_the_costs() -> None:
+    """A request's cost is multiplied by the quota's, and 0 stays 0."""
     quota = rate_quota("9/minute", cost=3)
     assert [quota.units_for(cost) for cost in (0, 1, 3)] == [0, 3, 9]
 
 
-def test_cost_that_can_never_pass_is_an_error() -> None:
-    """A cost above what the limit can hold is told apart from one that must wait."""
+def test_units_for_rejects_a_cost_above_the_burst() -> None:
+    """A cost that can never fit is an error, unlike one that has to wait."""
     quota = rate_quota("9/minute", cost=3)
     with pytest.raises(CostError, match="a cost of 4 can never pass a limit that holds 3"):
         quota.units_for(4)
@@ -157,7 +157,7 @@ def test_cost_that_can_never_pass_is_an_error() -> None:
 
 
 def any_quota() -> st.SearchStrategy[Quota]:
-    """Generate every kind of quota that can be built."""
+    """Generate every kind of valid quota."""
 
     def build(algorithm: Algorithm, limit: int, period_ms: int, burst: int, cost: int) -> Quota:
         if algorithm in {Algorithm.SLIDING_LOG, Algorithm.CONCURRENCY}:
@@ -174,8 +174,8 @@ def any_quota() -> st.SearchStrategy[Quota]:
 
 
 @given(quota=any_quota(), replicas=st.integers(1, 500))
-def test_shares_add_up_to_the_limit(quota: Quota, replicas: int) -> None:
-    """The parts of all replicas hold together no more than the limit, or one request each."""
+def test_per_replica_shares_add_up_to_the_limit(quota: Quota, replicas: int) -> None:
+    """The shares of all replicas hold at most the limit, or one request each."""
     share = quota.per_replica(replicas)
     assert replicas * share.burst <= max(quota.burst, replicas * quota.cost)
     if quota.algorithm is not Algorithm.TOKEN_BUCKET:
@@ -184,8 +184,8 @@ def test_shares_add_up_to_the_limit(quota: Quota, replicas: int) -> None:
 
 
 @given(quota=any_quota(), replicas=st.integers(1, 500))
-def test_rates_of_the_shares_add_up_to_the_rate(quota: Quota, replicas: int) -> None:
-    """The parts refill together no faster than the limit, or by one request each in a year."""
+def test_per_replica_rates_add_up_to_the_rate(quota: Quota, replicas: int) -> None:
+    """The shares refill at most at the limit's rate, or one request each in a year."""
     share = quota.per_replica(replicas)
     if quota.algorithm is Algorithm.TOKEN_BUCKET:
         rate = Fraction(quota.limit, quota.period_us)
@@ -197,8 +197,8 @@ def test_rates_of_the_shares_add_up_to_the_rate(quota: Quota, replicas: int) -> 
         assert together <= rate or slowest
 
 
-def test_share_of_one_replica_is_the_limit() -> None:
-    """One replica alone has the whole limit."""
+def test_per_replica_share_of_one_replica_is_the_limit() -> None:
+    """A single replica has the whole limit."""
     quota = rate_quota("9/minute", burst=20, cost=2)
     assert quota.per_replica(1) is quota
     assert quota.per_replica(0) is quota

@@ -1,17 +1,17 @@
-"""A request is a principal's, or else an address's; the two never meet."""
+"""Subjects: the identity is the principal's name, or else the address."""
 
 from fleetlimit.core.subject import UNMATCHED_ROUTE, Principal, Subject
 
 
-def test_principal_is_the_identity() -> None:
-    """A verified caller is its name, with its tier, wherever it calls from."""
+def test_subject_identity_is_the_principal() -> None:
+    """A verified caller is identified by name, with its tier, from every address."""
     subject = Subject("192.0.2.1", Principal("ann", "pro", "jwt"))
     assert subject.identity == Subject("192.0.2.2", Principal("ann", "free")).identity
     assert subject.tier == "pro"
 
 
-def test_address_is_the_identity_without_a_principal() -> None:
-    """An anonymous caller is its address, without a tier; a principal cannot spell it."""
+def test_subject_identity_is_the_address_without_a_principal() -> None:
+    """A principal's name cannot spell an address."""
     subject = Subject("ann")
     assert subject.identity != Subject(principal=Principal("ann")).identity
     assert subject.identity != Subject("bob").identity

@@ -1,4 +1,4 @@
-"""What tests of the audit share."""
+"""Fixture of the audit's tests."""
 
 from collections.abc import AsyncIterator
 
@@ -9,7 +9,7 @@ from support.audit import AuditBench
 
 @pytest.fixture
 async def bench() -> AsyncIterator[AuditBench]:
-    """Return three replicas with one policy of 6 a minute."""
+    """Return three replicas with one policy of 6 requests per minute."""
     found = AuditBench()
     yield found
     await found.fleet.aclose()

@@ -1,4 +1,4 @@
-"""The breaker: when nobody asks the store, and how it is asked again."""
+"""Circuit breaker: when it opens, and how it closes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,10 +27,10 @@ ANN = Subject(principal=Principal("ann"))
 
 
 class BreakerBench:
-    """A breaker with everything that it is given.
+    """A circuit breaker with its collaborators.
 
     Args:
-        failures: Failures in a row that open it.
+        failures: Consecutive failures that open it.
     """
 
     def __init__(self, failures: int = 2) -> None:
@@ -44,7 +44,7 @@ class BreakerBench:
         )
 
     def state(self) -> BreakerState:
-        """Return the breaker's state."""
+        """Return the state of the breaker."""
         return self.breaker.state
 
     async def _probe(self) -> None:
@@ -54,7 +54,7 @@ class BreakerBench:
             raise self.probe_error
 
     async def call(self, error: StoreError | None = None, hold: HeldCall | None = None) -> str:
-        """Do work through the breaker that ends like this."""
+        """Call a function through the breaker that ends like this."""
 
         async def work() -> str:
             if hold is not None:
@@ -66,7 +66,7 @@ class BreakerBench:
         return await self.breaker.call("acquire", work)
 
     async def fail(self, times: int = 1) -> None:
-        """Let work fail."""
+        """Let calls fail."""
         for _ in range(times):
             with pytest.raises(StoreUnavailable, match="no answer"):
                 await self.call(timeout_error())
@@ -74,179 +74,179 @@ class BreakerBench:
 
 @asynccontextmanager
 async def breaker_bench(failures: int = 2) -> AsyncIterator[BreakerBench]:
-    """Return a breaker that is closed down in the end, and leaves no task behind."""
+    """Yield a breaker, close it at the end, and check that no task is left."""
     before = asyncio.all_tasks()
-    switch = BreakerBench(failures)
-    yield switch
-    await switch.breaker.aclose()
+    bench = BreakerBench(failures)
+    yield bench
+    await bench.breaker.aclose()
     assert asyncio.all_tasks() <= before
 
 
-async def test_it_opens_after_so_many_failures_in_a_row() -> None:
-    """The last of so many failures opens the breaker, and not an earlier one."""
-    async with breaker_bench(3) as switch:
-        await switch.fail(2)
-        assert switch.state() is BreakerState.CLOSED
-        await switch.fail()
-        assert switch.state() is BreakerState.OPEN
-        assert [type(event) for event in switch.recorder.events.entries] == [
+async def test_circuit_breaker_opens_after_consecutive_failures() -> None:
+    """The last of these failures opens it, and not an earlier one."""
+    async with breaker_bench(3) as bench:
+        await bench.fail(2)
+        assert bench.state() is BreakerState.CLOSED
+        await bench.fail()
+        assert bench.state() is BreakerState.OPEN
+        assert [type(event) for event in bench.recorder.events.entries] == [
             StoreFailed,
             StoreFailed,
             StoreFailed,
             BreakerChanged,
         ]
-        failed = switch.recorder.of(StoreFailed)[0]
+        failed = bench.recorder.of(StoreFailed)[0]
         assert (failed.operation, failed.error.kind) == ("acquire", "timeout")
 
 
-async def test_a_success_starts_the_count_again() -> None:
-    """Failures with a success between them are not in a row."""
-    async with breaker_bench(2) as switch:
+async def test_circuit_breaker_success_resets_the_count() -> None:
+    """Failures with a success between them are not consecutive."""
+    async with breaker_bench(2) as bench:
         for _ in range(3):
-            await switch.fail()
-            assert await switch.call() == "done"
-        assert switch.state() is BreakerState.CLOSED
+            await bench.fail()
+            assert await bench.call() == "done"
+        assert bench.state() is BreakerState.CLOSED
 
 
-async def test_while_it_is_open_no_work_is_tried() -> None:
-    """An open breaker refuses at once, which is no failure of the store."""
-    async with breaker_bench(1) as switch:
-        await switch.fail()
+async def test_open_circuit_breaker_makes_no_call() -> None:
+    """A call fails at once, and does not count as a failure of the store."""
+    async with breaker_bench(1) as bench:
+        await bench.fail()
         tried = HeldCall()
         for _ in range(3):
-            with pytest.raises(StoreUnavailable) as refused:
-                await switch.call(hold=tried)
-            assert refused.value.kind == "breaker_open"
+            with pytest.raises(StoreUnavailable) as rejected:
+                await bench.call(hold=tried)
+            assert rejected.value.kind == "breaker_open"
         assert not tried.reached.is_set()
-        assert len(switch.recorder.of(StoreFailed)) == 1
+        assert len(bench.recorder.of(StoreFailed)) == 1
 
 
-async def test_a_bad_bucket_does_not_open_it() -> None:
-    """A bucket that is none is told of each time, and says nothing about the store."""
-    async with breaker_bench(1) as switch:
+async def test_circuit_breaker_ignores_corrupt_buckets() -> None:
+    """A corrupt bucket is emitted each time, and does not count as a failure."""
+    async with breaker_bench(1) as bench:
         for _ in range(5):
             with pytest.raises(BucketCorrupt):
-                await switch.call(BucketCorrupt("no bucket", kind="wrong_type"))
-        assert switch.state() is BreakerState.CLOSED
-        assert len(switch.recorder.of(StoreFailed)) == 5
+                await bench.call(BucketCorrupt("no bucket", kind="wrong_type"))
+        assert bench.state() is BreakerState.CLOSED
+        assert len(bench.recorder.of(StoreFailed)) == 5
 
 
-async def test_a_probe_in_the_background_closes_it() -> None:
+async def test_circuit_breaker_probe_closes_it() -> None:
     """One probe at a time runs, with pauses in between, until one succeeds."""
-    async with breaker_bench(1) as switch:
-        switch.probe_error = timeout_error()
-        switch.probe_call.released.set()
-        await switch.fail()
-        await switch.pauses.wait_for_calls(1)
-        switch.pauses.finish()
-        await switch.pauses.wait_for_calls(2)
-        assert switch.state() is BreakerState.OPEN
-        switch.probe_error = None
-        switch.pauses.finish()
-        await switch.recorder.wait_for(CLOSED)
-        assert await switch.call() == "done"
-        assert (switch.probes, switch.pauses.requested.entries) == (3, [0.25, 0.25])
-        assert switch.recorder.of(BreakerChanged) == [OPENED, CLOSED]
+    async with breaker_bench(1) as bench:
+        bench.probe_error = timeout_error()
+        bench.probe_call.released.set()
+        await bench.fail()
+        await bench.pauses.wait_for_calls(1)
+        bench.pauses.finish()
+        await bench.pauses.wait_for_calls(2)
+        assert bench.state() is BreakerState.OPEN
+        bench.probe_error = None
+        bench.pauses.finish()
+        await bench.recorder.wait_for(CLOSED)
+        assert await bench.call() == "done"
+        assert (bench.probes, bench.pauses.requested.entries) == (3, [0.25, 0.25])
+        assert bench.recorder.of(BreakerChanged) == [OPENED, CLOSED]
 
 
-async def test_a_probe_that_fails_in_any_other_way_is_no_success() -> None:
-    """A fault that nobody foresaw keeps the breaker open, and the probes going."""
-    async with breaker_bench(1) as switch:
-        switch.probe_error = ValueError("an answer that nobody understands")
-        switch.probe_call.released.set()
-        await switch.fail()
-        await switch.pauses.wait_for_calls(1)
-        assert switch.state() is BreakerState.OPEN
-        switch.probe_error = None
-        switch.pauses.finish()
-        await switch.recorder.wait_for(CLOSED)
+async def test_circuit_breaker_probe_survives_an_unexpected_error() -> None:
+    """Another exception keeps the breaker open, and the probes running."""
+    async with breaker_bench(1) as bench:
+        bench.probe_error = ValueError("an unexpected reply")
+        bench.probe_call.released.set()
+        await bench.fail()
+        await bench.pauses.wait_for_calls(1)
+        assert bench.state() is BreakerState.OPEN
+        bench.probe_error = None
+        bench.pauses.finish()
+        await bench.recorder.wait_for(CLOSED)
 
 
-async def test_after_it_closed_it_takes_as_many_failures_again() -> None:
+async def test_closed_circuit_breaker_counts_from_zero() -> None:
     """The failures that opened the breaker do not count towards the next time."""
-    async with breaker_bench(2) as switch:
-        switch.probe_call.released.set()
-        await switch.fail(2)
-        await switch.recorder.wait_for(CLOSED)
-        await switch.fail()
-        assert switch.state() is BreakerState.CLOSED
-        await switch.fail()
-        assert switch.state() is BreakerState.OPEN
+    async with breaker_bench(2) as bench:
+        bench.probe_call.released.set()
+        await bench.fail(2)
+        await bench.recorder.wait_for(CLOSED)
+        await bench.fail()
+        assert bench.state() is BreakerState.CLOSED
+        await bench.fail()
+        assert bench.state() is BreakerState.OPEN
 
 
-async def test_late_failures_do_not_open_it_again() -> None:
-    """Calls that began before the breaker opened say nothing of the store that came back."""
-    async with breaker_bench(2) as switch:
+async def test_circuit_breaker_ignores_calls_from_before_it_opened() -> None:
+    """Calls that began before the breaker opened do not open it after its return."""
+    async with breaker_bench(2) as bench:
         late = [HeldCall() for _ in range(4)]
         async with (
-            running(switch.call(timeout_error(), late[0])) as one,
-            running(switch.call(timeout_error(), late[1])) as two,
-            running(switch.call(timeout_error(), late[2])) as three,
-            running(switch.call(timeout_error(), late[3])) as four,
+            running(bench.call(timeout_error(), late[0])) as one,
+            running(bench.call(timeout_error(), late[1])) as two,
+            running(bench.call(timeout_error(), late[2])) as three,
+            running(bench.call(timeout_error(), late[3])) as four,
         ):
             for hold in late:
                 await hold.wait()
-            await switch.fail(2)
+            await bench.fail(2)
             late[0].released.set()
             await asyncio.wait({one})
-            switch.probe_call.released.set()
-            await switch.recorder.wait_for(CLOSED)
+            bench.probe_call.released.set()
+            await bench.recorder.wait_for(CLOSED)
             for hold in late:
                 hold.released.set()
             await asyncio.wait({two, three, four})
             assert {type(task.exception()) for task in (one, two, three, four)} == {
                 StoreUnavailable
             }
-            assert switch.state() is BreakerState.CLOSED
-            assert switch.recorder.of(BreakerChanged) == [OPENED, CLOSED]
-            assert len(switch.recorder.of(StoreFailed)) == 6
+            assert bench.state() is BreakerState.CLOSED
+            assert bench.recorder.of(BreakerChanged) == [OPENED, CLOSED]
+            assert len(bench.recorder.of(StoreFailed)) == 6
 
 
-async def test_many_failures_at_once_open_it_once() -> None:
-    """Failures that arrive together start one probe and are told as one change."""
-    async with breaker_bench(2) as switch:
+async def test_circuit_breaker_opens_once_for_simultaneous_failures() -> None:
+    """Simultaneous failures start one probe and emit one change."""
+    async with breaker_bench(2) as bench:
         hold = HeldCall()
-        calls = [switch.call(timeout_error(), hold) for _ in range(6)]
+        calls = [bench.call(timeout_error(), hold) for _ in range(6)]
         together = asyncio.gather(*calls, return_exceptions=True)
         await hold.wait()
         hold.released.set()
         assert {type(each) for each in await together} == {StoreUnavailable}
-        assert len(switch.recorder.of(StoreFailed)) == 6
-        await switch.probe_call.wait()
-        assert switch.probes == 1
-        assert switch.recorder.of(BreakerChanged) == [OPENED]
+        assert len(bench.recorder.of(StoreFailed)) == 6
+        await bench.probe_call.wait()
+        assert bench.probes == 1
+        assert bench.recorder.of(BreakerChanged) == [OPENED]
 
 
-async def test_it_is_closed_down_while_it_probes() -> None:
-    """Closing down stops the probe, whether it asks or pauses, and works twice."""
+async def test_circuit_breaker_aclose_stops_the_probe() -> None:
+    """Closing stops the probe, in a call or in a pause, and works twice."""
     for pausing in (False, True):
-        async with breaker_bench(1) as switch:
-            switch.probe_error = timeout_error()
+        async with breaker_bench(1) as bench:
+            bench.probe_error = timeout_error()
             if pausing:
-                switch.probe_call.released.set()
-            await switch.fail()
-            await (switch.pauses.wait_for_calls(1) if pausing else switch.probe_call.wait())
-            await switch.breaker.aclose()
-            assert switch.recorder.of(BreakerChanged) == [OPENED]
+                bench.probe_call.released.set()
+            await bench.fail()
+            await (bench.pauses.wait_for_calls(1) if pausing else bench.probe_call.wait())
+            await bench.breaker.aclose()
+            assert bench.recorder.of(BreakerChanged) == [OPENED]
 
 
-async def test_a_failure_after_closing_down_starts_no_probe() -> None:
-    """A call that outlives the breaker leaves no task behind when it fails."""
-    async with breaker_bench(1) as switch:
-        await switch.breaker.aclose()
-        await switch.fail()
-        assert switch.state() is BreakerState.CLOSED
+async def test_circuit_breaker_does_not_open_after_aclose() -> None:
+    """A call that outlives the breaker starts no task when it fails."""
+    async with breaker_bench(1) as bench:
+        await bench.breaker.aclose()
+        await bench.fail()
+        assert bench.state() is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(0, 0.5), (1, 0), (1, -1)])
-async def test_impossible_settings_are_refused(failures: int, seconds: float) -> None:
-    """A breaker without a failure or a pause cannot be built."""
+async def test_breaker_settings_reject_invalid_values(failures: int, seconds: float) -> None:
+    """At least one failure and a positive pause are required."""
     with pytest.raises(ConfigError, match="at least 1 failure and a pause above 0"):
         BreakerSettings(failures, seconds)
 
 
-async def test_nobody_calls_a_store_that_is_away() -> None:
-    """While the breaker is open, checks are decided without a single call to the store."""
+async def test_limiter_makes_no_call_while_the_breaker_is_open() -> None:
+    """While the breaker is open, checks are decided without a call of the store."""
     async with Bench(rate_policy("a", "100/minute")) as bench:
         bench.store.down = timeout_error()
         hold = bench.store.hold("open")
@@ -264,8 +264,8 @@ async def test_nobody_calls_a_store_that_is_away() -> None:
         assert bench.store.calls == []
 
 
-async def test_the_first_check_after_the_return_finds_the_store() -> None:
-    """When the probe has succeeded the next check is decided by the store, its state known."""
+async def test_limiter_uses_the_store_after_the_first_successful_probe() -> None:
+    """The next check is decided by the store, whose loss of state is known."""
     async with Bench(rate_policy("a", "100/minute"), failures=1) as bench:
         await bench.limiter.start()
         bench.store.down = timeout_error()
@@ -282,8 +282,8 @@ async def test_the_first_check_after_the_return_finds_the_store() -> None:
 
 
 @pytest.mark.parametrize("verb", ["open", "acquire", "heartbeat", "delete", "adjust"])
-async def test_no_exception_reaches_a_request_slowapi_213(verb: str) -> None:
-    """Whatever verb of the store fails, starting, checking and correcting raise nothing."""
+async def test_limiter_raises_no_store_error_slowapi_213(verb: str) -> None:
+    """Whatever store method fails, starting, checking and correcting raise nothing."""
     async with Bench(rate_policy("a", "100/minute"), failures=100) as bench:
         bench.store.errors[verb] = timeout_error()
         await bench.limiter.start()
@@ -298,8 +298,8 @@ async def test_no_exception_reaches_a_request_slowapi_213(verb: str) -> None:
         assert bench.limiter.breaker_state is BreakerState.CLOSED
 
 
-async def test_one_bad_bucket_hurts_its_own_caller_alone() -> None:
-    """A key that holds no bucket is decided without the store, and other keys as ever."""
+async def test_corrupt_bucket_affects_only_its_caller() -> None:
+    """A corrupt bucket is decided without the store, and other keys as before."""
     async with Bench(rate_policy("a", "100/minute"), failures=1) as bench:
         bench.store.errors["acquire"] = BucketCorrupt("no bucket", kind="wrong_type")
         assert (await bench.limiter.check("a", principal="ann")).source is Source.LOCAL

@@ -1,4 +1,4 @@
-"""Closing a limiter: nothing runs on, whatever was under way."""
+"""Closing a limiter: no task is left, whatever was in flight."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from fleetlimit.limiter.ports import CheckSpan
 from support.limiter import Bench, concurrency_policy, rate_policy, running, timeout_error
 
 
-async def test_close_without_start() -> None:
+async def test_limiter_aclose_without_start() -> None:
     """A limiter that was never started is closed, and so are its stores."""
     async with Bench(rate_policy("a", "1/minute")) as bench:
         await bench.limiter.aclose()
@@ -18,8 +18,8 @@ async def test_close_without_start() -> None:
         assert bench.store.closed == 1
 
 
-async def test_close_twice() -> None:
-    """Closing again does nothing more to the fleet."""
+async def test_limiter_aclose_twice() -> None:
+    """A second close does not unregister the replica again."""
     async with Bench(rate_policy("a", "1/minute")) as bench:
         await bench.limiter.start()
         await bench.limiter.aclose()
@@ -28,8 +28,8 @@ async def test_close_twice() -> None:
         assert bench.store.calls == calls
 
 
-async def test_close_while_probing() -> None:
-    """A limiter whose store is away is closed at once, though a probe is under way."""
+async def test_limiter_aclose_during_a_probe() -> None:
+    """A limiter whose store is unavailable is closed at once, even during a probe."""
     async with Bench(rate_policy("a", "9/minute"), failures=1) as bench:
         await bench.limiter.start()
         bench.store.down = timeout_error()
@@ -40,8 +40,8 @@ async def test_close_while_probing() -> None:
         assert bench.store.heartbeats[-1][1] > 0
 
 
-async def test_close_while_leases_are_held() -> None:
-    """Leases of requests that outlive the limiter are no longer renewed, and end by themselves."""
+async def test_limiter_aclose_stops_renewing_leases() -> None:
+    """Leases of requests that outlive the limiter are no longer renewed, and expire."""
     async with Bench(concurrency_policy("c", 1)) as bench:
         await bench.limiter.start()
         held = await bench.limiter.reserve("c", principal="ann")
@@ -49,8 +49,8 @@ async def test_close_while_leases_are_held() -> None:
         assert held.leases
 
 
-async def test_a_farewell_that_opens_the_breaker_leaves_no_probe() -> None:
-    """A store that goes away while the replica says farewell is not probed any more."""
+async def test_limiter_aclose_leaves_no_probe() -> None:
+    """A store that fails while the replica unregisters is not probed."""
     async with Bench(failures=1) as bench:
         await bench.limiter.start()
         bench.store.down = timeout_error()
@@ -58,8 +58,8 @@ async def test_a_farewell_that_opens_the_breaker_leaves_no_probe() -> None:
         assert bench.store.heartbeats[-1] == ("me", 0)
 
 
-async def test_a_request_that_outlives_the_limiter_leaves_no_probe() -> None:
-    """A request under way while the limiter is closed gets its answer, and nothing runs on."""
+async def test_check_that_outlives_the_limiter_leaves_no_probe() -> None:
+    """A request in flight while the limiter is closed is decided, and no task is left."""
     async with Bench(rate_policy("a", "9/minute"), failures=1) as bench:
         hold = bench.store.hold("acquire", error=timeout_error())
         async with running(bench.limiter.check("a", principal="ann")) as request:
@@ -70,28 +70,28 @@ async def test_a_request_that_outlives_the_limiter_leaves_no_probe() -> None:
         assert bench.limiter.breaker_state is BreakerState.CLOSED
 
 
-async def test_a_check_is_traced_with_its_decision() -> None:
-    """A tracer opens one span for each check that it follows, with what was decided."""
-    said: list[object] = []
+async def test_tracer_records_the_decision_of_a_check() -> None:
+    """A tracer opens one span for each sampled check, with its decision."""
+    calls: list[object] = []
 
     class Tracer:
         def is_sampled(self) -> bool:
-            return len(said) < 3
+            return len(calls) < 3
 
         @contextmanager
         def start_check(self, policies: Sequence[str]) -> Iterator[CheckSpan]:
-            said.append(list(policies))
+            calls.append(list(policies))
             yield self
-            said.append("closed")
+            calls.append("closed")
 
         def set_decision(self, decision: Decision) -> None:
-            said.append(decision)
+            calls.append(decision)
 
     bench = Bench()
     limiter = Limiter(bench.store, local=bench.local, tracer=Tracer())
     decision = await limiter.check(
         rate_policy("a", "1/minute"), rate_policy("b", "1/minute"), principal="ann"
     )
-    assert said == [["a", "b"], decision, "closed"]
+    assert calls == [["a", "b"], decision, "closed"]
     assert (await limiter.check(rate_policy("a", "9/minute"), principal="ben")).allowed
-    assert len(said) == 3
+    assert len(calls) == 3

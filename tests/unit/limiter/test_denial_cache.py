@@ -1,4 +1,4 @@
-"""The denial cache: a flood costs the store nothing, and nobody is refused for it too long."""
+"""Denial cache: a flood does not reach the store, and no caller is denied for too long."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from support.limiter import (
 )
 
 MINUTE = rate_quota("10/minute")
-REFUSED = BucketStatus(
+DENIED_STATUS = BucketStatus(
     allowed=False,
     remaining=0,
     retry_after_us=400_000,
@@ -32,14 +32,14 @@ async def _spend(bench: Bench, policy: str, cost: int = 1) -> None:
     assert (await bench.limiter.check(policy, principal="ann", cost=cost)).allowed
 
 
-async def test_a_known_denial_costs_no_store_call() -> None:
-    """While a key is known to be denied, the store is not asked, and the source says so."""
+async def test_denial_cache_hit_makes_no_store_call() -> None:
+    """While a denial is cached, the decision's source is the cache."""
     async with Bench(rate_policy("a", "1/minute"), rate_policy("b", "5/minute")) as bench:
         await _spend(bench, "a")
         await bench.limiter.check("a", principal="ann")
-        asked = bench.store.count("acquire")
+        calls = bench.store.count("acquire")
         flood = [await bench.limiter.check("a", "b", principal="ann") for _ in range(50)]
-        assert bench.store.count("acquire") == asked
+        assert bench.store.count("acquire") == calls
         assert {(each.outcome, each.source) for each in flood} == {("denied", Source.CACHE)}
         results = {each.policy: each for each in flood[-1].results}
         assert results["b"].outcome == "allowed"
@@ -47,16 +47,16 @@ async def test_a_known_denial_costs_no_store_call() -> None:
         assert [each.decision for each in bench.recorder.of(CheckDecided)][2:] == flood
 
 
-async def test_another_caller_is_asked_for() -> None:
-    """What is known of one key says nothing about another."""
+async def test_denial_cache_separates_keys() -> None:
+    """A cached denial of one key does not affect another."""
     async with Bench(rate_policy("a", "1/minute")) as bench:
         await _spend(bench, "a")
         await bench.limiter.check("a", principal="ann")
         assert (await bench.limiter.check("a", principal="bob")).allowed
 
 
-async def test_a_smaller_cost_is_asked_for() -> None:
-    """A cost below the refused one may fit, so the store is asked."""
+async def test_denial_cache_misses_for_a_smaller_cost() -> None:
+    """A smaller cost may fit, so the store is called."""
     async with Bench(rate_policy("a", "10/minute")) as bench:
         await _spend(bench, "a", 8)
         assert not (await bench.limiter.check("a", principal="ann", cost=5)).allowed
@@ -64,8 +64,8 @@ async def test_a_smaller_cost_is_asked_for() -> None:
         assert (smaller.allowed, smaller.source) == (True, Source.STORE)
 
 
-async def test_a_larger_cost_is_told_its_own_wait() -> None:
-    """A cost above the refused one waits longer, so it is not given the smaller one's wait."""
+async def test_denial_cache_misses_for_a_larger_cost() -> None:
+    """A larger cost waits longer, so it does not get the wait of the smaller one."""
     async with Bench(rate_policy("a", "10/minute")) as bench:
         await _spend(bench, "a", 10)
         smaller = await bench.limiter.check("a", principal="ann", cost=1)
@@ -75,8 +75,8 @@ async def test_a_larger_cost_is_told_its_own_wait() -> None:
         assert (await bench.limiter.check("a", principal="ann", cost=5)).allowed
 
 
-async def test_an_entry_lives_for_a_second_at_most() -> None:
-    """A long denial is asked for again after a second, so that a reset elsewhere is noticed."""
+async def test_denial_cache_entry_expires_after_a_second() -> None:
+    """A long denial is checked again after a second, so that a reset elsewhere takes effect."""
     async with Bench(rate_policy("a", "1/hour")) as bench:
         await _spend(bench, "a")
         await bench.limiter.check("a", principal="ann")
@@ -86,12 +86,12 @@ async def test_an_entry_lives_for_a_second_at_most() -> None:
         assert (await bench.limiter.check("a", principal="ann")).source is Source.STORE
 
 
-async def test_an_entry_lives_no_longer_than_the_promise() -> None:
-    """A denial for less than a second is forgotten at the moment it promised."""
+async def test_denial_cache_entry_expires_at_the_retry_time() -> None:
+    """A denial for less than a second expires at its retry time."""
     async with Bench(rate_policy("a", "10/second")) as bench:
         await _spend(bench, "a", 10)
-        refused = await bench.limiter.check("a", principal="ann")
-        assert refused.retry_after_us == 100_000
+        denied = await bench.limiter.check("a", principal="ann")
+        assert denied.retry_after_us == 100_000
         bench.clock.us += 99_999
         late = await bench.limiter.check("a", principal="ann")
         assert (late.source, late.retry_after_us) == (Source.CACHE, 1)
@@ -99,12 +99,12 @@ async def test_an_entry_lives_no_longer_than_the_promise() -> None:
         assert (await bench.limiter.check("a", principal="ann")).allowed
 
 
-async def test_the_times_of_a_known_denial_count_down() -> None:
-    """A remembered verdict's times shrink with its age, and none falls below a microsecond."""
+async def test_denial_cache_durations_decrease_with_age() -> None:
+    """Cached durations shrink with the age of the entry, and stay above 0."""
     clock = ManualClock()
     cache = DenialCache(clock, BucketEvents())
     charge = Charge("k", MINUTE, 1)
-    cache.add(charge, REFUSED)
+    cache.add(charge, DENIED_STATUS)
     clock.us += 350_000
     found = cache._status(charge, clock.us)
     assert found is not None
@@ -116,8 +116,8 @@ async def test_the_times_of_a_known_denial_count_down() -> None:
     assert not found.allowed
 
 
-async def test_a_flood_is_told_the_same_for_a_moment() -> None:
-    """For 10 ms a refused caller is given one decision again, and then one with new figures."""
+async def test_denial_cache_reuses_a_decision_for_10_ms() -> None:
+    """Within 10 ms a caller gets the same decision, and then one with new durations."""
     async with Bench(rate_policy("a", "10/second")) as bench:
         await _spend(bench, "a", 10)
         assert not (await bench.limiter.check("a", principal="ann")).allowed
@@ -129,8 +129,8 @@ async def test_a_flood_is_told_the_same_for_a_moment() -> None:
         assert second.retry_after_us == first.retry_after_us - DECISION_REUSE_US
 
 
-async def test_a_decision_is_given_again_for_the_same_question_only() -> None:
-    """A check of more policies, or at another cost, is not told what another one was told."""
+async def test_denial_cache_reuses_a_decision_for_the_same_plan_only() -> None:
+    """A check of more policies, or at another cost, gets a decision of its own."""
     async with Bench(rate_policy("a", "1/minute"), rate_policy("b", "5/minute")) as bench:
         await _spend(bench, "a")
         for _ in range(2):
@@ -141,55 +141,55 @@ async def test_a_decision_is_given_again_for_the_same_question_only() -> None:
         assert (free.allowed, free.source) == (True, Source.STORE)
 
 
-async def test_the_cache_is_bounded() -> None:
-    """Beyond its bound the cache drops the oldest denial, whether it was looked up or not."""
+async def test_denial_cache_is_bounded() -> None:
+    """Beyond its bound the cache drops the oldest denial, even if it was looked up."""
     clock = ManualClock()
     cache = DenialCache(clock, BucketEvents(), max_entries=2)
     one, two, three = (Charge(key, MINUTE, 1) for key in ("one", "two", "three"))
-    cache.add(one, REFUSED)
-    cache.add(two, REFUSED)
-    assert cache._status(one, clock.us) == REFUSED
-    cache.add(three, REFUSED)
+    cache.add(one, DENIED_STATUS)
+    cache.add(two, DENIED_STATUS)
+    assert cache._status(one, clock.us) == DENIED_STATUS
+    cache.add(three, DENIED_STATUS)
     assert len(cache) == 2
     found = [cache._status(each, clock.us) for each in (one, two, three)]
-    assert found == [None, REFUSED, REFUSED]
+    assert found == [None, DENIED_STATUS, DENIED_STATUS]
 
 
-async def test_a_remembered_key_that_is_remembered_again_is_the_newest() -> None:
-    """A key that was refused again is not the next to be dropped."""
+async def test_denial_cache_entry_added_again_is_the_newest() -> None:
+    """A key that was denied again is not the next to be dropped."""
     clock = ManualClock()
     cache = DenialCache(clock, BucketEvents(), max_entries=2)
     one, two, three = (Charge(key, MINUTE, 1) for key in ("one", "two", "three"))
     for charge in (one, two, one, three):
-        cache.add(charge, REFUSED)
+        cache.add(charge, DENIED_STATUS)
     found = [cache._status(each, clock.us) for each in (one, two, three)]
-    assert found == [REFUSED, None, REFUSED]
+    assert found == [DENIED_STATUS, None, DENIED_STATUS]
 
 
-async def test_concurrency_is_never_remembered() -> None:
-    """A lease may end at any moment, so a full policy is asked every time."""
+async def test_denial_cache_ignores_concurrency() -> None:
+    """A lease can be released at any time, so the store is called every time."""
     async with Bench(concurrency_policy("c", 1)) as bench:
         first = await bench.limiter.reserve("c", principal="ann")
         for _ in range(3):
-            refused = await bench.limiter.reserve("c", principal="ann")
-            assert refused.decision.source is Source.STORE
+            denied = await bench.limiter.reserve("c", principal="ann")
+            assert denied.decision.source is Source.STORE
         await first.release()
         assert (await bench.limiter.check("c", principal="ann")).allowed
     cache = DenialCache(ManualClock(), BucketEvents())
-    cache.add(Charge("k", concurrency_quota(1), 1, "lease"), REFUSED)
+    cache.add(Charge("k", concurrency_quota(1), 1, "lease"), DENIED_STATUS)
     assert len(cache) == 0
 
 
-async def test_a_shadow_denial_is_not_remembered() -> None:
-    """What refuses nobody is counted by the store every time."""
+async def test_denial_cache_ignores_shadow_denials() -> None:
+    """The store counts charges in shadow mode every time."""
     async with Bench(rate_policy("s", "1/minute", mode=Mode.SHADOW)) as bench:
         for _ in range(4):
             await bench.limiter.check("s", principal="ann")
         assert bench.store.count("acquire") == 4
 
 
-async def test_only_the_buckets_that_refused_are_remembered() -> None:
-    """A bucket that had room, or that only counts, does not refuse the next request."""
+async def test_denial_cache_contains_only_denying_buckets() -> None:
+    """A bucket that allowed, or is in shadow mode, does not deny the next request."""
     policies = (
         rate_policy("e", "1/minute"),
         rate_policy("roomy", "9/minute"),
@@ -202,8 +202,8 @@ async def test_only_the_buckets_that_refused_are_remembered() -> None:
         assert (await bench.limiter.check("s", principal="ann")).source is Source.STORE
 
 
-async def test_a_reset_is_felt_at_once() -> None:
-    """After a reset the next request is let in, though it was known to be denied."""
+async def test_denial_cache_drops_reset_buckets() -> None:
+    """After a reset the next request is admitted."""
     async with Bench(rate_policy("a", "1/minute")) as bench:
         await _spend(bench, "a")
         assert not (await bench.limiter.check("a", principal="ann")).allowed
@@ -211,8 +211,8 @@ async def test_a_reset_is_felt_at_once() -> None:
         assert (await bench.limiter.check("a", principal="ann")).allowed
 
 
-async def test_a_refund_is_felt_at_once() -> None:
-    """After a refund the next request is let in, though it was known to be denied."""
+async def test_denial_cache_drops_refunded_buckets() -> None:
+    """After a refund the next request is admitted."""
     async with Bench(rate_policy("a", "1/minute")) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann")
         assert not (await bench.limiter.check("a", principal="ann")).allowed
@@ -220,8 +220,8 @@ async def test_a_refund_is_felt_at_once() -> None:
         assert (await bench.limiter.check("a", principal="ann")).allowed
 
 
-async def test_new_policies_are_felt_at_once() -> None:
-    """After a reload nobody is refused by what the old policies said."""
+async def test_denial_cache_is_cleared_by_new_policies() -> None:
+    """After a reload no request is denied by the previous policies."""
     async with Bench(rate_policy("a", fixed_window(1))) as bench:
         await _spend(bench, "a")
         assert not (await bench.limiter.check("a", principal="ann")).allowed
@@ -230,18 +230,18 @@ async def test_new_policies_are_felt_at_once() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 3])
-async def test_the_cache_knows_its_size(count: int) -> None:
-    """The cache's length is the number of keys that it remembers."""
+async def test_denial_cache_length(count: int) -> None:
+    """The length is the number of cached keys."""
     cache = DenialCache(ManualClock(), BucketEvents())
     for number in range(count):
-        cache.add(Charge(str(number), MINUTE, 1), REFUSED)
+        cache.add(Charge(str(number), MINUTE, 1), DENIED_STATUS)
     assert len(cache) == count
     cache.clear()
     assert len(cache) == 0
 
 
-async def test_a_denial_that_comes_after_a_reload_does_not_outlive_it() -> None:
-    """A check that was under way during a reload does not refuse those that come after."""
+async def test_denial_of_a_check_in_flight_during_a_reload_does_not_deny_later_ones() -> None:
+    """A check that was in flight during a reload does not deny later requests."""
     async with Bench(rate_policy("a", fixed_window(1))) as bench:
         await _spend(bench, "a")
         hold = bench.store.hold("acquire", after_work=True)
@@ -253,8 +253,8 @@ async def test_a_denial_that_comes_after_a_reload_does_not_outlive_it() -> None:
         assert (await bench.limiter.check("a", principal="ann")).allowed
 
 
-async def test_a_denial_during_a_reset_does_not_outlive_it() -> None:
-    """A request refused while a reset is under way is not remembered beyond it."""
+async def test_denial_during_a_reset_is_dropped() -> None:
+    """A request denied while a reset is in flight does not deny later ones."""
     async with Bench(rate_policy("a", "1/minute")) as bench:
         await _spend(bench, "a")
         hold = bench.store.hold("delete")
@@ -266,8 +266,8 @@ async def test_a_denial_during_a_reset_does_not_outlive_it() -> None:
         assert (await bench.limiter.check("a", principal="ann")).allowed
 
 
-async def test_a_denial_during_a_refund_does_not_outlive_it() -> None:
-    """A request refused while a refund is under way is not remembered beyond it."""
+async def test_denial_during_a_refund_is_dropped() -> None:
+    """A request denied while a refund is in flight does not deny later ones."""
     async with Bench(rate_policy("a", "1/minute")) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann")
         hold = bench.store.hold("adjust")

@@ -1,4 +1,4 @@
-"""Without the store each policy does what it says: allow, deny, or a share of its own."""
+"""Fallback: allow, deny or local limits while the store is unavailable."""
 
 from typing import Self
 
@@ -24,11 +24,11 @@ LOCAL = rate_policy("local", "8/minute", on_store_error=OnStoreError.LOCAL)
 
 
 class UnavailableStoreBench(Bench):
-    """A bench whose store is away, after it was seen with so many replicas.
+    """A bench whose store fails after it has reported a number of replicas.
 
     Args:
-        policies: The policies in force.
-        replicas: Live replicas, as the store last said.
+        policies: The active policies.
+        replicas: Live replicas, as the store last reported.
     """
 
     def __init__(self, *policies: Policy, replicas: int = 1) -> None:
@@ -41,8 +41,8 @@ class UnavailableStoreBench(Bench):
         return self
 
 
-async def test_allow_lets_everybody_in() -> None:
-    """Under `allow` every request is let in, counted as failed open and not as spent."""
+async def test_fallback_allow_admits_every_request() -> None:
+    """Every request is admitted, counted as failed open and not as spent."""
     async with UnavailableStoreBench(ALLOW) as bench:
         decisions = [await bench.limiter.check("allow", principal="ann") for _ in range(3)]
         assert {(each.outcome, each.source, each.spent) for each in decisions} == {
@@ -53,8 +53,8 @@ async def test_allow_lets_everybody_in() -> None:
         assert [each.decision for each in bench.recorder.of(CheckDecided)] == decisions
 
 
-async def test_deny_lets_nobody_in() -> None:
-    """Under `deny` every request is refused, with a second to wait."""
+async def test_fallback_deny_rejects_every_request() -> None:
+    """Every request is rejected, with a second to wait."""
     async with UnavailableStoreBench(DENY) as bench:
         decision = await bench.limiter.check("deny", principal="ann")
         assert (decision.outcome, decision.source) == (Outcome.FAIL_CLOSED, Source.NONE)
@@ -63,8 +63,8 @@ async def test_deny_lets_nobody_in() -> None:
         assert decision.retry_after_us == 1_000_000
 
 
-async def test_local_counts_in_this_process() -> None:
-    """Under `local` a bucket of this process decides."""
+async def test_fallback_local_uses_a_local_bucket() -> None:
+    """A bucket of this process decides."""
     async with UnavailableStoreBench(LOCAL) as bench:
         decisions = [await bench.limiter.check("local", principal="ann") for _ in range(9)]
         assert sum(each.allowed for each in decisions) == 8
@@ -75,10 +75,10 @@ async def test_local_counts_in_this_process() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [each for each in Algorithm if each != "concurrency"])
-async def test_the_local_share_is_divided_by_the_last_known_replicas_litellm_2730(
+async def test_fallback_local_share_is_divided_by_the_replicas_litellm_2730(
     algorithm: Algorithm,
 ) -> None:
-    """Four replicas without the store let in, all together, what one limit would."""
+    """Four replicas without the store admit, all together, what one limit would."""
     policy = rate_policy("a", rate_quota("8/minute", algorithm=algorithm))
     async with UnavailableStoreBench(policy, replicas=4) as bench:
         decisions = [await bench.limiter.check("a", principal="ann") for _ in range(8)]
@@ -86,8 +86,8 @@ async def test_the_local_share_is_divided_by_the_last_known_replicas_litellm_273
         assert decisions[0].results[0].limits[0].quota.burst == 2
 
 
-async def test_a_local_denial_is_not_remembered_for_the_store() -> None:
-    """What the local share refuses is not refused when the store is back."""
+async def test_fallback_local_denial_is_not_cached() -> None:
+    """A local denial does not deny requests after the store's return."""
     async with UnavailableStoreBench(rate_policy("a", "4/minute"), replicas=4) as bench:
         for _ in range(3):
             await bench.limiter.check("a", principal="ann")
@@ -96,8 +96,8 @@ async def test_a_local_denial_is_not_remembered_for_the_store() -> None:
         assert (back.outcome, back.source) == (Outcome.ALLOWED, Source.STORE)
 
 
-async def test_a_share_too_small_for_the_cost_fails_closed() -> None:
-    """A cost that the local share could never hold is refused as without the store."""
+async def test_fallback_rejects_a_cost_above_the_local_share() -> None:
+    """A cost that the local share can never hold is rejected as if the policy denied."""
     async with UnavailableStoreBench(LOCAL, ALLOW, replicas=4) as bench:
         decision = await bench.limiter.check("local", principal="ann", cost=3)
         assert (decision.outcome, decision.source) == (Outcome.FAIL_CLOSED, Source.NONE)
@@ -105,8 +105,8 @@ async def test_a_share_too_small_for_the_cost_fails_closed() -> None:
         assert (await bench.limiter.check("local", principal="ann", cost=2)).allowed
 
 
-async def test_deny_wins_over_the_others_and_spends_nothing() -> None:
-    """One policy that refuses without the store refuses the request; nothing is spent locally."""
+async def test_fallback_deny_takes_precedence() -> None:
+    """One policy with `deny` rejects the request, and nothing is spent locally."""
     async with UnavailableStoreBench(LOCAL, DENY, ALLOW) as bench:
         decision = await bench.limiter.check("local", "deny", "allow", principal="ann")
         assert decision.outcome is Outcome.FAIL_CLOSED
@@ -115,8 +115,8 @@ async def test_deny_wins_over_the_others_and_spends_nothing() -> None:
         assert len(bench.local) == 0
 
 
-async def test_local_decides_beside_allow() -> None:
-    """Among `local` and `allow` the local bucket decides, and both say what they did."""
+async def test_fallback_local_decides_beside_allow() -> None:
+    """The local bucket decides, and the decision has both results."""
     async with UnavailableStoreBench(LOCAL, ALLOW) as bench:
         decisions = [
             await bench.limiter.check("allow", "local", principal="ann", cost=1) for _ in range(9)
@@ -130,8 +130,8 @@ async def test_local_decides_beside_allow() -> None:
         assert (last.outcome, last.denied_by) == (Outcome.DENIED, ("local",))
 
 
-async def test_local_policies_are_all_or_nothing_together() -> None:
-    """A request that one local bucket refuses spends nothing in another."""
+async def test_fallback_local_policies_are_all_or_nothing() -> None:
+    """A request that one local bucket denies spends nothing in another."""
     async with UnavailableStoreBench(LOCAL, rate_policy("tight", "1/minute")) as bench:
         for _ in range(3):
             await bench.limiter.check("local", "tight", principal="ann")
@@ -139,8 +139,8 @@ async def test_local_policies_are_all_or_nothing_together() -> None:
         assert remaining(left.results[0].limits[0]) == 7
 
 
-async def test_shadow_is_ignored_while_the_store_is_away() -> None:
-    """A policy in shadow refuses nothing and counts nothing without the store."""
+async def test_fallback_ignores_shadow_policies() -> None:
+    """A policy in shadow mode is not evaluated without the store."""
     shadows = [
         rate_policy(f"s-{what}", "1/minute", mode=Mode.SHADOW, on_store_error=what)
         for what in OnStoreError
@@ -155,8 +155,8 @@ async def test_shadow_is_ignored_while_the_store_is_away() -> None:
         assert alone.allowed
 
 
-async def test_a_known_denial_is_still_one_when_the_store_goes() -> None:
-    """What the store has just refused stays refused for as long as it promised."""
+async def test_cached_denial_outlives_the_store() -> None:
+    """A cached denial stays valid until its retry time when the store fails."""
     async with Bench(rate_policy("a", "1/minute", on_store_error=OnStoreError.ALLOW)) as bench:
         for _ in range(2):
             await bench.limiter.check("a", principal="ann")
@@ -168,8 +168,8 @@ async def test_a_known_denial_is_still_one_when_the_store_goes() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [each for each in Algorithm if each != "concurrency"])
-async def test_a_local_refund_goes_to_the_local_store(algorithm: Algorithm) -> None:
-    """What was spent locally is given back locally, and the shared store is not asked."""
+async def test_fallback_refund_goes_to_the_local_store(algorithm: Algorithm) -> None:
+    """Units that were spent locally are refunded locally, without a call of the shared store."""
     policy = rate_policy("a", rate_quota("4/minute", algorithm=algorithm))
     async with UnavailableStoreBench(policy) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann", cost=4)
@@ -179,8 +179,8 @@ async def test_a_local_refund_goes_to_the_local_store(algorithm: Algorithm) -> N
         assert (await bench.limiter.check("a", principal="ann", cost=4)).allowed
 
 
-async def test_a_refund_of_what_failed_open_is_nothing() -> None:
-    """Where nothing was spent there is nothing to give back, here or in the store."""
+async def test_fallback_refund_of_an_unspent_cost_does_nothing() -> None:
+    """A request that failed open has nothing to refund, locally or in the store."""
     async with UnavailableStoreBench(ALLOW, LOCAL) as bench:
         await (await bench.limiter.reserve("allow", principal="ann")).refund()
         both = await bench.limiter.reserve("allow", "local", principal="ann")
@@ -190,8 +190,8 @@ async def test_a_refund_of_what_failed_open_is_nothing() -> None:
         assert len(bench.local) == 0
 
 
-async def test_a_share_of_concurrency_is_held_and_given_back() -> None:
-    """Requests in flight have a share too, and giving it back makes room."""
+async def test_fallback_concurrency_share_is_held_and_released() -> None:
+    """Requests in flight have a share, too, and releasing one frees it."""
     async with UnavailableStoreBench(concurrency_policy("c", 4), replicas=2) as bench:
         held = [await bench.limiter.reserve("c", principal="ann") for _ in range(3)]
         assert [each.decision.allowed for each in held] == [True, True, False]
@@ -201,8 +201,8 @@ async def test_a_share_of_concurrency_is_held_and_given_back() -> None:
             await each.release()
 
 
-async def test_a_reset_empties_the_local_bucket_though_the_store_is_away() -> None:
-    """A reset that the store does not hear is still felt in this process."""
+async def test_reset_deletes_the_local_bucket_without_the_store() -> None:
+    """A reset that fails in the store takes effect in this process."""
     async with UnavailableStoreBench(rate_policy("a", "1/minute")) as bench:
         await bench.limiter.check("a", principal="ann")
         with pytest.raises(Exception, match="no answer"):
@@ -210,8 +210,8 @@ async def test_a_reset_empties_the_local_bucket_though_the_store_is_away() -> No
         assert (await bench.limiter.check("a", principal="ann")).allowed
 
 
-async def test_a_store_that_hangs_and_then_fails_is_away() -> None:
-    """A request whose call to the store ends in an error is decided locally, then and there."""
+async def test_check_falls_back_after_a_failed_call() -> None:
+    """A request whose store call fails is decided locally at once."""
     async with Bench(LOCAL) as bench:
         hold = bench.store.hold("acquire", error=timeout_error())
         async with running(bench.limiter.check("local", principal="ann")) as check:

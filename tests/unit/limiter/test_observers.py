@@ -1,4 +1,4 @@
-"""Observers: told of everything, and able to hurt nobody."""
+"""Event dispatcher: every event reaches every observer, and a failing one has no effect."""
 
 import logging
 
@@ -18,17 +18,17 @@ from support.limiter import Bench, FakeStore, ManualClock, Recorder, rate_policy
 
 
 class FailingObserver:
-    """An observer that fails at everything."""
+    """An observer that raises at every event."""
 
     def on_event(self, event: Event) -> None:
-        """Fail."""
+        """Raise an exception."""
         raise RuntimeError(str(event))
 
 
-async def test_an_observer_that_fails_does_not_hurt_the_others(
+async def test_dispatcher_isolates_a_failing_observer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Those before and after a failing observer are told, and its failure is logged."""
+    """The observers before and after it receive the event, and the failure is logged."""
     first, last = Recorder(), Recorder()
     with caplog.at_level(logging.ERROR, "fleetlimit"):
         EventDispatcher([first, FailingObserver(), last]).emit(StoreStateLost())
@@ -37,15 +37,15 @@ async def test_an_observer_that_fails_does_not_hurt_the_others(
     assert caplog.records[0].exc_info is not None
 
 
-async def test_nobody_to_tell_is_no_error() -> None:
-    """Without observers an event is told to nobody."""
+async def test_dispatcher_without_observers() -> None:
+    """Without observers an event is dropped."""
     EventDispatcher().emit(StoreStateLost())
 
 
-async def test_an_observer_that_fails_does_not_hurt_the_request(
+async def test_failing_observer_does_not_affect_checks(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Checks are decided, the breaker opens and closes, though every event fails to be told."""
+    """Checks are decided, and the breaker opens and closes."""
     clock, recorder = ManualClock(), Recorder()
     store = FakeStore(clock)
     limiter = Limiter(
@@ -68,8 +68,8 @@ async def test_an_observer_that_fails_does_not_hurt_the_request(
     assert {record.message for record in caplog.records} == {"observer.failed"}
 
 
-async def test_every_answer_is_told_whatever_its_source() -> None:
-    """Decisions of the store, of the cache, without the store and of no policy are each told."""
+async def test_every_decision_is_emitted() -> None:
+    """Decisions of the store, the cache, the fallback and without a policy are emitted."""
     async with Bench(rate_policy("a", "2/minute"), failures=1_000) as bench:
         decisions = [await bench.limiter.check("a", principal="ann") for _ in range(4)]
         decisions.append(await bench.limiter.check())

@@ -1,4 +1,4 @@
-"""Slices: taken in one call, and spent without one, in order."""
+"""Prefetching: batches are acquired in one call, and spent locally in order."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock as FleetClock
 from support.limiter import Bench, rate_policy, remaining, timeout_error
-from support.slices import BUCKET, WINDOW, check_times, remaining_of, start_checks
+from support.prefetch import BUCKET, WINDOW, check_times, remaining_of, start_checks
 from support.stores import MINUTE_US
 
 
-async def test_a_hot_bucket_needs_few_calls() -> None:
-    """A slice is twice the last one until it is as large as it may be; the rest is as ever."""
+async def test_prefetch_batches_double_up_to_the_maximum() -> None:
+    """A batch is twice the last one until the maximum; the limit stays the same."""
     async with Bench(BUCKET) as bench:
         decisions = await check_times(bench, 75)
 
@@ -27,26 +27,26 @@ async def test_a_hot_bucket_needs_few_calls() -> None:
         assert all(each.spent for each in decisions)
 
 
-async def test_what_is_told_ages_with_the_slice() -> None:
-    """The times are those of the store, less what has passed since, and never nothing."""
+async def test_prefetch_durations_decrease_with_age() -> None:
+    """Durations are the store's less the time since then, and stay above 0."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 2)
         bench.clock.advance(0.5)
         (decision,) = await check_times(bench, 1)
-        verdict = decision.results[0].limits[0].status
-        assert verdict is not None
-        assert (verdict.next_unit_after_us, verdict.reset_after_us) == (100_000, 1_300_000)
+        status = decision.results[0].limits[0].status
+        assert status is not None
+        assert (status.next_unit_after_us, status.reset_after_us) == (100_000, 1_300_000)
 
         await check_times(bench, 1)
         bench.clock.advance(3.5)
         (decision,) = await check_times(bench, 1)
-        verdict = decision.results[0].limits[0].status
-        assert verdict is not None
-        assert (verdict.next_unit_after_us, verdict.reset_after_us) == (1, 200_000)
+        status = decision.results[0].limits[0].status
+        assert status is not None
+        assert (status.next_unit_after_us, status.reset_after_us) == (1, 200_000)
 
 
-async def test_a_slice_ends_with_its_life() -> None:
-    """What is left of a slice by then has been gained by the bucket, and is not used any more."""
+async def test_prefetch_batch_expires_after_its_lifetime() -> None:
+    """The bucket has refilled the units of an expired batch, so they are not spent."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 4)
         assert await bench.remaining("p") == 83
@@ -55,7 +55,7 @@ async def test_a_slice_ends_with_its_life() -> None:
         assert bench.store.count("acquire") == 3 + 1
         bench.clock.advance(0.000_001)
         await check_times(bench, 1)
-        # Two of the last one were used: this one is as large.
+        # Two units of the last batch were used, so this one has two.
         assert await bench.remaining("p") == 88
         bench.clock.advance(6)
         await bench.limiter._gateway._prefetcher.reclaim()
@@ -66,24 +66,26 @@ async def test_a_slice_ends_with_its_life() -> None:
     ("age_us", "together"),
     [(0, 88), (3_000_000, 93), (5_999_999, 97), (6_000_000, 80), (9_000_000, 85), (11_999_999, 89)],
 )
-async def test_what_is_held_and_what_is_there_is_the_burst(age_us: int, together: int) -> None:
-    """However old the slices of two replicas are, at one instant no more passes than the burst."""
+async def test_prefetched_and_remaining_units_are_at_most_the_burst(
+    age_us: int, together: int
+) -> None:
+    """With batches of any age in two replicas, at most the burst is admitted at one instant."""
     store = MemoryStore(clock := FleetClock())
     fleet = Fleet(clock, lambda: store, BUCKET, replicas=("a", "b"))
     for _ in range(2):
         clock.advance_us(MINUTE_US)
         for name in ("a", "b"):
             assert await fleet.spend(name, "p", "ann") == 1
-            for hot in fleet[name]._gateway._prefetcher._buckets.values():
-                hot._next_size = 10
+            for bucket in fleet[name]._gateway._prefetcher._buckets.values():
+                bucket._next_size = 10
     clock.advance_us(age_us)
     passed = [await fleet.spend(name, "p", "ann", times=101) for name in ("a", "b")]
     assert sum(passed) == together
     await fleet.aclose()
 
 
-async def test_the_first_call_is_as_large_as_what_waits() -> None:
-    """Checks that come at the same time share a call."""
+async def test_prefetch_first_batch_covers_all_waiters() -> None:
+    """Checks that start at the same time share a call."""
     async with Bench(BUCKET) as bench:
         decisions = await asyncio.gather(*start_checks(bench, *[1] * 7))
 
@@ -91,8 +93,8 @@ async def test_the_first_call_is_as_large_as_what_waits() -> None:
         assert [remaining_of(each) for each in decisions] == [89, 88, 87, 86, 85, 84, 83]
 
 
-async def test_one_call_at_a_time_and_in_order() -> None:
-    """Who comes while a call is under way waits for it, and nobody overtakes a larger cost."""
+async def test_prefetch_makes_one_call_at_a_time_in_order() -> None:
+    """A check that starts during a call waits for it, and none overtakes a larger cost."""
     async with Bench(BUCKET) as bench:
         hold = bench.store.hold("acquire")
         first = start_checks(bench, 1)
@@ -103,18 +105,18 @@ async def test_one_call_at_a_time_and_in_order() -> None:
         hold.released.set()
         decisions = await asyncio.gather(*first, *others)
 
-        # The second call is as large as its first waiter needs, the third for the rest.
+        # The second call is for its oldest waiter, the third for the other waiters.
         assert [remaining_of(each) for each in decisions] == [89, 69, 68, 67]
         assert bench.store.count("acquire") == 3
 
 
 @pytest.mark.parametrize(
-    ("costs", "told", "calls"), [((1, 3), [81, 78], 1), ((1, 3, 9, 1), [81, 78, 69, 68], 2)]
+    ("costs", "expected", "calls"), [((1, 3), [81, 78], 1), ((1, 3, 9, 1), [81, 78, 69, 68], 2)]
 )
-async def test_who_comes_meanwhile_has_what_is_left(
-    costs: Sequence[int], told: Sequence[int], calls: int
+async def test_prefetch_serves_later_waiters_from_the_batch(
+    costs: Sequence[int], expected: Sequence[int], calls: int
 ) -> None:
-    """A slice serves those who came while it was under way, and only then there is another call."""
+    """A batch serves checks that started during its call; only then there is another call."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 7)
         hold = bench.store.hold("acquire")
@@ -124,12 +126,12 @@ async def test_who_comes_meanwhile_has_what_is_left(
         await asyncio.sleep(0)
         hold.released.set()
         decisions = await asyncio.gather(*first, *others)
-        assert [remaining_of(each) for each in decisions] == [82, *told]
+        assert [remaining_of(each) for each in decisions] == [82, *expected]
         assert bench.store.count("acquire") == 3 + calls
 
 
-async def test_a_larger_cost_waits_for_a_slice_of_its_own() -> None:
-    """Within a slice's reach it is served from one, and what was left before is used later."""
+async def test_prefetch_larger_cost_gets_a_new_batch() -> None:
+    """A cost up to the maximum is served from a new batch; the rest of the old one stays."""
     async with Bench(BUCKET) as bench:
         decisions = await check_times(bench, 4)
         decisions += await check_times(bench, 1, cost=7)
@@ -139,23 +141,23 @@ async def test_a_larger_cost_waits_for_a_slice_of_its_own() -> None:
         assert await bench.remaining("p") == 76
 
 
-async def test_near_the_limit() -> None:
-    """Where a slice is refused, what is there is shared among those who wait, and no more taken."""
+async def test_prefetch_near_the_limit() -> None:
+    """After a denied batch the remaining units are shared by the waiters, and no more acquired."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 75)
         before = bench.store.count("acquire")
         decisions = await asyncio.gather(*start_checks(bench, *[1] * 30))
 
         assert sum(each.allowed for each in decisions) == 15
-        # A whole slice, a refused one, the five that are left, and one that is refused for all.
+        # A full batch, a denied one, the five units that are left, and one denial for all.
         assert bench.store.count("acquire") == before + 4
         bench.clock.advance(1.3)
         assert [each.allowed for each in await check_times(bench, 3)] == [True, True, False]
         assert bench.store.count("acquire") == before + 4 + 3
 
 
-async def test_a_whole_slice_is_tried_again_when_there_is_room() -> None:
-    """After the time that a refusal named slices are taken as before."""
+async def test_prefetch_resumes_after_the_retry_time() -> None:
+    """After the retry time of a denial batches are acquired as before."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 95)
         bench.clock.advance(30)
@@ -164,16 +166,16 @@ async def test_a_whole_slice_is_tried_again_when_there_is_room() -> None:
         assert bench.store.count("acquire") == before + 2
 
 
-async def test_a_cost_above_a_slice() -> None:
-    """It is asked for as it is, as long as the bucket can hold it."""
+async def test_prefetch_cost_above_the_maximum() -> None:
+    """It is acquired as it is, as long as the bucket can hold it."""
     async with Bench(BUCKET) as bench:
         decisions = await check_times(bench, 2, cost=40)
         assert [remaining_of(each) for each in decisions] == [50, 10]
         assert [each.allowed for each in await check_times(bench, 1, cost=40)] == [False]
 
 
-async def test_other_checks_ask_the_store() -> None:
-    """Several policies, a policy in shadow and a cost of nothing are decided by the store."""
+async def test_prefetch_leaves_other_checks_to_the_store() -> None:
+    """Several policies, a shadow policy and a cost of 0 are decided by the store."""
     shadow = rate_policy("s", "100/minute", prefetch=0.1, mode=Mode.SHADOW)
     async with Bench(BUCKET, WINDOW, shadow) as bench:
         for _ in range(3):
@@ -181,21 +183,21 @@ async def test_other_checks_ask_the_store() -> None:
             await bench.limiter.check("s", principal="ann")
             await bench.limiter.check("p", principal="ann", cost=0)
         assert bench.store.count("acquire") == 9
-        # Under the same limit, so that the sum is exact.
+        # With the same limit, so that the sum is exact.
         assert [await bench.remaining(name) for name in ("p", "w", "s")] == [87, 97, 87]
 
 
-async def test_several_limits() -> None:
-    """A slice is the same number of requests of all limits of the policy."""
+async def test_prefetch_of_several_limits() -> None:
+    """A batch is the same number of requests of all limits of the policy."""
     limits = (rate_quota("100/minute"), rate_quota("1000/hour", cost=2))
     async with Bench(Policy("p", limits, prefetch=0.1)) as bench:
         decisions = await check_times(bench, 4)
-        verdicts = [remaining(limit) for limit in decisions[-1].results[0].limits]
-        assert (verdicts, bench.store.count("acquire")) == ([86, 892], 3)
+        statuses = [remaining(limit) for limit in decisions[-1].results[0].limits]
+        assert (statuses, bench.store.count("acquire")) == ([86, 892], 3)
 
 
-async def test_the_store_is_away() -> None:
-    """A slice that lives is used, for it was spent; after that the policy does what it says."""
+async def test_prefetch_spends_batches_without_the_store() -> None:
+    """A valid batch is spent during an outage; after that the policy's fallback applies."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 3)
         bench.store.down = timeout_error()
@@ -207,8 +209,8 @@ async def test_the_store_is_away() -> None:
         assert sources == [Source.STORE, Source.STORE, Source.LOCAL, Source.LOCAL]
 
 
-async def test_all_who_wait_hear_of_a_failure() -> None:
-    """One call that fails is one failure, and everybody is decided without the store."""
+async def test_prefetch_failure_reaches_all_waiters() -> None:
+    """A failed call is one failure, and all waiters are decided without the store."""
     async with Bench(BUCKET) as bench:
         bench.store.down = timeout_error()
         decisions = await asyncio.gather(*start_checks(bench, *[1] * 5))
@@ -216,8 +218,8 @@ async def test_all_who_wait_hear_of_a_failure() -> None:
         assert bench.store.count("acquire") == 1
 
 
-async def test_a_slow_answer() -> None:
-    """Who asked before the store decided is let in, and what is left is used no longer."""
+async def test_prefetch_serves_waiters_of_a_slow_call() -> None:
+    """Checks that started before the call are admitted; the rest of the batch has expired."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 1)
         hold = bench.store.hold("acquire", after_work=True)

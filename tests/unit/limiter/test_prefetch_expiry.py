@@ -1,4 +1,4 @@
-"""What becomes of a slice: it ends, goes back where that is exact, and is counted."""
+"""Prefetched batches: expiry, refunds and the audit."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock as FleetClock
 from support.limiter import Bench, FakeStore, ManualClock, ManualSleep, timeout_error
-from support.slices import BUCKET, WINDOW, check_times
+from support.prefetch import BUCKET, WINDOW, check_times
 
 
-async def test_refund_and_commit() -> None:
-    """What a request gives back goes to the store, as of when its slice was taken."""
+async def test_prefetched_reservation_is_corrected_in_the_store() -> None:
+    """A refund goes to the store, as of the time at which the batch was acquired."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 3)
         taken_us = bench.clock.us
@@ -31,8 +31,8 @@ async def test_refund_and_commit() -> None:
         await check_times(bench, 1)
         reservation = await bench.limiter.reserve("p", principal="ann", cost=3)
         await reservation.commit(1)
-        (settled,) = bench.store.adjustments
-        assert (settled.delta, settled.acquired_at_us) == (-2, bench.clock.us)
+        (adjustment,) = bench.store.adjustments
+        assert (adjustment.delta, adjustment.acquired_at_us) == (-2, bench.clock.us)
         hold = await bench.limiter.reserve("p", principal="ann")
         bench.clock.advance(1)
         await hold.refund()
@@ -40,8 +40,8 @@ async def test_refund_and_commit() -> None:
         assert bench.store.adjustments[-1].acquired_at_us == taken_us + 1_000_000
 
 
-async def test_reset_drops_slices() -> None:
-    """After a reset there is nothing to give back to, and the next check asks the store."""
+async def test_reset_drops_prefetched_batches() -> None:
+    """After a reset there is no refund, and the next check calls the store."""
     async with Bench(BUCKET, WINDOW) as bench:
         await check_times(bench, 4)
         await check_times(bench, 4, policy="w")
@@ -55,8 +55,8 @@ async def test_reset_drops_slices() -> None:
     assert bench.store.adjustments == []
 
 
-async def test_reload_gives_slices_back() -> None:
-    """New policies have slices of their own; those of the old ones go back."""
+async def test_new_policies_refund_prefetched_batches() -> None:
+    """New policies have batches of their own; those of the previous set are refunded."""
     async with Bench(WINDOW) as bench:
         await check_times(bench, 4, policy="w")
         bench.limiter.active_policies.replace(PolicySet([WINDOW]))
@@ -64,16 +64,16 @@ async def test_reload_gives_slices_back() -> None:
         assert await bench.remaining("w") == 96
 
 
-async def test_closing_gives_slices_back() -> None:
-    """A window takes all back, a token bucket what it cannot have gained within a second."""
+async def test_prefetch_aclose_refunds_batches() -> None:
+    """A window is refunded all units, a token bucket those that it cannot have refilled."""
     for policy, given in (("p", 7), ("w", 9)):
         async with Bench(BUCKET, WINDOW) as bench:
             await check_times(bench, 16, policy=policy)
         assert [each.delta for each in bench.store.adjustments] == [-given]
 
 
-async def test_closing_waits_for_a_slice_under_way() -> None:
-    """A call that is under way when a replica ends is answered, and its rest goes back."""
+async def test_prefetch_aclose_waits_for_a_call_in_flight() -> None:
+    """The check of a call in flight is served, and the rest of the batch refunded."""
     async with Bench(WINDOW) as bench:
         await check_times(bench, 1, policy="w")
         hold = bench.store.hold("acquire", after_work=True)
@@ -87,10 +87,10 @@ async def test_closing_waits_for_a_slice_under_way() -> None:
         assert [each.delta for each in bench.store.adjustments] == [-1]
 
 
-async def test_a_window_ends_its_slices() -> None:
-    """A slice is not used in the next window, whose limit it was not taken from."""
+async def test_prefetch_batch_expires_with_its_window() -> None:
+    """A batch is not spent in the next window, whose limit it was not acquired from."""
     async with Bench(WINDOW) as bench:
-        # The clock stands 20 s into a minute.
+        # The clock is 20 s into a minute.
         bench.clock.advance(39)
         await check_times(bench, 4, policy="w")
         bench.clock.advance(0.999_999)
@@ -101,21 +101,21 @@ async def test_a_window_ends_its_slices() -> None:
         assert bench.store.count("acquire") == 4
 
 
-async def test_a_window_takes_unused_units_back() -> None:
-    """What was not used of a slice when it ends is given back once, to a window that is open."""
+async def test_expired_batch_is_refunded_once() -> None:
+    """The unused units of an expired batch are refunded once, to a window that is open."""
     async with Bench(WINDOW) as bench:
         await check_times(bench, 4, policy="w")
         bench.clock.advance(6)
-        slices = bench.limiter._gateway._prefetcher
-        await slices.reclaim()
-        await slices.reclaim()
+        prefetcher = bench.limiter._gateway._prefetcher
+        await prefetcher.reclaim()
+        await prefetcher.reclaim()
         assert [each.delta for each in bench.store.adjustments] == [-3]
         assert await bench.remaining("w") == 96
-        assert slices._buckets == {}
+        assert prefetcher._buckets == {}
 
 
 class PrefetchBench:
-    """Slices over a told store, with pauses that the test ends."""
+    """A prefetcher over a fake store, with pauses that the test ends."""
 
     def __init__(self, *, max_buckets: int = 10) -> None:
         self.clock = ManualClock()
@@ -134,13 +134,13 @@ class PrefetchBench:
         )
 
     async def acquire(self, charges: Sequence[Charge]) -> AcquireResult:
-        """Ask the store, or fail as the test says."""
+        """Call the store, or raise the test's error."""
         if self.error is not None:
             raise self.error
         return await self.store.acquire(charges)
 
     async def spend(self, caller: str, *, times: int = 1) -> None:
-        """Spend as often."""
+        """Spend several times."""
         subject = Subject(principal=Principal(caller))
         plan = make_plan([(WINDOW, 1)], subject, KeyScheme())
         assert plan.prefetch is not None
@@ -148,8 +148,8 @@ class PrefetchBench:
             assert (await self.prefetcher.acquire(plan, plan.prefetch)).prefetched
 
 
-async def test_looks_for_what_is_unused() -> None:
-    """Once there was a slice, what is unused is looked for every second."""
+async def test_prefetch_reclaims_every_second() -> None:
+    """After the first batch, expired batches are refunded every second."""
     counter = PrefetchBench()
     assert counter.pauses.requested.entries == []
     await counter.spend("ann", times=4)
@@ -163,8 +163,8 @@ async def test_looks_for_what_is_unused() -> None:
     assert [each.delta for each in counter.store.adjustments] == [-3]
 
 
-async def test_no_more_buckets_than_that() -> None:
-    """The bucket that became hot first makes room, and its slice goes back."""
+async def test_prefetch_state_is_bounded() -> None:
+    """The oldest bucket's state is dropped, and its batch refunded."""
     counter = PrefetchBench(max_buckets=2)
     for caller in ("ann", "bob", "cid"):
         await counter.spend(caller, times=2)
@@ -174,8 +174,8 @@ async def test_no_more_buckets_than_that() -> None:
     await counter.prefetcher.aclose()
 
 
-async def test_no_error_leaves_anybody_waiting() -> None:
-    """An error that nobody thought of reaches who waits, and the next check asks anew."""
+async def test_prefetch_unexpected_error_reaches_all_waiters() -> None:
+    """The waiters raise it, and the next check calls the store again."""
     counter = PrefetchBench()
     counter.error = RuntimeError("unthinkable")
     with pytest.raises(RuntimeError, match="unthinkable"):
@@ -189,8 +189,8 @@ async def test_no_error_leaves_anybody_waiting() -> None:
 
 
 @pytest.mark.parametrize("policy", [BUCKET, WINDOW], ids=["token_bucket", "fixed_window"])
-async def test_the_audit_counts_slices(policy: Policy) -> None:
-    """A slice is counted when it is taken, and what is given back is taken off: it reads 0."""
+async def test_audit_counts_prefetched_batches(policy: Policy) -> None:
+    """A batch is counted when it is acquired, and its refund is subtracted."""
     store = MemoryStore(clock := FleetClock())
     fleet = Fleet(clock, lambda: store, policy)
     passed = 0

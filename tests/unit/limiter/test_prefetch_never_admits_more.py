@@ -1,4 +1,4 @@
-"""Whatever replicas do with slices, in every interval together they let in what the limit does."""
+"""Property of prefetching: replicas together never admit more than the limit."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,15 +25,15 @@ WIDE = Policy("wide", (rate_quota("1000000/day"),))
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One replica does something after a while.
+    """One action of a replica after a pause.
 
     Args:
-        lives: How long nothing happens, in lives of a slice.
-        more_us: And how much longer than that.
+        lives: Pause, in lifetimes of a batch.
+        more_us: Microseconds added to the pause.
         name: The replica.
-        deed: What it does.
-        times: How often, one after the other.
-        cost: What it asks for.
+        deed: The action.
+        times: Number of repetitions.
+        cost: Cost of each check.
     """
 
     lives: float
@@ -49,7 +49,7 @@ def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
         burst = burst if algorithm is Algorithm.TOKEN_BUCKET else limit
         return Quota(algorithm, limit, period_ms * MILLISECOND_US, burst)
 
-    # Of a minute a slice is given back while it lives, of a hundredth it is gained by then.
+    # A batch of a minute is refunded in its lifetime; one of a hundredth has refilled by then.
     sizes = st.integers(8, MAX_UNITS)
     return st.builds(build, sizes, sizes, st.sampled_from([100, 60_000]))
 
@@ -70,13 +70,13 @@ STEPS = st.lists(
 
 
 def use_largest_batches(limiter: Limiter) -> None:
-    """Let each slice be as large as it may: how large it is must not matter to what is let in."""
-    for hot in limiter._gateway._prefetcher._buckets.values():
-        hot._next_size, hot._scarce_until_us = hot.terms.max_cost, 0
+    """Let each batch have the largest size: the bound must not depend on it."""
+    for bucket in limiter._gateway._prefetcher._buckets.values():
+        bucket._next_size, bucket._scarce_until_us = bucket.terms.max_cost, 0
 
 
 async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
-    """Run a fleet, and return what it let in by the only limit, and when."""
+    """Run a fleet, and return the admitted units and their times."""
     clock = ManualClock()
     store = MemoryStore(clock)
     policy = Policy("exports", (quota,), prefetch=fraction)
@@ -105,13 +105,13 @@ async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
 
 
 class SharedStore(MemoryStore):
-    """A way to a store that stays when one of those who use it leaves."""
+    """A connection to a store that stays open when one replica closes it."""
 
     def __init__(self, store: MemoryStore) -> None:
         self.__dict__ = store.__dict__
 
     async def aclose(self) -> None:
-        """Leave."""
+        """Do nothing."""
 
 
 @pytest.mark.parametrize(
@@ -123,20 +123,20 @@ class SharedStore(MemoryStore):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @given(data=st.data())
-def test_every_interval(
+def test_prefetch_keeps_the_limit_in_every_interval(
     algorithm: Algorithm, keeps: Callable[[Quota, Admitted], None], data: st.DataObject
 ) -> None:
-    """Replicas check, leave, come back and look for what is unused, and never let in more."""
+    """Replicas check, leave, rejoin and reclaim, and never admit more."""
     quota = data.draw(quotas(algorithm))
     fraction = data.draw(st.sampled_from([0.5, 0.3, 0.125]))
     admitted = asyncio.run(run(quota, fraction, data.draw(STEPS)))
-    # What nearly is too much is where to look for it.
+    # Guide Hypothesis towards schedules that nearly admit too much.
     target(most_at_once(quota, admitted))
     keeps(quota, admitted)
 
 
 def most_at_once(quota: Quota, admitted: Admitted) -> float:
-    """Return the most that was let in within an interval beyond what its time makes room for."""
+    """Return the most units admitted in an interval above the units that it refills."""
     backlog, last_us, most = 0.0, 0, 0.0
     for now_us, units in admitted:
         backlog = max(0, backlog - (now_us - last_us) * quota.limit / quota.period_us) + units

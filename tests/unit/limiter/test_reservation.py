@@ -1,4 +1,4 @@
-"""Reservations: a cost known only later, corrected once and in the right place."""
+"""Reservations: a cost that is corrected once, in the right bucket."""
 
 import pytest
 
@@ -7,25 +7,25 @@ from fleetlimit.errors import CostError
 from support.limiter import Bench, concurrency_policy, rate_policy, timeout_error
 
 
-async def test_a_commit_gives_back_what_was_not_used_limitador_506() -> None:
-    """What the request really cost stays spent; the rest is given back."""
+async def test_commit_refunds_the_unused_cost_limitador_506() -> None:
+    """The actual cost stays spent; the difference is refunded."""
     async with Bench(rate_policy("a", "10/minute")) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann", cost=8)
         await reservation.commit(3)
         assert await bench.remaining("a") == 7
 
 
-async def test_a_commit_spends_what_was_used_beyond_the_reservation() -> None:
-    """A request that cost more than it reserved delays those who come after."""
+async def test_commit_spends_a_cost_above_the_reservation() -> None:
+    """A request that cost more than it reserved delays later ones."""
     async with Bench(rate_policy("a", "10/minute")) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann", cost=2)
         await reservation.commit(12)
-        refused = await bench.limiter.check("a", principal="ann")
-        assert refused.retry_after_us == 18_000_000
+        denied = await bench.limiter.check("a", principal="ann")
+        assert denied.retry_after_us == 18_000_000
 
 
-async def test_a_commit_of_the_reserved_cost_asks_the_store_nothing() -> None:
-    """Where nothing is to correct the store is not called."""
+async def test_commit_of_the_reserved_cost_makes_no_call() -> None:
+    """Without a difference the store is not called."""
     async with Bench(rate_policy("a", "10/minute")) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann", cost=2)
         await reservation.commit(2)
@@ -33,7 +33,7 @@ async def test_a_commit_of_the_reserved_cost_asks_the_store_nothing() -> None:
         assert bench.store.count("adjust") == 0
 
 
-async def test_only_the_first_correction_counts() -> None:
+async def test_reservation_is_corrected_once() -> None:
     """A second commit or refund changes nothing."""
     async with Bench(rate_policy("a", "10/minute")) as bench:
         await bench.limiter.check("a", principal="ann", cost=5)
@@ -44,16 +44,16 @@ async def test_only_the_first_correction_counts() -> None:
         assert await bench.remaining("a") == 2
 
 
-async def test_a_limit_with_a_cost_of_its_own_is_corrected_in_its_units() -> None:
-    """Where each unit of cost spends three of a limit, three are given back for each."""
+async def test_commit_uses_the_units_of_each_limit() -> None:
+    """With a cost factor of three, three units are refunded for each unit of cost."""
     async with Bench(rate_policy("a", rate_quota("30/minute", cost=3))) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann", cost=5)
         await reservation.commit(2)
         assert await bench.remaining("a") == 24
 
 
-async def test_a_negative_cost_is_an_error_and_changes_nothing() -> None:
-    """A commit below 0 raises, and a good one may follow."""
+async def test_commit_rejects_a_negative_cost() -> None:
+    """A commit below 0 raises, and a valid one may follow."""
     async with Bench(rate_policy("a", "10/minute")) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann", cost=5)
         with pytest.raises(CostError):
@@ -62,8 +62,8 @@ async def test_a_negative_cost_is_an_error_and_changes_nothing() -> None:
         assert await bench.remaining("a") == 9
 
 
-async def test_a_refused_request_has_nothing_to_give_back() -> None:
-    """A refund of what was refused makes no room."""
+async def test_refund_of_a_denied_request_does_nothing() -> None:
+    """A denied request has nothing to refund."""
     async with Bench(rate_policy("a", "1/minute")) as bench:
         await bench.limiter.check("a", principal="ann")
         for _ in range(2):
@@ -73,8 +73,8 @@ async def test_a_refused_request_has_nothing_to_give_back() -> None:
         assert await bench.remaining("a") == 0
 
 
-async def test_a_part_is_corrected_apart() -> None:
-    """`under` corrects one policy, and leaves the others and the leases alone."""
+async def test_for_policy_corrects_one_policy() -> None:
+    """The other policies and the leases stay unchanged."""
     async with Bench(
         rate_policy("a", "10/minute"), rate_policy("b", "10/minute"), concurrency_policy("c", 1)
     ) as bench:
@@ -90,8 +90,8 @@ async def test_a_part_is_corrected_apart() -> None:
         assert await bench.remaining("c") == 1
 
 
-async def test_a_part_that_is_all_there_is_is_the_whole() -> None:
-    """Where there are one policy and no leases, `under` has nothing to take apart."""
+async def test_for_policy_of_the_only_policy_is_the_reservation() -> None:
+    """With one policy and no leases, `for_policy` returns the reservation itself."""
     async with Bench(rate_policy("a", "10/minute")) as bench:
         reservation = await bench.limiter.reserve("a", principal="ann", cost=4)
         assert reservation.for_policy("a") is reservation
@@ -102,8 +102,8 @@ async def test_a_part_that_is_all_there_is_is_the_whole() -> None:
 
 
 @pytest.mark.parametrize("whole_first", [False, True])
-async def test_a_part_and_the_whole_are_not_both_given_back(whole_first: bool) -> None:  # noqa: FBT001 - a case
-    """What two owners of one policy's part give back is given back once."""
+async def test_for_policy_and_the_whole_are_refunded_once(whole_first: bool) -> None:  # noqa: FBT001 - a case
+    """Two refunds of one policy's part are one refund."""
     async with Bench(rate_policy("a", "10/minute"), rate_policy("b", "10/minute")) as bench:
         await bench.limiter.check("a", "b", principal="ann", cost=5)
         reservation = await bench.limiter.reserve("a", "b", principal="ann", cost=2)
@@ -113,8 +113,8 @@ async def test_a_part_and_the_whole_are_not_both_given_back(whole_first: bool) -
         assert (await bench.remaining("a"), await bench.remaining("b")) == (5, 5)
 
 
-async def test_a_commit_after_the_release_still_counts() -> None:
-    """A cost that is known only after the work has ended is corrected, the lease only once."""
+async def test_commit_after_release() -> None:
+    """A cost that is known after the request has ended is corrected, the lease only once."""
     async with Bench(rate_policy("a", "10/minute"), concurrency_policy("c", 2)) as bench:
         reservation = await bench.limiter.reserve("a", "c", principal="ann")
         async with await bench.limiter.reserve("c", principal="ann"):
@@ -126,16 +126,16 @@ async def test_a_commit_after_the_release_still_counts() -> None:
         assert len([each for each in bench.store.adjustments if each.lease]) == 2
 
 
-async def test_a_commit_gives_the_lease_back_whatever_the_cost() -> None:
-    """A lease is held for the time of the request, not for its cost."""
+async def test_commit_releases_the_lease() -> None:
+    """A lease is held for the duration of the request, whatever its cost is."""
     async with Bench(rate_policy("a", "10/minute"), concurrency_policy("c", 1)) as bench:
         reservation = await bench.limiter.reserve("a", "c", principal="ann")
         await reservation.commit(7)
         assert (await bench.remaining("a"), await bench.remaining("c")) == (3, 1)
 
 
-async def test_a_correction_raises_nothing_when_the_store_is_away() -> None:
-    """What cannot be given back expires by itself; the request does not hear of it."""
+async def test_correction_raises_nothing_without_the_store() -> None:
+    """Units that cannot be refunded expire, and the request does not fail."""
     async with Bench(rate_policy("a", "10/minute"), concurrency_policy("c", 1)) as bench:
         reservation = await bench.limiter.reserve("a", "c", principal="ann")
         bench.store.down = timeout_error()

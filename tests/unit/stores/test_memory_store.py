@@ -31,7 +31,7 @@ async def test_bucket_in_use_outlives_its_first_expiry() -> None:
     clock.advance_us(MINUTE_US - SECOND_US)
     await store.acquire([charge(log)])
     clock.advance_us(SECOND_US)
-    result = await store.acquire([charge(log)], commit=False)
+    result = await store.acquire([charge(log)], dry_run=True)
     assert result.statuses[0].remaining == 4
     assert (len(store), len(store._expiries)) == (1, 1)
     clock.advance_us(MINUTE_US)

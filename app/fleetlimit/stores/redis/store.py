@@ -163,14 +163,14 @@ class RedisStore:
         await self.client.aclose()
 
     def acquire(
-        self, charges: Sequence[Charge], *, commit: bool = True
+        self, charges: Sequence[Charge], *, dry_run: bool = False
     ) -> Awaitable[AcquireResult]:
         """Acquire all charges together: in one script call, or in a Cluster one for each slot."""
         if self._cluster:
             slots = _by_slot(charges)
             if len(slots) > 1:
-                return acquire_across_slots(self, charges, slots, commit=commit)
-        return self.acquire_in_slot(charges, commit=commit)
+                return acquire_across_slots(self, charges, slots, commit=not dry_run)
+        return self.acquire_in_slot(charges, commit=not dry_run)
 
     def acquire_in_slot(
         self, charges: Sequence[Charge], *, commit: bool

@@ -1,4 +1,4 @@
-"""The comparison: where it begins, what it waits for, and when it begins anew."""
+"""Overshoot detector: when an interval is compared, and when a ledger is reopened."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,25 +18,27 @@ from support.stores import quota_of
 DAY_US = 86_400 * SECOND_US
 LIMIT = AuditedLimit("p", quota_of(Algorithm.FIXED_WINDOW, 10, period_us=DAY_US))
 NOW = EPOCH_US // INTERVAL_US
-"""The slot in which a test begins."""
+"""The interval in which a test begins."""
 
 
 def report_of(
-    slots: Mapping[int, Sequence[int]] | None = None,
+    figures_by_interval: Mapping[int, Sequence[int]] | None = None,
     *,
     first: int = 0,
-    gives_back: bool = False,
-    break_us: int | None = None,
+    has_refunds: bool = False,
+    invalidated_at_us: int | None = None,
 ) -> UsageReport:
-    """Return a statement of one caller: for each slot from now on, spent before and units."""
-    written = {NOW + slot: [7, *figures] for slot, figures in (slots or {}).items()}
-    account = (first and NOW + first, int(gives_back), written)
-    breaks = {} if break_us is None else {"fl1:{ann}:p:fw86400": break_us}
-    return UsageReport.parse(dump_report({str(LIMIT): {"ann": account}}, breaks))
+    """Return a report of one caller: for each interval, units spent before and units."""
+    intervals = {
+        NOW + interval: [7, *figures] for interval, figures in (figures_by_interval or {}).items()
+    }
+    account = (first and NOW + first, int(has_refunds), intervals)
+    invalidations = {} if invalidated_at_us is None else {"fl1:{ann}:p:fw86400": invalidated_at_us}
+    return UsageReport.parse(dump_report({str(LIMIT): {"ann": account}}, invalidations))
 
 
 class DetectorBench:
-    """An auditor that hears what replicas state, every two seconds."""
+    """A detector that receives the replicas' reports every two seconds."""
 
     def __init__(self) -> None:
         self.detector = OvershootDetector(8)
@@ -44,11 +46,11 @@ class DetectorBench:
         self.findings: list[Finding] = []
         self.reports: dict[str, UsageReport] = {}
 
-    def compare(self, **stated: UsageReport) -> None:
-        """Compare at once; what was stated before is stated again."""
-        self.reports.update(stated)
-        heard = {name: (self.now_us, statement) for name, statement in self.reports.items()}
-        self.findings += self.detector.compare(self.now_us, heard).values()
+    def compare(self, **reports: UsageReport) -> None:
+        """Compare at once; earlier reports are repeated."""
+        self.reports.update(reports)
+        received = {name: (self.now_us, report) for name, report in self.reports.items()}
+        self.findings += self.detector.compare(self.now_us, received).values()
 
     def advance(self, seconds: int) -> None:
         """Let time pass."""
@@ -62,130 +64,132 @@ class DetectorBench:
 
     @property
     def overshoot(self) -> int:
-        """What was found."""
+        """Return the overshoot found so far."""
         return sum(units for each in self.findings for units in each.overshoot.values())
 
 
-def test_a_slot_is_judged_when_all_had_the_time_to_state_it() -> None:
-    """Ten seconds after its end, and not before."""
-    desk = DetectorBench()
-    desk.compare(a=report_of({0: (0, 11)}))
-    desk.advance(14)
-    assert (desk.total("intervals"), desk.overshoot) == (0, 0)
-    desk.advance(2)
-    assert (desk.total("intervals"), desk.overshoot) == (1, 1)
+def test_detector_compares_an_interval_after_the_lag() -> None:
+    """An interval is compared ten seconds after its end, and not before."""
+    bench = DetectorBench()
+    bench.compare(a=report_of({0: (0, 11)}))
+    bench.advance(14)
+    assert (bench.total("intervals"), bench.overshoot) == (0, 0)
+    bench.advance(2)
+    assert (bench.total("intervals"), bench.overshoot) == (1, 1)
 
 
-def test_after_an_outage_all_have_the_time_once_more() -> None:
-    """The first who is back judges nothing by what it alone has stated."""
-    desk = DetectorBench()
-    desk.compare(a=report_of({0: (0, 6)}), b=report_of({0: (0, 4)}))
-    desk.advance(16)
-    desk.now_us += 60 * SECOND_US
-    judged = desk.total("intervals")
-    desk.compare(a=report_of({0: (0, 6), 3: (4, 6)}))
-    desk.advance(6)
-    assert desk.total("intervals") == judged
-    # The other one had given back in time, and says so last.
-    desk.compare(b=report_of({0: (0, 4), 3: (UNKNOWN, -6)}, gives_back=True))
-    desk.advance(6)
-    assert desk.total("intervals") > judged
-    assert desk.overshoot == 0
+def test_detector_waits_for_all_reports_after_an_outage() -> None:
+    """The first replica back compares nothing by its own report alone."""
+    bench = DetectorBench()
+    bench.compare(a=report_of({0: (0, 6)}), b=report_of({0: (0, 4)}))
+    bench.advance(16)
+    bench.now_us += 60 * SECOND_US
+    compared = bench.total("intervals")
+    bench.compare(a=report_of({0: (0, 6), 3: (4, 6)}))
+    bench.advance(6)
+    assert bench.total("intervals") == compared
+    # The other replica had refunded in time, and reports last.
+    bench.compare(b=report_of({0: (0, 4), 3: (UNKNOWN, -6)}, has_refunds=True))
+    bench.advance(6)
+    assert bench.total("intervals") > compared
+    assert bench.overshoot == 0
 
 
-def test_who_did_not_come_back_from_an_outage_is_heard() -> None:
-    """What it stated before counts, however long ago that was."""
-    desk = DetectorBench()
-    desk.compare(a=report_of({0: (0, 5)}), b=report_of())
-    desk.advance(16)
-    desk.compare(b=report_of({3: (5, 5)}))
-    del desk.reports["b"]
-    desk.now_us += REPORT_RETENTION_US + 60 * SECOND_US
-    desk.compare(a=report_of({0: (0, 5), 3: (5, 7)}))
-    desk.advance(12)
-    assert desk.overshoot == 7
+def test_detector_uses_reports_from_before_an_outage() -> None:
+    """A replica's last report counts, however long the outage was."""
+    bench = DetectorBench()
+    bench.compare(a=report_of({0: (0, 5)}), b=report_of())
+    bench.advance(16)
+    bench.compare(b=report_of({3: (5, 5)}))
+    del bench.reports["b"]
+    bench.now_us += REPORT_RETENTION_US + 60 * SECOND_US
+    bench.compare(a=report_of({0: (0, 5), 3: (5, 7)}))
+    bench.advance(12)
+    assert bench.overshoot == 7
 
 
-def test_slots_that_are_missing_are_not_taken_for_empty() -> None:
-    """The audit begins anew after them, with what was spent by then."""
-    desk = DetectorBench()
-    desk.compare(a=report_of({0: (0, 9)}))
-    desk.advance(16)
-    # Slot 1 was dropped. In it, who knows, four were given back.
-    desk.compare(a=report_of({2: (5, 5)}, first=2))
-    desk.advance(16)
-    assert (desk.total("callers") > 0, desk.overshoot) == (True, 0)
-    desk.compare(a=report_of({2: (5, 5), 6: (10, 3)}, first=2))
-    desk.advance(30)
-    assert desk.overshoot == 3
+def test_detector_reopens_a_ledger_after_missing_intervals() -> None:
+    """The ledger is reopened with the units spent by then."""
+    bench = DetectorBench()
+    bench.compare(a=report_of({0: (0, 9)}))
+    bench.advance(16)
+    # Interval 1 was dropped. Four units may have been refunded in it.
+    bench.compare(a=report_of({2: (5, 5)}, first=2))
+    bench.advance(16)
+    assert (bench.total("callers") > 0, bench.overshoot) == (True, 0)
+    bench.compare(a=report_of({2: (5, 5), 6: (10, 3)}, first=2))
+    bench.advance(30)
+    assert bench.overshoot == 3
 
 
-def test_a_ledger_that_was_left_alone_for_an_hour_is_closed() -> None:
-    """Breaks from that time are not told of any more."""
-    desk = DetectorBench()
-    desk.compare(a=report_of({0: (0, 9)}))
-    desk.advance(16)
-    desk.now_us += 3_620 * SECOND_US
+def test_detector_closes_a_ledger_after_an_hour() -> None:
+    """Invalidations from that time are no longer reported."""
+    bench = DetectorBench()
+    bench.compare(a=report_of({0: (0, 9)}))
+    bench.advance(16)
+    bench.now_us += 3_620 * SECOND_US
     later = 3_640 * SECOND_US // INTERVAL_US
-    desk.compare(a=report_of({0: (0, 9), later: (0, 9)}))
-    desk.advance(40)
-    assert desk.overshoot == 0
-    assert desk.findings[-1].callers == 1
+    bench.compare(a=report_of({0: (0, 9), later: (0, 9)}))
+    bench.advance(40)
+    assert bench.overshoot == 0
+    assert bench.findings[-1].callers == 1
 
 
-def test_a_ledger_is_not_opened_at_a_slot_of_long_ago() -> None:
-    """For the same reason, after an outage at the end of which the caller is new to the audit."""
-    desk = DetectorBench()
-    desk.compare()
-    desk.now_us += 1_200 * SECOND_US
-    desk.compare(a=report_of({0: (0, 9)}))
-    desk.advance(20)
-    assert desk.findings[-1].callers == 0
+def test_detector_opens_no_ledger_at_an_old_interval() -> None:
+    """For the same reason, for a caller that is new to the audit after an outage."""
+    bench = DetectorBench()
+    bench.compare()
+    bench.now_us += 1_200 * SECOND_US
+    bench.compare(a=report_of({0: (0, 9)}))
+    bench.advance(20)
+    assert bench.findings[-1].callers == 0
 
 
-def test_a_ledger_is_opened_by_the_stores_word() -> None:
-    """Of several the first, and at no slot in which nothing was asked of the bucket."""
-    desk = DetectorBench()
-    desk.compare(
-        a=report_of({0: (UNKNOWN, -3), 1: (6, 1)}, gives_back=True),
+def test_detector_opens_a_ledger_at_a_known_balance() -> None:
+    """The first known balance counts, and never an interval with refunds only."""
+    bench = DetectorBench()
+    bench.compare(
+        a=report_of({0: (UNKNOWN, -3), 1: (6, 1)}, has_refunds=True),
         b=UsageReport.parse(
             dump_report({str(LIMIT): {"ann": (0, 0, {NOW + 1: [3, 4, 2]})}}, {}),
         ),
     )
-    desk.advance(40)
-    # Four were spent before, three came, and three more were permitted.
-    assert (desk.total("permitted"), desk.overshoot) == (6, 0)
-    desk.compare(b=report_of({1: (4, 2), 7: (7, 4)}))
-    desk.advance(40)
-    assert desk.overshoot == 1
+    bench.advance(40)
+    # Four units were spent before, three were admitted, and three more permitted.
+    assert (bench.total("permitted"), bench.overshoot) == (6, 0)
+    bench.compare(b=report_of({1: (4, 2), 7: (7, 4)}))
+    bench.advance(40)
+    assert bench.overshoot == 1
 
 
-def test_a_break_that_lasts() -> None:
-    """While its end is not known nothing is judged, and of several the last one counts."""
-    desk = DetectorBench()
-    desk.compare(a=report_of({2: (0, 9)}, break_us=PENDING), b=report_of(break_us=EPOCH_US))
-    desk.advance(30)
-    assert desk.findings[-1].callers == 0
-    # In the slot that it ends in nobody knows what was before it.
+def test_detector_ignores_a_pending_invalidation() -> None:
+    """While its end is not known nothing is compared; the last of several counts."""
+    bench = DetectorBench()
+    bench.compare(
+        a=report_of({2: (0, 9)}, invalidated_at_us=PENDING), b=report_of(invalidated_at_us=EPOCH_US)
+    )
+    bench.advance(30)
+    assert bench.findings[-1].callers == 0
+    # In the interval of its end the balance before it is unknown.
     end_us = EPOCH_US + 7 * INTERVAL_US + 1
-    desk.compare(a=report_of({7: (0, 9), 8: (0, 3)}, break_us=end_us))
-    desk.advance(LAG_US // SECOND_US)
-    assert desk.findings[-1].callers == 0
-    desk.advance(20)
-    assert (desk.findings[-1].callers, desk.overshoot) == (1, 0)
-    assert desk.total("permitted") == 10
+    bench.compare(a=report_of({7: (0, 9), 8: (0, 3)}, invalidated_at_us=end_us))
+    bench.advance(LAG_US // SECOND_US)
+    assert bench.findings[-1].callers == 0
+    bench.advance(20)
+    assert (bench.findings[-1].callers, bench.overshoot) == (1, 0)
+    assert bench.total("permitted") == 10
 
 
-def test_who_is_silent_and_gave_back_is_waited_for() -> None:
-    """Until its statement is old enough to be left out."""
-    desk = DetectorBench()
-    desk.compare(a=report_of({0: (0, 4)}), b=report_of({0: (4, 4)}, gives_back=True))
-    desk.advance(16)
-    assert desk.findings[-1].callers == 1
-    del desk.reports["b"]
-    desk.compare(a=report_of({0: (0, 4), 6: (4, 2)}))
-    desk.advance(20)
-    assert desk.findings[-1].callers == 0
-    desk.compare(a=report_of({0: (0, 4), 6: (4, 2), 9: (6, 4)}))
-    desk.advance(30)
-    assert (desk.findings[-1].callers, desk.overshoot) == (1, 0)
+def test_detector_waits_for_a_replica_with_refunds() -> None:
+    """Until its report is too old to be used."""
+    bench = DetectorBench()
+    bench.compare(a=report_of({0: (0, 4)}), b=report_of({0: (4, 4)}, has_refunds=True))
+    bench.advance(16)
+    assert bench.findings[-1].callers == 1
+    del bench.reports["b"]
+    bench.compare(a=report_of({0: (0, 4), 6: (4, 2)}))
+    bench.advance(20)
+    assert bench.findings[-1].callers == 0
+    bench.compare(a=report_of({0: (0, 4), 6: (4, 2), 9: (6, 4)}))
+    bench.advance(30)
+    assert (bench.findings[-1].callers, bench.overshoot) == (1, 0)

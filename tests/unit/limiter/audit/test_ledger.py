@@ -1,4 +1,4 @@
-"""The audit's arithmetic: a limit that is kept reads 0, and what is beyond it is found."""
+"""Ledgers: a limit that is kept has no overshoot, and an overshoot is found."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -35,13 +35,13 @@ PERIODS_US = [
 
 @dataclass(slots=True)
 class History:
-    """What a bucket let in.
+    """Usage of a bucket.
 
     Args:
-        units: Units by slot.
-        first_uses: For each slot the first time something was let in, and what was spent before.
-        state: The bucket's state at the end.
-        now_us: The time of the end.
+        units: Units by interval.
+        first_uses: First time of use and units spent before it, by interval.
+        state: State of the bucket at the end.
+        now_us: Store time at the end.
     """
 
     units: Counter[int] = field(default_factory=Counter)
@@ -51,12 +51,12 @@ class History:
 
     @property
     def first(self) -> int:
-        """The first slot with anything in it."""
+        """Return the first non-empty interval."""
         return min(self.units, default=0)
 
 
 def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
-    """Generate quotas over periods shorter and longer than a slot, and some that fit badly."""
+    """Generate quotas with periods shorter and longer than an interval, some of which fit badly."""
 
     def build(limit: int, burst: int, period_us: int) -> Quota:
         burst = burst if algorithm is Algorithm.TOKEN_BUCKET else limit
@@ -69,7 +69,7 @@ def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
 
 @st.composite
 def histories(draw: st.DrawFn, quota: Quota, *, refunds: bool = True) -> History:
-    """Run the core over a schedule."""
+    """Run the algorithm over a schedule."""
     algorithm, retry_us, past = algorithm_for(quota.algorithm), 0, History()
     waits_us = st.one_of(
         st.just(-1),
@@ -78,42 +78,44 @@ def histories(draw: st.DrawFn, quota: Quota, *, refunds: bool = True) -> History
         st.just(0),
     )
     spent: list[Adjustment] = []
-    for wait_us, asked, gives in draw(
+    for wait_us, requested, refunds_units in draw(
         st.lists(st.tuples(waits_us, st.integers(0, MAX_UNITS), st.booleans()), max_size=50)
     ):
         past.now_us += retry_us if wait_us < 0 else wait_us
-        slot = past.now_us // interval_us(quota)
-        if refunds and gives and spent:
-            # Not what was spent last, but what was spent some time ago.
+        interval = past.now_us // interval_us(quota)
+        if refunds and refunds_units and spent:
+            # A refund of units that were spent some time ago.
             back = spent.pop(draw(st.integers(0, len(spent) - 1)))
             past.state = algorithm.adjust(quota, past.state, past.now_us, back)
-            past.units[slot] -= creditable_refund(
+            past.units[interval] -= creditable_refund(
                 quota, -back.delta, back.acquired_at_us, past.now_us
             )
-        units = min(asked, quota.burst)
-        verdict, after = algorithm.acquire(quota, past.state, past.now_us, units, "")
-        retry_us = verdict.retry_after_us
-        if verdict.allowed and units:
+        units = min(requested, quota.burst)
+        status, after = algorithm.acquire(quota, past.state, past.now_us, units, "")
+        retry_us = status.retry_after_us
+        if status.allowed and units:
             past.state = after
-            past.first_uses.setdefault(slot, (past.now_us, quota.burst - verdict.remaining - units))
-            past.units[slot] += units
+            past.first_uses.setdefault(
+                interval, (past.now_us, quota.burst - status.remaining - units)
+            )
+            past.units[interval] += units
             spent.append(Adjustment("", quota, -units, past.now_us, units))
     return past
 
 
 def overshoot(quota: Quota, units_in: Mapping[int, int], first: int, before: int = 0) -> int:
-    """Return what an audit finds from a slot on."""
+    """Return the overshoot that a ledger finds from an interval on."""
     ledger, found = open_ledger(quota, first, before), 0
-    for slot in range(first, max(units_in, default=first) + 1):
-        ledger, more = ledger.close(slot, units_in.get(slot, 0))
+    for interval in range(first, max(units_in, default=first) + 1):
+        ledger, more = ledger.close(interval, units_in.get(interval, 0))
         found += more
     return found
 
 
 @EACH_ALGORITHM
 @given(data=st.data())
-def test_a_limit_that_is_kept_reads_0(algorithm: Algorithm, data: st.DataObject) -> None:
-    """Whatever is asked, spent and given back, and wherever the audit begins."""
+def test_ledger_of_a_kept_limit_has_no_overshoot(algorithm: Algorithm, data: st.DataObject) -> None:
+    """Under any schedule of charges and refunds, and from any first interval."""
     quota = data.draw(quotas(algorithm))
     past = data.draw(histories(quota))
     for first, (_, before) in past.first_uses.items():
@@ -123,10 +125,10 @@ def test_a_limit_that_is_kept_reads_0(algorithm: Algorithm, data: st.DataObject)
 
 @EACH_ALGORITHM
 @given(data=st.data(), extra=st.integers(1, 100))
-def test_never_more_is_found_than_was_beyond(
+def test_ledger_never_finds_more_than_the_overshoot(
     algorithm: Algorithm, extra: int, data: st.DataObject
 ) -> None:
-    """With so many units let in at one moment that the limit did not permit, no more are found."""
+    """With extra units admitted at one moment, at most these are found."""
     quota = data.draw(quotas(algorithm))
     past = data.draw(histories(quota))
     if past.units:
@@ -135,8 +137,8 @@ def test_never_more_is_found_than_was_beyond(
 
 
 @given(data=st.data(), extra=st.integers(0, 100))
-def test_a_spent_bucket_shows_what_is_let_in_beyond_it(extra: int, data: st.DataObject) -> None:
-    """Extra units after the last that is left are found, but for two slots' refill and one."""
+def test_backlog_ledger_finds_units_above_a_spent_bucket(extra: int, data: st.DataObject) -> None:
+    """Extra units after the last one are found, less two intervals' refill and one unit."""
     quota = data.draw(quotas(Algorithm.TOKEN_BUCKET))
     past = data.draw(histories(quota, refunds=False))
     status, _ = algorithm_for(quota.algorithm).acquire(quota, past.state, past.now_us, 0, "")
@@ -150,8 +152,10 @@ def test_a_spent_bucket_shows_what_is_let_in_beyond_it(extra: int, data: st.Data
     "algorithm", [Algorithm.FIXED_WINDOW, Algorithm.SLIDING_WINDOW, Algorithm.SLIDING_LOG]
 )
 @pytest.mark.parametrize("period_us", [SECOND_US, 5 * SECOND_US, MINUTE_US, 86_400 * SECOND_US])
-def test_a_full_window_shows_each_unit_beyond_it(algorithm: Algorithm, period_us: int) -> None:
-    """A window is exact: full it reads 0, and each further unit is one."""
+def test_window_ledger_finds_each_unit_above_a_full_window(
+    algorithm: Algorithm, period_us: int
+) -> None:
+    """A window is exact: each unit above the limit is found."""
     quota = quota_of(algorithm, 10, period_us=period_us)
     first = EPOCH_US // interval_us(quota)
     most = 10 * max(1, interval_us(quota) // period_us)
@@ -160,8 +164,8 @@ def test_a_full_window_shows_each_unit_beyond_it(algorithm: Algorithm, period_us
     assert overshoot(quota, {first: most + 7}, first) == 7
 
 
-def test_a_log_is_exact_in_any_period() -> None:
-    """A period that begins anywhere holds its limit, and an aligned one is no exception."""
+def test_window_ledger_of_a_log_is_exact_in_any_period() -> None:
+    """A period that begins anywhere keeps the limit, and so does an aligned one."""
     quota = quota_of(Algorithm.SLIDING_LOG, 10, period_us=MINUTE_US)
     first = EPOCH_US // INTERVAL_US
     # Ten at 0:55, and ten more at 1:50: two aligned minutes of ten each, and 20 within a minute.
@@ -171,29 +175,29 @@ def test_a_log_is_exact_in_any_period() -> None:
     assert overshoot(window, {first + 11: 10, first + 22: 10}, first) == 0
 
 
-def test_what_is_beyond_is_told_once() -> None:
-    """Afterwards the ledger goes on from a bucket that is just spent, and finds the next."""
+def test_ledger_reports_an_overshoot_once() -> None:
+    """Afterwards the ledger continues with a bucket that is just spent."""
     quota = quota_of(Algorithm.TOKEN_BUCKET, 60, burst=10)
     ledger, found = open_ledger(quota, 0, 0), []
-    for slot, units in enumerate([10 + 5 + 4, 5, 5, 5 + 1]):
-        ledger, more = ledger.close(slot, units)
+    for interval, units in enumerate([10 + 5 + 4, 5, 5, 5 + 1]):
+        ledger, more = ledger.close(interval, units)
         found.append(more)
     assert found == [4, 0, 0, 1]
 
 
-def test_less_than_a_unit_is_not_lost() -> None:
-    """A bucket that lets in a little too much in each slot is found out."""
+def test_backlog_ledger_adds_up_fractions_of_a_unit() -> None:
+    """A bucket that admits a little too much in each interval is found."""
     quota = quota_of(Algorithm.TOKEN_BUCKET, 11, burst=1, period_us=MINUTE_US)
-    # 11/12 of a unit come back in each slot, and one whole is let in.
+    # 11/12 of a unit refill in each interval, and one unit is admitted.
     ledger, found = open_ledger(quota, 0, 0), 0
-    for slot in range(60):
-        ledger, more = ledger.close(slot, 1)
+    for interval in range(60):
+        ledger, more = ledger.close(interval, 1)
         found += more
     assert found == 60 // 12 - 1
 
 
-def test_permitted_is_never_less_than_what_a_kept_limit_lets_in() -> None:
-    """The room at the begin and what each slot adds: a bucket's refill, a window's limit."""
+def test_permitted_units_cover_a_kept_limit() -> None:
+    """The initial allowance and each interval's units: a bucket's refill, a window's limit."""
     bucket = quota_of(Algorithm.TOKEN_BUCKET, 60, burst=10)
     assert (
         initial_allowance(bucket, 0),
@@ -204,7 +208,7 @@ def test_permitted_is_never_less_than_what_a_kept_limit_lets_in() -> None:
     window = quota_of(Algorithm.FIXED_WINDOW, 10)
     assert (initial_allowance(window, 0), initial_allowance(window, 7)) == (10, 3)
     ledger = WindowLedger(window, ((0, 7),))
-    assert [ledger.permitted(slot) for slot in (0, 11, 12)] == [0, 0, 10]
+    assert [ledger.permitted(interval) for interval in (0, 11, 12)] == [0, 0, 10]
     short = quota_of(Algorithm.SLIDING_WINDOW, 10, period_us=SECOND_US)
     assert (initial_allowance(short, 7), open_ledger(short, 0, 7).permitted(1)) == (50, 50)
     log = quota_of(Algorithm.SLIDING_LOG, 12, period_us=MINUTE_US)
@@ -212,7 +216,7 @@ def test_permitted_is_never_less_than_what_a_kept_limit_lets_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "seconds", "slot"),
+    ("algorithm", "seconds", "interval"),
     [
         (Algorithm.TOKEN_BUCKET, 7, 5),
         (Algorithm.FIXED_WINDOW, 60, 5),
@@ -222,24 +226,26 @@ def test_permitted_is_never_less_than_what_a_kept_limit_lets_in() -> None:
         (Algorithm.SLIDING_LOG, 86_400, 5),
     ],
 )
-def test_slots_fit_windows(algorithm: Algorithm, seconds: int, slot: int) -> None:
-    """A window is a whole number of slots, or a slot a whole number of windows."""
+def test_interval_us_divides_or_contains_windows(
+    algorithm: Algorithm, seconds: int, interval: int
+) -> None:
+    """A window is a whole number of intervals, or an interval a whole number of windows."""
     quota = quota_of(algorithm, 10, period_us=seconds * SECOND_US)
-    assert interval_us(quota) == slot * SECOND_US
+    assert interval_us(quota) == interval * SECOND_US
 
 
-def test_a_long_log_is_summed_in_few_cells() -> None:
-    """However long its period is."""
+def test_window_ledger_bounds_the_subwindows() -> None:
+    """The number of subwindows is bounded for any period."""
     quota = quota_of(Algorithm.SLIDING_LOG, 10_000, period_us=86_400 * SECOND_US)
     ledger = open_ledger(quota, 0, 0)
-    for slot in range(20_000):
-        ledger, _ = ledger.close(slot, 1)
+    for interval in range(20_000):
+        ledger, _ = ledger.close(interval, 1)
     assert isinstance(ledger, WindowLedger)
     assert len(ledger.sums) == 60
 
 
-def test_who_is_smallest_is_the_same_everywhere() -> None:
-    """The order depends on the hashes alone, and not on the first of several parts."""
+def test_sample_rank_depends_on_all_hashes() -> None:
+    """The order depends on the hashes alone, and not on the first component only."""
     # The check value of CRC-32, as every process and release must have it.
     assert sample_rank("123456789") == (0xCBF43926, "123456789")
     same_route = [f"routeroute123456:{'abcdefgh'[n]}aller" for n in range(8)]

@@ -1,4 +1,4 @@
-"""Whatever replicas do over a store that keeps its limits, the audit reads 0."""
+"""Property of the audit: over a store that keeps its limits there is no overshoot."""
 
 import asyncio
 import contextlib
@@ -52,32 +52,32 @@ Step = tuple[str, int | str, str, int]
 
 
 class UnreliableStore(MemoryStore):
-    """A store that can be away; what it was asked just then it may have done all the same."""
+    """A store that can fail after it has executed a call."""
 
     unavailable = False
 
-    async def acquire(self, charges: Sequence[Charge], *, commit: bool = True) -> AcquireResult:
-        """Decide."""
-        return self._answer(await super().acquire(charges, commit=commit))
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
+        """Decide, and lose the reply during an outage."""
+        return self._answer(await super().acquire(charges, dry_run=dry_run))
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
-        """Correct."""
+        """Correct, and lose the reply during an outage."""
         return self._answer(await super().adjust(adjustments))
 
     async def delete(self, keys: Sequence[str]) -> int:
-        """Forget."""
+        """Delete, and lose the reply during an outage."""
         return self._answer(await super().delete(keys))
 
     async def exchange_reports(
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:
-        """Keep a statement."""
+        """Fail during an outage."""
         self._answer(None)
         return await super().exchange_reports(replica, report, bounds, ttl_us, last=last)
 
     def _answer(self, answer: Answer) -> Answer:
         if self.unavailable:
-            raise StoreUnavailable("away", kind="timeout")
+            raise StoreUnavailable("no reply", kind="timeout")
         return answer
 
 
@@ -95,12 +95,12 @@ async def run(quota: Quota, steps: list[Step], audit_callers: int) -> Fleet:
     numbers = count()
     for verb, which, caller, units in steps:
         if verb == "wait":
-            # As time goes by, statements are made.
+            # Reports are sent as time passes.
             await fleet.advance(int(which) / SECOND_US)
         elif verb == "cut":
             store.unavailable = not store.unavailable
         elif verb == "turn":
-            # It dies, or another comes in its place.
+            # The replica dies, or another one replaces it.
             if fleet.members.pop(str(which), None) is None:
                 fleet.join(str(which)).audit._replica += str(next(numbers))
         elif verb == "reset":
@@ -123,10 +123,10 @@ async def run(quota: Quota, steps: list[Step], audit_callers: int) -> Fleet:
 @pytest.mark.parametrize("algorithm", AUDITED)
 @given(data=st.data(), keys=st.sampled_from([1, 2, 32]))
 @settings(max_examples=60)
-def test_a_store_that_keeps_its_limits_reads_0(
+def test_audit_of_a_kept_limit_finds_no_overshoot(
     algorithm: Algorithm, keys: int, data: st.DataObject
 ) -> None:
-    """With any traffic, refunds, corrections, resets, deaths and changes of who compares."""
+    """Under any traffic, refunds, resets, deaths and changes of the comparing replica."""
     quota = data.draw(quotas(algorithm))
     fleet = asyncio.run(run(quota, data.draw(st.lists(STEP, min_size=30, max_size=120)), keys))
     assert fleet.overshoots() == []

@@ -1,4 +1,4 @@
-"""A statement is read as it was written, and whatever else it is it says nothing."""
+"""Usage reports: a round trip, and malformed ones."""
 
 import json
 
@@ -24,11 +24,11 @@ LIMIT = AuditedLimit("exports", quota_of(Algorithm.TOKEN_BUCKET, 10, burst=20))
 NOTHING = UsageReport({}, {})
 
 
-def test_a_statement_comes_back() -> None:
-    """With its limits, callers, slots and breaks."""
-    slots = {1: [7, 3, 2], 2: [INTERVAL_US - 1, UNKNOWN, -1]}
+def test_usage_report_round_trip() -> None:
+    """Limits, callers, intervals and invalidations are preserved."""
+    intervals = {1: [7, 3, 2], 2: [INTERVAL_US - 1, UNKNOWN, -1]}
     breaks = {"fl1:{ann}:exports:tb60": PENDING, "fl1:{route}:exports:fw1:ann": 7}
-    text = dump_report({str(LIMIT): {"ann": (1, 0, slots), "bob": (0, 1, {})}}, breaks)
+    text = dump_report({str(LIMIT): {"ann": (1, 0, intervals), "bob": (0, 1, {})}}, breaks)
     found = UsageReport.parse(text)
     assert found.invalidations == {
         BucketKey("exports", "tb60", "ann"): PENDING,
@@ -36,7 +36,7 @@ def test_a_statement_comes_back() -> None:
     }
     ann, bob = (found.accounts[LIMIT][caller] for caller in ("ann", "bob"))
     assert (ann.first_interval, ann.has_refunds, sorted(ann.intervals)) == (1, False, ["1", "2"])
-    assert [ann.usage(slot) for slot in (1, 2, 3)] == [
+    assert [ann.usage(interval) for interval in (1, 2, 3)] == [
         IntervalUsage(7, 3, 2),
         IntervalUsage(INTERVAL_US - 1, UNKNOWN, -1),
         None,
@@ -45,14 +45,14 @@ def test_a_statement_comes_back() -> None:
 
 
 @pytest.mark.parametrize("figures", [1, [1, 2], [1, 2, None], [1, 2, 1e999], {"a": 1}])
-def test_figures_that_are_none_say_nothing(figures: object) -> None:
-    """They are looked at when they are needed."""
+def test_caller_account_ignores_malformed_figures(figures: object) -> None:
+    """They are parsed when they are needed."""
     text = dump_report({str(LIMIT): {"ann": (1, 0, {5: figures})}}, {})
     assert UsageReport.parse(text).accounts[LIMIT]["ann"].usage(5) is None
 
 
-def test_a_limit_comes_back_without_its_cost() -> None:
-    """What a request costs under it is no part of the limit."""
+def test_audited_limit_ignores_the_cost_factor() -> None:
+    """The cost factor of a quota is not part of the limit's identity."""
     dear = AuditedLimit.of("exports", Quota(Algorithm.TOKEN_BUCKET, 10, MINUTE_US, 20, cost=5))
     assert dear == LIMIT
     assert AuditedLimit.parse(str(dear)) == LIMIT
@@ -80,13 +80,13 @@ def test_a_limit_comes_back_without_its_cost() -> None:
         "[" * 100_000,
     ],
 )
-def test_what_is_no_statement_says_nothing(text: str) -> None:
-    """It may be from another release, or from somebody else."""
+def test_malformed_usage_report_is_empty(text: str) -> None:
+    """A report of another release, or of another program, is ignored."""
     assert UsageReport.parse(text) == NOTHING
 
 
-def test_bounds_come_back() -> None:
-    """And what are no bounds is not known."""
+def test_bounds_round_trip() -> None:
+    """Malformed bounds are None."""
     bounds = {str(LIMIT): 7}
     assert parse_bounds(dump_bounds(bounds)) == bounds
     assert parse_bounds(dump_bounds({})) == {}

@@ -1,4 +1,4 @@
-"""What a replica counts: who is in the sample, which units, in which slot."""
+"""Usage sample: which callers and units are counted, and in which interval."""
 
 import json
 
@@ -18,8 +18,8 @@ from support.sample import KEY_SCHEME, accounts, acquire_result, caller_hashes, 
 from support.stores import MINUTE_US, allowed_status
 
 
-def test_units_are_counted_by_the_stores_time() -> None:
-    """Each slot has its sum, its first time, and what the store said was spent before that."""
+def test_sample_counts_units_by_store_time() -> None:
+    """Each interval has its sum, its first time, and the units spent before that."""
     sample = UsageSample(8, BucketEvents())
     for at_us, cost, remaining in (
         (EPOCH_US + 1, 2, 8),
@@ -30,8 +30,8 @@ def test_units_are_counted_by_the_stores_time() -> None:
     assert intervals(sample) == [[0, 1, 0, 3], [INTERVAL_US, 0, 3, 4]]
 
 
-def test_answers_in_another_order() -> None:
-    """The first of a slot is the first that the store decided, and of equal times the first."""
+def test_sample_accepts_replies_in_any_order() -> None:
+    """The first use is the first one that the store decided."""
     sample = UsageSample(8, BucketEvents())
     for at_us, remaining in ((EPOCH_US + 5, 6), (EPOCH_US + 5, 7), (EPOCH_US + 5, 5)):
         sample.record(plan_for().charges, acquire_result(at_us, remaining))
@@ -40,15 +40,15 @@ def test_answers_in_another_order() -> None:
     assert intervals(sample) == [[0, 1, 0, 4]]
 
 
-def test_a_store_that_says_nonsense_is_counted_all_the_same() -> None:
-    """Units count whatever the verdict's figures are."""
+def test_sample_counts_units_of_an_implausible_status() -> None:
+    """Units count whatever the status says."""
     sample = UsageSample(8, BucketEvents())
     sample.record(plan_for().charges, acquire_result(EPOCH_US, 99))
     assert intervals(sample) == [[0, 0, 0, 1]]
 
 
-def test_refusals_and_costs_of_0_are_seen_and_count_nothing() -> None:
-    """A caller that is refused stays in the sample."""
+def test_sample_keeps_denied_callers() -> None:
+    """A denial or a cost of 0 adds no units, and keeps the caller in the sample."""
     sample = UsageSample(8, BucketEvents())
     sample.record(plan_for().charges, acquire_result(EPOCH_US, 0, spent=False))
     sample.record(plan_for(cost=0).charges, acquire_result(EPOCH_US, 10))
@@ -57,8 +57,8 @@ def test_refusals_and_costs_of_0_are_seen_and_count_nothing() -> None:
     assert len(accounts(sample)) == 1
 
 
-def test_idle_callers_leave() -> None:
-    """Whoever was not seen for five minutes makes room, and a limit without callers is gone."""
+def test_sample_drops_idle_callers() -> None:
+    """After five minutes without requests; a limit without callers is dropped, too."""
     sample = UsageSample(1, BucketEvents())
     sample.record(plan_for(caller="ann").charges, acquire_result(EPOCH_US, 9))
     sample.acknowledge(EPOCH_US + IDLE_CALLER_US + 1)
@@ -67,8 +67,8 @@ def test_idle_callers_leave() -> None:
     assert len(accounts(sample)) == 1
 
 
-def test_the_sample_is_the_smallest_in_any_order() -> None:
-    """Replicas that see the same callers in another order count the same ones."""
+def test_sample_is_independent_of_the_order() -> None:
+    """Replicas with the same callers in another order count the same ones."""
     plans = [plan_for(caller=f"caller{number}") for number in range(50)]
     smallest = sorted(caller_hashes(plans), key=sample_rank)[:8]
     for order in (plans, plans[::-1], plans[25:] + plans[:25]):
@@ -78,8 +78,8 @@ def test_the_sample_is_the_smallest_in_any_order() -> None:
         assert sorted(accounts(sample), key=sample_rank) == smallest
 
 
-def test_a_place_that_became_free_is_taken() -> None:
-    """When one of the smallest leaves, the next one that comes is counted."""
+def test_sample_adds_a_caller_after_one_left() -> None:
+    """When one of the smallest leaves, the next new caller is counted."""
     plans = sorted(
         (plan_for(caller=f"{n}") for n in range(3)),
         key=lambda one: sample_rank(*caller_hashes([one])),
@@ -93,18 +93,18 @@ def test_a_place_that_became_free_is_taken() -> None:
     assert list(accounts(sample)) == caller_hashes(plans[1:])
 
 
-def test_only_so_many_slots_are_kept() -> None:
-    """What was dropped is said, so that nobody takes it for nothing."""
+def test_sample_bounds_the_intervals() -> None:
+    """The report contains the first complete interval."""
     sample = UsageSample(8, BucketEvents())
-    for slot in range(MAX_INTERVALS + 2):
-        sample.record(plan_for().charges, acquire_result(EPOCH_US + slot * INTERVAL_US, 9))
+    for interval in range(MAX_INTERVALS + 2):
+        sample.record(plan_for().charges, acquire_result(EPOCH_US + interval * INTERVAL_US, 9))
     ((first, _, found),) = accounts(sample).values()
     assert len(found) == MAX_INTERVALS
     assert first == EPOCH_US // INTERVAL_US + 2
 
 
-def test_what_is_not_audited() -> None:
-    """Leases are held and not spent, and what a shadow policy counts it would not have refused."""
+def test_sample_ignores_leases_and_shadow_charges() -> None:
+    """Leases are not spent, and shadow charges deny nothing."""
     sample = UsageSample(8, BucketEvents())
     held = Policy("c", (concurrency_quota(3),))
     shadow = rate_policy("s", "10/minute", mode=Mode.SHADOW)
@@ -113,8 +113,8 @@ def test_what_is_not_audited() -> None:
     assert json.loads(sample.snapshot())["accounts"] == {}
 
 
-def test_no_audit_counts_nothing() -> None:
-    """With 0 keys nothing is looked at."""
+def test_sample_of_size_zero_counts_nothing() -> None:
+    """With 0 callers nothing is counted."""
     sample = UsageSample(0, BucketEvents())
     sample.record(plan_for().charges, acquire_result(EPOCH_US, 9))
     sample.record_refunds([plan_for().charges[0].adjustment(-1, EPOCH_US)], [EPOCH_US])
@@ -122,8 +122,8 @@ def test_no_audit_counts_nothing() -> None:
     assert json.loads(sample.snapshot()) == {"accounts": {}, "breaks": {}}
 
 
-def test_each_limit_has_a_sample_of_the_same_callers() -> None:
-    """Two limits of a policy are counted apart, each at its own server's time."""
+def test_sample_counts_each_limit_separately() -> None:
+    """Each limit has the time of its own server, for the same callers."""
     both = rate_policy("p", "10/minute", rate_quota("100/day", algorithm=Algorithm.FIXED_WINDOW))
     sample = UsageSample(8, BucketEvents())
     found = AcquireResult(
@@ -133,38 +133,38 @@ def test_each_limit_has_a_sample_of_the_same_callers() -> None:
         acquired_at_us_by_charge=(EPOCH_US, EPOCH_US + 2),
     )
     sample.record(plan_for(both).charges, found)
-    stated = json.loads(sample.snapshot())["accounts"]
-    assert set(stated) == {
+    reported = json.loads(sample.snapshot())["accounts"]
+    assert set(reported) == {
         "p token_bucket 10 60000000 10",
         "p fixed_window 100 86400000000 100",
     }
-    by_day, by_minute = (stated[limit] for limit in sorted(stated))
+    by_day, by_minute = (reported[limit] for limit in sorted(reported))
     assert by_minute.keys() == by_day.keys() == {*caller_hashes([plan_for()])}
-    slot = str(EPOCH_US // INTERVAL_US)
-    assert [by_minute[caller][2][slot][0] for caller in by_minute] == [0]
-    assert [by_day[caller][2][slot][0] for caller in by_day] == [2]
+    interval = str(EPOCH_US // INTERVAL_US)
+    assert [by_minute[caller][2][interval][0] for caller in by_minute] == [0]
+    assert [by_day[caller][2][interval][0] for caller in by_day] == [2]
 
 
-def test_a_reload_that_changes_nothing_changes_nothing() -> None:
-    """A limit of the same figures is the same limit, whatever a request costs under it."""
+def test_sample_survives_a_reload_of_equal_limits() -> None:
+    """A limit of the same figures is the same limit, whatever its cost factor."""
     sample = UsageSample(8, BucketEvents())
     for quota in (Quota(Algorithm.TOKEN_BUCKET, 10, MINUTE_US, 10, cost) for cost in (1, 1, 2)):
         sample.record(plan_for(rate_policy("p", quota)).charges, acquire_result(EPOCH_US, 8))
     assert intervals(sample) == [[0, 0, 0, 4]]
 
 
-def test_a_changed_limit_is_counted_anew() -> None:
-    """A caller is counted under the limit that it was decided by last."""
+def test_sample_restarts_with_a_changed_limit() -> None:
+    """A caller is counted under the limit of its last decision."""
     sample = UsageSample(8, BucketEvents())
     sample.record(plan_for().charges, acquire_result(EPOCH_US, 9))
     sample.record(plan_for(rate_policy("p", "20/minute")).charges, acquire_result(EPOCH_US, 18))
-    stated = json.loads(sample.snapshot())["accounts"]
-    assert [len(callers) for callers in stated.values()] == [0, 1]
+    reported = json.loads(sample.snapshot())["accounts"]
+    assert [len(callers) for callers in reported.values()] == [0, 1]
     sample.acknowledge(EPOCH_US)
     assert list(json.loads(sample.snapshot())["accounts"]) == ["p token_bucket 20 60000000 20"]
 
 
-def test_quotas_made_anew_are_one() -> None:
+def test_sample_treats_equal_quotas_as_one() -> None:
     """An app that builds a quota for each request does not fill the memory."""
     sample = UsageSample(8, BucketEvents())
     for _ in range(1_500):
@@ -173,8 +173,8 @@ def test_quotas_made_anew_are_one() -> None:
     assert intervals(sample) == [[0, 0, 0, 1_500]]
 
 
-def test_many_quotas_are_not_kept() -> None:
-    """Limits that come and go without end are known for as long as they are asked."""
+def test_sample_bounds_the_cached_quotas() -> None:
+    """Limits that come and go do not fill the memory."""
     sample = UsageSample(8, BucketEvents())
     for number in range(1_500):
         sample.record(
@@ -186,8 +186,8 @@ def test_many_quotas_are_not_kept() -> None:
     assert len(sample._limits_by_quota) == 0
 
 
-def test_who_is_beyond_the_sample_is_counted_under_a_new_limit() -> None:
-    """Whom one limit's sample has no room for may be among the first of another's."""
+def test_sample_counts_a_caller_under_a_new_limit() -> None:
+    """A caller outside one limit's sample may be in another's."""
     sample = UsageSample(1, BucketEvents())
     callers = [f"caller{number}" for number in range(8)]
     for _ in range(2):
@@ -205,8 +205,8 @@ def test_who_is_beyond_the_sample_is_counted_under_a_new_limit() -> None:
     )
 
 
-def test_admitted_units_are_those_of_audited_callers() -> None:
-    """They are told once, less what was given back, and only of hashes up to the bound."""
+def test_drain_admitted_returns_units_of_audited_callers() -> None:
+    """Units are returned once, less refunds, and only of ranks up to the bound."""
     first, second = sorted(
         (plan_for(caller=n) for n in "ab"), key=lambda one: sample_rank(*caller_hashes([one]))
     )
@@ -225,25 +225,25 @@ def test_admitted_units_are_those_of_audited_callers() -> None:
 
 
 @pytest.mark.parametrize("parts", [["principal"], ["route", "principal"]], ids=len)
-def test_a_statement_is_bounded(parts: list[str]) -> None:
-    """Whatever callers do, a caller's account takes at most 300 bytes."""
+def test_sample_report_is_bounded(parts: list[str]) -> None:
+    """A caller's account has at most 300 bytes."""
     huge = Quota(Algorithm.TOKEN_BUCKET, 2**26, MINUTE_US, 2**26)
     policy = rate_policy("p", huge, key=tuple(map(KeyPart.parse, parts)))
     sample = UsageSample(32, BucketEvents())
     for number in range(40):
         subject = Subject(principal=Principal(f"caller{number}"), route="POST /exports")
-        for slot in range(9):
-            at_us = EPOCH_US + slot * INTERVAL_US
+        for interval in range(9):
+            at_us = EPOCH_US + interval * INTERVAL_US
             found = AcquireResult(at_us, (allowed_status(0, 1, 1),), spent=True)
-            asked = make_plan([(policy, 2**26)], subject, KEY_SCHEME)
+            plan = make_plan([(policy, 2**26)], subject, KEY_SCHEME)
             for _ in range(1_000):
-                sample.record(asked.charges, found)
+                sample.record(plan.charges, found)
     assert len(accounts(sample)) == 32
     assert len(sample.snapshot()) <= 32 * 300 + 100
 
 
-def test_who_is_beyond_the_sample_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those who are not counted only so many are known as such."""
+def test_sample_bounds_the_callers_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of cached callers outside the sample is bounded."""
     monkeypatch.setattr("fleetlimit.limiter.audit.sample._MAX_OUTSIDE", 4)
     sample = UsageSample(1, BucketEvents())
     for number in range(40):

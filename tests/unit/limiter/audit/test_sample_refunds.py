@@ -1,4 +1,4 @@
-"""What a replica takes off what it counted, and where it begins to count anew."""
+"""Usage sample: refunds and invalidations."""
 
 import json
 
@@ -26,8 +26,8 @@ def sample_with_refund(charge: Charge, delta: int, at_us: int, *, keys: int = 8)
     return sample
 
 
-def test_what_is_given_back_is_taken_off_when_it_was() -> None:
-    """Also by a replica that let nothing in; of that slot it has no word of what was before."""
+def test_sample_subtracts_a_refund_in_its_interval() -> None:
+    """Also at a replica that admitted nothing; the units spent before are unknown."""
     at_us = EPOCH_US + 3 * INTERVAL_US + 1
     sample = sample_with_refund(plan_for().charges[0], -4, at_us)
     ((_, gives_back, _),) = accounts(sample).values()
@@ -37,8 +37,8 @@ def test_what_is_given_back_is_taken_off_when_it_was() -> None:
     assert intervals(sample) == [[3 * INTERVAL_US, 6, 6, -3]]
 
 
-def test_what_makes_no_room_is_not_taken_off() -> None:
-    """More than was reserved, a lease, and a refund into a window that has ended."""
+def test_sample_ignores_refunds_that_free_no_units() -> None:
+    """A cost above the reservation, a lease, and a refund into a window that has ended."""
     window = rate_policy("w", quota_of(Algorithm.FIXED_WINDOW, 10))
     lease = plan_for(Policy("c", (concurrency_quota(3),)))
     for sample in (
@@ -49,7 +49,7 @@ def test_what_makes_no_room_is_not_taken_off() -> None:
         assert json.loads(sample.snapshot())["accounts"] == {}
 
 
-def test_a_refund_of_somebody_who_is_not_audited() -> None:
+def test_sample_ignores_refunds_of_callers_outside() -> None:
     """It is not counted either."""
     first, second = sorted(
         (plan_for(caller=n) for n in "ab"), key=lambda one: sample_rank(*caller_hashes([one]))
@@ -60,8 +60,8 @@ def test_a_refund_of_somebody_who_is_not_audited() -> None:
     assert list(accounts(sample)) == caller_hashes([first])
 
 
-def test_a_break_lasts_until_the_statement_that_told_of_it() -> None:
-    """Its time is the store's, and until that is known everything is within the break."""
+def test_invalidation_ends_with_its_first_report() -> None:
+    """Its end is that report's store time, and pending until then."""
     sample = UsageSample(8, BucketEvents())
     sample.record(plan_for().charges, acquire_result(EPOCH_US, 9))
     bucket = plan_for().charges[0].key
@@ -76,8 +76,8 @@ def test_a_break_lasts_until_the_statement_that_told_of_it() -> None:
     assert invalidations(sample) == {}
 
 
-def test_a_break_while_a_statement_is_on_its_way() -> None:
-    """That statement's time is not the end of a break that it said nothing of."""
+def test_invalidation_during_a_report_stays_pending() -> None:
+    """A report in flight does not contain it, and does not end it."""
     sample = UsageSample(8, BucketEvents())
     sample.invalidate(["a"])
     sample.snapshot()
@@ -88,8 +88,8 @@ def test_a_break_while_a_statement_is_on_its_way() -> None:
     assert invalidations(sample) == {"a": EPOCH_US + 1, "b": EPOCH_US + 1}
 
 
-def test_breaks_are_few() -> None:
-    """The newest are kept."""
+def test_sample_bounds_the_invalidations() -> None:
+    """The newest ones are kept."""
     sample = UsageSample(8, BucketEvents())
     sample.invalidate(f"bucket{number}" for number in range(MAX_INVALIDATIONS + 1))
     assert len(invalidations(sample)) == MAX_INVALIDATIONS

@@ -1,4 +1,4 @@
-"""The audit: who compares, what is found, how long it is shown, and that it hurts nobody."""
+"""Audit: the comparing replica, its findings, and how long they are shown."""
 
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import KeyPart, Mode, OnStoreError, PolicySet
@@ -12,8 +12,8 @@ from support.limiter import Bench, concurrency_policy, fixed_window, rate_policy
 from support.stores import quota_of
 
 
-async def test_a_limit_that_is_kept_reads_0(bench: AuditBench) -> None:
-    """One replica audits; the others say what they let in, and nobody more than is permitted."""
+async def test_audit_of_a_kept_limit_finds_nothing(bench: AuditBench) -> None:
+    """One replica compares; all report what they admitted, and it is at most the permitted sum."""
     assert await saturate(bench, "a", "b", "c") == 6
     for _ in range(12):
         await bench.fleet.advance(5)
@@ -26,8 +26,8 @@ async def test_a_limit_that_is_kept_reads_0(bench: AuditBench) -> None:
     assert bench.fleet.total("p", "intervals") >= 12
 
 
-async def test_what_is_let_in_after_a_loss_is_found(bench: AuditBench) -> None:
-    """Buckets that start anew let in once more what all replicas together had let in."""
+async def test_audit_finds_admissions_after_lost_buckets(bench: AuditBench) -> None:
+    """Lost buckets admit once more what all replicas together had admitted."""
     await saturate(bench, "a", "b", "c")
     await bench.fleet.advance(1)
     await bench.lose_buckets()
@@ -39,10 +39,10 @@ async def test_what_is_let_in_after_a_loss_is_found(bench: AuditBench) -> None:
     assert bench.fleet.total("p", "admitted") == 12
 
 
-async def test_a_loss_is_found_whoever_audits_by_then(bench: AuditBench) -> None:
-    """A replica that begins to audit begins with the store's own word, and not with nothing.
+async def test_audit_finds_a_loss_with_a_new_comparing_replica(bench: AuditBench) -> None:
+    """A replica that starts to compare opens ledgers at the store's balance.
 
-    Of the six units, what the slots' ends and the rounding of that word leave open is not found.
+    Of the six units, those within the intervals' ends and the rounding of the balance are missed.
     """
     for _ in range(12):
         await saturate(bench, "a", "b", "c")
@@ -61,21 +61,21 @@ async def test_a_loss_is_found_whoever_audits_by_then(bench: AuditBench) -> None
     assert bench.fleet.overshoot("p") >= 3
 
 
-async def test_a_loss_is_found_after_an_outage(bench: AuditBench) -> None:
-    """What was let in just before the store went away is stated when it is back."""
+async def test_audit_finds_a_loss_after_an_outage(bench: AuditBench) -> None:
+    """Admissions from just before the outage are reported after it."""
     await bench.fleet.advance(30)
     await saturate(bench, "b")
     await bench.lose_buckets()
-    # Nothing is stated while the store is away, for longer than statements are kept.
+    # No report is sent during the outage, which is longer than the TTL of reports.
     bench.clock.advance_us(32 * SECOND_US)
     assert await saturate(bench, "c") == 6
     await bench.fleet.advance_until_compared()
-    # Six were permitted, and three more in 32 s; the slots' ends leave one open.
+    # Six units were permitted, and three more in 32 s; the intervals' ends leave one open.
     assert bench.fleet.overshoot("p") == 12 - 6 - 3 - 1
 
 
-async def test_what_was_found_is_shown_for_minutes(bench: AuditBench) -> None:
-    """It falls back by itself, also at a replica that does not audit any more."""
+async def test_audit_shows_an_overshoot_for_minutes(bench: AuditBench) -> None:
+    """It falls back by itself, also at a replica that does not compare any more."""
     await saturate(bench, "a")
     await bench.lose_buckets()
     await saturate(bench, "b")
@@ -92,8 +92,8 @@ async def test_what_was_found_is_shown_for_minutes(bench: AuditBench) -> None:
     assert bench.fleet.overshoot("p") == 0
 
 
-async def test_the_caller_with_the_most_is_shown(bench: AuditBench) -> None:
-    """Not the sum over callers; one line names the worst."""
+async def test_audit_shows_the_worst_caller(bench: AuditBench) -> None:
+    """Not the sum over callers; one event names the worst."""
     for caller in ("ann", "bob"):
         await bench.fleet.spend("a", "p", caller, times=6)
     await bench.lose_buckets()
@@ -104,8 +104,8 @@ async def test_the_caller_with_the_most_is_shown(bench: AuditBench) -> None:
     assert [event.units for event in bench.fleet.overshoots()] == [3]
 
 
-async def test_only_the_smallest_of_all_are_audited() -> None:
-    """The others are not counted as admitted either, once the bound is known."""
+async def test_audit_is_limited_to_the_smallest_ranks() -> None:
+    """The other callers do not count as admitted either, once the bound is known."""
     bench = AuditBench(audit_callers=2)
     for _ in range(30):
         for number in range(9):
@@ -120,12 +120,12 @@ async def test_only_the_smallest_of_all_are_audited() -> None:
     assert list(bounds) == ["p token_bucket 6 60000000 6"]
 
 
-async def test_more_slots_than_are_kept(bench: AuditBench) -> None:
-    """Where slots are missing the audit starts anew, and does not take them for empty."""
+async def test_audit_reopens_a_ledger_after_missing_intervals(bench: AuditBench) -> None:
+    """Missing intervals are not treated as empty."""
     await saturate(bench, "b")
     await bench.fleet.advance_until_compared()
     a = bench.fleet.members.pop("a")
-    # The auditor alone hears nothing for a while, and comes back.
+    # Only the comparing replica loses its connection for a while.
     for _ in range(12):
         await bench.fleet.advance(5)
         await saturate(bench, "b")
@@ -137,8 +137,8 @@ async def test_more_slots_than_are_kept(bench: AuditBench) -> None:
     )
 
 
-async def test_a_ledger_that_was_left_alone_for_long(bench: AuditBench) -> None:
-    """After more than an hour the audit starts anew."""
+async def test_audit_reopens_a_ledger_after_an_hour(bench: AuditBench) -> None:
+    """After a gap of more than an hour the ledger is reopened."""
     await saturate(bench, "b")
     await bench.fleet.advance_until_compared()
     bench.clock.advance_us(721 * INTERVAL_US)
@@ -149,8 +149,8 @@ async def test_a_ledger_that_was_left_alone_for_long(bench: AuditBench) -> None:
     )
 
 
-async def test_what_is_not_let_in_by_the_store_is_not_audited() -> None:
-    """Shadow policies, leases, local shares, and whatever is let in without the store."""
+async def test_audit_covers_enforced_charges_of_the_store_only() -> None:
+    """Shadow policies, leases, local shares and fail-open requests are not audited."""
     shadow = rate_policy("s", "1/minute", mode=Mode.SHADOW)
     local = rate_policy("l", "1/minute")
     opened = rate_policy("o", "1/minute", on_store_error=OnStoreError.ALLOW)
@@ -163,7 +163,7 @@ async def test_what_is_not_let_in_by_the_store_is_not_audited() -> None:
         assert '"accounts":{}' in bench.limiter.audit.sample.snapshot()
 
 
-async def test_each_limit_is_judged_by_itself() -> None:
+async def test_audit_compares_each_limit_separately() -> None:
     """A policy of two limits shows the worse one."""
     bench = AuditBench(rate_policy("p", "6/minute", quota_of(Algorithm.SLIDING_LOG, 6)))
     await saturate(bench, "a", "b")
@@ -175,8 +175,8 @@ async def test_each_limit_is_judged_by_itself() -> None:
     assert bench.fleet.overshoot("p") == 6
 
 
-async def test_a_policy_that_is_gone_is_not_told_of(bench: AuditBench) -> None:
-    """Once nobody was counted under it for a while."""
+async def test_audit_drops_a_removed_policy(bench: AuditBench) -> None:
+    """When no caller was counted under it for some time."""
     await saturate(bench, "a")
     await bench.fleet.advance(20)
     for limiter in bench.fleet.members.values():
@@ -186,8 +186,8 @@ async def test_a_policy_that_is_gone_is_not_told_of(bench: AuditBench) -> None:
     assert last == AuditReported((PolicyAudit("q", 0, 0, 0, 0, 0.0),))
 
 
-async def test_a_statement_of_another_release(bench: AuditBench) -> None:
-    """Is left out, and the rest is audited."""
+async def test_audit_ignores_a_report_of_another_release(bench: AuditBench) -> None:
+    """The other reports are compared."""
     await saturate(bench, "a")
     for _ in range(8):
         await bench.store.exchange_reports("z", "nonsense", "nonsense", TTL_US)
@@ -195,8 +195,8 @@ async def test_a_statement_of_another_release(bench: AuditBench) -> None:
     assert bench.fleet.last_audit("a", "p").callers == 1
 
 
-async def test_who_compares_again_begins_anew(bench: AuditBench) -> None:
-    """What happened while another one compared is not known, and so is nothing of before."""
+async def test_audit_restarts_when_the_comparing_role_returns(bench: AuditBench) -> None:
+    """The time in which another replica compared is unknown."""
     await saturate(bench, "c")
     await bench.fleet.advance_until_compared()
     bench.fleet.join("0")
@@ -204,12 +204,12 @@ async def test_who_compares_again_begins_anew(bench: AuditBench) -> None:
     assert [bench.fleet.last_audit(name, "p").callers for name in "0a"] == [0, 0]
     del bench.fleet.members["0"]
     await bench.fleet.advance_until_compared()
-    # Nobody was let in since.
+    # No request was admitted since.
     assert bench.fleet.last_audit("a", "p").callers == 0
 
 
-async def test_the_last_statement_tells_of_all() -> None:
-    """A replica that ends in good order is missed nothing of, and another one audits at once."""
+async def test_audit_last_report_is_complete() -> None:
+    """No usage of a replica that shuts down is missing, and another one compares at once."""
     bench = AuditBench()
     await bench.fleet.advance(20)
     await bench.fleet["a"].start()
@@ -224,8 +224,8 @@ async def test_the_last_statement_tells_of_all() -> None:
     assert bench.fleet.overshoot("p") == 5
 
 
-async def test_who_asks_under_several_keys() -> None:
-    """The hash in what was found is the caller's, whatever parts the key has."""
+async def test_audit_finding_contains_the_callers_hash() -> None:
+    """The hash is the caller's, whatever components the key has."""
     policy = rate_policy(
         "p", fixed_window(2), key=(KeyPart.parse("route"), KeyPart.parse("principal"))
     )

@@ -1,12 +1,12 @@
-"""What is given back, or may have been, is no overshoot and hides none."""
+"""Audit: refunds, certain or not, cause no false overshoot and hide none."""
 
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import MINUTE, AuditBench, saturate
 from support.limiter import Bench, timeout_error
 
 
-async def test_a_reset_is_no_overshoot(bench: AuditBench) -> None:
-    """At whichever replica it was, and in the midst of a slot."""
+async def test_audit_of_a_reset_finds_no_overshoot(bench: AuditBench) -> None:
+    """At any replica, and in the middle of an interval."""
     for _ in range(4):
         await saturate(bench, "a", "b")
         await bench.fleet.advance(7)
@@ -16,8 +16,8 @@ async def test_a_reset_is_no_overshoot(bench: AuditBench) -> None:
     assert bench.fleet.overshoots() == []
 
 
-async def test_a_refund_makes_room() -> None:
-    """What one replica gives back another one may let in; what was spent is not forgotten."""
+async def test_audit_permits_refunded_units() -> None:
+    """Units that one replica refunds another one may admit."""
     bench = AuditBench()
     held = await bench.fleet["a"].reserve("p", principal="ann", cost=6)
     await bench.fleet.advance(1)
@@ -34,8 +34,8 @@ async def test_a_refund_makes_room() -> None:
     assert bench.fleet.overshoot("p") > 0
 
 
-async def test_what_is_spent_without_asking_is_no_overshoot() -> None:
-    """A commit above the reservation is beyond the limit by agreement."""
+async def test_audit_permits_a_commit_above_the_reservation() -> None:
+    """A commit above the reservation may exceed the limit."""
     bench = AuditBench()
     held = await bench.fleet["a"].reserve("p", principal="ann", cost=6)
     await held.commit(12)
@@ -43,8 +43,8 @@ async def test_what_is_spent_without_asking_is_no_overshoot() -> None:
     assert bench.fleet.overshoots() == []
 
 
-async def test_a_refund_that_may_have_been_made(bench: AuditBench) -> None:
-    """When the store's answer is lost the caller's audit starts anew, and reads nothing false."""
+async def test_audit_reopens_a_ledger_after_a_lost_refund(bench: AuditBench) -> None:
+    """When the reply to a refund is lost the ledger is reopened, without a false overshoot."""
     held = await bench.fleet["a"].reserve("p", principal="ann", cost=6)
     await bench.fleet.advance(20)
 
@@ -60,8 +60,8 @@ async def test_a_refund_that_may_have_been_made(bench: AuditBench) -> None:
     assert bench.fleet.overshoots() == []
 
 
-async def test_a_refund_that_was_not_asked_for() -> None:
-    """While the breaker is open nothing is given back, and the audit goes on."""
+async def test_audit_ignores_a_refund_that_was_not_sent() -> None:
+    """While the breaker is open no refund is sent, and the ledger continues."""
     async with Bench(MINUTE, failures=1) as bench:
         held = await bench.limiter.reserve("p", principal="ann")
         bench.store.down = timeout_error()
@@ -70,8 +70,8 @@ async def test_a_refund_that_was_not_asked_for() -> None:
         assert '"breaks":{}' in bench.limiter.audit.sample.snapshot()
 
 
-async def test_who_dies_after_giving_back(bench: AuditBench) -> None:
-    """Its refunds may not all be stated: the caller's audit starts anew without it."""
+async def test_audit_reopens_a_ledger_after_a_replica_with_refunds_died(bench: AuditBench) -> None:
+    """Its last refunds may not be reported."""
     held = [await bench.fleet["c"].reserve("p", principal="ann", cost=3) for _ in range(2)]
     await held[0].refund()
     await bench.fleet.advance(20)

@@ -1,4 +1,4 @@
-"""One replica's statements: how often they are made, and that none of it hurts anybody."""
+"""Audit service: the schedule of the reports, and failures."""
 
 import logging
 
@@ -24,87 +24,87 @@ from support.limiter import ManualClock as ProcessClock
 
 
 class AuditServiceBench:
-    """One replica's audit over a store that does what it is told."""
+    """One replica's audit service over a fake store."""
 
     def __init__(self, *, failures: int = 3) -> None:
         self.store = FakeStore(ProcessClock())
         self.recorder = Recorder()
         self.pauses = ManualSleep()
-        tell = self.recorder.on_event
+        emit = self.recorder.on_event
         self.breaker = CircuitBreaker(
-            BreakerSettings(failures=failures), self.store.open, tell, sleep=self.pauses
+            BreakerSettings(failures=failures), self.store.open, emit, sleep=self.pauses
         )
         events = BucketEvents()
         self.audit = AuditService(
             self.store,
             self.breaker,
-            tell,
+            emit,
             ProcessClock(),
-            policies=ActivePolicies(tell, events),
+            policies=ActivePolicies(emit, events),
             sample=UsageSample(DEFAULT_CALLERS, events),
             replica="me",
             sleep=self.pauses,
         )
 
 
-async def test_a_statement_every_two_seconds_and_a_last_one() -> None:
-    """The first is not made at once: there is nothing to state yet."""
-    office = AuditServiceBench()
-    office.audit.start()
-    for beat in (1, 2):
-        await office.pauses.wait_for_calls(beat)
-        assert office.store.count("exchange_reports") == beat - 1
-        office.pauses.finish()
-        await office.store.wait_until_done("exchange_reports", beat)
-    assert office.pauses.requested.entries[:2] == [INTERVAL_SECONDS] * 2
-    await office.audit.aclose()
-    assert office.store.count("exchange_reports") == 3
-    await office.audit.aclose()
-    assert office.store.count("exchange_reports") == 3
+async def test_audit_service_reports_every_two_seconds_and_at_the_end() -> None:
+    """There is no report at the start, because there is no usage yet."""
+    bench = AuditServiceBench()
+    bench.audit.start()
+    for count in (1, 2):
+        await bench.pauses.wait_for_calls(count)
+        assert bench.store.count("exchange_reports") == count - 1
+        bench.pauses.finish()
+        await bench.store.wait_until_done("exchange_reports", count)
+    assert bench.pauses.requested.entries[:2] == [INTERVAL_SECONDS] * 2
+    await bench.audit.aclose()
+    assert bench.store.count("exchange_reports") == 3
+    await bench.audit.aclose()
+    assert bench.store.count("exchange_reports") == 3
 
 
-async def test_a_store_that_refuses_statements_hurts_nobody() -> None:
-    """It is told of, as often as it happens, and opens no breaker."""
-    office = AuditServiceBench(failures=1)
-    office.store.errors["exchange_reports"] = refused = StoreRefused("no", kind="permission")
+async def test_audit_service_failure_does_not_open_the_breaker() -> None:
+    """Each failure is emitted."""
+    bench = AuditServiceBench(failures=1)
+    bench.store.errors["exchange_reports"] = error = StoreRefused("no", kind="permission")
     for _ in range(3):
-        await office.audit.run_once()
-    assert office.recorder.of(StoreFailed) == [StoreFailed("exchange_reports", refused)] * 3
-    assert office.recorder.of(AuditReported) == [AuditReported(())] * 3
-    assert office.breaker.state == "closed"
+        await bench.audit.run_once()
+    assert bench.recorder.of(StoreFailed) == [StoreFailed("exchange_reports", error)] * 3
+    assert bench.recorder.of(AuditReported) == [AuditReported(())] * 3
+    assert bench.breaker.state == "closed"
 
 
-async def test_a_store_that_is_away_is_not_asked() -> None:
-    """While the breaker is open."""
-    office = AuditServiceBench(failures=1)
-    office.store.down = timeout_error()
-    with pytest.raises(type(office.store.down)):
-        await office.breaker.call("heartbeat", office.store.open)
-    await office.audit.run_once()
-    assert office.store.count("exchange_reports") == 0
-    assert office.recorder.of(AuditReported) == [AuditReported(())]
-    await office.breaker.aclose()
+async def test_audit_service_makes_no_call_while_the_breaker_is_open() -> None:
+    """The store is not called."""
+    bench = AuditServiceBench(failures=1)
+    bench.store.down = timeout_error()
+    with pytest.raises(type(bench.store.down)):
+        await bench.breaker.call("heartbeat", bench.store.open)
+    await bench.audit.run_once()
+    assert bench.store.count("exchange_reports") == 0
+    assert bench.recorder.of(AuditReported) == [AuditReported(())]
+    await bench.breaker.aclose()
 
 
-async def test_a_fault_of_the_audit_is_logged_and_ends_nothing(
+async def test_audit_service_logs_an_unexpected_error_and_continues(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The next statement is made all the same."""
-    office = AuditServiceBench()
-    office.store.errors["exchange_reports"] = ZeroDivisionError()  # type: ignore[assignment]  # a fault, no error of ours
-    office.audit.start()
+    """The next report is sent."""
+    bench = AuditServiceBench()
+    bench.store.errors["exchange_reports"] = ZeroDivisionError()  # type: ignore[assignment]  # a fault, no error of ours
+    bench.audit.start()
     with caplog.at_level(logging.ERROR, "fleetlimit"):
-        for beat in (1, 2):
-            await office.pauses.wait_for_calls(beat)
-            office.pauses.finish()
-        await office.pauses.wait_for_calls(3)
+        for count in (1, 2):
+            await bench.pauses.wait_for_calls(count)
+            bench.pauses.finish()
+        await bench.pauses.wait_for_calls(3)
     assert [record.message for record in caplog.records] == ["audit.failed"] * 2
-    office.store.errors.clear()
-    await office.audit.aclose()
+    bench.store.errors.clear()
+    await bench.audit.aclose()
 
 
-async def test_no_audit() -> None:
-    """With 0 keys no statement is made."""
+async def test_audit_service_with_zero_callers_does_not_start() -> None:
+    """With 0 callers no report is sent."""
     store = FakeStore(ProcessClock())
     limiter = Limiter(store, local=MemoryStore(), audit_callers=0)
     await limiter.start()
@@ -112,6 +112,6 @@ async def test_no_audit() -> None:
     assert store.count("exchange_reports") == 0
 
 
-async def test_statements_are_old_enough_to_be_complete() -> None:
-    """A slot is judged later than a replica that misses two statements makes the third."""
+async def test_audit_lag_covers_two_lost_reports() -> None:
+    """An interval is compared after a replica that misses two reports has sent the third."""
     assert LAG_US > TTL_US >= 3 * INTERVAL_SECONDS * 1_000_000

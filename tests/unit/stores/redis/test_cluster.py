@@ -38,7 +38,7 @@ class Slots:
         self.calls.append(("spend" if commit else "look", key))
         if commit:
             await self._before_spending(key)
-        return await self.buckets.acquire(charges, commit=commit)
+        return await self.buckets.acquire(charges, dry_run=not commit)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> None:
         """Give back."""
@@ -49,7 +49,7 @@ class Slots:
     async def remaining(self, *keys: str) -> list[int]:
         """Return what each bucket has left."""
         looked = await self.buckets.acquire(
-            [charge(QUOTA, 0, key=key) for key in keys], commit=False
+            [charge(QUOTA, 0, key=key) for key in keys], dry_run=True
         )
         return [status.remaining for status in looked.statuses]
 

@@ -52,7 +52,7 @@ def test_the_variable_alone_makes_it_shared(
             "FLEETLIMIT_STORE": valkey.url,
             "FLEETLIMIT_KEY_PREFIX": way,
             "FLEETLIMIT_KEY_SECRET": "0123456789abcdef",
-            # Of a busy machine's pauses none shall look like a store that is away.
+            # No pause of a busy machine may look like an unavailable store.
             "FLEETLIMIT_STORE_TIMEOUT": "5",
         },
     )

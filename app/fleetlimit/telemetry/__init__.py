@@ -1,6 +1,6 @@
 """Shows what the limiter does: metrics, logs and traces, each an observer of its events."""
 
-from fleetlimit.telemetry.event_loop_lag import monitor_event_loop_lag
+from fleetlimit.telemetry.event_loop_lag import EventLoopLagMonitor
 from fleetlimit.telemetry.logs.config import configure_logging
 from fleetlimit.telemetry.logs.denial_log import DenialLog
 from fleetlimit.telemetry.logs.event_log import EventLog
@@ -14,11 +14,11 @@ __all__ = [
     "DenialLog",
     "DeniedSubject",
     "EventLog",
+    "EventLoopLagMonitor",
     "OpenTelemetryTracer",
     "PrometheusMetrics",
     "TopDenied",
     "configure_logging",
     "configure_tracing",
     "instrument_app",
-    "monitor_event_loop_lag",
 ]

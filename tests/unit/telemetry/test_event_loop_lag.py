@@ -1,27 +1,30 @@
-"""The lag is what the clock says beyond the pause that was asked for."""
+"""Event-loop lag, measured with a manual clock."""
 
 import asyncio
 
-import pytest
-
-from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, monitor_event_loop_lag
+from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, EventLoopLagMonitor
 from support.telemetry import ManualClock
 
 
-async def test_lag_is_how_late_the_timer_ran() -> None:
-    """Each pause is measured by itself; a timer that came early was not late."""
-    clock = ManualClock()
-    late = [0, 250_000, -1_000, 40_000]
-    ends = iter(late)
+async def test_lag_is_the_delay_of_the_timer() -> None:
+    """Each pause is measured by itself; an early timer has no lag."""
+    clock, done = ManualClock(), asyncio.Event()
+    delays = iter([0, 250_000, -1_000, 40_000])
 
     async def sleep(seconds: float) -> None:
         assert seconds == INTERVAL_US / 1_000_000
-        micros = next(ends, None)
+        micros = next(delays, None)
         if micros is None:
-            raise asyncio.CancelledError
-        clock.time_us += INTERVAL_US + micros
+            done.set()
+            await asyncio.Event().wait()
+        else:
+            clock.time_us += INTERVAL_US + micros
 
     seen: list[float] = []
-    with pytest.raises(asyncio.CancelledError):
-        await monitor_event_loop_lag(seen.append, clock, sleep=sleep)
+    monitor = EventLoopLagMonitor(seen.append, clock, sleep=sleep)
+    monitor.start()
+    await asyncio.wait_for(done.wait(), 5)
+    assert monitor.running
+    await monitor.stop()
+    assert not monitor.running
     assert seen == [0, 0.25, 0, 0.04]

@@ -26,14 +26,15 @@ from fleetlimit.core.policy import PolicySet
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Observer, PoliciesRejected
 from fleetlimit.limiter.limiter import Limiter, MonotonicClock
+from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Clock, Tracer
 from fleetlimit.policy_file import IdentitySection, PolicyFile, PolicyWatcher, load
 from fleetlimit.telemetry import (
     DenialLog,
     EventLog,
+    EventLoopLagMonitor,
     PrometheusMetrics,
     TopDenied,
-    monitor_event_loop_lag,
 )
 from fleetlimit.version import __version__
 from fleetlimit.web import wiring
@@ -128,7 +129,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             reject_invalid=section.reject_invalid,
         )
         self.route_reporter = RouteReporter(self._log, self.http_limiter)
-        self._tasks = TaskSet(self._log)
+        self._tasks: list[PeriodicTask | EventLoopLagMonitor] = []
         self._tune_gc = tune_gc
         self._exit_stack = contextlib.ExitStack()
 
@@ -145,8 +146,10 @@ class Fleetlimit(wiring.LimiterLifespan):
         if self._tune_gc:
             self._exit_stack.enter_context(raised_gc_threshold())
         await self.limiter.start()
-        self._tasks.spawn(self._flush_periodically())
-        self._tasks.spawn(monitor_event_loop_lag(self.metrics.on_event_loop_lag, self._clock))
+        self._tasks = [
+            PeriodicTask(self._flush, _FLUSH_SECONDS, failure_event="background.failed"),
+            EventLoopLagMonitor(self.metrics.on_event_loop_lag, self._clock),
+        ]
         if self._policies_path is not None:
             watcher = PolicyWatcher(
                 self._policies_path,
@@ -155,7 +158,14 @@ class Fleetlimit(wiring.LimiterLifespan):
                 on_rejected=lambda errors: self.limiter.emit(PoliciesRejected(errors)),
                 poll_s=_POLL_SECONDS,
             )
-            self._tasks.spawn(watcher.run())
+            # `run` returns only by an exception, after which the file is watched again.
+            self._tasks.append(
+                PeriodicTask(
+                    watcher.run, _POLL_SECONDS, failure_event="background.failed", immediate=True
+                )
+            )
+        for task in self._tasks:
+            task.start()
 
     def activate_policies(self) -> None:
         """Activate the policies. Warn if limits are per process, or hashed without a secret."""
@@ -182,17 +192,16 @@ class Fleetlimit(wiring.LimiterLifespan):
         self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
         self.limiter.active_policies.replace(policy_file.policy_set)
 
-    async def _flush_periodically(self) -> None:
+    async def _flush(self) -> None:
         """Log the counts of suppressed lines even when no further event triggers it."""
-        while True:
-            await asyncio.sleep(_FLUSH_SECONDS)
-            self._denial_log.flush()
-            self._event_log.flush()
-            self.metrics.flush()
+        self._denial_log.flush()
+        self._event_log.flush()
+        self.metrics.flush()
 
     async def aclose(self) -> None:
         """Stop the background tasks, leave the membership, close the store and flush the logs."""
-        await self._tasks.aclose()
+        for task in self._tasks:
+            await task.stop()
         try:
             await self.limiter.aclose()
         finally:

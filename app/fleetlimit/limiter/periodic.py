@@ -61,11 +61,11 @@ class PeriodicTask:
 
     async def _run(self) -> None:
         task = asyncio.current_task()
-        if not self._immediate:
-            await self._sleep(self._seconds)
-        # `stop` clears `_task`. Without this condition the loop would continue when a driver has
-        # swallowed the cancellation.
-        while self._task is task:
+        pause = not self._immediate
+        while self._is_current(task):
+            if pause:
+                await self._sleep(self._seconds)
+            pause = True
             try:
                 result = await self._operation()
             except Exception:  # noqa: BLE001 - the next run may succeed
@@ -73,8 +73,14 @@ class PeriodicTask:
             else:
                 if result is DONE and self._task is task:
                     self._task = None
-            if self._task is task:
-                await self._sleep(self._seconds)
+
+    def _is_current(self, task: asyncio.Task[None] | None) -> bool:
+        """Return whether a task is the running one and is not to end.
+
+        Without the second condition the loop would continue when a driver has swallowed the
+        cancellation at the end of the event loop.
+        """
+        return task is not None and self._task is task and not task.cancelling()
 
     async def stop(self) -> bool:
         """Cancel the task, in the middle of a run if need be, and wait until it has ended.

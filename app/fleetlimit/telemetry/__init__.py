@@ -4,7 +4,7 @@ Importing it needs `opentelemetry-api` only. Functions that create spans for req
 spans, import the extra `otel` when they are called.
 """
 
-from fleetlimit.telemetry.event_loop_lag import monitor_event_loop_lag
+from fleetlimit.telemetry.event_loop_lag import EventLoopLagMonitor
 from fleetlimit.telemetry.logs.config import configure_logging
 from fleetlimit.telemetry.logs.denial_log import DenialLog
 from fleetlimit.telemetry.logs.event_log import EventLog
@@ -17,6 +17,7 @@ __all__ = [
     "DenialLog",
     "DeniedSubject",
     "EventLog",
+    "EventLoopLagMonitor",
     "OpenTelemetryTracer",
     "PrometheusMetrics",
     "TopDenied",
@@ -24,5 +25,4 @@ __all__ = [
     "configure_tracing",
     "instrument_app",
     "instrument_asgi",
-    "monitor_event_loop_lag",
 ]

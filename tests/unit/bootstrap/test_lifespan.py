@@ -1,6 +1,5 @@
 """`Fleetlimit` as the lifespan of an app, and inside another lifespan."""
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -22,6 +21,7 @@ from fleetlimit import (
 )
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.telemetry import EventLoopLagMonitor
 from fleetlimit.testing import ManualClock
 from fleetlimit.web.wiring import find_limiter
 from support.server import eventually
@@ -56,14 +56,10 @@ def statuses(client: TestClient, path: str, times: int) -> list[int]:
 
 async def test_event_loop_lag_is_measured_while_running() -> None:
     """The lag is measured from start to close."""
-
-    def watched() -> bool:
-        names = [getattr(task.get_coro(), "__name__", "") for task in asyncio.all_tasks()]
-        return "monitor_event_loop_lag" in names
-
-    async with Fleetlimit(policies=TWO_A_DAY):
-        assert watched()
-    assert not watched()
+    async with Fleetlimit(policies=TWO_A_DAY) as fleetlimit:
+        (monitor,) = [each for each in fleetlimit._tasks if isinstance(each, EventLoopLagMonitor)]
+        assert monitor.running
+    assert not monitor.running
 
 
 def test_lifespan_installs_policies_from_code() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleetlimit.core.decision import EXEMPT, Decision, Outcome, PolicyResult, Source
+from fleetlimit.core.decision import EXEMPT, BucketStatus, Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import Mode
 
 
@@ -36,3 +36,17 @@ def test_exempt_decision_has_no_results() -> None:
     """A request without a policy is admitted without the store."""
     assert EXEMPT.allowed
     assert (EXEMPT.source, EXEMPT.results, EXEMPT.denied_by) == (Source.NONE, (), ())
+
+
+def test_durations_are_readable_in_seconds() -> None:
+    """Users read seconds; microseconds stay inside."""
+    status = BucketStatus(
+        allowed=False,
+        remaining=0,
+        retry_after_us=1_500_000,
+        next_unit_after_us=250_000,
+        reset_after_us=60_000_000,
+    )
+    assert (status.retry_after, status.next_unit_after, status.reset_after) == (1.5, 0.25, 60)
+    decision = Decision(Outcome.DENIED, Source.STORE, retry_after_us=1_500_000)
+    assert decision.retry_after == 1.5

@@ -4,8 +4,16 @@ from typing import Any
 
 import pytest
 
-from fleetlimit.core.policy import KeyKind, KeyPart, Match, Mode, Policy, PolicySet
-from fleetlimit.core.quota import Quota, rate_quota
+from fleetlimit.core.policy import (
+    KeyKind,
+    KeyPart,
+    Match,
+    Mode,
+    OnStoreError,
+    Policy,
+    PolicySet,
+)
+from fleetlimit.core.quota import Limit, Quota, concurrency_quota, rate_quota
 from fleetlimit.errors import ConfigError
 
 MINUTE, DAY = rate_quota("5/minute"), rate_quota("1000/day")
@@ -97,6 +105,81 @@ def test_policy_rejects_invalid_values(changes: dict[str, Any], message: str) ->
     """Values that cannot work together are an error with the fix in the message."""
     with pytest.raises(ConfigError, match=message):
         Policy(**{"name": "exports", "limits": LIMITS, **changes})
+
+
+def test_policy_takes_plain_values() -> None:
+    """Texts and limits are resolved, and a single value needs no tuple."""
+    policy = Policy(
+        "exports",
+        ("5/minute", Limit.concurrent(2)),
+        {"pro": "50/minute"},
+        key=("header:X-Tenant", "route"),
+        mode="shadow",
+        on_store_error="deny",
+    )
+    assert policy.limits == (MINUTE, concurrency_quota(2))
+    assert policy.tiers == {"pro": (rate_quota("50/minute"),)}
+    assert policy.key == (KeyPart(KeyKind.HEADER, "x-tenant"), KeyPart(KeyKind.ROUTE))
+    assert (policy.mode, policy.on_store_error) == (Mode.SHADOW, OnStoreError.DENY)
+    assert Policy("a", "5/minute", key="global") == Policy(
+        "a", (MINUTE,), key=(KeyPart(KeyKind.GLOBAL),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "enforced"}, "'enforced' is not known: write one of enforce, shadow, off"),
+        ({"on_store_error": "open"}, "'open' is not known: write one of allow, deny, local"),
+        ({"key": "ip"}, "'ip' is not a key: write principal"),
+        ({"limits": "many"}, "'many' is not a rate: write 100/second"),
+    ],
+)
+def test_policy_rejects_unknown_words(changes: dict[str, Any], message: str) -> None:
+    """The message lists the valid words."""
+    with pytest.raises(ConfigError, match=message):
+        Policy(**{"name": "exports", "limits": LIMITS, **changes})
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (
+            Policy("exports", "5/minute"),
+            (
+                "Policy('exports', (Limit.rate('5/minute'),), key=('principal',), mode='enforce', "
+                "on_store_error='local')"
+            ),
+        ),
+        (
+            Policy(
+                "exports",
+                ("5/minute", Limit.rate("7 per 90 s", burst=90)),
+                {"pro": "50/hour"},
+                key=("header:X-Tenant", "route"),
+                match=Match(),
+                enforce_percent=30,
+            ),
+            (
+                "Policy('exports', (Limit.rate('5/minute'), Limit.rate('7 per 90 s', burst=90)), "
+                "tiers={'pro': (Limit.rate('50/hour'),)}, key=('header:x-tenant', 'route'), "
+                "match=Match(methods=frozenset(), routes=(), tiers=frozenset()), mode='enforce', "
+                "enforce_percent=30, on_store_error='local')"
+            ),
+        ),
+        (
+            Policy("exports", "50/minute", prefetch=0.1),
+            (
+                "Policy('exports', (Limit.rate('50/minute'),), key=('principal',), mode='enforce', "
+                "on_store_error='local', prefetch=0.1)"
+            ),
+        ),
+    ],
+)
+def test_policy_repr_shows_plain_values(policy: Policy, text: str) -> None:
+    """The text contains what was written, and builds an equal policy."""
+    assert repr(policy) == text
+    assert eval(text, {"Policy": Policy, "Limit": Limit, "Match": Match}) == policy  # noqa: S307 - the purpose of the test
 
 
 def test_policy_accepts_the_longest_name() -> None:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given, reject
@@ -14,6 +15,7 @@ from fleetlimit.core.quota import (
     MILLISECOND_US,
     SECOND_US,
     Algorithm,
+    Limit,
     Quota,
     concurrency_quota,
     parse_rate,
@@ -203,3 +205,40 @@ def test_per_replica_share_of_one_replica_is_the_limit() -> None:
     assert quota.per_replica(1) is quota
     assert quota.per_replica(0) is quota
     assert quota.per_replica(4) == Quota(Algorithm.TOKEN_BUCKET, 9, 240 * SECOND_US, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("limit", "quota"),
+    [
+        (Limit.rate("5/minute"), rate_quota("5/minute")),
+        (Limit.rate("5/minute", burst=9, cost=2), rate_quota("5/minute", burst=9, cost=2)),
+        (
+            Limit.rate("5 per 90 s", algorithm="sliding_log"),
+            rate_quota("5 per 90 s", algorithm=Algorithm.SLIDING_LOG),
+        ),
+        (Limit.concurrent(4), Quota(Algorithm.CONCURRENCY, 4, 30 * SECOND_US, 4)),
+        (Limit.concurrent(4, lease=1.5), Quota(Algorithm.CONCURRENCY, 4, 1_500_000, 4)),
+        (
+            Limit.concurrent(4, lease=timedelta(minutes=1), cost=2),
+            Quota(Algorithm.CONCURRENCY, 4, 60 * SECOND_US, 4, 2),
+        ),
+    ],
+    ids=repr,
+)
+def test_limit_resolves_to_a_quota(limit: Limit, quota: Quota) -> None:
+    """A limit takes plain values, and `repr` shows how to write it again."""
+    assert limit.quota == quota
+    assert eval(repr(limit), {"Limit": Limit}) == limit  # noqa: S307 - the purpose of the test
+
+
+@pytest.mark.parametrize("algorithm", ["gcra", "concurrency"])
+def test_limit_rejects_an_algorithm_without_a_rate(algorithm: Any) -> None:
+    """The message says what to write."""
+    with pytest.raises(ConfigError, match=r"write one of token_bucket, .*|write `concurrency: 10`"):
+        Limit.rate("5/minute", algorithm=algorithm)
+
+
+def test_quota_period_in_seconds() -> None:
+    """Users read the period in seconds."""
+    assert rate_quota("5/minute").period_seconds == 60
+    assert concurrency_quota(3, lease=0.5).period_seconds == 0.5

@@ -153,6 +153,24 @@ async def test_periodic_task_stops_when_a_run_swallows_the_cancellation() -> Non
     assert asyncio.all_tasks() == before
 
 
+async def test_periodic_task_ends_when_its_cancellation_is_swallowed() -> None:
+    """A cancellation from elsewhere, as at the end of an event loop, ends the loop, too."""
+    started = asyncio.Event()
+
+    async def swallowing() -> None:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    before = asyncio.all_tasks()
+    PeriodicTask(swallowing, 0, failure_event="swallowing.failed", immediate=True).start()
+    await started.wait()
+    (task,) = asyncio.all_tasks() - before
+    task.cancel()
+    await asyncio.wait({task}, timeout=TIMEOUT_SECONDS)
+    assert task.done()
+
+
 async def test_periodic_task_stop_has_a_bound(caplog: pytest.LogCaptureFixture) -> None:
     """A run that ignores its cancellation is left behind, and a line in the log says so."""
     started, release = asyncio.Event(), asyncio.Event()

@@ -2,26 +2,29 @@
 
 import asyncio
 
-import pytest
-
-from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, monitor_event_loop_lag
+from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, EventLoopLagMonitor
 from fleetlimit.testing import ManualClock
 
 
 async def test_lag_is_the_delay_of_the_timer() -> None:
     """Each pause is measured by itself; an early timer has no lag."""
-    clock = ManualClock()
-    late = [0, 250_000, -1_000, 40_000]
-    ends = iter(late)
+    clock, done = ManualClock(), asyncio.Event()
+    delays = iter([0, 250_000, -1_000, 40_000])
 
     async def sleep(seconds: float) -> None:
         assert seconds == INTERVAL_US / 1_000_000
-        micros = next(ends, None)
+        micros = next(delays, None)
         if micros is None:
-            raise asyncio.CancelledError
-        clock.advance((INTERVAL_US + micros) / 1_000_000)
+            done.set()
+            await asyncio.Event().wait()
+        else:
+            clock.advance((INTERVAL_US + micros) / 1_000_000)
 
     seen: list[float] = []
-    with pytest.raises(asyncio.CancelledError):
-        await monitor_event_loop_lag(seen.append, clock, sleep=sleep)
+    monitor = EventLoopLagMonitor(seen.append, clock, sleep=sleep)
+    monitor.start()
+    await asyncio.wait_for(done.wait(), 5)
+    assert monitor.running
+    await monitor.stop()
+    assert not monitor.running
     assert seen == [0, 0.25, 0, 0.04]

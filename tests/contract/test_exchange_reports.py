@@ -81,7 +81,7 @@ async def test_reports_expire(shared_store: RedisStore, clock: ManualClock) -> N
         assert 0 < await shared_store.client.pttl(key) <= 3_600_000 + TTL_US // 1_000 + 1
     clock.advance_us(TTL_US)
     await shared_store.exchange_reports("c", "", "", TTL_US)
-    fields = await shared_store.client.hkeys("fl1:{fleet}:statements")
+    fields = await shared_store.client.hkeys("fl1:{fleet}:reports")
     assert sorted(fields) == [b"", b"c"]
 
 
@@ -91,7 +91,7 @@ async def test_noscript_is_retried(shared_store: RedisStore) -> None:
     assert (await shared_store.exchange_reports("a", "said", "", TTL_US)).reports.keys() == {"a"}
 
 
-@pytest.mark.parametrize("key", ["statements", "auditors"])
+@pytest.mark.parametrize("key", ["reports", "auditors"])
 async def test_foreign_value_is_an_error(shared_store: RedisStore, key: str) -> None:
     """A foreign value is an error, and is not changed."""
     await shared_store.client.set(f"fl1:{{fleet}}:{key}", "foreign")
@@ -102,7 +102,7 @@ async def test_foreign_value_is_an_error(shared_store: RedisStore, key: str) -> 
 
 async def test_malformed_report_is_removed(shared_store: RedisStore) -> None:
     """Malformed fields are removed from the hash."""
-    await shared_store.client.hset("fl1:{fleet}:statements", mapping={"x": "1", "y": "z:"})
+    await shared_store.client.hset("fl1:{fleet}:reports", mapping={"x": "1", "y": "z:"})
     reply = await shared_store.exchange_reports("a", "", "", TTL_US)
     assert reply.reports.keys() == {"a"}
-    assert await shared_store.client.hkeys("fl1:{fleet}:statements") == [b"a"]
+    assert await shared_store.client.hkeys("fl1:{fleet}:reports") == [b"a"]

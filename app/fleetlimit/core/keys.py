@@ -58,7 +58,7 @@ class KeyScheme:
     @property
     def reports_key(self) -> str:
         """Key of the usage reports of all replicas."""
-        return self._prefix + "{fleet}:statements"
+        return self._prefix + "{fleet}:reports"
 
     @property
     def auditors_key(self) -> str:

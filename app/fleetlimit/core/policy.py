@@ -305,9 +305,6 @@ class PolicySet:
             names = [policy.name for policy in self.policies]
             double = next(name for name in names if names.count(name) > 1)
             raise ConfigError(f"two policies are named {double!r}: rename one of them")
-        self.key_headers: Final = frozenset[str]().union(
-            *(policy.key_headers for policy in self.policies)
-        )
         self._cached_select = lru_cache(_CACHE_SIZE)(self._select)
 
     def get(self, name: str) -> Policy | None:

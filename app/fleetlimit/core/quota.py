@@ -52,6 +52,18 @@ class Algorithm(StrEnum):
     CONCURRENCY = "concurrency"
 
 
+def check_cost(cost: object) -> None:
+    """Raise unless a value can be the cost of a request.
+
+    Raises:
+        CostError: The cost is negative, or no whole number.
+    """
+    if not isinstance(cost, int):
+        raise CostError(f"a cost is a whole number, not {cost!r}")
+    if cost < 0:
+        raise CostError(f"a cost cannot be negative: {cost}")
+
+
 @dataclass(frozen=True, slots=True)
 class Quota:
     """One limit, resolved to integers.
@@ -143,10 +155,9 @@ class Quota:
         """Return the units that a request of this cost spends.
 
         Raises:
-            CostError: The cost is negative, or more than a full bucket holds.
+            CostError: The cost is negative, no whole number, or more than a full bucket holds.
         """
-        if cost < 0:
-            raise CostError(f"a cost cannot be negative: {cost}")
+        check_cost(cost)
         units = cost * self.cost
         if units > self.burst:
             raise CostError(
@@ -165,7 +176,7 @@ class Quota:
         burst = max(self.cost, self.burst // replicas)
         if self.algorithm is Algorithm.TOKEN_BUCKET:
             # The rate is divided by stretching the period, which stays exact. A bucket holds at
-            # least one request, and takes at most MAX_FILL_US to fill.
+            # least one request, and takes at most MAX_REFILL_US to fill.
             period_us = min(self.period_us * replicas, MAX_REFILL_US * self.limit // burst)
             period_us -= period_us % MILLISECOND_US
             return Quota(self.algorithm, self.limit, period_us, burst, self.cost)

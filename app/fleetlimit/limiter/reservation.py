@@ -9,8 +9,7 @@ from weakref import WeakSet
 
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import ALLOWED, Decision
-from fleetlimit.core.quota import SECOND_US
-from fleetlimit.errors import CostError
+from fleetlimit.core.quota import SECOND_US, check_cost
 from fleetlimit.limiter.periodic import DONE, PeriodicTask
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import Sleep
@@ -90,10 +89,9 @@ class Reservation:
             actual: Actual cost of the request, at least 0.
 
         Raises:
-            CostError: The cost is negative.
+            CostError: The cost is negative, or no whole number.
         """
-        if actual < 0:
-            raise CostError(f"a cost cannot be negative: {actual}")
+        check_cost(actual)
         uncorrected = self._spent()
         policies = (self._policy,) if self._policy else tuple(uncorrected)
         charges = [each for policy in policies for each in uncorrected.pop(policy, ())]

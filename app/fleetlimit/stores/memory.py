@@ -79,11 +79,11 @@ class MemoryStore:
         """Adjust charges that were spent, and return the store's time of each adjustment."""
         now_us = self._now_us()
         self._expire(now_us)
-        for settlement in adjustments:
-            quota = settlement.quota
-            _, state = self._buckets.get(settlement.key, (None, None))
-            state = algorithm_for(quota.algorithm).adjust(quota, state, now_us, settlement)
-            self._put(settlement.key, quota, state)
+        for adjustment in adjustments:
+            quota = adjustment.quota
+            _, state = self._buckets.get(adjustment.key, (None, None))
+            state = algorithm_for(quota.algorithm).adjust(quota, state, now_us, adjustment)
+            self._put(adjustment.key, quota, state)
         return [now_us] * len(adjustments)
 
     async def delete(self, keys: Sequence[str]) -> int:

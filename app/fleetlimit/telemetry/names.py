@@ -1,4 +1,4 @@
-"""Names of all metrics, labels, span attributes and log events.
+"""Names of all metrics, labels and span attributes, and of the log events of observers.
 
 The values of a label are bounded by the policy file and the code. An identity, a key or an address
 is never a label.
@@ -280,8 +280,6 @@ ATTR_OUTCOME: Final = "fleetlimit.outcome"
 ATTR_SOURCE: Final = "fleetlimit.source"
 ATTR_RETRY_AFTER_MS: Final = "fleetlimit.retry_after_ms"
 ATTR_DB_SYSTEM: Final = "db.system.name"
-ATTR_DB_OPERATION: Final = "db.operation.name"
-ATTR_DB_PROCEDURE: Final = "db.stored_procedure.name"
 
 LOG_DENIED: Final = "request.denied"
 LOG_SHADOW_DENIED: Final = "request.shadow_denied"

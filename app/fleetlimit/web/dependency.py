@@ -119,7 +119,7 @@ class RateLimit(_InlineLimit):
             "on_store_error": on_store_error,
             "prefetch": prefetch,
         }
-        self.cost = cost
+        self.cost = _check_cost(cost)
         self._policy = _make_policy(rate_quota(rate, burst=burst, algorithm=counting), **options)
         self._repr = _call_repr(type(self), rate, burst=burst, algorithm=algorithm, **options)
 
@@ -178,7 +178,7 @@ class ConcurrencyLimit(_InlineLimit):
             "mode": mode,
             "on_store_error": on_store_error,
         }
-        self.cost = cost
+        self.cost = _check_cost(cost)
         quota = concurrency_quota(limit, lease=lease)
         self._policy = _make_policy(quota, **options)
         self._repr = _call_repr(type(self), limit, lease=lease, **options)
@@ -206,7 +206,7 @@ class PolicyLimit(RateLimitDependency):
 
     def __init__(self, name: str, *, cost: Cost = 1) -> None:
         self.name = name
-        self.cost = cost
+        self.cost = _check_cost(cost)
 
     def __repr__(self) -> str:
         return _call_repr(type(self), self.name, cost=self.cost)
@@ -333,6 +333,17 @@ def _make_policy(
             f"{reduced.burst // reduced.cost}, or a larger burst"
         )
     return policy
+
+
+def _check_cost(cost: Cost) -> Cost:
+    """Return a cost that is a whole number or a function.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if isinstance(cost, int) or callable(cost):
+        return cost
+    raise ConfigError(f"a cost is a whole number or a function of the connection, not {cost!r}")
 
 
 def _default_name(quota: Quota, key: tuple[KeyPart, ...]) -> str:

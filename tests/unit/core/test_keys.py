@@ -206,7 +206,7 @@ def test_replica_keys_share_one_slot() -> None:
     """The keys of the heartbeat and of the audit share a slot that no policy uses."""
     keys = KeyScheme(prefix="mine")
     assert (keys.replicas_key, keys.epoch_key) == ("mine1:{fleet}:replicas", "mine1:{fleet}:epoch")
-    assert keys.reports_key == "mine1:{fleet}:statements"
+    assert keys.reports_key == "mine1:{fleet}:reports"
     assert keys.auditors_key == "mine1:{fleet}:auditors"
 
 

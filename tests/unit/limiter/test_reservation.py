@@ -1,5 +1,7 @@
 """Reservations: a cost that is corrected once, in the right bucket."""
 
+from typing import Any
+
 import pytest
 
 from fleetlimit.core.quota import rate_quota
@@ -60,6 +62,19 @@ async def test_commit_rejects_a_negative_cost() -> None:
             await reservation.commit(-1)
         await reservation.commit(1)
         assert await bench.remaining("a") == 9
+
+
+async def test_fractional_costs_are_rejected() -> None:
+    """A check and a commit of a fraction raise, and spend nothing."""
+    fraction: Any = 1.5
+    async with Bench(rate_policy("a", "10/minute")) as bench:
+        with pytest.raises(CostError, match=r"a cost is a whole number, not 1\.5"):
+            await bench.limiter.check("a", principal="ann", cost=fraction)
+        reservation = await bench.limiter.reserve("a", principal="ann", cost=5)
+        with pytest.raises(CostError, match=r"a cost is a whole number, not 1\.5"):
+            await reservation.commit(fraction)
+        await reservation.commit(2)
+        assert await bench.remaining("a") == 8
 
 
 async def test_refund_of_a_denied_request_does_nothing() -> None:

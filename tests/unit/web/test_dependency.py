@@ -1,7 +1,9 @@
 """Rate limits as dependencies of FastAPI routes."""
 
 import inspect
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
@@ -127,6 +129,13 @@ def test_policy_limit_without_its_policy_is_an_error() -> None:
     client = limited_app(LimiterBench(rate_policy("default", "5/minute")), PolicyLimit("exprots"))
     with pytest.raises(ConfigError, match="no policy 'exprots' in code: default"):
         client.post("/exports")
+
+
+@pytest.mark.parametrize("make", [partial(RateLimit, "5/minute"), partial(PolicyLimit, "a")])
+def test_cost_is_a_whole_number_or_a_function(make: Callable[..., object]) -> None:
+    """A fraction is an error where the limit is written, not at the first request."""
+    with pytest.raises(ConfigError, match=r"a cost is a whole number or a function .*, not 1\.5"):
+        make(cost=1.5)
 
 
 def test_cost_function_may_be_plain_or_async() -> None:

@@ -1,4 +1,4 @@
-"""Tracer of checks: one span per check, with the store call as its child."""
+"""Tracer of checks: one span per check, which is the parent of the store call's span."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -6,16 +6,10 @@ from typing import Self
 
 from opentelemetry import context, trace
 
-from fleetlimit.core.decision import Decision, Source
+from fleetlimit.core.decision import Decision
 from fleetlimit.core.quota import MILLISECOND_US
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.tracing.unsampled import in_unsampled_request
-
-_STORE_CALL_ATTRIBUTES = {
-    names.ATTR_DB_SYSTEM: "redis",
-    names.ATTR_DB_OPERATION: "EVALSHA",
-    names.ATTR_DB_PROCEDURE: "acquire",
-}
 
 
 class OpenTelemetryCheckSpan:
@@ -59,8 +53,6 @@ class OpenTelemetryCheckSpan:
             span.set_attribute(
                 names.ATTR_RETRY_AFTER_MS, -(-decision.retry_after_us // MILLISECOND_US)
             )
-        if decision.source is Source.STORE:
-            span.set_attributes(_STORE_CALL_ATTRIBUTES)
 
 
 class OpenTelemetryTracer:

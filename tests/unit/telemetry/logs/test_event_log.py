@@ -34,7 +34,7 @@ def test_store_failure_lines_separate_unavailable_from_refused() -> None:
     lines = Lines()
     log = EventLog(ManualClock(), lines.logger)
     log.on_event(TIMEOUT)
-    log.on_event(StoreFailed("settle", StoreRefused("READONLY", kind="readonly")))
+    log.on_event(StoreFailed("adjust", StoreRefused("READONLY", kind="read_only")))
     assert lines.written == [
         {
             "event": "store.unavailable",
@@ -46,8 +46,8 @@ def test_store_failure_lines_separate_unavailable_from_refused() -> None:
         {
             "event": "store.refused",
             "level": "warning",
-            "operation": "settle",
-            "kind": "readonly",
+            "operation": "adjust",
+            "kind": "read_only",
             "error": "READONLY",
         },
     ]

@@ -86,8 +86,8 @@ def demo(
     svg: Annotated[Path | None, typer.Option(help="File for a picture of the result.")] = None,
 ) -> None:
     """Show that a limit holds over several replicas; exit with 1 if it does not."""
-    from fleetlimit.demo.command import DemoOptions
     from fleetlimit.demo.command import main as run_demo
+    from fleetlimit.demo.options import DemoOptions
 
     raise typer.Exit(run_demo(DemoOptions(replicas, requests, principals, store, as_json, svg)))
 

@@ -6,9 +6,10 @@ import throttled
 from fleetlimit.core.decision import Outcome
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.logs.denial_log import DenialLog
+from fleetlimit.testing import ManualClock
 from support import rules
 from support.boards import BOARDS, Query, kept_labels, moments, panels, queries, selectors, words
-from support.telemetry import Lines, ManualClock, decision_event, policy_result
+from support.telemetry import Lines, decision_event, policy_result
 
 METRICS = {series: metric for metric in names.METRICS for series in metric.series}
 SCRAPE_LABELS = {"namespace", "job", "pod", "instance"}

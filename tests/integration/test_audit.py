@@ -1,4 +1,4 @@
-"""The audit over a real store: 0 while it keeps the limits, and not 0 when it does not."""
+"""Audit over a real store: overshoot is 0 exactly while the store keeps the limits."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -33,33 +33,33 @@ Maker = Callable[[Way], Fleet]
 
 
 class IndependentStore(RedisStore):
-    """A store that forgot that there are others: each replica counts for itself."""
+    """A store that decides on local state, so each replica counts for itself."""
 
     def __init__(self, url: str, keys: KeyScheme, clock: ManualClock) -> None:
         super().__init__(url, keys, timeouts=LONG_TIMEOUTS, now_us=clock)
         self._own = MemoryStore(clock)
 
     async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
-        """Decide without the others."""
+        """Decide on local state."""
         return await self._own.acquire(charges, dry_run=dry_run)
 
 
 class AdmitAllStore(RedisStore):
-    """A store that refuses nothing, and says that there is always enough."""
+    """A store that admits every charge and reports full buckets."""
 
     async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
-        """Let in."""
-        taken = await super().acquire(charges, dry_run=dry_run)
-        verdicts = (
-            replace(verdict, allowed=True, remaining=charge.quota.burst, retry_after_us=0)
-            for charge, verdict in zip(charges, taken.statuses, strict=True)
+        """Admit the charges."""
+        reply = await super().acquire(charges, dry_run=dry_run)
+        statuses = (
+            replace(status, allowed=True, remaining=charge.quota.burst, retry_after_us=0)
+            for charge, status in zip(charges, reply.statuses, strict=True)
         )
-        return AcquireResult(taken.store_now_us, tuple(verdicts), spent=True)
+        return AcquireResult(reply.store_now_us, tuple(statuses), spent=True)
 
 
 @pytest.fixture
 async def fleet_over() -> AsyncIterator[Maker]:
-    """Return a maker of fleets of three replicas, each with its own way to the store."""
+    """Return a factory of fleets of three replicas, each with its own connection to the store."""
     made: list[Fleet] = []
 
     def make(store: Way) -> Fleet:
@@ -73,7 +73,7 @@ async def fleet_over() -> AsyncIterator[Maker]:
 
 
 def scheme() -> KeyScheme:
-    """Return keys that no other test has."""
+    """Return keys that no other test uses."""
     return KeyScheme(prefix="audited")
 
 
@@ -82,7 +82,7 @@ def usual(url: str) -> Way:
 
 
 async def load(fleet: Fleet, seconds: int) -> None:
-    """Ask for more than the limits permit, at all replicas at once, second after second."""
+    """Request more than the limits permit, at all replicas concurrently, once per second."""
     for _ in range(seconds):
         await asyncio.gather(
             *(
@@ -100,25 +100,25 @@ def shown(fleet: Fleet) -> dict[str, int]:
 
 
 @pytest.fixture(params=VARIANTS)
-def _saving(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leave out what the mode is without."""
+def _variant(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Turn off the shortcuts that the mode is without."""
     with pytest.MonkeyPatch.context() as patch:
         disable(VARIANTS[request.param], patch)
         yield
 
 
-@pytest.mark.usefixtures("_saving")
+@pytest.mark.usefixtures("_variant")
 @pytest.mark.parametrize("kind", ["valkey", "cluster"])
-async def test_a_store_that_keeps_the_limits(
+async def test_overshoot_is_zero_while_the_store_keeps_the_limits(
     fleet_over: Maker, request: pytest.FixtureRequest, kind: str
 ) -> None:
-    """Under more load than is let in, at three replicas at once, every policy reads 0."""
+    """Under load at three replicas, every policy has an overshoot of 0."""
     cluster = kind == "cluster"
     url = (
         request.getfixturevalue("cluster_url") if cluster else request.getfixturevalue("valkey").url
     )
     fleet = fleet_over(usual(url))
-    await fleet["a"].store.client.flushall()  # type: ignore[attr-defined]  # it is one of these
+    await fleet["a"].store.client.flushall()  # type: ignore[attr-defined]  # a RedisStore
     await load(fleet, 90)
     await fleet.advance_until_compared()
     assert shown(fleet) == dict.fromkeys(NAMES, 0)
@@ -128,16 +128,16 @@ async def test_a_store_that_keeps_the_limits(
         assert fleet.last_audit("a", policy).callers == len(CALLERS)
         assert fleet.total(policy, "intervals") >= len(CALLERS) * 90 // 5
         admitted, permitted = (fleet.total(policy, each) for each in ("admitted", "permitted"))
-        # Of what was permitted nearly all was asked for, and let in.
+        # The load uses nearly all permitted units.
         assert permitted / 2 < admitted <= permitted
 
 
-async def test_a_store_that_loses_its_state_under_load(
+async def test_overshoot_after_the_store_lost_its_state(
     fleet_over: Maker, valkey: EmbeddedValkey
 ) -> None:
-    """With everything else the statements are lost, too; what the replicas remember is not."""
+    """The reports in the store are lost too, but not the replicas' own records."""
     fleet = fleet_over(usual(valkey.url))
-    client = fleet["a"].store.client  # type: ignore[attr-defined]  # it is one of these
+    client = fleet["a"].store.client  # type: ignore[attr-defined]  # a RedisStore
     await client.flushall()
     await load(fleet, 30)
     assert shown(fleet) == dict.fromkeys(NAMES, 0)
@@ -147,7 +147,7 @@ async def test_a_store_that_loses_its_state_under_load(
     await load(fleet, 20)
     await fleet.advance_until_compared()
     assert all(units > 0 for units in shown(fleet).values()), shown(fleet)
-    # All of a window was let in once more; of a bucket all but what the ends of slots leave open.
+    # A window is admitted twice; a bucket too, less the error at the ends of audit intervals.
     assert shown(fleet)["windows"] == 30
     assert 30 - 5 <= shown(fleet)["bucket"] <= 30
     for limiter in fleet.members.values():
@@ -157,20 +157,22 @@ async def test_a_store_that_loses_its_state_under_load(
     assert shown(fleet) == dict.fromkeys(NAMES, 0)
 
 
-async def test_a_store_that_decides_without_sharing(
+async def test_overshoot_of_a_store_without_shared_state(
     fleet_over: Maker, valkey: EmbeddedValkey
 ) -> None:
-    """Three replicas that each keep the limit let in three times as much together."""
+    """Three replicas that each keep the limit admit three times as much together."""
     fleet = fleet_over(lambda clock: IndependentStore(valkey.url, scheme(), clock))
     await load(fleet, 30)
     await fleet.advance_until_compared()
     assert all(units > 0 for units in shown(fleet).values()), shown(fleet)
-    # Of each caller's 90 requests in the first half of a minute.
+    # All 90 requests of each caller in the first half of a minute were admitted.
     assert fleet.overshoot("windows") == 3 * 30 - 30
 
 
-async def test_a_store_that_lets_everything_in(fleet_over: Maker, valkey: EmbeddedValkey) -> None:
-    """Whatever it says of what is left: only what was let in counts."""
+async def test_overshoot_of_a_store_that_admits_everything(
+    fleet_over: Maker, valkey: EmbeddedValkey
+) -> None:
+    """Only admissions count, whatever the store reports as remaining."""
     fleet = fleet_over(
         lambda clock: AdmitAllStore(valkey.url, scheme(), timeouts=LONG_TIMEOUTS, now_us=clock)
     )

@@ -1,4 +1,4 @@
-"""The demonstration from end to end: real processes, a real store, and nothing left behind."""
+"""Demonstration from end to end: real processes, a real store, and a complete clean-up."""
 
 import io
 import json
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fleetlimit.demo.command import DemoOptions, main
+from fleetlimit.demo.command import main
+from fleetlimit.demo.options import DemoOptions
 from fleetlimit.demo.replicas import Replica, run_replicas
 from fleetlimit.demo.scrape import read_counters
 from fleetlimit.errors import FleetlimitError, StoreError
@@ -28,9 +29,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Return the processes that were started with this folder for temporary files, or live in it.
+    """Return the processes that use this folder for temporary files, or run in it.
 
-    A Valkey server overwrites its environment with its title, and so is known by where it lives.
+    A Valkey server overwrites its environment with its title, so it is found by its working folder.
     """
     found = []
     for process in _PROC.glob("[0-9]*"):
@@ -47,21 +48,21 @@ def left_behind(folder: Path) -> list[str]:
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path: Path) -> Path:
-    """Return the folder that the demonstration has for its temporary files."""
+    """Return the folder for temporary files of the demonstration."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     return folder
 
 
 def environment(folder: Path) -> dict[str, str]:
-    # What else may be set must not reach the replicas.
-    away = {"FLEETLIMIT_TARGET": "no.such:app", "OTEL_TRACES_EXPORTER": "no-such"}
-    return {**os.environ, **away, "TMPDIR": str(folder)}
+    # These variables must not reach the replicas.
+    unwanted = {"FLEETLIMIT_TARGET": "no.such:app", "OTEL_TRACES_EXPORTER": "no-such"}
+    return {**os.environ, **unwanted, "TMPDIR": str(folder)}
 
 
 @needs_proc
 def test_three_hundred_requests_over_two_replicas(folder: Path) -> None:
-    """The limit holds, every count agrees, JSON is all of the output, and nothing is left."""
+    """The limit holds, all counts agree, JSON is the only output, and nothing is left behind."""
     done = subprocess.run(
         command("--json", "--requests", "300", "--replicas", "2"),
         env=environment(folder),
@@ -71,14 +72,14 @@ def test_three_hundred_requests_over_two_replicas(folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["admitted"] == told["permitted"] > 0
-    assert told["admitted"] + told["denied"] == told["requests"] == 300
-    assert (told["overshoot"], told["errors"], told["tallies_agree"]) == (0, 0, True)
-    assert [row["name"] for row in told["replicas"]] == ["replica-1", "replica-2"]
-    assert all(row["allowed"] and row["denied"] for row in told["replicas"])
-    assert sum(row["allowed"] for row in told["replicas"]) == told["admitted"]
-    assert 0 < told["redis_commands_per_request"] <= 1.2
+    result = json.loads(done.stdout)
+    assert result["admitted"] == result["permitted"] > 0
+    assert result["admitted"] + result["denied"] == result["requests"] == 300
+    assert (result["overshoot"], result["errors"], result["tallies_agree"]) == (0, 0, True)
+    assert [row["name"] for row in result["replicas"]] == ["replica-1", "replica-2"]
+    assert all(row["allowed"] and row["denied"] for row in result["replicas"])
+    assert sum(row["allowed"] for row in result["replicas"]) == result["admitted"]
+    assert 0 < result["redis_commands_per_request"] <= 1.2
     assert left_behind(folder) == []
     assert list(folder.iterdir()) == []
 
@@ -92,7 +93,7 @@ def test_three_hundred_requests_over_two_replicas(folder: Path) -> None:
         ("sending", signal.SIGTERM, False),
     ],
 )
-def test_a_signal_leaves_nothing_behind(
+def test_signal_leaves_nothing_behind(
     folder: Path, stage: str, number: signal.Signals, *, to_group: bool
 ) -> None:
     """Ctrl-C reaches the whole group, SIGTERM the command alone; both stop every process."""
@@ -108,7 +109,7 @@ def test_a_signal_leaves_nothing_behind(
         for line in process.stderr:
             if line.startswith(stage):
                 break
-        # The command, its store, and while requests are sent two replicas.
+        # The command, its store, and two replicas once requests are sent.
         assert len(left_behind(folder)) >= (4 if stage == "sending" else 2)
         (os.killpg if to_group else os.kill)(process.pid, number)
         out, notes = process.communicate(timeout=_SECONDS)
@@ -119,10 +120,10 @@ def test_a_signal_leaves_nothing_behind(
     assert list(folder.iterdir()) == []
 
 
-def test_a_signal_ends_it_with_the_status_of_a_shell(
+def test_signal_sets_the_exit_status_of_a_shell(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SIGTERM while requests are sent: exit status 128 and its number, and no result."""
+    """SIGTERM during the run: exit status 128 and its number, and no result."""
 
     class Notes(io.StringIO):
         def write(self, text: str) -> int:
@@ -138,10 +139,10 @@ def test_a_signal_ends_it_with_the_status_of_a_shell(
     assert capsys.readouterr().out == ""
 
 
-def test_the_result_is_shown_and_pictured(
+def test_result_is_printed_and_saved_as_svg(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Outside a terminal the tables and the verdict are printed once; the picture is the same."""
+    """Outside a terminal the result is printed once; the picture is the same."""
     picture = tmp_path / "demo.svg"
     assert main(DemoOptions(replicas=2, requests=80, principals=2, svg=picture)) == 0
     shown = capsys.readouterr()
@@ -150,9 +151,7 @@ def test_the_result_is_shown_and_pictured(
     assert "The&#160;limit&#160;holds" in picture.read_text(encoding="utf-8")
 
 
-def test_a_store_that_runs_already_is_taken(
-    valkey: EmbeddedValkey, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_running_store_is_used(valkey: EmbeddedValkey, capsys: pytest.CaptureFixture[str]) -> None:
     """Two runs against one store do not share buckets, and no store is started."""
     for _ in range(2):
         assert main(DemoOptions(replicas=1, requests=40, store=valkey.url, json=True)) == 0
@@ -162,23 +161,23 @@ def test_a_store_that_runs_already_is_taken(
 
 
 def test_replicas_without_a_shared_store_overshoot(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each replica lets the whole limit in (dataspoke #112; litellm #2730): exit status 1."""
+    """Each replica admits the whole limit (dataspoke #112; litellm #2730): exit status 1."""
     assert main(DemoOptions(replicas=2, requests=120, store="memory://", json=True)) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["overshoot"] == told["admitted"] - told["permitted"] > 0
-    assert told["tallies_agree"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["overshoot"] == result["admitted"] - result["permitted"] > 0
+    assert result["tallies_agree"]
 
 
-def test_a_store_that_is_away_is_said_before_anything_starts(
+def test_unavailable_store_is_an_error_before_the_replicas_start(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nobody waits for replicas that would have no store."""
+    """Replicas without a store would not limit anything."""
     with pytest.raises(StoreError, match="connection"):
         main(DemoOptions(store=f"redis://127.0.0.1:{free_port()}"))
     assert "replicas" not in capsys.readouterr().err
 
 
-async def test_a_replica_that_does_not_start_says_why(tmp_path: Path) -> None:
+async def test_replica_that_does_not_start_is_an_error(tmp_path: Path) -> None:
     """The message has the last lines of its log."""
     settings = {"FLEETLIMIT_POLICIES": str(tmp_path / "no-such.yaml")}
     with pytest.raises(FleetlimitError, match=r"replica-1 did not start(.|\n)*no-such\.yaml"):
@@ -186,8 +185,8 @@ async def test_a_replica_that_does_not_start_says_why(tmp_path: Path) -> None:
             pytest.fail("it must not start")
 
 
-async def test_a_replica_that_does_not_stop_is_killed() -> None:
-    """A process that ignores SIGTERM is gone after `stop` all the same."""
+async def test_replica_that_ignores_sigterm_is_killed() -> None:
+    """A process that ignores SIGTERM has ended after `stop`."""
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         """print('{"event": "service.ready", "port": 1, "admin_port": 2}', flush=True); """
@@ -201,7 +200,7 @@ async def test_a_replica_that_does_not_stop_is_killed() -> None:
     await replica.stop()
 
 
-async def test_a_replica_that_is_gone_has_no_metrics() -> None:
+async def test_metrics_of_a_stopped_replica_are_an_error() -> None:
     """The message names the replica."""
-    with pytest.raises(FleetlimitError, match="replica-1 does not tell its metrics"):
+    with pytest.raises(FleetlimitError, match="no metrics from replica-1"):
         await read_counters({"replica-1": free_port()})

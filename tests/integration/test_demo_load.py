@@ -1,4 +1,4 @@
-"""Sending requests to replicas that misbehave."""
+"""Requests to replicas that do not respond."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from fleetlimit.demo.scenario import make_scenario
 from fleetlimit.stores.embedded import free_port
 
 
-async def test_a_replica_that_is_gone_is_an_error_and_no_end(tmp_path: Path) -> None:
-    """Each request without an answer is counted, and the rest is sent nevertheless."""
-    scene = make_scenario(tmp_path, requests=50, principals=2)
-    tally = Results(["one"], [caller.name for caller in scene.callers])
-    await send_all(scene.schedule(50, 1), {"one": free_port()}, tally)
-    assert (tally.total.errors, tally.total.requests) == (50, 50)
+async def test_requests_to_a_stopped_replica_are_errors(tmp_path: Path) -> None:
+    """Each request without a response is counted, and the load generator goes on."""
+    scenario = make_scenario(tmp_path, requests=50, principals=2)
+    results = Results(["one"], [caller.name for caller in scenario.callers])
+    await send_all(scenario.schedule(50, 1), {"one": free_port()}, results)
+    assert (results.total.errors, results.total.requests) == (50, 50)

@@ -1,4 +1,4 @@
-"""Slices over a real store: few calls, nothing beyond the limit, and a replica that dies."""
+"""Prefetch over a real store: few calls, no overshoot, and the loss of a replica."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -31,7 +31,7 @@ POLICIES = (
 
 @pytest.fixture
 async def fleet(valkey: EmbeddedValkey) -> AsyncIterator[Fleet]:
-    """Return two replicas, each with its own way to an empty store."""
+    """Return two replicas, each with its own connection to an empty store."""
     clock = ManualClock()
     made = Fleet(
         clock,
@@ -47,17 +47,17 @@ async def fleet(valkey: EmbeddedValkey) -> AsyncIterator[Fleet]:
 
 
 def _client(fleet: Fleet) -> Any:
-    return fleet["a"].store.client  # type: ignore[attr-defined]  # it is one of these
+    return fleet["a"].store.client  # type: ignore[attr-defined]  # a RedisStore
 
 
 async def calls(fleet: Fleet) -> int:
-    """Return how many scripts the server has run."""
+    """Return the number of script calls that the server has run."""
     stats = await _client(fleet).info("commandstats")
     return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
 async def left(fleet: Fleet, policy: str) -> int:
-    """Return what the store has left of the first limit."""
+    """Return the remaining units of the policy's first limit."""
     decision = await fleet["a"].peek(policy, principal="ann", cost=0)
     return remaining(decision.results[0].limits[0])
 
@@ -65,13 +65,13 @@ async def left(fleet: Fleet, policy: str) -> int:
 @pytest.mark.parametrize(
     ("policy", "limit", "made"), [("bucket", 900, 70), ("window", 1_000, 71), ("both", 400, 65)]
 )
-async def test_few_calls_and_nothing_beyond(
+async def test_prefetch_saves_calls_and_never_overshoots(
     fleet: Fleet, policy: str, limit: int, made: int
 ) -> None:
-    """Of 1,200 checks as many pass as the bucket holds, and only the last need a call each."""
+    """1,200 checks pass as the bucket permits, and only the last need a call each."""
     before = await calls(fleet)
     passed = 0
-    # One after the other, so that no two of them could leave together.
+    # One after the other, so that no two calls share a pipeline.
     for _ in range(6):
         for name in ("a", "b"):
             passed += await fleet.spend(name, policy, "ann", times=100)
@@ -82,8 +82,8 @@ async def test_few_calls_and_nothing_beyond(
 
 
 @pytest.mark.parametrize("policy", ["bucket", "window"])
-async def test_a_replica_that_dies(fleet: Fleet, policy: str) -> None:
-    """A slice at most is lost, until the bucket has gained it, or to the end of the window."""
+async def test_killed_replica_loses_at_most_one_batch(fleet: Fleet, policy: str) -> None:
+    """The units of its batch are lost until the bucket refills or the window ends."""
     held = await left(fleet, policy)
     passed = await fleet.spend("b", policy, "ann", times=150)
     lost = held - passed - await left(fleet, policy)

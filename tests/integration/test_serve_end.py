@@ -1,4 +1,4 @@
-"""How the service starts and ends: nothing in flight is cut, and what cannot start says why."""
+"""Start and shutdown of the service: requests in flight finish, and errors name their cause."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ async def refuses(port: int) -> bool:
 
 
 async def test_sigterm_lets_a_stream_finish(folder: Path) -> None:
-    """A response in flight is completed, nothing new is accepted, and the exit status is 0."""
+    """A response in flight completes, new connections are refused, and the exit status is 0."""
     with ServeProcess("slow:app", folder=folder) as service:
         await service.ready()
         assert (await service.admin("/readyz")).json["status"] == "ready"
@@ -68,8 +68,8 @@ async def test_sigterm_lets_a_stream_finish(folder: Path) -> None:
         assert service.logged("service.stopped")
 
 
-async def test_a_second_signal_does_not_wait(folder: Path) -> None:
-    """Whoever asks twice has it end at once."""
+async def test_second_signal_ends_at_once(folder: Path) -> None:
+    """A second signal does not wait for the requests in flight."""
     with ServeProcess("slow:app", folder=folder) as service:
         await service.ready()
         reader, writer = await send(service.port, "/slow")
@@ -81,8 +81,8 @@ async def test_a_second_signal_does_not_wait(folder: Path) -> None:
             assert await service.ended() == 0
 
 
-async def test_draining_has_an_end(folder: Path) -> None:
-    """A response that never ends is cut when the time for draining is over."""
+async def test_draining_is_bounded(folder: Path) -> None:
+    """A response that never ends is cut after the time for draining."""
     with ServeProcess(
         "slow:app", folder=folder, settings={"FLEETLIMIT_SHUTDOWN_SECONDS": "0.1"}
     ) as service:
@@ -94,7 +94,7 @@ async def test_draining_has_an_end(folder: Path) -> None:
 
 
 async def test_what_cannot_start_says_why(tmp_path: Path) -> None:
-    """A wrong file, port, app or dependency ends the start with status 1 and what to write."""
+    """A wrong file, port, app or dependency ends the start with status 1 and its cause."""
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(
         "version: 1\npolicies:\n  - name: default\n    limits: [{rate: 5/sometimes}]\n"
@@ -137,7 +137,7 @@ async def test_what_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 async def test_not_ready_before_it_accepts(folder: Path) -> None:
-    """While the app is still starting, the admin port answers and says that it is not ready."""
+    """While the app starts, the admin port responds that it is not ready."""
     (folder / "starting.py").write_text(
         "import asyncio, contextlib\n"
         "from pathlib import Path\n"
@@ -153,7 +153,7 @@ async def test_not_ready_before_it_accepts(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with ServeProcess("starting:app", "--admin-port", str(port), folder=folder) as service:
-        reader, writer = await eventually(lambda: asked(port))
+        reader, writer = await eventually(lambda: connect(port))
         with contextlib.closing(writer):
             readyz = await receive(reader)
         assert (readyz.status, readyz.json["status"]) == (503, "starting")
@@ -164,7 +164,7 @@ async def test_not_ready_before_it_accepts(folder: Path) -> None:
         assert (folder / "ended").exists()
 
 
-async def asked(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
     with contextlib.suppress(OSError):
         return await send(port, "/readyz")
     return None

@@ -1,4 +1,4 @@
-"""Several processes of the service over one store, with all savings on the way and with none."""
+"""Several processes of the service over one store, with all shortcuts on and with all off."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ def settings(valkey: EmbeddedValkey, prefix: str, without: Without) -> dict[str,
         "FLEETLIMIT_STORE": valkey.url,
         "FLEETLIMIT_KEY_PREFIX": "-".join([prefix, *without]),
         "FLEETLIMIT_ADMIN_TOKEN": TOKEN,
-        # These tests are about counting: a machine that pauses must not turn into a store away.
+        # Long, because a pause of a busy machine must not count as a failure of the store.
         "FLEETLIMIT_STORE_TIMEOUT": "5",
     }
 
@@ -43,9 +43,9 @@ def policy_file(folder: Path, limit: str) -> str:
 async def test_replicas_admit_what_one_would(
     tmp_path: Path, valkey: EmbeddedValkey, without: Without
 ) -> None:
-    """Of 2,000 requests at 4 replicas, 1,000 at once, 100 pass as limited; counters and logs agree.
+    """Of 2,000 requests at 4 replicas, 1,000 at a time, 100 pass; counters and logs agree.
 
-    Those of the second half that meet a denial which is remembered cost the store nothing.
+    Requests of the second half that meet a cached denial cost the store nothing.
     """
     policies = policy_file(tmp_path, f"{{rate: {LIMIT}/day}}")
     with contextlib.ExitStack() as stack:
@@ -87,7 +87,7 @@ async def test_replicas_admit_what_one_would(
             "denied": denied,
             "denied in all": denied,
         }
-        await saved_what_is_on(fleet, without)
+        await assert_shortcuts_used(fleet, without)
         top = [(await service.admin("/top")).json["denied"] for service in fleet]
         assert sum(each["count"] for denied_here in top for each in denied_here) == denied
         for service in fleet:
@@ -101,8 +101,8 @@ async def test_replicas_admit_what_one_would(
         assert lines + suppressed == denied
 
 
-async def saved_what_is_on(fleet: Sequence[ServeProcess], without: Without) -> None:
-    """See that the crowd met what a mode is named after, and nothing that it is without."""
+async def assert_shortcuts_used(fleet: Sequence[ServeProcess], without: Without) -> None:
+    """Check that the load used the shortcuts that are on, and none that is off."""
     hits, calls, pipelines = [
         sum([await service.metric(name) for service in fleet])
         for name in (
@@ -119,7 +119,7 @@ async def saved_what_is_on(fleet: Sequence[ServeProcess], without: Without) -> N
 async def test_reset_reaches_the_other_replicas(
     tmp_path: Path, valkey: EmbeddedValkey, without: Without
 ) -> None:
-    """What is reset at one replica is let in at another within a second."""
+    """A caller reset at one replica is admitted at another within a second."""
     policies = policy_file(tmp_path, "{rate: 1/day}")
     given = settings(valkey, "reset", without)
     with (
@@ -138,22 +138,22 @@ async def test_reset_reaches_the_other_replicas(
             headers={"Authorization": f"Bearer {TOKEN}"},
             body=b'{"policy": "default", "client_address": "127.0.0.1"}',
         )
-        began = time.monotonic()
+        started = time.monotonic()
 
-        async def let_in() -> bool:
+        async def is_admitted() -> bool:
             return (await there.get("/items/1")).status == 200
 
         assert (reset.status, reset.json) == (200, {"policy": "default", "buckets": 1})
-        await eventually(let_in)
-        # The second of the promise, and what a busy machine may add.
-        assert time.monotonic() - began < 2
+        await eventually(is_admitted)
+        # At most 1 s as documented, plus delays of a busy machine.
+        assert time.monotonic() - started < 2
 
 
 @WITH_ALL_OR_NONE
-async def test_a_killed_process_leaves_no_lease_for_ever(
+async def test_lease_of_a_killed_process_expires(
     tmp_path: Path, valkey: EmbeddedValkey, without: Without
 ) -> None:
-    """The place of a request whose process was killed is free again when its lease has ended."""
+    """The concurrency slot of a killed process is free after the lease time."""
     policies = policy_file(tmp_path, "{concurrency: 1, lease: 1}")
     given = settings(valkey, "lease", without)
     with (
@@ -169,17 +169,17 @@ async def test_a_killed_process_leaves_no_lease_for_ever(
         await killed.ended()
         writer.close()
 
-        async def let_in() -> bool:
+        async def is_admitted() -> bool:
             return (await other.get("/items/1")).status == 200
 
-        await eventually(let_in)
+        await eventually(is_admitted)
 
 
 @WITH_ALL_OR_NONE
-async def test_few_streams_at_a_time_over_all_replicas(
+async def test_concurrency_limit_holds_over_all_replicas(
     tmp_path: Path, valkey: EmbeddedValkey, without: Without
 ) -> None:
-    """A stream holds its place until it has ended, at whichever replica it runs."""
+    """A stream keeps its slot until it has ended, at any replica."""
     policies = policy_file(tmp_path, "{concurrency: 1, lease: 30}")
     given = settings(valkey, "streams", without)
     with (
@@ -193,7 +193,7 @@ async def test_few_streams_at_a_time_over_all_replicas(
         assert (await there.get("/items/1")).status == 429
         with contextlib.closing(writer):
             await reader.read()
-        # The place is given back after the last byte was sent, so maybe not at once.
+        # The slot is released after the last byte was sent, possibly a moment later.
         await eventually(lambda: _status(there, 200))
 
 

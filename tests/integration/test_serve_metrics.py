@@ -1,4 +1,4 @@
-"""What only a process with a store can tell of itself."""
+"""Metrics that need a process with a store."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ REQUESTS = 5
 async def test_pipelines_and_the_event_loop_are_measured(
     tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
-    """Each check that went to the store is in a pipeline, and the event loop tells its lag."""
+    """Each check that called the store is in a pipeline, and the event-loop lag is measured."""
     settings = {"FLEETLIMIT_STORE": valkey.url, "FLEETLIMIT_KEY_PREFIX": "measured"}
     policies = tmp_path / "policies.yaml"
     policies.write_text("version: 1\npolicies: [{name: default, limits: [{rate: 100/day}]}]\n")
@@ -20,7 +20,7 @@ async def test_pipelines_and_the_event_loop_are_measured(
         before = await service.metric("fleetlimit_store_batch_size_sum")
         for _ in range(REQUESTS):
             await service.get("/items/1")
-        # Heartbeats travel as well, when they are due.
+        # Heartbeats may be in a pipeline too.
         assert await service.metric("fleetlimit_store_batch_size_sum") >= before + REQUESTS
         assert await service.metric("fleetlimit_store_batch_size_count") >= REQUESTS
         await eventually(lambda: service.metric("fleetlimit_event_loop_lag_seconds_count"))

@@ -1,4 +1,4 @@
-"""The store dies, comes back, stands still: what clients see of it."""
+"""The service while its store is killed, restarted, frozen or unavailable at the start."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ policies:
     on_store_error: local
 """
 BOUND_SECONDS = 2.0
-"""Far above the timeouts of the store, far below the time for which the store is away."""
+"""Seconds for a request: far above the store's timeouts, far below the length of its outage."""
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def store() -> Iterator[EmbeddedValkey]:
 
 
 async def statuses(service: ServeProcess, path: str, times: int, method: str = "GET") -> list[int]:
-    """Ask several times, one after the other, each within the bound."""
+    """Return the statuses of several requests in turn, each within the bound."""
     found = []
     for _ in range(times):
-        began = time.monotonic()
+        started = time.monotonic()
         answer = await fetch(service.port, path, method=method)
-        assert time.monotonic() - began < BOUND_SECONDS
+        assert time.monotonic() - started < BOUND_SECONDS
         assert answer.status == 200 or "retry-after" in answer.headers
         found.append(answer.status)
     return found
@@ -63,12 +63,12 @@ async def is_back(service: ServeProcess) -> bool:
     return await store_status(service) == "ok"
 
 
-async def is_away(service: ServeProcess) -> bool:
+async def is_unavailable(service: ServeProcess) -> bool:
     return await store_status(service) == "unavailable"
 
 
 async def test_a_store_killed_and_restarted(policies: str, store: EmbeddedValkey) -> None:
-    """No 500: each policy does what it says, health stays, and no new process is needed.
+    """No 500: each policy follows `on_store_error`, health stays, and no new process is needed.
 
     Bugs of others: slowapi #213 and #253, fastapi-limiter #54.
     """
@@ -79,10 +79,10 @@ async def test_a_store_killed_and_restarted(policies: str, store: EmbeddedValkey
         store.stop()
         assert await statuses(service, "/exports", 5, "POST") == [503] * 5
         assert await statuses(service, "/whoami", 5) == [200] * 5
-        # A bucket of this process, the limit divided by the one live replica.
-        await eventually(lambda: denial_is_forgotten(service))
+        # A local bucket with the limit divided by one live replica.
+        await eventually(lambda: denial_cache_expired(service))
         assert await statuses(service, "/items/1", 3) == [200, 200, 429]
-        assert await eventually(lambda: is_away(service))
+        assert await eventually(lambda: is_unavailable(service))
         assert (await service.admin("/livez")).status == 200
         assert await service.metric("fleetlimit_breaker_open") == 1
         assert await service.metric("fleetlimit_store_errors_total") >= 3
@@ -100,13 +100,13 @@ async def test_a_store_killed_and_restarted(policies: str, store: EmbeddedValkey
             assert service.logged(event)
 
 
-async def denial_is_forgotten(service: ServeProcess) -> bool:
-    """Ask until the refusal by the store, believed for a second, is no longer remembered."""
+async def denial_cache_expired(service: ServeProcess) -> bool:
+    """Return whether the cached denial of the store, valid for a second, has expired."""
     return (await service.get("/items/1")).status == 200
 
 
 async def test_a_store_that_stands_still(policies: str, store: EmbeddedValkey) -> None:
-    """A frozen store holds no request for long, not even many at once, and is used again after."""
+    """Requests to a frozen store, also many at once, end soon, and it is used again later."""
     with ServeProcess("--policies", policies, "--store", store.url) as service:
         await service.ready()
         assert await statuses(service, "/exports", 1, "POST") == [200]
@@ -117,7 +117,7 @@ async def test_a_store_that_stands_still(policies: str, store: EmbeddedValkey) -
                 *(statuses(service, "/exports", 2, "POST") for _ in range(20)),
             )
             assert {status for each in crowd for status in each} == {200, 429, 503}
-            assert await eventually(lambda: is_away(service))
+            assert await eventually(lambda: is_unavailable(service))
             assert await statuses(service, "/exports", 3, "POST") == [503] * 3
         finally:
             os.kill(store.pid, signal.SIGCONT)
@@ -126,21 +126,21 @@ async def test_a_store_that_stands_still(policies: str, store: EmbeddedValkey) -
         assert await service.metric("fleetlimit_store_state_lost_total") == 0
 
 
-async def test_ending_while_the_store_stands_still(policies: str, store: EmbeddedValkey) -> None:
-    """SIGTERM ends the service although the store does not answer its farewell."""
+async def test_shutdown_with_a_frozen_store(policies: str, store: EmbeddedValkey) -> None:
+    """SIGTERM ends the service although the store does not respond to its last call."""
     with ServeProcess("--policies", policies, "--store", store.url) as service:
         await service.ready()
         os.kill(store.pid, signal.SIGSTOP)
         try:
-            began = time.monotonic()
+            started = time.monotonic()
             assert await service.stop() == 0
-            assert time.monotonic() - began < 2 * BOUND_SECONDS
+            assert time.monotonic() - started < 2 * BOUND_SECONDS
         finally:
             os.kill(store.pid, signal.SIGCONT)
 
 
-async def test_a_start_without_the_store(policies: str, store: EmbeddedValkey) -> None:
-    """The service starts while the store is away, and finds it when it comes."""
+async def test_start_without_the_store(policies: str, store: EmbeddedValkey) -> None:
+    """The service starts while the store is unavailable, and uses it once it responds."""
     store.stop()
     with ServeProcess("--policies", policies, "--store", store.url) as service:
         await service.ready()

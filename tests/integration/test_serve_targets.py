@@ -1,4 +1,4 @@
-"""What stands behind `fleetlimit serve`: any ASGI app, a FastAPI app, the bundled service."""
+"""Targets of `fleetlimit serve`: an ASGI app, a FastAPI app, and the bundled example app."""
 
 import contextlib
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ async def order(order_id: int) -> int:
 app = FastAPI()
 app.include_router(router)
 """
-ITS_OWN = """
+OWN_FLEETLIMIT = """
 from fastapi import Depends, FastAPI
 from fleetlimit import Fleetlimit, PolicyLimit, RateLimitMiddleware
 
@@ -54,8 +54,8 @@ def policies(folder: Path, route: str, *, name: str = "orders", rate: str = "2/d
     fresh.rename(folder / "policies.yaml")
 
 
-async def test_a_plain_app_and_its_reload(tmp_path: Path) -> None:
-    """A plain ASGI app is limited by the templates that policies name, new ones included."""
+async def test_plain_asgi_app_is_limited_by_policy_templates(tmp_path: Path) -> None:
+    """Templates of policies limit a plain ASGI app, those of a reload included."""
     (tmp_path / "plain.py").write_text(PLAIN)
     policies(tmp_path, "/orders/{id}")
     with ServeProcess("plain:app", "--policies", "policies.yaml", folder=tmp_path) as service:
@@ -65,7 +65,7 @@ async def test_a_plain_app_and_its_reload(tmp_path: Path) -> None:
         assert answers[0].body == b"plain"
         assert answers[2].headers["content-type"] == "application/problem+json"
         assert (await service.get("/other")).status == 200
-        assert {line["route"] for line in service.logged("coverage.route")} == {
+        assert {line["route"] for line in service.logged("route.limited")} == {
             "/orders/{id}",
             "unmatched",
         }
@@ -81,8 +81,8 @@ async def test_a_plain_app_and_its_reload(tmp_path: Path) -> None:
         assert await service.metric("fleetlimit_policy_reloads_total", 'result="failure"') >= 1
 
 
-async def test_a_fastapi_app_that_imports_nothing(tmp_path: Path) -> None:
-    """An app in a package of one's own is limited by the templates of its routes."""
+async def test_fastapi_app_is_limited_by_its_routes(tmp_path: Path) -> None:
+    """An app that does not import the package is limited by the templates of its routes."""
     package = tmp_path / "shop"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -95,16 +95,18 @@ async def test_a_fastapi_app_that_imports_nothing(tmp_path: Path) -> None:
         await service.ready()
         statuses = [(await service.get(f"/v1/orders/{number}")).status for number in range(3)]
         assert statuses == [200, 200, 429]
-        told = {line["route"]: line["policies"] for line in service.logged("coverage.route")}
-        assert told["/v1/orders/{order_id}"] == ["orders"]
-        asked = await service.admin("/explain?method=GET&path=/v1/orders/9")
-        assert asked.json["route"] == "GET /v1/orders/{order_id}"
-        assert asked.json["policies"][0]["standing"][0]["outcome"] == "denied"
+        policies_by_route = {
+            line["route"]: line["policies"] for line in service.logged("route.limited")
+        }
+        assert policies_by_route["/v1/orders/{order_id}"] == ["orders"]
+        explanation = await service.admin("/explain?method=GET&path=/v1/orders/9")
+        assert explanation.json["route"] == "GET /v1/orders/{order_id}"
+        assert explanation.json["policies"][0]["standing"][0]["outcome"] == "denied"
 
 
-async def test_an_app_with_a_fleetlimit_of_its_own(tmp_path: Path) -> None:
-    """Behind the service there is one limiter: the app's own gives way, and is one replica."""
-    (tmp_path / "own.py").write_text(ITS_OWN)
+async def test_app_with_its_own_fleetlimit_has_one_limiter(tmp_path: Path) -> None:
+    """The app's own `Fleetlimit` delegates to that of the service, and is one replica."""
+    (tmp_path / "own.py").write_text(OWN_FLEETLIMIT)
     policies(tmp_path, "/other")
     with ServeProcess("own:app", "--policies", "policies.yaml", folder=tmp_path) as service:
         await service.ready()
@@ -124,10 +126,12 @@ def bundled() -> Iterator[ServeProcess]:
         yield service
 
 
-async def test_the_bundled_routes_are_each_under_a_policy(bundled: ServeProcess) -> None:
-    """Each route of the bundled service is held by another policy of the bundled file."""
+async def test_each_bundled_route_has_a_policy(bundled: ServeProcess) -> None:
+    """Each route of the example app has another policy of the bundled file."""
     await bundled.ready()
-    told = {line["route"]: line["policies"] for line in bundled.logged("coverage.route")}
+    policies_by_route = {
+        line["route"]: line["policies"] for line in bundled.logged("route.limited")
+    }
     for route, policy in {
         "/exports": "exports",
         "/items/{item_id}": "items",
@@ -136,22 +140,22 @@ async def test_the_bundled_routes_are_each_under_a_policy(bundled: ServeProcess)
         "/whoami": "whoami",
         "unmatched": "default",
     }.items():
-        assert told[route] == [policy]
-    assert not bundled.logged("coverage.unlimited")
+        assert policies_by_route[route] == [policy]
+    assert not bundled.logged("route.unlimited")
     assert (await bundled.get("/items/7")).json == {"item_id": 7}
     export = await fetch(bundled.port, "/exports", method="POST")
     assert export.headers["ratelimit-policy"].startswith('"exports"')
 
 
-async def test_whoami_tells_what_the_limiter_sees(bundled: ServeProcess) -> None:
-    """A caller without a credential is its address, and is told so."""
+async def test_whoami_returns_the_callers_identity(bundled: ServeProcess) -> None:
+    """A caller without a credential is identified by its address."""
     await bundled.ready()
     seen = (await bundled.get("/whoami")).json
     assert (seen["principal"], seen["tier"], seen["client_address"]) == (None, None, "127.0.0.1")
 
 
-async def test_streams_arrive_as_they_are_made(bundled: ServeProcess) -> None:
-    """The first line is there before the last, and the fifth stream at a time is refused."""
+async def test_streams_are_not_buffered(bundled: ServeProcess) -> None:
+    """The first line arrives before the last is sent, and a fifth concurrent stream is rejected."""
     await bundled.ready()
     async with contextlib.AsyncExitStack() as stack:
         readers = []
@@ -164,14 +168,14 @@ async def test_streams_arrive_as_they_are_made(bundled: ServeProcess) -> None:
         for reader in readers:
             assert (await reader.read()).endswith(b"line 4\n\r\n0\r\n\r\n")
 
-        async def let_in() -> bool:
+        async def is_admitted() -> bool:
             return (await bundled.get("/stream?lines=1")).status == 200
 
-        await eventually(let_in)
+        await eventually(is_admitted)
 
 
 async def test_websockets_are_counted_by_handshake(bundled: ServeProcess) -> None:
-    """Texts come back; the handshake above the limit is answered with 429 and problem details."""
+    """Messages are echoed; the handshake above the limit gets a 429 with problem details."""
     await bundled.ready()
     url = f"ws://127.0.0.1:{bundled.port}/ws"
     for _ in range(30):

@@ -90,7 +90,7 @@ def test_policy_commands_validate_and_explain(project: Path) -> None:
     """`validate` accepts the policy file, and `explain` prints the policies for a caller."""
     assert (project / "policies.yaml").exists()
     valid = run_module("fleetlimit", "policies", "validate", "policies.yaml")
-    assert (valid.returncode, valid.stderr) == (0, "policies.yaml: 2 policies, no fault\n")
+    assert (valid.returncode, valid.stderr) == (0, "policies.yaml: 2 policies, no error\n")
     explained = run_module(
         *("fleetlimit", "policies", "explain", "GET", "/reports/7", "--target", "policed:app"),
         *("--policies", "policies.yaml", "--header", "X-API-Key: alice"),

@@ -1,4 +1,4 @@
-"""Manual clock of store time, so that no test waits."""
+"""Manual clock for stores, so that tests do not wait."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ EPOCH_US = 1_700_006_400_000_000
 
 @dataclass(slots=True)
 class ManualClock:
-    """Microseconds since the epoch, standing still until they are moved."""
+    """Microseconds since the epoch, advanced only by a test."""
 
     now_us: int = EPOCH_US
 
@@ -17,5 +17,5 @@ class ManualClock:
         return self.now_us
 
     def advance_us(self, micros: int) -> None:
-        """Move on, or back by a negative number."""
+        """Advance the time; a negative number sets it back."""
         self.now_us += micros

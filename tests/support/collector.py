@@ -1,4 +1,4 @@
-"""A collector of traces, in the process of the test."""
+"""OpenTelemetry collector in the process of the test."""
 
 import threading
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """Takes spans over OTLP/HTTP."""
+    """Receives spans over OTLP/HTTP."""
 
     def __init__(self) -> None:
         self._exports: list[ExportTraceServiceRequest] = []
@@ -41,7 +41,7 @@ class Collector:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The standard variables that send spans here."""
+        """Variables that export spans to this collector."""
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
@@ -50,14 +50,14 @@ class Collector:
 
     @property
     def spans(self) -> Iterator[Span]:
-        """All spans so far."""
+        """All spans received so far."""
         for export in tuple(self._exports):
             for resource in export.resource_spans:
                 for scope in resource.scope_spans:
                     yield from scope.spans
 
     def traces(self) -> dict[str, list[Span]]:
-        """Return the spans by their traces, in hexadecimal."""
+        """Return the spans by trace id, in hexadecimal."""
         found: dict[str, list[Span]] = {}
         for span in self.spans:
             found.setdefault(span.trace_id.hex(), []).append(span)

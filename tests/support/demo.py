@@ -1,4 +1,4 @@
-"""A small run of the demonstration, as if it had been measured."""
+"""Results of a small run of the demonstration."""
 
 from fleetlimit.core.quota import Quota, rate_quota
 from fleetlimit.demo.results import Result, Results
@@ -11,7 +11,7 @@ START_US = 20_000 * 24 * HOUR_US
 
 
 def caller(name: str, limit: int, *quotas: Quota, tier: str = "free") -> Caller:
-    """Return a caller that is held to so many requests an hour."""
+    """Return a caller with a limit of so many requests an hour."""
     return Caller(name, tier, f"key-of-{name}", 1, quotas or (rate_quota(f"{limit}/hour"),))
 
 
@@ -20,7 +20,7 @@ REPLICAS = ("replica-1", "replica-2")
 
 
 def results_of(*statuses: int, caller: str = "alice") -> Results:
-    """Return a tally in which the replicas took turns to answer a caller."""
+    """Return results of a caller whose requests went to the replicas in turn."""
     results = Results(REPLICAS, [each.name for each in CALLERS])
     for number, status in enumerate(statuses):
         results.add(Result(REPLICAS[number % 2], caller, status, (number + 1) / 1_000))
@@ -28,7 +28,7 @@ def results_of(*statuses: int, caller: str = "alice") -> Results:
 
 
 def evaluated(results: Results, *, lost_in_log: int = 0, calls: int | None = 7) -> DemoResult:
-    """Judge a tally of which the replicas tell the same, but for lines lost in the first's log."""
+    """Evaluate results with equal counts, except for lines missing in the first replica's log."""
     reports = {
         name: ReplicaReport(count.allowed, count.denied, count.denied)
         for name, count in results.replicas.items()

@@ -1,4 +1,4 @@
-"""Metrics that have observed events, read as a scraper reads them."""
+"""Prometheus metrics of observed events, read as a scraper reads them."""
 
 from collections.abc import Sequence
 
@@ -26,11 +26,11 @@ class ObservedMetrics:
             self.metrics.on_event(event)
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Return one series, None if it is not there."""
+        """Return one series, None without it."""
         return self.registry.get_sample_value(name, labels)
 
     def decisions(self) -> dict[tuple[str, str], float]:
-        """Return what was counted, by policy and outcome."""
+        """Return the decisions, by policy and outcome."""
         return {
             (sample.labels["policy"], sample.labels["outcome"]): sample.value
             for sample in self.samples("fleetlimit_decisions_total")
@@ -38,7 +38,7 @@ class ObservedMetrics:
         }
 
     def samples(self, name: str) -> Sequence[Sample]:
-        """Return all series of a name as a scraper reads them."""
+        """Return all samples of a name from the exposition format."""
         body, _ = self.metrics.render(OPENMETRICS)
         return [
             sample

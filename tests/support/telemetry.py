@@ -1,4 +1,4 @@
-"""Events, a clock and a log to read for tests of the observers."""
+"""Events and a log for tests of the observers."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -14,23 +14,8 @@ from fleetlimit.limiter.events import CheckDecided
 TEN_A_MINUTE = rate_quota("10/minute")
 
 
-class ManualClock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.time_us = 1
-
-    def monotonic_us(self) -> int:
-        """Return where the clock stands."""
-        return self.time_us
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock on."""
-        self.time_us += int(seconds * 1_000_000)
-
-
 class Lines:
-    """A logger that keeps its lines, each with the level as `level`."""
+    """A logger that records its lines, each with the level as `level`."""
 
     def __init__(self, *processors: Any) -> None:
         self.written: list[MutableMapping[str, Any]] = []
@@ -54,7 +39,7 @@ class Lines:
 def policy_result(
     policy: str = "default", outcome: Outcome = Outcome.ALLOWED, *, remaining: int = 9
 ) -> PolicyResult:
-    """Return one policy's part in a decision, under a limit of 10 a minute."""
+    """Return the result of one policy with a limit of 10 a minute."""
     verdict = BucketStatus(outcome is Outcome.ALLOWED, remaining, 0, 0, 0)
     return PolicyResult(policy, Mode.ENFORCE, outcome, (TEN_A_MINUTE,), (verdict,))
 
@@ -68,7 +53,7 @@ def decision_event(
     tier: str = "",
     route: str = "GET /items",
 ) -> CheckDecided:
-    """Return a decided check; of the policy `default` when no result is given."""
+    """Return the event of a check, by default of the policy `default`."""
     decision = Decision(
         outcome, source, results or (policy_result(outcome=outcome),), retry_after_us=retry_after_us
     )

@@ -232,11 +232,11 @@ class Fleetlimit(wiring.LimiterLifespan):
             yield {wiring.LIMITER_KEY: self.http_limiter}
             return
         async with self:
-            self.install(app)
-            if self._tune_gc:
-                freeze_heap()
-                self._exit_stack.callback(unfreeze_heap)
             try:
+                self.install(app)
+                if self._tune_gc:
+                    freeze_heap()
+                    self._exit_stack.callback(unfreeze_heap)
                 yield {wiring.LIMITER_KEY: self.http_limiter}
             finally:
                 wiring.uninstall(app, self.http_limiter)

@@ -10,6 +10,7 @@ from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
+from fleetlimit.telemetry import names
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_table import RouteInfo, RouteTable
@@ -102,7 +103,7 @@ class RouteReporter:
         ):
             log = self._log.info if route_limits.policies else self._log.warning
             log(
-                "coverage.route" if route_limits.policies else "coverage.unlimited",
+                names.LOG_ROUTE_LIMITED if route_limits.policies else names.LOG_ROUTE_UNLIMITED,
                 method=route_limits.method,
                 route=route_limits.template,
                 policies=list(route_limits.policies),

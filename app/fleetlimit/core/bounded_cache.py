@@ -5,7 +5,7 @@ time avoids the burst of misses that emptying the whole cache would cause.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -17,20 +17,21 @@ class BoundedCache(Generic[Key, Value]):
 
     Args:
         max_entries: Upper bound on the number of entries; 0 caches nothing.
+
+    Attributes:
+        get: Returns the cached value of a key, or None. It is the dictionary's own method, because
+            a check looks up several caches.
     """
 
-    __slots__ = ("_entries", "_max_entries")
+    __slots__ = ("_entries", "_max_entries", "get")
 
     def __init__(self, max_entries: int) -> None:
         self._max_entries = max_entries
         self._entries: OrderedDict[Key, Value] = OrderedDict()
+        self.get: Callable[[Key], Value | None] = self._entries.get
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def get(self, key: Key) -> Value | None:
-        """Return the cached value, or None."""
-        return self._entries.get(key)
 
     def put(self, key: Key, value: Value) -> None:
         """Cache a value; a key that is replaced becomes the newest entry."""

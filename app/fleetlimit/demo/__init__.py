@@ -1,1 +1,4 @@
-"""Demonstration `fleetlimit demo`: replicas, one store, a load generator and a verdict."""
+"""Demonstration `fleetlimit demo`: replicas over one store, a load generator and a result.
+
+It is a client of the command and of the policy file: the replicas are `fleetlimit serve` processes.
+"""

@@ -1,4 +1,4 @@
-"""Shows the demonstration: live in a terminal, its result elsewhere, or JSON for scripts."""
+"""Display of the demonstration: live tables in a terminal, else the result as text or JSON."""
 
 import io
 import json
@@ -20,31 +20,31 @@ from fleetlimit.demo.verdict import DemoResult, PrincipalRow, ReplicaRow
 
 WIDTH = 88
 _RECENT_RESULTS = 500
-"""Answers that the live latency is taken from."""
+"""Latest results that the live percentiles are computed from."""
 _BAR_WIDTH = 12
 _GOOD, _BAD, _DIM = "bold green", "bold red", "dim"
 _CAPTION = (
-    "free: a token bucket; pro: a fixed window; forger: a new key and address each time, "
-    "counted by its real address"
+    "free: token bucket; pro: fixed window; forger: a new key and address in every request, "
+    "limited by its real address"
 )
 
 
 def live_tables(results: Results, principals: Sequence[PrincipalRow]) -> RenderableType:
-    """Draw both tables from what was counted so far."""
+    """Draw both tables from the results so far."""
     replicas = [
-        ReplicaRow(name, count.allowed, count.denied, count.errors, *_recent(count))
-        for name, count in results.replicas.items()
+        ReplicaRow(name, counts.allowed, counts.denied, counts.errors, *_recent(counts))
+        for name, counts in results.replicas.items()
     ]
     return Group(_replica_table(replicas), _principal_table(principals))
 
 
-def _recent(count: Counts) -> tuple[float, float]:
-    recent = count.latencies_s[-_RECENT_RESULTS:]
+def _recent(counts: Counts) -> tuple[float, float]:
+    recent = counts.latencies_s[-_RECENT_RESULTS:]
     return percentile_ms(recent, 50), percentile_ms(recent, 99)
 
 
 def final_report(result: DemoResult) -> RenderableType:
-    """Draw both tables and the verdict."""
+    """Draw both tables and the summary."""
     return Group(
         _replica_table(result.replicas), _principal_table(result.principals), _summary_panel(result)
     )
@@ -118,7 +118,7 @@ def _summary_panel(result: DemoResult) -> Panel:
 
 
 def headline(result: DemoResult) -> str:
-    """Return the verdict in one line."""
+    """Return the result in one line."""
     if result.overshoot:
         return f"The limit does not hold: {result.overshoot:,} too many"
     if not result.admitted + result.denied:
@@ -131,33 +131,34 @@ def headline(result: DemoResult) -> str:
 def _summary_rows(result: DemoResult) -> list[tuple[str, Text, str]]:
     tallies = result.tallies()
     metrics, logs = tallies["metrics"], tallies["logs"]
-    replica_counts = (
-        f"{metrics['allowed']:,} + {metrics['denied']:,} in metrics, {logs['denied']:,} in logs"
-    )
     commands = result.commands_per_request
     return [
         (
             "permitted",
             _number(result.permitted),
-            f"in {result.seconds:.1f} s on the store's clock",
+            f"requests within the limits, in {result.seconds:.1f} s",
         ),
-        ("admitted", _number(result.admitted), f"of {result.requests:,} requests"),
-        ("overshoot", _good_if_zero(result.overshoot), "beyond what a principal's policy permits"),
-        ("5xx", _good_if_zero(result.errors), "and other failures"),
+        ("admitted", _number(result.admitted), f"of {result.requests:,} requests sent"),
+        (
+            "overshoot",
+            _good_if_zero(result.overshoot),
+            "requests admitted above a principal's limit",
+        ),
+        ("errors", _good_if_zero(result.errors), "5xx responses and failed connections"),
         (
             "Redis commands per request",
             Text("none" if commands is None else f"{commands:.2f}"),
-            "calls of scripts, heartbeats included",
+            "script calls, heartbeats included",
         ),
         (
             "p50 / p99",
             Text(f"{result.p50_ms:.0f} / {result.p99_ms:.0f} ms"),
-            "seen by the sender, on this same machine",
+            "latency at the client, on the same machine",
         ),
         (
-            "tallies",
+            "counts",
             Text("agree", _GOOD) if result.tallies_agree else Text("differ", _BAD),
-            replica_counts,
+            f"metrics: {metrics['allowed']:,} + {metrics['denied']:,}; logs: {logs['denied']:,}",
         ),
     ]
 
@@ -167,27 +168,27 @@ def _good_if_zero(value: int) -> Text:
 
 
 class View(AbstractContextManager["View"], Protocol):
-    """Who is shown the demonstration."""
+    """Output of a run."""
 
     def stage(self, stage: str) -> None:
-        """Say what is being done."""
+        """Show the current stage."""
         ...
 
     def update(self, results: Results, principals: Sequence[PrincipalRow]) -> None:
-        """Show the answers so far."""
+        """Show the results so far."""
         ...
 
     def finish(self, result: DemoResult) -> None:
-        """Show the result."""
+        """Show the result of the run."""
         ...
 
 
 class PlainView:
-    """Says what is being done on one stream, and the result on another.
+    """Output without a terminal: stages on one stream, the result on another.
 
     Args:
-        out: Where the result goes.
-        notes: Where the rest goes.
+        out: Stream of the result.
+        notes: Stream of the stages.
         as_json: Write the result as JSON.
     """
 
@@ -207,7 +208,7 @@ class PlainView:
         print(stage, file=self._notes, flush=True)
 
     def update(self, results: Results, principals: Sequence[PrincipalRow]) -> None:
-        """Show nothing: a log is no place for what changes."""
+        """Show nothing: a log file has no use for intermediate results."""
 
     def finish(self, result: DemoResult) -> None:
         """Write the result."""
@@ -218,11 +219,11 @@ class PlainView:
 
 
 class LiveView:
-    """A progress bar and tables that change in place.
+    """Output in a terminal: a progress bar and tables that are redrawn in place.
 
     Args:
-        console: A terminal.
-        requests: Requests to come.
+        console: Console of a terminal.
+        requests: Number of requests of the run.
     """
 
     def __init__(self, console: Console, requests: int) -> None:
@@ -246,12 +247,12 @@ class LiveView:
         self._live.stop()
 
     def stage(self, stage: str) -> None:
-        """Say it beside the progress bar."""
+        """Show the stage beside the progress bar."""
         self._progress.update(self._task, description=stage)
         self._live.refresh()
 
     def update(self, results: Results, principals: Sequence[PrincipalRow]) -> None:
-        """Draw the bar and the tables anew."""
+        """Redraw the progress bar and the tables."""
         self._progress.start_task(self._task)
         elapsed = self._progress.tasks[0].elapsed or 0.0
         completed = results.total.requests
@@ -260,12 +261,12 @@ class LiveView:
         self._live.update(Group(self._progress, live_tables(results, principals)), refresh=True)
 
     def finish(self, result: DemoResult) -> None:
-        """Put the result in the place of what moved."""
+        """Replace the progress bar and the tables by the result."""
         self._live.update(final_report(result), refresh=True)
 
 
 def open_view(*, as_json: bool, requests: int, out: TextIO | None = None) -> View:
-    """Return the view that fits: live when the output is a terminal, and JSON was not asked for."""
+    """Return a live view if the output is a terminal and JSON is not requested."""
     out = out or sys.stdout
     console = Console(file=out, highlight=False)
     if as_json or not console.is_terminal:
@@ -274,7 +275,7 @@ def open_view(*, as_json: bool, requests: int, out: TextIO | None = None) -> Vie
 
 
 def save_svg(file: Path, result: DemoResult) -> None:
-    """Save a picture (SVG) of the result."""
+    """Save a picture of the result as SVG."""
     console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True)
     console.print(final_report(result))
     console.save_svg(str(file), title="fleetlimit demo")

@@ -1,4 +1,4 @@
-"""Sends the requests: many at once, over a bounded number of connections to each replica."""
+"""Load generator: concurrent requests over a bounded number of connections to each replica."""
 
 import asyncio
 import contextlib
@@ -13,31 +13,30 @@ from fleetlimit.demo.results import NO_RESPONSE, Result, Results
 from fleetlimit.demo.scenario import PATH, Caller
 
 CONNECTIONS = 16
-"""Connections to each replica. More would measure this process, which is one, and not the fleet."""
+"""Connections to each replica. With more, the single client process would be the bottleneck."""
 _TIMEOUT = httpx.Timeout(10)
 
 
 async def send_all(
     schedule: Iterator[tuple[int, Caller]], ports: Mapping[str, int], results: Results
 ) -> None:
-    """Send every request of the schedule and count the answers.
+    """Send every request of the schedule and count the responses.
 
     Args:
-        schedule: The place of a replica and the caller of each request.
-        ports: The port of each replica, by name.
-        results: Where to count.
+        schedule: Index of the replica and caller of each request.
+        ports: Port of each replica, by name.
+        results: Results to add to.
     """
     queues: list[list[tuple[int, Caller]]] = [[] for _ in ports]
     for number, (replica_index, caller) in enumerate(schedule):
         queues[replica_index].append((number, caller))
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        # One for all: each transport would read the system's certificates for its own.
+        # Shared, because each transport would load the system's certificates again.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for (name, port), queue in zip(ports.items(), queues, strict=True):
             requests = iter(queue)
             for _ in range(min(CONNECTIONS, len(queue))):
-                # A transport for each connection: a pool would search all of its connections for
-                # each request.
+                # One transport per connection: a pool searches all its connections per request.
                 transport = httpx.AsyncHTTPTransport(verify=context)
                 await stack.enter_async_context(transport)
                 group.create_task(_send(requests, transport, name, port, results))
@@ -50,7 +49,7 @@ async def _send(
     port: int,
     results: Results,
 ) -> None:
-    """Send requests one after the other until there are none."""
+    """Send the remaining requests of a replica one after the other over one connection."""
     url = httpx.URL(f"http://{HOST}:{port}{PATH}")
     for number, caller in requests:
         headers = caller.headers(number)

@@ -1,4 +1,4 @@
-"""Real processes of the service, which are gone when the fleet is left, whatever the reason."""
+"""Replicas of the service as child processes, stopped on exit whatever the reason."""
 
 import asyncio
 import contextlib
@@ -24,12 +24,12 @@ _COMMAND = (sys.executable, "-m", "fleetlimit", "serve", *_LISTEN)
 
 
 class Replica:
-    """One process of the service, and what its log says.
+    """One `fleetlimit serve` process, and the denials that its log reports.
 
     Args:
-        name: Its name.
-        command: What to start.
-        stop_seconds: How long it may take to finish before it is killed.
+        name: Name of the replica on the screen.
+        command: Command to start.
+        stop_seconds: Time to finish after SIGTERM before SIGKILL.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Replica:
             stderr=asyncio.subprocess.STDOUT,
             limit=_LINE_BYTES,
         )
-        output = cast("asyncio.StreamReader", process.stdout)  # it was asked for above
+        output = cast("asyncio.StreamReader", process.stdout)  # PIPE above
         self._log_reader = asyncio.get_running_loop().create_task(self._read(output))
 
     async def _read(self, output: asyncio.StreamReader) -> None:
@@ -69,7 +69,7 @@ class Replica:
         self._started_or_ended.set()
 
     def on_log_line(self, line: str) -> None:
-        """Take note of a line of the log."""
+        """Read the ports and the denials from a line of the log."""
         self._lines.append(line)
         try:
             fields = json.loads(line)
@@ -88,17 +88,17 @@ class Replica:
         """Wait until the service accepts requests.
 
         Raises:
-            FleetlimitError: It ended first, or took too long; the message has its last lines.
+            FleetlimitError: The process ended or timed out; the message has its last log lines.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_READY_SECONDS):
                 await self._started_or_ended.wait()
         if not self.port:
-            last = "\n".join(self._lines) or "(it said nothing)"
+            last = "\n".join(self._lines) or "(no output)"
             raise FleetlimitError(f"{self.name} did not start; its last lines:\n{last}")
 
     async def stop(self) -> None:
-        """Let the process finish, or kill it, and read its log to the end."""
+        """Stop the process, and read its log to the end."""
         process = self._process
         if process is None or self._log_reader is None:
             return
@@ -115,8 +115,8 @@ class Replica:
 def _signal(number: signal.Signals, process: asyncio.subprocess.Process) -> None:
     """Send a signal, unless the process has ended.
 
-    Not `process.send_signal`: it looks for the exit status first, and so takes away from asyncio
-    that of a process which has just ended.
+    `process.send_signal` polls for the exit status first, which takes the status of a process that
+    has just ended away from asyncio.
     """
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
@@ -127,15 +127,15 @@ def _signal(number: signal.Signals, process: asyncio.subprocess.Process) -> None
 async def run_replicas(
     count: int, settings: Mapping[str, str], on_progress: Callable[[str], None]
 ) -> AsyncIterator[list[Replica]]:
-    """Start so many replicas and wait until all accept requests.
+    """Start replicas, wait until all accept requests, and stop them on exit.
 
     Args:
-        count: How many.
-        settings: Their `FLEETLIMIT_*` variables; no other one is passed on.
-        on_progress: Is told how it goes.
+        count: Number of replicas.
+        settings: `FLEETLIMIT_*` variables of the replicas, which inherit none of this process.
+        on_progress: Called with a line for the screen.
 
     Raises:
-        FleetlimitError: One did not start.
+        FleetlimitError: A replica did not start.
     """
     replicas = [Replica(f"replica-{number}") for number in range(1, count + 1)]
     environment = {**_without_product_variables(os.environ), **settings}
@@ -151,7 +151,7 @@ async def run_replicas(
 
 
 def _without_product_variables(inherited: Mapping[str, str]) -> dict[str, str]:
-    """Leave out what would change the demonstration, or send its traces somewhere."""
+    """Remove variables that would change the limits or export traces."""
     return {
         name: value
         for name, value in inherited.items()

@@ -1,16 +1,23 @@
-"""Counts answers as they come: for each replica, for each caller, and in all."""
+"""Results of the requests, counted for each replica, for each caller and in total."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-_OK, _TOO_MANY = 200, 429
+_OK, _TOO_MANY_REQUESTS = 200, 429
 NO_RESPONSE = 0
-"""Status of a request that got no answer."""
+"""Status of a request whose connection failed or timed out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a request: `status` is `NO_ANSWER` when the connection failed."""
+    """Result of one request.
+
+    Args:
+        replica: Name of the replica.
+        caller: Name of the caller.
+        status: HTTP status, or `NO_RESPONSE`.
+        latency_s: Seconds from sending the request to the end of the response.
+    """
 
     replica: str
     caller: str
@@ -20,7 +27,7 @@ class Result:
 
 @dataclass(slots=True)
 class Counts:
-    """Answers of one kind of sender or receiver, and how long each took, in seconds."""
+    """Numbers of results, and their latencies in seconds."""
 
     allowed: int = 0
     denied: int = 0
@@ -29,14 +36,14 @@ class Counts:
 
     @property
     def requests(self) -> int:
-        """All answers, errors included."""
+        """Number of requests, errors included."""
         return self.allowed + self.denied + self.errors
 
     def add(self, result: Result) -> None:
-        """Count an answer; what is neither a success nor a refusal is an error."""
+        """Count a result; every status but 200 and 429 is an error."""
         if result.status == _OK:
             self.allowed += 1
-        elif result.status == _TOO_MANY:
+        elif result.status == _TOO_MANY_REQUESTS:
             self.denied += 1
         else:
             self.errors += 1
@@ -44,11 +51,11 @@ class Counts:
 
 
 class Results:
-    """Counts of all that take part, in the order of their names here.
+    """Counts in total, by replica and by caller.
 
     Args:
-        replicas: Names of the replicas.
-        callers: Names of the callers.
+        replicas: Names of the replicas, in the order of the screen.
+        callers: Names of the callers, in the order of the screen.
     """
 
     def __init__(self, replicas: Iterable[str], callers: Iterable[str]) -> None:
@@ -57,14 +64,14 @@ class Results:
         self.callers = {name: Counts() for name in callers}
 
     def add(self, result: Result) -> None:
-        """Count an answer."""
+        """Count a result."""
         for counts in (self.total, self.replicas[result.replica], self.callers[result.caller]):
             counts.add(result)
 
 
-def percentile_ms(seconds: Sequence[float], percent: int) -> float:
-    """Return the time in milliseconds that `percent` of the times do not exceed (nearest rank)."""
-    if not seconds:
+def percentile_ms(latencies_s: Sequence[float], percent: int) -> float:
+    """Return a percentile of latencies in milliseconds (nearest rank), 0 without any."""
+    if not latencies_s:
         return 0.0
-    rank = -(-len(seconds) * percent // 100)
-    return sorted(seconds)[max(rank, 1) - 1] * 1_000
+    rank = -(-len(latencies_s) * percent // 100)
+    return sorted(latencies_s)[max(rank, 1) - 1] * 1_000

@@ -1,4 +1,4 @@
-"""Conducts the demonstration: store, replicas, requests, verdict; nothing of it stays behind."""
+"""Run of the demonstration: starts the store and the replicas, sends the requests, cleans up."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,9 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from fleetlimit.demo.command import DemoOptions
 from fleetlimit.demo.display import View, open_view, save_svg
 from fleetlimit.demo.load_generator import send_all
+from fleetlimit.demo.options import DemoOptions
 from fleetlimit.demo.replicas import Replica, run_replicas
 from fleetlimit.demo.results import Results
 from fleetlimit.demo.scenario import Scenario, make_scenario
@@ -22,14 +22,14 @@ from fleetlimit.stores.embedded import EmbeddedValkey
 
 _REFRESH_PER_SECOND = 8
 _SIGNAL = 128
-"""Added to a signal's number in the exit status of what it ended, as shells do."""
+"""Added to a signal's number in the exit status, as shells do."""
 
 
 def run(options: DemoOptions) -> int:
     """Run the demonstration and return the exit status: 0 when the limit holds.
 
     Raises:
-        FleetlimitError: Something did not start; the message says what to do.
+        FleetlimitError: A replica or the store did not start; the message has the next step.
     """
     with open_view(as_json=options.json, requests=options.requests) as view:
         try:
@@ -65,7 +65,7 @@ def _store(url: str | None, view: View) -> Iterator[str]:
 async def _measure(
     options: DemoOptions, scenario: Scenario, url: str, read_stats: StatsReader, view: View
 ) -> DemoResult:
-    # Read here too, so that a store that is away is known before anything else is started.
+    # Fails before the replicas start if the store is unavailable.
     read_stats()
     async with run_replicas(options.replicas, _settings(scenario, url), view.stage) as replicas:
         results = Results(
@@ -81,11 +81,11 @@ async def _measure(
             )
         after = read_stats()
         counters = await read_counters({each.name: each.admin_port for each in replicas})
-    # The replicas are gone now, and their logs complete.
-    return evaluate(scenario.callers, results, before, after, _replica_reports(replicas, counters))
+    # The replicas have stopped, so their logs are complete.
+    return evaluate(scenario.callers, results, before, after, _reports(replicas, counters))
 
 
-def _replica_reports(
+def _reports(
     replicas: list[Replica], counters: dict[str, tuple[int, int]]
 ) -> dict[str, ReplicaReport]:
     return {each.name: ReplicaReport(*counters[each.name], each.denied_in_log) for each in replicas}
@@ -95,10 +95,10 @@ def _settings(scenario: Scenario, url: str) -> dict[str, str]:
     return {
         "FLEETLIMIT_STORE": url,
         "FLEETLIMIT_POLICIES": str(scenario.policy_file),
-        # Buckets of its own for each run, also in a store that others use.
+        # Each run has its own buckets, also in a store with other users.
         "FLEETLIMIT_KEY_PREFIX": f"fldemo-{secrets.token_hex(4)}",
         "FLEETLIMIT_KEY_SECRET": secrets.token_hex(16),
-        # One machine does it all here, and a busy one is not a store that is away.
+        # Long timeouts: on one busy machine a late reply does not mean that the store failed.
         "FLEETLIMIT_STORE_TIMEOUT": "2",
         "FLEETLIMIT_STORE_CONNECT_TIMEOUT": "2",
         "FLEETLIMIT_SHUTDOWN_SECONDS": "2",
@@ -109,10 +109,11 @@ def _settings(scenario: Scenario, url: str) -> dict[str, str]:
 async def _refreshing(
     view: View, results: Results, scenario: Scenario, start_us: int
 ) -> AsyncIterator[None]:
-    started = time.monotonic_ns()
+    """Update the view while the block runs, and once after it."""
+    started_ns = time.monotonic_ns()
 
     def update() -> None:
-        end_us = start_us + (time.monotonic_ns() - started) // 1_000
+        end_us = start_us + (time.monotonic_ns() - started_ns) // 1_000
         view.update(results, principal_rows(scenario.callers, results, start_us, end_us))
 
     async def refresh() -> None:
@@ -120,10 +121,10 @@ async def _refreshing(
             update()
             await asyncio.sleep(1 / _REFRESH_PER_SECOND)
 
-    showing = asyncio.get_running_loop().create_task(refresh())
+    refreshing = asyncio.get_running_loop().create_task(refresh())
     try:
         yield
     finally:
-        showing.cancel()
-        await asyncio.wait({showing})
+        refreshing.cancel()
+        await asyncio.wait({refreshing})
         update()

@@ -1,4 +1,4 @@
-"""Who takes part: callers of two tiers, a greedy one, and one that forges its identity."""
+"""Scenario: callers of two tiers, one of them greedy, and a caller that forges its identity."""
 
 import hashlib
 import json
@@ -15,10 +15,10 @@ POLICY = "exports"
 PATH = "/exports"
 _FORGER = "forger"
 _GREEDY_SHARE = 3
-"""How many requests a greedy caller sends for each one of another."""
+"""Requests of the greedy caller for each request of another caller."""
 _NAMES = ("mallory", "alice", "bob", "carol", "dave")
 _FREE_PERCENT, _PRO_PERCENT = 40, 80
-"""Limits in percent of what a caller that is not greedy sends, so that each one meets its limit."""
+"""Limits in percent of the requests of a caller, below 100 so that each caller is limited."""
 _UNITS = {3_600_000_000: "hour", 86_400_000_000: "day"}
 
 _POLICIES = """\
@@ -38,14 +38,14 @@ policies:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One who sends requests.
+    """A caller of the service.
 
     Args:
-        name: The principal's name.
-        tier: Its tier, empty for none.
-        key: Its API key; None for the caller that invents one, and an address, each time.
+        name: Name of the principal.
+        tier: Tier of the principal, or empty.
+        key: API key; None for the forger, which sends another key and address each time.
         share: Requests in each round of the schedule.
-        quotas: The limits that hold it.
+        quotas: Limits that apply to the caller.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Caller:
 
     @property
     def limits(self) -> str:
-        """The limits in few words."""
+        """The limits as text, such as `100/hour`."""
         return ", ".join(f"{quota.limit:,}/{_UNITS[quota.period_us]}" for quota in self.quotas)
 
     def headers(self, number: int) -> Mapping[str, str]:
-        """Return the headers of a request of this number."""
+        """Return the headers of the request with this number."""
         if self.key is not None:
             return {"X-API-Key": self.key}
         address = f"203.0.{number // 256 % 256}.{number % 256}"
@@ -69,18 +69,18 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """The callers, and the policy file that holds them."""
+    """The callers, and the policy file that limits them."""
 
     callers: tuple[Caller, ...]
     policy_file: Path
 
     def schedule(self, requests: int, replicas: int) -> Iterator[tuple[int, Caller]]:
-        """Return the replica and the caller of each request, in order.
+        """Return the replica's index and the caller of each request, in order.
 
-        Each caller goes round all replicas by itself; a common round could, when the numbers fit,
-        keep a caller at one replica, where any limiter holds.
+        Each caller has a round robin of its own. With a common one, some numbers would send all
+        requests of a caller to one replica, where a limiter without a shared store holds too.
         """
-        sent = {caller.name: place for place, caller in enumerate(self.callers)}
+        sent = {caller.name: index for index, caller in enumerate(self.callers)}
         for caller in islice(cycle(_one_round(self.callers)), requests):
             yield sent[caller.name] % replicas, caller
             sent[caller.name] += 1
@@ -91,9 +91,9 @@ def _one_round(callers: tuple[Caller, ...]) -> list[Caller]:
 
 
 def make_scenario(folder: Path, *, requests: int, principals: int) -> Scenario:
-    """Write keys and policies to a folder.
+    """Write the key file and the policy file to a folder.
 
-    The limits follow from the number of requests, so that every caller sends more than it may.
+    The limits follow from the number of requests, so that every caller exceeds its limit.
     """
     requests_each = requests // (principals + _GREEDY_SHARE)
     text = _POLICIES.format(
@@ -103,7 +103,7 @@ def make_scenario(folder: Path, *, requests: int, principals: int) -> Scenario:
         pro=max(1, requests_each * _PRO_PERCENT // 100),
     )
     keys = {name: secrets.token_urlsafe() for name in _caller_names(principals)}
-    tiers = {name: "pro" if place % 2 else "free" for place, name in enumerate(keys)}
+    tiers = {name: "pro" if index % 2 else "free" for index, name in enumerate(keys)}
     entries = [
         {
             "sha256": hashlib.sha256(key.encode()).hexdigest(),
@@ -113,17 +113,21 @@ def make_scenario(folder: Path, *, requests: int, principals: int) -> Scenario:
         for name, key in keys.items()
     ]
     (folder / "keys.json").write_text(json.dumps({"keys": entries}), encoding="utf-8")
-    file = folder / "policies.yaml"
-    file.write_text(text, encoding="utf-8")
-    (policy,) = load(file).policy_set.policies
+    policy_file = folder / "policies.yaml"
+    policy_file.write_text(text, encoding="utf-8")
+    (policy,) = load(policy_file).policy_set.policies
     callers = [
         Caller(
-            name, tiers[name], key, 1 if place else _GREEDY_SHARE, policy.quotas_for(tiers[name])
+            name,
+            tiers[name],
+            key,
+            1 if index else _GREEDY_SHARE,
+            policy.quotas_for(tiers[name]),
         )
-        for place, (name, key) in enumerate(keys.items())
+        for index, (name, key) in enumerate(keys.items())
     ]
     callers.append(Caller(_FORGER, "", None, 1, policy.quotas_for("")))
-    return Scenario(tuple(callers), file)
+    return Scenario(tuple(callers), policy_file)
 
 
 def _caller_names(principals: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reads what a replica says of itself: its counters under /metrics."""
+"""Scrape of a replica's decision counters from `/metrics` on its admin port."""
 
 from collections.abc import Mapping
 
@@ -15,13 +15,13 @@ _SECONDS = 10
 
 
 async def read_counters(ports: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Return how many requests each replica counted as allowed and as denied, by its name.
+    """Return the numbers of allowed and of denied requests that each replica counted.
 
     Args:
-        ports: The admin port of each replica, by name.
+        ports: Admin port of each replica, by name.
 
     Raises:
-        FleetlimitError: One does not answer.
+        FleetlimitError: A replica does not respond.
     """
     counters = {}
     async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as client:
@@ -30,12 +30,12 @@ async def read_counters(ports: Mapping[str, int]) -> dict[str, tuple[int, int]]:
                 response = await client.get(f"http://{HOST}:{port}/metrics")
                 counters[name] = parse_counters(response.raise_for_status().text)
             except httpx.HTTPError as error:
-                raise FleetlimitError(f"{name} does not tell its metrics: {error}") from error
+                raise FleetlimitError(f"no metrics from {name}: {error}") from error
     return counters
 
 
 def parse_counters(text: str) -> tuple[int, int]:
-    """Return the allowed and the denied of the policy, from the text of the metrics."""
+    """Return allowed and denied of the demonstration's policy from the text of the metrics."""
     counts = {
         sample.labels[names.OUTCOME]: int(sample.value)
         for family in text_string_to_metric_families(text)

@@ -1,33 +1,33 @@
-"""Lets a signal end work in order: what it opened is closed before the process ends."""
+"""Signal handling: SIGINT, SIGTERM and SIGHUP cancel the run, which then cleans up."""
 
 import asyncio
 import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """A signal ended the work; `signal` is its number."""
+    """A signal cancelled the run; `signal` is its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.signal = number
 
 
-async def interruptible(work: Coroutine[Any, Any, Result]) -> Result:
-    """Await work, and cancel it when a signal comes.
+async def interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine, and cancel it on a signal.
 
     Raises:
-        Interrupted: One came, and the work has cleaned up.
+        Interrupted: A signal was received, and the coroutine has cleaned up.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     received: list[int] = []
 
     def stop(number: int) -> None:
-        # Only once: a second signal must not cut short the cleaning up, which is bounded anyway.
+        # A second signal must not interrupt the clean-up, whose duration is bounded.
         if not received and task is not None:
             task.cancel()
         received.append(number)

@@ -1,4 +1,4 @@
-"""Reads the store's clock, on which the limits run, and how many script calls it counted."""
+"""Store statistics: the store's clock, on which the limits run, and its count of script calls."""
 
 import contextlib
 import time
@@ -18,27 +18,32 @@ _TIMEOUT_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """The store's time in microseconds, and its script calls since it started, where it counts."""
+    """Statistics of a store.
+
+    Args:
+        store_now_us: The store's clock, in microseconds since the epoch.
+        script_calls: Script calls since the server started; None for `memory://`.
+    """
 
     store_now_us: int
     script_calls: int | None
 
 
 StatsReader = Callable[[], StoreStats]
-"""Reads at once, blocking: nothing else is under way before the first request and after the last.
+"""Blocking read of the statistics, used before the first request and after the last response.
 
-The driver's asynchronous client would not do. It writes through `asyncio.wait_for`, which before
-Python 3.12 can swallow a cancellation, and a signal would be lost with it.
+The asynchronous client of redis-py writes through `asyncio.wait_for`, which before Python 3.12 can
+swallow a cancellation, and a signal would be lost with it.
 """
 
 
 @contextlib.contextmanager
 def open_stats(url: str) -> Iterator[StatsReader]:
-    """Connect to the store of this URL; `memory://` has a clock and counts nothing.
+    """Connect to a store; `memory://` has a clock only.
 
     Raises:
-        ConfigError: The URL is not of one server.
-        StoreError: The store is away; raised by each reading.
+        ConfigError: The URL is not that of a single server.
+        StoreError: The store is unavailable; raised by each read.
     """
     scheme = urlsplit(url).scheme
     if scheme == "memory":
@@ -46,8 +51,8 @@ def open_stats(url: str) -> Iterator[StatsReader]:
         return
     if scheme not in {"redis", "rediss"}:
         raise ConfigError(
-            f"{redacted_url(url)!r} is not one server, at which calls can be counted: "
-            "write redis://host:6379/0"
+            f"{redacted_url(url)!r} is not a single server, and script calls are counted at one "
+            "server: write redis://host:6379/0"
         )
     client = redis.Redis.from_url(
         url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS

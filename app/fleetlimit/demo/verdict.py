@@ -1,4 +1,4 @@
-"""Judges the answers by what the policies permit, and by what the replicas say of themselves."""
+"""Verdict of a run: responses compared with the limits and with the replicas' own counts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,13 @@ from fleetlimit.demo.store_stats import StoreStats
 
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
-    """What one replica says of itself: its metrics, and after it stopped its log."""
+    """Counts that one replica reports.
+
+    Args:
+        allowed: Allowed requests by its metrics.
+        denied: Denied requests by its metrics.
+        denied_in_log: Denied requests by its log, complete after it stopped.
+    """
 
     allowed: int
     denied: int
@@ -21,7 +27,7 @@ class ReplicaReport:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRow:
-    """What one replica answered; times in milliseconds."""
+    """Responses of one replica; latencies in milliseconds."""
 
     name: str
     allowed: int
@@ -33,7 +39,7 @@ class ReplicaRow:
 
 @dataclass(frozen=True, slots=True)
 class PrincipalRow:
-    """What one caller got, and what its policy permits."""
+    """Responses to one caller, and the number of requests that its limits permit."""
 
     name: str
     tier: str
@@ -46,22 +52,22 @@ class PrincipalRow:
 
     @property
     def overshoot(self) -> int:
-        """Requests let in beyond what the policy permits; one caller's never offset another's."""
+        """Requests admitted above the limit of this caller."""
         return max(0, self.admitted - self.permitted)
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demonstration found.
+    """Result of a run.
 
     Args:
         replicas: One row for each replica.
         principals: One row for each caller.
-        reports: What each replica says of itself, by name.
-        script_calls: Calls of scripts that the store counted; None when there is none to ask.
-        seconds: How long it took, on the store's clock.
-        p50_ms: Time that half of the answers did not exceed.
-        p99_ms: Time that 99 % of the answers did not exceed.
+        reports: Counts that each replica reports, by name.
+        script_calls: Script calls that the store counted; None for `memory://`.
+        seconds: Duration of the run on the store's clock.
+        p50_ms: Median latency in milliseconds.
+        p99_ms: 99th percentile of the latencies in milliseconds.
     """
 
     replicas: tuple[ReplicaRow, ...]
@@ -72,47 +78,44 @@ class DemoResult:
     p50_ms: float
     p99_ms: float
 
-    def _sum(self, name: str) -> int:
-        return sum(getattr(row, name) for row in self.principals)
-
     @property
     def requests(self) -> int:
         """Requests sent."""
-        return self._sum("sent")
+        return sum(row.sent for row in self.principals)
 
     @property
     def permitted(self) -> int:
-        """Requests that the policies permit."""
-        return self._sum("permitted")
+        """Requests that the limits permit."""
+        return sum(row.permitted for row in self.principals)
 
     @property
     def admitted(self) -> int:
-        """Requests let in."""
-        return self._sum("admitted")
+        """Requests admitted."""
+        return sum(row.admitted for row in self.principals)
 
     @property
     def denied(self) -> int:
-        """Requests refused with 429."""
-        return self._sum("denied")
+        """Requests rejected with 429."""
+        return sum(row.denied for row in self.principals)
 
     @property
     def overshoot(self) -> int:
-        """Requests let in beyond what a caller's policy permits."""
-        return self._sum("overshoot")
+        """Requests admitted above a caller's limit; callers never offset each other."""
+        return sum(row.overshoot for row in self.principals)
 
     @property
     def errors(self) -> int:
-        """Requests answered with 5xx or another status that is neither 200 nor 429, or not."""
-        return self._sum("errors")
+        """Requests without a response, or with a status other than 200 and 429."""
+        return sum(row.errors for row in self.principals)
 
     @property
     def commands_per_request(self) -> float | None:
-        """Script calls of the store for each request."""
+        """Script calls per request; None for `memory://`."""
         return None if self.script_calls is None else self.script_calls / self.requests
 
     @property
     def tallies_agree(self) -> bool:
-        """Whether the responses, the metrics and the log of every replica tell the same."""
+        """Whether responses, metrics and log have equal counts for every replica."""
         return all(
             ReplicaReport(row.allowed, row.denied, row.denied) == self.reports[row.name]
             for row in self.replicas
@@ -120,12 +123,12 @@ class DemoResult:
 
     @property
     def holds(self) -> bool:
-        """Whether the limit holds; when nothing was decided, nothing is known to hold."""
+        """Whether the limit holds; a run without any decision proves nothing."""
         decided = self.admitted + self.denied > 0
         return decided and self.overshoot == 0 and self.tallies_agree
 
     def tallies(self) -> dict[str, dict[str, int]]:
-        """Return the three tallies, summed over the replicas."""
+        """Return the counts of responses, metrics and logs, summed over the replicas."""
         reports = self.reports.values()
         return {
             "responses": {"allowed": self.admitted, "denied": self.denied},
@@ -137,7 +140,7 @@ class DemoResult:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Return the verdict as a JSON object."""
+        """Return the result as a JSON object."""
         commands = self.commands_per_request
         return {
             "holds": self.holds,
@@ -168,20 +171,20 @@ def evaluate(
     after: StoreStats,
     reports: dict[str, ReplicaReport],
 ) -> DemoResult:
-    """Judge a run.
+    """Compare the results of a run with the limits and the replicas' counts.
 
     Args:
-        callers: Who took part.
-        results: The answers they got.
-        before: The store's clock and count before the first request.
-        after: The same after the last answer.
-        reports: What each replica says of itself, by name.
+        callers: Callers of the scenario.
+        results: Results of their requests.
+        before: Statistics of the store before the first request.
+        after: Statistics of the store after the last response.
+        reports: Counts that each replica reports, by name.
     """
     script_calls = None
     if before.script_calls is not None and after.script_calls is not None:
         script_calls = after.script_calls - before.script_calls
     return DemoResult(
-        replicas=tuple(_replica_row(name, count) for name, count in results.replicas.items()),
+        replicas=tuple(_replica_row(name, counts) for name, counts in results.replicas.items()),
         principals=principal_rows(callers, results, before.store_now_us, after.store_now_us),
         reports=reports,
         script_calls=script_calls,
@@ -205,17 +208,17 @@ def _replica_row(name: str, counts: Counts) -> ReplicaRow:
 def principal_rows(
     callers: Sequence[Caller], results: Results, start_us: int, end_us: int
 ) -> tuple[PrincipalRow, ...]:
-    """Return what each caller got, and what its policy permits from start to end."""
+    """Return the row of each caller for a run between two times of the store's clock."""
     return tuple(
         PrincipalRow(
             caller.name,
             caller.tier,
             caller.limits,
-            count.requests,
+            counts.requests,
             max_admitted(caller.quotas, start_us, end_us),
-            count.allowed,
-            count.denied,
-            count.errors,
+            counts.allowed,
+            counts.denied,
+            counts.errors,
         )
-        for caller, count in ((each, results.callers[each.name]) for each in callers)
+        for caller, counts in ((each, results.callers[each.name]) for each in callers)
     )

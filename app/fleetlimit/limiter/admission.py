@@ -60,8 +60,13 @@ class Admission:
             subject: The caller and the route.
             mono_started_at_us: Monotonic microseconds when the check began.
         """
-        reservation = self._decide_locally(plan, mono_started_at_us)
-        if reservation is None:
+        if plan.charges:
+            local = self._denial_cache.lookup(plan, mono_started_at_us)
+        else:
+            local = decide_without_store(plan)
+        if local is not None:
+            reservation = Reservation(local, plan, 0, self._gateway.adjust)
+        else:
             try:
                 reply = await self._gateway.acquire(plan)
             except StoreError:
@@ -76,14 +81,6 @@ class Admission:
             )
         )
         return reservation
-
-    def _decide_locally(self, plan: Plan, mono_now_us: int) -> Reservation | None:
-        """Decide without the store, if that is possible."""
-        if plan.charges:
-            decision = self._denial_cache.lookup(plan, mono_now_us)
-        else:
-            decision = decide_without_store(plan)
-        return None if decision is None else Reservation(decision, plan, 0, self._gateway.adjust)
 
     def _decide_by_reply(self, plan: Plan, reply: AcquireResult) -> Reservation:
         """Decide by the store's reply."""

@@ -80,12 +80,15 @@ class DenialCache:
             plan: Charges of the check.
             mono_now_us: Monotonic microseconds.
         """
-        if not len(self._entries):
-            return None
+        is_cached = False
         for charge in plan.charges:
             entry = self._entries.get(charge.key)
-            if entry is not None and entry.plan is plan and mono_now_us < entry.mono_reuse_until_us:
-                return entry.decision
+            if entry is not None:
+                if entry.plan is plan and mono_now_us < entry.mono_reuse_until_us:
+                    return entry.decision
+                is_cached = True
+        if not is_cached:
+            return None
         statuses = [self._status(charge, mono_now_us) for charge in plan.charges]
         for charge, status in zip(plan.charges, statuses, strict=True):
             entry = self._entries.get(charge.key) if status is not None else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fleetlimit.core.decision import Decision, Source
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Policy
-from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.core.subject import NO_HEADERS, Principal, Subject
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.limiter.admission import Admission, decide_without_store
@@ -242,8 +242,11 @@ class Limiter:
     def _policy_costs(
         self, policies: Sequence[str | Policy], cost: int
     ) -> list[tuple[Policy, int]]:
-        require = self.active_policies.require
-        return [(require(each) if isinstance(each, str) else each, cost) for each in policies]
+        costs = []
+        for policy in policies:
+            found = self.active_policies.require(policy) if isinstance(policy, str) else policy
+            costs.append((found, cost))
+        return costs
 
 
 def _subject(subject: Subject | None, principal: str | Principal | None) -> Subject:
@@ -251,4 +254,4 @@ def _subject(subject: Subject | None, principal: str | Principal | None) -> Subj
         return subject
     if isinstance(principal, str):
         principal = Principal(principal)
-    return Subject(principal=principal)
+    return Subject(principal=principal, headers=NO_HEADERS)

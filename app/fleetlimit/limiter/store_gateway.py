@@ -52,9 +52,8 @@ class StoreGateway:
         """
         if plan.prefetch is not None:
             return self._prefetcher.acquire(plan, plan.prefetch)
-        if plan.has_leases:
-            return self._acquire_leases(plan, self._acquire(plan.charges))
-        return self._acquire(plan.charges)
+        acquiring = self._breaker.call("acquire", self._store.acquire, plan.charges)
+        return self._acquire_leases(plan, acquiring) if plan.has_leases else acquiring
 
     def _acquire(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, AcquireResult]:
         return self._breaker.call("acquire", self._store.acquire, charges)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import TracerProvider
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Scope
 
@@ -16,7 +15,7 @@ from fleetlimit.bootstrap.route_report import has_middleware
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.server.example_app import create_app
-from fleetlimit.telemetry import instrument_app
+from fleetlimit.telemetry import instrument_app, instrument_asgi
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_policies import WEBSOCKET
 from fleetlimit.web.route_table import RouteInfo, RouteTable, iter_routes, match_route
@@ -89,13 +88,8 @@ class WrappedApp:
     def _trace(self, target: ASGIApp, provider: TracerProvider) -> None:
         if isinstance(target, FastAPI):
             instrument_app(target, provider)
-            return
-        self.app = OpenTelemetryMiddleware(
-            self.app,
-            tracer_provider=provider,
-            default_span_details=self._span,
-            exclude_spans=["receive", "send"],
-        )
+        else:
+            self.app = instrument_asgi(self.app, provider, self._span)
 
     def _span(self, scope: Scope) -> tuple[str, dict[str, str]]:
         """Return a span name with the route's template: a path would be of high cardinality."""

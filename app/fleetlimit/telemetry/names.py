@@ -1,6 +1,7 @@
-"""Every name that Fleetlimit shows to an operator: metrics, labels, span attributes, log events.
+"""Names of all metrics, labels, span attributes and log events.
 
-Labels are bounded by the policy file and the code. An identity, a key or an address is never one.
+The values of a label are bounded by the policy file and the code. An identity, a key or an address
+is never a label.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from fleetlimit.core.decision import Outcome, Source
 
 
 class MetricType(StrEnum):
-    """What a metric is to Prometheus."""
+    """Metric type of Prometheus."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -20,14 +21,14 @@ class MetricType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """A metric's name as it is written in a query, and what it means.
+    """Specification of a metric.
 
     Args:
-        name: Name, with the `_total` of a counter.
+        name: Name as in a query, with the `_total` of a counter.
         type: Counter, gauge or histogram.
-        help: One sentence for people.
-        labels: Names of its labels, in order.
-        buckets: Upper bounds of a histogram, in the metric's unit.
+        help: Help text, one sentence.
+        labels: Names of the labels, in order.
+        buckets: Upper bounds of a histogram's buckets, in the unit of the metric.
     """
 
     name: str
@@ -38,7 +39,7 @@ class MetricSpec:
 
     @property
     def series(self) -> tuple[str, ...]:
-        """Names that a query can ask for."""
+        """Names of the series that a query can select."""
         if self.type is MetricType.HISTOGRAM:
             return (f"{self.name}_bucket", f"{self.name}_count", f"{self.name}_sum")
         return (self.name,)
@@ -61,158 +62,158 @@ SUCCESS: Final = "success"
 FAILURE: Final = "failure"
 RELOAD_RESULTS: Final = (SUCCESS, FAILURE)
 NO_ROUTE: Final = "(none)"
-"""The route of a request that no route matched."""
+"""`route` of a request that matches no route."""
 NO_TIER: Final = "none"
-"""The tier of a caller who has none."""
+"""`tier` of a caller without a tier."""
 OTHER_TIER: Final = "other"
-"""Stands for every tier that no policy in force names: credentials may hold any."""
+"""`tier` of a caller whose tier no active policy names; credentials may contain any text."""
 
 CHECK_BUCKETS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
-"""Seconds. A decision without a store call is below the first bound, a call to a near store takes
-0.25 to 5 ms, and store timeouts are tens of milliseconds: 250 ms is above any of them."""
+"""Seconds. A decision without a store call takes less than the first bound, a call to a nearby
+store 0.25 to 5 ms, and a store timeout tens of milliseconds, which is below 250 ms."""
 LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-"""Seconds. uvloop's timers tell no less than 1 ms apart."""
+"""Seconds. The timers of uvloop have a resolution of 1 ms."""
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64)
-"""Calls, up to the largest pipeline there is."""
+"""Calls, up to the maximum size of a pipeline."""
 
 CHECKS: Final = MetricSpec(
     "fleetlimit_checks_total",
     MetricType.COUNTER,
-    "Requests checked, once each, by what became of them.",
+    "Checked requests by outcome; each request is counted once.",
     (OUTCOME,),
 )
 DECISIONS: Final = MetricSpec(
     "fleetlimit_decisions_total",
     MetricType.COUNTER,
-    "Policies that let a request in or refused it; of a refused request only those that refused.",
+    "Decisions by policy; for a rejected request only those of the policies that rejected it.",
     (POLICY, OUTCOME),
 )
 DENIALS: Final = MetricSpec(
     "fleetlimit_denials_total",
     MetricType.COUNTER,
-    "Policies that refused a request, or would have in shadow, by the request's route and tier.",
+    "Denials by policy, those of shadow policies included, by route and tier of the request.",
     (POLICY, ROUTE, TIER, OUTCOME),
 )
 NEAR_LIMIT: Final = MetricSpec(
     "fleetlimit_near_limit_total",
     MetricType.COUNTER,
-    "Requests let in that left at most a fifth of one of the policy's limits.",
+    "Admitted requests that left 20 % or less of one of the policy's limits.",
     (POLICY, TIER),
 )
 CHECK_DURATION: Final = MetricSpec(
     "fleetlimit_check_duration_seconds",
     MetricType.HISTOGRAM,
-    "Time taken to decide about a request, by where the answer came from.",
+    "Duration of a check by source of the decision.",
     (SOURCE,),
     CHECK_BUCKETS,
 )
 DENIAL_CACHE_HITS: Final = MetricSpec(
     "fleetlimit_denial_cache_hits_total",
     MetricType.COUNTER,
-    "Requests refused without a store call, because their time to retry had not come.",
+    "Requests rejected from the denial cache, without a store call.",
 )
 DENIALS_SUPPRESSED: Final = MetricSpec(
     "fleetlimit_denials_suppressed_total",
     MetricType.COUNTER,
-    "Denials without a log line of their own, because a flood is sampled.",
+    "Denials without a log line, because the log is rate limited.",
 )
 STORE_ERRORS: Final = MetricSpec(
     "fleetlimit_store_errors_total",
     MetricType.COUNTER,
-    "Calls to the store that failed.",
+    "Failed store calls by type of error.",
     (ERROR_TYPE,),
 )
 COMMON_STORE_ERRORS: Final = ("connection", "timeout")
-"""Counted from 0: Prometheus sees no growth in a series that begins with its first error."""
+"""Exported from 0: Prometheus sees no increase in a series that starts with its first error."""
 STORE_STATE_LOST: Final = MetricSpec(
     "fleetlimit_store_state_lost_total",
     MetricType.COUNTER,
-    "Times that the store came back without its state, so that limits started anew.",
+    "Times that the store came back without its state, which resets all limits.",
 )
 STORE_SERVER_CHANGES: Final = MetricSpec(
     "fleetlimit_store_server_changes_total",
     MetricType.COUNTER,
-    "Times that another server answered for the store, or the same one after a restart, with the "
-    "state, of which the last moment may be missing.",
+    "Restarts and failovers of the store's server that kept the state; the last writes before one "
+    "may be lost.",
 )
 STORE_BATCH_SIZE: Final = MetricSpec(
     "fleetlimit_store_batch_size",
     MetricType.HISTOGRAM,
-    "Calls that travelled to the store in one pipeline: checks, corrections and heartbeats.",
+    "Calls per pipeline to the store: checks, adjustments and heartbeats.",
     buckets=BATCH_BUCKETS,
 )
 BREAKER_OPEN: Final = MetricSpec(
     "fleetlimit_breaker_open",
     MetricType.GAUGE,
-    "1 while the store is not asked because it failed, 0 otherwise.",
+    "1 while the circuit breaker is open and no check calls the store, else 0.",
 )
 REPLICAS: Final = MetricSpec(
     "fleetlimit_replicas",
     MetricType.GAUGE,
-    "Live replicas as the store last said, 0 before it did.",
+    "Live replicas as the store last reported, 0 before its first report.",
 )
 POLICIES_LOADED: Final = MetricSpec(
     "fleetlimit_policies_loaded",
     MetricType.GAUGE,
-    "Policies in force.",
+    "Active policies.",
 )
 POLICY_GENERATION: Final = MetricSpec(
     "fleetlimit_policy_generation",
     MetricType.GAUGE,
-    "Number of the set of policies in force, growing with each set loaded by this process.",
+    "Number of the active policy set, increased by each set that this process loads.",
 )
 POLICY_INFO: Final = MetricSpec(
     "fleetlimit_policy_info",
     MetricType.GAUGE,
-    "Always 1; the digest is equal on all replicas that serve the same policies.",
+    "Always 1; replicas with the same policies have the same digest.",
     (DIGEST,),
 )
 POLICY_LIMIT: Final = MetricSpec(
     "fleetlimit_policy_limit",
     MetricType.GAUGE,
-    "Units per window that a policy allows.",
+    "Units per window that a policy's limit permits.",
     (POLICY, LIMIT),
 )
 POLICY_WINDOW: Final = MetricSpec(
     "fleetlimit_policy_window_seconds",
     MetricType.GAUGE,
-    "Length of the window of a policy's limit.",
+    "Window of a policy's limit.",
     (POLICY, LIMIT),
 )
 POLICY_RELOADS: Final = MetricSpec(
     "fleetlimit_policy_reloads_total",
     MetricType.COUNTER,
-    "Sets of policies that took effect or were rejected, the first one included.",
+    "Policy sets that were activated or rejected, the first one included.",
     (RESULT,),
 )
 POLICY_LAST_RELOAD: Final = MetricSpec(
     "fleetlimit_policy_last_reload_successful",
     MetricType.GAUGE,
-    "0 while the policy file that was read last is rejected and the one before serves on, else 1.",
+    "0 while the last file read is rejected and the previous policies stay active, else 1.",
 )
 AUDIT_OVERSHOOT: Final = MetricSpec(
     "fleetlimit_audit_overshoot",
     MetricType.GAUGE,
-    "Units let in beyond a limit by all replicas together, for the audited caller with the most, "
-    "within the last 5 minutes.",
+    "Units that all replicas together admitted above a limit in the last 5 minutes, for the "
+    "audited caller with the most.",
     (POLICY,),
 )
 AUDIT_KEYS: Final = MetricSpec(
     "fleetlimit_audit_keys",
     MetricType.GAUGE,
-    "Callers whose sums over all replicas this replica compares with the policy; 0 on all but one.",
+    "Audited callers whose usage this replica compares with the limits; 0 on all replicas but one.",
     (POLICY,),
 )
 AUDIT_WINDOWS: Final = MetricSpec(
     "fleetlimit_audit_windows_total",
     MetricType.COUNTER,
-    "Windows of a few seconds that were compared, one for each audited caller and limit.",
+    "Compared intervals of a few seconds, one for each audited caller and limit.",
     (POLICY,),
 )
 AUDIT_ADMITTED: Final = MetricSpec(
     "fleetlimit_audit_admitted_units_total",
     MetricType.COUNTER,
-    "Units that this replica let in for audited callers, less those given back.",
+    "Units that this replica admitted for audited callers, less refunds.",
     (POLICY,),
 )
 AUDIT_PERMITTED: Final = MetricSpec(
@@ -224,18 +225,18 @@ AUDIT_PERMITTED: Final = MetricSpec(
 EVENT_LOOP_LAG: Final = MetricSpec(
     "fleetlimit_event_loop_lag_seconds",
     MetricType.HISTOGRAM,
-    "How late the event loop ran a timer.",
+    "Delay of a timer of the event loop.",
     buckets=LAG_BUCKETS,
 )
 SPANS_DROPPED: Final = MetricSpec(
     "fleetlimit_spans_dropped_total",
     MetricType.COUNTER,
-    "Spans that were not delivered, because the collector was slow or away.",
+    "Spans that were not delivered, because the collector was slow or unavailable.",
 )
 BUILD_INFO: Final = MetricSpec(
     "fleetlimit_build_info",
     MetricType.GAUGE,
-    "Always 1; the version that is running.",
+    "Always 1; the running version.",
     (VERSION,),
 )
 
@@ -274,8 +275,8 @@ TRACE_ID: Final = "trace_id"
 SPAN_ID: Final = "span_id"
 
 SPAN_CHECK: Final = "fleetlimit.check"
-ATTR_POLICIES: Final = "rate_limiting.policy"
-ATTR_OUTCOME: Final = "rate_limiting.result"
+ATTR_POLICIES: Final = "fleetlimit.policies"
+ATTR_OUTCOME: Final = "fleetlimit.outcome"
 ATTR_SOURCE: Final = "fleetlimit.source"
 ATTR_RETRY_AFTER_MS: Final = "fleetlimit.retry_after_ms"
 ATTR_DB_SYSTEM: Final = "db.system.name"
@@ -295,8 +296,10 @@ LOG_REPLICAS: Final = "replicas.changed"
 LOG_POLICIES_LOADED: Final = "policies.loaded"
 LOG_POLICIES_REJECTED: Final = "policies.rejected"
 LOG_OVERSHOOT: Final = "audit.overshoot"
+LOG_ROUTE_LIMITED: Final = "route.limited"
+LOG_ROUTE_UNLIMITED: Final = "route.unlimited"
 
 SUPPRESSED: Final = ".suppressed"
-"""Added to the name of a sampled event for the line that says how many were not written."""
+"""Suffix of a rate-limited event, for the line with the number of suppressed lines."""
 OTHERS: Final = "(others)"
-"""Stands for the keys that the bounded table of sampled events has no room for."""
+"""Key of events beyond the capacity of a bounded table."""

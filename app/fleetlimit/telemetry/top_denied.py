@@ -1,4 +1,4 @@
-"""Keeps the subjects that are denied most, in bounded memory, with the error of each count.
+"""Most-denied subjects, counted in bounded memory with an error bound for each count.
 
 Space-Saving: Metwally, Agrawal and El Abbadi, "Efficient Computation of Frequent and Top-k Elements
 in Data Streams", ICDT 2005. Every subject denied more than `total / capacity` times is kept.
@@ -19,21 +19,21 @@ K = TypeVar("K", bound=Hashable)
 
 
 class SpaceSaving(Generic[K]):
-    """Counts the most frequent keys of a stream in constant time each.
+    """Counter of the most frequent keys of a stream, in constant time per key.
 
     Args:
-        capacity: How many keys are counted at the same time, at least 1.
+        capacity: Maximum number of keys counted at the same time, at least 1.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._counts: dict[K, int] = {}
-        # By count, the keys that have it, each with the error of its count.
+        # For each count, the keys that have it and the error of their count.
         self._keys_by_count: dict[int, dict[K, int]] = {}
         self._min_count = 0
 
     def add(self, key: K, number: int = 1) -> None:
-        """Count more of the key, in place of a key of the least count if there is no room."""
+        """Increase the count of a key; a new key replaces one of the lowest count if full."""
         count = self._counts.get(key)
         if count is not None:
             error = self._remove(count, key)
@@ -47,7 +47,7 @@ class SpaceSaving(Generic[K]):
         self._counts[key] = count + number
         self._keys_by_count.setdefault(count + number, {})[key] = error
         if self._min_count not in self._keys_by_count:
-            # Counted one by one, the least count grows by one and is not searched for.
+            # Increments of 1 raise the lowest count by 1, which needs no search.
             next_count = self._min_count + 1
             self._min_count = (
                 next_count if next_count in self._keys_by_count else min(self._keys_by_count)
@@ -57,7 +57,7 @@ class SpaceSaving(Generic[K]):
         """Return the most frequent keys, most frequent first.
 
         Args:
-            length: How many at most.
+            length: Maximum number of keys.
 
         Returns:
             Key, count and error: the true count is from `count - error` to `count`.
@@ -66,9 +66,10 @@ class SpaceSaving(Generic[K]):
         return [(key, count, self._keys_by_count[count][key]) for key, count in largest]
 
     def _remove(self, count: int, key: K) -> int:
-        bucket = self._keys_by_count[count]
-        error = bucket.pop(key)
-        if not bucket:
+        """Remove a key from its count and return its error."""
+        keys = self._keys_by_count[count]
+        error = keys.pop(key)
+        if not keys:
             del self._keys_by_count[count]
         return error
 
@@ -78,10 +79,10 @@ class DeniedSubject:
     """A subject that a policy denied often since the process started.
 
     Args:
-        policy: The policy's name.
+        policy: Name of the policy.
         subject: Keyed hash of the principal or client address.
         count: Denials, at most `error` too many.
-        error: By how much the count can be too high.
+        error: Upper bound of the amount by which `count` is too high.
     """
 
     policy: str
@@ -91,10 +92,10 @@ class DeniedSubject:
 
 
 class TopDenied:
-    """Observes which subjects are denied most, for each policy that denied them.
+    """Observer that counts denials by policy and subject.
 
     Args:
-        capacity: How many pairs of policy and subject are counted at the same time.
+        capacity: Maximum number of pairs of policy and subject counted at the same time.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -103,14 +104,15 @@ class TopDenied:
         self._run_length = 0
 
     def on_event(self, event: Event) -> None:
-        """Count a denial under each policy that denied."""
+        """Count a denial under each policy that denied it."""
         if isinstance(event, CheckDecided) and event.decision.outcome is DENIED:
-            last = self._run_event
-            # In a flood one decision is given to one caller again and again.
+            run = self._run_event
+            # In a flood the denial cache returns one decision object to one subject many times;
+            # such a run is counted once, with its length.
             if (
-                last is None
-                or event.decision is not last.decision
-                or event.subject_hash != last.subject_hash
+                run is None
+                or event.decision is not run.decision
+                or event.subject_hash != run.subject_hash
             ):
                 self._flush_run()
                 self._run_event = event
@@ -123,10 +125,10 @@ class TopDenied:
         self._run_event, self._run_length = None, 0
 
     def report(self, length: int = REPORTED) -> list[DeniedSubject]:
-        """Return the subjects denied most, most denied first.
+        """Return the most-denied subjects, most denied first.
 
         Args:
-            length: How many at most.
+            length: Maximum number of subjects.
         """
         self._flush_run()
         return [

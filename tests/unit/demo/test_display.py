@@ -1,4 +1,4 @@
-"""What the demonstration shows."""
+"""Display of the demonstration: headline, JSON, plain text and live tables."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from support.demo import CALLERS, START_US, evaluated, results_of
 
 
 @pytest.mark.parametrize(
-    ("tally", "lost", "expected"),
+    ("results", "lost", "expected"),
     [
         (results_of(200, 429), 0, "The limit holds"),
         (results_of(200, 200, 200, 200), 0, "The limit does not hold: 1 too many"),
@@ -22,30 +22,32 @@ from support.demo import CALLERS, START_US, evaluated, results_of
         (results_of(503), 0, "Nothing was decided: every request failed"),
     ],
 )
-def test_the_headline_says_what_matters_most(tally: Results, lost: int, expected: str) -> None:
-    """Overshoot goes before counts that differ, and both before a green line."""
-    assert headline(evaluated(tally, lost_in_log=lost)) == expected
+def test_headline_names_the_most_important_failure(
+    results: Results, lost: int, expected: str
+) -> None:
+    """Overshoot goes before counts that differ, and both before success."""
+    assert headline(evaluated(results, lost_in_log=lost)) == expected
 
 
-def test_json_is_all_there_is_on_the_output() -> None:
-    """Notes go elsewhere, so that a script can read the output as it is."""
+def test_json_output_has_nothing_but_the_result() -> None:
+    """Stages go to another stream, so that a script can parse the output."""
     out, notes = io.StringIO(), io.StringIO()
-    verdict = evaluated(results_of(200, 429))
+    result = evaluated(results_of(200, 429))
     with PlainView(out, notes, as_json=True) as view:
         view.stage("starting")
         _show(view, results_of(200))
-        view.finish(verdict)
-    assert json.loads(out.getvalue()) == verdict.as_json()
+        view.finish(result)
+    assert json.loads(out.getvalue()) == result.as_json()
     assert notes.getvalue() == "starting\n"
 
 
 @pytest.mark.parametrize("calls", [7, None])
-def test_outside_a_terminal_only_the_result_is_shown(calls: int | None) -> None:
-    """The tables and the verdict are written once, without colours."""
+def test_plain_output_has_the_result_once(calls: int | None) -> None:
+    """The tables and the summary are written once, without colours."""
     out = io.StringIO()
-    verdict = evaluated(results_of(200, 200, 200, 200, 429), calls=calls)
+    result = evaluated(results_of(200, 200, 200, 200, 429), calls=calls)
     with PlainView(out, io.StringIO(), as_json=False) as view:
-        view.finish(verdict)
+        view.finish(result)
     text = out.getvalue()
     assert "\x1b" not in text
     assert "The limit does not hold: 1 too many" in text
@@ -55,8 +57,8 @@ def test_outside_a_terminal_only_the_result_is_shown(calls: int | None) -> None:
     assert ("none" if calls is None else "1.40") in text
 
 
-def test_a_terminal_shows_the_counts_as_they_grow() -> None:
-    """The bar and both tables are drawn while answers come, then the verdict in their place."""
+def test_live_output_updates_the_tables() -> None:
+    """The progress bar and both tables are redrawn, and the result replaces them."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, height=50)
     with LiveView(console, 5) as view:
@@ -69,20 +71,20 @@ def test_a_terminal_shows_the_counts_as_they_grow() -> None:
         assert part in text
 
 
-def test_the_view_fits_the_output() -> None:
-    """A file gets the result alone, whatever was asked for."""
+def test_open_view_writes_plain_text_to_a_file() -> None:
+    """A file gets the result alone."""
     assert isinstance(open_view(as_json=False, requests=1, out=io.StringIO()), PlainView)
 
 
-def test_a_terminal_is_live_unless_json_is_asked_for() -> None:
-    """A script may well run in a terminal."""
+def test_open_view_is_live_in_a_terminal_unless_json_is_requested() -> None:
+    """A script may run in a terminal too."""
     terminal = _Terminal()
     assert isinstance(open_view(as_json=False, requests=1, out=terminal), LiveView)
     assert isinstance(open_view(as_json=True, requests=1, out=terminal), PlainView)
 
 
-def _show(view: View, tally: Results) -> None:
-    view.update(tally, principal_rows(CALLERS, tally, START_US, START_US + 1))
+def _show(view: View, results: Results) -> None:
+    view.update(results, principal_rows(CALLERS, results, START_US, START_US + 1))
 
 
 class _Terminal(io.StringIO):
@@ -90,8 +92,8 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_a_picture_of_the_result_can_be_saved(tmp_path: Path) -> None:
-    """The picture is an SVG with the verdict in it, small enough for a README."""
+def test_save_svg_writes_the_result(tmp_path: Path) -> None:
+    """The picture is an SVG with the headline, small enough for a README."""
     file = tmp_path / "demo.svg"
     save_svg(file, evaluated(results_of(200, 429)))
     text = file.read_text(encoding="utf-8")

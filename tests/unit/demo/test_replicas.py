@@ -1,4 +1,4 @@
-"""What a replica's log tells."""
+"""Log lines and metrics of a replica."""
 
 import json
 
@@ -6,8 +6,8 @@ from fleetlimit.demo.replicas import Replica
 from fleetlimit.demo.scrape import parse_counters
 
 
-def test_a_replica_tells_its_ports_when_it_is_ready() -> None:
-    """Both ports are read from the line that the service writes once it accepts."""
+def test_replica_reads_its_ports_from_the_log() -> None:
+    """Both ports are in the line that the service logs once it accepts requests."""
     replica = Replica("one")
     replica.on_log_line("no JSON at all")
     replica.on_log_line('"JSON, but no event"')
@@ -15,8 +15,8 @@ def test_a_replica_tells_its_ports_when_it_is_ready() -> None:
     assert (replica.port, replica.admin_port) == (8001, 9001)
 
 
-def test_refusals_in_the_log_are_counted_with_those_left_out() -> None:
-    """A flood is sampled, and its summary says how many lines are missing."""
+def test_replica_counts_logged_and_suppressed_denials() -> None:
+    """The log of a flood is rate limited, and its summary has the number of missing lines."""
     replica = Replica("one")
     for line in (
         {"event": "request.denied"},
@@ -29,15 +29,15 @@ def test_refusals_in_the_log_are_counted_with_those_left_out() -> None:
     assert replica.denied_in_log == 42
 
 
-async def test_a_replica_that_was_never_started_needs_no_stopping() -> None:
-    """A fleet that fails half way stops all of its replicas alike."""
+async def test_stop_of_a_replica_that_was_not_started() -> None:
+    """When a replica fails to start, all replicas are stopped alike."""
     replica = Replica("one")
     await replica.stop()
     assert replica.port == 0
 
 
-def test_the_counters_of_the_policy_are_read_and_no_others() -> None:
-    """Of a replica's metrics the demonstration's own policy counts."""
+def test_parse_counters_reads_the_policy_of_the_demonstration() -> None:
+    """Other policies and other metrics are not counted."""
     text = """\
 # TYPE fleetlimit_decisions_total counter
 fleetlimit_decisions_total{policy="exports",outcome="allowed"} 12.0

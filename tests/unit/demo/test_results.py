@@ -1,29 +1,29 @@
-"""Counting answers."""
+"""Counts and percentiles of results."""
 
 import pytest
 
 from fleetlimit.demo.results import NO_RESPONSE, Result, Results, percentile_ms
 
 
-def test_every_answer_counts_for_its_replica_its_caller_and_in_all() -> None:
-    """200 is allowed, 429 denied, and everything else an error, no answer included."""
-    tally = Results(["one", "two"], ["alice", "bob"])
+def test_result_counts_for_its_replica_its_caller_and_in_total() -> None:
+    """200 is allowed, 429 denied, and every other status an error, as is no response."""
+    results = Results(["one", "two"], ["alice", "bob"])
     for status in (200, 200, 429, 503, 404, NO_RESPONSE):
-        tally.add(Result("one", "alice", status, 0.001))
-    tally.add(Result("two", "alice", 200, 0.002))
-    one, alice = tally.replicas["one"], tally.callers["alice"]
+        results.add(Result("one", "alice", status, 0.001))
+    results.add(Result("two", "alice", 200, 0.002))
+    one, alice = results.replicas["one"], results.callers["alice"]
     assert (one.allowed, one.denied, one.errors, one.requests) == (2, 1, 3, 6)
     assert (alice.allowed, alice.denied, alice.errors) == (3, 1, 3)
-    assert tally.total == alice
-    assert tally.callers["bob"].requests == 0
+    assert results.total == alice
+    assert results.callers["bob"].requests == 0
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(1, 10), (50, 20), (75, 30), (99, 40)])
-def test_a_percentile_is_a_time_that_was_measured(percent: int, expected: float) -> None:
-    """The nearest rank is taken, whatever the order of the answers."""
+def test_percentile_is_the_nearest_rank(percent: int, expected: float) -> None:
+    """It is one of the measured latencies, whatever their order."""
     assert percentile_ms([0.04, 0.01, 0.03, 0.02], percent) == pytest.approx(expected)
 
 
-def test_without_answers_there_is_no_latency() -> None:
-    """An empty tally has a percentile of nought."""
+def test_percentile_without_results_is_zero() -> None:
+    """There is no latency without a result."""
     assert percentile_ms([], 50) == 0

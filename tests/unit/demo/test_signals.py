@@ -1,4 +1,4 @@
-"""Signals end the work in order."""
+"""Signals that end the run."""
 
 import asyncio
 import os
@@ -10,8 +10,8 @@ from fleetlimit.demo.signals import Interrupted, interruptible
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_lets_the_work_clean_up(number: signal.Signals) -> None:
-    """The work is cancelled once; a second signal does not cut its cleaning up short."""
+def test_signal_cancels_the_work_once(number: signal.Signals) -> None:
+    """A second signal does not interrupt the clean-up."""
     cleaned = []
 
     async def work() -> None:
@@ -30,8 +30,8 @@ def test_a_signal_lets_the_work_clean_up(number: signal.Signals) -> None:
     assert cleaned == [True]
 
 
-def test_without_a_signal_the_result_comes_back() -> None:
-    """What the work returns is returned, and the process's own handlers are back."""
+def test_interruptible_returns_the_result() -> None:
+    """The work's result is returned, and the handlers of the process are restored."""
 
     async def work() -> str:
         await asyncio.sleep(0)
@@ -41,8 +41,8 @@ def test_without_a_signal_the_result_comes_back() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_cancellation_without_a_signal_stays_one() -> None:
-    """Who cancels the task hears of it as of any other."""
+def test_cancellation_without_a_signal_is_raised() -> None:
+    """The caller that cancels the task receives `CancelledError`."""
 
     async def work() -> None:
         raise asyncio.CancelledError

@@ -1,4 +1,4 @@
-"""What tests of logs and traces share, put back as it was after each of them."""
+"""Fixtures that restore the logging and the environment of the process after a test."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import structlog
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
-    """Put the process's logging back after the test."""
+    """Restore the logging of the process after the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     config = structlog.get_config()
@@ -28,7 +28,7 @@ def own_logging() -> Iterator[None]:
 
 @pytest.fixture
 def no_otel_variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Take every OTEL_* and POD_* variable away, and let the test set its own."""
+    """Remove all OTEL_* and POD_* variables, and let the test set its own."""
     for name in list(os.environ):
         if name.startswith(("OTEL_", "POD_")):
             monkeypatch.delenv(name)

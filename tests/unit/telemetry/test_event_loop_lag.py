@@ -3,7 +3,7 @@
 import asyncio
 
 from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, EventLoopLagMonitor
-from support.telemetry import ManualClock
+from fleetlimit.testing import ManualClock
 
 
 async def test_lag_is_the_delay_of_the_timer() -> None:
@@ -18,7 +18,7 @@ async def test_lag_is_the_delay_of_the_timer() -> None:
             done.set()
             await asyncio.Event().wait()
         else:
-            clock.time_us += INTERVAL_US + micros
+            clock.advance((INTERVAL_US + micros) / 1_000_000)
 
     seen: list[float] = []
     monitor = EventLoopLagMonitor(seen.append, clock, sleep=sleep)

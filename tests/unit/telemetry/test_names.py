@@ -1,4 +1,4 @@
-"""Names are complete, well-formed and free of identities."""
+"""Names of metrics and labels: complete, well-formed, and without identities."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from fleetlimit.telemetry.names import MetricSpec, MetricType
 GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
-def test_every_metric_is_named_here() -> None:
+def test_registry_exports_exactly_the_specified_metrics() -> None:
     """The registry holds the metrics of `names`, and no other of Fleetlimit's."""
     registry = CollectorRegistry()
     PrometheusMetrics(registry)
@@ -35,8 +35,8 @@ def test_every_metric_constant_is_listed() -> None:
     assert sorted(constants, key=repr) == sorted(names.METRICS, key=repr)
 
 
-def test_names_follow_prometheus() -> None:
-    """Counters end in `_total` and nothing else does; every help is a sentence."""
+def test_metric_names_follow_prometheus() -> None:
+    """Only counters end in `_total`, and every help text is a sentence."""
     for metric in names.METRICS:
         assert re.fullmatch(r"fleetlimit_[a-z_]+", metric.name)
         assert metric.name.endswith("_total") == (metric.type is MetricType.COUNTER)
@@ -44,27 +44,27 @@ def test_names_follow_prometheus() -> None:
 
 
 def test_no_identity_is_a_label() -> None:
-    """Labels are those bounded by the policy file and the code (envoyproxy/ratelimit #331)."""
+    """Label values are bounded by the policy file and the code (envoyproxy/ratelimit #331)."""
     labels = {label for metric in names.METRICS for label in metric.labels}
     policies = {"policy", "limit", "digest", "tier"}
     code = {"outcome", "source", "result", "error_type", "version", "route"}
     assert labels == policies | code
 
 
-def test_outcomes_are_those_promised() -> None:
-    """Dashboards and alerts may rely on these outcomes."""
+def test_outcomes_and_sources_are_stable() -> None:
+    """Dashboards and alerts may use these values."""
     promised = {"allowed", "denied", "shadow_denied", "fail_open", "fail_closed", "exempt"}
     assert set(names.OUTCOMES) == promised
     assert set(names.SOURCES) == {"store", "cache", "local", "none"}
 
 
 def test_largest_pipeline_has_a_bucket() -> None:
-    """The buckets of pipelines end where the pipelines do."""
+    """The last bucket of the pipeline size is the maximum size."""
     assert names.BATCH_BUCKETS[-1] == MAX_BATCH
 
 
-def test_histogram_is_asked_for_by_its_series() -> None:
-    """A query names a histogram's buckets, count or sum, and any other metric by its name."""
+def test_series_of_a_histogram() -> None:
+    """A query selects a histogram's buckets, count or sum, and another metric by its name."""
     assert names.CHECKS.series == ("fleetlimit_checks_total",)
     assert names.CHECK_DURATION.series == (
         "fleetlimit_check_duration_seconds_bucket",

@@ -1,4 +1,4 @@
-"""What the package offers fits where the limiter takes it."""
+"""Observers and tracer of the package, as the limiter's ports require them."""
 
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -12,11 +12,12 @@ from fleetlimit.telemetry import (
     PrometheusMetrics,
     TopDenied,
 )
-from support.telemetry import Lines, ManualClock, decision_event
+from fleetlimit.testing import ManualClock
+from support.telemetry import Lines, decision_event
 
 
-def test_observers_fit_the_port() -> None:
-    """Metrics, logs and the top list can be told side by side."""
+def test_observers_implement_the_port() -> None:
+    """Metrics, logs and top list receive the same event."""
     lines, metrics, top = Lines(), PrometheusMetrics(), TopDenied()
     clock = ManualClock()
     observers: list[Observer] = [
@@ -30,14 +31,14 @@ def test_observers_fit_the_port() -> None:
     assert b'fleetlimit_checks_total{outcome="allowed"} 1.0' in metrics.render()[0]
 
 
-def test_tracing_fits_the_port(provider: TracerProvider) -> None:
-    """The limiter's tracer is one of these."""
+def test_tracer_implements_the_port(provider: TracerProvider) -> None:
+    """The limiter can use the OpenTelemetry tracer."""
     tracer: Tracer = OpenTelemetryTracer(provider)
     with tracer.start_check(["a"]) as span:
         span.set_decision(decision_event().decision)
 
 
-def test_public_names_are_sorted_and_there() -> None:
+def test_public_names_are_sorted_and_exist() -> None:
     """Every public name exists, in order."""
     assert telemetry.__all__ == sorted(
         telemetry.__all__, key=lambda name: (name[0].islower(), name)

@@ -1,4 +1,4 @@
-"""The subjects denied most are known, within a known error and in bounded memory."""
+"""Most-denied subjects, within the error bound and in bounded memory."""
 
 from collections import Counter
 from dataclasses import replace
@@ -23,7 +23,7 @@ def true_counts(stream: list[tuple[int, int]]) -> Counter[int]:
 
 @given(STREAM, st.integers(1, 15))
 def test_count_is_within_its_error(stream: list[tuple[int, int]], capacity: int) -> None:
-    """Every reported count is at least the true one, and by at most its error above it."""
+    """A reported count is at least the true one, and at most its error above it."""
     counter: SpaceSaving[int] = SpaceSaving(capacity)
     for key, number in stream:
         counter.add(key, number)
@@ -37,7 +37,7 @@ def test_count_is_within_its_error(stream: list[tuple[int, int]], capacity: int)
 
 @given(STREAM, st.integers(1, 15))
 def test_every_frequent_key_is_kept(stream: list[tuple[int, int]], capacity: int) -> None:
-    """A key seen more than total / capacity times is always among those kept (theorem 1)."""
+    """A key seen more than total / capacity times is in the table (theorem 1)."""
     counter: SpaceSaving[int] = SpaceSaving(capacity)
     for key, number in stream:
         counter.add(key, number)
@@ -55,7 +55,7 @@ def test_counts_are_exact_while_there_is_room() -> None:
 
 
 def test_denials_are_counted_per_policy_and_subject() -> None:
-    """A denial counts once for each policy that denied, under the subject's hash."""
+    """A denial counts once for each policy that denied it, under the hash of the subject."""
     top = TopDenied()
     both = (
         policy_result("a", Outcome.DENIED),
@@ -68,8 +68,8 @@ def test_denials_are_counted_per_policy_and_subject() -> None:
     assert top.report(1) == [DeniedSubject("a", "s1", 2, 0)]
 
 
-def test_a_flood_counts_every_denial_for_its_caller() -> None:
-    """One decision given again and again counts each time, for the caller that it was given to."""
+def test_flood_counts_every_denial_of_its_subject() -> None:
+    """A decision object returned many times counts each time, for the subject of the event."""
     top = TopDenied()
     flood = decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), subject="s1")
     for event in (flood, flood, replace(flood, subject_hash="s2"), flood):
@@ -81,7 +81,7 @@ def test_a_flood_counts_every_denial_for_its_caller() -> None:
 
 
 def test_only_denials_are_counted() -> None:
-    """What is let in, refused because the store is down, or no decision at all is not counted."""
+    """Admitted requests, rejections without the store and other events are not counted."""
     top = TopDenied()
     for outcome in set(Outcome) - {Outcome.DENIED}:
         top.on_event(decision_event(outcome))

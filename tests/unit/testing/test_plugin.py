@@ -1,6 +1,12 @@
-"""The pytest plugin that users get with the package."""
+"""Pytest plugin of the package, in the tests of an application."""
+
+import subprocess
+import sys
+from operator import attrgetter
 
 import pytest
+
+from fleetlimit import testing
 
 pytest_plugins = ["pytester"]
 
@@ -11,12 +17,12 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
-from fleetlimit import RateLimit, RateLimitMiddleware, PolicySet, Policy, rate_quota
+from fleetlimit import Limit, Policy, PolicySet, RateLimit, RateLimitMiddleware
 
 
 @pytest.fixture
 def client(make_fleetlimit):
-    policies = PolicySet([Policy("default", (rate_quota("2/minute"),))])
+    policies = PolicySet([Policy("default", (Limit.rate("2/minute"),))])
     app = FastAPI(lifespan=make_fleetlimit(policies))
     app.add_middleware(RateLimitMiddleware)
 
@@ -42,7 +48,7 @@ def test_both_limits(client, fleetlimit_clock):
 async def test_own_keys(fleetlimit, fleetlimit_store):
     assert fleetlimit_store.startswith(EXPECTED)
     async with fleetlimit:
-        policy = Policy("once", (rate_quota("1/day"),))
+        policy = Policy("once", (Limit.rate("1/day"),))
         assert (await fleetlimit.limiter.check(policy, principal="alice")).allowed
         assert not (await fleetlimit.limiter.check(policy, principal="alice")).allowed
 """
@@ -63,18 +69,39 @@ def users_project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 @pytest.mark.parametrize(("store", "url"), [("memory", "memory://"), ("embedded", "redis://")])
-def test_users_move_time_over_production_code(
+def test_fixtures_advance_time_over_production_code(
     users_project: pytest.Pytester, store: str, url: str
 ) -> None:
-    """A user's test sees a limit refuse and, with the clock moved, let in again."""
+    """A limit rejects a request, and admits one after the test advanced the clock."""
     users_project.makeini(f"[pytest]\nanyio_mode = auto\nfleetlimit_store = {store}\n")
     users_project.makepyfile(_USERS_TEST.replace("EXPECTED", repr(url)))
     users_project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
-def test_unknown_store_is_named(users_project: pytest.Pytester) -> None:
-    """A store that is neither memory nor embedded is an error that says what to write."""
+def test_unknown_store_is_an_error(users_project: pytest.Pytester) -> None:
+    """A store that is neither memory nor embedded is an error with the values to write."""
     users_project.makeini("[pytest]\nfleetlimit_store = disk\n")
     users_project.makepyfile("def test_it(fleetlimit_store): ...")
     result = users_project.runpytest_subprocess()
-    result.stdout.fnmatch_lines(["*fleetlimit_store is memory or embedded, not 'disk'*"])
+    result.stdout.fnmatch_lines(
+        ["*fleetlimit_store='disk' is not a store: write memory or embedded*"]
+    )
+
+
+def test_plugin_imports_nothing_of_the_package() -> None:
+    """A pytest run without these fixtures imports the plugin, but no limiter and no framework."""
+    code = (
+        "import sys, fleetlimit, pytest; before = set(sys.modules)\n"
+        "import fleetlimit.testing.plugin\n"
+        "print(*sorted(name for name in set(sys.modules) - before if '.' in name))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert output.split() == ["fleetlimit.testing", "fleetlimit.testing.plugin"]
+
+
+def test_unknown_name_of_the_package_is_an_error() -> None:
+    """The lazy package has its public names only."""
+    with pytest.raises(AttributeError, match="no_such_name"):
+        attrgetter("no_such_name")(testing)

@@ -23,7 +23,6 @@ from fleetlimit.stores.redis.scripts import (
     ScriptCall,
     ScriptCommand,
     coalesce,
-    split_replies,
 )
 
 Result = TypeVar("Result")
@@ -90,7 +89,7 @@ class InFlightBatch:
         self._timer: asyncio.Handle = self._loop.call_later(
             seconds, self._on_timeout, GRACE_LOOP_TURNS
         )
-        connection.send([command.args() for command in commands], self._on_replies)
+        connection.send(list(map(ScriptCommand.args, commands)), self._on_replies)
 
     def _on_replies(self, outcome: list[Any] | Exception) -> None:
         if not self.done:
@@ -129,7 +128,7 @@ class CommandBatcher:
         client: Client,
         timeouts: Timeouts,
         *,
-        on_pipeline_sent: Callable[[int], None] = lambda _: None,
+        on_pipeline_sent: Callable[[int], None] | None = None,
         slot_of: Callable[[str], int] | None = None,
         relocate: Callable[[], Awaitable[Any]] | None = None,
         tracer: trace.Tracer | None = None,
@@ -163,7 +162,9 @@ class CommandBatcher:
             decode: Converts the script's raw reply to the result type; raises `TypeError`,
                 `ValueError` or `AttributeError` for an invalid reply.
         """
-        loop = self._bind_loop()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind_loop(loop)
         future: asyncio.Future[Result] = loop.create_future()
         if trace.get_current_span().is_recording():
             self._trace(script, future)
@@ -188,12 +189,11 @@ class CommandBatcher:
 
         future.add_done_callback(end)
 
-    def _bind_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the event loop, after dropping all calls of a previous one.
+    def _bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Use this event loop, after dropping all calls of a previous one.
 
         Starlette's `TestClient` runs each request in its own loop.
         """
-        loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
             self._scheduled = False
@@ -201,7 +201,6 @@ class CommandBatcher:
             for each in (self._queue, self._in_flight, self._tasks, self._abandoned):
                 each.clear()
             self._connections.reset()
-        return loop
 
     async def open(self) -> None:
         """Connect, so that the first call does not have to.
@@ -209,7 +208,7 @@ class CommandBatcher:
         Raises:
             RedisError: The server does not accept the connection.
         """
-        self._bind_loop()
+        self._bind_loop(asyncio.get_running_loop())
         await self._connections.open()
 
     def disconnect(self) -> None:
@@ -218,7 +217,7 @@ class CommandBatcher:
 
     async def aclose(self) -> None:
         """Wait for calls in flight, which have timeouts, and close the connection."""
-        self._bind_loop()
+        self._bind_loop(asyncio.get_running_loop())
         while self._in_flight or self._tasks or self._abandoned:
             futures = {call.future for batch in self._in_flight for call in batch.batch}
             await asyncio.wait(futures | self._tasks | self._abandoned)
@@ -228,11 +227,14 @@ class CommandBatcher:
     def _flush(self) -> None:
         self._scheduled = False
         while self._queue and len(self._tasks) + len(self._in_flight) < MAX_IN_FLIGHT:
-            size = min(MAX_BATCH, len(self._queue))
-            batch = [self._queue.popleft() for _ in range(size)]
-            batch = [call for call in batch if not call.future.done()]
+            batch: list[ScriptCall] = []
+            while self._queue and len(batch) < MAX_BATCH:
+                call = self._queue.popleft()
+                # The caller may have been cancelled.
+                if not call.future.done():
+                    batch.append(call)
             if not batch:
-                continue
+                return
             connection = self._connections.connection
             if connection is None:
                 self._spawn(self._connect_and_send(batch))
@@ -242,7 +244,8 @@ class CommandBatcher:
     def _send_commands(
         self, batch: list[ScriptCall], connection: RedisConnection, *, last: bool = False
     ) -> None:
-        self._on_pipeline_sent(len(batch))
+        if self._on_pipeline_sent is not None:
+            self._on_pipeline_sent(len(batch))
         commands = coalesce(batch, self._slot_of)
         seconds = self._timeouts.operation
         self._in_flight.add(
@@ -276,20 +279,21 @@ class CommandBatcher:
     def _distribute(self, sent: InFlightBatch, replies: list[Any]) -> None:
         """Complete calls with their replies, and resend the calls that the server did not run."""
         missing, moved = [], []
-        for call, reply in split_replies(sent.commands, replies):
-            if not isinstance(reply, Exception):
-                call.complete(reply)
-            elif isinstance(reply, NoScriptError) and not sent.last:
-                # The server was restarted, failed over or flushed since the scripts were loaded.
-                missing.append(call)
-            elif isinstance(reply, (AskError, TryAgainError)):
-                moved.append(call)
-            else:
-                call.fail(reply)
-                if isinstance(reply, ReadOnlyError):
-                    # The server became a replica: its host name may lead to a new primary.
-                    self._connections.close()
-                    self._start_relocation()
+        for command, reply in zip(sent.commands, replies, strict=True):
+            for call, part in command.split(reply):
+                if not isinstance(part, Exception):
+                    call.complete(part)
+                elif isinstance(part, NoScriptError) and not sent.last:
+                    # A restart, a failover or SCRIPT FLUSH dropped the loaded scripts.
+                    missing.append(call)
+                elif isinstance(part, (AskError, TryAgainError)):
+                    moved.append(call)
+                else:
+                    call.fail(part)
+                    if isinstance(part, ReadOnlyError):
+                        # The server became a replica: its host name may lead to a new primary.
+                        self._connections.close()
+                        self._start_relocation()
         if missing:
             self._spawn(self._connect_and_send(missing, load=True))
         if moved:

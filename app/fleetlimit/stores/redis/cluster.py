@@ -58,7 +58,7 @@ class ClusterBatchers:
         client: RedisCluster,
         timeouts: Timeouts,
         *,
-        on_pipeline_sent: Callable[[int], None],
+        on_pipeline_sent: Callable[[int], None] | None,
         tracer: trace.Tracer | None,
     ) -> None:
         self._client = client
@@ -118,7 +118,7 @@ class SlotStore(Protocol):
     """Operations of a store within one slot."""
 
     def acquire_in_slot(
-        self, charges: Sequence[Charge], *, commit: bool
+        self, charges: Sequence[Charge], *, dry_run: bool
     ) -> Awaitable[AcquireResult]:
         """Acquire charges of one slot."""
         ...
@@ -129,7 +129,7 @@ class SlotStore(Protocol):
 
 
 async def acquire_across_slots(
-    store: SlotStore, charges: Sequence[Charge], slots: Sequence[SlotIndices], *, commit: bool
+    store: SlotStore, charges: Sequence[Charge], slots: Sequence[SlotIndices], *, dry_run: bool
 ) -> AcquireResult:
     """Acquire charges of several slots together.
 
@@ -137,42 +137,42 @@ async def acquire_across_slots(
         store: Store that acquires within a slot.
         charges: The charges.
         slots: Indices of the charges, by slot.
-        commit: Whether to spend; False for a dry run.
+        dry_run: Whether to spend nothing.
 
     Raises:
         StoreError: A slot did not reply; the units acquired in the other slots were refunded.
     """
-    dry_runs = await asyncio.gather(
-        *(_acquire(store, charges, slot, commit=False) for slot in slots)
+    previews = await asyncio.gather(
+        *(_acquire(store, charges, slot, dry_run=True) for slot in slots)
     )
-    dry_run = _merge(charges, slots, dry_runs)
-    denied = _denied_groups(charges, dry_run.statuses)
-    if not commit or 0 in denied:
-        return dry_run
+    preview = _merge(charges, slots, previews)
+    denied = _denied_groups(charges, preview.statuses)
+    if dry_run or 0 in denied:
+        return preview
     # The dry run alone decides which shadow groups are spent, because they may span slots.
     kept = [[index for index in slot if charges[index].group not in denied] for slot in slots]
     kept = [slot for slot in kept if slot]
     if not kept:
-        return replace(dry_run, spent=True)
+        return replace(preview, spent=True)
     outcomes = await asyncio.gather(
-        *(_acquire(store, charges, slot, commit=True) for slot in kept), return_exceptions=True
+        *(_acquire(store, charges, slot, dry_run=False) for slot in kept), return_exceptions=True
     )
     results = [each for each in outcomes if isinstance(each, AcquireResult)]
     failures = [each for each in outcomes if isinstance(each, BaseException)]
     if not failures and all(each.spent for each in results):
-        return _merge(charges, kept, results, base=dry_run)
+        return _merge(charges, kept, results, base=preview)
     await _refund(store, charges, kept, outcomes)
     for failure in failures:
         raise failure
     # For refunded buckets, the dry run has the current status.
     unspent = [index for index, each in enumerate(results) if not each.spent]
-    return _merge(charges, [kept[i] for i in unspent], [results[i] for i in unspent], base=dry_run)
+    return _merge(charges, [kept[i] for i in unspent], [results[i] for i in unspent], base=preview)
 
 
 async def _acquire(
-    store: SlotStore, charges: Sequence[Charge], slot: SlotIndices, *, commit: bool
+    store: SlotStore, charges: Sequence[Charge], slot: SlotIndices, *, dry_run: bool
 ) -> AcquireResult:
-    return await store.acquire_in_slot([charges[index] for index in slot], commit=commit)
+    return await store.acquire_in_slot([charges[index] for index in slot], dry_run=dry_run)
 
 
 def _denied_groups(charges: Sequence[Charge], statuses: Sequence[BucketStatus]) -> set[int]:

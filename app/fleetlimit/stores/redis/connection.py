@@ -89,7 +89,7 @@ class RedisConnection(asyncio.Protocol):
         self._pending: deque[tuple[int, list[Any], OnReplies]] = deque()
         self._writer.transport.set_protocol(self)
 
-    def send(self, commands: Sequence[Sequence[Any]], on_replies: OnReplies) -> None:
+    def send(self, commands: Sequence[tuple[Any, ...]], on_replies: OnReplies) -> None:
         """Send a pipeline.
 
         Args:
@@ -97,8 +97,7 @@ class RedisConnection(asyncio.Protocol):
             on_replies: Callback, called once.
         """
         self._pending.append((len(commands), [], on_replies))
-        packed = [hiredis.pack_command(tuple(each)) for each in commands]
-        self._writer.transport.write(b"".join(packed))
+        self._writer.transport.write(b"".join(map(hiredis.pack_command, commands)))
 
     def close(self, error: Exception | None = None) -> None:
         """Close the connection, and fail pipelines without replies with `error`."""
@@ -113,16 +112,13 @@ class RedisConnection(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while self._pending and (reply := self._reader.gets()) is not _NOT_ENOUGH_DATA:
-                self._on_reply(reply)
+                count, replies, on_replies = self._pending[0]
+                replies.append(reply)
+                if len(replies) == count:
+                    self._pending.popleft()
+                    on_replies(replies)
         except hiredis.ProtocolError:
             self.close()
-
-    def _on_reply(self, reply: Any) -> None:
-        count, replies, on_replies = self._pending[0]
-        replies.append(reply)
-        if len(replies) == count:
-            self._pending.popleft()
-            on_replies(replies)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Fail pipelines without replies."""

@@ -92,14 +92,14 @@ class ScriptCommand:
     def __init__(self, calls: list[ScriptCall]) -> None:
         self._calls = calls
 
-    def args(self) -> list[Any]:
+    def args(self) -> tuple[Any, ...]:
         """Return the command with its arguments."""
         first = self._calls[0]
         if len(self._calls) == 1:
-            return ["EVALSHA", first.script.sha, len(first.keys), *first.keys, *first.args]
+            return ("EVALSHA", first.script.sha, len(first.keys), *first.keys, *first.args)
         keys = [key for call in self._calls for key in call.keys]
         args = [arg for call in self._calls for arg in call.args[1:]]
-        return ["EVALSHA", first.script.sha, len(keys), *keys, first.args[0], *args]
+        return ("EVALSHA", first.script.sha, len(keys), *keys, first.args[0], *args)
 
     def split(self, reply: Any) -> list[tuple[ScriptCall, Any]]:
         """Return each call with its part of the reply."""
@@ -137,16 +137,6 @@ def coalesce(
             commands.append(ScriptCommand(group))
         group.append(call)
     return commands
-
-
-def split_replies(
-    commands: Iterable[ScriptCommand], replies: Iterable[Any]
-) -> list[tuple[ScriptCall, Any]]:
-    """Return the calls of the commands, each with its part of the replies."""
-    parts: list[tuple[ScriptCall, Any]] = []
-    for command, reply in zip(commands, replies, strict=True):
-        parts += command.split(reply)
-    return parts
 
 
 _FOLDER = files("fleetlimit.stores.redis") / "lua"

@@ -25,9 +25,9 @@ from fleetlimit.stores.redis.scripts import FIELDS_PER_CHARGE, load_script
 _MAX_CACHED_CHARGES = 4_096
 
 
-def _encode_charges(charges: Sequence[Charge], *, commit: bool) -> list[bytes]:
+def _encode_charges(charges: Sequence[Charge], *, dry_run: bool) -> list[bytes]:
     """Return the encoded charges of one check; `acquire.lua` has the format."""
-    begin = "1" if commit else "0"
+    begin = "0" if dry_run else "1"
     encoded = []
     for charge in charges:
         # Without a lease, the encoding is the same for all callers.
@@ -115,7 +115,7 @@ class RedisStore:
         username: str | None = None,
         password: str | None = None,
         now_us: Callable[[], int] | None = None,
-        on_pipeline_sent: Callable[[int], None] = lambda _: None,
+        on_pipeline_sent: Callable[[int], None] | None = None,
         tracer: trace.Tracer | None = None,
     ) -> None:
         self.location = redacted_url(url)
@@ -169,15 +169,15 @@ class RedisStore:
         if self._cluster:
             slots = _by_slot(charges)
             if len(slots) > 1:
-                return acquire_across_slots(self, charges, slots, commit=not dry_run)
-        return self.acquire_in_slot(charges, commit=not dry_run)
+                return acquire_across_slots(self, charges, slots, dry_run=dry_run)
+        return self.acquire_in_slot(charges, dry_run=dry_run)
 
     def acquire_in_slot(
-        self, charges: Sequence[Charge], *, commit: bool
+        self, charges: Sequence[Charge], *, dry_run: bool
     ) -> Awaitable[AcquireResult]:
         """Acquire charges whose buckets share a Cluster slot."""
         keys = [charge.key for charge in charges]
-        args = [self._now_us(), *_encode_charges(charges, commit=commit)]
+        args = [self._now_us(), *_encode_charges(charges, dry_run=dry_run)]
         decode = _decode_single if len(keys) == 1 else partial(_decode, len(keys))
         return self._batcher.call(_ACQUIRE, keys, args, decode)
 

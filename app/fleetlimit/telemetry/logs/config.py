@@ -1,4 +1,4 @@
-"""Writes every log line as one object, with the trace and the pod that it belongs to."""
+"""Logging configuration: one renderer for all libraries, with trace ids and the pod's name."""
 
 import logging
 import sys
@@ -22,16 +22,16 @@ def configure_logging(
     pod: str = "",
     stream: TextIO | None = None,
 ) -> None:
-    """Send all logging of the process, of any library, through one renderer.
+    """Render all log lines of the process alike, those of other libraries included.
 
     Args:
-        level: Least level that is written, such as `INFO`.
-        json: Write JSON, one object a line; if not, text for people.
-        pod: Name of the pod, added to every line when given.
-        stream: Where to write; standard output when left out.
+        level: Lowest level that is written, such as `INFO`.
+        json: Write one JSON object per line; if False, text for a terminal.
+        pod: Name of the pod, added to every line unless empty.
+        stream: Stream to write to; by default standard output.
 
     Raises:
-        ConfigError: There is no such level.
+        ConfigError: `level` is not a log level.
     """
     level_number = logging.getLevelNamesMapping().get(level.upper())
     if level_number is None:
@@ -59,7 +59,7 @@ def configure_logging(
     for name in _UVICORN_LOGGERS:
         logger = logging.getLogger(name)
         if not logger.hasHandlers():
-            # Switched off, by `--no-access-log`: uvicorn asks the same before it makes a line.
+            # uvicorn's own test for an access log that `--no-access-log` switched off.
             continue
         # uvicorn's own handlers would write a second line in a second format.
         logger.handlers.clear()
@@ -67,7 +67,7 @@ def configure_logging(
 
 
 def add_trace_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Add the current trace and span, if there are any, in the hexadecimal that traces use."""
+    """Add the ids of the current trace and span, in hexadecimal as trace backends show them."""
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
         event[names.TRACE_ID] = trace.format_trace_id(context.trace_id)
@@ -92,7 +92,7 @@ def _shared_processors(pod: str) -> Sequence[Processor]:
 
 
 def _renderers(*, json: bool) -> Sequence[Processor]:
-    # The tracebacks with local variables, which both renderers offer, would write secrets out.
+    # Tracebacks with local variables, the default of both renderers, would write secrets to logs.
     if json:
         return (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
     return (structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),)

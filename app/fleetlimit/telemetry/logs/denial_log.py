@@ -1,4 +1,4 @@
-"""Writes one line for each refusal; in a flood the first few, and then how many were left out."""
+"""Log of rejected requests: one line each, rate limited in a flood, with exact summaries."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,12 @@ from fleetlimit.core.quota import SECOND_US
 from fleetlimit.limiter.events import CheckDecided, Event
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.logs.rate_limited import CAPACITY, LINES_PER_WINDOW, WINDOW_US, LogSampler
+from fleetlimit.telemetry.logs.rate_limited import (
+    CAPACITY,
+    LINES_PER_WINDOW,
+    WINDOW_US,
+    LogSampler,
+)
 
 _EVENT_NAMES = {
     Outcome.DENIED: names.LOG_DENIED,
@@ -25,19 +30,19 @@ def _do_nothing() -> None:
 
 
 class DenialLog:
-    """Observes refusals, and the requests that a shadow policy would have refused.
+    """Observer that logs rejected requests, and requests that a shadow policy would have rejected.
 
-    The lines written and the numbers suppressed add up to the refusals, for each event. A flood is
-    sampled per policy and subject. A summary is written with the first decision after its window,
-    by `flush`, or by `close`.
+    For each event, the lines written and the numbers suppressed add up to the rejections. Lines are
+    rate limited per policy and subject. A summary is written with the first decision after its
+    window, by `flush`, or by `close`.
 
     Args:
-        clock: The process's own time.
-        logger: Where to write.
-        on_suppressed: Called for each denial that gets no line of its own.
-        lines_per_window: Lines written for a policy and subject in a window.
+        clock: Monotonic clock of the process.
+        logger: Logger to write to; by default `fleetlimit.requests`.
+        on_suppressed: Called for each denial without a line of its own.
+        lines_per_window: Lines of a policy and subject in a window.
         window_us: Length of a window in microseconds.
-        capacity: Pairs of policy and subject told apart at the same time, for each event.
+        capacity: Maximum number of pairs of policy and subject in the table of each event.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class DenialLog:
         }
 
     def on_event(self, event: Event) -> None:
-        """Write a line for a refusal, or count it for a summary."""
+        """Log a rejection, or count it for a summary."""
         if not isinstance(event, CheckDecided):
             return
         outcome = event.decision.outcome
@@ -78,12 +83,10 @@ class DenialLog:
                 self.flush()
             return
         self._has_open_windows = True
-        # In a flood one decision is given again and again.
+        # In a flood the denial cache returns one decision object many times.
         if event.decision is not self._last_decision:
-            self._last_decision, self._last_policies = (
-                event.decision,
-                _denying_policies(event.decision),
-            )
+            self._last_decision = event.decision
+            self._last_policies = _denying_policies(event.decision)
         policies = self._last_policies
         if sampler.should_log((policies[0] if policies else "", event.subject_hash)):
             self._write(event, policies)
@@ -96,7 +99,7 @@ class DenialLog:
         self._has_open_windows = any(still_open)
 
     def close(self) -> None:
-        """Write the summaries of all windows, so that no refusal is missing."""
+        """Write the summaries of all windows, so that the log includes every rejection."""
         for sampler in self._samplers.values():
             sampler.close()
 
@@ -120,7 +123,7 @@ class DenialLog:
     def _summary_writer(self, event: str) -> Callable[[tuple[str, str], int], None]:
         def write_summary(key: tuple[str, str], count: int) -> None:
             policy, subject = key
-            # A summary belongs to many traces, and not to the one that happens to be current.
+            # A summary belongs to many traces, so the current one must not be added to it.
             token = context.attach(context.Context())
             try:
                 self._log.info(
@@ -133,7 +136,7 @@ class DenialLog:
 
 
 def _denying_policies(decision: Decision) -> tuple[str, ...]:
-    """Return the policies that refused the request, or would have if they were enforced."""
+    """Return the policies that rejected the request, or would have if they were enforced."""
     if not decision.allowed:
         return decision.denied_by
     return tuple(

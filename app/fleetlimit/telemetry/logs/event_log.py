@@ -1,4 +1,4 @@
-"""Writes a line for what happens to the store, the replicas and the policies."""
+"""Log of store, replica, policy and audit events."""
 
 import structlog
 from opentelemetry import context
@@ -23,15 +23,15 @@ from fleetlimit.telemetry.logs.rate_limited import LINES_PER_WINDOW, WINDOW_US, 
 
 
 class EventLog:
-    """Observes everything but the decisions about requests.
+    """Observer that logs every event except decisions.
 
-    Failures of the store are sampled per operation and kind; the lines written and the numbers
+    Store failures are rate limited per operation and kind; the lines written and the numbers
     suppressed add up. A summary is written with the next failure, by `flush`, or by `close`.
 
     Args:
-        clock: The process's own time.
-        logger: Where to write.
-        lines_per_window: Lines written for an operation and kind of failure in a window.
+        clock: Monotonic clock of the process.
+        logger: Logger to write to; by default `fleetlimit.events`.
+        lines_per_window: Lines of an operation and kind of failure in a window.
         window_us: Length of a window in microseconds.
     """
 
@@ -54,8 +54,8 @@ class EventLog:
         self._replicas = 0
 
     def on_event(self, event: Event) -> None:
-        """Write a line for the event, if it is one for this log."""
-        # Decisions are by far the most frequent, and told by the log of denials.
+        """Log the event, unless it is a decision."""
+        # Decisions are by far the most frequent event, and `DenialLog` logs them.
         if not isinstance(event, CheckDecided):
             self._write(event)
 
@@ -63,7 +63,7 @@ class EventLog:
         match event:
             case StoreFailed():
                 self._on_store_failed(event)
-            case BreakerChanged(BreakerState.OPEN):
+            case BreakerChanged(state=BreakerState.OPEN):
                 self._log.error(names.LOG_BREAKER_OPEN)
             case BreakerChanged():
                 self._log.info(names.LOG_BREAKER_CLOSED)
@@ -71,10 +71,11 @@ class EventLog:
                 self._log.warning(names.LOG_STATE_LOST)
             case StoreServerChanged():
                 self._log.warning(names.LOG_SERVER_CHANGED)
-            case ReplicasCounted(replicas) if replicas != self._replicas:
-                self._log.info(names.LOG_REPLICAS, replicas=replicas, previous=self._replicas)
-                self._replicas = replicas
-            case PoliciesLoaded(policies):
+            case ReplicasCounted() if event.replicas != self._replicas:
+                self._log.info(names.LOG_REPLICAS, replicas=event.replicas, previous=self._replicas)
+                self._replicas = event.replicas
+            case PoliciesLoaded():
+                policies = event.policies
                 self._log.info(
                     names.LOG_POLICIES_LOADED,
                     count=len(policies.policies),
@@ -82,11 +83,15 @@ class EventLog:
                     digest=policies.digest,
                     source=policies.source,
                 )
-            case PoliciesRejected(errors):
-                self._log.error(names.LOG_POLICIES_REJECTED, errors=list(errors))
-            case OvershootFound(policy, limit, caller, units):
+            case PoliciesRejected():
+                self._log.error(names.LOG_POLICIES_REJECTED, errors=list(event.errors))
+            case OvershootFound():
                 self._log.error(
-                    names.LOG_OVERSHOOT, policy=policy, limit=limit, caller=caller, units=units
+                    names.LOG_OVERSHOOT,
+                    policy=event.policy,
+                    limit=event.limit,
+                    caller=event.caller,
+                    units=event.units,
                 )
 
     def flush(self) -> None:
@@ -94,7 +99,7 @@ class EventLog:
         self._failure_sampler.flush()
 
     def close(self) -> None:
-        """Write the summaries of all windows, so that no failure is missing."""
+        """Write the summaries of all windows, so that the log includes every failure."""
         self._failure_sampler.close()
 
     def _on_store_failed(self, event: StoreFailed) -> None:
@@ -105,7 +110,7 @@ class EventLog:
 
     def _write_summary(self, key: tuple[str, str, str], count: int) -> None:
         name, operation, kind = key
-        # A summary belongs to many traces, and not to the one that happens to be current.
+        # A summary belongs to many traces, so the current one must not be added to it.
         token = context.attach(context.Context())
         try:
             self._log.warning(

@@ -1,4 +1,4 @@
-"""Lets the first few of each kind through in a window, and says how many more there were."""
+"""Rate-limited logging: the first lines of each key in a window, and a summary of the others."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ class _Window:
 
 
 class LogSampler(Generic[K]):
-    """Decides which of many equal things are worth a line; nothing is lost from the count.
+    """Decides which of many equal events get a log line, and counts the suppressed ones exactly.
 
     Args:
-        clock: The process's own time.
-        on_summary: Told a key and how many of it were held back, once for each window that held
-            any back, after the window ended.
-        overflow: The key that is counted in place of new ones while the table is full.
-        lines_per_window: How many of a key are let through in a window.
-        window_us: Length of a window in microseconds; it starts with the first of its key.
-        capacity: Keys kept at the same time; the overflow is one more.
+        clock: Monotonic clock of the process.
+        on_summary: Called with a key and its number of suppressed lines, once for each window that
+            suppressed any, after the window ended.
+        overflow: Key counted in place of new keys while the table is full.
+        lines_per_window: Lines of a key that are logged in a window.
+        window_us: Length of a window in microseconds; it starts with the first event of its key.
+        capacity: Maximum number of keys in the table, besides the overflow key.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class LogSampler(Generic[K]):
         self._lines_per_window = lines_per_window
         self._window_us = window_us
         self._capacity = capacity
-        # All windows have one length, so the order of insertion is the order in which they end.
+        # All windows have the same length, so insertion order is the order in which they end.
         self._windows: dict[K, _Window] = {}
         self._next_end_at_us = 0
 
     def should_log(self, key: K) -> bool:
-        """Count one of this key.
+        """Count an event of this key.
 
         Returns:
-            Whether to let it through; if not, it will be in a summary.
+            Whether to log it; if not, a summary will include it.
         """
         now_us = self._clock.monotonic_us()
         if now_us >= self._next_end_at_us:
@@ -71,13 +71,13 @@ class LogSampler(Generic[K]):
         return window.count <= self._lines_per_window
 
     def flush(self) -> bool:
-        """Summarise the windows that have ended, and return whether any has not."""
+        """Summarise the windows that have ended, and return whether any is still open."""
         if self._windows:
             self._close_until(self._clock.monotonic_us())
         return bool(self._windows)
 
     def close(self) -> None:
-        """Summarise every window now."""
+        """Summarise all windows, open ones included."""
         while self._windows:
             self._close_oldest()
 
@@ -87,7 +87,7 @@ class LogSampler(Generic[K]):
             if self._next_end_at_us > now_us:
                 return
             self._close_oldest()
-        # Whatever begins from now on ends no sooner.
+        # A window that starts from now on ends no sooner.
         self._next_end_at_us = now_us + self._window_us
 
     def _close_oldest(self) -> None:

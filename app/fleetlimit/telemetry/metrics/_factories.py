@@ -1,4 +1,4 @@
-"""Makes Prometheus instruments from their names."""
+"""Prometheus collectors made from their specifications in `names`."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -16,5 +16,5 @@ def gauge(spec: MetricSpec, registry: CollectorRegistry) -> Gauge:
 
 
 def histogram(spec: MetricSpec, registry: CollectorRegistry) -> Histogram:
-    """Register a histogram with the metric's own buckets."""
+    """Register a histogram with the buckets of its specification."""
     return Histogram(spec.name, spec.help, spec.labels, registry=registry, buckets=spec.buckets)

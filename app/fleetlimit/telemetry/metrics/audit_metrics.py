@@ -1,4 +1,4 @@
-"""Shows what the audit found, and of which policies."""
+"""Prometheus metrics of the audit, labelled by policy."""
 
 from prometheus_client import CollectorRegistry
 
@@ -11,7 +11,7 @@ class AuditMetrics:
     """Gauges and counters of the audit; without an audit they have no series.
 
     Args:
-        registry: Where they are registered.
+        registry: Registry to add the metrics to.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -23,7 +23,7 @@ class AuditMetrics:
         self._exported: set[str] = set()
 
     def update(self, event: AuditReported) -> None:
-        """Show these policies, and nothing more of those that are gone."""
+        """Export the report, and remove the gauges of policies that are not in it."""
         for audit in event.policies:
             self._overshoot.labels(audit.policy).set(audit.overshoot)
             self._keys.labels(audit.policy).set(audit.callers)

@@ -1,7 +1,7 @@
-"""A histogram of how long checks take, with the trace of one that is kept as exemplar.
+"""Histogram of check durations by source, with exemplars of sampled traces.
 
-That of Prometheus's client takes three locks and a dozen calls for each value, and was the largest
-part of what it costs to count a check; this one takes one.
+`prometheus_client.Histogram` takes three locks and a dozen calls for each value, which was the
+largest part of counting a check; this one takes one lock for a batch of values.
 """
 
 import threading
@@ -18,7 +18,7 @@ from fleetlimit.telemetry import names
 
 
 class _Series:
-    """The values of one source."""
+    """Bucket counts, sum and exemplars of one source."""
 
     __slots__ = ("counts", "exemplars", "sum")
 
@@ -29,23 +29,29 @@ class _Series:
 
 
 class DurationHistogram(Collector):
-    """Counts durations in seconds by source.
+    """Collector of check durations in seconds, labelled by source.
 
     Args:
-        registry: Where it is registered.
+        registry: Registry to add the histogram to.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._bounds = names.CHECK_DURATION.buckets
         self._series = {source: _Series(len(self._bounds) + 1) for source in Source}
-        # A registry may be read from any thread.
+        # A registry may be scraped from any thread.
         self._lock = threading.Lock()
         registry.register(self)
 
     def observe(
         self, source: Source, durations: Iterable[float], exemplar: dict[str, str] | None = None
     ) -> None:
-        """Count durations; the exemplar is their trace, None for none."""
+        """Count durations.
+
+        Args:
+            source: Source of the decisions.
+            durations: Durations of the checks in seconds.
+            exemplar: Trace and span id of the checks, if they are sampled.
+        """
         series, bounds = self._series[source], self._bounds
         with self._lock:
             for seconds in durations:
@@ -56,11 +62,11 @@ class DurationHistogram(Collector):
                     series.exemplars[bucket] = Exemplar(exemplar, seconds, time.time())
 
     def describe(self) -> Iterable[Metric]:
-        """Return its name and kind."""
+        """Return the histogram without samples."""
         yield self._family()
 
     def collect(self) -> Iterable[Metric]:
-        """Return what was counted."""
+        """Return the histogram with cumulative buckets."""
         family = self._family()
         bound_labels = [str(float(bound)) for bound in self._bounds] + ["+Inf"]
         with self._lock:

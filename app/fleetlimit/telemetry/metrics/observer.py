@@ -1,4 +1,4 @@
-"""Counts every decision for Prometheus, with the trace of a slow or denied one as exemplar."""
+"""Prometheus observer: counts every event, with exemplars of sampled traces."""
 
 from collections.abc import Iterable
 
@@ -31,22 +31,27 @@ from fleetlimit.telemetry.metrics._factories import counter, gauge, histogram
 from fleetlimit.telemetry.metrics.audit_metrics import AuditMetrics
 from fleetlimit.telemetry.metrics.buffer import BufferedUpdates
 from fleetlimit.telemetry.metrics.duration_histogram import DurationHistogram
-from fleetlimit.telemetry.metrics.policy_counters import DecisionLabels, PolicyCounters, labels_of
+from fleetlimit.telemetry.metrics.policy_counters import (
+    DecisionLabels,
+    PolicyCounters,
+    labels_of,
+)
 from fleetlimit.telemetry.metrics.policy_gauges import PolicyGauges
-from fleetlimit.telemetry.tracing.head_sampling import in_unsampled_request
+from fleetlimit.telemetry.tracing.unsampled import in_unsampled_request
 
 
 class PrometheusMetrics:
-    """Observes the limiter and renders what it counted.
+    """Observer of the limiter, and the metrics that it exports.
 
     Args:
-        registry: Registry to add to; when left out a new one, with the process's own metrics.
+        registry: Registry to add the metrics to; by default a new one, with the metrics of the
+            process, the platform and the garbage collector.
         version: Version to show in `fleetlimit_build_info`.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, version: str = "") -> None:
         if registry is None:
-            # A registry of somebody else's, such as the default one, has these already.
+            # A registry passed in, such as the default one, may have these already.
             registry = CollectorRegistry()
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=registry)
@@ -97,7 +102,7 @@ class PrometheusMetrics:
             case ReplicasCounted():
                 self._replicas.set(event.replicas)
             case PoliciesLoaded():
-                # What is not told yet was decided under the policies before these.
+                # Flush first: buffered decisions belong to the previous policy set.
                 self._decision_buffer.flush()
                 self._policy_gauges.update(event.policies)
                 self._policy_counters.load(event.policies)
@@ -110,20 +115,20 @@ class PrometheusMetrics:
                 self._audit.update(event)
 
     def flush(self) -> None:
-        """Bring the counters up to date for those who read one without the registry's others."""
+        """Flush, for callers that read a single counter instead of scraping the registry."""
         self._decision_buffer.flush()
         self._suppressed_buffer.flush()
 
     def on_denial_suppressed(self) -> None:
-        """Count a denial that got no log line of its own."""
+        """Count a denial without a log line."""
         self._suppressed_buffer.add(None)
 
     def on_batch_sent(self, calls: int) -> None:
-        """Count the calls that travelled to the store in one pipeline."""
+        """Record the number of calls in a pipeline to the store."""
         self._batches.observe(calls)
 
     def on_event_loop_lag(self, seconds: float) -> None:
-        """Count by how much the event loop was late."""
+        """Record a measurement of the event-loop lag."""
         self._lag.observe(seconds)
 
     def on_spans_dropped(self, spans: int) -> None:
@@ -131,11 +136,10 @@ class PrometheusMetrics:
         self._spans_dropped.inc(spans)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Write all metrics out.
+        """Return all metrics in an exposition format.
 
         Args:
-            accept: The scraper's Accept header. Exemplars are shown to one that asks for
-                OpenMetrics.
+            accept: Accept header of the scraper. Exemplars require OpenMetrics.
 
         Returns:
             The body and its content type.
@@ -155,14 +159,14 @@ class PrometheusMetrics:
         durations_by_labels: dict[DecisionLabels, list[float]] = {}
         decision: Decision | None = None
         for event in events:
-            # In a flood one decision is given again and again, and is always of one kind.
+            # In a flood the denial cache returns one decision object many times.
             if event.decision is not decision:
                 decision = event.decision
                 durations = durations_by_labels.setdefault(labels_of(event), [])
             durations.append(event.seconds)
-        for kind, durations in durations_by_labels.items():
-            self._durations.observe(kind.source, durations)
-            self._increment(kind, len(durations))
+        for labels, durations in durations_by_labels.items():
+            self._durations.observe(labels.source, durations)
+            self._increment(labels, len(durations))
 
     def _count_suppressed(self, denials: Iterable[None]) -> None:
         self._suppressed.inc(sum(1 for _ in denials))
@@ -177,8 +181,11 @@ class PrometheusMetrics:
 
 
 def _current_exemplar() -> dict[str, str] | None:
-    """Return the current trace where it is kept; pointing to any other would lead nowhere."""
-    # Where nothing is traced nothing is current: either is seen in less than half the time.
+    """Return the exemplar labels if the current span is sampled.
+
+    An exemplar of an unsampled trace would be a dead link.
+    """
+    # Fast path: with no context, or in an unsampled request, skip the span lookup.
     if not context.get_current() or in_unsampled_request():
         return None
     span = trace.get_current_span().get_span_context()

@@ -1,4 +1,4 @@
-"""Shows the policies in force, and nothing of those that are not any more."""
+"""Prometheus gauges of the active policies: limits, windows, number and version."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ from fleetlimit.telemetry.metrics._factories import gauge
 
 
 class PolicyGauges:
-    """Gauges of the policies' limits, number and version.
+    """Gauges of the active policies; the series of a removed policy are removed with it.
 
     Args:
-        registry: Where the gauges are registered.
+        registry: Registry to add the gauges to.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -27,7 +27,7 @@ class PolicyGauges:
         self._exported: set[tuple[str, str]] = set()
 
     def update(self, policies: PolicySet) -> None:
-        """Show these policies in place of those shown before."""
+        """Export these policies in place of the previous ones."""
         self._loaded.set(len(policies.policies))
         self._generation.set(policies.generation)
         if self._digest is not None and self._digest != policies.digest:
@@ -36,7 +36,7 @@ class PolicyGauges:
         self._info.labels(policies.digest).set(1)
         exported = set()
         for policy in policies.policies:
-            for label, quota in _limits(policy):
+            for label, quota in _labelled_quotas(policy):
                 self._limit.labels(policy.name, label).set(quota.limit)
                 self._window.labels(policy.name, label).set(quota.period_us / SECOND_US)
                 exported.add((policy.name, label))
@@ -46,7 +46,8 @@ class PolicyGauges:
         self._exported = exported
 
 
-def _limits(policy: Policy) -> Iterator[tuple[str, Quota]]:
+def _labelled_quotas(policy: Policy) -> Iterator[tuple[str, Quota]]:
+    """Return the quotas with their `limit` label: the quota's name, after `tier/` in a tier."""
     for quota in policy.limits:
         yield quota.name, quota
     for tier, quotas in policy.tiers.items():

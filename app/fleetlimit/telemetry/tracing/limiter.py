@@ -1,4 +1,4 @@
-"""Wraps each check in a span, so that the store call becomes its child."""
+"""Tracer of checks: one span per check, with the store call as its child."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -9,7 +9,7 @@ from opentelemetry import context, trace
 from fleetlimit.core.decision import Decision, Source
 from fleetlimit.core.quota import MILLISECOND_US
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.tracing.head_sampling import in_unsampled_request
+from fleetlimit.telemetry.tracing.unsampled import in_unsampled_request
 
 _STORE_CALL_ATTRIBUTES = {
     names.ATTR_DB_SYSTEM: "redis",
@@ -19,7 +19,7 @@ _STORE_CALL_ATTRIBUTES = {
 
 
 class OpenTelemetryCheckSpan:
-    """The span of one check, current while its `with` block runs."""
+    """Span of one check, current while its `with` block runs."""
 
     __slots__ = ("_policies", "_span", "_token", "_tracer")
 
@@ -41,21 +41,21 @@ class OpenTelemetryCheckSpan:
         traceback: TracebackType | None,
     ) -> None:
         context.detach(self._token)
-        # A cancelled check is no exception in this sense: the client went away.
+        # A cancellation is not an `Exception`: a client that disconnected is not an error.
         if isinstance(error, Exception):
             self._span.record_exception(error)
             self._span.set_status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}")
         self._span.end()
 
     def set_decision(self, decision: Decision) -> None:
-        """Say on the span what was decided; a refusal is not an error."""
+        """Set the attributes of the decision; a rejection is not an error."""
         span = self._span
         if not span.is_recording():
             return
         span.set_attribute(names.ATTR_OUTCOME, decision.outcome.value)
         span.set_attribute(names.ATTR_SOURCE, decision.source.value)
         if decision.retry_after_us:
-            # Rounded up, so that nobody who reads it comes back too early.
+            # Rounded up, so that a retry at this time is not too early.
             span.set_attribute(
                 names.ATTR_RETRY_AFTER_MS, -(-decision.retry_after_us // MILLISECOND_US)
             )
@@ -64,24 +64,24 @@ class OpenTelemetryCheckSpan:
 
 
 class OpenTelemetryTracer:
-    """Makes a span for each check.
+    """Creates a span for each check; it needs `opentelemetry-api` only.
 
     Args:
-        provider: Where spans go; the application's own when left out.
-        version: Version of the instrumentation, shown with each span.
+        provider: Tracer provider of the spans; by default the global one.
+        version: Version of the instrumentation scope.
 
     Attributes:
-        tracer: OpenTelemetry's tracer, for spans of store calls.
+        tracer: OpenTelemetry tracer, also for the spans of store calls.
     """
 
     def __init__(self, provider: trace.TracerProvider | None = None, *, version: str = "") -> None:
         self.tracer = trace.get_tracer("fleetlimit", version, provider)
 
     def is_sampled(self) -> bool:
-        """Tell whether a check that begins here is to have a span.
+        """Return whether a check that starts now gets a span.
 
-        Not within a request of this process that is not sampled: a sampler would drop the span with
-        its parent, and to ask one takes longer than the check.
+        It does not in an unsampled request of this process: the sampler would drop the span with
+        its parent, and asking the sampler takes longer than the check.
         """
         if in_unsampled_request():
             return False
@@ -89,5 +89,9 @@ class OpenTelemetryTracer:
         return not parent.is_valid or parent.is_remote or parent.trace_flags.sampled
 
     def start_check(self, policies: Sequence[str]) -> OpenTelemetryCheckSpan:
-        """Return the span of a check under these policies, to be used as a context manager."""
+        """Return the span of a check as a context manager.
+
+        Args:
+            policies: Names of the policies that apply.
+        """
         return OpenTelemetryCheckSpan(self.tracer, policies)

@@ -1,4 +1,4 @@
-"""Queues spans for a collector; those that it does not get are counted, and nobody waits for it."""
+"""Batch span processor that counts every span the collector did not receive."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -8,24 +8,24 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 MAX_QUEUE_SIZE = 2048
 MAX_EXPORT_BATCH_SIZE = 512
-"""Spans, both as OpenTelemetry's specification of the batching processor has them."""
+"""Spans, both the defaults of OpenTelemetry's specification of the batching processor."""
 CLOSE_SECONDS = 3.0
-"""Enough for a collector that answers to take all of a queue, and nothing to one that does not."""
+"""Time to flush on shutdown."""
 
 
 class CountingBatchSpanProcessor(BatchSpanProcessor):
-    """Sends spans in batches from a thread of its own.
+    """Exports spans in batches from a thread; each span is delivered or counted as dropped.
 
-    Each span is delivered or counted as dropped: when the queue is full, when the exporter fails,
-    or when it is still there after closing. The spans of a batch have their place in the queue
-    until it is delivered, so that the queue never drops any by itself, uncounted.
+    Spans are dropped when the queue is full, when the exporter fails, and when they are still
+    queued after shutdown. The spans of a batch count against `max_queue_size` until they are
+    delivered, so that the queue of the base class never drops a span without counting it.
 
     Args:
-        exporter: Sends a batch; by its own timeout it gives up.
-        on_dropped: Told how many spans were dropped, from any thread.
-        max_queue_size: Spans that wait or are on their way, at most.
-        max_export_batch_size: Spans in one batch, at most; no more than the capacity in any case.
-        close_s: Seconds that closing may take.
+        exporter: Exporter with a timeout of its own.
+        on_dropped: Called with the number of dropped spans, from any thread.
+        max_queue_size: Maximum number of spans queued or being exported.
+        max_export_batch_size: Maximum number of spans in a batch; capped at `max_queue_size`.
+        close_s: Maximum duration of `shutdown` in seconds.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class CountingBatchSpanProcessor(BatchSpanProcessor):
         )
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue a span that is kept, if there is room."""
+        """Queue a sampled span, or count it as dropped if the queue is full."""
         if not (span.context and span.context.trace_flags.sampled):
             return
         with self._lock:
@@ -64,8 +64,8 @@ class CountingBatchSpanProcessor(BatchSpanProcessor):
             self._on_dropped(1)
 
     def shutdown(self) -> None:
-        """Send what is queued, as far as there is time; the rest is dropped."""
-        # By itself it would wait for half a minute. The process does not wait for a daemon.
+        """Export the queue for at most `close_s`, and count the undelivered spans as dropped."""
+        # `shutdown()` of the base class may block for 30 s, so run it in a daemon thread.
         closing = threading.Thread(target=super().shutdown, daemon=True)
         closing.start()
         closing.join(self._close_s)
@@ -85,11 +85,11 @@ class CountingBatchSpanProcessor(BatchSpanProcessor):
 
 
 class _CountingExporter(SpanExporter):
-    """The way out of the queue, closed only once.
+    """Exporter that reports how many spans were delivered, and is shut down only once.
 
     Args:
-        exporter: Sends a batch.
-        on_exported: Told how many spans have left, and whether they were delivered.
+        exporter: The exporter to delegate to.
+        on_exported: Called with the number of spans of a batch, and whether they were delivered.
     """
 
     def __init__(self, exporter: SpanExporter, on_exported: Callable[..., None]) -> None:
@@ -98,7 +98,7 @@ class _CountingExporter(SpanExporter):
         self._closed = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch, unless closed."""
+        """Export a batch, unless shut down."""
         result = SpanExportResult.FAILURE
         try:
             if not self._closed:
@@ -108,7 +108,7 @@ class _CountingExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Close the exporter, which ends its waiting between two attempts."""
+        """Shut down the exporter, which ends its pause between two attempts."""
         if not self._closed:
             self._closed = True
             self.exporter.shutdown()

@@ -32,13 +32,13 @@ class Slots:
         self._before_spending = before_spending
         self._before_settling = before_settling
 
-    async def acquire_in_slot(self, charges: Sequence[Charge], *, commit: bool) -> AcquireResult:
+    async def acquire_in_slot(self, charges: Sequence[Charge], *, dry_run: bool) -> AcquireResult:
         """Decide the charges of one slot."""
         key = charges[0].key
-        self.calls.append(("spend" if commit else "look", key))
-        if commit:
+        self.calls.append(("look" if dry_run else "spend", key))
+        if not dry_run:
             await self._before_spending(key)
-        return await self.buckets.acquire(charges, dry_run=not commit)
+        return await self.buckets.acquire(charges, dry_run=dry_run)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> None:
         """Give back."""
@@ -65,7 +65,7 @@ PARTS = [[0], [1], [2]]
 async def test_every_slot_has_a_dry_run_before_any_acquires() -> None:
     """All slots run a dry run first, and then all acquire."""
     slots = Slots()
-    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
+    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, dry_run=False)
     assert result.spent
     assert slots.calls == [(step, key) for step in ("look", "spend") for key in "abc"]
     assert [status.remaining for status in result.statuses] == [2, 2, 2]
@@ -75,15 +75,15 @@ async def test_denied_dry_run_acquires_nowhere() -> None:
     """If one slot denies the dry run, no slot acquires."""
     slots = Slots()
     await slots.buckets.acquire([charge(QUOTA, 3, key="b")])
-    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
+    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, dry_run=False)
     assert (result.spent, allowed(result)) == (False, [True, False, True])
     assert {step for step, _ in slots.calls} == {"look"}
 
 
 async def test_dry_run_alone_acquires_nothing() -> None:
-    """With `commit=False` only the dry runs take place."""
+    """With `dry_run=True` only the dry runs take place."""
     slots = Slots()
-    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=False)
+    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, dry_run=True)
     assert (result.spent, allowed(result)) == (False, [True] * 3)
     assert {step for step, _ in slots.calls} == {"look"}
 
@@ -92,7 +92,7 @@ async def test_statuses_keep_the_order_of_the_charges() -> None:
     """Interleaved charges of several slots get their statuses in order."""
     slots = Slots()
     await slots.buckets.acquire([charge(QUOTA, 1, key="a"), charge(QUOTA, 2, key="c")])
-    result = await acquire_across_slots(slots, three(0, 0, 0), [[2, 0], [1]], commit=True)
+    result = await acquire_across_slots(slots, three(0, 0, 0), [[2, 0], [1]], dry_run=False)
     assert [status.remaining for status in result.statuses] == [1, 2, 0]
 
 
@@ -104,7 +104,7 @@ async def test_concurrent_check_causes_a_refund() -> None:
             await slots.buckets.acquire([charge(QUOTA, 3, key="b")])
 
     slots = Slots(before_spending=others_come_first)
-    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
+    result = await acquire_across_slots(slots, three(0, 0, 0), PARTS, dry_run=False)
     assert (result.spent, allowed(result)) == (False, [True, False, True])
     assert result.statuses[1].retry_after_us > 0
     # The statuses are those after the refunds.
@@ -121,7 +121,7 @@ async def test_denied_check_refunds_shadow_groups() -> None:
             await slots.buckets.acquire([charge(QUOTA, 3, key="a")])
 
     slots = Slots(before_spending=others_come_first)
-    result = await acquire_across_slots(slots, three(0, 1, 2), PARTS, commit=True)
+    result = await acquire_across_slots(slots, three(0, 1, 2), PARTS, dry_run=False)
     assert not result.spent
     assert await slots.remaining("a", "b", "c") == [0, 3, 3]
 
@@ -134,7 +134,7 @@ async def test_shadow_group_lost_in_a_race_does_not_deny() -> None:
             await slots.buckets.acquire([charge(QUOTA, 3, key="b")])
 
     slots = Slots(before_spending=others_come_first)
-    result = await acquire_across_slots(slots, three(0, 1, 2), PARTS, commit=True)
+    result = await acquire_across_slots(slots, three(0, 1, 2), PARTS, dry_run=False)
     assert (result.spent, allowed(result)) == (True, [True, False, True])
     assert await slots.remaining("a", "b", "c") == [2, 0, 2]
 
@@ -147,7 +147,7 @@ async def test_unspent_shadow_group_is_not_refunded() -> None:
 
     slots = Slots(before_spending=others_come_first)
     charges = three(0, 1, 1)
-    result = await acquire_across_slots(slots, charges, [[0], [1, 2]], commit=True)
+    result = await acquire_across_slots(slots, charges, [[0], [1, 2]], dry_run=False)
     assert not result.spent
     assert [key for step, key in slots.calls if step == "settle"] == []
     assert await slots.remaining("a", "b", "c") == [0, 0, 3]
@@ -157,7 +157,7 @@ async def test_shadow_group_denied_in_the_dry_run_is_not_acquired() -> None:
     """Only groups that fit in the dry run are acquired; with none of them the check is admitted."""
     slots = Slots()
     await slots.buckets.acquire([charge(QUOTA, 3, key=key) for key in "abc"])
-    result = await acquire_across_slots(slots, three(1, 2, 3), PARTS, commit=True)
+    result = await acquire_across_slots(slots, three(1, 2, 3), PARTS, dry_run=False)
     assert (result.spent, allowed(result)) == (True, [False] * 3)
     assert {step for step, _ in slots.calls} == {"look"}
 
@@ -171,7 +171,7 @@ async def test_failed_slot_refunds_the_others() -> None:
 
     slots = Slots(before_spending=away)
     with pytest.raises(StoreUnavailable, match="gone"):
-        await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
+        await acquire_across_slots(slots, three(0, 0, 0), PARTS, dry_run=False)
     assert await slots.remaining("a", "b", "c") == [3, 3, 3]
 
 
@@ -184,5 +184,5 @@ async def test_failed_refund_does_not_hide_the_first_error() -> None:
 
     slots = Slots(before_spending=away, before_settling=away)
     with pytest.raises(StoreError, match="no b"):
-        await acquire_across_slots(slots, three(0, 0, 0), PARTS, commit=True)
+        await acquire_across_slots(slots, three(0, 0, 0), PARTS, dry_run=False)
     assert await slots.remaining("a", "b", "c") == [2, 3, 3]

@@ -14,7 +14,6 @@ from fleetlimit.stores.redis.scripts import (
     ScriptCall,
     coalesce,
     load_script,
-    split_replies,
 )
 from fleetlimit.stores.redis.store import _encode_charges
 
@@ -45,7 +44,7 @@ def one_slot(_key: str) -> int:
 
 
 def sent(calls: Sequence[ScriptCall], slot_of: Any = one_slot) -> list[list[Any]]:
-    return [command.args() for command in coalesce(calls, slot_of)]
+    return [list(command.args()) for command in coalesce(calls, slot_of)]
 
 
 async def test_calls_of_a_batchable_script_share_a_command(loop: asyncio.AbstractEventLoop) -> None:
@@ -74,7 +73,8 @@ async def test_each_call_gets_its_part_of_the_reply(loop: asyncio.AbstractEventL
     bad = ValueError("bad")
     one, two = list(range(FIELDS_PER_CHARGE)), list(range(2 * FIELDS_PER_CHARGE))
     reply = [99, 1, *one, bad, *two, 0, *one]
-    parts = [part for _, part in split_replies(coalesce(calls, one_slot), [reply])]
+    (command,) = coalesce(calls, one_slot)
+    parts = [part for _, part in command.split(reply)]
     assert parts == [[99, 1, *one], bad, [99, 0, *one]]
 
 
@@ -82,17 +82,18 @@ async def test_error_of_the_command_fails_every_call(loop: asyncio.AbstractEvent
     """NOSCRIPT applies to every call of the command."""
     calls = [call(loop, "a"), call(loop, "b")]
     lost = ValueError("NOSCRIPT")
-    assert [each for _, each in split_replies(coalesce(calls, one_slot), [lost])] == [lost, lost]
+    (command,) = coalesce(calls, one_slot)
+    assert [each for _, each in command.split(lost)] == [lost, lost]
 
 
 def test_encoded_charges_mark_the_begin_of_a_check() -> None:
     """The first charge says whether the check spends; further charges have a plus."""
     charges = [Charge("a", MINUTE, 2), Charge("b", MINUTE, 3, "lease", 1)]
-    assert _encode_charges(charges, commit=True) == [
+    assert _encode_charges(charges, dry_run=False) == [
         b"1 token_bucket 10 60000000 12 2 0 ",
         b"+ token_bucket 10 60000000 12 3 1 lease",
     ]
-    assert _encode_charges(charges[:1], commit=False) == [b"0 token_bucket 10 60000000 12 2 0 "]
+    assert _encode_charges(charges[:1], dry_run=True) == [b"0 token_bucket 10 60000000 12 2 0 "]
 
 
 def test_acquire_contains_the_fast_path_of_the_token_bucket_once() -> None:

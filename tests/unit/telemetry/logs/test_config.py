@@ -1,4 +1,4 @@
-"""Every line of every library is one object with its trace and its pod."""
+"""Log lines of every library: one JSON object with trace and pod."""
 
 import io
 import json
@@ -53,7 +53,7 @@ def test_other_libraries_share_the_renderer(name: str) -> None:
 
 
 def test_access_log_that_is_off_stays_off() -> None:
-    """A server told to write no access log writes none through the common renderer either."""
+    """A server without an access log writes none through the common renderer either."""
     uvicorn.Config("app:app", access_log=False)
     stream = io.StringIO()
     configure_logging(stream=stream)
@@ -65,7 +65,7 @@ def test_access_log_that_is_off_stays_off() -> None:
 
 
 def test_line_has_the_current_trace(provider: TracerProvider) -> None:
-    """Lines written inside a span carry its trace and span, those outside none."""
+    """Lines inside a span carry its trace and span ids, lines outside carry none."""
     stream = io.StringIO()
     configure_logging(stream=stream)
     with provider.get_tracer("test").start_as_current_span("request") as span:
@@ -81,7 +81,7 @@ def test_line_has_the_current_trace(provider: TracerProvider) -> None:
 
 
 def test_level_holds_for_every_library() -> None:
-    """Nothing below the level is written."""
+    """Lines below the level are not written, by any library."""
     stream = io.StringIO()
     configure_logging("WARNING", stream=stream)
     structlog.get_logger().info("below")
@@ -90,8 +90,8 @@ def test_level_holds_for_every_library() -> None:
     assert [line["event"] for line in lines(stream)] == ["at"]
 
 
-def test_unknown_level_is_refused() -> None:
-    """A level that does not exist is refused with those that do."""
+def test_unknown_level_is_an_error() -> None:
+    """The error lists the levels."""
     with pytest.raises(ConfigError, match="'loud' is not a log level: write DEBUG, INFO"):
         configure_logging("loud")
 
@@ -114,8 +114,8 @@ def test_tracebacks_show_no_variables(as_json: bool) -> None:  # noqa: FBT001 - 
     assert CREDENTIAL not in stream.getvalue()
 
 
-def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without JSON a line is text, and by default it goes to standard output."""
+def test_text_is_written_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without JSON a line is text, and the default stream is standard output."""
     configure_logging(json=False)
     structlog.get_logger().info("store.state_lost", replicas=2)
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Every refusal is in the log: as a line of its own, or exactly counted in a summary."""
+"""Denial log: every rejection has a line or is counted in a summary."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,13 +8,14 @@ from fleetlimit.core.decision import Decision, Outcome, Source
 from fleetlimit.limiter.events import CheckDecided, StoreStateLost
 from fleetlimit.telemetry.logs.config import add_trace_ids
 from fleetlimit.telemetry.logs.denial_log import DenialLog
-from support.telemetry import Lines, ManualClock, decision_event, policy_result
+from fleetlimit.testing import ManualClock
+from support.telemetry import Lines, decision_event, policy_result
 
 REFUSED = (Outcome.DENIED, Outcome.FAIL_CLOSED, Outcome.SHADOW_DENIED)
 
 
-def test_denial_is_one_line_with_all_that_on_call_asks() -> None:
-    """A denial's line names policy, route, subject's hash, tier, source and seconds to wait."""
+def test_denial_line_has_all_fields() -> None:
+    """A denial's line has policy, route, subject hash, tier, source and seconds to wait."""
     lines = Lines()
     decision = Decision(
         Outcome.DENIED,
@@ -46,7 +47,7 @@ def test_denial_is_one_line_with_all_that_on_call_asks() -> None:
 
 
 def test_shadow_denial_names_the_shadow_policy() -> None:
-    """A shadow denial names the policies that would have refused, and no time to wait."""
+    """A shadow denial has the policies that would have rejected the request, and no retry time."""
     lines = Lines()
     results = (policy_result("a"), policy_result("b", Outcome.SHADOW_DENIED))
     DenialLog(ManualClock(), lines.logger).on_event(decision_event(Outcome.SHADOW_DENIED, *results))
@@ -55,8 +56,8 @@ def test_shadow_denial_names_the_shadow_policy() -> None:
     assert "retry_after" not in line
 
 
-def test_refusal_without_the_store_is_told_apart() -> None:
-    """A request refused because the store is down is no denial, and waits a second at least."""
+def test_rejection_without_the_store_has_its_own_event() -> None:
+    """A request rejected because the store is down is no denial; its wait is at least 1 s."""
     lines = Lines()
     refused = decision_event(Outcome.FAIL_CLOSED, source=Source.NONE)
     DenialLog(ManualClock(), lines.logger).on_event(refused)
@@ -64,8 +65,8 @@ def test_refusal_without_the_store_is_told_apart() -> None:
     assert (line["event"], line["retry_after"]) == ("request.fail_closed", 1)
 
 
-def test_admitted_requests_and_other_events_are_silent() -> None:
-    """What is let in, and what is no decision, has no line here."""
+def test_admitted_requests_and_other_events_have_no_line() -> None:
+    """Only rejections are logged here."""
     lines = Lines()
     log = DenialLog(ManualClock(), lines.logger)
     for outcome in set(Outcome) - set(REFUSED):
@@ -75,8 +76,8 @@ def test_admitted_requests_and_other_events_are_silent() -> None:
     assert lines.written == []
 
 
-def test_flood_is_sampled_with_the_exact_number_suppressed() -> None:
-    """Of 100 denials 5 lines are written, and one says that 95 were not."""
+def test_flood_is_rate_limited_with_an_exact_summary() -> None:
+    """Of 100 denials 5 lines are written, and the summary has the other 95."""
     clock, lines, suppressed = ManualClock(), Lines(), list[int]()
     log = DenialLog(clock, lines.logger, on_suppressed=lambda: suppressed.append(1))
     for _ in range(100):
@@ -110,8 +111,8 @@ def test_flood_of_one_subject_does_not_hide_another() -> None:
     assert written == [("default", "loud"), ("default", "quiet"), ("other", "loud")]
 
 
-def test_only_suppressed_denials_are_reported_as_such() -> None:
-    """Shadow denials and refusals without the store are sampled, and are no denials suppressed."""
+def test_only_denials_call_on_suppressed() -> None:
+    """Shadow denials and rejections without the store are rate limited without the callback."""
     lines, suppressed = Lines(), list[int]()
     log = DenialLog(
         ManualClock(), lines.logger, on_suppressed=lambda: suppressed.append(1), lines_per_window=1
@@ -130,8 +131,8 @@ def test_only_suppressed_denials_are_reported_as_such() -> None:
         max_size=150,
     )
 )
-def test_lines_and_summaries_equal_refusals(steps: list[tuple[Outcome, str, int]]) -> None:
-    """Lines written plus numbers suppressed equal the refusals, for each event and at any time."""
+def test_lines_and_summaries_add_up_to_rejections(steps: list[tuple[Outcome, str, int]]) -> None:
+    """Lines plus suppressed numbers equal the rejections, for each event and at any time."""
     clock, lines = ManualClock(), Lines()
     log = DenialLog(clock, lines.logger, lines_per_window=2, capacity=3)
     for outcome, subject, seconds in steps:
@@ -145,10 +146,10 @@ def test_lines_and_summaries_equal_refusals(steps: list[tuple[Outcome, str, int]
         assert logged == sum(step[0] is outcome for step in steps)
 
 
-def test_denial_has_the_trace_it_belongs_to_and_a_summary_has_none(
+def test_denial_line_has_its_trace_and_a_summary_has_none(
     provider: TracerProvider,
 ) -> None:
-    """A denial's line carries the current trace; a summary is of many and carries none."""
+    """A denial's line carries the current trace; a summary covers many traces."""
     clock, lines = ManualClock(), Lines(add_trace_ids)
     log = DenialLog(clock, lines.logger, lines_per_window=1)
     with provider.get_tracer("test").start_as_current_span("request") as span:

@@ -1,4 +1,4 @@
-"""What happens to the store, the replicas and the policies is in the log."""
+"""Event log: lines about the store, the replicas and the policies."""
 
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.errors import StoreRefused, StoreUnavailable
@@ -15,7 +15,8 @@ from fleetlimit.limiter.events import (
     StoreStateLost,
 )
 from fleetlimit.telemetry.logs.event_log import EventLog
-from support.telemetry import TEN_A_MINUTE, Lines, ManualClock, decision_event
+from fleetlimit.testing import ManualClock
+from support.telemetry import TEN_A_MINUTE, Lines, decision_event
 
 TIMEOUT = StoreFailed("take", StoreUnavailable("no answer in 50 ms", kind="timeout"))
 
@@ -28,8 +29,8 @@ def written(*events: Event) -> list[tuple[str, str]]:
     return [(line["level"], line["event"]) for line in lines.written]
 
 
-def test_store_failures_say_whether_to_wait_or_to_act() -> None:
-    """A store that is away is `store.unavailable`; one that says no is `store.refused`."""
+def test_store_failure_lines_separate_unavailable_from_refused() -> None:
+    """A transient failure is `store.unavailable`, a refused command `store.refused`."""
     lines = Lines()
     log = EventLog(ManualClock(), lines.logger)
     log.on_event(TIMEOUT)
@@ -52,8 +53,8 @@ def test_store_failures_say_whether_to_wait_or_to_act() -> None:
     ]
 
 
-def test_store_failures_are_sampled_and_add_up() -> None:
-    """Of 100 equal failures 5 lines are written, and one says that 95 were not."""
+def test_store_failures_are_rate_limited_with_an_exact_summary() -> None:
+    """Of 100 equal failures 5 lines are written, and the summary has the other 95."""
     clock, lines = ManualClock(), Lines()
     log = EventLog(clock, lines.logger)
     for _ in range(100):
@@ -66,7 +67,7 @@ def test_store_failures_are_sampled_and_add_up() -> None:
     assert (summary["operation"], summary["kind"], summary["suppressed"]) == ("take", "timeout", 95)
 
 
-def test_breaker_and_lost_state_are_written() -> None:
+def test_breaker_and_lost_state_have_lines() -> None:
     """The breaker's changes and a store without its state each have a line."""
     events = (
         BreakerChanged(BreakerState.OPEN),
@@ -82,8 +83,8 @@ def test_breaker_and_lost_state_are_written() -> None:
     ]
 
 
-def test_replicas_are_written_when_their_number_changes() -> None:
-    """A count of replicas that says nothing new has no line."""
+def test_replicas_have_a_line_when_their_number_changes() -> None:
+    """An unchanged number of replicas has no line."""
     lines = Lines()
     log = EventLog(ManualClock(), lines.logger)
     for replicas in (2, 2, 3):
@@ -92,8 +93,8 @@ def test_replicas_are_written_when_their_number_changes() -> None:
     assert changes == [(0, 2), (2, 3)]
 
 
-def test_policies_are_written_with_version_or_errors() -> None:
-    """A loaded set says which one it is; a rejected one says each error with its line."""
+def test_policies_have_a_line_with_version_or_errors() -> None:
+    """A loaded set has its version; a rejected one each error with its line number."""
     lines = Lines()
     log = EventLog(ManualClock(), lines.logger)
     policies = PolicySet(
@@ -114,13 +115,13 @@ def test_policies_are_written_with_version_or_errors() -> None:
     assert rejected["errors"] == ["p.yaml:3: one", "p.yaml:9: two"]
 
 
-def test_decisions_are_left_to_the_denial_log() -> None:
-    """A decision about a request has no line here."""
+def test_decisions_have_no_line() -> None:
+    """The denial log writes them."""
     assert written(decision_event()) == []
 
 
-def test_overshoot_names_whose_bucket_it_was() -> None:
-    """By the hash that stands for the caller in the store and at `/top`, too."""
+def test_overshoot_line_has_the_hash_of_the_caller() -> None:
+    """The hash is the same as in the store's keys and at `/top`."""
     lines = Lines()
     EventLog(ManualClock(), lines.logger).on_event(OvershootFound("exports", "tb60", "x7Gh", 12))
     assert lines.written == [

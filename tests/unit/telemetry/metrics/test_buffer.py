@@ -1,4 +1,4 @@
-"""What is kept to be counted reaches the counters before anybody reads them, and only once."""
+"""Buffered counter updates: included in every scrape, and applied once."""
 
 from collections.abc import Iterable
 
@@ -10,8 +10,8 @@ from fleetlimit.telemetry.metrics.observer import PrometheusMetrics
 from support.telemetry import decision_event, policy_result
 
 
-def test_counters_are_up_to_date_when_the_registry_is_read() -> None:
-    """Nothing is counted until then, and nothing twice."""
+def test_scrape_flushes_the_buffer() -> None:
+    """Updates are applied by the scrape, and only once."""
     registry = CollectorRegistry()
     counted: list[str] = []
 
@@ -31,8 +31,8 @@ def test_counters_are_up_to_date_when_the_registry_is_read() -> None:
     assert list(tally.describe()) == []
 
 
-def test_what_nobody_looks_at_does_not_fill_the_memory() -> None:
-    """When it is many it is counted."""
+def test_full_batch_is_flushed_without_a_scrape() -> None:
+    """The buffer is bounded in a process that is never scraped."""
     counted: list[int] = []
     tally: BufferedUpdates[int] = BufferedUpdates(CollectorRegistry(), counted.extend)
     for number in range(2 * BATCH_SIZE + 1):
@@ -40,8 +40,8 @@ def test_what_nobody_looks_at_does_not_fill_the_memory() -> None:
     assert counted == list(range(2 * BATCH_SIZE))
 
 
-def test_a_counter_can_be_brought_up_to_date_by_itself() -> None:
-    """Who reads one counter alone finds what was decided until the last flush."""
+def test_flush_updates_a_single_counter() -> None:
+    """A reader of one counter calls `flush` first."""
     registry = CollectorRegistry()
     metrics = PrometheusMetrics(registry)
     metrics.on_event(decision_event(Outcome.ALLOWED, policy_result("a")))

@@ -1,4 +1,4 @@
-"""Counters' totals equal the responses sent, and scrapers can read them."""
+"""Prometheus metrics: totals equal the responses, and scrapers can parse them."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from support.telemetry import TEN_A_MINUTE, decision_event, policy_result
 
 
 def test_checks_add_up_to_responses() -> None:
-    """Every request is counted once, whatever came of it and however many policies held it."""
+    """Every request is counted once, whatever its outcome and its number of policies."""
     two = (policy_result("a"), policy_result("b"))
     observed = ObservedMetrics(
         decision_event(Outcome.ALLOWED, *two),
@@ -51,7 +51,7 @@ def test_checks_add_up_to_responses() -> None:
 
 
 def test_admitted_request_counts_every_policy() -> None:
-    """A request that was let in counts each policy under what that policy said."""
+    """An admitted request counts each policy under its outcome."""
     observed = ObservedMetrics(
         decision_event(
             Outcome.SHADOW_DENIED, policy_result("a"), policy_result("b", Outcome.SHADOW_DENIED)
@@ -60,8 +60,8 @@ def test_admitted_request_counts_every_policy() -> None:
     assert observed.decisions() == {("a", "allowed"): 1, ("b", "shadow_denied"): 1}
 
 
-def test_refused_request_counts_only_those_that_refused() -> None:
-    """A policy that would have let a refused request in spent nothing and counts nothing."""
+def test_rejected_request_counts_only_the_policies_that_rejected_it() -> None:
+    """A policy that would have admitted a rejected request spent nothing and is not counted."""
     observed = ObservedMetrics(
         decision_event(Outcome.DENIED, policy_result("a"), policy_result("b", Outcome.DENIED)),
         decision_event(
@@ -72,14 +72,14 @@ def test_refused_request_counts_only_those_that_refused() -> None:
 
 
 def test_exempt_request_counts_no_policy() -> None:
-    """A request that no policy holds is a check and nobody's decision."""
+    """A request without a policy is a check, and a decision of no policy."""
     observed = ObservedMetrics(CheckDecided(EXEMPT, "s1", True, "", "GET /", 0.0))  # noqa: FBT003 - anonymous
     assert observed.decisions() == {}
     assert observed.value("fleetlimit_checks_total", outcome="exempt") == 1
     assert observed.value("fleetlimit_check_duration_seconds_count", source="none") == 1
 
 
-def test_near_limit_starts_at_a_fifth_left() -> None:
+def test_near_limit_starts_at_20_percent_left() -> None:
     """Of a burst of 10, a request that leaves 2 is near the limit and one that leaves 3 is not."""
     observed = ObservedMetrics(decision_event(Outcome.ALLOWED, policy_result("a", remaining=3)))
     assert observed.value("fleetlimit_near_limit_total", policy="a", tier="none") == 0
@@ -88,7 +88,7 @@ def test_near_limit_starts_at_a_fifth_left() -> None:
 
 
 def test_near_limit_needs_an_admission_by_the_policy() -> None:
-    """A refused request, and one that a shadow policy would refuse, are over and not near."""
+    """A request denied by the policy, also in shadow mode, is over the limit and not near it."""
     empty = policy_result("a", remaining=0)
     refused = decision_event(Outcome.DENIED, empty, policy_result("b", Outcome.DENIED))
     shadow = decision_event(
@@ -101,7 +101,7 @@ def test_near_limit_needs_an_admission_by_the_policy() -> None:
 
 
 def test_cache_hits_are_decisions_without_a_store_call() -> None:
-    """A decision from the denial cache is a hit, and its time is told apart by source."""
+    """A decision from the denial cache is a hit, and its duration has its own `source`."""
     observed = ObservedMetrics(
         decision_event(Outcome.DENIED, source=Source.CACHE), decision_event(Outcome.DENIED)
     )
@@ -110,8 +110,8 @@ def test_cache_hits_are_decisions_without_a_store_call() -> None:
     assert observed.value("fleetlimit_check_duration_seconds_sum", source="store") == 0.001
 
 
-def test_store_and_replicas_are_shown() -> None:
-    """Store errors, the breaker, lost state and replicas each have their metric."""
+def test_store_and_replica_events_have_metrics() -> None:
+    """Store errors, the breaker, lost state and replicas each have a metric."""
     observed = ObservedMetrics(
         StoreFailed("take", StoreUnavailable("slow", kind="timeout")),
         BreakerChanged(BreakerState.OPEN),
@@ -128,8 +128,8 @@ def test_store_and_replicas_are_shown() -> None:
     assert observed.value("fleetlimit_breaker_open") == 0
 
 
-def test_usual_store_errors_are_there_before_the_first() -> None:
-    """The first error is seen as growth from 0."""
+def test_common_store_errors_start_at_zero() -> None:
+    """The first error is an increase from 0."""
     shown = ObservedMetrics().samples("fleetlimit_store_errors_total")
     assert {each.labels["error_type"]: each.value for each in shown} == {
         "connection": 0,
@@ -138,14 +138,14 @@ def test_usual_store_errors_are_there_before_the_first() -> None:
 
 
 def test_suppressed_log_lines_are_counted() -> None:
-    """Each denial without a log line is one more suppressed."""
+    """Each denial without a log line counts as suppressed."""
     observed = ObservedMetrics()
     observed.metrics.on_denial_suppressed()
     assert observed.value("fleetlimit_denials_suppressed_total") == 1
 
 
-def test_what_the_process_tells_is_shown() -> None:
-    """Pipelines, a late event loop and dropped spans each have their metric."""
+def test_process_callbacks_have_metrics() -> None:
+    """Pipelines, the event-loop lag and dropped spans each have a metric."""
     observed = ObservedMetrics()
     observed.metrics.on_batch_sent(3)
     observed.metrics.on_event_loop_lag(0.02)
@@ -159,8 +159,8 @@ def test_what_the_process_tells_is_shown() -> None:
     assert observed.value("fleetlimit_spans_dropped_total") == 7
 
 
-def test_loaded_policies_are_shown_from_the_start() -> None:
-    """Loading shows limits, windows, tiers and version, and counters at zero before traffic."""
+def test_loaded_policies_are_exported_before_traffic() -> None:
+    """Loading exports limits, windows, tiers and version, and counters at 0."""
     tiers = {"pro": (rate_quota("60/minute"), rate_quota("1000/day"))}
     loaded = PolicySet(
         [Policy("a", (TEN_A_MINUTE,)), Policy("b", (), tiers)], generation=7, digest="abc"
@@ -181,8 +181,8 @@ def test_loaded_policies_are_shown_from_the_start() -> None:
         assert observed.value("fleetlimit_near_limit_total", policy="b", tier=tier) == 0
 
 
-def test_policies_that_are_gone_are_not_shown() -> None:
-    """A reload removes the limits and the digest that are no longer in force; counts stay."""
+def test_removed_policies_are_not_exported() -> None:
+    """A reload removes the limits and the digest of the previous policies; counts stay."""
     observed = ObservedMetrics(
         PoliciesLoaded(PolicySet([Policy("a", (TEN_A_MINUTE,))], digest="old")),
         decision_event(Outcome.ALLOWED, policy_result("a")),
@@ -196,8 +196,8 @@ def test_policies_that_are_gone_are_not_shown() -> None:
     assert observed.decisions() == {("a", "allowed"): 1}
 
 
-def test_reload_of_the_same_policies_keeps_what_was_counted() -> None:
-    """Loading the same policies again leaves their digest shown and their counts as they were."""
+def test_reload_of_the_same_policies_keeps_the_counts() -> None:
+    """Loading equal policies keeps their digest and their counts."""
     loaded = PoliciesLoaded(PolicySet([Policy("a", (TEN_A_MINUTE,))], digest="same"))
     observed = ObservedMetrics(loaded, decision_event(Outcome.ALLOWED, policy_result("a")), loaded)
     assert observed.value("fleetlimit_policy_info", digest="same") == 1
@@ -205,14 +205,14 @@ def test_reload_of_the_same_policies_keeps_what_was_counted() -> None:
 
 
 def test_reloads_are_counted_by_result() -> None:
-    """A rejected set of policies is a failed reload (envoyproxy/ratelimit #150)."""
+    """A rejected policy set is a failed reload (envoyproxy/ratelimit #150)."""
     observed = ObservedMetrics(PoliciesLoaded(PolicySet()), PoliciesRejected(("p.yaml:3: no",)))
     assert observed.value("fleetlimit_policy_reloads_total", result="success") == 1
     assert observed.value("fleetlimit_policy_reloads_total", result="failure") == 1
 
 
-def test_a_rejected_file_shows_until_a_good_one_is_read() -> None:
-    """The last reload counts as successful until a file is rejected, and again after the next."""
+def test_last_reload_is_unsuccessful_until_a_valid_file() -> None:
+    """The gauge is 1, then 0 after a rejected file, and 1 again after the next valid one."""
     rejected, loaded = PoliciesRejected(("p.yaml:3: no",)), PoliciesLoaded(PolicySet())
     runs = (), (rejected,), (rejected, loaded)
     shown = [
@@ -222,8 +222,8 @@ def test_a_rejected_file_shows_until_a_good_one_is_read() -> None:
     assert shown == [1, 0, 1]
 
 
-def test_exemplars_lead_to_the_trace(provider: TracerProvider) -> None:
-    """A sampled request's duration and denial carry its trace, shown to OpenMetrics scrapers."""
+def test_exemplars_have_the_ids_of_a_sampled_trace(provider: TracerProvider) -> None:
+    """Duration and denial of a sampled request carry its trace, exported as OpenMetrics."""
     observed = ObservedMetrics()
     with provider.get_tracer("test").start_as_current_span("request") as span:
         observed.on_events(decision_event(Outcome.DENIED))
@@ -241,7 +241,7 @@ def test_exemplars_lead_to_the_trace(provider: TracerProvider) -> None:
     assert b"trace_id" not in plain
 
 
-def test_trace_that_is_not_kept_is_no_exemplar() -> None:
+def test_unsampled_trace_is_no_exemplar() -> None:
     """A request whose trace is not sampled leaves no exemplar."""
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
     observed = ObservedMetrics()
@@ -252,16 +252,16 @@ def test_trace_that_is_not_kept_is_no_exemplar() -> None:
     assert b"trace_id" not in body
 
 
-def test_process_and_build_are_shown() -> None:
-    """A registry of its own shows the process, the platform, Python and the build."""
+def test_default_registry_of_the_observer_has_process_and_build() -> None:
+    """A new registry has the metrics of the process, the platform, Python and the build."""
     body, _ = PrometheusMetrics(version="1.2.3").render()
     for name in (b"process_cpu_seconds_total", b"python_info", b"python_gc_collections_total"):
         assert name in body
     assert b'fleetlimit_build_info{version="1.2.3"} 1.0' in body
 
 
-def test_the_default_registry_can_be_shared() -> None:
-    """A registry that shows the process already is added to, and not shown twice."""
+def test_registry_passed_in_keeps_its_process_metrics() -> None:
+    """Process metrics of a registry passed in are exported once."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     body, _ = PrometheusMetrics(registry).render()
@@ -269,8 +269,8 @@ def test_the_default_registry_can_be_shared() -> None:
     assert b"fleetlimit_checks_total" in body
 
 
-def test_event_of_another_kind_is_ignored() -> None:
-    """An event that has no metric changes none."""
+def test_unknown_event_is_ignored() -> None:
+    """An event without a metric changes none."""
     observed = ObservedMetrics()
     before = observed.samples("fleetlimit_checks_total")
     unknown: Any = object()
@@ -278,8 +278,8 @@ def test_event_of_another_kind_is_ignored() -> None:
     assert observed.samples("fleetlimit_checks_total") == before
 
 
-def test_registries_are_apart() -> None:
-    """Two services in one process count apart."""
+def test_registries_are_independent() -> None:
+    """Two observers in one process count independently."""
     one, other = PrometheusMetrics(), PrometheusMetrics()
     one.on_event(decision_event())
     assert one.render()[0] != other.render()[0]

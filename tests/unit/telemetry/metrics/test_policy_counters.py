@@ -1,4 +1,4 @@
-"""Refusals are told apart by route and tier, in a bounded number of series."""
+"""Denials by route and tier, in a bounded number of series."""
 
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.policy import Match, Policy, PolicySet
@@ -13,12 +13,12 @@ LABELS = ("policy", "route", "tier", "outcome")
 
 
 def loaded(*tiers: str, name: str = "a") -> PoliciesLoaded:
-    """Return policies that name these tiers and no other."""
+    """Return the event of a policy set that names these tiers and no other."""
     return PoliciesLoaded(PolicySet([Policy(name, TEN, dict.fromkeys(tiers, TEN))]))
 
 
 def denials(observed: ObservedMetrics) -> dict[tuple[str, ...], float]:
-    """Return what was refused, by all labels."""
+    """Return the denials, by all labels."""
     return {
         tuple(sample.labels[label] for label in LABELS): sample.value
         for sample in observed.samples("fleetlimit_denials_total")
@@ -26,13 +26,13 @@ def denials(observed: ObservedMetrics) -> dict[tuple[str, ...], float]:
 
 
 def near(observed: ObservedMetrics) -> dict[str, float]:
-    """Return the requests near a limit, by tier, where there were any."""
+    """Return the requests near a limit, by tier, without zeros."""
     samples = observed.samples("fleetlimit_near_limit_total")
     return {sample.labels["tier"]: sample.value for sample in samples if sample.value}
 
 
-def test_refusals_are_told_apart_by_route_and_tier() -> None:
-    """A denial, and what a shadow policy would have denied, counts its route and tier."""
+def test_denials_are_counted_by_route_and_tier() -> None:
+    """A denial, also by a shadow policy, counts its route and tier."""
     observed = ObservedMetrics(
         loaded("free", "pro"),
         decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), tier="free"),
@@ -51,8 +51,8 @@ def test_refusals_are_told_apart_by_route_and_tier() -> None:
     }
 
 
-def test_only_refusals_are_denials() -> None:
-    """What was let in, failed open or closed, or did not itself refuse, is no denial."""
+def test_only_denying_policies_count_denials() -> None:
+    """Admitted requests, failures of the store and policies that did not deny count no denial."""
     observed = ObservedMetrics(
         decision_event(Outcome.ALLOWED),
         decision_event(Outcome.FAIL_OPEN),
@@ -63,7 +63,7 @@ def test_only_refusals_are_denials() -> None:
 
 
 def test_denials_add_up_to_decisions() -> None:
-    """Over all routes and tiers there are as many denials of a policy as denied decisions."""
+    """Over all routes and tiers a policy has as many denials as denied decisions."""
     both = (policy_result("a", Outcome.DENIED), policy_result("b", Outcome.DENIED))
     observed = ObservedMetrics(
         loaded("pro"),
@@ -78,8 +78,8 @@ def test_denials_add_up_to_decisions() -> None:
         assert sum(n for labels, n in denials(observed).items() if labels[0] == policy) == 9
 
 
-def test_tier_is_one_that_a_policy_names() -> None:
-    """A tier of `tiers` or `match` is shown; any other is `other`, and no tier is `none`."""
+def test_tier_label_is_a_tier_of_an_active_policy() -> None:
+    """A tier of `tiers` or `match` is a label; any other is `other`, and no tier is `none`."""
     only = Policy("b", TEN, match=Match(tiers=frozenset({"gold"})))
     tiers = PolicySet([Policy("a", TEN, {"free": TEN}), Policy("c", TEN, match=Match()), only])
     observed = ObservedMetrics(PoliciesLoaded(tiers))
@@ -93,8 +93,8 @@ def test_tier_is_one_that_a_policy_names() -> None:
     assert near(observed) == found
 
 
-def test_tier_that_a_reload_takes_away_is_other() -> None:
-    """After a reload the tiers are those of the new policies, and what was counted stays."""
+def test_tier_removed_by_a_reload_is_other() -> None:
+    """After a reload the tiers are those of the new policies, and counts stay."""
     denied = decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), tier="old")
     almost = decision_event(Outcome.ALLOWED, policy_result("a", remaining=0), tier="old")
     observed = ObservedMetrics(loaded("old"), denied, almost, loaded("new"), denied, almost)
@@ -107,22 +107,22 @@ def test_tier_that_a_reload_takes_away_is_other() -> None:
     assert denials(observed)["a", "GET /items", "old", "denied"] == 2
 
 
-def test_policy_that_a_reload_takes_away_counts_on() -> None:
-    """What was under way while a policy left is counted where the policy's other requests are."""
+def test_policy_removed_by_a_reload_still_counts() -> None:
+    """Requests in flight during a reload count under the removed policy."""
     denied = decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED))
     observed = ObservedMetrics(loaded(), denied, loaded(name="b"), denied)
     assert denials(observed) == {("a", "GET /items", "none", "denied"): 2}
     assert observed.decisions() == {("a", "denied"): 2}
 
 
-def test_request_without_a_route_is_told_so() -> None:
-    """A request that no route matched has a route of its own, which none can be named."""
+def test_request_without_a_route_has_its_own_label() -> None:
+    """No route of an app can have this label."""
     observed = ObservedMetrics(decision_event(Outcome.DENIED, route=UNMATCHED_ROUTE))
     assert list(denials(observed)) == [("default", "(none)", "none", "denied")]
 
 
-def test_routes_are_bounded() -> None:
-    """Beyond a bound routes are counted together, whatever a check names and however often."""
+def test_route_labels_are_bounded() -> None:
+    """Beyond the bound routes are counted together, whatever a check passes as its route."""
     observed = ObservedMetrics(loaded())
     for number in range(MAX_ROUTES + 7):
         observed.on_events(decision_event(Outcome.DENIED, route=f"GET /{number}"))

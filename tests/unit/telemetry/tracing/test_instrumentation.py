@@ -1,4 +1,4 @@
-"""Requests are traced, and a refusal is not an error."""
+"""Server spans of requests."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from fleetlimit.telemetry.tracing.instrumentation import instrument_app
+from fleetlimit.telemetry.tracing.setup import instrument_app
 
 pytestmark = pytest.mark.usefixtures("no_otel_variables")
 
@@ -54,10 +54,10 @@ async def get(app: FastAPI, path: str) -> None:
     await app(scope, receive, send)
 
 
-async def test_request_is_a_span_by_route_template(
+async def test_request_span_is_named_by_the_route_template(
     app: FastAPI, spans: InMemorySpanExporter
 ) -> None:
-    """A request makes one server span, named by the template, with the stable attribute names."""
+    """A request creates one server span, with the stable attribute names."""
     await get(app, "/items/200")
     (span,) = spans.get_finished_spans()
     assert span.name == "GET /items/{item}"
@@ -71,7 +71,7 @@ async def test_request_is_a_span_by_route_template(
     ("status", "code"),
     [(429, trace.StatusCode.UNSET), (503, trace.StatusCode.ERROR)],
 )
-async def test_refusal_is_not_an_error(
+async def test_429_is_not_an_error(
     app: FastAPI, spans: InMemorySpanExporter, status: int, code: trace.StatusCode
 ) -> None:
     """A 429 leaves the span's status unset; a 503 is an error."""
@@ -80,10 +80,10 @@ async def test_refusal_is_not_an_error(
     assert span.status.status_code is code
 
 
-def test_stable_names_are_asked_for_unless_told_otherwise(
+def test_stable_attribute_names_are_the_default(
     provider: TracerProvider, no_otel_variables: pytest.MonkeyPatch
 ) -> None:
-    """The opt-in to stable names is set where the operator has not set it."""
+    """The opt-in is set unless the operator has set the variable."""
     no_otel_variables.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http/dup")
     instrument_app(FastAPI(), provider)
     assert os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] == "http/dup"

@@ -1,4 +1,4 @@
-"""Each check is one span, and what it asks of the store is a child of it."""
+"""Tracer of checks: one span per check, with the store call as its child."""
 
 import asyncio
 
@@ -15,8 +15,8 @@ from support.telemetry import decision_event
 DENIED = decision_event(Outcome.DENIED, retry_after_us=1_500_001).decision
 
 
-def test_span_says_what_was_decided(provider: TracerProvider, spans: InMemorySpanExporter) -> None:
-    """A check's span names policies, result, source and milliseconds to wait; it is no error."""
+def test_span_has_the_decision(provider: TracerProvider, spans: InMemorySpanExporter) -> None:
+    """The span has policies, outcome, source and milliseconds to wait; a denial is no error."""
     with OpenTelemetryTracer(provider, version="1.2.3").start_check(["a", "b"]) as span:
         span.set_decision(DENIED)
     (found,) = spans.get_finished_spans()
@@ -29,8 +29,8 @@ def test_span_says_what_was_decided(provider: TracerProvider, spans: InMemorySpa
         "1.2.3",
     )
     assert dict(found.attributes or {}) == {
-        "rate_limiting.policy": ("a", "b"),
-        "rate_limiting.result": "denied",
+        "fleetlimit.policies": ("a", "b"),
+        "fleetlimit.outcome": "denied",
         "fleetlimit.source": "store",
         "fleetlimit.retry_after_ms": 1501,
         "db.system.name": "redis",
@@ -39,22 +39,24 @@ def test_span_says_what_was_decided(provider: TracerProvider, spans: InMemorySpa
     }
 
 
-def test_decision_without_the_store_names_no_store(
+def test_span_without_a_store_call_has_no_database_attributes(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
-    """A check that the store was not asked about says nothing of a database."""
+    """A local decision has no attributes of a database."""
     with OpenTelemetryTracer(provider).start_check(["a"]) as span:
         span.set_decision(decision_event(Outcome.ALLOWED, source=Source.LOCAL).decision)
     (found,) = spans.get_finished_spans()
     assert dict(found.attributes or {}) == {
-        "rate_limiting.policy": ("a",),
-        "rate_limiting.result": "allowed",
+        "fleetlimit.policies": ("a",),
+        "fleetlimit.outcome": "allowed",
         "fleetlimit.source": "local",
     }
 
 
-def test_spans_inside_are_children(provider: TracerProvider, spans: InMemorySpanExporter) -> None:
-    """What runs inside the check is its child, and what runs after it is not."""
+def test_spans_inside_a_check_are_children(
+    provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """A span started inside the check is its child, and one after it is not."""
     tracer = provider.get_tracer("test")
     with tracer.start_as_current_span("request") as request:
         with (
@@ -70,8 +72,10 @@ def test_spans_inside_are_children(provider: TracerProvider, spans: InMemorySpan
     assert check.parent.span_id == request.get_span_context().span_id
 
 
-def test_error_is_on_the_span(provider: TracerProvider, spans: InMemorySpanExporter) -> None:
-    """An exception passes through, and is recorded."""
+def test_exception_is_recorded_on_the_span(
+    provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """The exception is raised, and recorded."""
     with pytest.raises(ValueError, match="no"), OpenTelemetryTracer(provider).start_check(["a"]):
         raise ValueError("no")
     (found,) = spans.get_finished_spans()
@@ -80,30 +84,30 @@ def test_error_is_on_the_span(provider: TracerProvider, spans: InMemorySpanExpor
 
 
 def test_cancelled_check_is_no_error(provider: TracerProvider, spans: InMemorySpanExporter) -> None:
-    """A check that ends because the client went away ends its span without an error."""
+    """A check cancelled by a disconnected client ends its span without an error."""
     with pytest.raises(asyncio.CancelledError), OpenTelemetryTracer(provider).start_check(["a"]):
         raise asyncio.CancelledError
     (found,) = spans.get_finished_spans()
     assert found.status.status_code is trace.StatusCode.UNSET
 
 
-async def test_checks_at_once_do_not_mix(
+async def test_concurrent_checks_have_their_own_children(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
-    """Checks that run at the same time each have their own children."""
-    tracer, tracing = provider.get_tracer("test"), OpenTelemetryTracer(provider)
-    met = asyncio.Barrier(2)
+    """Spans of concurrent checks do not mix."""
+    sdk_tracer, tracer = provider.get_tracer("test"), OpenTelemetryTracer(provider)
+    barrier = asyncio.Barrier(2)
 
     async def check(name: str) -> None:
-        with tracing.start_check([name]):
-            await met.wait()
-            tracer.start_span(name).end()
-            await met.wait()
+        with tracer.start_check([name]):
+            await barrier.wait()
+            sdk_tracer.start_span(name).end()
+            await barrier.wait()
 
     await asyncio.gather(check("a"), check("b"))
     finished = spans.get_finished_spans()
     checks = {
-        span.context.span_id: span.attributes["rate_limiting.policy"]
+        span.context.span_id: span.attributes["fleetlimit.policies"]
         for span in finished
         if span.name == "fleetlimit.check" and span.attributes
     }
@@ -113,37 +117,37 @@ async def test_checks_at_once_do_not_mix(
             assert checks[span.parent.span_id] == (span.name,)
 
 
-def test_span_that_is_not_kept_costs_no_attributes(spans: InMemorySpanExporter) -> None:
-    """Without sampling a check goes on and nothing is exported."""
+def test_unsampled_check_exports_nothing(spans: InMemorySpanExporter) -> None:
+    """A check works without sampling."""
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
     with OpenTelemetryTracer(provider).start_check(["a"]) as span:
         span.set_decision(DENIED)
     assert spans.get_finished_spans() == ()
 
 
-def test_a_check_of_a_request_that_is_not_sampled_has_no_span() -> None:
-    """The request's own span stays the current one, so that its trace goes on to the store."""
+def test_check_in_an_unsampled_request_is_not_sampled() -> None:
+    """The request's span stays current, so that its trace reaches the store."""
     silent = TracerProvider(sampler=ALWAYS_OFF)
     with silent.get_tracer("test").start_as_current_span("request") as request:
         assert not OpenTelemetryTracer(silent).is_sampled()
         assert trace.get_current_span() is request
 
 
-def test_a_check_of_a_request_that_is_sampled_has_a_span(provider: TracerProvider) -> None:
-    """So has one that nothing is known of: that is for the sampler to judge."""
+def test_check_in_a_sampled_request_is_sampled(provider: TracerProvider) -> None:
+    """So is a check without any request: the sampler decides about it."""
     assert OpenTelemetryTracer(provider).is_sampled()
     with provider.get_tracer("test").start_as_current_span("request"):
         assert OpenTelemetryTracer(provider).is_sampled()
 
 
-def test_a_check_under_a_remote_parent_is_for_the_sampler_to_judge(
+def test_check_under_a_remote_parent_is_left_to_the_sampler(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
-    """Where nothing traces the request itself, a sampler may want what the caller did not."""
+    """Without server spans, a sampler may sample a check whose caller was not sampled."""
     caller = trace.SpanContext(1, 1, is_remote=True)
-    tracing = OpenTelemetryTracer(provider)
+    tracer = OpenTelemetryTracer(provider)
     with trace.use_span(trace.NonRecordingSpan(caller)):
-        assert tracing.is_sampled()
-        with tracing.start_check(["a"]):
+        assert tracer.is_sampled()
+        with tracer.start_check(["a"]):
             pass
     assert len(spans.get_finished_spans()) == 1

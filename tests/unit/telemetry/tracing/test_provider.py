@@ -1,4 +1,4 @@
-"""Traces go where the standard variables say, and nowhere without them."""
+"""Tracer provider described by the standard variables."""
 
 from collections.abc import Iterator
 
@@ -11,34 +11,37 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.telemetry.tracing.provider import configure_tracing
+from fleetlimit.telemetry.tracing.setup import configure_tracing
 from fleetlimit.telemetry.tracing.span_processor import CountingBatchSpanProcessor
 
 HTTP_PORT, GRPC_PORT = "http://127.0.0.1:4318", "http://127.0.0.1:4317"
 
 
 class Environment:
-    """Variables to set, and the tracing that they make, shut down after the test."""
+    """Variables of a test, and the providers provider from them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
-        self._made: list[TracerProvider] = []
+        self._providers: list[TracerProvider] = []
 
     def tracing(self, instance: str = "", **variables: str) -> TracerProvider | None:
         """Set the variables and configure tracing."""
         for name, text in variables.items():
             self._monkeypatch.setenv(name, text)
-        made = configure_tracing("fleetlimit", version="1.2.3", instance=instance)
-        if made:
-            self._made.append(made)
-        return made
+        provider = configure_tracing("fleetlimit", version="1.2.3", instance=instance)
+        if provider:
+            self._providers.append(provider)
+        return provider
 
     def exporters(self, **variables: str) -> list[type[SpanExporter]]:
-        """Return the kinds of exporter that these variables make."""
-        return [type(queue._counting_exporter.exporter) for queue in self.queues(**variables)]
+        """Return the types of the exporters that these variables select."""
+        return [
+            type(processor._counting_exporter.exporter)
+            for processor in self.processors(**variables)
+        ]
 
-    def queues(self, **variables: str) -> list[CountingBatchSpanProcessor]:
-        """Return the queues in front of the exporters that these variables make."""
+    def processors(self, **variables: str) -> list[CountingBatchSpanProcessor]:
+        """Return the span processors that these variables select."""
         provider = self.tracing(**variables)
         processors = provider._active_span_processor._span_processors if provider else ()
         return [
@@ -48,14 +51,14 @@ class Environment:
         ]
 
     def resource(self, instance: str = "", **variables: str) -> dict[str, object]:
-        """Return the resource that these variables make."""
+        """Return the resource attributes that these variables describe."""
         provider = self.tracing(instance, OTEL_TRACES_EXPORTER="console", **variables)
         assert provider is not None
         return dict(provider.resource.attributes)
 
     def close(self) -> None:
-        """Shut down what was made."""
-        for provider in self._made:
+        """Shut down all providers."""
+        for provider in self._providers:
             provider.shutdown()
 
 
@@ -66,8 +69,8 @@ def environment(no_otel_variables: pytest.MonkeyPatch) -> Iterator[Environment]:
     environment.close()
 
 
-def test_tracing_is_off_unless_asked_for(environment: Environment) -> None:
-    """Without a variable that says where to, there is no tracing."""
+def test_tracing_is_off_without_an_exporter(environment: Environment) -> None:
+    """Without a variable that names an exporter or an endpoint, there is no provider."""
     assert environment.tracing() is None
     assert environment.tracing(OTEL_TRACES_SAMPLER="always_on") is None
 
@@ -76,7 +79,7 @@ def test_tracing_is_off_unless_asked_for(environment: Environment) -> None:
     "switch", [{"OTEL_SDK_DISABLED": "True"}, {"OTEL_TRACES_EXPORTER": "none"}]
 )
 def test_tracing_can_be_switched_off(environment: Environment, switch: dict[str, str]) -> None:
-    """An endpoint alone does not outvote the switches."""
+    """The switches override an endpoint."""
     assert environment.tracing(OTEL_EXPORTER_OTLP_ENDPOINT=GRPC_PORT, **switch) is None
 
 
@@ -108,7 +111,7 @@ def test_tracing_can_be_switched_off(environment: Environment, switch: dict[str,
 def test_standard_variables_choose_the_exporter(
     environment: Environment, variables: dict[str, str], expected: list[type[SpanExporter]]
 ) -> None:
-    """Endpoint, protocol and exporter variables mean what OpenTelemetry says they mean."""
+    """Endpoint, protocol and exporter variables mean what OpenTelemetry specifies."""
     assert environment.exporters(**variables) == expected
 
 
@@ -130,10 +133,10 @@ def test_standard_variables_choose_the_exporter(
         ),
     ],
 )
-def test_unknown_choices_are_refused(
+def test_invalid_variables_are_errors(
     environment: Environment, variables: dict[str, str], message: str
 ) -> None:
-    """An exporter, protocol or size that there is not is refused at the start, with what to do."""
+    """An unknown exporter or protocol or an invalid size is an error with the values to write."""
     with pytest.raises(ConfigError, match=message):
         environment.tracing(**variables)
 
@@ -149,9 +152,9 @@ def test_unknown_choices_are_refused(
 def test_sizes_follow_their_variables(
     environment: Environment, variables: dict[str, str], expected: tuple[int, int]
 ) -> None:
-    """Queue and batch are as large as their variables say, and no batch is above its queue."""
-    (queue,) = environment.queues(OTEL_TRACES_EXPORTER="console", **variables)
-    sizes = queue._batch_processor
+    """Queue and batch have the sizes of their variables, and no batch is larger than its queue."""
+    (processor,) = environment.processors(OTEL_TRACES_EXPORTER="console", **variables)
+    sizes = processor._batch_processor
     assert (sizes._max_queue_size, sizes._max_export_batch_size) == expected
 
 
@@ -175,8 +178,8 @@ def test_resource_names_service_and_pod(environment: Environment) -> None:
     assert expected.items() <= found.items()
 
 
-def test_resource_variables_win(environment: Environment) -> None:
-    """What the operator writes in OTEL_* variables goes before what the program knows."""
+def test_resource_variables_override_the_arguments(environment: Environment) -> None:
+    """The operator's OTEL_* variables override the attributes of the program."""
     found = environment.resource(
         OTEL_SERVICE_NAME="mine", OTEL_RESOURCE_ATTRIBUTES="k8s.pod.name=p,service.version=9"
     )
@@ -185,7 +188,7 @@ def test_resource_variables_win(environment: Environment) -> None:
 
 
 def test_instances_differ_without_a_pod(environment: Environment) -> None:
-    """Without a pod each process is an instance of its own, or what its argument says."""
+    """Without a pod each process is an instance of its own, or the one of its argument."""
     one, other = environment.resource(), environment.resource()
     assert one["service.instance.id"] != other["service.instance.id"]
     assert "k8s.pod.name" not in one
@@ -193,6 +196,6 @@ def test_instances_differ_without_a_pod(environment: Environment) -> None:
 
 
 def test_provider_is_not_made_global(environment: Environment) -> None:
-    """The application's own global provider is left alone."""
+    """The application's global provider is unchanged."""
     provider = environment.tracing(OTEL_TRACES_EXPORTER="console")
     assert trace.get_tracer_provider() is not provider

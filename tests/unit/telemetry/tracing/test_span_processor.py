@@ -1,4 +1,4 @@
-"""Each span is delivered or counted, whatever the collector does, and nobody waits for it."""
+"""Span processor: each span is delivered or counted, whatever the collector does."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,42 +15,42 @@ DELIVERED, FAILED = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
 
 
 class FakeExporter(SpanExporter):
-    """Takes spans as the test says, at once or when it lets it."""
+    """Exporter with a result chosen by the test, that can be blocked."""
 
     def __init__(self) -> None:
-        self.answer: SpanExportResult | Exception = DELIVERED
+        self.outcome: SpanExportResult | Exception = DELIVERED
         self.delivered: list[str] = []
         self.closed = 0
-        self.asked = threading.Event()
+        self.called = threading.Event()
         self.ended = threading.Event()
-        self.held = threading.Event()
-        self.held.set()
+        self.released = threading.Event()
+        self.released.set()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Take a batch."""
-        self.asked.set()
-        self.held.wait()
+        """Export a batch."""
+        self.called.set()
+        self.released.wait()
         try:
-            if isinstance(self.answer, Exception):
-                raise self.answer
-            if self.answer is DELIVERED:
+            if isinstance(self.outcome, Exception):
+                raise self.outcome
+            if self.outcome is DELIVERED:
                 self.delivered += [span.name for span in spans]
-            return self.answer
+            return self.outcome
         finally:
             self.ended.set()
 
     def shutdown(self) -> None:
-        """Count how often this is asked."""
+        """Count the calls."""
         self.closed += 1
 
 
-class Scene:
-    """A queue of four spans in batches of two, before an exporter."""
+class Bench:
+    """A processor with room for four spans in batches of two, and its exporter."""
 
     def __init__(self) -> None:
         self.exporter = FakeExporter()
         self.counts: list[int] = []
-        self.queue = CountingBatchSpanProcessor(
+        self.processor = CountingBatchSpanProcessor(
             self.exporter,
             self.counts.append,
             max_queue_size=4,
@@ -59,96 +59,96 @@ class Scene:
         )
 
     def end(self, *spans: str, flags: int = TraceFlags.SAMPLED) -> None:
-        """End spans of these names."""
+        """End spans with these names."""
         context = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(flags))
         for name in spans:
-            self.queue.on_end(ReadableSpan(name, context))
+            self.processor.on_end(ReadableSpan(name, context))
 
     def hang(self) -> None:
-        """Have the exporter take two spans and keep silent."""
-        self.exporter.held.clear()
+        """Block the exporter with two spans."""
+        self.exporter.released.clear()
         self.end("a", "b")
-        assert self.exporter.asked.wait(PATIENCE_SECONDS)
+        assert self.exporter.called.wait(PATIENCE_SECONDS)
 
     @property
     def dropped(self) -> int:
-        """How many spans were counted."""
+        """Number of spans counted as dropped."""
         return sum(self.counts)
 
 
 @pytest.fixture
-def scene() -> Iterator[Scene]:
-    scene = Scene()
-    yield scene
-    scene.exporter.held.set()
-    scene.queue.shutdown()
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.exporter.released.set()
+    bench.processor.shutdown()
 
 
-def test_delivered_spans_are_not_counted(scene: Scene) -> None:
-    """Any number of spans goes through a small queue as long as the collector takes them."""
+def test_delivered_spans_are_not_counted(bench: Bench) -> None:
+    """Any number of spans passes a small queue while the collector receives them."""
     for number in range(9):
-        scene.end(str(number))
-        scene.queue.force_flush()
-    assert sorted(scene.exporter.delivered) == [str(number) for number in range(9)]
-    assert scene.counts == []
+        bench.end(str(number))
+        bench.processor.force_flush()
+    assert sorted(bench.exporter.delivered) == [str(number) for number in range(9)]
+    assert bench.counts == []
 
 
-@pytest.mark.parametrize("answer", [FAILED, ConnectionError("away")])
-def test_spans_that_the_exporter_gives_up_are_counted(
-    scene: Scene, answer: SpanExportResult | Exception
+@pytest.mark.parametrize("outcome", [FAILED, ConnectionError("unavailable")])
+def test_spans_of_a_failed_export_are_counted(
+    bench: Bench, outcome: SpanExportResult | Exception
 ) -> None:
-    """A batch that fails is counted once and makes room for the next."""
-    scene.exporter.answer = answer
+    """A failed batch is counted once and makes room for the next."""
+    bench.exporter.outcome = outcome
     for _ in range(3):
-        scene.end("a", "b", "c")
-        scene.queue.force_flush()
-    assert scene.dropped == 9
-    scene.exporter.answer = DELIVERED
-    scene.end("d")
-    scene.queue.force_flush()
-    assert (scene.exporter.delivered, scene.dropped) == (["d"], 9)
+        bench.end("a", "b", "c")
+        bench.processor.force_flush()
+    assert bench.dropped == 9
+    bench.exporter.outcome = DELIVERED
+    bench.end("d")
+    bench.processor.force_flush()
+    assert (bench.exporter.delivered, bench.dropped) == (["d"], 9)
 
 
-def test_spans_without_room_are_counted_at_once(scene: Scene) -> None:
-    """While the collector keeps silent, what fits waits and the rest is dropped on the spot."""
-    scene.hang()
-    scene.end("c", "d", "e", "f", "g")
-    assert scene.dropped == 3
-    scene.exporter.held.set()
-    scene.queue.force_flush()
-    assert (scene.exporter.delivered, scene.dropped) == (["a", "b", "c", "d"], 3)
+def test_spans_beyond_the_queue_are_counted_at_once(bench: Bench) -> None:
+    """While the exporter is blocked, the queue fills and further spans are dropped."""
+    bench.hang()
+    bench.end("c", "d", "e", "f", "g")
+    assert bench.dropped == 3
+    bench.exporter.released.set()
+    bench.processor.force_flush()
+    assert (bench.exporter.delivered, bench.dropped) == (["a", "b", "c", "d"], 3)
 
 
-def test_spans_that_are_not_kept_take_no_room(scene: Scene) -> None:
-    """A span that is not sampled is neither queued nor counted."""
-    scene.end(*"abcdefg", flags=TraceFlags.DEFAULT)
-    scene.end("h")
-    scene.queue.force_flush()
-    assert (scene.exporter.delivered, scene.counts) == (["h"], [])
+def test_unsampled_spans_take_no_room(bench: Bench) -> None:
+    """An unsampled span is neither queued nor counted."""
+    bench.end(*"abcdefg", flags=TraceFlags.DEFAULT)
+    bench.end("h")
+    bench.processor.force_flush()
+    assert (bench.exporter.delivered, bench.counts) == (["h"], [])
 
 
-def test_closing_sends_what_is_queued(scene: Scene) -> None:
-    """Spans that wait for their batch are sent before the end, and the exporter is closed once."""
-    scene.end("a")
-    scene.queue.shutdown()
-    assert (scene.exporter.delivered, scene.counts, scene.exporter.closed) == (["a"], [], 1)
+def test_shutdown_exports_the_queue(bench: Bench) -> None:
+    """Queued spans are exported, and the exporter is shut down once."""
+    bench.end("a")
+    bench.processor.shutdown()
+    assert (bench.exporter.delivered, bench.counts, bench.exporter.closed) == (["a"], [], 1)
 
 
-def test_closing_does_not_wait_for_a_silent_collector(scene: Scene) -> None:
-    """Closing ends though the exporter never returns, closes it, and counts what is left, once."""
-    scene.hang()
-    scene.end("c")
-    scene.queue._close_s = 0.0
-    scene.queue.shutdown()
-    assert not scene.exporter.ended.is_set()
-    assert (scene.counts, scene.exporter.closed) == ([3], 1)
-    scene.end("late")
-    assert scene.counts == [3, 1]
-    scene.exporter.answer = FAILED
-    scene.exporter.held.set()
-    scene.queue._batch_processor._worker_thread.join(PATIENCE_SECONDS)
-    scene.queue.shutdown()
-    assert (scene.exporter.delivered, scene.counts, scene.exporter.closed) == ([], [3, 1], 1)
+def test_shutdown_does_not_wait_for_a_blocked_exporter(bench: Bench) -> None:
+    """It returns although the exporter is blocked, and counts undelivered spans once."""
+    bench.hang()
+    bench.end("c")
+    bench.processor._close_s = 0.0
+    bench.processor.shutdown()
+    assert not bench.exporter.ended.is_set()
+    assert (bench.counts, bench.exporter.closed) == ([3], 1)
+    bench.end("late")
+    assert bench.counts == [3, 1]
+    bench.exporter.outcome = FAILED
+    bench.exporter.released.set()
+    bench.processor._batch_processor._worker_thread.join(PATIENCE_SECONDS)
+    bench.processor.shutdown()
+    assert (bench.exporter.delivered, bench.counts, bench.exporter.closed) == ([], [3, 1], 1)
 
 
 def race(work: Callable[[], None]) -> None:
@@ -159,8 +159,8 @@ def race(work: Callable[[], None]) -> None:
         thread.join()
 
 
-def test_every_span_is_accounted_for(scene: Scene) -> None:
-    """Ended in many threads, each span is delivered or counted, and none is both."""
-    race(lambda: scene.end(*(["span"] * 100)))
-    scene.queue.shutdown()
-    assert len(scene.exporter.delivered) + scene.dropped == 8 * 100
+def test_concurrent_spans_are_delivered_or_counted(bench: Bench) -> None:
+    """Each of 800 spans from 8 threads is delivered or counted, and none is both."""
+    race(lambda: bench.end(*(["span"] * 100)))
+    bench.processor.shutdown()
+    assert len(bench.exporter.delivered) + bench.dropped == 8 * 100

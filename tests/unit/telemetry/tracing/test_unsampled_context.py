@@ -1,4 +1,4 @@
-"""A request that is not sampled is known by what is current, as long as that is all there is."""
+"""Context of an unsampled request."""
 
 from collections.abc import Iterator
 
@@ -6,42 +6,44 @@ import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from fleetlimit.telemetry.tracing.head_sampling import UnsampledContext, in_unsampled_request
 from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
+from fleetlimit.telemetry.tracing.unsampled import UnsampledContext, in_unsampled_request
 
 SPAN = trace.SpanContext(7, 8, is_remote=False)
 
 
 @pytest.fixture
 def unsampled() -> Iterator[None]:
-    """Make a request that is not sampled current."""
+    """Attach the context of an unsampled request."""
     token = context.attach(UnsampledContext.for_span(SPAN))
     yield
     context.detach(token)
 
 
 @pytest.mark.usefixtures("unsampled")
-def test_it_has_the_span_that_it_was_made_of() -> None:
-    """Log lines and calls to others have the trace's id."""
+def test_unsampled_context_has_its_span() -> None:
+    """Log lines and outgoing calls have the trace id."""
     assert in_unsampled_request()
     assert trace.get_current_span().get_span_context() == SPAN
 
 
-def test_nothing_current_is_no_request() -> None:
-    """Outside of a request a check is for the sampler to judge."""
+def test_empty_context_is_no_unsampled_request() -> None:
+    """Outside of a request the sampler decides about a check."""
     assert not in_unsampled_request()
 
 
 @pytest.mark.usefixtures("unsampled")
-def test_what_is_put_on_top_is_looked_at(provider: TracerProvider) -> None:
-    """A span of one's own within it may be sampled; other values leave it what it is."""
-    tracing = OpenTelemetryTracer(provider)
-    assert not tracing.is_sampled()
+def test_context_attached_in_an_unsampled_request_is_a_plain_context(
+    provider: TracerProvider,
+) -> None:
+    """A span attached inside may be sampled; a check under other values is still unsampled."""
+    tracer = OpenTelemetryTracer(provider)
+    assert not tracer.is_sampled()
     token = context.attach(baggage.set_baggage("a", "b"))
     assert not in_unsampled_request()
-    assert not tracing.is_sampled()
+    assert not tracer.is_sampled()
     context.detach(token)
     own = provider.get_tracer("test").start_span("own", context=context.Context())
     with trace.use_span(own):
         assert not in_unsampled_request()
-        assert tracing.is_sampled()
+        assert tracer.is_sampled()

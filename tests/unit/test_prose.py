@@ -25,7 +25,6 @@ ADVICE = {
 EXCEPTIONS = re.compile(r"`[^`]*`")
 """Where such a word is a name, or has its usual sense."""
 PENDING: tuple[str, ...] = (
-    "app/fleetlimit/limiter",
     "tests",
     "tests/unit",
     "tests/unit/bootstrap",

@@ -23,7 +23,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _logging_as_found() -> Iterator[None]:
-    """Undo what a test that serves configures: to others Fleetlimit is in somebody else's app."""
+    """Undo the logging configuration of a test that serves: other tests log inside an app."""
     yield
     structlog.reset_defaults()
 

@@ -20,7 +20,7 @@ import fleetlimit
 from support.shortcuts import Shortcut
 
 Found = TypeVar("Found")
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 60.0
 """Seconds until a condition must be true; only a failing test waits so long."""
 _POLL_SECONDS = 0.02
 _APP = str(Path(fleetlimit.__file__).parents[1])

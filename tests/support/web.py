@@ -25,7 +25,7 @@ from fleetlimit.web import wiring
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 60.0
 """Limit of a wait in a test; only a failing test waits so long."""
 NEVER = 10**9
 """Consecutive failures that no test reaches, so that no probe runs in the background."""

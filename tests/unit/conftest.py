@@ -23,7 +23,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def unconfigured_logging() -> Iterator[None]:
-    """Log as inside somebody else's app, whatever other tests configured, and put it back."""
+    """Log as inside an app with its own logging, and restore what other tests configured."""
     configured, config = structlog.is_configured(), structlog.get_config()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -106,20 +106,26 @@ def test_schema_prints_the_json_schema() -> None:
 
 def test_explain_uses_the_example_app_by_default() -> None:
     """Without options, `explain` uses the example app and its policies."""
-    told = explain("GET", "/items/7")
-    assert told["route"] == "GET /items/{item_id}"
-    assert [policy["name"] for policy in told["policies"]] == ["items"]
+    explanation = explain("GET", "/items/7")
+    assert explanation["route"] == "GET /items/{item_id}"
+    assert [policy["name"] for policy in explanation["policies"]] == ["items"]
     assert explain("WEBSOCKET", "/ws")["policies"][0]["name"] == "socket"
 
 
 def test_explain_verifies_the_credential_of_a_header(file: str) -> None:
     """A valid key yields principal and tier; an invalid one yields the reason."""
     key = ["--policies", file, "--header", "X-API-Key: the key"]
-    told = explain("post", "/exports", *key)
-    assert (told["identity"]["principal"], told["identity"]["tier"]) == ("alice", "pro")
-    assert told["policies"][0]["limits"][0]["limit"] == 60
-    told = explain("POST", "/exports", "--policies", file, "--header", "X-API-Key: wrong")
-    assert (told["identity"]["principal"], told["identity"]["error"]) == (None, "unknown_api_key")
+    explanation = explain("post", "/exports", *key)
+    assert (explanation["identity"]["principal"], explanation["identity"]["tier"]) == (
+        "alice",
+        "pro",
+    )
+    assert explanation["policies"][0]["limits"][0]["limit"] == 60
+    explanation = explain("POST", "/exports", "--policies", file, "--header", "X-API-Key: wrong")
+    assert (explanation["identity"]["principal"], explanation["identity"]["error"]) == (
+        None,
+        "unknown_api_key",
+    )
 
 
 def test_explain_text_has_a_block_for_each_policy_in_80_columns(file: str) -> None:
@@ -148,9 +154,9 @@ def test_explain_text_has_a_block_for_each_policy_in_80_columns(file: str) -> No
 
 def test_explain_text_has_the_caller_and_its_tier(file: str) -> None:
     """The text has principal and tier, or the reason why the credential was rejected."""
-    asked = ["policies", "explain", "GET", "/", "--policies", file, "--header"]
-    assert "from alice, tier pro, subject " in run(*asked, "X-API-Key: the key")[1]
-    out = run(*asked, "X-API-Key: wrong", "--address", "192.0.2.1")[1]
+    arguments = ["policies", "explain", "GET", "/", "--policies", file, "--header"]
+    assert "from alice, tier pro, subject " in run(*arguments, "X-API-Key: the key")[1]
+    out = run(*arguments, "X-API-Key: wrong", "--address", "192.0.2.1")[1]
     assert "from 192.0.2.1, subject" in out
     assert "the credential is rejected: unknown_api_key" in out
 
@@ -166,21 +172,21 @@ def test_explain_text_without_a_policy(tmp_path: Path) -> None:
 
 def test_explain_reads_the_state_from_the_store(valkey: EmbeddedValkey, file: str) -> None:
     """With the URL of a shared store, the state comes from it; waits are in seconds."""
-    told = explain("GET", "/", "--policies", file, "--store", valkey.url)
-    assert told["policies"][0]["standing"][0]["limits"][0]["remaining"] == 3
-    limits = told["policies"][0]["standing"][0]["limits"]
+    explanation = explain("GET", "/", "--policies", file, "--store", valkey.url)
+    assert explanation["policies"][0]["standing"][0]["limits"][0]["remaining"] == 3
+    limits = explanation["policies"][0]["standing"][0]["limits"]
     limits[0].update(remaining=0, retry_after_seconds=12.34)
-    assert "    0 left, rejected for 12.3 s" in render(told)
+    assert "    0 left, rejected for 12.3 s" in render(explanation)
 
 
 def test_explain_works_without_the_store(file: str) -> None:
     """An unavailable store leaves the state out and yields the kind of the error."""
-    told = explain("GET", "/", "--policies", file, "--store", "redis://127.0.0.1:1")
-    assert (told["policies"][0]["standing"], told["policies"][0]["store_error"]) == (
+    explanation = explain("GET", "/", "--policies", file, "--store", "redis://127.0.0.1:1")
+    assert (explanation["policies"][0]["standing"], explanation["policies"][0]["store_error"]) == (
         None,
         "connection",
     )
-    assert "  state unknown, the store failed: connection" in render(told)
+    assert "  state unknown, the store failed: connection" in render(explanation)
 
 
 def test_explain_rejects_a_header_without_a_colon() -> None:

@@ -24,12 +24,6 @@ ADVICE = {
 """Words in a sense of their own, and the field's terms. Names in backticks are not looked at."""
 EXCEPTIONS = re.compile(r"`[^`]*`")
 """Where such a word is a name, or has its usual sense."""
-PENDING: tuple[str, ...] = (
-    "tests",
-    "tests/unit",
-    "tests/unit/bootstrap",
-)
-"""Folders whose prose is not rewritten yet."""
 _PATTERNS = tuple((re.compile(rf"\b(?:{key})\b", re.IGNORECASE), ADVICE[key]) for key in ADVICE)
 
 
@@ -40,7 +34,7 @@ def folder_of(file: Path) -> str:
 
 
 FILES = sorted(file for folder in SOURCES for file in (ROOT / folder).rglob("*.py"))
-FOLDERS = sorted({folder_of(file) for file in FILES} - set(PENDING))
+FOLDERS = sorted({folder_of(file) for file in FILES})
 
 
 def prose_of(file: Path) -> Iterator[tuple[int, str]]:

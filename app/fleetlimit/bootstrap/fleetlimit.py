@@ -248,7 +248,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             self._log.warning(
                 "policies.ignored",
                 policies=ignored,
-                detail="the policies of `fleetlimit serve` are in force; name the file with "
+                detail="the policies of `fleetlimit serve` are active; name the file with "
                 "FLEETLIMIT_POLICIES",
             )
         self.limiter, self.http_limiter = serving.limiter, serving.http_limiter

@@ -142,7 +142,7 @@ def policy_to_dict(policy: Policy, tier: str = "") -> dict[str, Any]:
         "mode": policy.mode,
         "enforce_percent": policy.enforce_percent,
         "on_store_error": policy.on_store_error,
-        "lease": policy.prefetch,
+        "prefetch": policy.prefetch,
         "limits": [limit_to_dict(quota) for quota in policy.quotas_for(tier)],
     }
 

@@ -59,7 +59,7 @@ class CircuitBreaker:
         self._probe = probe
         self._emit = emit
         self._failures = 0
-        # Number of times it opened, to recognise calls that started before.
+        # Number of times it opened: a call that started before an opening is recognised by it.
         self._generation = 0
         self._open = False
         self._closing = False

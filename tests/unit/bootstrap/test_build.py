@@ -43,9 +43,9 @@ def test_invalid_store_url_names_the_variable() -> None:
 def test_short_key_secret_names_the_variable() -> None:
     """The error of a secret that is too short does not repeat it."""
     settings = Settings.load(key_secret=SHORT)
-    with pytest.raises(ConfigError, match="FLEETLIMIT_KEY_SECRET") as refused:
+    with pytest.raises(ConfigError, match="FLEETLIMIT_KEY_SECRET") as raised:
         build_key_scheme(settings)
-    assert "s3cret" not in str(refused.value)
+    assert "s3cret" not in str(raised.value)
 
 
 def test_key_secret_changes_the_hashes() -> None:

@@ -1,4 +1,4 @@
-"""An app that sets up nothing but the dependency."""
+"""Default limiter of an app that has the dependency alone."""
 
 import json
 import logging
@@ -14,15 +14,15 @@ from support import default_limiter
 from support.default_limiter import app, post
 
 
-def test_nothing_set_up() -> None:
-    """The dependency alone limits, also where every request has an event loop of its own."""
+def test_dependency_alone_limits() -> None:
+    """The limit applies even if each request has its own event loop."""
     client = TestClient(app())
     statuses = [client.post("/exports").status_code for _ in range(6)]
     assert statuses == [200] * 5 + [429]
 
 
-async def test_exactly_one_warning(log: pytest.LogCaptureFixture) -> None:
-    """However many requests come at once, one warning says that the limit is per process."""
+async def test_default_limiter_logs_one_warning(log: pytest.LogCaptureFixture) -> None:
+    """Concurrent first requests log a single warning that the limit is per process."""
     assert await post(app(), 20) == [200] * 5 + [429] * 15
     warnings = [each.getMessage() for each in log.records if each.levelno == logging.WARNING]
     assert len(warnings) == 1
@@ -37,10 +37,10 @@ async def test_exactly_one_warning(log: pytest.LogCaptureFixture) -> None:
         pytest.param("a_loop_for_each_request", [200, 429], id="outlives-its-loop"),
     ],
 )
-def test_the_variable_alone_makes_it_shared(
+def test_store_variable_shares_the_limit(
     valkey: EmbeddedValkey, way: str, statuses: list[int]
 ) -> None:
-    """With `FLEETLIMIT_STORE` all apps count together, and no request fails for a loop's end."""
+    """With `FLEETLIMIT_STORE`, all apps share buckets, and the end of a loop fails no request."""
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", default_limiter.__file__, way],
         capture_output=True,
@@ -52,7 +52,7 @@ def test_the_variable_alone_makes_it_shared(
             "FLEETLIMIT_STORE": valkey.url,
             "FLEETLIMIT_KEY_PREFIX": way,
             "FLEETLIMIT_KEY_SECRET": "0123456789abcdef",
-            # Of a busy machine's pauses none shall look like a store that is away.
+            # Long, because a pause of a busy machine must not count as a failure of the store.
             "FLEETLIMIT_STORE_TIMEOUT": "5",
         },
     )

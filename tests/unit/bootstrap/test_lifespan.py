@@ -191,8 +191,8 @@ def test_missing_key_secret_logs_a_warning(
     app = depending(Fleetlimit(valkey.url, TWO_A_DAY))
     with TestClient(app):
         pass
-    told = [line for line in log.messages if "keys.not_secret" in line]
-    assert len(told) == warned
+    warnings = [line for line in log.messages if "keys.not_secret" in line]
+    assert len(warnings) == warned
     assert not [line for line in log.messages if "store.not_shared" in line]
 
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from fleetlimit import Fleetlimit, PolicyLimit, RateLimit, RateLimitMiddleware
 from support.policies import ConfigMapMount, write_atomically
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 
 
 def until(true: Callable[[], object]) -> None:

@@ -198,6 +198,9 @@ async def test_denial_cache_contains_only_denying_buckets() -> None:
     async with Bench(*policies) as bench:
         for _ in range(2):
             await bench.limiter.check("e", "roomy", "s", principal="ann")
+        cached = await bench.limiter.check("e", "roomy", "s", principal="ann")
+        assert cached.source is Source.CACHE
+        assert [each.statuses == (None,) for each in cached.results] == [False, True, True]
         assert (await bench.limiter.check("roomy", principal="ann")).source is Source.STORE
         assert (await bench.limiter.check("s", principal="ann")).source is Source.STORE
 

@@ -37,7 +37,7 @@ async def _emptied(
         if kind == "cluster"
         else request.getfixturevalue("valkey").url
     )
-    store = make_store(batching, url, now_us=clock)
+    store = make_store(batching, url, now_us=clock.monotonic_us)
     await store.open()
     await store.client.flushall()
     yield store
@@ -60,7 +60,7 @@ async def shared_store(
 async def store(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[Store]:
     """Return an empty store of each kind, for each kind of batching."""
     if request.param == "memory":
-        memory = MemoryStore(clock)
+        memory = MemoryStore(clock.monotonic_us)
         yield memory
         await memory.aclose()
         return

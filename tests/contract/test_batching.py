@@ -17,7 +17,9 @@ async def test_pipelines_and_script_calls_of_three_checks(
 ) -> None:
     """Three checks, six dry runs included, are one script call, nine, or three pipelines of one."""
     pipelines: list[int] = []
-    store = make_store(batching, valkey.url, now_us=clock, on_pipeline_sent=pipelines.append)
+    store = make_store(
+        batching, valkey.url, now_us=clock.monotonic_us, on_pipeline_sent=pipelines.append
+    )
     await store.open()
     await store.client.flushall()
     await store.client.config_resetstat()

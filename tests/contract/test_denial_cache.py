@@ -37,7 +37,7 @@ def uncached_replica(clock: ManualClock) -> Fleet:
     """Return a single replica without a denial cache, with a store of its own."""
     with pytest.MonkeyPatch.context() as patch:
         disable([Shortcut.DENIAL_CACHE], patch)
-        return Fleet(clock, lambda: MemoryStore(clock), *POLICIES, replicas=["alone"])
+        return Fleet(clock, lambda: MemoryStore(clock.monotonic_us), *POLICIES, replicas=["alone"])
 
 
 @pytest.mark.parametrize("policy", [policy.name for policy in POLICIES])

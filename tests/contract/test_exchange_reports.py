@@ -13,7 +13,7 @@ TTL_US = 6 * SECOND_US
 
 async def test_first_replica_receives_all_reports(store: Store, clock: ManualClock) -> None:
     """The first replica by name receives each report with its time; other replicas receive none."""
-    first_us = clock.now_us
+    first_us = clock.monotonic_us()
     alone = await store.exchange_reports("b", "what b says", "", TTL_US)
     assert (alone.store_now_us, alone.bounds) == (first_us, "")
     assert alone.reports == {"b": (first_us, "what b says")}
@@ -33,7 +33,10 @@ async def test_report_replaces_the_previous_one(store: Store, clock: ManualClock
     await store.exchange_reports("b", "new", "", TTL_US)
     clock.advance_us(1)
     reply = await store.exchange_reports("a", "", "", TTL_US)
-    assert reply.reports == {"a": (clock.now_us, ""), "b": (clock.now_us - 1, "new")}
+    assert reply.reports == {
+        "a": (clock.monotonic_us(), ""),
+        "b": (clock.monotonic_us() - 1, "new"),
+    }
     clock.advance_us(TTL_US - 1)
     assert (await store.exchange_reports("a", "", "", TTL_US)).reports.keys() == {"a"}
 

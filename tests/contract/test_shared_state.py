@@ -142,7 +142,7 @@ async def test_two_clients_share_one_bucket(
     shared_store: RedisStore, clock: ManualClock, valkey: EmbeddedValkey, batching: Batching
 ) -> None:
     """Two replicas together admit as much as one (dataspoke #112, litellm #2730)."""
-    other = make_store(batching, valkey.url, now_us=clock)
+    other = make_store(batching, valkey.url, now_us=clock.monotonic_us)
     await other.open()
     quota = quota_of(Algorithm.TOKEN_BUCKET, 5)
     admitted = [

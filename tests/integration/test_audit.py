@@ -36,8 +36,8 @@ class IndependentStore(RedisStore):
     """A store that decides on local state, so each replica counts for itself."""
 
     def __init__(self, url: str, keys: KeyScheme, clock: ManualClock) -> None:
-        super().__init__(url, keys, timeouts=LONG_TIMEOUTS, now_us=clock)
-        self._own = MemoryStore(clock)
+        super().__init__(url, keys, timeouts=LONG_TIMEOUTS, now_us=clock.monotonic_us)
+        self._own = MemoryStore(clock.monotonic_us)
 
     async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Decide on local state."""
@@ -78,7 +78,9 @@ def scheme() -> KeyScheme:
 
 
 def usual(url: str) -> Way:
-    return lambda clock: RedisStore(url, scheme(), timeouts=LONG_TIMEOUTS, now_us=clock)
+    return lambda clock: RedisStore(
+        url, scheme(), timeouts=LONG_TIMEOUTS, now_us=clock.monotonic_us
+    )
 
 
 async def load(fleet: Fleet, seconds: int) -> None:
@@ -174,7 +176,9 @@ async def test_overshoot_of_a_store_that_admits_everything(
 ) -> None:
     """Only admissions count, whatever the store reports as remaining."""
     fleet = fleet_over(
-        lambda clock: AdmitAllStore(valkey.url, scheme(), timeouts=LONG_TIMEOUTS, now_us=clock)
+        lambda clock: AdmitAllStore(
+            valkey.url, scheme(), timeouts=LONG_TIMEOUTS, now_us=clock.monotonic_us
+        )
     )
     await load(fleet, 30)
     await fleet.advance_until_compared()

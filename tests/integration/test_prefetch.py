@@ -35,7 +35,9 @@ async def fleet(valkey: EmbeddedValkey) -> AsyncIterator[Fleet]:
     clock = ManualClock()
     made = Fleet(
         clock,
-        lambda: RedisStore(valkey.url, KeyScheme(), timeouts=LONG_TIMEOUTS, now_us=clock),
+        lambda: RedisStore(
+            valkey.url, KeyScheme(), timeouts=LONG_TIMEOUTS, now_us=clock.monotonic_us
+        ),
         *POLICIES,
         replicas=("a", "b"),
     )

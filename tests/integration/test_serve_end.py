@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.server import ServeProcess, eventually, receive, send
+from support.eventually import eventually_async
+from support.server import ServeProcess, receive, send
 
 TARGET = """
 import asyncio
@@ -56,7 +57,7 @@ async def test_sigterm_lets_a_stream_finish(folder: Path) -> None:
         with contextlib.closing(writer):
             head = await reader.readuntil(b"first\n")
             service.signal(signal.SIGTERM)
-            await eventually(lambda: refuses(service.port))
+            await eventually_async(lambda: refuses(service.port))
             readyz = await service.admin("/readyz")
             assert (readyz.status, readyz.json["status"]) == (503, "draining")
             assert (await service.admin("/livez")).status == 200
@@ -76,7 +77,7 @@ async def test_second_signal_ends_at_once(folder: Path) -> None:
         with contextlib.closing(writer):
             await reader.readuntil(b"first\n")
             service.signal(signal.SIGTERM)
-            await eventually(lambda: refuses(service.port))
+            await eventually_async(lambda: refuses(service.port))
             service.signal(signal.SIGINT)
             assert await service.ended() == 0
 
@@ -153,7 +154,7 @@ async def test_not_ready_before_it_accepts(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with ServeProcess("starting:app", "--admin-port", str(port), folder=folder) as service:
-        reader, writer = await eventually(lambda: connect(port))
+        reader, writer = await eventually_async(lambda: connect(port))
         with contextlib.closing(writer):
             readyz = await receive(reader)
         assert (readyz.status, readyz.json["status"]) == (503, "starting")

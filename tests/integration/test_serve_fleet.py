@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from fleetlimit.stores.embedded import EmbeddedValkey
-from support.server import ServeProcess, eventually, fetch, send
+from support.eventually import eventually_async
+from support.server import ServeProcess, fetch, send
 from support.shortcuts import ALL_OR_NONE, VARIANTS, Shortcut
 
 LIMIT, REPLICAS, REQUESTS = 100, 4, 2_000
@@ -144,7 +145,7 @@ async def test_reset_reaches_the_other_replicas(
             return (await there.get("/items/1")).status == 200
 
         assert (reset.status, reset.json) == (200, {"policy": "default", "buckets": 1})
-        await eventually(is_admitted)
+        await eventually_async(is_admitted)
         # At most 1 s as documented, plus delays of a busy machine.
         assert time.monotonic() - started < 2
 
@@ -172,7 +173,7 @@ async def test_lease_of_a_killed_process_expires(
         async def is_admitted() -> bool:
             return (await other.get("/items/1")).status == 200
 
-        await eventually(is_admitted)
+        await eventually_async(is_admitted)
 
 
 @WITH_ALL_OR_NONE
@@ -194,7 +195,7 @@ async def test_concurrency_limit_holds_over_all_replicas(
         with contextlib.closing(writer):
             await reader.read()
         # The slot is released after the last byte was sent, possibly a moment later.
-        await eventually(lambda: _status(there, 200))
+        await eventually_async(lambda: _status(there, 200))
 
 
 async def _status(service: ServeProcess, status: int) -> bool:

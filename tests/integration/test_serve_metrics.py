@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from fleetlimit.stores.embedded import EmbeddedValkey
-from support.server import ServeProcess, eventually
+from support.eventually import eventually_async
+from support.server import ServeProcess
 
 REQUESTS = 5
 
@@ -23,4 +24,4 @@ async def test_pipelines_and_the_event_loop_are_measured(
         # Heartbeats may be in a pipeline too.
         assert await service.metric("fleetlimit_store_batch_size_sum") >= before + REQUESTS
         assert await service.metric("fleetlimit_store_batch_size_count") >= REQUESTS
-        await eventually(lambda: service.metric("fleetlimit_event_loop_lag_seconds_count"))
+        await eventually_async(lambda: service.metric("fleetlimit_event_loop_lag_seconds_count"))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fleetlimit.stores.embedded import EmbeddedValkey
-from support.server import ServeProcess, eventually, fetch
+from support.eventually import eventually_async
+from support.server import ServeProcess, fetch
 
 POLICIES = """\
 version: 1
@@ -80,16 +81,16 @@ async def test_a_store_killed_and_restarted(policies: str, store: EmbeddedValkey
         assert await statuses(service, "/exports", 5, "POST") == [503] * 5
         assert await statuses(service, "/whoami", 5) == [200] * 5
         # A local bucket with the limit divided by one live replica.
-        await eventually(lambda: denial_cache_expired(service))
+        await eventually_async(lambda: denial_cache_expired(service))
         assert await statuses(service, "/items/1", 3) == [200, 200, 429]
-        assert await eventually(lambda: is_unavailable(service))
+        assert await eventually_async(lambda: is_unavailable(service))
         assert (await service.admin("/livez")).status == 200
         assert await service.metric("fleetlimit_breaker_open") == 1
         assert await service.metric("fleetlimit_store_errors_total") >= 3
         assert await service.metric("fleetlimit_store_state_lost_total") == 0
 
         store.start()
-        await eventually(lambda: is_back(service))
+        await eventually_async(lambda: is_back(service))
         assert await statuses(service, "/exports", 2, "POST") == [200, 200]
         assert await statuses(service, "/items/1", 4) == [200, 200, 200, 429]
         assert await service.metric("fleetlimit_store_state_lost_total") == 1
@@ -117,11 +118,11 @@ async def test_a_store_that_stands_still(policies: str, store: EmbeddedValkey) -
                 *(statuses(service, "/exports", 2, "POST") for _ in range(20)),
             )
             assert {status for each in crowd for status in each} == {200, 429, 503}
-            assert await eventually(lambda: is_unavailable(service))
+            assert await eventually_async(lambda: is_unavailable(service))
             assert await statuses(service, "/exports", 3, "POST") == [503] * 3
         finally:
             os.kill(store.pid, signal.SIGCONT)
-        await eventually(lambda: is_back(service))
+        await eventually_async(lambda: is_back(service))
         assert await statuses(service, "/exports", 1, "POST") == [200]
         assert await service.metric("fleetlimit_store_state_lost_total") == 0
 
@@ -146,6 +147,6 @@ async def test_start_without_the_store(policies: str, store: EmbeddedValkey) -> 
         await service.ready()
         assert await statuses(service, "/exports", 3, "POST") == [503] * 3
         store.start()
-        await eventually(lambda: is_back(service))
+        await eventually_async(lambda: is_back(service))
         assert await statuses(service, "/exports", 1, "POST") == [200]
         assert await service.metric("fleetlimit_store_state_lost_total") == 0

@@ -8,7 +8,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from support.server import ServeProcess, eventually, fetch, send
+from support.eventually import eventually_async
+from support.server import ServeProcess, fetch, send
 
 PLAIN = """
 async def app(scope, receive, send):
@@ -71,12 +72,12 @@ async def test_plain_asgi_app_is_limited_by_policy_templates(tmp_path: Path) -> 
         }
 
         policies(tmp_path, "/carts/{id}", name="carts", rate="1/day")
-        await eventually(lambda: len(service.logged("policies.loaded")) == 2)
+        await eventually_async(lambda: len(service.logged("policies.loaded")) == 2)
         assert [(await service.get("/carts/1")).status for _ in range(2)] == [200, 429]
         assert (await service.admin("/policies")).json["generation"] == 2
 
         (tmp_path / "policies.yaml").write_text("version: 1\npolicies: [{name: 7}]\n")
-        await eventually(lambda: service.logged("policies.rejected"))
+        await eventually_async(lambda: service.logged("policies.rejected"))
         assert (await service.get("/carts/1")).status == 429
         assert await service.metric("fleetlimit_policy_reloads_total", 'result="failure"') >= 1
 
@@ -115,7 +116,7 @@ async def test_app_with_its_own_fleetlimit_has_one_limiter(tmp_path: Path) -> No
         assert len(service.logged("store.not_shared")) == 1
 
         policies(tmp_path, "/other", name="renamed")
-        rejected = await eventually(lambda: service.logged("policies.rejected"))
+        rejected = await eventually_async(lambda: service.logged("policies.rejected"))
         assert "routes depend on orders" in rejected[0]["errors"][0]
         assert (await service.get("/orders")).status == 429
 
@@ -171,7 +172,7 @@ async def test_streams_are_not_buffered(bundled: ServeProcess) -> None:
         async def is_admitted() -> bool:
             return (await bundled.get("/stream?lines=1")).status == 200
 
-        await eventually(is_admitted)
+        await eventually_async(is_admitted)
 
 
 async def test_websockets_are_counted_by_handshake(bundled: ServeProcess) -> None:

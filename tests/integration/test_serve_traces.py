@@ -11,7 +11,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
 from fleetlimit.telemetry.tracing.span_processor import CLOSE_SECONDS
 from support.collector import Collector
-from support.server import ServeProcess, eventually
+from support.eventually import eventually_async
+from support.server import ServeProcess
 
 PLAIN = """
 async def app(scope, receive, send):
@@ -58,9 +59,11 @@ async def test_a_request_is_one_trace(tmp_path: Path, valkey: EmbeddedValkey, ta
     ):
         await service.ready()
         assert [(await service.get("/items/1")).status for _ in range(2)] == [200, 429]
-        (line,) = await eventually(lambda: service.logged("request.denied"))
+        (line,) = await eventually_async(lambda: service.logged("request.denied"))
         denied = line["trace_id"]
-        server, check, call = await eventually(lambda: by_kind(collector.traces().get(denied, [])))
+        server, check, call = await eventually_async(
+            lambda: by_kind(collector.traces().get(denied, []))
+        )
 
         assert server.name == "GET /items/{item_id}"
         assert check.parent_span_id == server.span_id
@@ -106,7 +109,7 @@ async def test_unavailable_collector_drops_spans_only(tmp_path: Path, protocol: 
         await service.ready()
         assert [(await service.get("/items/1")).status for _ in range(3)] == [200, 429, 429]
         # Two spans per request, server and check: there is no store to call.
-        await eventually(lambda: dropped(service, 6))
+        await eventually_async(lambda: dropped(service, 6))
         assert await service.metric("fleetlimit_checks_total") == 3
         assert await service.stop() == 0
 
@@ -133,7 +136,7 @@ async def test_blocked_collector_delays_nothing(
         statuses = [(await service.get("/items/1")).status for _ in range(requests)]
         assert statuses == [200, *[429] * (requests - 1)]
         assert time.monotonic() - started < minute
-        await eventually(lambda: dropped(service, 2 * requests - queue))
+        await eventually_async(lambda: dropped(service, 2 * requests - queue))
         started = time.monotonic()
         assert await service.stop() == 0
         assert time.monotonic() - started < CLOSE_SECONDS + 5
@@ -144,5 +147,5 @@ async def test_no_traces_without_otel_variables(tmp_path: Path) -> None:
     with ServeProcess("--policies", policy_file(tmp_path)) as service:
         await service.ready()
         assert [(await service.get("/items/1")).status for _ in range(2)] == [200, 429]
-        (line,) = await eventually(lambda: service.logged("request.denied"))
+        (line,) = await eventually_async(lambda: service.logged("request.denied"))
         assert "trace_id" not in line

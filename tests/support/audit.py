@@ -1,7 +1,6 @@
 """Replicas over one store, whose reports are sent when the test says so."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Policy, PolicySet
@@ -16,16 +15,6 @@ from support.clock import ManualClock
 from support.limiter import Recorder, rate_policy
 
 AUDIT_INTERVAL_US = 2 * SECOND_US
-
-
-@dataclass(frozen=True, slots=True)
-class _ProcessClock:
-    """Process clock that is the test's clock."""
-
-    clock: ManualClock
-
-    def monotonic_us(self) -> int:
-        return self.clock.now_us
 
 
 class Fleet:
@@ -66,9 +55,9 @@ class Fleet:
         self.recorders[name] = Recorder()
         self.members[name] = Limiter(
             self._store(),
-            local=MemoryStore(self.clock),
+            local=MemoryStore(self.clock.monotonic_us),
             key_scheme=self._key_scheme,
-            clock=_ProcessClock(self.clock),
+            clock=self.clock,
             observers=[self.recorders[name]],
             replica=name,
             audit_callers=self._audit_callers,
@@ -147,7 +136,7 @@ class AuditBench:
 
     def __init__(self, *policies: object, audit_callers: int = 32) -> None:
         self.clock = ManualClock()
-        self.store = MemoryStore(self.clock)
+        self.store = MemoryStore(self.clock.monotonic_us)
         given = [policy for policy in policies if policy is not None] or [MINUTE]
         self.fleet = Fleet(self.clock, lambda: self.store, *given, audit_callers=audit_callers)  # type: ignore[arg-type]  # policies
 

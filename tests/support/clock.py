@@ -1,21 +1,20 @@
-"""Manual clock for stores, so that tests do not wait."""
+"""Manual clock for tests: the public one, with steps in microseconds and steps back."""
 
-from dataclasses import dataclass
+from fleetlimit import testing
+from fleetlimit.core.quota import SECOND_US
 
-EPOCH_US = 1_700_006_400_000_000
-"""Where a moved clock starts: midnight, so that a window of any usual length begins there."""
+EPOCH_US = testing.ManualClock().monotonic_us()
+"""Initial time of each clock, in microseconds since the epoch: midnight, so that a window of any
+usual length begins there."""
 
 
-@dataclass(slots=True)
-class ManualClock:
-    """Microseconds since the epoch, advanced only by a test."""
-
-    now_us: int = EPOCH_US
-
-    def __call__(self) -> int:
-        """Return the time."""
-        return self.now_us
+class ManualClock(testing.ManualClock):
+    """Clock of the process, and of stores, which take its `monotonic_us` as a function."""
 
     def advance_us(self, micros: int) -> None:
-        """Advance the time; a negative number sets it back."""
-        self.now_us += micros
+        """Advance the time; a negative number sets it back, as a failover of a store may do."""
+        self._us += micros
+
+    def seconds(self) -> float:
+        """Return seconds since the epoch, in place of `time.time` and `time.monotonic`."""
+        return self._us / SECOND_US

@@ -11,7 +11,7 @@ from support import e2e_timeouts as timeouts
 Found = TypeVar("Found")
 
 PATIENCE_SECONDS: Final = 60.0
-"""Time limit of a condition on processes of this machine. Only a failing test waits that long."""
+"""Time limit of a wait for a task or a local process. Only a failing test waits so long."""
 _POLL_S: Final = 0.02
 """Pause between two looks at a process of this machine."""
 

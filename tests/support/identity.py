@@ -15,12 +15,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from fleetlimit.core.quota import SECOND_US
 from fleetlimit.errors import IdentityError
 from fleetlimit.identity.bearer import JwtVerifier
+from support.clock import EPOCH_US
 
 ISSUER = "https://issuer.example"
 AUDIENCE = "api"
-NOW = 1_700_000_000
+NOW = EPOCH_US // SECOND_US
 
 
 def request(
@@ -38,17 +40,6 @@ def bearer_request(token: str | bytes) -> dict[str, Any]:
     """Return an ASGI scope with this bearer token."""
     raw = token if isinstance(token, bytes) else token.encode()
     return request(("Authorization", b"Bearer " + raw))
-
-
-@dataclass
-class Clock:
-    """Manual clock in seconds."""
-
-    now: float = NOW
-
-    def __call__(self) -> float:
-        """Return the time."""
-        return self.now
 
 
 @cache

@@ -16,26 +16,11 @@ from fleetlimit.limiter.events import Event
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply
 from fleetlimit.stores.memory import MemoryStore
+from support.clock import ManualClock
+from support.eventually import PATIENCE_SECONDS
 
 Line = TypeVar("Line")
 Kind = TypeVar("Kind")
-TIMEOUT_SECONDS = 5.0
-"""How long a test waits for what must come; only a test that fails ever waits so long."""
-
-
-class ManualClock:
-    """Monotonic clock that a test advances."""
-
-    def __init__(self) -> None:
-        self.us = 1_700_000_000_000_000
-
-    def monotonic_us(self) -> int:
-        """Return the time."""
-        return self.us
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock on."""
-        self.us += round(seconds * 1_000_000)
 
 
 class Journal(Generic[Line]):
@@ -52,7 +37,7 @@ class Journal(Generic[Line]):
 
     async def wait_until(self, predicate: Callable[[list[Line]], bool]) -> None:
         """Wait until the predicate is true of the entries."""
-        async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not predicate(self.entries):
                 self._written.clear()
                 await self._written.wait()
@@ -121,7 +106,7 @@ class HeldCall:
 
     async def wait(self) -> None:
         """Wait until the call is held."""
-        async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await self.reached.wait()
 
     async def block(self) -> None:
@@ -300,4 +285,4 @@ async def running(work: Coroutine[Any, Any, Kind]) -> AsyncIterator["asyncio.Tas
         yield task
     finally:
         task.cancel()
-        await asyncio.wait({task}, timeout=TIMEOUT_SECONDS)
+        await asyncio.wait({task}, timeout=PATIENCE_SECONDS)

@@ -6,7 +6,8 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import LimiterBench, rate_policy
+from support.limiter import rate_policy
+from support.web import LimiterBench
 
 
 async def endpoint() -> None: ...

@@ -1,8 +1,7 @@
-"""Processes of `fleetlimit serve`, an HTTP client for them, and waiting for a condition."""
+"""Processes of `fleetlimit serve`, and an HTTP client for them."""
 
 import asyncio
 import contextlib
-import inspect
 import json
 import os
 import re
@@ -10,51 +9,18 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self
 
 import fleetlimit
+from support.eventually import eventually_async
 from support.shortcuts import Shortcut
 
-Found = TypeVar("Found")
-PATIENCE_SECONDS = 60.0
-"""Seconds until a condition must be true; only a failing test waits so long."""
-_POLL_SECONDS = 0.02
 _APP = str(Path(fleetlimit.__file__).parents[1])
 _TESTS = str(Path(__file__).parents[1])
 _SAMPLE = re.compile(r"^(\w+)(?:{(.*?)})? ([^ #]+)(?: # ({.*?}).*)?$")
-
-
-@overload
-async def eventually(
-    find: Callable[[], Awaitable[Found | None]], seconds: float = PATIENCE_SECONDS
-) -> Found: ...
-
-
-@overload
-async def eventually(
-    find: Callable[[], Found | None], seconds: float = PATIENCE_SECONDS
-) -> Found: ...
-
-
-async def eventually(find: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
-    """Call a function until its result is true, and return the result.
-
-    Raises:
-        TimeoutError: The result was never true.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        result = find()
-        found = await result if inspect.isawaitable(result) else result
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not true after {seconds} s: {inspect.getsource(find).strip()}")
-        await asyncio.sleep(_POLL_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +166,9 @@ class ServeProcess:
 
     async def ready(self) -> Self:
         """Wait until the service is ready."""
-        await eventually(lambda: self.logged("service.ready") or self._process.poll() is not None)
+        await eventually_async(
+            lambda: self.logged("service.ready") or self._process.poll() is not None
+        )
         assert self.logged("service.ready"), "\n".join(self.output)
         return self
 
@@ -220,7 +188,7 @@ class ServeProcess:
 
     async def ended(self) -> int:
         """Wait until the process has ended, and return its exit code."""
-        await eventually(lambda: self._process.poll() is not None)
+        await eventually_async(lambda: self._process.poll() is not None)
         await asyncio.to_thread(self._reader.join)
         return self._process.wait()
 

@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Message, Scope
 
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.policy import Policy, PolicySet
-from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import IdentityError, StoreUnavailable
 from fleetlimit.identity import ClientAddressResolver, RequestIdentifier
@@ -24,16 +23,10 @@ from fleetlimit.testing import ManualClock
 from fleetlimit.web import wiring
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import HeaderFormat
+from support.eventually import PATIENCE_SECONDS
 
-PATIENCE_SECONDS = 60.0
-"""Limit of a wait in a test; only a failing test waits so long."""
 NEVER = 10**9
 """Consecutive failures that no test reaches, so that no probe runs in the background."""
-
-
-def rate_policy(name: str, *rates: str, **options: Any) -> Policy:
-    """Return a policy of these limits."""
-    return Policy(name, tuple(map(rate_quota, rates)), **options)
 
 
 async def resolve_x_caller(scope: Mapping[str, Any]) -> Principal | None:

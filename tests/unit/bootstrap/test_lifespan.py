@@ -24,7 +24,7 @@ from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.telemetry import EventLoopLagMonitor
 from fleetlimit.testing import ManualClock
 from fleetlimit.web.wiring import find_limiter
-from support.server import eventually
+from support.eventually import eventually_async
 
 TWO_A_DAY = PolicySet([Policy("orders", "2/day")])
 FILE = """\
@@ -233,7 +233,7 @@ async def test_suppressed_denials_are_logged_without_further_events(
         for _ in range(10):
             await fleetlimit.limiter.check("orders", principal="alice")
         clock.advance(11)
-        await eventually(lambda: [line for line in log.messages if "suppressed=3" in line])
+        await eventually_async(lambda: [line for line in log.messages if "suppressed=3" in line])
 
 
 def test_starlette_app_is_limited_by_the_middleware() -> None:

@@ -10,9 +10,8 @@ from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
 from fleetlimit import Fleetlimit, PolicyLimit, RateLimit, RateLimitMiddleware
+from support.eventually import PATIENCE_SECONDS
 from support.policies import ConfigMapMount, write_atomically
-
-PATIENCE_SECONDS = 60.0
 
 
 def until(true: Callable[[], object]) -> None:

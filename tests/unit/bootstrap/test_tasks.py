@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from fleetlimit.bootstrap.tasks import TaskSet
-from support.server import eventually
+from support.eventually import eventually_async
 
 
 async def test_failed_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -17,7 +17,7 @@ async def test_failed_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
     tasks = TaskSet(logging.getLogger("fleetlimit"))
     tasks.spawn(fail())
-    await eventually(lambda: caplog.messages)
+    await eventually_async(lambda: caplog.messages)
     await tasks.aclose()
     assert caplog.messages == ["background.failed"]
     assert "LookupError: gone" in caplog.text

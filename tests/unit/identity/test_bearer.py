@@ -9,11 +9,11 @@ from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError
 from fleetlimit.identity.bearer import JwtVerifier, TokenCache
 from fleetlimit.identity.jwks import JwksFile, JwksUrl
+from support.clock import ManualClock
 from support.identity import (
     AUDIENCE,
     ISSUER,
     NOW,
-    Clock,
     bearer_request,
     jwks,
     jwks_server,
@@ -65,46 +65,46 @@ async def test_nbf_has_a_leeway_of_30_seconds(tokens: JwtVerifier) -> None:
     assert await tokens.resolve(bearer_request(token(nbf=NOW + 30, iat=NOW + 30))) is not None
 
 
-async def test_any_of_several_audiences_is_accepted(tmp_path: Path, clock: Clock) -> None:
+async def test_any_of_several_audiences_is_accepted(tmp_path: Path, clock: ManualClock) -> None:
     """The token must be for one of the configured audiences."""
     path = tmp_path / "jwks.json"
     path.write_bytes(jwks(rsa_jwk("one")))
-    tokens = JwtVerifier(JwksFile(path), issuer=ISSUER, audience=["a", "b"], clock=clock)
+    tokens = JwtVerifier(JwksFile(path), issuer=ISSUER, audience=["a", "b"], clock=clock.seconds)
     assert await tokens.resolve(bearer_request(token(aud=["x", "b"]))) is not None
     assert await rejection_reason(tokens, token(aud=["x"])) == "audience"
 
 
 async def test_cache_entry_expires_at_exp(
-    tokens: JwtVerifier, clock: Clock, tmp_path: Path
+    tokens: JwtVerifier, clock: ManualClock, tmp_path: Path
 ) -> None:
     """A token is verified once until its exp, and again after it."""
     presented = token(exp=NOW + 5)
     assert await tokens.resolve(bearer_request(presented)) is not None
     (tmp_path / "jwks.json").write_bytes(jwks(rsa_jwk("two")))
     tokens._keys = JwksFile(tmp_path / "jwks.json")
-    clock.now += 4.9
+    clock.advance(4.9)
     assert await tokens.resolve(bearer_request(presented)) is not None
-    clock.now += 0.1
+    clock.advance(0.1)
     assert await rejection_reason(tokens, presented) == "unknown_key"
 
 
-async def test_cached_token_is_rejected_at_exp(tokens: JwtVerifier, clock: Clock) -> None:
+async def test_cached_token_is_rejected_at_exp(tokens: JwtVerifier, clock: ManualClock) -> None:
     """At its exp a cached token is expired."""
     presented = token(exp=NOW + 5)
     assert await tokens.resolve(bearer_request(presented)) is not None
-    clock.now += 5
+    clock.advance(5)
     assert await rejection_reason(tokens, presented) == "expired"
 
 
 async def test_a_withdrawn_key_stops_verifying_within_a_minute(
-    tokens: JwtVerifier, clock: Clock, tmp_path: Path
+    tokens: JwtVerifier, clock: ManualClock, tmp_path: Path
 ) -> None:
     """A cached token is verified again after 60 seconds, with the keys of that time."""
     presented = token()
     assert await tokens.resolve(bearer_request(presented)) is not None
     (tmp_path / "jwks.json").write_bytes(jwks(rsa_jwk("two")))
     tokens._keys = JwksFile(tmp_path / "jwks.json")
-    clock.now += 60
+    clock.advance(60)
     assert await rejection_reason(tokens, presented) == "unknown_key"
 
 
@@ -123,10 +123,12 @@ def test_cache_evicts_the_least_recently_used_token() -> None:
     assert len(cache) == 1
 
 
-async def test_keys_from_a_server_verify_tokens(clock: Clock) -> None:
+async def test_keys_from_a_server_verify_tokens(clock: ManualClock) -> None:
     """A token verifies with keys fetched over HTTP, and invented kids cause no further fetch."""
     with jwks_server(jwks(rsa_jwk("one"))) as server:
-        tokens = JwtVerifier(JwksUrl(server.url), issuer=ISSUER, audience=AUDIENCE, clock=clock)
+        tokens = JwtVerifier(
+            JwksUrl(server.url), issuer=ISSUER, audience=AUDIENCE, clock=clock.seconds
+        )
         assert await tokens.resolve(bearer_request(token())) == Principal("alice", source="jwt")
         for number in range(5):
             assert (
@@ -142,14 +144,14 @@ async def test_keys_from_a_server_verify_tokens(clock: Clock) -> None:
         assert server.hits == 1
 
 
-async def test_rejected_algorithm_fetches_no_keys(clock: Clock) -> None:
+async def test_rejected_algorithm_fetches_no_keys(clock: ManualClock) -> None:
     """A token that can never verify causes no fetch."""
 
     def fetch(_url: str, _timeout: float) -> bytes:
         raise AssertionError("fetched")
 
     keys = JwksUrl("https://issuer.example/jwks", fetch=fetch)
-    tokens = JwtVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock)
+    tokens = JwtVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock.seconds)
     assert await rejection_reason(tokens, unsigned()) == "algorithm"
     assert keys._refresh is None
 

@@ -22,7 +22,8 @@ from fleetlimit.identity import (
 from fleetlimit.identity.bearer import JwtVerifier
 from fleetlimit.identity.jwks import JwksFile
 from fleetlimit.web.http_limiter import Identifier
-from support.identity import AUDIENCE, ISSUER, Clock, jwks, request, rsa_jwk, token
+from support.clock import ManualClock
+from support.identity import AUDIENCE, ISSUER, jwks, request, rsa_jwk, token
 
 KEY = ("X-API-Key", "alice-key")
 BAD_KEY = ("X-API-Key", "guess")
@@ -56,7 +57,9 @@ def _identifier(tmp_path: Path) -> Identifier:
     keys.write_text(f"keys: [{{sha256: {digest}, principal: alice, tier: pro}}]")
     document = tmp_path / "jwks.json"
     document.write_bytes(jwks(rsa_jwk("one")))
-    tokens = JwtVerifier(JwksFile(document), issuer=ISSUER, audience=AUDIENCE, clock=Clock())
+    tokens = JwtVerifier(
+        JwksFile(document), issuer=ISSUER, audience=AUDIENCE, clock=ManualClock().seconds
+    )
     return RequestIdentifier(
         ClientAddressResolver(), api_keys=ApiKeyVerifier(keys), jwt=tokens, resolver=custom
     )

@@ -14,7 +14,8 @@ from fleetlimit.identity.jwks import (
     fetch_document,
     jwks_source,
 )
-from support.identity import Clock, jwks, jwks_server, rsa_jwk
+from support.clock import ManualClock
+from support.identity import jwks, jwks_server, rsa_jwk
 
 URL = "https://issuer.example/jwks.json"
 
@@ -111,13 +112,13 @@ async def test_slow_fetch_delays_a_request_by_the_timeout_at_most() -> None:
 
 async def test_unknown_kids_cause_one_fetch_in_an_interval() -> None:
     """A client that invents key ids cannot cause a fetch for each request."""
-    clock = Clock(0)
+    clock = ManualClock()
     issuer = Issuer(jwks(rsa_jwk("one")))
-    keys = JwksUrl(URL, fetch=issuer, clock=clock)
+    keys = JwksUrl(URL, fetch=issuer, clock=clock.seconds)
     for number in range(50):
         assert await reason(keys, f"made-up-{number}") == "unknown_key"
     assert issuer.fetches == 1
-    clock.now += 10
+    clock.advance(10)
     for number in range(50):
         assert await reason(keys, f"made-up-{number}") == "unknown_key"
     assert issuer.fetches == 2
@@ -125,21 +126,21 @@ async def test_unknown_kids_cause_one_fetch_in_an_interval() -> None:
 
 async def test_new_key_of_the_issuer_is_found() -> None:
     """A token signed with a key newer than the last fetch verifies after the interval."""
-    clock = Clock(0)
+    clock = ManualClock()
     issuer = Issuer(jwks(rsa_jwk("one")), jwks(rsa_jwk("one"), rsa_jwk("two")))
-    keys = JwksUrl(URL, fetch=issuer, clock=clock)
+    keys = JwksUrl(URL, fetch=issuer, clock=clock.seconds)
     assert await reason(keys, "one") == ""
-    clock.now += 10
+    clock.advance(10)
     assert await reason(keys, "two") == ""
 
 
 async def test_old_keys_are_refreshed_in_the_background() -> None:
     """Keys past their age still verify while a refresh runs."""
-    clock = Clock(0)
+    clock = ManualClock()
     issuer = Issuer(jwks(rsa_jwk("one")), jwks(rsa_jwk("two")))
-    keys = JwksUrl(URL, fetch=issuer, clock=clock)
+    keys = JwksUrl(URL, fetch=issuer, clock=clock.seconds)
     assert await reason(keys, "one") == ""
-    clock.now += 300
+    clock.advance(300)
     assert await reason(keys, "one") == ""
     await refreshed(keys)
     assert await reason(keys, "one") == "unknown_key"
@@ -151,11 +152,11 @@ async def test_failed_fetch_keeps_the_last_good_keys(
     failure: bytes | Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A failed fetch is logged, and changes nothing."""
-    clock = Clock(0)
+    clock = ManualClock()
     issuer = Issuer(jwks(rsa_jwk("one")), failure)
-    keys = JwksUrl(URL, fetch=issuer, clock=clock)
+    keys = JwksUrl(URL, fetch=issuer, clock=clock.seconds)
     assert await reason(keys, "one") == ""
-    clock.now += 300
+    clock.advance(300)
     assert await reason(keys, "one") == ""
     await refreshed(keys)
     assert await reason(keys, "one") == ""
@@ -167,13 +168,13 @@ async def test_failed_fetch_keeps_the_last_good_keys(
 
 async def test_reason_without_any_keys() -> None:
     """Until a first fetch succeeds no token verifies, and fetches respect their interval."""
-    clock = Clock(0)
+    clock = ManualClock()
     issuer = Issuer(OSError("down"), jwks(rsa_jwk("one")))
-    keys = JwksUrl(URL, fetch=issuer, clock=clock)
+    keys = JwksUrl(URL, fetch=issuer, clock=clock.seconds)
     assert await reason(keys, "one") == "keys_unavailable"
     assert await reason(keys, "one") == "keys_unavailable"
     assert issuer.fetches == 1
-    clock.now += 10
+    clock.advance(10)
     assert await reason(keys, "one") == ""
 
 

@@ -9,14 +9,8 @@ from fleetlimit.core.quota import concurrency_quota, rate_quota
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.denial_cache import DECISION_REUSE_US, DenialCache
 from fleetlimit.limiter.events import CheckDecided
-from support.limiter import (
-    Bench,
-    ManualClock,
-    concurrency_policy,
-    fixed_window,
-    rate_policy,
-    running,
-)
+from support.clock import ManualClock
+from support.limiter import Bench, concurrency_policy, fixed_window, rate_policy, running
 
 MINUTE = rate_quota("10/minute")
 DENIED_STATUS = BucketStatus(
@@ -71,7 +65,7 @@ async def test_denial_cache_misses_for_a_larger_cost() -> None:
         smaller = await bench.limiter.check("a", principal="ann", cost=1)
         larger = await bench.limiter.check("a", principal="ann", cost=5)
         assert (smaller.retry_after_us, larger.retry_after_us) == (6_000_000, 30_000_000)
-        bench.clock.us += larger.retry_after_us
+        bench.clock.advance_us(larger.retry_after_us)
         assert (await bench.limiter.check("a", principal="ann", cost=5)).allowed
 
 
@@ -80,9 +74,9 @@ async def test_denial_cache_entry_expires_after_a_second() -> None:
     async with Bench(rate_policy("a", "1/hour")) as bench:
         await _spend(bench, "a")
         await bench.limiter.check("a", principal="ann")
-        bench.clock.us += 999_999
+        bench.clock.advance_us(999_999)
         assert (await bench.limiter.check("a", principal="ann")).source is Source.CACHE
-        bench.clock.us += 1
+        bench.clock.advance_us(1)
         assert (await bench.limiter.check("a", principal="ann")).source is Source.STORE
 
 
@@ -92,10 +86,10 @@ async def test_denial_cache_entry_expires_at_the_retry_time() -> None:
         await _spend(bench, "a", 10)
         denied = await bench.limiter.check("a", principal="ann")
         assert denied.retry_after_us == 100_000
-        bench.clock.us += 99_999
+        bench.clock.advance_us(99_999)
         late = await bench.limiter.check("a", principal="ann")
         assert (late.source, late.retry_after_us) == (Source.CACHE, 1)
-        bench.clock.us += 1
+        bench.clock.advance_us(1)
         assert (await bench.limiter.check("a", principal="ann")).allowed
 
 
@@ -105,8 +99,8 @@ async def test_denial_cache_durations_decrease_with_age() -> None:
     cache = DenialCache(clock, BucketEvents())
     charge = Charge("k", MINUTE, 1)
     cache.add(charge, DENIED_STATUS)
-    clock.us += 350_000
-    found = cache._status(charge, clock.us)
+    clock.advance_us(350_000)
+    found = cache._status(charge, clock.monotonic_us())
     assert found is not None
     assert (found.retry_after_us, found.next_unit_after_us, found.reset_after_us) == (
         50_000,
@@ -122,9 +116,9 @@ async def test_denial_cache_reuses_a_decision_for_10_ms() -> None:
         await _spend(bench, "a", 10)
         assert not (await bench.limiter.check("a", principal="ann")).allowed
         first = await bench.limiter.check("a", principal="ann")
-        bench.clock.us += DECISION_REUSE_US - 1
+        bench.clock.advance_us(DECISION_REUSE_US - 1)
         assert await bench.limiter.check("a", principal="ann") is first
-        bench.clock.us += 1
+        bench.clock.advance_us(1)
         second = await bench.limiter.check("a", principal="ann")
         assert second.retry_after_us == first.retry_after_us - DECISION_REUSE_US
 
@@ -148,10 +142,10 @@ async def test_denial_cache_is_bounded() -> None:
     one, two, three = (Charge(key, MINUTE, 1) for key in ("one", "two", "three"))
     cache.add(one, DENIED_STATUS)
     cache.add(two, DENIED_STATUS)
-    assert cache._status(one, clock.us) == DENIED_STATUS
+    assert cache._status(one, clock.monotonic_us()) == DENIED_STATUS
     cache.add(three, DENIED_STATUS)
     assert len(cache) == 2
-    found = [cache._status(each, clock.us) for each in (one, two, three)]
+    found = [cache._status(each, clock.monotonic_us()) for each in (one, two, three)]
     assert found == [None, DENIED_STATUS, DENIED_STATUS]
 
 
@@ -162,7 +156,7 @@ async def test_denial_cache_entry_added_again_is_the_newest() -> None:
     one, two, three = (Charge(key, MINUTE, 1) for key in ("one", "two", "three"))
     for charge in (one, two, one, three):
         cache.add(charge, DENIED_STATUS)
-    found = [cache._status(each, clock.us) for each in (one, two, three)]
+    found = [cache._status(each, clock.monotonic_us()) for each in (one, two, three)]
     assert found == [DENIED_STATUS, None, DENIED_STATUS]
 
 

@@ -17,10 +17,10 @@ from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.plan import Plan, PolicyPlan, make_plan
 from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
 from fleetlimit.stores.memory import MemoryStore
+from support.clock import ManualClock
 from support.limiter import (
     Bench,
     FakeStore,
-    ManualClock,
     ManualSleep,
     concurrency_policy,
     rate_policy,
@@ -117,9 +117,9 @@ async def test_lease_of_a_dead_owner_expires() -> None:
     async with renewer_bench() as bench:
         await bench.track()
         await bench.renewer.aclose()
-        bench.clock.us += LEASE_US - 1
+        bench.clock.advance_us(LEASE_US - 1)
         assert await bench.is_held()
-        bench.clock.us += 1
+        bench.clock.advance_us(1)
         assert not await bench.is_held()
 
 
@@ -128,7 +128,7 @@ async def test_lease_of_a_dropped_reservation_expires() -> None:
     async with Bench(concurrency_policy("c", 1)) as bench:
         assert (await bench.limiter.check("c", principal="ann")).allowed
         assert await bench.remaining("c") == 0
-        bench.clock.us += LEASE_US
+        bench.clock.advance_us(LEASE_US)
         assert await bench.remaining("c") == 1
     async with renewer_bench() as bench:
         resting = asyncio.all_tasks()

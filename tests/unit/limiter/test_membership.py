@@ -11,7 +11,8 @@ from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.membership import INTERVAL_SECONDS, TTL_US, ReplicaMembership
 from fleetlimit.limiter.ports import HeartbeatReply
 from fleetlimit.stores.memory import MemoryStore
-from support.limiter import Bench, FakeStore, ManualClock, ManualSleep, Recorder, timeout_error
+from support.clock import ManualClock
+from support.limiter import Bench, FakeStore, ManualSleep, Recorder, timeout_error
 
 
 class MembershipBench:

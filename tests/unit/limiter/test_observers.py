@@ -14,7 +14,8 @@ from fleetlimit.limiter.events import (
 )
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.stores.memory import MemoryStore
-from support.limiter import Bench, FakeStore, ManualClock, Recorder, rate_policy, timeout_error
+from support.clock import ManualClock
+from support.limiter import Bench, FakeStore, Recorder, rate_policy, timeout_error
 
 
 class FailingObserver:

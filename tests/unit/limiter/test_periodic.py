@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from fleetlimit.limiter.periodic import DONE, PeriodicTask
-from support.limiter import TIMEOUT_SECONDS, Journal, ManualSleep
+from support.eventually import PATIENCE_SECONDS
+from support.limiter import Journal, ManualSleep
 
 
 class Operation:
@@ -147,7 +148,7 @@ async def test_periodic_task_stops_when_a_run_swallows_the_cancellation() -> Non
     task = PeriodicTask(swallowing, 0, failure_event="swallowing.failed", immediate=True)
     task.start()
     await started.wait()
-    async with asyncio.timeout(TIMEOUT_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert await task.stop()
     assert runs == [0]
     assert asyncio.all_tasks() == before
@@ -167,7 +168,7 @@ async def test_periodic_task_ends_when_its_cancellation_is_swallowed() -> None:
     await started.wait()
     (task,) = asyncio.all_tasks() - before
     task.cancel()
-    await asyncio.wait({task}, timeout=TIMEOUT_SECONDS)
+    await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
     assert task.done()
 
 
@@ -190,12 +191,12 @@ async def test_periodic_task_stop_has_a_bound(caplog: pytest.LogCaptureFixture) 
     task.start()
     await started.wait()
     (left,) = asyncio.all_tasks() - before
-    async with asyncio.timeout(TIMEOUT_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert await task.stop()
     assert not task.running
     assert [each.getMessage() for each in caplog.records] == [
         "periodic.not_stopped task=stubborn.failed"
     ]
     release.set()
-    await asyncio.wait({left}, timeout=TIMEOUT_SECONDS)
+    await asyncio.wait({left}, timeout=PATIENCE_SECONDS)
     assert left.done()

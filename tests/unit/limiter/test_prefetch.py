@@ -10,7 +10,7 @@ from fleetlimit.core.policy import Mode, Policy
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
-from support.clock import ManualClock as FleetClock
+from support.clock import ManualClock
 from support.limiter import Bench, rate_policy, remaining, timeout_error
 from support.prefetch import BUCKET, WINDOW, check_times, remaining_of, start_checks
 from support.stores import MINUTE_US
@@ -70,7 +70,7 @@ async def test_prefetched_and_remaining_units_are_at_most_the_burst(
     age_us: int, together: int
 ) -> None:
     """With batches of any age in two replicas, at most the burst is admitted at one instant."""
-    store = MemoryStore(clock := FleetClock())
+    store = MemoryStore((clock := ManualClock()).monotonic_us)
     fleet = Fleet(clock, lambda: store, BUCKET, replicas=("a", "b"))
     for _ in range(2):
         clock.advance_us(MINUTE_US)

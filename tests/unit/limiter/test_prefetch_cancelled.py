@@ -63,7 +63,7 @@ async def test_units_returned_after_a_refund_are_not_refunded_again() -> None:
         ((bucket,),) = [prefetcher._buckets.values()]
         waiter = Waiter(make_plan([(WINDOW, 1)], ANN, KeyScheme()), 1)
         (batch,) = bucket.batches
-        bucket.fulfil(waiter, batch, bench.clock.us)
+        bucket.fulfil(waiter, batch, bench.clock.monotonic_us())
         bench.clock.advance(6)
         await check_times(bench, 1, policy="w")
         await prefetcher.reclaim()

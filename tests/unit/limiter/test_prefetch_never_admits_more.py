@@ -78,7 +78,7 @@ def use_largest_batches(limiter: Limiter) -> None:
 async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
     """Run a fleet, and return the admitted units and their times."""
     clock = ManualClock()
-    store = MemoryStore(clock)
+    store = MemoryStore(clock.monotonic_us)
     policy = Policy("exports", (quota,), prefetch=fraction)
     fleet = Fleet(clock, lambda: SharedStore(store), policy, WIDE, replicas=NAMES)
     admitted: Admitted = []
@@ -99,7 +99,7 @@ async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
                 assert 0 <= remaining(decision.results[0].limits[0]) <= held
                 if not decision.allowed:
                     break
-                admitted.append((clock.now_us, cost))
+                admitted.append((clock.monotonic_us(), cost))
     await fleet.aclose()
     return admitted
 

@@ -13,7 +13,7 @@ WINDOW = quota_of(Algorithm.FIXED_WINDOW, 5)
 async def test_expired_buckets_are_deleted() -> None:
     """Expired buckets and their expiry entries are deleted in the next call."""
     clock = ManualClock()
-    store = MemoryStore(clock)
+    store = MemoryStore(clock.monotonic_us)
     for number in range(1_000):
         await store.acquire([charge(WINDOW, key=f"caller{number}")])
     assert len(store) == 1_000
@@ -25,7 +25,7 @@ async def test_expired_buckets_are_deleted() -> None:
 async def test_bucket_in_use_outlives_its_first_expiry() -> None:
     """A bucket that was charged again is kept for as long as its state matters."""
     clock = ManualClock()
-    store = MemoryStore(clock)
+    store = MemoryStore(clock.monotonic_us)
     log = quota_of(Algorithm.SLIDING_LOG, 5)
     await store.acquire([charge(log)])
     clock.advance_us(MINUTE_US - SECOND_US)
@@ -42,7 +42,7 @@ async def test_bucket_in_use_outlives_its_first_expiry() -> None:
 async def test_recreated_bucket_has_one_expiry_entry() -> None:
     """Repeated charges, refunds and deletions leave one expiry entry."""
     clock = ManualClock()
-    store = MemoryStore(clock)
+    store = MemoryStore(clock.monotonic_us)
     spent = charge(quota_of(Algorithm.CONCURRENCY, 5))
     for _ in range(1_000):
         result = await store.acquire([spent])

@@ -5,7 +5,8 @@ from fastapi.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import LimiterBench, parse_limits, rate_policy
+from support.limiter import rate_policy
+from support.web import LimiterBench, parse_limits
 
 
 def test_response_of_the_endpoint_has_limit_headers() -> None:

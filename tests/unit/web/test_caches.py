@@ -12,7 +12,8 @@ from fleetlimit.web.http_limiter import MAX_CACHED_HEADERS
 from fleetlimit.web.ratelimit_headers import HeaderFormat, encode_headers
 from fleetlimit.web.responses import MAX_CACHED_REJECTIONS
 from fleetlimit.web.route_policies import MAX_CACHED, ApplicablePolicies, PolicyCache
-from support.web import LimiterBench, rate_policy
+from support.limiter import rate_policy
+from support.web import LimiterBench
 
 ALL = rate_policy("all", "5/minute", match=Match(), key=(KeyPart.parse("header:x-team"),))
 DEPENDENCIES = (RateLimit("2/second", cost=3, burst=9),)

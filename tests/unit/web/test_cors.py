@@ -9,7 +9,8 @@ from starlette.testclient import TestClient
 
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import LimiterBench, assert_each_once, parse_limits, rate_policy
+from support.limiter import rate_policy
+from support.web import LimiterBench, assert_each_once, parse_limits
 
 ORIGIN = {"origin": "https://app.example"}
 LIMIT_HEADERS = {"RateLimit", "RateLimit-Policy", "Retry-After"}

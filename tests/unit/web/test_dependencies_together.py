@@ -8,7 +8,8 @@ from starlette.testclient import TestClient
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from support.exports import count_allowed, limited_app
-from support.web import LimiterBench, caller, parse_limits, rate_policy
+from support.limiter import rate_policy
+from support.web import LimiterBench, caller, parse_limits
 
 
 def test_limits_of_app_router_and_route_are_one_decision() -> None:

@@ -17,7 +17,8 @@ from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.dependency import ConcurrencyLimit, PolicyLimit, RateLimit, rate_limit
 from fleetlimit.web.route_policies import RateLimitDependency
 from support.exports import count_allowed, limited_app
-from support.web import LimiterBench, caller, parse_limits, rate_policy
+from support.limiter import rate_policy
+from support.web import LimiterBench, caller, parse_limits
 
 
 def test_rate_limit_admits_five_and_then_sends_429() -> None:

@@ -7,7 +7,8 @@ from starlette.types import Message
 from fleetlimit.core.policy import KeyKind, KeyPart
 from fleetlimit.web.dependency import PolicyLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import LimiterBench, collect_messages, http_scope, rate_policy
+from support.limiter import rate_policy
+from support.web import LimiterBench, collect_messages, http_scope
 
 BY_TENANT = (KeyPart(KeyKind.HEADER, "x-tenant"),)
 

@@ -7,7 +7,8 @@ from starlette.testclient import TestClient
 from fleetlimit.core.policy import Match
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import LimiterBench, caller, parse_limits, rate_policy
+from support.limiter import rate_policy
+from support.web import LimiterBench, caller, parse_limits
 
 
 async def endpoint() -> None: ...

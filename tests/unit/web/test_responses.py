@@ -23,14 +23,8 @@ from fleetlimit.web.exceptions import (
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 from fleetlimit.web.responses import RATE_LIMIT_RESPONSES, RejectionResponse
-from support.web import (
-    LimiterBench,
-    assert_each_once,
-    caller,
-    http_scope,
-    parse_limits,
-    rate_policy,
-)
+from support.limiter import rate_policy
+from support.web import LimiterBench, assert_each_once, caller, http_scope, parse_limits
 
 AppFactory = Callable[[LimiterBench], FastAPI]
 

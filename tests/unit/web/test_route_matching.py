@@ -11,15 +11,9 @@ from fleetlimit.core.policy import KeyKind, KeyPart, Match
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_table import RouteInfo, RouteTable
+from support.limiter import rate_policy
 from support.one_policy import endpoint, limited_bench, limited_client, starlette_endpoint
-from support.web import (
-    LimiterBench,
-    caller,
-    collect_messages,
-    http_scope,
-    parse_limits,
-    rate_policy,
-)
+from support.web import LimiterBench, caller, collect_messages, http_scope, parse_limits
 
 CALLER_AND_ROUTE = (KeyPart(KeyKind.PRINCIPAL), KeyPart(KeyKind.ROUTE))
 

@@ -16,13 +16,9 @@ from starlette.types import Message
 from fleetlimit.core.policy import KeyKind, KeyPart, Match
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from support.web import (
-    PATIENCE_SECONDS,
-    LimiterBench,
-    collect_messages,
-    rate_policy,
-    websocket_scope,
-)
+from support.eventually import PATIENCE_SECONDS
+from support.limiter import rate_policy
+from support.web import LimiterBench, collect_messages, websocket_scope
 
 SOCKETS = rate_policy("sockets", "1/minute", match=Match(frozenset({"WEBSOCKET"}), ("/ws/{room}",)))
 CONNECT: Message = {"type": "websocket.connect"}

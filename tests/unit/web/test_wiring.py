@@ -18,7 +18,8 @@ from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.wiring import LIMITER_KEY, LimiterLifespan
-from support.web import LimiterBench, parse_limits, rate_policy
+from support.limiter import rate_policy
+from support.web import LimiterBench, parse_limits
 
 NOT_STARTED = "the Fleetlimit of this app was not started: run the app's lifespan"
 

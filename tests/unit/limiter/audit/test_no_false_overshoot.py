@@ -83,7 +83,7 @@ class UnreliableStore(MemoryStore):
 
 async def run(quota: Quota, steps: list[Step], audit_callers: int) -> Fleet:
     clock = ManualClock()
-    store = UnreliableStore(clock)
+    store = UnreliableStore(clock.monotonic_us)
     fleet = Fleet(
         clock,
         lambda: store,

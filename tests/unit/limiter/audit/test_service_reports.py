@@ -19,15 +19,15 @@ from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.events import AuditReported, StoreFailed
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.stores.memory import MemoryStore
+from support.clock import ManualClock
 from support.limiter import FakeStore, ManualSleep, Recorder, timeout_error
-from support.limiter import ManualClock as ProcessClock
 
 
 class AuditServiceBench:
     """One replica's audit service over a fake store."""
 
     def __init__(self, *, failures: int = 3) -> None:
-        self.store = FakeStore(ProcessClock())
+        self.store = FakeStore(ManualClock())
         self.recorder = Recorder()
         self.pauses = ManualSleep()
         emit = self.recorder.on_event
@@ -39,7 +39,7 @@ class AuditServiceBench:
             self.store,
             self.breaker,
             emit,
-            ProcessClock(),
+            ManualClock(),
             policies=ActivePolicies(emit, events),
             sample=UsageSample(DEFAULT_CALLERS, events),
             replica="me",
@@ -105,7 +105,7 @@ async def test_audit_service_logs_an_unexpected_error_and_continues(
 
 async def test_audit_service_with_zero_callers_does_not_start() -> None:
     """With 0 callers no report is sent."""
-    store = FakeStore(ProcessClock())
+    store = FakeStore(ManualClock())
     limiter = Limiter(store, local=MemoryStore(), audit_callers=0)
     await limiter.start()
     await limiter.aclose()

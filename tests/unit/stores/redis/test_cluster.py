@@ -27,7 +27,7 @@ class Slots:
     def __init__(
         self, *, before_spending: Interruption = nothing, before_settling: Interruption = nothing
     ) -> None:
-        self.buckets = MemoryStore(ManualClock())
+        self.buckets = MemoryStore(ManualClock().monotonic_us)
         self.calls: list[tuple[str, str]] = []
         self._before_spending = before_spending
         self._before_settling = before_settling

@@ -8,8 +8,8 @@ import redis.asyncio
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import StoreError, StoreRefused, StoreUnavailable
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
+from support.eventually import eventually_async
 from support.sentinel import PASSWORD, sentinel
-from support.server import eventually
 from support.stores import quota_of, redis_store, spend
 
 
@@ -34,7 +34,7 @@ async def test_primary_is_found_and_all_connections_are_closed(port: int) -> Non
             return len(await admin.client_list()) == len(before)
 
         # The server notices closed connections with a delay.
-        assert await eventually(left)
+        assert await eventually_async(left)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from fleetlimit.telemetry.tracing.span_processor import CountingBatchSpanProcessor
-from support.server import PATIENCE_SECONDS
+from support.eventually import PATIENCE_SECONDS
 
 DELIVERED, FAILED = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
 

@@ -25,7 +25,8 @@ Without = Sequence[Shortcut]
 def settings(valkey: EmbeddedValkey, prefix: str, without: Without) -> dict[str, str]:
     return {
         "FLEETLIMIT_STORE": valkey.url,
-        "FLEETLIMIT_KEY_PREFIX": "-".join([prefix, *without]),
+        # Short: a prefix has at most 32 characters.
+        "FLEETLIMIT_KEY_PREFIX": "-".join([prefix, *(each[:3] for each in without)]),
         "FLEETLIMIT_ADMIN_TOKEN": TOKEN,
         # Long, because a pause of a busy machine must not count as a failure of the store.
         "FLEETLIMIT_STORE_TIMEOUT": "5",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from fleetlimit.core.decision import Decision, Source
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Policy
+from fleetlimit.core.quota import check_cost
 from fleetlimit.core.subject import NO_HEADERS, Principal, Subject
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.active_policies import ActivePolicies
@@ -242,6 +243,9 @@ class Limiter:
     def _policy_costs(
         self, policies: Sequence[str | Policy], cost: int
     ) -> list[tuple[Policy, int]]:
+        if not isinstance(cost, int):
+            # Compiled code further down would raise a `TypeError`.
+            check_cost(cost)
         costs = []
         for policy in policies:
             found = self.active_policies.require(policy) if isinstance(policy, str) else policy

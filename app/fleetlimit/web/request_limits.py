@@ -110,16 +110,14 @@ class RequestLimits:
             route.template,
             principal.tier if principal else "",
         )
-        policy_costs = (
-            await applicable.resolve_costs(scope)
-            if applicable.cost_functions
-            else applicable.policy_costs
-        )
         key_headers = applicable.key_headers
         headers = _key_headers(scope, key_headers) if key_headers else NO_HEADERS
         subject = Subject(identity.client_address, principal, route.name, headers)
         self.decision = None
+        policy_costs = applicable.policy_costs
         try:
+            if applicable.cost_functions:
+                policy_costs = await applicable.resolve_costs(scope)
             reservation = await http_limiter.limiter.admit(policy_costs, subject)
         except CostError as error:
             return cost_too_large_response(str(error), http_limiter.exposed_headers)

@@ -13,6 +13,7 @@ from starlette.types import Scope
 
 from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.quota import check_cost
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.web.http_limiter import HTTPLimiter
 
@@ -68,12 +69,17 @@ class ApplicablePolicies:
     key_headers: frozenset[str]
 
     async def resolve_costs(self, scope: Scope) -> list[tuple[Policy, int]]:
-        """Return each policy with the cost of this request."""
+        """Return each policy with the cost of this request.
+
+        Raises:
+            CostError: A function returned a negative number, or no whole number.
+        """
         policy_costs = [*self.policy_costs]
         for index, cost_function in self.cost_functions:
-            cost = cost_function(HTTPConnection(scope))
-            policy = policy_costs[index][0]
-            policy_costs[index] = policy, await cost if inspect.isawaitable(cost) else cost
+            returned = cost_function(HTTPConnection(scope))
+            cost = await returned if inspect.isawaitable(returned) else returned
+            check_cost(cost)
+            policy_costs[index] = policy_costs[index][0], cost
         return policy_costs
 
 

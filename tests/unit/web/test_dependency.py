@@ -156,6 +156,17 @@ def test_cost_function_may_be_plain_or_async() -> None:
         assert client.post("/exports?rows=0").status_code == 200
 
 
+def test_cost_function_that_returns_a_fraction_spends_nothing() -> None:
+    """Such a request is rejected as too large, and the store receives no fraction."""
+    fraction: Any = 1.5
+    client = limited_app(
+        LimiterBench(),
+        RateLimit("10/minute", cost=lambda request: fraction if request.query_params else 1),
+    )
+    assert client.post("/exports?rows=1").status_code == 413
+    assert parse_limits(client.post("/exports"))["10/60s"]["r"] == 9
+
+
 def test_reservation_commits_and_refunds() -> None:
     """The dependency's value corrects the cost of the request."""
     app = LimiterBench().install(FastAPI())

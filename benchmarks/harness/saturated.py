@@ -30,9 +30,9 @@ def saturated(store: Store, effort: Effort, *, joined: int, hot: bool = False) -
         hot: Whether all checks are on one bucket.
     """
     store.clear()
-    take = load_script("take", batchable=True)
-    store.client.script_load(take.text)
-    commands = itertools.cycle(_commands(take.sha, joined, 1 if hot else _CALLERS))
+    acquire = load_script("acquire", batchable=True)
+    store.client.script_load(acquire.text)
+    commands = itertools.cycle(_commands(acquire.sha, joined, 1 if hot else _CALLERS))
     connections = []
     for _ in range(_CONNECTIONS):
         connection = socket.create_connection(("127.0.0.1", store.port))

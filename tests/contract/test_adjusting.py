@@ -117,17 +117,17 @@ async def test_refund_of_a_log_changes_its_own_entry(store: Store, clock: Manual
     assert (await peek(store, spent.quota)).remaining == 1
 
 
-async def test_delta_0_renews_a_lease(store: Store, clock: ManualClock) -> None:
-    """A delta of 0 renews a lease, and restores one that expired while in use."""
+async def test_renew_extends_a_lease(store: Store, clock: ManualClock) -> None:
+    """A renewed lease lasts for another period; one that expired while in use is restored."""
     held = charge(quota_of(Algorithm.CONCURRENCY, 2, period_us=30 * SECOND_US), 2)
-    result = await store.acquire([held])
+    await store.acquire([held])
     for _ in range(3):
         clock.advance_us(20 * SECOND_US)
-        await store.adjust([adjustment(held, 0, result.store_now_us)])
+        await store.renew([held])
         assert (await peek(store, held.quota, 1)).retry_after_us == 30 * SECOND_US
     clock.advance_us(30 * SECOND_US)
     assert (await peek(store, held.quota, 1)).allowed
-    await store.adjust([adjustment(held, 0, result.store_now_us)])
+    await store.renew([held])
     assert not (await peek(store, held.quota, 1)).allowed
 
 
@@ -135,11 +135,11 @@ async def test_restored_lease_may_exceed_the_limit(store: Store, clock: ManualCl
     """After an expired lease is restored, both count, and a unit is free only below the limit."""
     quota = quota_of(Algorithm.CONCURRENCY, 1, period_us=30 * SECOND_US)
     old = charge(quota, lease="old")
-    result = await store.acquire([old])
+    await store.acquire([old])
     clock.advance_us(30 * SECOND_US)
     assert (await spend(store, quota, lease="new")).allowed
     clock.advance_us(SECOND_US)
-    await store.adjust([adjustment(old, 0, result.store_now_us)])
+    await store.renew([old])
     wait = 30 * SECOND_US
     assert await spend(store, quota, lease="third") == denied_status(0, wait, wait, wait)
 
@@ -167,8 +167,9 @@ async def test_several_adjustments_in_one_call(store: Store) -> None:
 
 
 async def test_empty_adjustment_does_nothing(store: Store) -> None:
-    """Adjusting nothing does nothing."""
+    """Adjusting or renewing nothing does nothing."""
     await store.adjust([])
+    await store.renew([])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

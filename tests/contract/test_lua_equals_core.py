@@ -41,6 +41,13 @@ class Adjust:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Renewal of the leases of an earlier check, counted back from the last one."""
+
+    which: int
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Advance the clock, by microseconds or by the longest retry time of the last result."""
 
@@ -48,7 +55,7 @@ class Wait:
     exactly: bool
 
 
-Step = Acquire | Adjust | Wait
+Step = Acquire | Adjust | Renew | Wait
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +105,9 @@ def steps(longest_us: int) -> st.SearchStrategy[list[Step]]:
         st.sampled_from([True] * 4 + [False]),
     )
     settle = st.builds(Adjust, st.integers(1, 4), st.integers(-6, 4))
+    renew = st.builds(Renew, st.integers(1, 4))
     wait = st.builds(Wait, st.integers(0, longest_us), st.booleans())
-    return st.lists(st.one_of(take, take, wait, settle), min_size=4, max_size=30)
+    return st.lists(st.one_of(take, take, wait, settle, renew), min_size=4, max_size=30)
 
 
 def charges_of(example: int, number: int, limits: list[Quota], take: Acquire) -> list[Charge]:
@@ -122,6 +130,11 @@ async def compare(
     for number, (limits, step) in enumerate(schedule):
         if isinstance(step, Wait):
             clock.advance_us(wait_us if step.exactly else step.micros)
+        elif isinstance(step, Renew):
+            charges, _ = history[-min(step.which, len(history))] if history else ([], None)
+            leases = [each for each in charges if each.quota.algorithm is Algorithm.CONCURRENCY]
+            await lua.renew(leases)
+            await core.renew(leases)
         elif isinstance(step, Adjust):
             charges, taken = history[-min(step.which, len(history))] if history else ([], None)
             corrections = [

@@ -131,6 +131,7 @@ class FakeStore:
         self.done: Journal[str] = Journal()
         self.calls: list[str] = []
         self.adjustments: list[Adjustment] = []
+        self.renewed: list[Charge] = []
         self.heartbeats: list[tuple[str, int]] = []
         self.closed = 0
         self._holds: dict[str, list[HeldCall]] = defaultdict(list)
@@ -171,6 +172,11 @@ class FakeStore:
         self.adjustments += adjustments
         times: Sequence[int] = await self._do("adjust", lambda: self.memory.adjust(adjustments))
         return times
+
+    async def renew(self, leases: Sequence[Charge]) -> None:
+        """Renew in memory."""
+        self.renewed += leases
+        await self._do("renew", lambda: self.memory.renew(leases))
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete in memory."""

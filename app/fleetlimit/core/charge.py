@@ -12,7 +12,7 @@ class Adjustment:
     Args:
         key: Key of the bucket in the store.
         quota: Quota of the bucket.
-        delta: Units to refund (negative) or to spend unconditionally (positive); 0 renews a lease.
+        delta: Units to refund (negative) or to spend unconditionally (positive).
         acquired_at_us: Store time at which the charge was spent.
         units: Units that were spent.
         lease: Name of the lease that the charge created.

@@ -26,7 +26,7 @@ class Fallback:
 
     def __init__(self, local: Store, *, sleep: Sleep = asyncio.sleep) -> None:
         self._local = local
-        self._lease_renewer = LeaseRenewer(local.adjust, sleep=sleep)
+        self._lease_renewer = LeaseRenewer(local.renew, local.adjust, sleep=sleep)
 
     async def decide(self, plan: Plan, replicas: int) -> Reservation:
         """Return the decision, with the units that were spent locally.

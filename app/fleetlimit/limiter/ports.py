@@ -104,6 +104,15 @@ class Store(Protocol):
         """Correct charges that were spent, and return the store time of each correction."""
         ...
 
+    async def renew(self, leases: Sequence[Charge]) -> None:
+        """Let leases last for another period from now on.
+
+        Args:
+            leases: Charges of `concurrency` quotas that were spent. A lease that had expired is
+                held again, even if that exceeds the limit, because its units are in use.
+        """
+        ...
+
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets, and return how many existed."""
         ...

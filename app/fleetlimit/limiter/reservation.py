@@ -3,7 +3,6 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Self
 from weakref import WeakSet
 
@@ -15,6 +14,7 @@ from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import Sleep
 
 Adjust = Callable[[Sequence[Adjustment]], Awaitable[object]]
+Renew = Callable[[Sequence[Charge]], Awaitable[object]]
 
 
 class Reservation:
@@ -113,13 +113,13 @@ class Reservation:
 
     async def _apply(self, adjustments: list[Adjustment]) -> None:
         leases, self.leases = self.leases, ()
-        adjustments += [each.adjustment(-each.units, self._acquired_at_us) for each in leases]
+        adjustments += self.releases_of(leases)
         if adjustments:
             await self._adjust(adjustments)
 
-    def renewals(self) -> list[Adjustment]:
-        """Return the adjustments that renew the leases."""
-        return [each.adjustment(0, self._acquired_at_us) for each in self.leases]
+    def releases_of(self, leases: Sequence[Charge]) -> list[Adjustment]:
+        """Return the adjustments that release leases of this reservation."""
+        return [each.adjustment(-each.units, self._acquired_at_us) for each in leases]
 
 
 def _spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:
@@ -139,11 +139,13 @@ class LeaseRenewer:
     """Renews the leases of open reservations. No task runs while there are none.
 
     Args:
-        adjust: Renews leases; never raises.
+        renew: Renews leases; never raises.
+        adjust: Releases a lease that was renewed after its release; never raises.
         sleep: Pause between renewals.
     """
 
-    def __init__(self, adjust: Adjust, *, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(self, renew: Renew, adjust: Adjust, *, sleep: Sleep = asyncio.sleep) -> None:
+        self._renew = renew
         self._adjust = adjust
         self._sleep = sleep
         self._tracked: dict[int, WeakSet[Reservation]] = {}
@@ -160,7 +162,7 @@ class LeaseRenewer:
         self._tracked.setdefault(lifetime_us, WeakSet()).add(reservation)
         if lifetime_us not in self._tasks:
             task = self._tasks[lifetime_us] = PeriodicTask(
-                lambda: self._renew(lifetime_us),
+                lambda: self._run(lifetime_us),
                 # Three renewals in a lifetime: two may be lost.
                 lifetime_us / 3 / SECOND_US,
                 failure_event="lease.renewal_failed",
@@ -168,7 +170,7 @@ class LeaseRenewer:
             )
             task.start()
 
-    async def _renew(self, lifetime_us: int) -> object:
+    async def _run(self, lifetime_us: int) -> object:
         tracked = self._tracked[lifetime_us]
         tracked.difference_update([each for each in tracked if not each.leases])
         await self._renew_all(tracked)
@@ -179,11 +181,12 @@ class LeaseRenewer:
         return DONE
 
     async def _renew_all(self, reservations: Iterable[Reservation]) -> None:
-        renewals = [(owner, each) for owner in reservations for each in owner.renewals()]
-        if renewals:
-            await self._adjust([each for _, each in renewals])
+        renewed = {owner: owner.leases for owner in reservations if owner.leases}
+        if renewed:
+            await self._renew([lease for leases in renewed.values() for lease in leases])
         # The renewal of a lease that was released while it was in flight must be undone.
-        undone = [replace(each, delta=-each.units) for owner, each in renewals if not owner.leases]
+        released = {owner: leases for owner, leases in renewed.items() if not owner.leases}
+        undone = [each for owner, leases in released.items() for each in owner.releases_of(leases)]
         if undone:
             await self._adjust(undone)
 

@@ -18,7 +18,7 @@ from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
 
 
 class StoreGateway:
-    """Acquires and adjusts charges in the shared store.
+    """Acquires, adjusts and renews charges in the shared store.
 
     Args:
         store: The shared store.
@@ -40,7 +40,7 @@ class StoreGateway:
         self._breaker = breaker
         self._bucket_events = bucket_events
         self._sample = sample
-        self._lease_renewer = LeaseRenewer(self.adjust)
+        self._lease_renewer = LeaseRenewer(self.renew, self.adjust)
         self._background_tasks: set[asyncio.Task[None]] = set()
         self._prefetcher = Prefetcher(self._acquire, self.adjust, bucket_events, sample, clock)
 
@@ -109,6 +109,11 @@ class StoreGateway:
             self._sample.record_refunds(adjustments, adjusted_at_us)
         # After the reply: a denial that is cached before the store has adjusted is dropped, too.
         self._bucket_events.emit_adjusted([each.key for each in adjustments])
+
+    async def renew(self, leases: Sequence[Charge]) -> None:
+        """Renew leases. While the store is unavailable they expire without a renewal."""
+        with contextlib.suppress(StoreError):
+            await self._breaker.call("renew", self._store.renew, leases)
 
     async def aclose(self) -> None:
         """Stop renewing leases, refund prefetched units, and wait for calls in the background."""

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
-from fleetlimit.core.algorithms import State, algorithm_for
+from fleetlimit.core.algorithms import State, algorithm_for, concurrency
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.quota import Quota
 from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply
@@ -85,6 +85,15 @@ class MemoryStore:
             state = algorithm_for(quota.algorithm).adjust(quota, state, now_us, adjustment)
             self._put(adjustment.key, quota, state)
         return [now_us] * len(adjustments)
+
+    async def renew(self, leases: Sequence[Charge]) -> None:
+        """Renew leases, and hold expired ones again."""
+        now_us = self._now_us()
+        self._expire(now_us)
+        for lease in leases:
+            _, state = self._buckets.get(lease.key, (None, None))
+            state = concurrency.renew(lease.quota, state, now_us, lease.units, lease.lease)
+            self._put(lease.key, lease.quota, state)
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many existed."""

@@ -13,15 +13,21 @@ from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Mode, Policy
 from fleetlimit.core.quota import SECOND_US, concurrency_quota
 from fleetlimit.core.subject import Subject
+from fleetlimit.limiter.audit.sample import UsageSample
+from fleetlimit.limiter.bucket_events import BucketEvents
+from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
+from fleetlimit.limiter.events import StoreFailed
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.plan import Plan, PolicyPlan, make_plan
 from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
+from fleetlimit.limiter.store_gateway import StoreGateway
 from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock
 from support.limiter import (
     Bench,
     FakeStore,
     ManualSleep,
+    Recorder,
     concurrency_policy,
     rate_policy,
     running,
@@ -39,7 +45,7 @@ class RenewerBench:
         self.clock = ManualClock()
         self.store = FakeStore(self.clock)
         self.pauses = ManualSleep()
-        self.renewer = LeaseRenewer(self.store.adjust, sleep=self.pauses)
+        self.renewer = LeaseRenewer(self.store.renew, self.store.adjust, sleep=self.pauses)
 
     async def track(self, key: str = "k", *, lease_us: int = LEASE_US) -> Reservation:
         """Acquire a lease on a bucket of one unit, and track it."""
@@ -79,7 +85,7 @@ async def test_lease_is_renewed_while_it_is_held() -> None:
             await bench.pauses.wait_for_calls(renewal)
             bench.clock.advance(10)
             bench.pauses.finish()
-            await bench.store.wait_until_done("adjust", renewal)
+            await bench.store.wait_until_done("renew", renewal)
             assert await bench.is_held()
         assert set(bench.pauses.requested.entries) == {10}
         await held.release()
@@ -94,7 +100,8 @@ async def test_released_lease_is_not_renewed() -> None:
         await held.release()
         bench.pauses.finish()
         await bench.pauses.wait_for_calls(2)
-        assert [each.key for each in bench.store.adjustments] == ["k", "other"]
+        assert [each.key for each in bench.store.adjustments] == ["k"]
+        assert [each.key for each in bench.store.renewed] == ["other"]
         assert not await bench.is_held()
         await other.release()
 
@@ -138,7 +145,7 @@ async def test_lease_of_a_dropped_reservation_expires() -> None:
         del held
         bench.pauses.finish()
         await asyncio.wait({task}, timeout=1)
-        assert bench.store.adjustments == []
+        assert bench.store.renewed == []
 
 
 async def test_short_lease_does_not_wait_for_a_long_one() -> None:
@@ -151,7 +158,7 @@ async def test_short_lease_does_not_wait_for_a_long_one() -> None:
         assert bench.pauses.requested.entries == [10, 0.3]
         bench.clock.advance(0.6)
         bench.pauses.finish(1)
-        await bench.store.wait_until_done("adjust")
+        await bench.store.wait_until_done("renew")
         bench.clock.advance(0.6)
         assert await bench.is_held("short")
         await long.release()
@@ -163,7 +170,7 @@ async def test_renewal_in_flight_does_not_restore_a_released_lease() -> None:
     async with renewer_bench() as bench:
         gone, stays = await bench.track("gone"), await bench.track("stays")
         await bench.pauses.wait_for_calls(1)
-        renewal = bench.store.hold("adjust")
+        renewal = bench.store.hold("renew")
         bench.pauses.finish()
         await renewal.wait()
         await gone.release()
@@ -277,6 +284,18 @@ async def test_cancelled_release_is_completed() -> None:
             hold.released.set()
             await bench.store.wait_until_done("adjust")
         assert (await bench.remaining("c"), await bench.remaining("r")) == (1, 5)
+
+
+async def test_failed_renewal_is_emitted_and_raises_nothing() -> None:
+    """A renewal that fails is a `StoreFailed`; the lease expires unless the next one succeeds."""
+    clock, recorder, events = ManualClock(), Recorder(), BucketEvents()
+    store = FakeStore(clock)
+    store.errors["renew"] = timeout_error()
+    breaker = CircuitBreaker(BreakerSettings(), store.open, recorder.on_event)
+    gateway = StoreGateway(store, breaker, events, UsageSample(0, events), clock)
+    await gateway.renew([Charge("k", concurrency_quota(1), 1, "lease")])
+    assert [event.operation for event in recorder.of(StoreFailed)] == ["renew"]
+    await gateway.aclose()
 
 
 async def test_local_leases_are_renewed() -> None:

@@ -53,12 +53,18 @@ def acquire(
 def adjust(
     quota: Quota, state: Leases | None, now_us: int, adjustment: Adjustment
 ) -> Leases | None:
-    """Release units of a lease, hold more under it, or renew it with a delta of 0."""
+    """Release units of a lease, or hold more under it; the units that stay held are renewed."""
     units = max(0, adjustment.units + adjustment.delta)
-    prefix = f"{adjustment.lease}:"
-    others = [each for each in _unexpired(state, now_us) if not each[1].startswith(prefix)]
-    # Units in use are held even if their lease had expired, which may exceed the limit.
-    renewed = _units(adjustment.lease, 1, units, now_us + quota.period_us)
+    return renew(quota, state, now_us, units, adjustment.lease)
+
+
+def renew(quota: Quota, state: Leases | None, now_us: int, units: int, lease: str) -> Leases | None:
+    """Hold this number of units under a lease for a period from now on.
+
+    Units in use are held even if their lease had expired, which may exceed the limit.
+    """
+    others = [each for each in _unexpired(state, now_us) if not each[1].startswith(f"{lease}:")]
+    renewed = _units(lease, 1, units, now_us + quota.period_us)
     held = tuple(sorted([*others, *renewed]))
     return Leases(held) if held else None
 

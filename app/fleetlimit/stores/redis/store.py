@@ -191,6 +191,11 @@ class RedisStore:
         time_us_of = dict(zip(by_slot, times_us, strict=True))
         return [time_us_of[slot] for slot in slots]
 
+    async def renew(self, leases: Sequence[Charge]) -> None:
+        """Renew leases, and hold expired ones again."""
+        # `adjust.lua` renews the units that stay held: with a delta of 0, all units of the lease.
+        await self.adjust([lease.adjustment(0, 0) for lease in leases])
+
     async def _adjust_in_slot(self, adjustments: Sequence[Adjustment]) -> int:
         args: list[Any] = [self._now_us()]
         for each in adjustments:

@@ -1,4 +1,5 @@
--- Correct earlier charges: refund units, spend more without a check, or renew a lease (delta 0).
+-- Correct earlier charges: refund units, or spend more without a check. The units that stay held under
+-- a lease are renewed; a delta of 0 renews the whole lease (Store.renew).
 --
 -- KEYS     one bucket for each adjustment
 -- ARGV[1]  now in microseconds since the epoch; 0 for the server's clock

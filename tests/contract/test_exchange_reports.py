@@ -4,7 +4,7 @@ import pytest
 
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.ports import Store
+from fleetlimit.limiter.ports import Store, StoredReport
 from fleetlimit.stores.redis.store import RedisStore
 from support.clock import ManualClock
 
@@ -16,12 +16,12 @@ async def test_first_replica_receives_all_reports(store: Store, clock: ManualClo
     first_us = clock.monotonic_us()
     alone = await store.exchange_reports("b", "what b says", "", TTL_US)
     assert (alone.store_now_us, alone.bounds) == (first_us, "")
-    assert alone.reports == {"b": (first_us, "what b says")}
+    assert alone.reports == {"b": StoredReport(first_us, "what b says")}
     clock.advance_us(1)
     both = await store.exchange_reports("a", "what a says: {}", "", TTL_US)
     assert both.reports == {
-        "a": (first_us + 1, "what a says: {}"),
-        "b": (first_us, "what b says"),
+        "a": StoredReport(first_us + 1, "what a says: {}"),
+        "b": StoredReport(first_us, "what b says"),
     }
     assert (await store.exchange_reports("b", "more", "", TTL_US)).reports == {}
 
@@ -34,8 +34,8 @@ async def test_report_replaces_the_previous_one(store: Store, clock: ManualClock
     clock.advance_us(1)
     reply = await store.exchange_reports("a", "", "", TTL_US)
     assert reply.reports == {
-        "a": (clock.monotonic_us(), ""),
-        "b": (clock.monotonic_us() - 1, "new"),
+        "a": StoredReport(clock.monotonic_us(), ""),
+        "b": StoredReport(clock.monotonic_us() - 1, "new"),
     }
     clock.advance_us(TTL_US - 1)
     assert (await store.exchange_reports("a", "", "", TTL_US)).reports.keys() == {"a"}

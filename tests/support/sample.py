@@ -9,7 +9,7 @@ from fleetlimit.core.policy import Policy
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.audit.ledger import INTERVAL_US
 from fleetlimit.limiter.audit.sample import UsageSample
-from fleetlimit.limiter.plan import Plan, make_plan
+from fleetlimit.limiter.plan import Plan, PolicyCost, make_plan
 from fleetlimit.limiter.ports import AcquireResult
 from support.clock import EPOCH_US
 from support.limiter import rate_policy
@@ -20,7 +20,7 @@ TEN = rate_policy("p", "10/minute")
 
 
 def plan_for(policy: Policy = TEN, caller: str = "ann", cost: int = 1) -> Plan:
-    return make_plan([(policy, cost)], Subject(principal=Principal(caller)), KEY_SCHEME)
+    return make_plan([PolicyCost(policy, cost)], Subject(principal=Principal(caller)), KEY_SCHEME)
 
 
 def acquire_result(

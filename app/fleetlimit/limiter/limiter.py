@@ -20,7 +20,7 @@ from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Observer
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.membership import ReplicaMembership
-from fleetlimit.limiter.plan import PlanCache, PolicyCosts, all_bucket_keys
+from fleetlimit.limiter.plan import PlanCache, PolicyCost, all_bucket_keys
 from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
@@ -165,7 +165,7 @@ class Limiter:
         """
         return await self.admit(self._policy_costs(policies, cost), _subject(subject, principal))
 
-    async def admit(self, costs: PolicyCosts, subject: Subject) -> Reservation:
+    async def admit(self, costs: Sequence[PolicyCost], subject: Subject) -> Reservation:
         """Spend from several policies together, each at its own cost.
 
         Args:
@@ -226,7 +226,7 @@ class Limiter:
         """
         costs = self._policy_costs(policies, 1)
         keys = all_bucket_keys(
-            [policy for policy, _ in costs], _subject(subject, principal), self.key_scheme
+            [each.policy for each in costs], _subject(subject, principal), self.key_scheme
         )
         await self._local.delete(keys)
         try:
@@ -240,16 +240,14 @@ class Limiter:
         """Return the hash of a caller that the store, logs and traces contain."""
         return self.key_scheme.subject_hash(subject)
 
-    def _policy_costs(
-        self, policies: Sequence[str | Policy], cost: int
-    ) -> list[tuple[Policy, int]]:
+    def _policy_costs(self, policies: Sequence[str | Policy], cost: int) -> list[PolicyCost]:
         if not isinstance(cost, int):
             # Compiled code further down would raise a `TypeError`.
             check_cost(cost)
         costs = []
         for policy in policies:
             found = self.active_policies.require(policy) if isinstance(policy, str) else policy
-            costs.append((found, cost))
+            costs.append(PolicyCost(found, cost))
         return costs
 
 

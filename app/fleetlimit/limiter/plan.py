@@ -24,8 +24,13 @@ from fleetlimit.core.subject import Subject
 from fleetlimit.errors import CostError
 from fleetlimit.limiter.bucket_events import BucketEvents
 
-PolicyCosts = Sequence[tuple[Policy, int]]
-"""Policies, each with the cost of the request under it."""
+
+@dataclass(slots=True)
+class PolicyCost:
+    """Cost of a request under one policy. Treat it as immutable: routes share their costs."""
+
+    policy: Policy
+    cost: int
 
 
 @dataclass(slots=True)
@@ -107,7 +112,7 @@ class Plan:
         )
 
 
-def make_plan(costs: Iterable[tuple[Policy, int]], subject: Subject, key_scheme: KeyScheme) -> Plan:
+def make_plan(costs: Iterable[PolicyCost], subject: Subject, key_scheme: KeyScheme) -> Plan:
     """Resolve tiers, keys, modes and costs.
 
     Args:
@@ -122,7 +127,8 @@ def make_plan(costs: Iterable[tuple[Policy, int]], subject: Subject, key_scheme:
     policy_plans: list[PolicyPlan] = []
     charges: list[Charge] = []
     lease, tier = "", subject.tier
-    for policy, cost in costs:
+    for policy_cost in costs:
+        policy, cost = policy_cost.policy, policy_cost.cost
         if policy.mode is Mode.OFF or (policy_plans and _includes(policy_plans, policy)):
             continue
         mode = _effective_mode(policy, subject, key_scheme)
@@ -192,6 +198,14 @@ _RouteKey = tuple[str, str, str | None]
 """Route, name of the first policy, and tier; None as the tier of an anonymous caller."""
 
 
+@dataclass(slots=True)
+class _CachedPlan:
+    """A plan, and the costs that it was made from."""
+
+    costs: Sequence[PolicyCost]
+    plan: Plan
+
+
 class PlanCache:
     """Plans of callers on routes.
 
@@ -202,7 +216,7 @@ class PlanCache:
 
     def __init__(self, key_scheme: KeyScheme, bucket_events: BucketEvents) -> None:
         self._key_scheme = key_scheme
-        self._plans: BoundedCache[tuple[_RouteKey, str], tuple[PolicyCosts, Plan]] = BoundedCache(
+        self._plans: BoundedCache[tuple[_RouteKey, str], _CachedPlan] = BoundedCache(
             MAX_CACHED_PLANS
         )
         # The callers of a route share one tuple. With one each, the plans of many callers would
@@ -215,31 +229,33 @@ class PlanCache:
     def __len__(self) -> int:
         return len(self._plans)
 
-    def plan_for(self, costs: PolicyCosts, subject: Subject) -> Plan:
+    def plan_for(self, costs: Sequence[PolicyCost], subject: Subject) -> Plan:
         """Return the plan of a check.
 
         Raises:
             CostError: A cost is negative, or more than an enforced limit can ever hold.
         """
         principal = subject.principal
-        policy = costs[0][0].name if costs else ""
+        policy = costs[0].policy.name if costs else ""
         route: _RouteKey
         if principal is None:
             name, route = subject.client_address, (subject.route, policy, None)
         else:
             name, route = principal.name, (subject.route, policy, principal.tier)
         cached = self._plans.get((route, name))
-        if cached is not None and cached[0] == costs:
-            return cached[1]
+        # The requests of a route share one list, which is compared faster than its items.
+        if cached is not None and (cached.costs is costs or cached.costs == costs):
+            return cached.plan
         plan = make_plan(costs, subject, self._key_scheme)
         # Clients can send long names, which must not fill the memory.
-        if len(name) <= MAX_CACHED_CHARS and costs and all(p.has_cacheable_plan for p, _ in costs):
+        cacheable = costs and all(each.policy.has_cacheable_plan for each in costs)
+        if cacheable and len(name) <= MAX_CACHED_CHARS:
             shared = self._policy_plans.get(route)
             if shared == plan.policy_plans:
                 plan.policy_plans = shared
             else:
                 self._policy_plans.put(route, plan.policy_plans)
-            self._plans.put((route, name), (costs, plan))
+            self._plans.put((route, name), _CachedPlan(costs, plan))
         return plan
 
     def clear(self) -> None:

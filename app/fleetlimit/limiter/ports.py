@@ -57,19 +57,27 @@ class HeartbeatReply:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredReport:
+    """Last usage report of a replica, and the store time at which it arrived."""
+
+    store_reported_at_us: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class AuditReply:
     """Reply of a store to `Store.exchange_reports`.
 
     Args:
         store_now_us: Store time.
         bounds: Message of the replica that compares the reports to all replicas.
-        reports: Last report of every replica and its store time, for the replica that compares
-            them; empty for the other replicas.
+        reports: Report of every replica by its name, for the replica that compares them; empty
+            for the other replicas.
     """
 
     store_now_us: int
     bounds: str
-    reports: Mapping[str, tuple[int, str]]
+    reports: Mapping[str, StoredReport]
 
 
 class Store(Protocol):

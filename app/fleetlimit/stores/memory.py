@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from fleetlimit.core.algorithms import State, algorithm_for, concurrency
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.quota import Quota
-from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply
+from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, StoredReport
 
 
 def wall_clock_us() -> int:
@@ -33,7 +33,7 @@ class MemoryStore:
         # A key has at most one entry in `_expiries`, even if its bucket is deleted and recreated.
         self._scheduled: set[str] = set()
         self._epoch = secrets.token_hex(8)
-        self._reports: dict[str, tuple[int, str]] = {}
+        self._reports: dict[str, StoredReport] = {}
         self._departed: set[str] = set()
         self._bounds = ""
 
@@ -109,8 +109,12 @@ class MemoryStore:
         """Store a report; limiters that share this store in a process are audited together."""
         now_us = self._now_us()
         self._bounds = bounds or self._bounds
-        self._reports[replica] = (now_us, report)
-        expired = {name for name, (at, _) in self._reports.items() if at <= now_us - ttl_us}
+        self._reports[replica] = StoredReport(now_us, report)
+        expired = {
+            name
+            for name, stored in self._reports.items()
+            if stored.store_reported_at_us <= now_us - ttl_us
+        }
         for name in expired:
             del self._reports[name]
         self._departed = self._departed | {replica} if last else self._departed - {replica}

@@ -15,6 +15,7 @@ from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import check_cost
 from fleetlimit.core.subject import UNMATCHED_ROUTE
+from fleetlimit.limiter.plan import PolicyCost
 from fleetlimit.web.http_limiter import HTTPLimiter
 
 WEBSOCKET: Final = "WEBSOCKET"
@@ -56,30 +57,30 @@ class ApplicablePolicies:
         policy_set: Policy set that was active when they were selected.
         dependencies: Dependencies of the route that request units of a policy.
         policy_costs: Each policy with its cost; 0 where a function computes it.
-        cost_functions: Index in `policy_costs` and function of each cost that is computed.
+        cost_functions: Function of each cost that is computed, by its index in `policy_costs`.
         names: Names of the policies.
         key_headers: Lower-case names of the request headers that are part of a key.
     """
 
     policy_set: PolicySet
     dependencies: Sequence[RateLimitDependency]
-    policy_costs: list[tuple[Policy, int]]
-    cost_functions: list[tuple[int, CostFunction]]
+    policy_costs: list[PolicyCost]
+    cost_functions: dict[int, CostFunction]
     names: tuple[str, ...]
     key_headers: frozenset[str]
 
-    async def resolve_costs(self, scope: Scope) -> list[tuple[Policy, int]]:
+    async def resolve_costs(self, scope: Scope) -> list[PolicyCost]:
         """Return each policy with the cost of this request.
 
         Raises:
             CostError: A function returned a negative number, or no whole number.
         """
         policy_costs = [*self.policy_costs]
-        for index, cost_function in self.cost_functions:
+        for index, cost_function in self.cost_functions.items():
             returned = cost_function(HTTPConnection(scope))
             cost = await returned if inspect.isawaitable(returned) else returned
             check_cost(cost)
-            policy_costs[index] = policy_costs[index][0], cost
+            policy_costs[index] = PolicyCost(policy_costs[index].policy, cost)
         return policy_costs
 
 
@@ -137,20 +138,19 @@ def _find_applicable(
     dependencies: Sequence[RateLimitDependency],
     matching: Iterable[Policy],
 ) -> ApplicablePolicies:
-    cost_by_name: dict[str, tuple[Policy, Cost]] = {policy.name: (policy, 1) for policy in matching}
+    policies = {policy.name: policy for policy in matching}
+    costs: dict[str, Cost] = dict.fromkeys(policies, 1)
     for dependency in dependencies:
         policy = dependency.resolve_policy(http_limiter)
-        cost_by_name[policy.name] = policy, dependency.cost
-    policy_costs = [*cost_by_name.values()]
+        policies[policy.name], costs[policy.name] = policy, dependency.cost
     return ApplicablePolicies(
         policy_set,
         dependencies,
-        [(policy, cost if isinstance(cost, int) else 0) for policy, cost in policy_costs],
         [
-            (index, cost)
-            for index, (_, cost) in enumerate(policy_costs)
-            if not isinstance(cost, int)
+            PolicyCost(policy, cost if isinstance(cost, int) else 0)
+            for policy, cost in zip(policies.values(), costs.values(), strict=True)
         ],
-        tuple(cost_by_name),
-        frozenset().union(*(policy.key_headers for policy, _ in policy_costs)),
+        {index: cost for index, cost in enumerate(costs.values()) if not isinstance(cost, int)},
+        tuple(policies),
+        frozenset().union(*(policy.key_headers for policy in policies.values())),
     )

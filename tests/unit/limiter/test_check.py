@@ -9,6 +9,7 @@ from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import ConfigError, CostError
 from fleetlimit.limiter.events import CheckDecided, PoliciesLoaded
 from fleetlimit.limiter.limiter import Limiter, MonotonicClock
+from fleetlimit.limiter.plan import PolicyCost
 from fleetlimit.stores.memory import MemoryStore
 from support.limiter import Bench, concurrency_policy, fixed_window, rate_policy, remaining
 
@@ -88,7 +89,7 @@ async def test_check_of_different_costs_is_all_or_nothing() -> None:
     cheap, dear = rate_policy("cheap", "10/minute"), rate_policy("dear", "10/minute")
     subject = Subject(principal=Principal("ann"))
     async with Bench(cheap, dear) as bench:
-        costs = [(cheap, 1), (dear, 6)]
+        costs = [PolicyCost(cheap, 1), PolicyCost(dear, 6)]
         assert (await bench.limiter.admit(costs, subject)).decision.allowed
         denied = (await bench.limiter.admit(costs, subject)).decision
         assert denied.denied_by == ("dear",)
@@ -121,7 +122,7 @@ async def test_check_counts_a_repeated_policy_once() -> None:
     async with Bench(policy) as bench:
         decision = await bench.limiter.check("a", policy, "a", principal="ann")
         assert len(decision.results) == 1
-        costs = [(policy, 2), (policy, 5)]
+        costs = [PolicyCost(policy, 2), PolicyCost(policy, 5)]
         await bench.limiter.admit(costs, Subject(principal=Principal("ann")))
         assert await bench.remaining("a") == 7
 

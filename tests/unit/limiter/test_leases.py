@@ -18,7 +18,7 @@ from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.events import StoreFailed
 from fleetlimit.limiter.fallback import Fallback
-from fleetlimit.limiter.plan import Plan, PolicyPlan, make_plan
+from fleetlimit.limiter.plan import Plan, PolicyCost, PolicyPlan, make_plan
 from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
 from fleetlimit.stores.memory import MemoryStore
@@ -304,7 +304,8 @@ async def test_local_leases_are_renewed() -> None:
     clock, pauses = ManualClock(), ManualSleep()
     local = MemoryStore(clock.monotonic_us)
     fallback = Fallback(local, sleep=pauses)
-    plans = [make_plan([(concurrency_policy("c", 2), 1)], Subject(), KeyScheme()) for _ in range(2)]
+    costs = [PolicyCost(concurrency_policy("c", 2), 1)]
+    plans = [make_plan(costs, Subject(), KeyScheme()) for _ in range(2)]
     held = await fallback.decide(plans[0], 2)
     assert held.decision.source is Source.LOCAL
     for renewal in range(1, 6):

@@ -7,7 +7,7 @@ from fleetlimit.core.policy import KeyPart, Policy
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.bucket_events import BucketEvents
-from fleetlimit.limiter.plan import MAX_CACHED_PLANS, Plan, PlanCache, make_plan
+from fleetlimit.limiter.plan import MAX_CACHED_PLANS, Plan, PlanCache, PolicyCost, make_plan
 from support.limiter import Bench, concurrency_policy, rate_policy
 
 KEY_SCHEME = KeyScheme()
@@ -25,7 +25,7 @@ def planned(
     route: str = "GET /",
     cost: int = 1,
 ) -> Plan:
-    costs = [(policy, cost) for policy in policies]
+    costs = [PolicyCost(policy, cost) for policy in policies]
     subject = Subject(principal=caller, route=route)
     plan = cache.plan_for(costs, subject)
     if not plan.has_leases:
@@ -104,7 +104,7 @@ def test_plan_cache_shares_policy_plans() -> None:
 def test_plan_cache_ignores_long_names() -> None:
     """A caller's name may be as long as a token, and must not fill the memory."""
     cache = PlanCache(KEY_SCHEME, BucketEvents())
-    costs = [(TEN, 1)]
+    costs = [PolicyCost(TEN, 1)]
     for length, cached in ((MAX_CACHED_CHARS, True), (MAX_CACHED_CHARS + 1, False)):
         name = "a" * length
         for subject in (Subject(principal=Principal(name)), Subject(client_address=name)):
@@ -114,7 +114,7 @@ def test_plan_cache_ignores_long_names() -> None:
 def test_plan_cache_separates_names_and_addresses() -> None:
     """A principal and an anonymous caller have separate plans, whatever the name is."""
     cache = PlanCache(KEY_SCHEME, BucketEvents())
-    costs = [(TEN, 1)]
+    costs = [PolicyCost(TEN, 1)]
     address = "192.0.2.1"
     by_name = cache.plan_for(costs, Subject(principal=Principal(address)))
     by_address = cache.plan_for(costs, Subject(client_address=address))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.limiter.plan import make_plan
+from fleetlimit.limiter.plan import PolicyCost, make_plan
 from fleetlimit.limiter.prefetch import Waiter
 from support.limiter import Bench, rate_policy
 from support.prefetch import ANN, BUCKET, WINDOW, check_times, remaining_of, start_checks
@@ -61,7 +61,7 @@ async def test_units_returned_after_a_refund_are_not_refunded_again() -> None:
         await check_times(bench, 4, policy="w")
         prefetcher = bench.limiter._gateway._prefetcher
         ((bucket,),) = [prefetcher._buckets.values()]
-        waiter = Waiter(make_plan([(WINDOW, 1)], ANN, KeyScheme()), 1)
+        waiter = Waiter(make_plan([PolicyCost(WINDOW, 1)], ANN, KeyScheme()), 1)
         (batch,) = bucket.batches
         bucket.fulfil(waiter, batch, bench.clock.monotonic_us())
         bench.clock.advance(6)

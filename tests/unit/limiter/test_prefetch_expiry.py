@@ -12,7 +12,7 @@ from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
-from fleetlimit.limiter.plan import make_plan
+from fleetlimit.limiter.plan import PolicyCost, make_plan
 from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.limiter.prefetch import Prefetcher
 from fleetlimit.stores.memory import MemoryStore
@@ -142,7 +142,7 @@ class PrefetchBench:
     async def spend(self, caller: str, *, times: int = 1) -> None:
         """Spend several times."""
         subject = Subject(principal=Principal(caller))
-        plan = make_plan([(WINDOW, 1)], subject, KeyScheme())
+        plan = make_plan([PolicyCost(WINDOW, 1)], subject, KeyScheme())
         assert plan.prefetch is not None
         for _ in range(times):
             assert (await self.prefetcher.acquire(plan, plan.prefetch)).prefetched

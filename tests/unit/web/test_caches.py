@@ -29,7 +29,7 @@ def test_policy_cache_reuses_entries_of_a_method_and_tier() -> None:
     """Requests of one method and tier share an entry: policies, costs and headers."""
     bench, cache = LimiterBench(ALL), PolicyCache()
     first = get(cache, bench)
-    assert [(policy.name, cost) for policy, cost in first.policy_costs] == [
+    assert [(each.policy.name, each.cost) for each in first.policy_costs] == [
         ("all", 1),
         (first.names[1], 3),
     ]

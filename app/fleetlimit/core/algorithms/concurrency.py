@@ -10,23 +10,35 @@ from fleetlimit.core.charge import Adjustment
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.quota import Quota
 
-Lease = tuple[int, str]
-"""Store time at which a lease expires unless renewed, in microseconds, and the unit's name."""
+
+@dataclass(frozen=True, slots=True, order=True)
+class HeldUnit:
+    """A unit that a lease holds.
+
+    Args:
+        store_expires_at_us: Store time at which the unit expires unless renewed.
+        name: Name of the lease, and the number of the unit in it.
+    """
+
+    store_expires_at_us: int
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """Leases, one for each held unit, ordered by expiry and then by name."""
+    """Held units, ordered by expiry and then by name."""
 
-    held: tuple[Lease, ...]
-
-
-def _unexpired(state: Leases | None, now_us: int) -> tuple[Lease, ...]:
-    return tuple(lease for lease in state.held if lease[0] > now_us) if state else ()
+    held: tuple[HeldUnit, ...]
 
 
-def _units(lease: str, first: int, last: int, expires_at_us: int) -> list[Lease]:
-    return [(expires_at_us, f"{lease}:{unit}") for unit in range(first, last + 1)]
+def _unexpired(state: Leases | None, now_us: int) -> tuple[HeldUnit, ...]:
+    if state is None:
+        return ()
+    return tuple(each for each in state.held if each.store_expires_at_us > now_us)
+
+
+def _units(lease: str, units: int, store_expires_at_us: int) -> list[HeldUnit]:
+    return [HeldUnit(store_expires_at_us, f"{lease}:{unit}") for unit in range(1, units + 1)]
 
 
 def acquire(
@@ -37,15 +49,15 @@ def acquire(
     missing = len(held) + units - quota.limit
     allowed = missing <= 0
     if allowed:
-        held = tuple(sorted([*held, *_units(lease, 1, units, now_us + quota.period_us)]))
+        held = tuple(sorted([*held, *_units(lease, units, now_us + quota.period_us)]))
     # After the limit was lowered, units above it must expire before one is free.
     excess = max(0, len(held) - quota.limit)
     status = BucketStatus(
         allowed=allowed,
         remaining=max(0, quota.limit - len(held)),
-        retry_after_us=0 if allowed else held[missing - 1][0] - now_us,
-        next_unit_after_us=held[excess][0] - now_us if held else 0,
-        reset_after_us=held[-1][0] - now_us if held else 0,
+        retry_after_us=0 if allowed else held[missing - 1].store_expires_at_us - now_us,
+        next_unit_after_us=held[excess].store_expires_at_us - now_us if held else 0,
+        reset_after_us=held[-1].store_expires_at_us - now_us if held else 0,
     )
     return status, Leases(held) if held else None
 
@@ -63,12 +75,12 @@ def renew(quota: Quota, state: Leases | None, now_us: int, units: int, lease: st
 
     Units in use are held even if their lease had expired, which may exceed the limit.
     """
-    others = [each for each in _unexpired(state, now_us) if not each[1].startswith(f"{lease}:")]
-    renewed = _units(lease, 1, units, now_us + quota.period_us)
+    others = [each for each in _unexpired(state, now_us) if not each.name.startswith(f"{lease}:")]
+    renewed = _units(lease, units, now_us + quota.period_us)
     held = tuple(sorted([*others, *renewed]))
     return Leases(held) if held else None
 
 
 def expires_at_us(_quota: Quota, state: Leases | None) -> int | None:
     """Return when the last lease expires."""
-    return None if state is None else state.held[-1][0]
+    return None if state is None else state.held[-1].store_expires_at_us

@@ -4,14 +4,20 @@ At most `limit` units are admitted in any interval of one period. The size of a 
 limit, so the limit is bounded by `MAX_ENTRIES`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from fleetlimit.core.charge import Adjustment
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.quota import Quota
 
-Entry = tuple[int, int]
-"""Store time at which units were spent, in microseconds, and their number."""
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Units, and the store time at which they were spent."""
+
+    store_spent_at_us: int
+    units: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +29,28 @@ class Log:
     @property
     def used(self) -> int:
         """Units spent within the last period."""
-        return sum(units for _, units in self.entries)
+        return sum(entry.units for entry in self.entries)
 
 
 def _unexpired(quota: Quota, state: Log | None, now_us: int) -> Log:
     if state is None:
         return Log(())
     since_us = now_us - quota.period_us
-    return Log(tuple(entry for entry in state.entries if entry[0] > since_us))
+    return Log(tuple(entry for entry in state.entries if entry.store_spent_at_us > since_us))
 
 
 def _wait_us(quota: Quota, log: Log, now_us: int, missing: int) -> int:
     """Return the microseconds until entries of `missing` units have expired."""
-    for spent_at_us, units in log.entries:
-        missing -= units
+    for entry in log.entries:
+        missing -= entry.units
         if missing <= 0:
-            return spent_at_us + quota.period_us - now_us
+            return entry.store_spent_at_us + quota.period_us - now_us
     return 0
+
+
+def _new_entry(entries: Sequence[Entry], now_us: int, units: int) -> Entry:
+    # Entries stay in order after a step back of the clock.
+    return Entry(max(now_us, entries[-1].store_spent_at_us) if entries else now_us, units)
 
 
 def acquire(
@@ -51,9 +62,7 @@ def acquire(
     allowed = used + units <= quota.limit
     retry_after_us = 0 if allowed else _wait_us(quota, log, now_us, used + units - quota.limit)
     if allowed and units:
-        # Entries stay in order after a step back of the clock.
-        spent_at_us = max(now_us, log.entries[-1][0]) if log.entries else now_us
-        log = Log((*log.entries, (spent_at_us, units)))
+        log = Log((*log.entries, _new_entry(log.entries, now_us, units)))
         used += units
     entries = log.entries
     remaining = max(0, quota.limit - used)
@@ -62,7 +71,7 @@ def acquire(
         remaining=remaining,
         retry_after_us=retry_after_us,
         next_unit_after_us=_wait_us(quota, log, now_us, used - quota.limit + remaining + 1),
-        reset_after_us=entries[-1][0] + quota.period_us - now_us if entries else 0,
+        reset_after_us=entries[-1].store_spent_at_us + quota.period_us - now_us if entries else 0,
     )
     return status, log if entries else None
 
@@ -71,16 +80,15 @@ def adjust(quota: Quota, state: Log | None, now_us: int, adjustment: Adjustment)
     """Refund units of the entry of `acquired_at_us`, or add an entry for more units."""
     entries = list(_unexpired(quota, state, now_us).entries)
     if adjustment.delta > 0:
-        spent_at_us = max(now_us, entries[-1][0]) if entries else now_us
-        entries.append((spent_at_us, adjustment.delta))
-    for index, (spent_at_us, units) in enumerate(entries):
-        if adjustment.delta < 0 and spent_at_us == adjustment.acquired_at_us:
-            entries[index] = (spent_at_us, max(0, units + adjustment.delta))
+        entries.append(_new_entry(entries, now_us, adjustment.delta))
+    for index, entry in enumerate(entries):
+        if adjustment.delta < 0 and entry.store_spent_at_us == adjustment.acquired_at_us:
+            entries[index] = replace(entry, units=max(0, entry.units + adjustment.delta))
             break
-    non_empty = tuple(entry for entry in entries if entry[1])
+    non_empty = tuple(entry for entry in entries if entry.units)
     return Log(non_empty) if non_empty else None
 
 
 def expires_at_us(quota: Quota, state: Log | None) -> int | None:
     """Return when the last entry expires."""
-    return None if state is None else state.entries[-1][0] + quota.period_us
+    return None if state is None else state.entries[-1].store_spent_at_us + quota.period_us

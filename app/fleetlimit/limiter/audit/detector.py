@@ -24,6 +24,7 @@ from fleetlimit.limiter.audit.report import (
     UNKNOWN,
     AuditedLimit,
     CallerAccount,
+    IntervalUsage,
     UsageReport,
     dump_bounds,
 )
@@ -40,8 +41,8 @@ _MAX_AGE_US: Final = 600 * SECOND_US
 """Never open a ledger at an interval older than this: an invalidation that is no longer reported
 might lie after it."""
 
-_BucketId = tuple[AuditedLimit, str]
-"""Limit and caller."""
+BucketId = tuple[AuditedLimit, str]
+"""Limit and caller: a dictionary key, and so a plain tuple."""
 
 
 @dataclass(slots=True)
@@ -58,14 +59,22 @@ class Finding:
     callers: int = 0
     intervals: int = 0
     permitted: float = 0.0
-    overshoot: dict[_BucketId, int] = field(default_factory=dict)
+    overshoot: dict[BucketId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedReport:
+    """Last report of a replica, and the store time at which it arrived."""
+
+    store_reported_at_us: int
+    report: UsageReport
 
 
 @dataclass(frozen=True, slots=True)
 class _ReplicaAccount:
     """One replica's account of a bucket, and the store time of its report."""
 
-    reported_at_us: int
+    store_reported_at_us: int
     account: CallerAccount
 
 
@@ -86,8 +95,8 @@ class OvershootDetector:
 
     def __init__(self, max_callers: int) -> None:
         self._max_callers = max_callers
-        self._reports: dict[str, tuple[int, UsageReport]] = {}
-        self._open_ledgers: dict[_BucketId, _OpenLedger] = {}
+        self._reports: dict[str, ReceivedReport] = {}
+        self._open_ledgers: dict[BucketId, _OpenLedger] = {}
         self._bounds: dict[str, int] | None = None
         self._first_compared_at_us = 0
         self._complete_since_us = 0
@@ -99,13 +108,13 @@ class OvershootDetector:
         return "" if self._bounds is None else dump_bounds(self._bounds)
 
     def compare(
-        self, store_now_us: int, reports: Mapping[str, tuple[int, UsageReport]]
+        self, store_now_us: int, reports: Mapping[str, ReceivedReport]
     ) -> dict[str, Finding]:
         """Compare all intervals that every replica had time to report.
 
         Args:
             store_now_us: Store time.
-            reports: Last report of each replica, and its store time.
+            reports: Last report of each replica, by its name.
 
         Returns:
             A finding for each policy of the reports.
@@ -137,34 +146,38 @@ class OvershootDetector:
             # Only now: reports from before an outage are compared in this call.
             oldest_us = store_now_us - REPORT_RETENTION_US
             self._reports = {
-                name: report for name, report in self._reports.items() if report[0] > oldest_us
+                name: received
+                for name, received in self._reports.items()
+                if received.store_reported_at_us > oldest_us
             }
         for policy, finding in findings.items():
             callers = {caller for limit, caller in self._open_ledgers if limit.policy == policy}
             finding.callers = len(callers)
         return findings
 
-    def _select_callers(self) -> tuple[dict[_BucketId, list[_ReplicaAccount]], dict[str, int]]:
+    def _select_callers(self) -> tuple[dict[BucketId, list[_ReplicaAccount]], dict[str, int]]:
         """Return the accounts of each audited bucket, and the bounds of that selection."""
         by_limit: dict[AuditedLimit, dict[str, list[_ReplicaAccount]]] = {}
-        for reported_at_us, report in self._reports.values():
-            for limit, accounts in report.accounts.items():
+        for received in self._reports.values():
+            for limit, accounts in received.report.accounts.items():
                 callers = by_limit.setdefault(limit, {})
                 for caller, account in accounts.items():
-                    callers.setdefault(caller, []).append(_ReplicaAccount(reported_at_us, account))
+                    callers.setdefault(caller, []).append(
+                        _ReplicaAccount(received.store_reported_at_us, account)
+                    )
         audited, bounds = {}, {}
         for limit, callers in by_limit.items():
             smallest = sorted(callers, key=sample_rank)[: self._max_callers]
             audited.update({(limit, caller): callers[caller] for caller in smallest})
             if len(smallest) < len(callers):
-                bounds[str(limit)] = sample_rank(smallest[-1])[0]
+                bounds[str(limit)] = sample_rank(smallest[-1]).checksum
         return audited, bounds
 
     def _invalidated_until(self) -> dict[BucketKey, float]:
         """Return the store time until which the usage of each invalidated bucket is ignored."""
         latest: dict[BucketKey, float] = {}
-        for _, report in self._reports.values():
-            for key, at_us in report.invalidations.items():
+        for received in self._reports.values():
+            for key, at_us in received.report.invalidations.items():
                 until_us = math.inf if at_us == PENDING else at_us
                 latest[key] = max(until_us, latest.get(key, 0))
         return latest
@@ -213,24 +226,24 @@ class OvershootDetector:
 
 def _may_miss_refund(replica: _ReplicaAccount, end_us: int) -> bool:
     """Return whether a replica may have refunded units that it has not reported."""
-    return replica.account.has_refunds and replica.reported_at_us < end_us + _GRACE_US
+    return replica.account.has_refunds and replica.store_reported_at_us < end_us + _GRACE_US
 
 
 def _open_at_known_balance(
     limit: AuditedLimit, accounts: list[_ReplicaAccount], first: int, last: int, finding: Finding
 ) -> _OpenLedger | None:
     """Open a ledger at the first interval whose initial balance a replica has reported."""
-    first_uses: dict[int, tuple[int, int]] = {}
+    first_uses: dict[int, IntervalUsage] = {}
     for each in accounts:
         for interval in map(int, filter(str.isdecimal, each.account.intervals)):
             usage = each.account.usage(interval)
             if usage is not None and first <= interval <= last:
-                use = (usage.offset_us, usage.spent_before)
-                first_uses[interval] = min(use, first_uses.get(interval, use))
-    known = [interval for interval, (_, before) in first_uses.items() if before != UNKNOWN]
+                found = first_uses.get(interval, usage)
+                first_uses[interval] = usage if usage.precedes(found) else found
+    known = [interval for interval, use in first_uses.items() if use.spent_before != UNKNOWN]
     if not known:
         return None
     interval = min(known)
-    spent_before = first_uses[interval][1]
+    spent_before = first_uses[interval].spent_before
     finding.permitted += initial_allowance(limit.quota, spent_before)
     return _OpenLedger(open_ledger(limit.quota, interval, spent_before), interval)

@@ -12,17 +12,23 @@ from typing import Final
 
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 
-SampleRank = tuple[int, str]
-"""Rank of a caller in the bottom-k sample: a checksum of its hash, and the hash."""
 INTERVAL_US: Final = 5 * SECOND_US
 MAX_SUBWINDOWS: Final = 60
 """Most subwindows that the period of a sliding log is divided into."""
 
 
+@dataclass(slots=True, order=True)
+class SampleRank:
+    """Rank of a caller in the bottom-k sample: a checksum of its hash, and then the hash."""
+
+    checksum: int
+    caller: str
+
+
 def sample_rank(caller: str) -> SampleRank:
     """Return the rank of a caller: the callers with the smallest ranks are audited everywhere."""
     # A checksum, because the first component of a compound key may be the same for many callers.
-    return zlib.crc32(caller.encode()), caller
+    return SampleRank(zlib.crc32(caller.encode()), caller)
 
 
 def interval_us(quota: Quota) -> int:

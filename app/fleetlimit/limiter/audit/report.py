@@ -45,9 +45,11 @@ class AuditedLimit:
         return cls(policy, Quota(Algorithm(algorithm), limit, period_us, burst))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class IntervalUsage:
     """Units that a replica admitted from one bucket in one interval.
+
+    Not `frozen`, because the sample updates it with every admission.
 
     Args:
         offset_us: Time of the first admission, in microseconds since the start of the interval.
@@ -58,6 +60,12 @@ class IntervalUsage:
     offset_us: int
     spent_before: int
     units: int
+
+    def precedes(self, other: "IntervalUsage") -> bool:
+        """Return whether the first admission came before that of another usage of the bucket."""
+        if self.offset_us == other.offset_us:
+            return self.spent_before < other.spent_before
+        return self.offset_us < other.offset_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +116,22 @@ class UsageReport:
             return cls({}, {})
 
 
+def dump_account(
+    first_interval: int, usages: Mapping[int, IntervalUsage], *, has_refunds: bool
+) -> Any:
+    """Return an account as `dump_report` takes it; the arguments are those of `CallerAccount`."""
+    intervals = {
+        interval: (usage.offset_us, usage.spent_before, usage.units)
+        for interval, usage in usages.items()
+    }
+    return first_interval, int(has_refunds), intervals
+
+
 def dump_report(accounts: Mapping[str, Mapping[str, Any]], invalidations: Mapping[str, int]) -> str:
     """Return the text of a report.
 
     Args:
-        accounts: By limit and caller: first interval, 1 if there were refunds, and by interval the
-            figures of `IntervalUsage`.
+        accounts: Results of `dump_account`, by limit and caller.
         invalidations: Times as in `UsageReport`, by key of the bucket.
     """
     return json.dumps({"accounts": accounts, "breaks": invalidations}, separators=(",", ":"))

@@ -14,13 +14,20 @@ from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.keys import parse_bucket_key
 from fleetlimit.core.quota import SECOND_US, Quota
 from fleetlimit.limiter.audit.ledger import SampleRank, creditable_refund, interval_us, sample_rank
-from fleetlimit.limiter.audit.report import PENDING, UNKNOWN, AuditedLimit, dump_report
+from fleetlimit.limiter.audit.report import (
+    PENDING,
+    UNKNOWN,
+    AuditedLimit,
+    IntervalUsage,
+    dump_account,
+    dump_report,
+)
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.ports import AcquireResult
 
 MAX_INTERVALS: Final = 6
 """Non-empty intervals that are kept for each caller: half a minute of steady traffic."""
-_NO_THRESHOLD: Final[SampleRank] = (sys.maxsize, "")
+_NO_THRESHOLD: Final[SampleRank] = SampleRank(sys.maxsize, "")
 
 
 class CallerUsage:
@@ -55,8 +62,7 @@ class CallerUsage:
         self.last_seen_at_us = 0
         self.first_interval = 0
         self.has_refunds = False
-        # The figures of `IntervalUsage`, by interval.
-        self.intervals: dict[int, list[int]] = {}
+        self.intervals: dict[int, IntervalUsage] = {}
         self.unreported = 0
 
     def add(self, at_us: int, spent_before: int, units: int) -> None:
@@ -68,20 +74,20 @@ class CallerUsage:
             units: Number of units; negative for a refund.
         """
         interval, offset_us = divmod(at_us, self.interval_us)
-        figures = self.intervals.get(interval)
+        usage = self.intervals.get(interval)
         self.unreported += units
-        if figures is None:
-            self.intervals[interval] = [offset_us, spent_before, units]
+        if usage is None:
+            self.intervals[interval] = IntervalUsage(offset_us, spent_before, units)
             if len(self.intervals) > MAX_INTERVALS:
                 oldest = min(self.intervals)
                 del self.intervals[oldest]
                 self.first_interval = max(self.first_interval, oldest + 1)
             return
-        figures[2] += units
+        usage.units += units
         # Replies may arrive in another order than the store decided in.
-        first_us = figures[0]
-        if offset_us < first_us or (offset_us == first_us and spent_before < figures[1]):
-            figures[0], figures[1] = offset_us, spent_before
+        first_us = usage.offset_us
+        if offset_us < first_us or (offset_us == first_us and spent_before < usage.spent_before):
+            usage.offset_us, usage.spent_before = offset_us, spent_before
 
 
 class BottomK:
@@ -104,19 +110,18 @@ class BottomK:
 
     def insert(self, usage: CallerUsage) -> CallerUsage | None:
         """Add a caller, and return the one that is removed for it."""
-        _, caller = usage.rank
-        self.by_caller[caller] = usage
+        self.by_caller[usage.rank.caller] = usage
         removed = None
         if len(self.by_caller) > self.size:
             removed = max(self.by_caller.values(), key=lambda each: each.rank)
-            del self.by_caller[removed.rank[1]]
+            del self.by_caller[removed.rank.caller]
         if len(self.by_caller) == self.size:
             self.threshold = max(each.rank for each in self.by_caller.values())
         return removed
 
     def remove(self, usage: CallerUsage) -> None:
         """Remove a caller, so that another one can be added."""
-        del self.by_caller[usage.rank[1]]
+        del self.by_caller[usage.rank.caller]
         self.threshold = _NO_THRESHOLD
 
 
@@ -224,7 +229,9 @@ class UsageSample:
         self._pending_ack = {key for key, at in self._invalidated.items() if at == PENDING}
         accounts = {
             str(limit): {
-                caller: (each.first_interval, int(each.has_refunds), each.intervals)
+                caller: dump_account(
+                    each.first_interval, each.intervals, has_refunds=each.has_refunds
+                )
                 for caller, each in bottom_k.by_caller.items()
             }
             for limit, bottom_k in self._limits.items()
@@ -264,7 +271,9 @@ class UsageSample:
             bound = bounds.get(str(limit), sys.maxsize)
             for usage in bottom_k.by_caller.values():
                 if usage.unreported > 0:
-                    admitted[limit.policy] += usage.unreported if usage.rank[0] <= bound else 0
+                    admitted[limit.policy] += (
+                        usage.unreported if usage.rank.checksum <= bound else 0
+                    )
                     usage.unreported = 0
         return admitted
 

@@ -7,13 +7,14 @@ memory, so that a store which lost its state receives them again.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.active_policies import ActivePolicies
-from fleetlimit.limiter.audit.detector import Finding, OvershootDetector
-from fleetlimit.limiter.audit.report import AuditedLimit, UsageReport, parse_bounds
+from fleetlimit.limiter.audit.detector import BucketId, Finding, OvershootDetector, ReceivedReport
+from fleetlimit.limiter.audit.report import UsageReport, parse_bounds
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.circuit_breaker import CircuitBreaker
 from fleetlimit.limiter.events import (
@@ -34,6 +35,14 @@ TTL_US: Final = 6 * SECOND_US
 """Lifetime of a report, and of the role to compare them: two reports may be lost."""
 RETENTION_US: Final = 300 * SECOND_US
 """How long an overshoot is shown, so that every scrape of the metrics sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _FoundOvershoot:
+    """Units above a limit, and the monotonic time at which they were found."""
+
+    mono_found_at_us: int
+    units: int
 
 
 class AuditService:
@@ -71,8 +80,7 @@ class AuditService:
         self._replica = replica
         self._detector: OvershootDetector | None = None
         self._bounds: dict[str, int] | None = None
-        # Units by bucket, each with the monotonic time at which they were found.
-        self._overshoots: dict[tuple[AuditedLimit, str], deque[tuple[int, int]]] = {}
+        self._overshoots: dict[BucketId, deque[_FoundOvershoot]] = {}
         self._task = PeriodicTask(
             self.run_once, INTERVAL_SECONDS, failure_event="audit.failed", sleep=sleep
         )
@@ -96,9 +104,8 @@ class AuditService:
 
     async def _exchange(self, *, last: bool) -> Mapping[str, Finding]:
         bounds_message = self._detector.bounds_message if self._detector is not None else ""
-        report = self.sample.snapshot()
         reply = await self._store.exchange_reports(
-            self._replica, report, bounds_message, TTL_US, last=last
+            self._replica, self.sample.snapshot(), bounds_message, TTL_US, last=last
         )
         self.sample.acknowledge(reply.store_now_us)
         bounds = parse_bounds(reply.bounds)
@@ -110,8 +117,9 @@ class AuditService:
         if self._detector is None:
             self._detector = OvershootDetector(self.sample.max_callers)
         reports = {}
-        for replica, (reported_at_us, text) in reply.reports.items():
-            reports[replica] = (reported_at_us, UsageReport.parse(text))
+        for replica, stored in reply.reports.items():
+            report = UsageReport.parse(stored.text)
+            reports[replica] = ReceivedReport(stored.store_reported_at_us, report)
             # Parsing the reports of a large fleet takes long: let requests run in between.
             await asyncio.sleep(0)
         return self._detector.compare(reply.store_now_us, reports)
@@ -121,14 +129,16 @@ class AuditService:
         mono_now_us = self._clock.monotonic_us()
         for finding in findings.values():
             for bucket, units in finding.overshoot.items():
-                self._overshoots.setdefault(bucket, deque()).append((mono_now_us, units))
+                self._overshoots.setdefault(bucket, deque()).append(
+                    _FoundOvershoot(mono_now_us, units)
+                )
             if finding.overshoot:
                 worst = max(finding.overshoot, key=lambda bucket: finding.overshoot[bucket])
                 limit, caller = worst
                 units = finding.overshoot[worst]
                 self._emit(OvershootFound(limit.policy, limit.quota.name, caller, units))
         for bucket, retained in list(self._overshoots.items()):
-            while retained and retained[0][0] <= mono_now_us - RETENTION_US:
+            while retained and retained[0].mono_found_at_us <= mono_now_us - RETENTION_US:
                 retained.popleft()
             if not retained:
                 del self._overshoots[bucket]
@@ -136,7 +146,7 @@ class AuditService:
     def _publish(self, findings: Mapping[str, Finding]) -> None:
         overshoot: dict[str, int] = {}
         for (limit, _), retained in self._overshoots.items():
-            units = sum(units for _, units in retained)
+            units = sum(found.units for found in retained)
             overshoot[limit.policy] = max(units, overshoot.get(limit.policy, 0))
         admitted = self.sample.drain_admitted(self._bounds)
         active = {policy.name for policy in self._policies.current.policies}

@@ -8,6 +8,7 @@ and take several times as long as packing the commands and parsing the replies.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import hiredis
@@ -19,6 +20,15 @@ _NOT_ENOUGH_DATA: Final = object()
 
 OnReplies = Callable[[list[Any] | Exception], None]
 """Callback with the replies of a pipeline (server errors included), or with an exception."""
+
+
+@dataclass(slots=True)
+class _PendingPipeline:
+    """A pipeline that was sent, and the replies to it that have arrived."""
+
+    commands: int
+    on_replies: OnReplies
+    replies: list[Any] = field(default_factory=list)
 
 
 class ConnectionHolder:
@@ -86,7 +96,7 @@ class RedisConnection(asyncio.Protocol):
         self._reader = hiredis.Reader(
             replyError=BaseParser.parse_error, notEnoughData=_NOT_ENOUGH_DATA
         )
-        self._pending: deque[tuple[int, list[Any], OnReplies]] = deque()
+        self._pending: deque[_PendingPipeline] = deque()
         self._writer.transport.set_protocol(self)
 
     def send(self, commands: Sequence[tuple[Any, ...]], on_replies: OnReplies) -> None:
@@ -96,7 +106,7 @@ class RedisConnection(asyncio.Protocol):
             commands: The commands, each with its arguments.
             on_replies: Callback, called once.
         """
-        self._pending.append((len(commands), [], on_replies))
+        self._pending.append(_PendingPipeline(len(commands), on_replies))
         self._writer.transport.write(b"".join(map(hiredis.pack_command, commands)))
 
     def close(self, error: Exception | None = None) -> None:
@@ -104,19 +114,19 @@ class RedisConnection(asyncio.Protocol):
         self.closed = True
         self._writer.transport.abort()
         pending, self._pending = self._pending, deque()
-        for _, _, on_replies in pending:
-            on_replies(error or Disconnected("the connection was closed"))
+        for pipeline in pending:
+            pipeline.on_replies(error or Disconnected("the connection was closed"))
 
     def data_received(self, data: bytes) -> None:
         """Parse replies, and complete pipelines."""
         try:
             self._reader.feed(data)
             while self._pending and (reply := self._reader.gets()) is not _NOT_ENOUGH_DATA:
-                count, replies, on_replies = self._pending[0]
-                replies.append(reply)
-                if len(replies) == count:
+                pipeline = self._pending[0]
+                pipeline.replies.append(reply)
+                if len(pipeline.replies) == pipeline.commands:
                     self._pending.popleft()
-                    on_replies(replies)
+                    pipeline.on_replies(pipeline.replies)
         except hiredis.ProtocolError:
             self.close()
 

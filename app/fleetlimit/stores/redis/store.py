@@ -14,7 +14,7 @@ from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Quota
-from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply
+from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, StoredReport
 from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Client, Timeouts, create_client, redacted_url
 from fleetlimit.stores.redis.cluster import ClusterBatchers, acquire_across_slots, slot_of
@@ -78,9 +78,9 @@ async def _exchange_reports(
         raise to_store_error(error) from error
 
 
-def _parse_report(text: bytes) -> tuple[int, str]:
+def _parse_report(text: bytes) -> StoredReport:
     reported_at_us, _, report = text.decode().partition(":")
-    return int(reported_at_us), report
+    return StoredReport(int(reported_at_us), report)
 
 
 _ACQUIRE = load_script("acquire", batchable=True)

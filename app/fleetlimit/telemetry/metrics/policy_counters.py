@@ -33,6 +33,8 @@ _DENIED_OUTCOMES = frozenset({Outcome.DENIED, Outcome.SHADOW_DENIED})
 class PolicyOutcome(NamedTuple):
     """Outcome of one policy as it is counted.
 
+    A named tuple, because it is part of the dictionary key `DecisionLabels`.
+
     Args:
         policy: Name of the policy.
         outcome: Outcome under this policy.

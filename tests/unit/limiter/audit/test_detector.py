@@ -9,6 +9,7 @@ from fleetlimit.limiter.audit.detector import (
     REPORT_RETENTION_US,
     Finding,
     OvershootDetector,
+    ReceivedReport,
 )
 from fleetlimit.limiter.audit.ledger import INTERVAL_US
 from fleetlimit.limiter.audit.report import PENDING, UNKNOWN, AuditedLimit, UsageReport, dump_report
@@ -49,7 +50,9 @@ class DetectorBench:
     def compare(self, **reports: UsageReport) -> None:
         """Compare at once; earlier reports are repeated."""
         self.reports.update(reports)
-        received = {name: (self.now_us, report) for name, report in self.reports.items()}
+        received = {
+            name: ReceivedReport(self.now_us, report) for name, report in self.reports.items()
+        }
         self.findings += self.detector.compare(self.now_us, received).values()
 
     def advance(self, seconds: int) -> None:

@@ -14,6 +14,7 @@ from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
 from fleetlimit.limiter.audit.ledger import (
     INTERVAL_US,
     BacklogLedger,
+    SampleRank,
     WindowLedger,
     creditable_refund,
     initial_allowance,
@@ -247,7 +248,7 @@ def test_window_ledger_bounds_the_subwindows() -> None:
 def test_sample_rank_depends_on_all_hashes() -> None:
     """The order depends on the hashes alone, and not on the first component only."""
     # The check value of CRC-32, as every process and release must have it.
-    assert sample_rank("123456789") == (0xCBF43926, "123456789")
+    assert sample_rank("123456789") == SampleRank(0xCBF43926, "123456789")
     same_route = [f"routeroute123456:{'abcdefgh'[n]}aller" for n in range(8)]
     other = [f"otherother123456:{'abcdefgh'[n]}aller" for n in range(8)]
     ordered = sorted([*same_route, *other], key=sample_rank)

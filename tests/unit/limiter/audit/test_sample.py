@@ -10,7 +10,7 @@ from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.audit.ledger import INTERVAL_US, sample_rank
 from fleetlimit.limiter.audit.sample import IDLE_CALLER_US, MAX_INTERVALS, UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
-from fleetlimit.limiter.plan import make_plan
+from fleetlimit.limiter.plan import PolicyCost, make_plan
 from fleetlimit.limiter.ports import AcquireResult
 from support.clock import EPOCH_US
 from support.limiter import rate_policy
@@ -210,7 +210,7 @@ def test_drain_admitted_returns_units_of_audited_callers() -> None:
     first, second = sorted(
         (plan_for(caller=n) for n in "ab"), key=lambda one: sample_rank(*caller_hashes([one]))
     )
-    bounds = {"p token_bucket 10 60000000 10": sample_rank(*caller_hashes([first]))[0]}
+    bounds = {"p token_bucket 10 60000000 10": sample_rank(*caller_hashes([first])).checksum}
     sample = UsageSample(8, BucketEvents())
     sample.record(first.charges, acquire_result(EPOCH_US, 9))
     sample.record(second.charges, acquire_result(EPOCH_US, 9))
@@ -235,7 +235,7 @@ def test_sample_report_is_bounded(parts: list[str]) -> None:
         for interval in range(9):
             at_us = EPOCH_US + interval * INTERVAL_US
             found = AcquireResult(at_us, (allowed_status(0, 1, 1),), spent=True)
-            plan = make_plan([(policy, 2**26)], subject, KEY_SCHEME)
+            plan = make_plan([PolicyCost(policy, 2**26)], subject, KEY_SCHEME)
             for _ in range(1_000):
                 sample.record(plan.charges, found)
     assert len(accounts(sample)) == 32

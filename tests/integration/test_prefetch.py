@@ -84,8 +84,8 @@ async def test_prefetch_saves_calls_and_never_overshoots(
 
 
 @pytest.mark.parametrize("policy", ["bucket", "window"])
-async def test_killed_replica_loses_at_most_one_batch(fleet: Fleet, policy: str) -> None:
-    """The units of its batch are lost until the bucket refills or the window ends."""
+async def test_killed_replica_loses_at_most_one_prefetch(fleet: Fleet, policy: str) -> None:
+    """The units of its prefetch are lost until the bucket refills or the window ends."""
     held = await left(fleet, policy)
     passed = await fleet.spend("b", policy, "ann", times=150)
     lost = held - passed - await left(fleet, policy)

@@ -7,7 +7,7 @@ from fleetlimit.core.subject import Principal, Subject
 from support.limiter import Bench, fixed_window, rate_policy, remaining
 
 BUCKET = rate_policy("p", "100/minute", prefetch=0.1)
-"""The bucket holds 90 units, and a batch of 10 lives for 6 s."""
+"""The bucket holds 90 units, and a prefetch of 10 lives for 6 s."""
 WINDOW = rate_policy("w", fixed_window(100), prefetch=0.1)
 ANN = Subject(principal=Principal("ann"))
 

@@ -1,17 +1,17 @@
 """Prefetch terms: how many units a replica may acquire ahead, and for how long it may spend them.
 
-A replica acquires a batch of units in one call and spends it locally, for at most `lifetime`. The
-bucket keeps the limit's bound all the same. For a token bucket with capacity `burst` and `rate`,
-and an interval of length `t`:
+A replica acquires a prefetch of `size` units in one call and spends it locally, for at most
+`lifetime`. The bucket keeps the limit's bound all the same. For a token bucket with capacity
+`burst` and `rate`, and an interval of length `t`:
 
-1. A batch is spent from the bucket before any of its units admits a request, so units admitted in
-   the interval were spent from the bucket in it or up to one lifetime before it.
+1. A prefetch is spent from the bucket before any of its units admits a request, so units admitted
+   in the interval were spent from the bucket in it or up to one lifetime before it.
 2. A bucket of capacity `kept` therefore admits at most `kept + rate * (t + lifetime)` units.
 3. The limit permits `burst + rate * t`. By 2 it holds if `kept + rate * lifetime <= burst`.
-4. `lifetime = batch / rate` and `kept = burst - batch` satisfy 3: the bucket's capacity is reduced
-   by one batch.
+4. `lifetime = size / rate` and `kept = burst - size` satisfy 3: the bucket's capacity is reduced
+   by one prefetch.
 
-A fixed window keeps its limit unchanged, because its batches expire with the window.
+A fixed window keeps its limit unchanged, because its prefetches expire with the window.
 """
 
 from dataclasses import dataclass, replace
@@ -31,8 +31,9 @@ class PrefetchTerms:
 
     Args:
         quotas: The quotas that the buckets are kept with.
-        max_cost: Largest batch, in units of a request's cost; each quota's own cost multiplies it.
-        lifetime_us: How long a batch may be spent, in microseconds since its request was sent.
+        max_cost: Largest prefetch, in units of a request's cost; multiplied by the cost of each
+            quota.
+        lifetime_us: How long a prefetch may be spent, in microseconds since its request was sent.
     """
 
     quotas: tuple[Quota, ...]
@@ -45,7 +46,7 @@ def prefetch_terms(quotas: tuple[Quota, ...], fraction: float) -> PrefetchTerms:
 
     Args:
         quotas: Quotas that are decided together.
-        fraction: Largest part of each limit that a batch may hold, above 0 and at most 0.5.
+        fraction: Largest part of each limit that a prefetch may hold, above 0 and at most 0.5.
 
     Raises:
         ConfigError: The quotas cannot be prefetched; the message says what to write.
@@ -83,12 +84,12 @@ def _reduced_burst(quota: Quota, size: int) -> Quota:
 
 
 def refundable_units(quota: Quota, units: int, age_us: int, window_left_us: int) -> int:
-    """Return how many unused units of a batch can be refunded without crediting any of them twice.
+    """Return how many unused units can be refunded without crediting any of them twice.
 
     Args:
         quota: The quota.
-        units: Unused units.
-        age_us: Microseconds since the batch was acquired, rounded up.
+        units: Unused units of a prefetch.
+        age_us: Microseconds since the prefetch was acquired, rounded up.
         window_left_us: Microseconds from the acquisition to the end of the window.
     """
     if quota.algorithm is Algorithm.FIXED_WINDOW:

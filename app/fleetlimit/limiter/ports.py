@@ -22,7 +22,7 @@ class AcquireResult:
         spent: Whether the charges of group 0 were spent.
         acquired_at_us_by_charge: Store time at which each charge was decided, if several servers
             decided them; empty otherwise.
-        prefetched: Whether the charges were served from a batch, which was spent as a whole at
+        prefetched: Whether the charges were served from a prefetch, which was spent as a whole at
             `store_now_us`.
     """
 

@@ -13,7 +13,7 @@ from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import CIRCUIT_OPEN, CircuitBreaker
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Clock, Store
-from fleetlimit.limiter.prefetch import Prefetcher
+from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
 from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
 
 
@@ -24,7 +24,7 @@ class StoreGateway:
         store: The shared store.
         breaker: Circuit breaker for calls of the store.
         bucket_events: Receives the buckets whose charges were adjusted.
-        sample: Records refunds and prefetched batches for the audit.
+        sample: Records refunds and prefetches for the audit.
         clock: Clock of this process.
     """
 

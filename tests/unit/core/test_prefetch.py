@@ -1,4 +1,4 @@
-"""Prefetch terms: batch sizes and lifetimes, and the refund of unused units."""
+"""Prefetch terms: prefetch sizes and lifetimes, and the refund of unused units."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ WINDOW = rate_quota("1000/hour", algorithm=Algorithm.FIXED_WINDOW)
 
 
 def test_prefetch_terms_of_a_token_bucket() -> None:
-    """The bucket is smaller by one batch, and a batch lives as long as its units refill."""
+    """The bucket is smaller by one prefetch, and a prefetch lives as long as its units refill."""
     terms = prefetch_terms((BUCKET,), 0.1)
 
     assert terms.quotas == (replace(BUCKET, burst=135),)
@@ -23,7 +23,7 @@ def test_prefetch_terms_of_a_token_bucket() -> None:
 
 
 def test_prefetch_terms_of_a_fixed_window() -> None:
-    """A window keeps its limit, because its batches expire with it."""
+    """A window keeps its limit, because its prefetches expire with it."""
     terms = prefetch_terms((WINDOW,), 0.05)
 
     assert terms.quotas == (WINDOW,)
@@ -31,7 +31,7 @@ def test_prefetch_terms_of_a_fixed_window() -> None:
 
 
 def test_prefetch_terms_of_several_limits() -> None:
-    """A batch has the smallest of the sizes, and the shortest of the lifetimes."""
+    """A prefetch has the smallest of the sizes, and the shortest of the lifetimes."""
     terms = prefetch_terms((BUCKET, replace(WINDOW, cost=20)), 0.1)
 
     assert terms.quotas == (replace(BUCKET, burst=135), replace(WINDOW, cost=20))
@@ -76,8 +76,8 @@ def test_policy_rejects_prefetch_of_other_algorithms(quota: Quota) -> None:
 
 
 @pytest.mark.parametrize("quota", [rate_quota("9/minute"), rate_quota("100/minute", cost=11)])
-def test_policy_rejects_a_batch_below_one_request(quota: Quota) -> None:
-    """A batch that holds no request is an error in every tier."""
+def test_policy_rejects_a_prefetch_below_one_request(quota: Quota) -> None:
+    """A prefetch that holds no request is an error in every tier."""
     with pytest.raises(ConfigError, match="holds no request: write a larger prefetch, limit"):
         Policy("exports", (BUCKET,), {"free": (quota,)}, prefetch=0.1)
 

@@ -1,4 +1,4 @@
-"""Prefetching: batches are acquired in one call, and spent locally in order."""
+"""Prefetching: prefetches are acquired in one call, and spent locally in order."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from support.prefetch import BUCKET, WINDOW, check_times, remaining_of, start_ch
 from support.stores import MINUTE_US
 
 
-async def test_prefetch_batches_double_up_to_the_maximum() -> None:
-    """A batch is twice the last one until the maximum; the limit stays the same."""
+async def test_prefetches_double_up_to_the_maximum() -> None:
+    """A prefetch is twice the last one until the maximum; the limit stays the same."""
     async with Bench(BUCKET) as bench:
         decisions = await check_times(bench, 75)
 
@@ -45,8 +45,8 @@ async def test_prefetch_durations_decrease_with_age() -> None:
         assert (status.next_unit_after_us, status.reset_after_us) == (1, 200_000)
 
 
-async def test_prefetch_batch_expires_after_its_lifetime() -> None:
-    """The bucket has refilled the units of an expired batch, so they are not spent."""
+async def test_prefetch_expires_after_its_lifetime() -> None:
+    """The bucket has refilled the units of an expired prefetch, so they are not spent."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 4)
         assert await bench.remaining("p") == 83
@@ -55,7 +55,7 @@ async def test_prefetch_batch_expires_after_its_lifetime() -> None:
         assert bench.store.count("acquire") == 3 + 1
         bench.clock.advance(0.000_001)
         await check_times(bench, 1)
-        # Two units of the last batch were used, so this one has two.
+        # Two units of the last prefetch were used, so this one has two.
         assert await bench.remaining("p") == 88
         bench.clock.advance(6)
         await bench.limiter._gateway._prefetcher.reclaim()
@@ -69,7 +69,7 @@ async def test_prefetch_batch_expires_after_its_lifetime() -> None:
 async def test_prefetched_and_remaining_units_are_at_most_the_burst(
     age_us: int, together: int
 ) -> None:
-    """With batches of any age in two replicas, at most the burst is admitted at one instant."""
+    """With prefetches of any age in two replicas, at most the burst is admitted at one instant."""
     store = MemoryStore((clock := ManualClock()).monotonic_us)
     fleet = Fleet(clock, lambda: store, BUCKET, replicas=("a", "b"))
     for _ in range(2):
@@ -84,7 +84,7 @@ async def test_prefetched_and_remaining_units_are_at_most_the_burst(
     await fleet.aclose()
 
 
-async def test_prefetch_first_batch_covers_all_waiters() -> None:
+async def test_first_prefetch_covers_all_waiters() -> None:
     """Checks that start at the same time share a call."""
     async with Bench(BUCKET) as bench:
         decisions = await asyncio.gather(*start_checks(bench, *[1] * 7))
@@ -113,10 +113,10 @@ async def test_prefetch_makes_one_call_at_a_time_in_order() -> None:
 @pytest.mark.parametrize(
     ("costs", "expected", "calls"), [((1, 3), [81, 78], 1), ((1, 3, 9, 1), [81, 78, 69, 68], 2)]
 )
-async def test_prefetch_serves_later_waiters_from_the_batch(
+async def test_prefetch_serves_later_waiters(
     costs: Sequence[int], expected: Sequence[int], calls: int
 ) -> None:
-    """A batch serves checks that started during its call; only then there is another call."""
+    """A prefetch serves checks that started during its call; only then there is another call."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 7)
         hold = bench.store.hold("acquire")
@@ -130,8 +130,8 @@ async def test_prefetch_serves_later_waiters_from_the_batch(
         assert bench.store.count("acquire") == 3 + calls
 
 
-async def test_prefetch_larger_cost_gets_a_new_batch() -> None:
-    """A cost up to the maximum is served from a new batch; the rest of the old one stays."""
+async def test_prefetch_larger_cost_gets_a_new_prefetch() -> None:
+    """A cost up to the maximum is served from a new prefetch; the rest of the old one stays."""
     async with Bench(BUCKET) as bench:
         decisions = await check_times(bench, 4)
         decisions += await check_times(bench, 1, cost=7)
@@ -142,14 +142,14 @@ async def test_prefetch_larger_cost_gets_a_new_batch() -> None:
 
 
 async def test_prefetch_near_the_limit() -> None:
-    """After a denied batch the remaining units are shared by the waiters, and no more acquired."""
+    """After a denied prefetch the waiters share the remaining units, and no more are acquired."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 75)
         before = bench.store.count("acquire")
         decisions = await asyncio.gather(*start_checks(bench, *[1] * 30))
 
         assert sum(each.allowed for each in decisions) == 15
-        # A full batch, a denied one, the five units that are left, and one denial for all.
+        # A full prefetch, a denied one, the five units that are left, and one denial for all.
         assert bench.store.count("acquire") == before + 4
         bench.clock.advance(1.3)
         assert [each.allowed for each in await check_times(bench, 3)] == [True, True, False]
@@ -157,7 +157,7 @@ async def test_prefetch_near_the_limit() -> None:
 
 
 async def test_prefetch_resumes_after_the_retry_time() -> None:
-    """After the retry time of a denial batches are acquired as before."""
+    """After the retry time of a denial prefetches are acquired as before."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 95)
         bench.clock.advance(30)
@@ -188,7 +188,7 @@ async def test_prefetch_leaves_other_checks_to_the_store() -> None:
 
 
 async def test_prefetch_of_several_limits() -> None:
-    """A batch is the same number of requests of all limits of the policy."""
+    """A prefetch is the same number of requests of all limits of the policy."""
     limits = (rate_quota("100/minute"), rate_quota("1000/hour", cost=2))
     async with Bench(Policy("p", limits, prefetch=0.1)) as bench:
         decisions = await check_times(bench, 4)
@@ -196,8 +196,8 @@ async def test_prefetch_of_several_limits() -> None:
         assert (statuses, bench.store.count("acquire")) == ([86, 892], 3)
 
 
-async def test_prefetch_spends_batches_without_the_store() -> None:
-    """A valid batch is spent during an outage; after that the policy's fallback applies."""
+async def test_prefetches_are_spent_without_the_store() -> None:
+    """A valid prefetch is spent during an outage; after that the policy's fallback applies."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 3)
         bench.store.down = timeout_error()
@@ -219,7 +219,7 @@ async def test_prefetch_failure_reaches_all_waiters() -> None:
 
 
 async def test_prefetch_serves_waiters_of_a_slow_call() -> None:
-    """Checks that started before the call are admitted; the rest of the batch has expired."""
+    """Checks that started before the call are admitted; the rest of the prefetch has expired."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 1)
         hold = bench.store.hold("acquire", after_work=True)

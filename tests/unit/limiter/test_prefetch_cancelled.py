@@ -6,7 +6,7 @@ import pytest
 
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.limiter.plan import PolicyCost, make_plan
-from fleetlimit.limiter.prefetch import Waiter
+from fleetlimit.limiter.prefetch.bucket import Waiter
 from support.limiter import Bench, rate_policy
 from support.prefetch import ANN, BUCKET, WINDOW, check_times, remaining_of, start_checks
 
@@ -39,15 +39,15 @@ async def _cancel_when_answered(bench: Bench) -> None:
 
 
 async def test_waiter_cancelled_after_its_reply_returns_its_units() -> None:
-    """Units that a cancelled check had received are returned to the batch."""
+    """Units that a cancelled check had received are returned to the prefetch."""
     async with Bench(BUCKET) as bench:
         await _cancel_when_answered(bench)
         (decision,) = await check_times(bench, 1)
         assert (remaining_of(decision), bench.store.count("acquire")) == (88, 1)
 
 
-async def test_waiter_cancelled_with_part_of_a_batch_returns_its_units() -> None:
-    """The batch that still exists gets them back."""
+async def test_waiter_cancelled_with_part_of_a_prefetch_returns_its_units() -> None:
+    """The prefetch that still exists gets them back."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 3)
         await _cancel_when_answered(bench)
@@ -56,14 +56,14 @@ async def test_waiter_cancelled_with_part_of_a_batch_returns_its_units() -> None
 
 
 async def test_units_returned_after_a_refund_are_not_refunded_again() -> None:
-    """Units returned to a batch that was refunded are not refunded again."""
+    """Units returned to a prefetch that was refunded are not refunded again."""
     async with Bench(WINDOW) as bench:
         await check_times(bench, 4, policy="w")
         prefetcher = bench.limiter._gateway._prefetcher
         ((bucket,),) = [prefetcher._buckets.values()]
         waiter = Waiter(make_plan([PolicyCost(WINDOW, 1)], ANN, KeyScheme()), 1)
-        (batch,) = bucket.batches
-        bucket.fulfil(waiter, batch, bench.clock.monotonic_us())
+        (prefetch,) = bucket.prefetches
+        bucket.fulfil(waiter, prefetch, bench.clock.monotonic_us())
         bench.clock.advance(6)
         await check_times(bench, 1, policy="w")
         await prefetcher.reclaim()
@@ -78,7 +78,7 @@ async def test_waiter_cancelled_after_a_denial_returns_nothing() -> None:
         await check_times(bench, 1)
         await _cancel_when_answered(bench)
         ((bucket,),) = [bench.limiter._gateway._prefetcher._buckets.values()]
-        assert bucket.batches == []
+        assert bucket.prefetches == []
 
 
 async def test_waiter_cancelled_before_a_denial_does_not_affect_others() -> None:

@@ -1,4 +1,4 @@
-"""Prefetched batches: expiry, refunds and the audit."""
+"""Prefetches: expiry, refunds and the audit."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.plan import PolicyCost, make_plan
 from fleetlimit.limiter.ports import AcquireResult
-from fleetlimit.limiter.prefetch import Prefetcher
+from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock
@@ -23,7 +23,7 @@ from support.prefetch import BUCKET, WINDOW, check_times
 
 
 async def test_prefetched_reservation_is_corrected_in_the_store() -> None:
-    """A refund goes to the store, as of the time at which the batch was acquired."""
+    """A refund goes to the store, as of the time at which the prefetch was acquired."""
     async with Bench(BUCKET) as bench:
         await check_times(bench, 3)
         taken_us = bench.clock.monotonic_us()
@@ -40,7 +40,7 @@ async def test_prefetched_reservation_is_corrected_in_the_store() -> None:
         assert bench.store.adjustments[-1].acquired_at_us == taken_us + 1_000_000
 
 
-async def test_reset_drops_prefetched_batches() -> None:
+async def test_reset_drops_prefetches() -> None:
     """After a reset there is no refund, and the next check calls the store."""
     async with Bench(BUCKET, WINDOW) as bench:
         await check_times(bench, 4)
@@ -55,8 +55,8 @@ async def test_reset_drops_prefetched_batches() -> None:
     assert bench.store.adjustments == []
 
 
-async def test_new_policies_refund_prefetched_batches() -> None:
-    """New policies have batches of their own; those of the previous set are refunded."""
+async def test_new_policies_refund_prefetches() -> None:
+    """New policies have prefetches of their own; those of the previous set are refunded."""
     async with Bench(WINDOW) as bench:
         await check_times(bench, 4, policy="w")
         bench.limiter.active_policies.replace(PolicySet([WINDOW]))
@@ -64,7 +64,7 @@ async def test_new_policies_refund_prefetched_batches() -> None:
         assert await bench.remaining("w") == 96
 
 
-async def test_prefetch_aclose_refunds_batches() -> None:
+async def test_prefetcher_aclose_refunds_prefetches() -> None:
     """A window is refunded all units, a token bucket those that it cannot have refilled."""
     for policy, given in (("p", 7), ("w", 9)):
         async with Bench(BUCKET, WINDOW) as bench:
@@ -73,7 +73,7 @@ async def test_prefetch_aclose_refunds_batches() -> None:
 
 
 async def test_prefetch_aclose_waits_for_a_call_in_flight() -> None:
-    """The check of a call in flight is served, and the rest of the batch refunded."""
+    """The check of a call in flight is served, and the rest of the prefetch refunded."""
     async with Bench(WINDOW) as bench:
         await check_times(bench, 1, policy="w")
         hold = bench.store.hold("acquire", after_work=True)
@@ -87,8 +87,8 @@ async def test_prefetch_aclose_waits_for_a_call_in_flight() -> None:
         assert [each.delta for each in bench.store.adjustments] == [-1]
 
 
-async def test_prefetch_batch_expires_with_its_window() -> None:
-    """A batch is not spent in the next window, whose limit it was not acquired from."""
+async def test_prefetch_expires_with_its_window() -> None:
+    """A prefetch is not spent in the next window, whose limit it was not acquired from."""
     async with Bench(WINDOW) as bench:
         # The clock starts at the beginning of a minute.
         bench.clock.advance(59)
@@ -101,8 +101,8 @@ async def test_prefetch_batch_expires_with_its_window() -> None:
         assert bench.store.count("acquire") == 4
 
 
-async def test_expired_batch_is_refunded_once() -> None:
-    """The unused units of an expired batch are refunded once, to a window that is open."""
+async def test_expired_prefetch_is_refunded_once() -> None:
+    """The unused units of an expired prefetch are refunded once, to a window that is open."""
     async with Bench(WINDOW) as bench:
         await check_times(bench, 4, policy="w")
         bench.clock.advance(6)
@@ -149,7 +149,7 @@ class PrefetchBench:
 
 
 async def test_prefetch_reclaims_every_second() -> None:
-    """After the first batch, expired batches are refunded every second."""
+    """After the first prefetch, expired prefetches are refunded every second."""
     counter = PrefetchBench()
     assert counter.pauses.requested.entries == []
     await counter.spend("ann", times=4)
@@ -164,7 +164,7 @@ async def test_prefetch_reclaims_every_second() -> None:
 
 
 async def test_prefetch_state_is_bounded() -> None:
-    """The oldest bucket's state is dropped, and its batch refunded."""
+    """The oldest bucket's state is dropped, and its prefetch refunded."""
     counter = PrefetchBench(max_buckets=2)
     for caller in ("ann", "bob", "cid"):
         await counter.spend(caller, times=2)
@@ -189,8 +189,8 @@ async def test_prefetch_unexpected_error_reaches_all_waiters() -> None:
 
 
 @pytest.mark.parametrize("policy", [BUCKET, WINDOW], ids=["token_bucket", "fixed_window"])
-async def test_audit_counts_prefetched_batches(policy: Policy) -> None:
-    """A batch is counted when it is acquired, and its refund is subtracted."""
+async def test_audit_counts_prefetches(policy: Policy) -> None:
+    """A prefetch is counted when it is acquired, and its refund is subtracted."""
     store = MemoryStore((clock := ManualClock()).monotonic_us)
     fleet = Fleet(clock, lambda: store, policy)
     passed = 0

@@ -28,7 +28,7 @@ class Step:
     """One action of a replica after a pause.
 
     Args:
-        lives: Pause, in lifetimes of a batch.
+        lives: Pause, in lifetimes of a prefetch.
         more_us: Microseconds added to the pause.
         name: The replica.
         deed: The action.
@@ -49,7 +49,7 @@ def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
         burst = burst if algorithm is Algorithm.TOKEN_BUCKET else limit
         return Quota(algorithm, limit, period_ms * MILLISECOND_US, burst)
 
-    # A batch of a minute is refunded in its lifetime; one of a hundredth has refilled by then.
+    # A prefetch of a minute is refunded in its lifetime; one of a hundredth has refilled by then.
     sizes = st.integers(8, MAX_UNITS)
     return st.builds(build, sizes, sizes, st.sampled_from([100, 60_000]))
 
@@ -69,10 +69,10 @@ STEPS = st.lists(
 )
 
 
-def use_largest_batches(limiter: Limiter) -> None:
-    """Let each batch have the largest size: the bound must not depend on it."""
+def use_largest_prefetches(limiter: Limiter) -> None:
+    """Let each prefetch have the largest size: the bound must not depend on it."""
     for bucket in limiter._gateway._prefetcher._buckets.values():
-        bucket._next_size, bucket._scarce_until_us = bucket.terms.max_cost, 0
+        bucket._next_size, bucket._mono_scarce_until_us = bucket.terms.max_cost, 0
 
 
 async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
@@ -94,7 +94,7 @@ async def run(quota: Quota, fraction: float, steps: list[Step]) -> Admitted:
             policies = ["exports", "wide"] if step.deed == "joint" else ["exports"]
             cost = min(step.cost, held)
             for _ in range(step.times):
-                use_largest_batches(fleet[step.name])
+                use_largest_prefetches(fleet[step.name])
                 decision = await fleet[step.name].check(*policies, principal="ann", cost=cost)
                 assert 0 <= remaining(decision.results[0].limits[0]) <= held
                 if not decision.allowed:

@@ -166,7 +166,7 @@ class UsageSample:
             charges: The charges.
             result: The store's reply to them.
         """
-        # A batch was counted as a whole when it was acquired.
+        # A prefetch was counted as a whole when it was acquired.
         if not self._max_callers or result.prefetched:
             return
         for index, charge in enumerate(charges):
@@ -271,9 +271,8 @@ class UsageSample:
             bound = bounds.get(str(limit), sys.maxsize)
             for usage in bottom_k.by_caller.values():
                 if usage.unreported > 0:
-                    admitted[limit.policy] += (
-                        usage.unreported if usage.rank.checksum <= bound else 0
-                    )
+                    if usage.rank.checksum <= bound:
+                        admitted[limit.policy] += usage.unreported
                     usage.unreported = 0
         return admitted
 

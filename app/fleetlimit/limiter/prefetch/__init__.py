@@ -1,0 +1,1 @@
+"""Prefetching: units are acquired ahead in one store call and spent locally."""

@@ -1,0 +1,259 @@
+"""Prefetched bucket: the units that this replica holds ahead for a policy and key.
+
+A prefetch is the units of one store call. Checks spend from the oldest prefetch that has enough
+units. Checks that find too few units wait, and are served in FIFO order. The size of a prefetch
+follows the demand. After a prefetch that was used up in time the next one is twice as large; after
+one that expired the next one is as large as the part that was used. Unused units are therefore at
+most about as many as used ones.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from fleetlimit.core.charge import Adjustment, Charge
+from fleetlimit.core.decision import BucketStatus
+from fleetlimit.core.prefetch import PrefetchTerms, refundable_units
+from fleetlimit.core.quota import SECOND_US
+from fleetlimit.limiter.plan import Plan
+from fleetlimit.limiter.ports import AcquireResult
+
+MAX_REFUND_LATENCY_US: Final = SECOND_US
+"""Upper bound on the latency of a refund. Units that the bucket may have refilled by then are not
+refunded, so that nothing is credited twice."""
+
+
+class Prefetch:
+    """Units that were acquired ahead in one call.
+
+    Args:
+        charges: The charges, one for each bucket.
+        result: The store's reply.
+        mono_sent_at_us: Monotonic microseconds when the request was sent.
+        mono_expires_at_us: Monotonic microseconds from which on the prefetch must not be spent.
+        cost: Size of the prefetch, in units of a request's cost.
+
+    Attributes:
+        left: Part of `cost` that is unused.
+    """
+
+    __slots__ = ("charges", "cost", "left", "mono_expires_at_us", "mono_sent_at_us", "result")
+
+    def __init__(
+        self,
+        charges: Sequence[Charge],
+        result: AcquireResult,
+        mono_sent_at_us: int,
+        mono_expires_at_us: int,
+        cost: int,
+    ) -> None:
+        self.charges = charges
+        self.result = result
+        self.mono_sent_at_us = mono_sent_at_us
+        self.mono_expires_at_us = mono_expires_at_us
+        self.cost = cost
+        self.left = cost
+
+    def refunds(self, mono_now_us: int) -> list[Adjustment]:
+        """Return the refunds of the unused units that the buckets cannot have refilled yet."""
+        age_us = mono_now_us - self.mono_sent_at_us + MAX_REFUND_LATENCY_US
+        # Zero `left`, so that units returned later by a cancelled waiter are not refunded again.
+        left, self.left = self.left, 0
+        refunds = []
+        for index, charge in enumerate(self.charges):
+            window_left_us = self.result.statuses[index].reset_after_us
+            units = refundable_units(charge.quota, left * charge.quota.cost, age_us, window_left_us)
+            if units:
+                refunds.append(charge.adjustment(-units, self.result.acquired_at_us(index)))
+        return refunds
+
+
+class Waiter:
+    """A check that waits for units.
+
+    Args:
+        plan: Plan of the check.
+        cost: Cost of the request.
+    """
+
+    __slots__ = ("cost", "plan", "prefetch", "reply")
+
+    def __init__(self, plan: Plan, cost: int) -> None:
+        self.plan = plan
+        self.cost = cost
+        self.reply: asyncio.Future[AcquireResult] = asyncio.get_running_loop().create_future()
+        self.prefetch: Prefetch | None = None
+
+
+class PrefetchedBucket:
+    """Prefetch state of the buckets of one policy and key: prefetches and waiting checks.
+
+    Args:
+        keys: Keys of the buckets in the store.
+        terms: Terms of prefetching.
+    """
+
+    __slots__ = (
+        "_last_statuses",
+        "_mono_expires_at_us",
+        "_mono_last_status_at_us",
+        "_mono_scarce_until_us",
+        "_next_size",
+        "_store_remaining",
+        "keys",
+        "prefetches",
+        "refilling",
+        "terms",
+        "waiters",
+    )
+
+    def __init__(self, keys: frozenset[str], terms: PrefetchTerms) -> None:
+        self.keys = keys
+        self.terms = terms
+        self.prefetches: list[Prefetch] = []
+        self.waiters: deque[Waiter] = deque()
+        self.refilling = False
+        self._last_statuses: tuple[BucketStatus, ...] = ()
+        self._mono_last_status_at_us = 0
+        self._mono_expires_at_us = 0
+        self._next_size = 1
+        self._store_remaining = 0
+        self._mono_scarce_until_us = 0
+
+    def spend(self, cost: int, mono_now_us: int) -> AcquireResult | None:
+        """Spend a cost from the oldest prefetch that has enough units; None if none has."""
+        prefetch = self._prefetch_for(cost, mono_now_us)
+        return self._spend_from(prefetch, cost, mono_now_us) if prefetch is not None else None
+
+    def _prefetch_for(self, cost: int, mono_now_us: int) -> Prefetch | None:
+        for prefetch in self.prefetches:
+            if prefetch.left >= cost and mono_now_us < prefetch.mono_expires_at_us:
+                return prefetch
+        return None
+
+    def _spend_from(self, prefetch: Prefetch, cost: int, mono_now_us: int) -> AcquireResult:
+        prefetch.left -= cost
+        if not prefetch.left:
+            self.prefetches.remove(prefetch)
+            self._next_size = min(self.terms.max_cost, 2 * max(self._next_size, prefetch.cost))
+        result = prefetch.result
+        return AcquireResult(
+            result.store_now_us,
+            self._statuses(mono_now_us),
+            result.spent,
+            result.acquired_at_us_by_charge,
+            prefetched=True,
+        )
+
+    def _statuses(self, mono_now_us: int) -> tuple[BucketStatus, ...]:
+        """Return the last statuses, with the units that are left here and the time passed."""
+        age_us = mono_now_us - self._mono_last_status_at_us
+        left = sum([each.left for each in self.prefetches if mono_now_us < each.mono_expires_at_us])
+        return tuple(
+            [
+                BucketStatus(
+                    allowed=True,
+                    remaining=min(quota.burst, status.remaining + left * quota.cost),
+                    retry_after_us=0,
+                    next_unit_after_us=max(1, status.next_unit_after_us - age_us),
+                    reset_after_us=max(1, status.reset_after_us - age_us),
+                )
+                for quota, status in zip(self.terms.quotas, self._last_statuses, strict=True)
+            ]
+        )
+
+    def oldest_waiter(self) -> Waiter | None:
+        """Return the waiter that has waited longest, and drop cancelled ones before it."""
+        while self.waiters and self.waiters[0].reply.done():
+            self.waiters.popleft()
+        return self.waiters[0] if self.waiters else None
+
+    def prefetch_size(self, demand: int, mono_now_us: int) -> int:
+        """Return the size of the next prefetch: at least the cost of the oldest waiter.
+
+        Args:
+            demand: Sum of the costs of all waiters.
+            mono_now_us: Monotonic microseconds.
+        """
+        cost = self.waiters[0].cost
+        if mono_now_us < self._mono_scarce_until_us:
+            # After a denied prefetch acquire at most the demand and what the store has left.
+            return max(cost, min(demand, self._store_remaining))
+        return max(cost, min(self.terms.max_cost, max(demand, self._next_size)))
+
+    def add(self, prefetch: Prefetch) -> None:
+        """Add a prefetch, and remember its statuses."""
+        self.prefetches.append(prefetch)
+        self._last_statuses = prefetch.result.statuses
+        self._mono_last_status_at_us = prefetch.mono_sent_at_us
+        self._mono_expires_at_us = prefetch.mono_expires_at_us
+        self._store_remaining = self._remaining_cost(prefetch.result)
+
+    def _remaining_cost(self, result: AcquireResult) -> int:
+        """Return the cost of requests that the store has units left for."""
+        pairs = zip(self.terms.quotas, result.statuses, strict=True)
+        return min([status.remaining // quota.cost for quota, status in pairs])
+
+    def serve_waiters(self, mono_now_us: int) -> bool:
+        """Serve waiters in order from the prefetches, and return whether one was served."""
+        served = False
+        while (waiter := self.oldest_waiter()) is not None:
+            prefetch = self._prefetch_for(waiter.cost, mono_now_us)
+            if prefetch is None:
+                break
+            self.fulfil(waiter, prefetch, mono_now_us)
+            served = True
+        return served
+
+    def fulfil(self, waiter: Waiter, prefetch: Prefetch, mono_now_us: int) -> None:
+        """Serve a waiter from a prefetch that has enough units."""
+        waiter.prefetch = prefetch
+        waiter.reply.set_result(self._spend_from(prefetch, waiter.cost, mono_now_us))
+
+    def return_units(self, waiter: Waiter) -> None:
+        """Return the units of a waiter that was cancelled to their prefetch."""
+        if waiter.prefetch is not None:
+            waiter.prefetch.left += waiter.cost
+            if waiter.prefetch not in self.prefetches:
+                self.prefetches.append(waiter.prefetch)
+
+    def on_denied(self, result: AcquireResult, mono_sent_at_us: int) -> int:
+        """Record that a prefetch was denied, and return the cost that the store has units left for.
+
+        Args:
+            result: The store's reply.
+            mono_sent_at_us: Monotonic microseconds when the request was sent.
+        """
+        self._next_size = 1
+        self._store_remaining = self._remaining_cost(result)
+        longest_us = max(status.retry_after_us for status in result.statuses)
+        self._mono_scarce_until_us = mono_sent_at_us + longest_us
+        return self._store_remaining
+
+    def deny_like_first(self, result: AcquireResult) -> None:
+        """Deny the oldest waiter, and all waiters with the same charges."""
+        charges = self.waiters[0].plan.charges
+        denied = [each for each in self.waiters if each.plan.charges == charges]
+        self.waiters = deque(each for each in self.waiters if each.plan.charges != charges)
+        for waiter in denied:
+            if not waiter.reply.done():
+                waiter.reply.set_result(result)
+
+    def fail_waiters(self, error: Exception) -> None:
+        """Raise an error in all waiters."""
+        while (waiter := self.oldest_waiter()) is not None:
+            waiter.reply.set_exception(error)
+
+    def pop_expired(self, mono_now_us: int) -> list[Prefetch]:
+        """Remove expired prefetches and return them."""
+        expired = [each for each in self.prefetches if mono_now_us >= each.mono_expires_at_us]
+        for prefetch in expired:
+            self.prefetches.remove(prefetch)
+            self._next_size = max(1, prefetch.cost - prefetch.left)
+        return expired
+
+    def is_idle(self, mono_now_us: int) -> bool:
+        """Return whether the state holds nothing that the next check needs."""
+        mono_until_us = max(self._mono_scarce_until_us, self._mono_expires_at_us)
+        return not self.prefetches and not self.waiters and mono_now_us >= mono_until_us

@@ -1,0 +1,202 @@
+"""Prefetcher: acquires units ahead for the buckets that are in demand, and refunds unused units.
+
+At most one store call for a bucket is in flight; `bucket.py` decides how many units it acquires and
+which waiting checks it serves.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.prefetch import PrefetchTerms
+from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.limiter.audit.sample import UsageSample
+from fleetlimit.limiter.bucket_events import BucketEvents
+from fleetlimit.limiter.periodic import PeriodicTask
+from fleetlimit.limiter.plan import Plan
+from fleetlimit.limiter.ports import AcquireResult, Clock, Sleep
+from fleetlimit.limiter.prefetch.bucket import Prefetch, PrefetchedBucket, Waiter
+from fleetlimit.limiter.reservation import Adjust
+
+MAX_BUCKETS: Final = 4_096
+RECLAIM_INTERVAL_SECONDS: Final = 1.0
+"""Interval at which expired prefetches are refunded."""
+
+Acquire = Callable[[Sequence[Charge]], Awaitable[AcquireResult]]
+_BucketId = tuple[str, tuple[Quota, ...]]
+"""Key of the first bucket, and the quotas."""
+
+
+class Prefetcher:
+    """Spends units that it has acquired ahead.
+
+    Args:
+        acquire: Acquires charges from the store.
+        adjust: Refunds unused units; never raises.
+        bucket_events: Reports when buckets are reset or policies replaced.
+        sample: Records each prefetch for the audit.
+        clock: Clock of this process, by which prefetches expire.
+        sleep: Pause between two refunds of expired prefetches.
+        max_buckets: Bound on the buckets with prefetch state; the oldest one is dropped first.
+    """
+
+    def __init__(
+        self,
+        acquire: Acquire,
+        adjust: Adjust,
+        bucket_events: BucketEvents,
+        sample: UsageSample,
+        clock: Clock,
+        *,
+        sleep: Sleep = asyncio.sleep,
+        max_buckets: int = MAX_BUCKETS,
+    ) -> None:
+        self._acquire = acquire
+        self._adjust = adjust
+        self._sample = sample
+        self._clock = clock
+        self._max_buckets = max_buckets
+        self._buckets: dict[_BucketId, PrefetchedBucket] = {}
+        self._retired: list[Prefetch] = []
+        self._refill_tasks: set[asyncio.Task[None]] = set()
+        self._reclaim_task = PeriodicTask(
+            self.reclaim, RECLAIM_INTERVAL_SECONDS, failure_event="prefetch.failed", sleep=sleep
+        )
+        self._started = False
+        bucket_events.subscribe(on_reset=self.drop, on_policies_replaced=self.retire_all)
+
+    async def acquire(self, plan: Plan, terms: PrefetchTerms) -> AcquireResult:
+        """Spend the charges of a plan with one policy, from a prefetch if there is one.
+
+        Raises:
+            StoreError: There is no prefetch, and the store is unavailable.
+        """
+        first = plan.charges[0]
+        cost = first.units // first.quota.cost
+        bucket_id = first.key, terms.quotas
+        bucket = self._buckets.get(bucket_id) or self._open_bucket(bucket_id, plan, terms)
+        if not bucket.waiters:
+            result = bucket.spend(cost, self._clock.monotonic_us())
+            if result is not None:
+                return result
+        return await self._wait(bucket, Waiter(plan, cost))
+
+    def _open_bucket(
+        self, bucket_id: _BucketId, plan: Plan, terms: PrefetchTerms
+    ) -> PrefetchedBucket:
+        if not self._started:
+            self._started = True
+            self._reclaim_task.start()
+        if len(self._buckets) >= self._max_buckets:
+            self._retired += self._buckets.pop(next(iter(self._buckets))).prefetches
+        bucket = PrefetchedBucket(frozenset(each.key for each in plan.charges), terms)
+        self._buckets[bucket_id] = bucket
+        return bucket
+
+    async def _wait(self, bucket: PrefetchedBucket, waiter: Waiter) -> AcquireResult:
+        bucket.waiters.append(waiter)
+        if not bucket.refilling:
+            bucket.refilling = True
+            # Runs in its own task, so that cancelling one waiter does not cancel the store call
+            # that the others share.
+            task = asyncio.get_running_loop().create_task(self._refill(bucket))
+            self._refill_tasks.add(task)
+            task.add_done_callback(self._refill_tasks.discard)
+        try:
+            return await waiter.reply
+        except asyncio.CancelledError:
+            bucket.return_units(waiter)
+            raise
+
+    async def _refill(self, bucket: PrefetchedBucket) -> None:
+        """Acquire prefetches until no check waits."""
+        try:
+            while bucket.oldest_waiter() is not None:
+                await self._refill_once(bucket)
+        except Exception as error:  # noqa: BLE001 - without this, the waiters would wait forever
+            bucket.fail_waiters(error)
+        finally:
+            bucket.refilling = False
+
+    async def _refill_once(self, bucket: PrefetchedBucket) -> None:
+        mono_now_us = self._clock.monotonic_us()
+        self._retired += bucket.pop_expired(mono_now_us)
+        if bucket.serve_waiters(mono_now_us):
+            return
+        waiters = [each for each in bucket.waiters if not each.reply.done()]
+        plan, cost = waiters[0].plan, waiters[0].cost
+        demand = sum(each.cost for each in waiters)
+        size = bucket.prefetch_size(demand, mono_now_us)
+        while True:
+            mono_sent_at_us = self._clock.monotonic_us()
+            charges = _scale_charges(plan, size)
+            result = await self._acquire(charges)
+            if result.spent:
+                break
+            if size == cost:
+                bucket.deny_like_first(result)
+                return
+            size = max(cost, min(bucket.on_denied(result, mono_sent_at_us), demand))
+        self._sample.record(charges, result)
+        mono_expires_at_us = _mono_expires_at_us(bucket.terms, charges, result, mono_sent_at_us)
+        prefetch = Prefetch(charges, result, mono_sent_at_us, mono_expires_at_us, size)
+        bucket.add(prefetch)
+        mono_now_us = self._clock.monotonic_us()
+        # Checks that arrived before the call are served even if the prefetch has expired by now.
+        for waiter in waiters:
+            if waiter.reply.done():
+                continue
+            if waiter.cost > prefetch.left:
+                break
+            bucket.fulfil(waiter, prefetch, mono_now_us)
+
+    def drop(self, keys: Sequence[str]) -> None:
+        """Drop the prefetches of buckets that were deleted, without a refund."""
+        for bucket_id, bucket in list(self._buckets.items()):
+            if not bucket.keys.isdisjoint(keys):
+                del self._buckets[bucket_id]
+
+    def retire_all(self) -> None:
+        """Stop spending the prefetches; the next run of the periodic task refunds them."""
+        for bucket in self._buckets.values():
+            self._retired += bucket.prefetches
+        self._buckets.clear()
+
+    async def reclaim(self) -> None:
+        """Refund the unused units of expired prefetches, and drop idle buckets."""
+        mono_now_us = self._clock.monotonic_us()
+        for bucket_id, bucket in list(self._buckets.items()):
+            self._retired += bucket.pop_expired(mono_now_us)
+            if bucket.is_idle(mono_now_us):
+                del self._buckets[bucket_id]
+        retired, self._retired = self._retired, []
+        refunds = [each for prefetch in retired for each in prefetch.refunds(mono_now_us)]
+        if refunds:
+            await self._adjust(refunds)
+
+    async def aclose(self) -> None:
+        """Serve the waiters, and refund all unused units."""
+        await self._reclaim_task.stop()
+        if self._refill_tasks:
+            await asyncio.wait(self._refill_tasks)
+        self.retire_all()
+        await self.reclaim()
+
+
+def _scale_charges(plan: Plan, cost: int) -> tuple[Charge, ...]:
+    """Return the charges of a plan at another cost."""
+    return tuple([replace(each, units=cost * each.quota.cost) for each in plan.charges])
+
+
+def _mono_expires_at_us(
+    terms: PrefetchTerms, charges: Sequence[Charge], result: AcquireResult, mono_sent_at_us: int
+) -> int:
+    """Return when a prefetch expires: after its lifetime, or at the end of the first window."""
+    windows_us = [
+        status.reset_after_us
+        for charge, status in zip(charges, result.statuses, strict=True)
+        if charge.quota.algorithm is Algorithm.FIXED_WINDOW
+    ]
+    return mono_sent_at_us + min([terms.lifetime_us, *windows_us])

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -21,13 +20,13 @@ from fleetlimit.bootstrap.build import (
 from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unfreeze_heap
 from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
-from fleetlimit.bootstrap.tasks import TaskSet
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Observer, PoliciesRejected
 from fleetlimit.limiter.limiter import Limiter, MonotonicClock
 from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Clock, Tracer
+from fleetlimit.limiter.tasks import TaskSet
 from fleetlimit.policy_file import IdentitySection, PolicyFile, PolicyWatcher, load
 from fleetlimit.telemetry import (
     DenialLog,
@@ -267,7 +266,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         )
 
 
-_default_tasks = TaskSet(logging.getLogger("fleetlimit"))
+_default_tasks = TaskSet()
 
 
 def open_limiter_from_env() -> HTTPLimiter:

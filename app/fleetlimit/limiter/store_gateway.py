@@ -15,6 +15,7 @@ from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Clock, Store
 from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
 from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
+from fleetlimit.limiter.tasks import TaskSet
 
 
 class StoreGateway:
@@ -41,7 +42,7 @@ class StoreGateway:
         self._bucket_events = bucket_events
         self._sample = sample
         self._lease_renewer = LeaseRenewer(self.renew, self.adjust)
-        self._background_tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
         self._prefetcher = Prefetcher(self._acquire, self.adjust, bucket_events, sample, clock)
 
     def acquire(self, plan: Plan) -> Coroutine[Any, Any, AcquireResult]:
@@ -67,7 +68,7 @@ class StoreGateway:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._spawn(self._release_abandoned(task, plan))
+            self._tasks.spawn(self._release_abandoned(task, plan))
             raise
 
     async def _release_abandoned(self, task: asyncio.Future[AcquireResult], plan: Plan) -> None:
@@ -79,12 +80,6 @@ class StoreGateway:
                     [each.adjustment(-each.units, result.store_now_us) for each in leases]
                 )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._background_tasks.add(task)
-        task.add_done_callback(self._background_tasks.discard)
-        return task
-
     def open_reservation(self, plan: Plan, decision: Decision, acquired_at_us: int) -> Reservation:
         """Return the reservation of a decision, and renew its leases until they are released."""
         reservation = Reservation(decision, plan, acquired_at_us, self.adjust)
@@ -95,7 +90,7 @@ class StoreGateway:
     async def adjust(self, adjustments: Sequence[Adjustment]) -> None:
         """Correct charges. While the store is unavailable they expire without a correction."""
         # The shield completes a refund whose request is cancelled while the store answers.
-        await asyncio.shield(self._spawn(self._adjust(adjustments)))
+        await asyncio.shield(self._tasks.spawn(self._adjust(adjustments)))
 
     async def _adjust(self, adjustments: Sequence[Adjustment]) -> None:
         try:
@@ -119,5 +114,4 @@ class StoreGateway:
         """Stop renewing leases, refund prefetched units, and wait for calls in the background."""
         await self._lease_renewer.aclose()
         await self._prefetcher.aclose()
-        if self._background_tasks:
-            await asyncio.wait(self._background_tasks)
+        await self._tasks.wait()

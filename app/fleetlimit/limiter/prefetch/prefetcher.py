@@ -19,6 +19,7 @@ from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Clock, Sleep
 from fleetlimit.limiter.prefetch.bucket import Prefetch, PrefetchedBucket, Waiter
 from fleetlimit.limiter.reservation import Adjust
+from fleetlimit.limiter.tasks import TaskSet
 
 MAX_BUCKETS: Final = 4_096
 RECLAIM_INTERVAL_SECONDS: Final = 1.0
@@ -60,7 +61,7 @@ class Prefetcher:
         self._max_buckets = max_buckets
         self._buckets: dict[_BucketId, PrefetchedBucket] = {}
         self._retired: list[Prefetch] = []
-        self._refill_tasks: set[asyncio.Task[None]] = set()
+        self._refill_tasks = TaskSet()
         self._reclaim_task = PeriodicTask(
             self.reclaim, RECLAIM_INTERVAL_SECONDS, failure_event="prefetch.failed", sleep=sleep
         )
@@ -101,9 +102,7 @@ class Prefetcher:
             bucket.refilling = True
             # Runs in its own task, so that cancelling one waiter does not cancel the store call
             # that the others share.
-            task = asyncio.get_running_loop().create_task(self._refill(bucket))
-            self._refill_tasks.add(task)
-            task.add_done_callback(self._refill_tasks.discard)
+            self._refill_tasks.spawn(self._refill(bucket))
         try:
             return await waiter.reply
         except asyncio.CancelledError:
@@ -179,8 +178,7 @@ class Prefetcher:
     async def aclose(self) -> None:
         """Serve the waiters, and refund all unused units."""
         await self._reclaim_task.stop()
-        if self._refill_tasks:
-            await asyncio.wait(self._refill_tasks)
+        await self._refill_tasks.wait()
         self.retire_all()
         await self.reclaim()
 

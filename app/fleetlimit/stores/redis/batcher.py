@@ -142,6 +142,7 @@ class CommandBatcher:
         self._tracer = tracer or trace.get_tracer("fleetlimit")
         self._queue: deque[ScriptCall] = deque()
         self._in_flight: set[InFlightBatch] = set()
+        # Not a `TaskSet`: these tasks count as pipelines in flight, and each sends the next one.
         self._tasks: set[asyncio.Task[None]] = set()
         self._abandoned: set[asyncio.Future[Any]] = set()
         self._relocating: asyncio.Task[None] | None = None

@@ -1,0 +1,33 @@
+"""Background tasks that end by themselves: referenced until then, with failures logged."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+_log = logging.getLogger("fleetlimit")
+
+
+class TaskSet:
+    """Set of background tasks of one owner."""
+
+    def __init__(self) -> None:
+        # The event loop holds tasks only weakly: without a reference they may be collected.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task and return it."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("background.failed", exc_info=error)
+
+    async def wait(self) -> None:
+        """Wait until the running tasks have ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)

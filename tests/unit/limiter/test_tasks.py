@@ -1,0 +1,49 @@
+"""Background tasks of one owner."""
+
+import asyncio
+
+import pytest
+
+from fleetlimit.limiter.tasks import TaskSet
+
+
+async def test_failed_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A failure is logged with its traceback, and does not propagate."""
+
+    async def fail() -> None:
+        raise LookupError("gone")
+
+    tasks = TaskSet()
+    tasks.spawn(fail())
+    await tasks.wait()
+    assert caplog.messages == ["background.failed"]
+    assert "LookupError: gone" in caplog.text
+
+
+async def test_cancelled_task_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A task that is cancelled, as at the end of the event loop, has not failed."""
+    tasks = TaskSet()
+    task = tasks.spawn(asyncio.sleep(60))
+    await asyncio.sleep(0)
+    task.cancel()
+    await tasks.wait()
+    assert task.cancelled()
+    assert not caplog.messages
+
+
+async def test_wait_returns_when_all_tasks_have_ended() -> None:
+    """`wait` returns after the last running task, and at once without tasks."""
+    end = asyncio.Event()
+    ended: list[int] = []
+
+    async def work(number: int) -> None:
+        await end.wait()
+        ended.append(number)
+
+    tasks = TaskSet()
+    await tasks.wait()
+    for number in (1, 2):
+        tasks.spawn(work(number))
+    asyncio.get_running_loop().call_soon(end.set)
+    await tasks.wait()
+    assert ended == [1, 2]

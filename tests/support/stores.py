@@ -60,9 +60,9 @@ def charge(
     return Charge(key, quota, units, lease, group)
 
 
-def adjustment(spent: Charge, delta: int, acquired_at_us: int) -> Adjustment:
+def adjustment(spent: Charge, delta: int, store_acquired_at_us: int) -> Adjustment:
     """Return the adjustment of a charge that was spent at that store time."""
-    return spent.adjustment(delta, acquired_at_us)
+    return spent.adjustment(delta, store_acquired_at_us)
 
 
 async def spend(

@@ -13,7 +13,7 @@ class Adjustment:
         key: Key of the bucket in the store.
         quota: Quota of the bucket.
         delta: Units to refund (negative) or to spend unconditionally (positive).
-        acquired_at_us: Store time at which the charge was spent.
+        store_acquired_at_us: Store time at which the charge was spent.
         units: Units that were spent.
         lease: Name of the lease that the charge created.
     """
@@ -21,7 +21,7 @@ class Adjustment:
     key: str
     quota: Quota
     delta: int
-    acquired_at_us: int
+    store_acquired_at_us: int
     units: int
     lease: str = ""
 
@@ -45,6 +45,6 @@ class Charge:
     lease: str = ""
     group: int = 0
 
-    def adjustment(self, delta: int, acquired_at_us: int) -> Adjustment:
-        """Return an adjustment of this charge, which was spent at `acquired_at_us` (store time)."""
-        return Adjustment(self.key, self.quota, delta, acquired_at_us, self.units, self.lease)
+    def adjustment(self, delta: int, store_acquired_at_us: int) -> Adjustment:
+        """Return an adjustment of this charge, which was spent at this store time."""
+        return Adjustment(self.key, self.quota, delta, store_acquired_at_us, self.units, self.lease)

@@ -17,6 +17,8 @@ from fleetlimit.core.quota import SECOND_US, Quota
 class BucketStatus:
     """Answer of one bucket to one charge. Durations begin at the time of the answer.
 
+    The `_us` fields are the exact internal values; the properties in seconds are for users.
+
     Args:
         allowed: Whether the charge fits.
         remaining: Units available, after the charge if it was spent.
@@ -113,6 +115,8 @@ class PolicyResult:
 @dataclass(slots=True)
 class Decision:
     """Answer for one request.
+
+    `retry_after_us` is the exact internal value; `retry_after`, in seconds, is for users.
 
     Args:
         outcome: Result of the check; `shadow_denied` and `fail_open` admit the request.

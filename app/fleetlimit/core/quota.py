@@ -68,6 +68,8 @@ def check_cost(cost: object) -> None:
 class Quota:
     """One limit, resolved to integers.
 
+    `period_us` is the exact internal value; `period_seconds` is for users.
+
     Args:
         algorithm: Algorithm of the bucket.
         limit: Units per period; for `concurrency`, units held at the same time. 1 to `MAX_LIMIT`.

@@ -20,8 +20,8 @@ class AcquireResult:
         store_now_us: Store time at which the charges were decided.
         statuses: One status for each charge, in order.
         spent: Whether the charges of group 0 were spent.
-        acquired_at_us_by_charge: Store time at which each charge was decided, if several servers
-            decided them; empty otherwise.
+        store_acquired_at_us_by_charge: Store time at which each charge was decided, if several
+            servers decided them; empty otherwise.
         prefetched: Whether the charges were served from a prefetch, which was spent as a whole at
             `store_now_us`.
     """
@@ -29,14 +29,18 @@ class AcquireResult:
     store_now_us: int
     statuses: tuple[BucketStatus, ...]
     spent: bool
-    acquired_at_us_by_charge: tuple[int, ...] = ()
+    store_acquired_at_us_by_charge: tuple[int, ...] = ()
     prefetched: bool = False
 
-    def acquired_at_us(self, index: int) -> int:
-        """Return when a charge was decided, on the clock of the server that decided it."""
+    def store_acquired_at_us(self, index: int) -> int:
+        """Return when a charge was decided, on the clock of the server that decided it.
+
+        Args:
+            index: Index of the charge.
+        """
         return (
-            self.acquired_at_us_by_charge[index]
-            if self.acquired_at_us_by_charge
+            self.store_acquired_at_us_by_charge[index]
+            if self.store_acquired_at_us_by_charge
             else self.store_now_us
         )
 

@@ -26,26 +26,28 @@ class Reservation:
     Args:
         decision: Decision on the request.
         plan: Plan that was decided.
-        acquired_at_us: Time at which the units were spent, on the clock of their store.
+        store_acquired_at_us: Time at which the units were spent, on the clock of their store.
         adjust: Corrects charges; never raises.
     """
 
     __slots__ = (
         "__weakref__",  # `LeaseRenewer` holds reservations weakly
-        "_acquired_at_us",
         "_adjust",
         "_plan",
         "_policy",
+        "_store_acquired_at_us",
         "_uncorrected",
         "decision",
         "leases",
     )
 
-    def __init__(self, decision: Decision, plan: Plan, acquired_at_us: int, adjust: Adjust) -> None:
+    def __init__(
+        self, decision: Decision, plan: Plan, store_acquired_at_us: int, adjust: Adjust
+    ) -> None:
         self.decision = decision
         self.leases: Sequence[Charge] = ()
         self._plan = plan
-        self._acquired_at_us = acquired_at_us
+        self._store_acquired_at_us = store_acquired_at_us
         self._adjust = adjust
         # Name of the policy that this part belongs to; empty for the whole reservation.
         self._policy = ""
@@ -97,7 +99,7 @@ class Reservation:
         charges = [each for policy in policies for each in uncorrected.pop(policy, ())]
         await self._apply(
             [
-                each.adjustment(delta, self._acquired_at_us)
+                each.adjustment(delta, self._store_acquired_at_us)
                 for each in charges
                 if not each.lease and (delta := actual * each.quota.cost - each.units)
             ]
@@ -119,7 +121,7 @@ class Reservation:
 
     def releases_of(self, leases: Sequence[Charge]) -> list[Adjustment]:
         """Return the adjustments that release leases of this reservation."""
-        return [each.adjustment(-each.units, self._acquired_at_us) for each in leases]
+        return [each.adjustment(-each.units, self._store_acquired_at_us) for each in leases]
 
 
 def _spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:

@@ -80,9 +80,11 @@ class StoreGateway:
                     [each.adjustment(-each.units, result.store_now_us) for each in leases]
                 )
 
-    def open_reservation(self, plan: Plan, decision: Decision, acquired_at_us: int) -> Reservation:
+    def open_reservation(
+        self, plan: Plan, decision: Decision, store_acquired_at_us: int
+    ) -> Reservation:
         """Return the reservation of a decision, and renew its leases until they are released."""
-        reservation = Reservation(decision, plan, acquired_at_us, self.adjust)
+        reservation = Reservation(decision, plan, store_acquired_at_us, self.adjust)
         if plan.has_leases:
             self._lease_renewer.track(reservation)
         return reservation
@@ -94,14 +96,16 @@ class StoreGateway:
 
     async def _adjust(self, adjustments: Sequence[Adjustment]) -> None:
         try:
-            adjusted_at_us = await self._breaker.call("adjust", self._store.adjust, adjustments)
+            store_adjusted_at_us = await self._breaker.call(
+                "adjust", self._store.adjust, adjustments
+            )
         except StoreError as error:
             if error.kind != CIRCUIT_OPEN:
                 # The store may have made the refund although its reply was lost.
                 refunds = [each.key for each in adjustments if each.delta < 0]
                 self._bucket_events.emit_refund_lost(refunds)
         else:
-            self._sample.record_refunds(adjustments, adjusted_at_us)
+            self._sample.record_refunds(adjustments, store_adjusted_at_us)
         # After the reply: a denial that is cached before the store has adjusted is dropped, too.
         self._bucket_events.emit_adjusted([each.key for each in adjustments])
 

@@ -51,7 +51,7 @@ def adjust(
 ) -> Window | None:
     """Spend units in the current window, or refund them if they were spent in it."""
     window = _current(quota, state, now_us)
-    spent_in = adjustment.acquired_at_us // quota.period_us
+    spent_in = adjustment.store_acquired_at_us // quota.period_us
     if adjustment.delta < 0 and spent_in != window.index:
         return window if window.count else None
     count = max(0, window.count + adjustment.delta)

@@ -77,12 +77,12 @@ def acquire(
 
 
 def adjust(quota: Quota, state: Log | None, now_us: int, adjustment: Adjustment) -> Log | None:
-    """Refund units of the entry of `acquired_at_us`, or add an entry for more units."""
+    """Refund units of the entry of `store_acquired_at_us`, or add an entry for more units."""
     entries = list(_unexpired(quota, state, now_us).entries)
     if adjustment.delta > 0:
         entries.append(_new_entry(entries, now_us, adjustment.delta))
     for index, entry in enumerate(entries):
-        if adjustment.delta < 0 and entry.store_spent_at_us == adjustment.acquired_at_us:
+        if adjustment.delta < 0 and entry.store_spent_at_us == adjustment.store_acquired_at_us:
             entries[index] = replace(entry, units=max(0, entry.units + adjustment.delta))
             break
     non_empty = tuple(entry for entry in entries if entry.units)

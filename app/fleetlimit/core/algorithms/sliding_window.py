@@ -81,7 +81,7 @@ def adjust(
     """Spend units in the current window, or refund them in the window that they were spent in."""
     windows = _current(quota, state, now_us)
     current, previous = windows.current, windows.previous
-    spent_in = adjustment.acquired_at_us // quota.period_us
+    spent_in = adjustment.store_acquired_at_us // quota.period_us
     if adjustment.delta > 0 or spent_in == windows.index:
         current = max(0, current + adjustment.delta)
     elif spent_in == windows.index - 1:

@@ -17,9 +17,9 @@ from fleetlimit.core.quota import Quota
 
 @dataclass(frozen=True, slots=True)
 class GcraState:
-    """Theoretical arrival time: `tat_us` of store time plus `tat_fraction`/limit microseconds."""
+    """Theoretical arrival time: `store_tat_us` plus `tat_fraction`/limit microseconds."""
 
-    tat_us: int
+    store_tat_us: int
     tat_fraction: int = 0
 
 
@@ -29,7 +29,7 @@ def _debt_ticks(quota: Quota, state: GcraState | None, now_us: int) -> int:
         return 0
     # The state may have been written under a larger limit.
     fraction = min(quota.limit, state.tat_fraction)
-    return max(0, (state.tat_us - now_us) * quota.limit + fraction)
+    return max(0, (state.store_tat_us - now_us) * quota.limit + fraction)
 
 
 def _state_of(quota: Quota, now_us: int, debt: int) -> GcraState | None:
@@ -77,4 +77,4 @@ def adjust(
 
 def expires_at_us(_quota: Quota, state: GcraState | None) -> int | None:
     """Return when the bucket is full."""
-    return None if state is None else state.tat_us + (1 if state.tat_fraction else 0)
+    return None if state is None else state.store_tat_us + (1 if state.tat_fraction else 0)

@@ -98,9 +98,9 @@ class OvershootDetector:
         self._reports: dict[str, ReceivedReport] = {}
         self._open_ledgers: dict[BucketId, _OpenLedger] = {}
         self._bounds: dict[str, int] | None = None
-        self._first_compared_at_us = 0
-        self._complete_since_us = 0
-        self._last_compared_at_us = 0
+        self._store_first_compared_at_us = 0
+        self._store_complete_at_us = 0
+        self._store_last_compared_at_us = 0
 
     @property
     def bounds_message(self) -> str:
@@ -119,15 +119,15 @@ class OvershootDetector:
         Returns:
             A finding for each policy of the reports.
         """
-        if store_now_us - self._last_compared_at_us > LAG_US:
+        if store_now_us - self._store_last_compared_at_us > LAG_US:
             # After an outage every replica needs time for a report first.
-            self._complete_since_us = store_now_us
-        self._first_compared_at_us = self._first_compared_at_us or store_now_us
-        self._last_compared_at_us = store_now_us
+            self._store_complete_at_us = store_now_us
+        self._store_first_compared_at_us = self._store_first_compared_at_us or store_now_us
+        self._store_last_compared_at_us = store_now_us
         self._reports.update(reports)
         audited, bounds = self._select_callers()
         findings: dict[str, Finding] = {limit.policy: Finding() for limit, _ in audited}
-        if store_now_us - self._complete_since_us >= LAG_US:
+        if store_now_us - self._store_complete_at_us >= LAG_US:
             self._bounds = bounds
             self._open_ledgers = {
                 bucket: ledger for bucket, ledger in self._open_ledgers.items() if bucket in audited
@@ -139,16 +139,16 @@ class OvershootDetector:
                     limit,
                     caller,
                     accounts,
-                    begin_us=invalidated_until.get(key, 0),
-                    end_us=store_now_us - LAG_US,
+                    store_begin_at_us=invalidated_until.get(key, 0),
+                    store_end_at_us=store_now_us - LAG_US,
                     finding=findings[limit.policy],
                 )
             # Only now: reports from before an outage are compared in this call.
-            oldest_us = store_now_us - REPORT_RETENTION_US
+            store_oldest_at_us = store_now_us - REPORT_RETENTION_US
             self._reports = {
                 name: received
                 for name, received in self._reports.items()
-                if received.store_reported_at_us > oldest_us
+                if received.store_reported_at_us > store_oldest_at_us
             }
         for policy, finding in findings.items():
             callers = {caller for limit, caller in self._open_ledgers if limit.policy == policy}
@@ -188,26 +188,26 @@ class OvershootDetector:
         caller: str,
         accounts: list[_ReplicaAccount],
         *,
-        begin_us: float,
-        end_us: int,
+        store_begin_at_us: float,
+        store_end_at_us: int,
         finding: Finding,
     ) -> None:
         """Compare a bucket's intervals that begin after one store time and end before another."""
         length_us = interval_us(limit.quota)
-        last = end_us // length_us - 1
+        last = store_end_at_us // length_us - 1
         bucket = (limit, caller)
-        if begin_us > end_us or any(
+        if store_begin_at_us > store_end_at_us or any(
             _may_miss_refund(each, (last + 1) * length_us) for each in accounts
         ):
             self._open_ledgers.pop(bucket, None)
             return
         complete_from = max(each.account.first_interval for each in accounts)
-        first = max(int(begin_us) // length_us + 1, complete_from)
+        first = max(int(store_begin_at_us) // length_us + 1, complete_from)
         ledger = self._open_ledgers.get(bucket)
         if ledger is None or ledger.next_interval < first or last - ledger.next_interval > _MAX_GAP:
             # Replicas that left before the first comparison, and their refunds, are unknown.
-            known_from_us = max(self._first_compared_at_us, end_us - _MAX_AGE_US)
-            first = max(first, known_from_us // length_us)
+            known_at_us = max(self._store_first_compared_at_us, store_end_at_us - _MAX_AGE_US)
+            first = max(first, known_at_us // length_us)
             ledger = _open_at_known_balance(limit, accounts, first, last, finding)
             if ledger is None:
                 self._open_ledgers.pop(bucket, None)
@@ -224,9 +224,10 @@ class OvershootDetector:
                 finding.overshoot[bucket] = finding.overshoot.get(bucket, 0) + overshoot
 
 
-def _may_miss_refund(replica: _ReplicaAccount, end_us: int) -> bool:
+def _may_miss_refund(replica: _ReplicaAccount, store_end_at_us: int) -> bool:
     """Return whether a replica may have refunded units that it has not reported."""
-    return replica.account.has_refunds and replica.store_reported_at_us < end_us + _GRACE_US
+    has_reported = replica.store_reported_at_us >= store_end_at_us + _GRACE_US
+    return replica.account.has_refunds and not has_reported
 
 
 def _open_at_known_balance(

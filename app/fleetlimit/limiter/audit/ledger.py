@@ -43,23 +43,26 @@ def interval_us(quota: Quota) -> int:
     return period_us * -(-INTERVAL_US // period_us)
 
 
-def creditable_refund(quota: Quota, units: int, acquired_at_us: int, refunded_at_us: int) -> int:
+def creditable_refund(
+    quota: Quota, units: int, store_acquired_at_us: int, store_refunded_at_us: int
+) -> int:
     """Return how many refunded units other requests can spend.
 
     Args:
         quota: The quota.
         units: Refunded units.
-        acquired_at_us: Store time at which the units were spent.
-        refunded_at_us: Store time of the refund.
+        store_acquired_at_us: Store time at which the units were spent.
+        store_refunded_at_us: Store time of the refund.
     """
     period_us = quota.period_us
     match quota.algorithm:
         case Algorithm.TOKEN_BUCKET:
             return units
         case Algorithm.SLIDING_LOG:
-            return units if refunded_at_us - acquired_at_us < period_us else 0
+            return units if store_refunded_at_us - store_acquired_at_us < period_us else 0
         case _:
-            return units if refunded_at_us // period_us == acquired_at_us // period_us else 0
+            refunded_in = store_refunded_at_us // period_us
+            return units if refunded_in == store_acquired_at_us // period_us else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,9 @@ class CallerUsage:
         "interval_us",
         "intervals",
         "key",
-        "last_seen_at_us",
         "quota",
         "rank",
+        "store_last_seen_at_us",
         "unreported",
     )
 
@@ -59,21 +59,21 @@ class CallerUsage:
         self.quota = quota
         self.rank = rank
         self.interval_us = bottom_k.interval_us
-        self.last_seen_at_us = 0
+        self.store_last_seen_at_us = 0
         self.first_interval = 0
         self.has_refunds = False
         self.intervals: dict[int, IntervalUsage] = {}
         self.unreported = 0
 
-    def add(self, at_us: int, spent_before: int, units: int) -> None:
+    def add(self, store_at_us: int, spent_before: int, units: int) -> None:
         """Count units.
 
         Args:
-            at_us: Store time at which they were admitted.
+            store_at_us: Store time at which they were admitted.
             spent_before: Units that were spent in the bucket before them, or `UNKNOWN`.
             units: Number of units; negative for a refund.
         """
-        interval, offset_us = divmod(at_us, self.interval_us)
+        interval, offset_us = divmod(store_at_us, self.interval_us)
         usage = self.intervals.get(interval)
         self.unreported += units
         if usage is None:
@@ -181,30 +181,32 @@ class UsageSample:
                 usage = self._find(key, quota)
                 if usage is None:
                     continue
-            usage.last_seen_at_us = at_us = result.acquired_at_us(index)
+            usage.store_last_seen_at_us = store_at_us = result.store_acquired_at_us(index)
             if result.spent and units:
                 spent_before = quota.burst - result.statuses[index].remaining - units
-                usage.add(at_us, max(0, spent_before), units)
+                usage.add(store_at_us, max(0, spent_before), units)
 
     def record_refunds(
-        self, adjustments: Sequence[Adjustment], adjusted_at_us: Sequence[int]
+        self, adjustments: Sequence[Adjustment], store_adjusted_at_us: Sequence[int]
     ) -> None:
         """Count refunds. Units that were spent unconditionally are permitted to exceed a limit.
 
         Args:
             adjustments: Adjustments that the store made.
-            adjusted_at_us: Store time of each.
+            store_adjusted_at_us: Store time of each.
         """
-        for each, at_us in zip(adjustments, adjusted_at_us, strict=True):
+        for each, store_at_us in zip(adjustments, store_adjusted_at_us, strict=True):
             if not self._max_callers or each.lease or each.delta >= 0:
                 continue
-            units = creditable_refund(each.quota, -each.delta, each.acquired_at_us, at_us)
+            units = creditable_refund(
+                each.quota, -each.delta, each.store_acquired_at_us, store_at_us
+            )
             usage = self._find(each.key, each.quota) if units else None
             if usage is not None:
-                usage.last_seen_at_us = at_us
+                usage.store_last_seen_at_us = store_at_us
                 usage.has_refunds = True
                 # The last moment of the interval, so that it is never its first use.
-                end_us = (at_us // usage.interval_us + 1) * usage.interval_us
+                end_us = (store_at_us // usage.interval_us + 1) * usage.interval_us
                 usage.add(end_us - 1, UNKNOWN, -units)
 
     def invalidate(self, keys: Iterable[str]) -> None:
@@ -248,7 +250,7 @@ class UsageSample:
             del self._invalidated[key]
         idle_since_us = store_now_us - IDLE_CALLER_US
         for usage in list(self._buckets.values()):
-            if usage.last_seen_at_us < idle_since_us:
+            if usage.store_last_seen_at_us < idle_since_us:
                 self._drop(usage)
         unused = [limit for limit, bottom_k in self._limits.items() if not bottom_k.by_caller]
         for limit in unused:

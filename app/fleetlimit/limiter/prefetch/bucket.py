@@ -65,7 +65,7 @@ class Prefetch:
             window_left_us = self.result.statuses[index].reset_after_us
             units = refundable_units(charge.quota, left * charge.quota.cost, age_us, window_left_us)
             if units:
-                refunds.append(charge.adjustment(-units, self.result.acquired_at_us(index)))
+                refunds.append(charge.adjustment(-units, self.result.store_acquired_at_us(index)))
         return refunds
 
 
@@ -142,7 +142,7 @@ class PrefetchedBucket:
             result.store_now_us,
             self._statuses(mono_now_us),
             result.spent,
-            result.acquired_at_us_by_charge,
+            result.store_acquired_at_us_by_charge,
             prefetched=True,
         )
 

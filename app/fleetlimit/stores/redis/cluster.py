@@ -210,13 +210,13 @@ def _merge(
 ) -> AcquireResult:
     """Merge the results of several slots in the order of the charges; `base` has all others."""
     statuses = dict(enumerate(base.statuses)) if base else {}
-    acquired_at_us = dict(enumerate(base.acquired_at_us_by_charge)) if base else {}
+    store_acquired_at_us = dict(enumerate(base.store_acquired_at_us_by_charge)) if base else {}
     for slot, result in zip(slots, results, strict=True):
         statuses.update(zip(slot, result.statuses, strict=True))
-        acquired_at_us.update(dict.fromkeys(slot, result.store_now_us))
+        store_acquired_at_us.update(dict.fromkeys(slot, result.store_now_us))
     return AcquireResult(
         max(result.store_now_us for result in results),
         tuple(statuses[index] for index in range(len(charges))),
         all(result.spent for result in results),
-        tuple(acquired_at_us[index] for index in range(len(charges))),
+        tuple(store_acquired_at_us[index] for index in range(len(charges))),
     )

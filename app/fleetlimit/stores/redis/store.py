@@ -79,8 +79,8 @@ async def _exchange_reports(
 
 
 def _parse_report(text: bytes) -> StoredReport:
-    reported_at_us, _, report = text.decode().partition(":")
-    return StoredReport(int(reported_at_us), report)
+    store_reported_at_us, _, report = text.decode().partition(":")
+    return StoredReport(int(store_reported_at_us), report)
 
 
 _ACQUIRE = load_script("acquire", batchable=True)
@@ -201,7 +201,7 @@ class RedisStore:
         for each in adjustments:
             quota = each.quota
             args += (quota.algorithm.value, quota.limit, quota.period_us, quota.burst)
-            args += (each.delta, each.acquired_at_us, each.units, each.lease)
+            args += (each.delta, each.store_acquired_at_us, each.units, each.lease)
         return await self._batcher.call(_ADJUST, [each.key for each in adjustments], args, int)
 
     async def delete(self, keys: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(slots=True)
 class _Window:
-    ends_at_us: int
+    mono_ends_at_us: int
     count: int = 0
 
 
@@ -51,7 +51,7 @@ class LogSampler(Generic[K]):
         self._capacity = capacity
         # All windows have the same length, so insertion order is the order in which they end.
         self._windows: dict[K, _Window] = {}
-        self._next_end_at_us = 0
+        self._mono_next_end_at_us = 0
 
     def should_log(self, key: K) -> bool:
         """Count an event of this key.
@@ -59,14 +59,14 @@ class LogSampler(Generic[K]):
         Returns:
             Whether to log it; if not, a summary will include it.
         """
-        now_us = self._clock.monotonic_us()
-        if now_us >= self._next_end_at_us:
-            self._close_until(now_us)
+        mono_now_us = self._clock.monotonic_us()
+        if mono_now_us >= self._mono_next_end_at_us:
+            self._close_until(mono_now_us)
         window = self._windows.get(key)
         if window is None:
             if len(self._windows) >= self._capacity:
                 key = self._overflow
-            window = self._windows.setdefault(key, _Window(now_us + self._window_us))
+            window = self._windows.setdefault(key, _Window(mono_now_us + self._window_us))
         window.count += 1
         return window.count <= self._lines_per_window
 
@@ -81,14 +81,14 @@ class LogSampler(Generic[K]):
         while self._windows:
             self._close_oldest()
 
-    def _close_until(self, now_us: int) -> None:
+    def _close_until(self, mono_now_us: int) -> None:
         while self._windows:
-            self._next_end_at_us = next(iter(self._windows.values())).ends_at_us
-            if self._next_end_at_us > now_us:
+            self._mono_next_end_at_us = next(iter(self._windows.values())).mono_ends_at_us
+            if self._mono_next_end_at_us > mono_now_us:
                 return
             self._close_oldest()
         # A window that starts from now on ends no sooner.
-        self._next_end_at_us = now_us + self._window_us
+        self._mono_next_end_at_us = mono_now_us + self._window_us
 
     def _close_oldest(self) -> None:
         key = next(iter(self._windows))

@@ -89,7 +89,7 @@ def histories(draw: st.DrawFn, quota: Quota, *, refunds: bool = True) -> History
             back = spent.pop(draw(st.integers(0, len(spent) - 1)))
             past.state = algorithm.adjust(quota, past.state, past.now_us, back)
             past.units[interval] -= creditable_refund(
-                quota, -back.delta, back.acquired_at_us, past.now_us
+                quota, -back.delta, back.store_acquired_at_us, past.now_us
             )
         units = min(requested, quota.burst)
         status, after = algorithm.acquire(quota, past.state, past.now_us, units, "")

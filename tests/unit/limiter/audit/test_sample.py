@@ -130,7 +130,7 @@ def test_sample_counts_each_limit_separately() -> None:
         EPOCH_US + 2,
         (allowed_status(9, 1, 1),) * 2,
         spent=True,
-        acquired_at_us_by_charge=(EPOCH_US, EPOCH_US + 2),
+        store_acquired_at_us_by_charge=(EPOCH_US, EPOCH_US + 2),
     )
     sample.record(plan_for(both).charges, found)
     reported = json.loads(sample.snapshot())["accounts"]

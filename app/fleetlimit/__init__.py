@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         FleetlimitError,
         IdentityError,
         StoreError,
-        StoreRefused,
+        StoreRejected,
         StoreUnavailable,
     )
     from fleetlimit.limiter.events import (
@@ -106,7 +106,7 @@ _NAMES_BY_MODULE = {
         "FleetlimitError",
         "IdentityError",
         "StoreError",
-        "StoreRefused",
+        "StoreRejected",
         "StoreUnavailable",
     ),
     "limiter.events": (
@@ -194,7 +194,7 @@ __all__ = [
     "Source",
     "StoreError",
     "StoreFailed",
-    "StoreRefused",
+    "StoreRejected",
     "StoreServerChanged",
     "StoreStateLost",
     "StoreUnavailable",

@@ -7,10 +7,11 @@ FleetlimitError
 ├── IdentityError           a credential that was presented is not valid
 └── StoreError              a call of the shared store failed
     ├── StoreUnavailable    not reached, timed out, or still loading: a retry may succeed
-    ├── StoreRefused        the store replied with an error: a retry alone does not help
+    ├── StoreRejected       the store replied with an error: a retry alone does not help
     └── BucketCorrupt       one key holds a value that is not a bucket; other keys are unaffected
 
-A request that a limit denies is not an exception here but a `Decision`.
+A request that a limit denies is a `Decision`, not an exception of this tree. The web layer raises
+`RequestRejected` (`web/exceptions.py`) for it, which is an `HTTPException` of Starlette.
 """
 
 
@@ -78,7 +79,7 @@ class StoreUnavailable(StoreError):
     transient = True
 
 
-class StoreRefused(StoreError):
+class StoreRejected(StoreError):
     """The store replied with an error: read-only, out of memory, wrong type, no permission."""
 
 

@@ -102,6 +102,6 @@ def _expect_reported(release: Release, image: str, folder: Path, kind: str, reme
             assert watch.scrape(pod)[names.STORE_ERRORS.name, kind] > 0
             lines = release.cluster.get(f"{release.pods}/{pod}/log").splitlines()
             told = [json.loads(line) for line in lines]
-            refused = [each for each in told if each["event"] == names.LOG_STORE_REFUSED]
+            refused = [each for each in told if each["event"] == names.LOG_STORE_REJECTED]
             assert refused, f"{pod} did not log {kind}"
             assert all(each["kind"] == kind and remedy in each["error"] for each in refused)

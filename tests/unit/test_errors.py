@@ -10,7 +10,7 @@ from fleetlimit.errors import (
     FleetlimitError,
     IdentityError,
     StoreError,
-    StoreRefused,
+    StoreRejected,
     StoreUnavailable,
 )
 
@@ -47,7 +47,8 @@ def test_identity_error_has_a_stable_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "transient"), [(StoreUnavailable, True), (StoreRefused, False), (BucketCorrupt, False)]
+    ("kind", "transient"),
+    [(StoreUnavailable, True), (StoreRejected, False), (BucketCorrupt, False)],
 )
 def test_store_error_knows_whether_it_is_transient(
     kind: type[StoreError],

@@ -112,7 +112,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             breaker=BreakerSettings(self.settings.breaker_failures, self.settings.breaker_probe),
             replica=self.settings.replica,
             min_replicas=self.settings.min_replicas,
-            audit_callers=self.settings.audit_keys,
+            audit_callers=self.settings.audit_callers,
         )
         self._resolver = resolver
         self._policies_path = None if policy_set else self.settings.policies

@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.limiter.audit.service import DEFAULT_CALLERS
+from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 
 Seconds = Annotated[float, Field(gt=0, le=3_600)]
@@ -49,8 +49,8 @@ class Settings(BaseSettings):
         description="Fewest replicas that divide a limit while the store is unavailable.",
     )
 
-    audit_keys: Annotated[int, Field(ge=0, le=1_000)] = Field(
-        DEFAULT_CALLERS,
+    audit_callers: Annotated[int, Field(ge=0, le=1_000)] = Field(
+        DEFAULT_AUDIT_CALLERS,
         description="Audited callers of each limit; 0 turns the audit off.",
     )
 

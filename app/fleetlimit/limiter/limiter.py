@@ -13,7 +13,7 @@ from fleetlimit.errors import StoreError
 from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.limiter.admission import Admission, decide_without_store
 from fleetlimit.limiter.audit.sample import UsageSample
-from fleetlimit.limiter.audit.service import DEFAULT_CALLERS, AuditService
+from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS, AuditService
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.denial_cache import DenialCache
@@ -63,7 +63,7 @@ class Limiter:
         breaker: BreakerSettings | None = None,
         replica: str = "",
         min_replicas: int = 1,
-        audit_callers: int = DEFAULT_CALLERS,
+        audit_callers: int = DEFAULT_AUDIT_CALLERS,
     ) -> None:
         self.store = store
         self.key_scheme = key_scheme or KeyScheme()

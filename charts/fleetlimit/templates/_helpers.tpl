@@ -213,7 +213,7 @@ the chart renders the live number once more. */}}
 - {name: FLEETLIMIT_BREAKER_FAILURES, value: {{ .Values.settings.breakerFailures | int | quote }}}
 - {name: FLEETLIMIT_BREAKER_PROBE, value: {{ .Values.settings.breakerProbeSeconds | quote }}}
 - {name: FLEETLIMIT_KEY_PREFIX, value: {{ .Values.settings.keyPrefix | quote }}}
-- {name: FLEETLIMIT_AUDIT_KEYS, value: {{ .Values.settings.auditKeys | int | quote }}}
+- {name: FLEETLIMIT_AUDIT_CALLERS, value: {{ .Values.settings.auditCallers | int | quote }}}
 - {name: FLEETLIMIT_HEADERS, value: {{ .Values.settings.headers | quote }}}
 - {name: FLEETLIMIT_LOG_LEVEL, value: {{ .Values.settings.logLevel | quote }}}
 - {name: FLEETLIMIT_LOG_FORMAT, value: {{ .Values.settings.logFormat | quote }}}

@@ -41,8 +41,8 @@ async def test_audit_is_on_by_default() -> None:
 
 
 async def test_audit_is_off_with_zero_keys() -> None:
-    """With `audit_keys=0` there are no audit metrics."""
-    async with Fleetlimit(policies=POLICIES, settings=Settings(audit_keys=0)) as fleetlimit:
+    """With `audit_callers=0` there are no audit metrics."""
+    async with Fleetlimit(policies=POLICIES, settings=Settings(audit_callers=0)) as fleetlimit:
         await fleetlimit.limiter.check("exports", principal="ann")
         assert metrics(fleetlimit) == {}
         assert fleetlimit.limiter.audit.sample._buckets == {}

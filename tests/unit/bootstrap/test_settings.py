@@ -66,7 +66,7 @@ def test_missing_secrets_directory_is_an_error(
     [
         ("STORE_TIMEOUT", "0"),
         ("BREAKER_FAILURES", "0"),
-        ("AUDIT_KEYS", "1001"),
+        ("AUDIT_CALLERS", "1001"),
         ("HEADERS", "s3cret"),
     ],
 )
@@ -81,9 +81,9 @@ def test_error_names_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, va
 
 def test_error_names_every_invalid_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names all invalid variables, not only the first."""
-    monkeypatch.setenv("FLEETLIMIT_AUDIT_KEYS", "many")
+    monkeypatch.setenv("FLEETLIMIT_AUDIT_CALLERS", "many")
     monkeypatch.setenv("FLEETLIMIT_HEADERS", "french")
-    with pytest.raises(ConfigError, match=r"FLEETLIMIT_AUDIT_KEYS: .*; FLEETLIMIT_HEADERS: "):
+    with pytest.raises(ConfigError, match=r"FLEETLIMIT_AUDIT_CALLERS: .*; FLEETLIMIT_HEADERS: "):
         Settings.load()
 
 

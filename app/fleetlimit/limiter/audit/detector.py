@@ -90,11 +90,11 @@ class OvershootDetector:
     """Keeps a ledger for each audited bucket.
 
     Args:
-        max_callers: Audited callers of each limit.
+        audit_callers: Audited callers of each limit.
     """
 
-    def __init__(self, max_callers: int) -> None:
-        self._max_callers = max_callers
+    def __init__(self, audit_callers: int) -> None:
+        self._audit_callers = audit_callers
         self._reports: dict[str, ReceivedReport] = {}
         self._open_ledgers: dict[BucketId, _OpenLedger] = {}
         self._bounds: dict[str, int] | None = None
@@ -167,7 +167,7 @@ class OvershootDetector:
                     )
         audited, bounds = {}, {}
         for limit, callers in by_limit.items():
-            smallest = sorted(callers, key=sample_rank)[: self._max_callers]
+            smallest = sorted(callers, key=sample_rank)[: self._audit_callers]
             audited.update({(limit, caller): callers[caller] for caller in smallest})
             if len(smallest) < len(callers):
                 bounds[str(limit)] = sample_rank(smallest[-1]).checksum

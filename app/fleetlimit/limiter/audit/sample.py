@@ -138,12 +138,12 @@ class UsageSample:
     """Counts admitted units.
 
     Args:
-        max_callers: Callers counted for each limit; 0 counts nothing.
+        audit_callers: Callers counted for each limit; 0 counts nothing.
         bucket_events: Reports which buckets' usage is not certain any more.
     """
 
-    def __init__(self, max_callers: int, bucket_events: BucketEvents) -> None:
-        self._max_callers = max_callers
+    def __init__(self, audit_callers: int, bucket_events: BucketEvents) -> None:
+        self._audit_callers = audit_callers
         self._buckets: dict[str, CallerUsage] = {}
         self._limits: dict[AuditedLimit, BottomK] = {}
         # By policy and quota: making an `AuditedLimit` takes longer than this lookup.
@@ -155,9 +155,9 @@ class UsageSample:
         bucket_events.subscribe(on_reset=self.invalidate, on_refund_lost=self.invalidate)
 
     @property
-    def max_callers(self) -> int:
+    def audit_callers(self) -> int:
         """Callers counted for each limit; 0 counts nothing."""
-        return self._max_callers
+        return self._audit_callers
 
     def record(self, charges: Sequence[Charge], result: AcquireResult) -> None:
         """Count a store's reply; a caller that it denied counts as seen.
@@ -167,7 +167,7 @@ class UsageSample:
             result: The store's reply to them.
         """
         # A prefetch was counted as a whole when it was acquired.
-        if not self._max_callers or result.prefetched:
+        if not self._audit_callers or result.prefetched:
             return
         for index, charge in enumerate(charges):
             # Only enforced charges that stay spent.
@@ -196,7 +196,7 @@ class UsageSample:
             store_adjusted_at_us: Store time of each.
         """
         for each, store_at_us in zip(adjustments, store_adjusted_at_us, strict=True):
-            if not self._max_callers or each.lease or each.delta >= 0:
+            if not self._audit_callers or each.lease or each.delta >= 0:
                 continue
             units = creditable_refund(
                 each.quota, -each.delta, each.store_acquired_at_us, store_at_us
@@ -214,7 +214,7 @@ class UsageSample:
 
         All replicas ignore their usage before the next report.
         """
-        if not self._max_callers:
+        if not self._audit_callers:
             return
         for key in keys:
             self._invalidated.pop(key, None)
@@ -303,7 +303,7 @@ class UsageSample:
         limit = AuditedLimit.of(policy, quota)
         bottom_k = self._limits.get(limit)
         if bottom_k is None:
-            bottom_k = self._limits[limit] = BottomK(limit, self._max_callers)
+            bottom_k = self._limits[limit] = BottomK(limit, self._audit_callers)
         self._limits_by_quota.put((policy, quota), bottom_k)
         return bottom_k
 

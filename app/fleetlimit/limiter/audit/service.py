@@ -28,7 +28,7 @@ from fleetlimit.limiter.events import (
 from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Clock, Sleep, Store
 
-DEFAULT_CALLERS: Final = 32
+DEFAULT_AUDIT_CALLERS: Final = 32
 """Audited callers of each limit."""
 INTERVAL_SECONDS: Final = 2.0
 TTL_US: Final = 6 * SECOND_US
@@ -87,7 +87,7 @@ class AuditService:
 
     def start(self) -> None:
         """Start to report periodically, if there are callers to audit."""
-        if self.sample.max_callers:
+        if self.sample.audit_callers:
             self._task.start()
 
     async def run_once(self, *, last: bool = False) -> None:
@@ -115,7 +115,7 @@ class AuditService:
             self._detector = None
             return {}
         if self._detector is None:
-            self._detector = OvershootDetector(self.sample.max_callers)
+            self._detector = OvershootDetector(self.sample.audit_callers)
         reports = {}
         for replica, stored in reply.reports.items():
             report = UsageReport.parse(stored.text)

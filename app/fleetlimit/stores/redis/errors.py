@@ -2,19 +2,19 @@
 
 from redis import exceptions as driver
 
-from fleetlimit.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
+from fleetlimit.errors import BucketCorrupt, StoreError, StoreRejected, StoreUnavailable
 
 _BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     # The first match counts, so subclasses stand before their base classes.
-    (driver.AuthenticationError, StoreRefused, "authentication"),
-    (driver.AuthorizationError, StoreRefused, "authentication"),
+    (driver.AuthenticationError, StoreRejected, "authentication"),
+    (driver.AuthorizationError, StoreRejected, "authentication"),
     (driver.BusyLoadingError, StoreUnavailable, "loading"),
     (driver.MaxConnectionsError, StoreUnavailable, "connection"),
     (driver.ConnectionError, StoreUnavailable, "connection"),
     (driver.TimeoutError, StoreUnavailable, "timeout"),
-    (driver.ReadOnlyError, StoreRefused, "read_only"),
-    (driver.OutOfMemoryError, StoreRefused, "out_of_memory"),
-    (driver.NoPermissionError, StoreRefused, "permission"),
+    (driver.ReadOnlyError, StoreRejected, "read_only"),
+    (driver.OutOfMemoryError, StoreRejected, "out_of_memory"),
+    (driver.NoPermissionError, StoreRejected, "permission"),
     (driver.ClusterDownError, StoreUnavailable, "cluster_down"),
     (driver.SlotNotCoveredError, StoreUnavailable, "cluster_down"),
     (driver.AskError, StoreUnavailable, "cluster_moving"),
@@ -25,19 +25,19 @@ _BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
 )
 _MARKERS_BEFORE_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
     # redis-py has no class for the first, and behind Sentinel only the class name of the second.
-    ("CERTIFICATE_VERIFY_FAILED", StoreRefused, "certificate"),
-    ("AuthenticationError", StoreRefused, "authentication"),
+    ("CERTIFICATE_VERIFY_FAILED", StoreRejected, "certificate"),
+    ("AuthenticationError", StoreRejected, "authentication"),
 )
 _MARKERS_AFTER_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
     # Errors from within a script have the server's code in their text, not a class of redis-py.
     ("WRONGTYPE", BucketCorrupt, "wrong_type"),
-    ("READONLY", StoreRefused, "read_only"),
-    ("OOM", StoreRefused, "out_of_memory"),
-    ("NOPERM", StoreRefused, "permission"),
-    ("ACL failure in script", StoreRefused, "permission"),  # Valkey
-    ("The user executing the script", StoreRefused, "permission"),  # Redis
-    ("MISCONF", StoreRefused, "misconfigured"),
-    ("NOREPLICAS", StoreRefused, "no_replicas"),
+    ("READONLY", StoreRejected, "read_only"),
+    ("OOM", StoreRejected, "out_of_memory"),
+    ("NOPERM", StoreRejected, "permission"),
+    ("ACL failure in script", StoreRejected, "permission"),  # Valkey
+    ("The user executing the script", StoreRejected, "permission"),  # Redis
+    ("MISCONF", StoreRejected, "misconfigured"),
+    ("NOREPLICAS", StoreRejected, "no_replicas"),
     ("MASTERDOWN", StoreUnavailable, "cluster_down"),
     ("BUSY", StoreUnavailable, "busy"),
 )
@@ -58,7 +58,7 @@ def to_store_error(error: Exception) -> StoreError:
     if isinstance(error, driver.RedisClusterException) and isinstance(error.__cause__, Exception):
         # No node accepted a connection. A node that rejects the credentials is not down.
         cause = to_store_error(error.__cause__)
-        if isinstance(cause, StoreRefused):
+        if isinstance(cause, StoreRejected):
             return cause
     text = str(error)
     error_type, kind = _classify(error, text)
@@ -78,4 +78,4 @@ def _classify(error: Exception, text: str) -> tuple[type[StoreError], str]:
     for marker, error_type, kind in _MARKERS_AFTER_TYPE:
         if marker in text:
             return error_type, kind
-    return StoreRefused, "response"
+    return StoreRejected, "response"

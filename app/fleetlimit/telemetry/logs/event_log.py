@@ -104,7 +104,7 @@ class EventLog:
 
     def _on_store_failed(self, event: StoreFailed) -> None:
         error = event.error
-        name = names.LOG_STORE_UNAVAILABLE if error.transient else names.LOG_STORE_REFUSED
+        name = names.LOG_STORE_UNAVAILABLE if error.transient else names.LOG_STORE_REJECTED
         if self._failure_sampler.should_log((name, event.operation, error.kind)):
             self._log.warning(name, operation=event.operation, kind=error.kind, error=str(error))
 

@@ -4,12 +4,12 @@ import logging
 
 import pytest
 
-from fleetlimit.errors import StoreRefused
+from fleetlimit.errors import StoreRejected
 from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.limiter.audit.detector import LAG_US
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.audit.service import (
-    DEFAULT_CALLERS,
+    DEFAULT_AUDIT_CALLERS,
     INTERVAL_SECONDS,
     TTL_US,
     AuditService,
@@ -41,7 +41,7 @@ class AuditServiceBench:
             emit,
             ManualClock(),
             policies=ActivePolicies(emit, events),
-            sample=UsageSample(DEFAULT_CALLERS, events),
+            sample=UsageSample(DEFAULT_AUDIT_CALLERS, events),
             replica="me",
             sleep=self.pauses,
         )
@@ -66,7 +66,7 @@ async def test_audit_service_reports_every_two_seconds_and_at_the_end() -> None:
 async def test_audit_service_failure_does_not_open_the_breaker() -> None:
     """Each failure is emitted."""
     bench = AuditServiceBench(failures=1)
-    bench.store.errors["exchange_reports"] = error = StoreRefused("no", kind="permission")
+    bench.store.errors["exchange_reports"] = error = StoreRejected("no", kind="permission")
     for _ in range(3):
         await bench.audit.run_once()
     assert bench.recorder.of(StoreFailed) == [StoreFailed("exchange_reports", error)] * 3

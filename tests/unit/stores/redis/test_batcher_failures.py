@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from fleetlimit.errors import StoreRefused, StoreUnavailable
+from fleetlimit.errors import StoreRejected, StoreUnavailable
 from fleetlimit.stores.redis.client import Timeouts
 from support.batcher import (
     OTHER,
@@ -37,7 +37,7 @@ class ForgetfulClient(FakeServer):
 async def test_repeated_noscript_is_an_error() -> None:
     """NOSCRIPT right after loading the script is an error."""
     client = ForgetfulClient()
-    with pytest.raises(StoreRefused, match="NOSCRIPT"):
+    with pytest.raises(StoreRejected, match="NOSCRIPT"):
         await batcher_for(client).call(OTHER, ["a"], [], unchanged)
     assert (client.loaded, client.sizes) == (["other"], [1, 1])
 
@@ -49,7 +49,7 @@ async def test_error_reply_fails_only_its_call() -> None:
     batcher = batcher_for(client)
     bad, good = call(batcher, "bad"), call(batcher, "good")
     assert await good == "good"
-    with pytest.raises(StoreRefused, match="ERR"):
+    with pytest.raises(StoreRejected, match="ERR"):
         await bad
 
 
@@ -144,7 +144,7 @@ async def test_read_only_reply_disconnects_and_relocates() -> None:
         lookups.append("primary")
 
     batcher = batcher_for(client, relocate=relocate)
-    with pytest.raises(StoreRefused) as caught:
+    with pytest.raises(StoreRejected) as caught:
         await batcher.call(SCRIPT, ["a"], [], unchanged)
     await loop_turns()
     assert (caught.value.kind, lookups, client.connection) == ("read_only", ["primary"], None)

@@ -3,23 +3,23 @@
 import pytest
 from redis import exceptions as driver
 
-from fleetlimit.errors import BucketCorrupt, StoreError, StoreRefused, StoreUnavailable
+from fleetlimit.errors import BucketCorrupt, StoreError, StoreRejected, StoreUnavailable
 from fleetlimit.stores.redis.errors import to_store_error
 
 
 @pytest.mark.parametrize(
     ("error", "expected", "kind"),
     [
-        (driver.AuthenticationError("WRONGPASS"), StoreRefused, "authentication"),
-        (driver.AuthorizationError("no"), StoreRefused, "authentication"),
+        (driver.AuthenticationError("WRONGPASS"), StoreRejected, "authentication"),
+        (driver.AuthorizationError("no"), StoreRejected, "authentication"),
         (driver.BusyLoadingError("LOADING"), StoreUnavailable, "loading"),
         (driver.MaxConnectionsError("full"), StoreUnavailable, "connection"),
         (driver.ConnectionError("closed"), StoreUnavailable, "connection"),
         (driver.TimeoutError("slow"), StoreUnavailable, "timeout"),
-        (driver.ReadOnlyError("replica"), StoreRefused, "read_only"),
-        (driver.OutOfMemoryError("full"), StoreRefused, "out_of_memory"),
-        (driver.NoPermissionError("acl"), StoreRefused, "permission"),
-        (driver.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED]"), StoreRefused, "certificate"),
+        (driver.ReadOnlyError("replica"), StoreRejected, "read_only"),
+        (driver.OutOfMemoryError("full"), StoreRejected, "out_of_memory"),
+        (driver.NoPermissionError("acl"), StoreRejected, "permission"),
+        (driver.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED]"), StoreRejected, "certificate"),
         (driver.ClusterDownError("CLUSTERDOWN"), StoreUnavailable, "cluster_down"),
         (driver.SlotNotCoveredError("slot"), StoreUnavailable, "cluster_down"),
         (driver.AskError("1 host:1"), StoreUnavailable, "cluster_moving"),
@@ -28,19 +28,19 @@ from fleetlimit.stores.redis.errors import to_store_error
         (ConnectionRefusedError("refused"), StoreUnavailable, "connection"),
         (TimeoutError(), StoreUnavailable, "timeout"),
         (driver.ResponseError("WRONGTYPE held"), BucketCorrupt, "wrong_type"),
-        (driver.ResponseError("READONLY replica"), StoreRefused, "read_only"),
-        (driver.ResponseError("-OOM command"), StoreRefused, "out_of_memory"),
-        (driver.ResponseError("NOPERM this user"), StoreRefused, "permission"),
-        (driver.ResponseError("ACL failure in script: User"), StoreRefused, "permission"),
-        (driver.ResponseError("The user executing the script"), StoreRefused, "permission"),
-        (driver.ResponseError("MISCONF disk"), StoreRefused, "misconfigured"),
-        (driver.ResponseError("NOREPLICAS few"), StoreRefused, "no_replicas"),
+        (driver.ResponseError("READONLY replica"), StoreRejected, "read_only"),
+        (driver.ResponseError("-OOM command"), StoreRejected, "out_of_memory"),
+        (driver.ResponseError("NOPERM this user"), StoreRejected, "permission"),
+        (driver.ResponseError("ACL failure in script: User"), StoreRejected, "permission"),
+        (driver.ResponseError("The user executing the script"), StoreRejected, "permission"),
+        (driver.ResponseError("MISCONF disk"), StoreRejected, "misconfigured"),
+        (driver.ResponseError("NOREPLICAS few"), StoreRejected, "no_replicas"),
         (driver.ResponseError("MASTERDOWN link"), StoreUnavailable, "cluster_down"),
         (driver.ResponseError("BUSY script"), StoreUnavailable, "busy"),
-        (driver.ResponseError("ERR what"), StoreRefused, "response"),
-        (driver.NoScriptError("NOSCRIPT"), StoreRefused, "response"),
-        (driver.InvalidResponse("noise"), StoreRefused, "response"),
-        (KeyError("bug"), StoreRefused, "response"),
+        (driver.ResponseError("ERR what"), StoreRejected, "response"),
+        (driver.NoScriptError("NOSCRIPT"), StoreRejected, "response"),
+        (driver.InvalidResponse("noise"), StoreRejected, "response"),
+        (KeyError("bug"), StoreRejected, "response"),
     ],
 )
 def test_error_has_a_class_and_a_kind(
@@ -56,8 +56,8 @@ def test_error_has_a_class_and_a_kind(
 @pytest.mark.parametrize(
     ("cause", "expected", "kind"),
     [
-        (driver.AuthenticationError("WRONGPASS"), StoreRefused, "authentication"),
-        (driver.ConnectionError("CERTIFICATE_VERIFY_FAILED"), StoreRefused, "certificate"),
+        (driver.AuthenticationError("WRONGPASS"), StoreRejected, "authentication"),
+        (driver.ConnectionError("CERTIFICATE_VERIFY_FAILED"), StoreRejected, "certificate"),
         (driver.ConnectionError("closed"), StoreUnavailable, "cluster_down"),
         (None, StoreUnavailable, "cluster_down"),
     ],

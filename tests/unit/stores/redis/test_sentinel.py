@@ -6,7 +6,7 @@ import pytest
 import redis.asyncio
 
 from fleetlimit.core.quota import Algorithm
-from fleetlimit.errors import StoreError, StoreRefused, StoreUnavailable
+from fleetlimit.errors import StoreError, StoreRejected, StoreUnavailable
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
 from support.eventually import eventually_async
 from support.sentinel import PASSWORD, sentinel
@@ -40,8 +40,8 @@ async def test_primary_is_found_and_all_connections_are_closed(port: int) -> Non
 @pytest.mark.parametrize(
     ("query", "expected", "kind", "words"),
     [
-        ("main?sentinel_password=wrong", StoreRefused, "authentication", "invalid username"),
-        ("main", StoreRefused, "authentication", "sentinel_password"),
+        ("main?sentinel_password=wrong", StoreRejected, "authentication", "invalid username"),
+        ("main", StoreRejected, "authentication", "sentinel_password"),
         (f"other?sentinel_password={PASSWORD}", StoreUnavailable, "connection", "'other'"),
     ],
 )

@@ -13,7 +13,7 @@ import redis.asyncio
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import (
     BucketCorrupt,
-    StoreRefused,
+    StoreRejected,
     StoreUnavailable,
 )
 from fleetlimit.stores.embedded import EmbeddedValkey
@@ -208,7 +208,7 @@ async def test_replica_is_a_read_only_error(
     async with open_store(server) as store:
         await admin.replicaof("127.0.0.1", "1")
         try:
-            async with raises_store_error(StoreRefused, "read_only"):
+            async with raises_store_error(StoreRejected, "read_only"):
                 await spend(store, QUOTA)
         finally:
             await admin.replicaof("NO", "ONE")
@@ -222,7 +222,7 @@ async def test_full_server_is_an_out_of_memory_error(
     async with open_store(server) as store:
         await admin.config_set("maxmemory", "1mb")
         try:
-            async with raises_store_error(StoreRefused, "out_of_memory"):
+            async with raises_store_error(StoreRejected, "out_of_memory"):
                 await spend(store, QUOTA)
         finally:
             await admin.config_set("maxmemory", "0")
@@ -289,7 +289,7 @@ async def test_missing_permission_is_an_error(
     try:
         store = redis_store(f"redis://few:pw@127.0.0.1:{server.port}")
         await store.open()
-        async with raises_store_error(StoreRefused, "permission"):
+        async with raises_store_error(StoreRejected, "permission"):
             await spend(store, QUOTA)
         await store.aclose()
     finally:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from fleetlimit.core.quota import Algorithm
-from fleetlimit.errors import StoreError, StoreRefused, StoreUnavailable
+from fleetlimit.errors import StoreError, StoreRejected, StoreUnavailable
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.store import RedisStore
 from support.stores import BUCKET, SHORT_TIMEOUTS, quota_of, raises_store_error, redis_store, spend
@@ -99,7 +99,7 @@ async def test_wrong_password_is_an_error(credentials: str) -> None:
         url = f"redis://{credentials}127.0.0.1:{server.port}"
         for ask in (RedisStore.open, _heartbeat):
             store = redis_store(url)
-            async with raises_store_error(StoreRefused, "authentication"):
+            async with raises_store_error(StoreRejected, "authentication"):
                 await ask(store)
             await store.aclose()
         store = redis_store(f"redis://:right@127.0.0.1:{server.port}")

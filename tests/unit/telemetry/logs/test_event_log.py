@@ -1,7 +1,7 @@
 """Event log: lines about the store, the replicas and the policies."""
 
 from fleetlimit.core.policy import Policy, PolicySet
-from fleetlimit.errors import StoreRefused, StoreUnavailable
+from fleetlimit.errors import StoreRejected, StoreUnavailable
 from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
@@ -30,11 +30,11 @@ def written(*events: Event) -> list[tuple[str, str]]:
 
 
 def test_store_failure_lines_separate_unavailable_from_refused() -> None:
-    """A transient failure is `store.unavailable`, a refused command `store.refused`."""
+    """A transient failure is `store.unavailable`, a rejected command `store.rejected`."""
     lines = Lines()
     log = EventLog(ManualClock(), lines.logger)
     log.on_event(TIMEOUT)
-    log.on_event(StoreFailed("adjust", StoreRefused("READONLY", kind="read_only")))
+    log.on_event(StoreFailed("adjust", StoreRejected("READONLY", kind="read_only")))
     assert lines.written == [
         {
             "event": "store.unavailable",
@@ -44,7 +44,7 @@ def test_store_failure_lines_separate_unavailable_from_refused() -> None:
             "error": "no answer in 50 ms",
         },
         {
-            "event": "store.refused",
+            "event": "store.rejected",
             "level": "warning",
             "operation": "adjust",
             "kind": "read_only",

@@ -153,7 +153,12 @@ class Store(Protocol):
 
 
 class Clock(Protocol):
-    """Clock of this process, for timeouts and caches. Buckets use store time."""
+    """Monotonic clock of this process.
+
+    `Limiter` reads it for the duration of checks. The denial cache, the prefetcher, the audit and
+    the rate-limited logs read it for expiry. Buckets use store time, which is another clock. Only a
+    clock that a test passes to `Fleetlimit` drives the buckets too, also those of a `MemoryStore`.
+    """
 
     def monotonic_us(self) -> int:
         """Return monotonic microseconds."""

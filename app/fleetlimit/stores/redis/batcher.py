@@ -53,7 +53,7 @@ class InFlightBatch:
         connection: The connection to send them on.
         seconds: Timeout of the replies.
         on_done: Callback with the replies, or the exception; called once.
-        last: Whether NOSCRIPT is an error, because the scripts were just loaded.
+        scripts_loaded: Whether the scripts were just loaded, so that NOSCRIPT is an error.
     """
 
     __slots__ = (
@@ -65,7 +65,7 @@ class InFlightBatch:
         "batch",
         "commands",
         "done",
-        "last",
+        "scripts_loaded",
     )
 
     def __init__(
@@ -76,11 +76,11 @@ class InFlightBatch:
         seconds: float,
         on_done: Callable[["InFlightBatch", list[Any] | Exception], None],
         *,
-        last: bool = False,
+        scripts_loaded: bool = False,
     ) -> None:
         self.batch = batch
         self.commands = commands
-        self.last = last
+        self.scripts_loaded = scripts_loaded
         self.done = False
         self._connection = connection
         self._seconds = seconds
@@ -191,17 +191,16 @@ class CommandBatcher:
         future.add_done_callback(end)
 
     def _bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Use this event loop, after dropping all calls of a previous one.
+        """Use another event loop, and drop all calls of the previous one.
 
         Starlette's `TestClient` runs each request in its own loop.
         """
-        if loop is not self._loop:
-            self._loop = loop
-            self._scheduled = False
-            self._relocating = None
-            for each in (self._queue, self._in_flight, self._tasks, self._abandoned):
-                each.clear()
-            self._connections.reset()
+        self._loop = loop
+        self._scheduled = False
+        self._relocating = None
+        for each in (self._queue, self._in_flight, self._tasks, self._abandoned):
+            each.clear()
+        self._connections.reset()
 
     async def open(self) -> None:
         """Connect, so that the first call does not have to.
@@ -209,7 +208,9 @@ class CommandBatcher:
         Raises:
             RedisError: The server does not accept the connection.
         """
-        self._bind_loop(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind_loop(loop)
         await self._connections.open()
 
     def disconnect(self) -> None:
@@ -218,7 +219,9 @@ class CommandBatcher:
 
     async def aclose(self) -> None:
         """Wait for calls in flight, which have timeouts, and close the connection."""
-        self._bind_loop(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind_loop(loop)
         while self._in_flight or self._tasks or self._abandoned:
             futures = {call.future for batch in self._in_flight for call in batch.batch}
             await asyncio.wait(futures | self._tasks | self._abandoned)
@@ -243,14 +246,19 @@ class CommandBatcher:
                 self._send_commands(batch, connection)
 
     def _send_commands(
-        self, batch: list[ScriptCall], connection: RedisConnection, *, last: bool = False
+        self, batch: list[ScriptCall], connection: RedisConnection, *, scripts_loaded: bool = False
     ) -> None:
         if self._on_pipeline_sent is not None:
             self._on_pipeline_sent(len(batch))
-        commands = coalesce(batch, self._slot_of)
-        seconds = self._timeouts.operation
         self._in_flight.add(
-            InFlightBatch(batch, commands, connection, seconds, self._on_batch_done, last=last)
+            InFlightBatch(
+                batch,
+                coalesce(batch, self._slot_of),
+                connection,
+                self._timeouts.operation,
+                self._on_batch_done,
+                scripts_loaded=scripts_loaded,
+            )
         )
 
     async def _connect_and_send(self, batch: list[ScriptCall], *, load: bool = False) -> None:
@@ -259,7 +267,7 @@ class CommandBatcher:
             if load:
                 await self._with_timeout(self._load_scripts(batch))
             self._send_commands(
-                batch, await self._with_timeout(self._connections.open()), last=load
+                batch, await self._with_timeout(self._connections.open()), scripts_loaded=load
             )
         except Exception as error:  # noqa: BLE001 - the callers receive any error
             self._fail(batch, error)
@@ -284,7 +292,7 @@ class CommandBatcher:
             for call, part in command.split(reply):
                 if not isinstance(part, Exception):
                     call.complete(part)
-                elif isinstance(part, NoScriptError) and not sent.last:
+                elif isinstance(part, NoScriptError) and not sent.scripts_loaded:
                     # A restart, a failover or SCRIPT FLUSH dropped the loaded scripts.
                     missing.append(call)
                 elif isinstance(part, (AskError, TryAgainError)):

@@ -122,20 +122,23 @@ class RedisStore:
         self._keys = keys
         self._timeouts = timeouts or Timeouts()
         self.client = create_client(url, self._timeouts, username=username, password=password)
-        self._cluster = isinstance(self.client, redis.asyncio.RedisCluster)
         self._batcher: CommandBatcher | ClusterBatchers
+        self._slot_of: Callable[[str], int] | None = None
+        self._close_pooled: Callable[[], Awaitable[None]] | None = None
         if isinstance(self.client, redis.asyncio.RedisCluster):
+            self._slot_of = slot_of
             self._batcher = ClusterBatchers(
                 self.client, self._timeouts, on_pipeline_sent=on_pipeline_sent, tracer=tracer
             )
         else:
             pool = self.client.connection_pool
+            self._close_pooled = partial(pool.disconnect, inuse_connections=False)
             self._batcher = CommandBatcher(
                 ConnectionHolder(pool.make_connection),
                 self.client,
                 self._timeouts,
                 on_pipeline_sent=on_pipeline_sent,
-                relocate=partial(pool.disconnect, inuse_connections=False),
+                relocate=self._close_pooled,
                 tracer=tracer,
             )
         self._now_us = now_us or (lambda: 0)
@@ -148,9 +151,9 @@ class RedisStore:
         """
         try:
             async with asyncio.timeout(2 * self._timeouts.connect + self._timeouts.operation):
-                if isinstance(self.client, redis.asyncio.Redis):
+                if self._close_pooled is not None:
                     # Pooled connections that a restarted server has closed would fail a command.
-                    await self.client.connection_pool.disconnect(inuse_connections=False)
+                    await self._close_pooled()
                 await self._batcher.open()
                 for each in (_ACQUIRE, _ADJUST, _HEARTBEAT, _EXCHANGE_REPORTS):
                     await self.client.script_load(each.text)
@@ -166,7 +169,7 @@ class RedisStore:
         self, charges: Sequence[Charge], *, dry_run: bool = False
     ) -> Awaitable[AcquireResult]:
         """Acquire all charges together: in one script call, or in a Cluster one for each slot."""
-        if self._cluster:
+        if self._slot_of is not None:
             slots = _by_slot(charges)
             if len(slots) > 1:
                 return acquire_across_slots(self, charges, slots, dry_run=dry_run)
@@ -184,12 +187,13 @@ class RedisStore:
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Adjust charges that were spent, and return the store's time of each adjustment."""
         by_slot: dict[int, list[Adjustment]] = {}
-        slots = [slot_of(each.key) if self._cluster else 0 for each in adjustments]
+        slot_of = self._slot_of or (lambda _: 0)
+        slots = [slot_of(each.key) for each in adjustments]
         for slot, each in zip(slots, adjustments, strict=True):
             by_slot.setdefault(slot, []).append(each)
-        times_us = await asyncio.gather(*map(self._adjust_in_slot, by_slot.values()))
-        time_us_of = dict(zip(by_slot, times_us, strict=True))
-        return [time_us_of[slot] for slot in slots]
+        store_times_us = await asyncio.gather(*map(self._adjust_in_slot, by_slot.values()))
+        store_time_us_of = dict(zip(by_slot, store_times_us, strict=True))
+        return [store_time_us_of[slot] for slot in slots]
 
     async def renew(self, leases: Sequence[Charge]) -> None:
         """Renew leases, and hold expired ones again."""

@@ -2,9 +2,9 @@
 --
 -- KEYS       one bucket for each charge, the charges of a check side by side
 -- ARGV[1]    now in microseconds since the epoch; 0 for the server's clock
--- ARGV[i+1]  the spec of KEYS[i]: `begin algorithm limit period burst units group lease`, where
---            begin is 1 for the first charge of a check that spends, 0 for the first of a dry run,
---            and + for every further charge of the same check
+-- ARGV[i+1]  the encoded charge of KEYS[i]: `begin algorithm limit period burst units group lease`,
+--            where begin is 1 for the first charge of a check that spends, 0 for the first of a dry
+--            run, and + for every further charge of the same check
 --
 -- Returns    now, then for each check: 1 if group 0 was spent, else 0, or an error of this check
 --            alone; and for each of its charges: allowed, remaining, retry_after_us,
@@ -13,16 +13,16 @@
 -- Charges of group 0 are spent together or not at all. Each other group is spent together, if it
 -- fits, whenever group 0 is; it never denies the check (shadow).
 
-local keys, specs, reply = KEYS, ARGV, { now }
+local keys, encoded_charges, reply = KEYS, ARGV, { now }
 
--- The library, and the parsed specs. Created for the first check that is not on the fast path.
-local lib, requests
+-- The library, and the parsed charges. Created for the first check that is not on the fast path.
+local lib, parsed_charges
 
-local function parse(spec)
+local function parse(encoded)
   local begin, algorithm, limit, period, burst, units, group, lease =
-    string.match(spec, '^(%S+) (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (.*)$')
+    string.match(encoded, '^(%S+) (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (.*)$')
   return {
-    commits = begin == '1',
+    spends = begin == '1',
     algorithm = lib.algorithm_for(algorithm),
     limit = tonumber(limit),
     period = tonumber(period),
@@ -37,20 +37,20 @@ end
 local function decide(first, last, reply_at)
   local results, denied_groups = {}, {}
   for i = first, last do
-    local spec = specs[i + 1]
-    -- Most checks of a call have the same spec, so each is parsed once.
-    local q = requests[spec] or parse(spec)
-    requests[spec] = q
+    local encoded = encoded_charges[i + 1]
+    -- Most checks of a call have the same encoded charge, so each is parsed once.
+    local q = parsed_charges[encoded] or parse(encoded)
+    parsed_charges[encoded] = q
     local a, b, c = q.algorithm.load(keys[i], q)
     if type(a) == 'table' then error(a) end
     local allowed, retry_after = q.algorithm.check(keys[i], q, a, b, c)
     if not allowed then denied_groups[q.group] = true end
     results[i] = { allowed, retry_after, a, b, c }
   end
-  local spent = requests[specs[first + 1]].commits and not denied_groups['0']
+  local spent = parsed_charges[encoded_charges[first + 1]].spends and not denied_groups['0']
   reply[reply_at] = spent and 1 or 0
   for i = first, last do
-    local q = requests[specs[i + 1]]
+    local q = parsed_charges[encoded_charges[i + 1]]
     local allowed, retry_after, a, b, c = unpack(results[i], 1, 5)
     if spent and not denied_groups[q.group] then
       a, b, c = q.algorithm.spend(q, a, b, c)
@@ -67,7 +67,7 @@ end
 
 local function decide_safely(first, last, reply_at)
   if not lib then
-    lib, requests = library(), {}
+    lib, parsed_charges = library(), {}
   end
   -- Errors inside pcall are strings before Redis 7, and tables since.
   local done, failure = pcall(decide, first, last, reply_at)
@@ -79,14 +79,14 @@ end
 
 -- Nearly all checks charge one token bucket whose units refill in whole microseconds. They take the
 -- fast path: no library, no table per charge and no function call.
-local spec, is_fast, step, size, cost, burst, enforced
-local i, reply_at, next_spec = 1, 2, specs[2]
-while next_spec do
-  if next_spec ~= spec then
-    spec = next_spec
+local encoded, is_fast, step, size, cost, burst, enforced
+local i, reply_at, next_encoded = 1, 2, encoded_charges[2]
+while next_encoded do
+  if next_encoded ~= encoded then
+    encoded = next_encoded
     local limit, period, units, group
     limit, period, burst, units, group =
-      string.match(spec, '^1 token_bucket (%d+) (%d+) (%d+) (%d+) (%d+) ')
+      string.match(encoded, '^1 token_bucket (%d+) (%d+) (%d+) (%d+) (%d+) ')
     is_fast = limit and period % limit == 0 and units ~= '0'
     if is_fast then
       step, burst, enforced = period / limit, tonumber(burst), group == '0'
@@ -96,8 +96,8 @@ while next_spec do
   local first = i
   repeat
     i = i + 1
-    next_spec = specs[i + 1]
-  until next_spec == spec or not next_spec or string.byte(next_spec) ~= 43  -- '+'
+    next_encoded = encoded_charges[i + 1]
+  until next_encoded == encoded or not next_encoded or string.byte(next_encoded) ~= 43  -- '+'
 
   local key = keys[first]
   local tat = is_fast and i == first + 1 and tonumber(redis.pcall('GET', key) or 0)

@@ -10,7 +10,7 @@
 --   save(key, q, a, b, c)        write the bucket and its expiry
 --   adjust(key, q, delta, acquired_at, a, b, c)   correct an earlier charge, and save
 --
--- `q` is one request: limit, period, burst, units and lease.
+-- `q` is a charge: limit, period and burst of its quota, its units and its lease.
 
 local factories, instances, lib = {}, {}, {}
 

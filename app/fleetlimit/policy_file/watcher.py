@@ -54,14 +54,17 @@ class PolicyWatcher:
         self._digest_by_path = self._digests(initial)
 
     async def run(self) -> None:
-        """Watch the file until cancelled."""
+        """Watch the file until cancelled.
+
+        `Fleetlimit` runs it in a `PeriodicTask`, which logs an unexpected error and restarts it.
+        """
         # watchfiles logs every change in the directory at level INFO.
         logging.getLogger("watchfiles").setLevel(logging.WARNING)
         if awatch is None:
             _log.info(
-                "policies.polling interval_s=%g: for instant reloads, "
-                "pip install 'fleetlimit[server]'",
+                'policies.polling interval_s=%g detail="%s"',
                 self._poll_s,
+                "for instant reloads, pip install 'fleetlimit[server]'",
             )
         stop = anyio.Event()
         async with (

@@ -101,7 +101,7 @@ async def test_without_watchfiles_the_file_is_polled(
 
     assert [loaded.policy_set.generation for loaded in listener.loaded] == [4, 5]
     [message] = [record.getMessage() for record in caplog.records]
-    assert message.startswith("policies.polling interval_s=0.05: ")
+    assert message.startswith('policies.polling interval_s=0.05 detail="')
     assert "pip install 'fleetlimit[server]'" in message
 
 

@@ -78,6 +78,58 @@ async def test_token_bucket_debt_is_at_most_two_bursts(store: Store) -> None:
     assert (await peek(store, spent.quota)).reset_after_us == 2 * MINUTE_US
 
 
+@pytest.mark.parametrize("algorithm", [each for each in ALGORITHMS if each != "concurrency"])
+@pytest.mark.parametrize("delta", [10**15, 2**63, 10**400], ids=["15", "63 bits", "400"])
+async def test_enormous_additional_cost_is_bounded(
+    store: Store, clock: ManualClock, algorithm: Algorithm, delta: int
+) -> None:
+    """Whatever is spent without a check, the bucket admits again after at most two limits."""
+    spent = charge(quota_of(algorithm, 4), 1)
+    result = await store.acquire([spent])
+    await store.adjust([adjustment(spent, delta, result.store_now_us)])
+    denied = await peek(store, spent.quota, 1)
+    assert (denied.allowed, denied.remaining) == (False, 0)
+    assert denied.retry_after_us <= 2 * MINUTE_US
+    clock.advance_us(denied.retry_after_us)
+    assert (await spend(store, spent.quota)).allowed
+
+
+async def test_refund_returns_what_has_not_refilled(store: Store, clock: ManualClock) -> None:
+    """Of 3 units spent 15 seconds ago at 4 a minute, one has refilled and two are refunded."""
+    quota = quota_of(Algorithm.TOKEN_BUCKET, 4)
+    old = charge(quota, 3)
+    result = await store.acquire([old])
+    clock.advance_us(15 * SECOND_US)
+    await spend(store, quota, 2)
+    assert (await peek(store, quota)).remaining == 0
+    await store.adjust([adjustment(old, -3, result.store_now_us)])
+    assert (await peek(store, quota)).remaining == 2
+
+
+async def test_late_refund_returns_nothing(store: Store, clock: ManualClock) -> None:
+    """Units that have all refilled do not come back a second time."""
+    quota = quota_of(Algorithm.TOKEN_BUCKET, 4)
+    old = charge(quota, 4)
+    result = await store.acquire([old])
+    clock.advance_us(MINUTE_US)
+    await spend(store, quota, 4)
+    await store.adjust([adjustment(old, -4, result.store_now_us)])
+    assert not (await spend(store, quota)).allowed
+
+
+@pytest.mark.parametrize("algorithm", [each for each in ALGORITHMS if each != "concurrency"])
+async def test_refund_of_one_of_two_checks_at_the_same_time(
+    store: Store, algorithm: Algorithm
+) -> None:
+    """Of 1 and 10 units spent at one instant, as in one script call, a refund of 10 leaves 1."""
+    quota = quota_of(algorithm, 20)
+    small, large = charge(quota, 1), charge(quota, 10)
+    await store.acquire([small])
+    result = await store.acquire([large])
+    await store.adjust([adjustment(large, -10, result.store_now_us)])
+    assert (await peek(store, quota)).remaining == 19
+
+
 @pytest.mark.parametrize("algorithm", WINDOWS)
 async def test_refund_does_not_cross_windows(
     store: Store, clock: ManualClock, algorithm: Algorithm

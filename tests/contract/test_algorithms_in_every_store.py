@@ -280,3 +280,32 @@ async def test_clock_that_goes_back_stays_in_the_latest_window(
     assert (await spend(store, quota)).allowed
     clock.advance_us(SECOND_US)
     assert not (await spend(store, quota)).allowed
+
+
+async def test_lowered_burst_bounds_the_wait(store: Store, clock: ManualClock) -> None:
+    """A debt of 100 units counts as two bursts of 10, so 11 units must refill, and not 91."""
+    await spend(store, rate_quota("10/hour", burst=100), 100)
+    lowered = rate_quota("10/hour", burst=10)
+    denied = await spend(store, lowered)
+    assert (denied.allowed, denied.retry_after_us) == (False, 11 * 6 * MINUTE_US)
+    clock.advance_us(denied.retry_after_us - 1)
+    assert not (await spend(store, lowered)).allowed
+    clock.advance_us(1)
+    assert (await spend(store, lowered)).allowed
+
+
+@pytest.mark.parametrize("algorithm", [each for each in ALGORITHMS if each != "concurrency"])
+async def test_clock_that_goes_back_far_bounds_the_wait(
+    store: Store, clock: ManualClock, algorithm: Algorithm
+) -> None:
+    """After a step back of an hour, a bucket of a minute admits within two minutes and a unit."""
+    quota = quota_of(algorithm, 10)
+    await spend(store, quota, 10)
+    clock.advance_us(-60 * MINUTE_US)
+    denied = await spend(store, quota)
+    assert not denied.allowed
+    assert denied.retry_after_us <= 2 * MINUTE_US + 6 * SECOND_US
+    clock.advance_us(denied.retry_after_us - 1)
+    assert not (await spend(store, quota)).allowed
+    clock.advance_us(1)
+    assert (await spend(store, quota)).allowed

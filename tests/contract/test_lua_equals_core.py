@@ -104,7 +104,7 @@ def steps(longest_us: int) -> st.SearchStrategy[list[Step]]:
         st.lists(asked, min_size=5, max_size=5).map(tuple),
         st.sampled_from([True] * 4 + [False]),
     )
-    settle = st.builds(Adjust, st.integers(1, 4), st.integers(-6, 4))
+    settle = st.builds(Adjust, st.integers(1, 4), st.one_of(st.integers(-6, 4), st.just(10**15)))
     renew = st.builds(Renew, st.integers(1, 4))
     wait = st.builds(Wait, st.integers(0, longest_us), st.booleans())
     return st.lists(st.one_of(take, take, wait, settle, renew), min_size=4, max_size=30)

@@ -71,9 +71,18 @@ class MemoryStore:
         return AcquireResult(now_us, tuple(statuses), spent)
 
     def _evaluate(self, charge: Charge, now_us: int, units: int) -> State:
-        _, state = self._buckets.get(charge.key, (None, None))
+        state = self._read(charge.key, charge.quota, now_us)
         algorithm = algorithm_for(charge.quota.algorithm)
         return algorithm.acquire(charge.quota, state, now_us, units, charge.lease)
+
+    def _read(self, key: str, quota: Quota, now_us: int) -> State | None:
+        _, written = self._buckets.get(key, (None, None))
+        if written is None:
+            return None
+        state = algorithm_for(quota.algorithm).bounded(quota, written, now_us)
+        if state is not written:
+            self._put(key, quota, state)
+        return state
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Adjust charges that were spent, and return the store's time of each adjustment."""
@@ -81,7 +90,7 @@ class MemoryStore:
         self._expire(now_us)
         for adjustment in adjustments:
             quota = adjustment.quota
-            _, state = self._buckets.get(adjustment.key, (None, None))
+            state = self._read(adjustment.key, quota, now_us)
             state = algorithm_for(quota.algorithm).adjust(quota, state, now_us, adjustment)
             self._put(adjustment.key, quota, state)
         return [now_us] * len(adjustments)

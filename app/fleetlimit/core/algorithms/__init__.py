@@ -1,7 +1,9 @@
 """Rate limiting algorithms: one pure module for each, with a Lua twin in the Redis store.
 
-Each module has three functions over its own immutable state. `now_us` is store time.
+Each module has four functions over its own immutable state. `now_us` is store time.
 
+- `bounded(quota, state, now_us)` returns the state as it must be read. After the limit was lowered
+  or the store's clock went back, it is not as far ahead as it was written; the caller keeps it.
 - `acquire(quota, state, now_us, units, lease)` returns the bucket's status and its state after
   spending. The caller drops that state if the status denies the charge or nothing is to be spent.
 - `adjust(quota, state, now_us, adjustment)` returns the state after a refund (negative delta) or
@@ -29,6 +31,10 @@ State = Any
 
 class AlgorithmModule(Protocol):
     """Functions of an algorithm's module."""
+
+    def bounded(self, quota: Quota, state: State, now_us: int, /) -> State:
+        """Return the state as it must be read, and kept."""
+        ...
 
     def acquire(
         self, quota: Quota, state: State, now_us: int, units: int, lease: str, /

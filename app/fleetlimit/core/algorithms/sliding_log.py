@@ -48,9 +48,25 @@ def _wait_us(quota: Quota, log: Log, now_us: int, missing: int) -> int:
     return 0
 
 
-def _new_entry(entries: Sequence[Entry], now_us: int, units: int) -> Entry:
+def _appended(log: Log, now_us: int, units: int) -> Log:
+    """Return the log with units spent now; those of one time share an entry."""
+    if not log.entries:
+        return Log((Entry(now_us, units),))
+    *earlier, last = log.entries
     # Entries stay in order after a step back of the clock.
-    return Entry(max(now_us, entries[-1].store_spent_at_us) if entries else now_us, units)
+    if now_us <= last.store_spent_at_us:
+        return Log((*earlier, replace(last, units=last.units + units)))
+    return Log((*log.entries, Entry(now_us, units)))
+
+
+def bounded(quota: Quota, state: Log, now_us: int) -> Log:
+    """Return the state with entries that expire within two periods.
+
+    After the clock went back by more than a period, all units expire a period from now.
+    """
+    if state.entries[-1].store_spent_at_us <= now_us + quota.period_us:
+        return state
+    return Log((Entry(now_us, state.used),))
 
 
 def acquire(
@@ -62,7 +78,7 @@ def acquire(
     allowed = used + units <= quota.limit
     retry_after_us = 0 if allowed else _wait_us(quota, log, now_us, used + units - quota.limit)
     if allowed and units:
-        log = Log((*log.entries, _new_entry(log.entries, now_us, units)))
+        log = _appended(log, now_us, units)
         used += units
     entries = log.entries
     remaining = max(0, quota.limit - used)
@@ -77,12 +93,20 @@ def acquire(
 
 
 def adjust(quota: Quota, state: Log | None, now_us: int, adjustment: Adjustment) -> Log | None:
-    """Refund units of the entry of `store_acquired_at_us`, or add an entry for more units."""
-    entries = list(_unexpired(quota, state, now_us).entries)
+    """Refund units of the entry of `store_acquired_at_us`, or add an entry for more units.
+
+    Units spent without a check make at most twice the limit. Units that were spent while the clock
+    was behind the last entry's time stand under that time, and cannot be refunded.
+    """
+    log = _unexpired(quota, state, now_us)
     if adjustment.delta > 0:
-        entries.append(_new_entry(entries, now_us, adjustment.delta))
+        units = min(adjustment.delta, 2 * quota.limit - log.used)
+        if units > 0:
+            log = _appended(log, now_us, units)
+        return log if log.entries else None
+    entries = list(log.entries)
     for index, entry in enumerate(entries):
-        if adjustment.delta < 0 and entry.store_spent_at_us == adjustment.store_acquired_at_us:
+        if entry.store_spent_at_us == adjustment.store_acquired_at_us:
             entries[index] = replace(entry, units=max(0, entry.units + adjustment.delta))
             break
     non_empty = tuple(entry for entry in entries if entry.units)

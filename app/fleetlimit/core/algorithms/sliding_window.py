@@ -54,6 +54,12 @@ def _used(quota: Quota, windows: Windows, now_us: int) -> int:
     return windows.current + -(-windows.previous * overlap_ms // period_ms)
 
 
+def bounded(quota: Quota, state: Windows, now_us: int) -> Windows:
+    """Return the state with a window that is current or the next one, also after a step back."""
+    latest = now_us // quota.period_us + 1
+    return state if state.index <= latest else Windows(latest, state.current, state.previous)
+
+
 def acquire(
     quota: Quota, state: Windows | None, now_us: int, units: int, _lease: str
 ) -> tuple[BucketStatus, Windows | None]:
@@ -78,11 +84,16 @@ def acquire(
 def adjust(
     quota: Quota, state: Windows | None, now_us: int, adjustment: Adjustment
 ) -> Windows | None:
-    """Spend units in the current window, or refund them in the window that they were spent in."""
+    """Spend units in the current window, or refund them in the window that they were spent in.
+
+    Units spent without a check make at most twice the limit.
+    """
     windows = _current(quota, state, now_us)
     current, previous = windows.current, windows.previous
     spent_in = adjustment.store_acquired_at_us // quota.period_us
-    if adjustment.delta > 0 or spent_in == windows.index:
+    if adjustment.delta > 0:
+        current = max(current, min(current + adjustment.delta, 2 * quota.limit))
+    elif spent_in == windows.index:
         current = max(0, current + adjustment.delta)
     elif spent_in == windows.index - 1:
         previous = max(0, previous + adjustment.delta)

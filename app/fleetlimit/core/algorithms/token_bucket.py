@@ -32,6 +32,21 @@ def _debt_ticks(quota: Quota, state: GcraState | None, now_us: int) -> int:
     return max(0, (state.store_tat_us - now_us) * quota.limit + fraction)
 
 
+def _max_debt_ticks(quota: Quota) -> int:
+    return 2 * quota.burst * quota.period_us
+
+
+def bounded(quota: Quota, state: GcraState, now_us: int) -> GcraState:
+    """Return the state with a debt of at most two bursts.
+
+    A debt is larger after the limit was lowered or the store's clock went back. Without the bound,
+    callers would be denied until the time that the old limit or the old clock meant.
+    """
+    if _debt_ticks(quota, state, now_us) <= _max_debt_ticks(quota):
+        return state
+    return _state_of(quota, now_us, _max_debt_ticks(quota)) or state
+
+
 def _state_of(quota: Quota, now_us: int, debt: int) -> GcraState | None:
     if debt == 0:
         return None
@@ -69,10 +84,19 @@ def acquire(
 def adjust(
     quota: Quota, state: GcraState | None, now_us: int, adjustment: Adjustment
 ) -> GcraState | None:
-    """Refund or spend units; a refund never fills the bucket above its capacity."""
-    debt = _debt_ticks(quota, state, now_us) + adjustment.delta * quota.period_us
+    """Refund or spend units; a refund never fills the bucket above its capacity.
+
+    A refund returns no more than the part of its charge that has not refilled since. Otherwise the
+    units would come back twice, and more than `burst + rate * t` could be spent and kept.
+    """
+    debt = _debt_ticks(quota, state, now_us)
+    ticks = adjustment.delta * quota.period_us
+    if ticks < 0:
+        elapsed_us = max(0, now_us - adjustment.store_acquired_at_us)
+        unfilled = max(0, adjustment.units * quota.period_us - elapsed_us * quota.limit)
+        return _state_of(quota, now_us, max(0, debt - min(-ticks, unfilled)))
     # Unconditional charges stop at a debt of two bursts, so that no caller is denied for long.
-    return _state_of(quota, now_us, max(0, min(debt, 2 * quota.burst * quota.period_us)))
+    return _state_of(quota, now_us, min(debt + ticks, _max_debt_ticks(quota)))
 
 
 def expires_at_us(_quota: Quota, state: GcraState | None) -> int | None:

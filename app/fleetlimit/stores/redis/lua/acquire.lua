@@ -101,8 +101,8 @@ while next_encoded do
 
   local key = keys[first]
   local tat = is_fast and i == first + 1 and tonumber(redis.pcall('GET', key) or 0)
-  -- Any other value, and an error of GET, goes to the algorithm in the library.
-  if tat and tat >= 0 and tat % 1 == 0 then
+  -- Any other value, a debt that load() must bound, and an error of GET go to the library.
+  if tat and tat >= 0 and tat % 1 == 0 and tat - now <= 2 * size then
     -- insert whole_token_bucket
     reply[reply_at] = (allowed or not enforced) and 1 or 0
     reply[reply_at + 1] = allowed and 1 or 0

@@ -53,7 +53,7 @@ factories.concurrency = function()
 
     adjust = function(key, q, delta)
       -- A lease that had expired while in use is added again, even if that exceeds the limit.
-      local kept = math.max(0, q.units + delta)
+      local kept = math.max(0, math.min(q.units + delta, math.max(q.units, 2 * q.limit)))
       add_units(key, q, 1, kept)
       local unit, removed = kept + 1, 0
       repeat

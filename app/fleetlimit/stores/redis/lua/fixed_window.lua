@@ -18,9 +18,14 @@ factories.fixed_window = function()
       local index, count = numbers(redis.call('GET', key), 2, 2)
       if type(index) == 'table' then return index end
       local current = div(now, q.period)
+      if not index or index < current then return current, 0 end
       -- If the clock went back, the later window stays current: an earlier one must not reopen.
-      if index and index >= current then return index, count end
-      return current, 0
+      if index > current + 1 then
+        -- After a larger step, it is the next window, so that its end comes soon.
+        index = current + 1
+        save(key, q, index, count)
+      end
+      return index, count
     end,
 
     check = function(_, q, index, count)
@@ -40,7 +45,9 @@ factories.fixed_window = function()
     save = save,
 
     adjust = function(key, q, delta, acquired_at, index, count)
-      if delta > 0 or div(acquired_at, q.period) == index then
+      if delta > 0 then
+        count = math.max(count, math.min(count + delta, 2 * q.limit))
+      elseif div(acquired_at, q.period) == index then
         count = math.max(0, count + delta)
       end
       save(key, q, index, count)

@@ -3,7 +3,9 @@
 --
 -- Each algorithm is a factory of a table of functions. Its state is up to three numbers:
 --
---   load(key, q)                 read the bucket: a, b, c; a is an error table for a foreign value
+--   load(key, q)                 read the bucket: a, b, c; a is an error table for a foreign value.
+--                                Writes it where a lower limit or a step back of the clock left it
+--                                too far ahead, so that no caller waits for that long.
 --   check(key, q, a, b, c)       allowed, retry_after_us for q.units
 --   spend(q, a, b, c)            the state after spending q.units: a, b, c
 --   status(key, q, a, b, c)      remaining, next_unit_after_us, reset_after_us

@@ -40,8 +40,14 @@ factories.sliding_window = function()
       if type(index) == 'table' then return index end
       local latest = div(now, q.period)
       if not index then return latest, 0, 0 end
-      if index >= latest then return index, current, previous end
-      return latest, 0, index == latest - 1 and current or 0
+      if index < latest then return latest, 0, index == latest - 1 and current or 0 end
+      -- If the clock went back, the later window stays current: an earlier one must not reopen.
+      if index > latest + 1 then
+        -- After a larger step, it is the next window, so that its end comes soon.
+        index = latest + 1
+        save(key, q, index, current, previous)
+      end
+      return index, current, previous
     end,
 
     check = function(_, q, index, current, previous)
@@ -66,7 +72,9 @@ factories.sliding_window = function()
 
     adjust = function(key, q, delta, acquired_at, index, current, previous)
       local acquired_in = div(acquired_at, q.period)
-      if delta > 0 or acquired_in == index then
+      if delta > 0 then
+        current = math.max(current, math.min(current + delta, 2 * q.limit))
+      elseif acquired_in == index then
         current = math.max(0, current + delta)
       elseif acquired_in == index - 1 then
         previous = math.max(0, previous + delta)

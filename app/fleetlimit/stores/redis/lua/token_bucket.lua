@@ -2,7 +2,8 @@
 --
 -- KEYS   one string: the theoretical arrival time (TAT), at which the bucket is full. Written as
 --        `whole`, or `whole:fraction` with the fraction in 1/limit of a microsecond
--- STATE  a, b = debt: whole microseconds until the bucket is full, and the fraction
+-- STATE  a, b = debt: whole microseconds until the bucket is full, and the fraction; at most two
+--        bursts, which load() enforces
 --
 -- The arithmetic stands here twice, with the same steps: without fractions, for limits whose period
 -- is a multiple of the limit, and with them, for all others. load_script() copies the first block
@@ -84,7 +85,13 @@ factories.token_bucket = function()
       fraction = fraction or 0
       -- A state written under another limit may have a fraction that this limit cannot.
       if fraction >= q.limit then whole, fraction = whole + 1, 0 end
-      return at_least_0(whole - now, fraction)
+      local a, b = at_least_0(whole - now, fraction)
+      local c, d = intervals(q, 2 * q.burst)
+      if less(c, d, a, b) then
+        a, b = c, d
+        save(key, q, a, b)
+      end
+      return a, b
     end,
 
     check = function(_, q, a, b)
@@ -122,16 +129,19 @@ factories.token_bucket = function()
 
     save = save,
 
-    adjust = function(key, q, delta, _, a, b)
+    adjust = function(key, q, delta, acquired_at, a, b)
       if delta < 0 then
-        a, b = minus(q, a, b, intervals(q, -delta))
+        local c, d = intervals(q, -delta)
+        -- What has refilled since is not refunded again.
+        local left_a, left_b = intervals(q, q.units)
+        left_a, left_b = at_least_0(left_a - math.max(0, now - acquired_at), left_b)
+        if less(left_a, left_b, c, d) then c, d = left_a, left_b end
+        a, b = at_least_0(minus(q, a, b, c, d))
       else
-        a, b = plus(q, a, b, intervals(q, delta))
+        a, b = plus(q, a, b, intervals(q, math.min(delta, 2 * q.burst)))
+        local c, d = intervals(q, 2 * q.burst)
+        if less(c, d, a, b) then a, b = c, d end
       end
-      a, b = at_least_0(a, b)
-      -- Units spent without a check make at most two bursts of debt, to bound the lockout.
-      local c, d = intervals(q, 2 * q.burst)
-      if less(c, d, a, b) then a, b = c, d end
       save(key, q, a, b)
     end,
   }

@@ -4,7 +4,6 @@ At most `limit` units are admitted in any interval of one period. The size of a 
 limit, so the limit is bounded by `MAX_ENTRIES`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fleetlimit.core.charge import Adjustment

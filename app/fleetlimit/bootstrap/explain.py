@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fleetlimit.bootstrap.route_report import dependency_policies, policy_to_dict
+from fleetlimit.bootstrap.route_report import checked_dependencies, policy_to_dict
 from fleetlimit.core.decision import BucketStatus, PolicyResult
 from fleetlimit.core.policy import ALL_PERCENT, Policy
 from fleetlimit.core.quota import SECOND_US
-from fleetlimit.core.subject import UNMATCHED_ROUTE, Identity, Subject
+from fleetlimit.core.subject import Identity, Subject
 from fleetlimit.errors import StoreError
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.route_table import RouteInfo, RouteTable
+from fleetlimit.web.route_policies import select_policies
+from fleetlimit.web.route_table import RouteTable
 
 
 def render(explanation: Mapping[str, Any]) -> str:
@@ -93,25 +94,20 @@ async def explain(
     identity = await http_limiter.identifier.identify(
         {"type": "http", "method": method, "path": path, "headers": raw, "client": (peer, 0)}
     )
-    policies = _policies(http_limiter, route, method, identity)
     subject = Subject(identity.client_address, identity.principal, route.name, lower_case_headers)
+    applicable = select_policies(
+        http_limiter, checked_dependencies(route), method, route.template, subject.tier
+    )
     return {
         "method": method,
         "path": path,
         "route": route.name,
         "identity": identity_to_dict(identity, http_limiter, subject),
-        "policies": [await _current_state(http_limiter, policy, subject) for policy in policies],
+        "policies": [
+            await _current_state(http_limiter, policy, subject)
+            for policy, _ in applicable.policy_costs
+        ],
     }
-
-
-def _policies(
-    http_limiter: HTTPLimiter, route: RouteInfo, method: str, identity: Identity
-) -> list[Policy]:
-    tier = identity.principal.tier if identity.principal else ""
-    policy_set = http_limiter.limiter.active_policies.current
-    template = route.template or UNMATCHED_ROUTE
-    found = {policy.name: policy for policy in policy_set.select(method, template, tier)}
-    return list((found | dependency_policies(route, http_limiter)).values())
 
 
 def identity_to_dict(

@@ -56,6 +56,20 @@ class _Options(TypedDict, total=False):
     prefetch: float | None
 
 
+class _ReleasedLimit(RateLimitDependency):
+    """Limit whose units may be leases, which are released after the request."""
+
+    async def __call__(
+        self, connection: HTTPConnection, response: Response
+    ) -> AsyncIterator[Reservation]:
+        """Admit the request, or raise `RequestRejected`; release its units after the request."""
+        request_limits, reservation = await _check(self, connection, response)
+        try:
+            yield reservation
+        finally:
+            await _release(request_limits)
+
+
 class _InlineLimit(RateLimitDependency):
     """Limit that is written in code and has a policy of its own."""
 
@@ -140,7 +154,7 @@ class RateLimit(_InlineLimit):
         return reservation
 
 
-class ConcurrencyLimit(_InlineLimit):
+class ConcurrencyLimit(_InlineLimit, _ReleasedLimit):
     """Limit on the requests in progress at the same time on the routes that depend on it.
 
     A unit is held until the response has been sent if `RateLimitMiddleware` is on the app, and
@@ -183,18 +197,8 @@ class ConcurrencyLimit(_InlineLimit):
         self._policy = _make_policy(quota, **options)
         self._repr = _call_repr(type(self), limit, lease=lease, **options)
 
-    async def __call__(
-        self, connection: HTTPConnection, response: Response
-    ) -> AsyncIterator[Reservation]:
-        """Admit the request, or raise `RequestRejected`; release the unit after the request."""
-        request_limits, reservation = await _check(self, connection, response)
-        try:
-            yield reservation
-        finally:
-            await _release(request_limits)
 
-
-class PolicyLimit(RateLimitDependency):
+class PolicyLimit(_ReleasedLimit):
     """Limit by a policy of the policy file, or of the `PolicySet` that `Fleetlimit` was given.
 
     Limits, key and mode stand in the policy; a reload changes them.
@@ -218,16 +222,6 @@ class PolicyLimit(RateLimitDependency):
             ConfigError: There is none.
         """
         return http_limiter.limiter.active_policies.require(self.name)
-
-    async def __call__(
-        self, connection: HTTPConnection, response: Response
-    ) -> AsyncIterator[Reservation]:
-        """Admit the request, or raise `RequestRejected`; release its units after the request."""
-        request_limits, reservation = await _check(self, connection, response)
-        try:
-            yield reservation
-        finally:
-            await _release(request_limits)
 
 
 def rate_limit(limit: int, window: float | timedelta) -> RateLimit:

@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Literal, Self, TypedDict
+from typing import Literal, TypedDict, Unpack
 
 from fastapi import Response
 from starlette.requests import HTTPConnection
@@ -71,13 +71,21 @@ class _ReleasedLimit(RateLimitDependency):
 
 
 class _InlineLimit(RateLimitDependency):
-    """Limit that is written in code and has a policy of its own."""
+    """Limit that is written in code and has a policy of its own.
 
-    _policy: Policy
-    _repr: str
+    Args:
+        quota: The limit in integers.
+        call: The call that makes the object, as its `repr`.
+        options: The other arguments of that call.
+    """
+
+    def __init__(self, quota: Quota, call: str, **options: Unpack[_Options]) -> None:
+        self.cost = _check_cost(options.get("cost", 1))
+        self._policy = _make_policy(quota, **options)
+        self._call = call
 
     def __repr__(self) -> str:
-        return self._repr
+        return self._call
 
     def resolve_policy(self, http_limiter: HTTPLimiter) -> Policy:  # noqa: ARG002 - as in the base
         """Return the policy of this limit, which is the same for every limiter."""
@@ -133,19 +141,8 @@ class RateLimit(_InlineLimit):
             "on_store_error": on_store_error,
             "prefetch": prefetch,
         }
-        self.cost = _check_cost(cost)
-        self._policy = _make_policy(rate_quota(rate, burst=burst, algorithm=counting), **options)
-        self._repr = _call_repr(type(self), rate, burst=burst, algorithm=algorithm, **options)
-
-    @classmethod
-    def from_window(cls, limit: int, window: float | timedelta) -> Self:
-        """Return a limit of `limit` requests per `window`, as `rate_limit` does."""
-        quota = Quota(Algorithm.TOKEN_BUCKET, limit, _whole_milliseconds_us(window), limit)
-        self = cls.__new__(cls)
-        self.cost = 1
-        self._policy = _make_policy(quota)
-        self._repr = f"rate_limit(limit={limit!r}, window={window!r})"
-        return self
+        call = _call_repr(type(self), rate, burst=burst, algorithm=algorithm, **options)
+        super().__init__(rate_quota(rate, burst=burst, algorithm=counting), call, **options)
 
     async def __call__(self, connection: HTTPConnection, response: Response) -> Reservation:
         """Admit the request, or raise `RequestRejected`."""
@@ -192,10 +189,8 @@ class ConcurrencyLimit(_InlineLimit, _ReleasedLimit):
             "mode": mode,
             "on_store_error": on_store_error,
         }
-        self.cost = _check_cost(cost)
-        quota = concurrency_quota(limit, lease=lease)
-        self._policy = _make_policy(quota, **options)
-        self._repr = _call_repr(type(self), limit, lease=lease, **options)
+        call = _call_repr(type(self), limit, lease=lease, **options)
+        super().__init__(concurrency_quota(limit, lease=lease), call, **options)
 
 
 class PolicyLimit(_ReleasedLimit):
@@ -224,6 +219,14 @@ class PolicyLimit(_ReleasedLimit):
         return http_limiter.limiter.active_policies.require(self.name)
 
 
+class _WindowLimit(RateLimit):
+    """`RateLimit` whose window may be a fraction of a second, which no rate in text can state."""
+
+    def __init__(self, limit: int, window: float | timedelta) -> None:
+        quota = Quota(Algorithm.TOKEN_BUCKET, limit, _whole_milliseconds_us(window), limit)
+        _InlineLimit.__init__(self, quota, f"rate_limit(limit={limit!r}, window={window!r})")
+
+
 def rate_limit(limit: int, window: float | timedelta) -> RateLimit:
     """Allow `limit` requests per `window` for each caller on each route.
 
@@ -234,7 +237,7 @@ def rate_limit(limit: int, window: float | timedelta) -> RateLimit:
     Raises:
         ConfigError: The numbers allow no request.
     """
-    return RateLimit.from_window(limit, window)
+    return _WindowLimit(limit, window)
 
 
 async def _check(

@@ -10,12 +10,12 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from fastapi import Response
 from starlette.requests import HTTPConnection
 
-from fleetlimit.core.policy import KeyKind, KeyPart, Policy
+from fleetlimit.core.policy import KeyKind, KeyPart, ModeName, OnStoreErrorName, Policy
 from fleetlimit.core.quota import (
     MILLISECOND_US,
     SECOND_US,
@@ -41,9 +41,6 @@ from fleetlimit.web.route_policies import Cost, RateLimitDependency
 from fleetlimit.web.route_table import match_route
 from fleetlimit.web.wiring import find_limiter
 
-PolicyMode = Literal["enforce", "shadow", "off"]
-StoreErrorAction = Literal["local", "allow", "deny"]
-
 
 class _Options(TypedDict, total=False):
     """Options that every limit written in code has."""
@@ -51,8 +48,8 @@ class _Options(TypedDict, total=False):
     cost: Cost
     key: str | Sequence[str]
     name: str | None
-    mode: PolicyMode
-    on_store_error: StoreErrorAction
+    mode: ModeName
+    on_store_error: OnStoreErrorName
     prefetch: float | None
 
 
@@ -126,8 +123,8 @@ class RateLimit(_InlineLimit):
         cost: Cost = 1,
         key: str | Sequence[str] = "principal",
         name: str | None = None,
-        mode: PolicyMode = "enforce",
-        on_store_error: StoreErrorAction = "local",
+        mode: ModeName = "enforce",
+        on_store_error: OnStoreErrorName = "local",
         prefetch: float | None = None,
     ) -> None:
         counting = parse_enum(Algorithm, algorithm)
@@ -179,8 +176,8 @@ class ConcurrencyLimit(_InlineLimit, _ReleasedLimit):
         cost: Cost = 1,
         key: str | Sequence[str] = "principal",
         name: str | None = None,
-        mode: PolicyMode = "enforce",
-        on_store_error: StoreErrorAction = "local",
+        mode: ModeName = "enforce",
+        on_store_error: OnStoreErrorName = "local",
     ) -> None:
         options: _Options = {
             "cost": cost,
@@ -307,8 +304,8 @@ def _make_policy(
     cost: Cost = 1,
     key: str | Sequence[str] = "principal",
     name: str | None = None,
-    mode: PolicyMode = "enforce",
-    on_store_error: StoreErrorAction = "local",
+    mode: ModeName = "enforce",
+    on_store_error: OnStoreErrorName = "local",
     prefetch: float | None = None,
 ) -> Policy:
     parts = tuple(map(KeyPart.parse, [key] if isinstance(key, str) else key))

@@ -288,7 +288,7 @@ async def _check_together(
         # FastAPI copies these headers to the final response. Replace the headers that an earlier
         # limit of this route has set.
         response.raw_headers[:] = merge_headers(
-            response.raw_headers, request_limits.response_headers()
+            response.raw_headers, request_limits.raw_response_headers()
         )
 
 

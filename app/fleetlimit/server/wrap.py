@@ -16,6 +16,7 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.server.example_app import create_app
 from fleetlimit.telemetry import instrument_app, instrument_asgi
+from fleetlimit.web import wiring
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_policies import WEBSOCKET
 from fleetlimit.web.route_table import RouteInfo, RouteTable, iter_routes, match_route
@@ -72,7 +73,7 @@ class WrappedApp:
             # Added to the app's own middleware, so that tracing and CORS apply to rejections.
             if not has_middleware(target):
                 target.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
-            target.state.fleetlimit_serving = fleetlimit
+            wiring.set_server_limiter(target, fleetlimit.http_limiter)
             fleetlimit.install(target)
             self.routes = RouteTable(iter_routes(target.routes))
             self.app: ASGIApp = target

@@ -21,6 +21,7 @@ LIMITER_KEY: Final = "fleetlimit_http_limiter"
 """Attribute of an app, and name in the lifespan state. Not in `app.state`: its `__getattr__` costs
 each request several times as much."""
 _OWNER_KEY: Final = "fleetlimit_owns_limiter"
+_SERVER_KEY: Final = "fleetlimit_server_limiter"
 _LIFESPAN_CLASS: Final = "Fleetlimit"
 
 _NOT_STARTED: Final = (
@@ -59,6 +60,20 @@ def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
             delattr(each, LIMITER_KEY)
     if hasattr(app, _OWNER_KEY):
         delattr(app, _OWNER_KEY)
+
+
+def set_server_limiter(app: Starlette, http_limiter: HTTPLimiter) -> None:
+    """Set the limiter of `fleetlimit serve`, which replaces a `Fleetlimit` in the app's lifespan.
+
+    A second limiter would count the replica twice and have other policies.
+    """
+    setattr(app, _SERVER_KEY, http_limiter)
+
+
+def get_server_limiter(app: Any) -> HTTPLimiter | None:
+    """Return the limiter of `fleetlimit serve`; None for an app that it does not serve."""
+    found: HTTPLimiter | None = getattr(app, _SERVER_KEY, None)
+    return found
 
 
 def find_limiter(scope: Mapping[str, Any]) -> HTTPLimiter | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from fleetlimit.core.bounded_cache import BoundedCache
-from fleetlimit.core.decision import ALLOWED, Decision, Outcome
+from fleetlimit.core.decision import ALLOWED, Decision, Outcome, ceil_seconds
 from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import Quota
 from fleetlimit.core.subject import Identity
@@ -18,7 +18,6 @@ from fleetlimit.web.ratelimit_headers import (
     encode_headers,
     limit_headers,
     retry_after,
-    seconds,
 )
 from fleetlimit.web.responses import RejectionResponse, rate_limited_response
 
@@ -130,6 +129,6 @@ class HTTPLimiter:
             result.policy,
             result.quotas,
             status.remaining,
-            seconds(status.next_unit_after_us),
-            seconds(decision.retry_after_us),
+            ceil_seconds(status.next_unit_after_us),
+            ceil_seconds(decision.retry_after_us),
         )

@@ -20,7 +20,7 @@ from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Observer
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.membership import ReplicaMembership
-from fleetlimit.limiter.plan import PlanCache, PolicyCosts, all_bucket_keys
+from fleetlimit.limiter.plan import Plan, PlanCache, PolicyCosts, all_bucket_keys
 from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
@@ -147,7 +147,8 @@ class Limiter:
 
         Raises:
             ConfigError: There is no policy of that name.
-            CostError: The cost is negative, or more than an enforced limit can ever hold.
+            CostError: The cost is negative, no whole number, or more than an enforced limit can
+                ever hold.
         """
         costs = self._policy_costs(policies, cost)
         return (await self.admit(costs, _subject(subject, principal))).decision
@@ -173,10 +174,11 @@ class Limiter:
             subject: The caller and the route.
 
         Raises:
-            CostError: A cost is negative, or more than an enforced limit can ever hold.
+            CostError: A cost is negative, no whole number, or more than an enforced limit can
+                ever hold.
         """
         mono_started_at_us = self._clock.monotonic_us()
-        plan = self._plan_cache.plan_for(costs, subject)
+        plan = self._plan(costs, subject)
         tracer = self._tracer
         if tracer is None or not tracer.is_sampled():
             return await self._admission.admit(plan, subject, mono_started_at_us)
@@ -201,7 +203,7 @@ class Limiter:
             StoreError: The store is unavailable.
         """
         costs = self._policy_costs(policies, cost)
-        plan = self._plan_cache.plan_for(costs, _subject(subject, principal))
+        plan = self._plan(costs, _subject(subject, principal))
         if not plan.charges:
             return decide_without_store(plan)
         result = await self._breaker.call(
@@ -240,12 +242,15 @@ class Limiter:
         """Return the hash of a caller that the store, logs and traces contain."""
         return self.key_scheme.subject_hash(subject)
 
+    def _plan(self, costs: PolicyCosts, subject: Subject) -> Plan:
+        for _, cost in costs:
+            # Here, because compiled code would raise a `TypeError` for a cost that is no integer.
+            check_cost(cost)
+        return self._plan_cache.plan_for(costs, subject)
+
     def _policy_costs(
         self, policies: Sequence[str | Policy], cost: int
     ) -> list[tuple[Policy, int]]:
-        if not isinstance(cost, int):
-            # Compiled code further down would raise a `TypeError`.
-            check_cost(cost)
         costs = []
         for policy in policies:
             found = self.active_policies.require(policy) if isinstance(policy, str) else policy

@@ -22,11 +22,12 @@ from fleetlimit.core.quota import (
     Algorithm,
     Quota,
     RateAlgorithm,
+    check_cost,
     concurrency_quota,
     parse_enum,
     rate_quota,
 )
-from fleetlimit.errors import ConfigError
+from fleetlimit.errors import ConfigError, CostError
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.default_limiter import open_default_limiter
 from fleetlimit.web.exceptions import make_exception
@@ -198,6 +199,9 @@ class PolicyLimit(_ReleasedLimit):
     Args:
         name: Name of the policy.
         cost: Units that a request spends, or a function of the connection that returns them.
+
+    Raises:
+        ConfigError: The cost is negative, no whole number and no function.
     """
 
     def __init__(self, name: str, *, cost: Cost = 1) -> None:
@@ -321,23 +325,29 @@ def _make_policy(
     )
     # With `prefetch` the burst is smaller than the one that was given.
     (reduced,) = policy.quotas_for("")
-    if isinstance(cost, int) and not 0 <= cost <= reduced.burst // reduced.cost:
-        raise ConfigError(
-            f"a cost of {cost} can never pass: write a cost from 0 to "
-            f"{reduced.burst // reduced.cost}, or a larger burst"
-        )
+    if not callable(cost):
+        try:
+            reduced.units_for(cost)
+        except CostError as error:
+            largest = reduced.burst // reduced.cost
+            raise ConfigError(
+                f"{error}: write a cost from 0 to {largest}, or a larger burst"
+            ) from error
     return policy
 
 
 def _check_cost(cost: Cost) -> Cost:
-    """Return a cost that is a whole number or a function.
+    """Return a cost that is a whole number from 0, or a function.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: The cost is neither.
     """
-    if isinstance(cost, int) or callable(cost):
-        return cost
-    raise ConfigError(f"a cost is a whole number or a function of the connection, not {cost!r}")
+    if not callable(cost):
+        try:
+            check_cost(cost)
+        except CostError as error:
+            raise ConfigError(f"{error}: write a number from 0, or a function") from error
+    return cost
 
 
 def _default_name(quota: Quota, key: tuple[KeyPart, ...]) -> str:

@@ -13,7 +13,6 @@ from starlette.types import Scope
 
 from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.policy import Policy, PolicySet
-from fleetlimit.core.quota import check_cost
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.web.http_limiter import HTTPLimiter
 
@@ -69,16 +68,11 @@ class ApplicablePolicies:
     key_headers: frozenset[str]
 
     async def resolve_costs(self, scope: Scope) -> list[tuple[Policy, int]]:
-        """Return each policy with the cost of this request.
-
-        Raises:
-            CostError: A function returned a negative number, or no whole number.
-        """
+        """Return each policy with the cost of this request, which `Limiter.admit` checks."""
         policy_costs = [*self.policy_costs]
         for index, cost_function in self.cost_functions:
             returned = cost_function(HTTPConnection(scope))
             cost = await returned if inspect.isawaitable(returned) else returned
-            check_cost(cost)
             policy_costs[index] = policy_costs[index][0], cost
         return policy_costs
 

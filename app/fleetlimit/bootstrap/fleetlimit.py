@@ -21,7 +21,6 @@ from fleetlimit.bootstrap.build import (
 from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unfreeze_heap
 from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
-from fleetlimit.bootstrap.tasks import TaskSet
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Observer, PoliciesRejected
@@ -266,7 +265,8 @@ class Fleetlimit(wiring.LimiterLifespan):
         )
 
 
-_default_tasks = TaskSet(logging.getLogger("fleetlimit"))
+# The event loop holds tasks only weakly: without a reference they may be collected.
+_default_tasks: set[asyncio.Task[None]] = set()
 
 
 def open_limiter_from_env() -> HTTPLimiter:
@@ -280,7 +280,9 @@ def open_limiter_from_env() -> HTTPLimiter:
     """
     fleetlimit = Fleetlimit()
     fleetlimit.activate_policies()
-    _default_tasks.spawn(_keep_open(fleetlimit))
+    task = asyncio.get_running_loop().create_task(_keep_open(fleetlimit))
+    _default_tasks.add(task)
+    task.add_done_callback(_on_default_task_done)
     return fleetlimit.http_limiter
 
 
@@ -295,3 +297,9 @@ async def _keep_open(fleetlimit: Fleetlimit) -> None:
         # A test client runs each request in its own event loop: keep the counts in memory.
         if fleetlimit.limiter.store.shared:
             await fleetlimit.aclose()
+
+
+def _on_default_task_done(task: asyncio.Task[None]) -> None:
+    _default_tasks.discard(task)
+    if not task.cancelled() and (error := task.exception()):
+        logging.getLogger("fleetlimit").error("background.failed", exc_info=error)

@@ -16,10 +16,10 @@ from fleetlimit.web.route_table import RouteTable
 
 def render(explanation: Mapping[str, Any]) -> str:
     """Return an explanation as text. Lines fit 80 columns if the names are short."""
-    return "\n".join(_lines(explanation))
+    return "\n".join(_text_lines(explanation))
 
 
-def _lines(explanation: Mapping[str, Any]) -> Iterator[str]:
+def _text_lines(explanation: Mapping[str, Any]) -> Iterator[str]:
     identity = explanation["identity"]
     yield f"{explanation['method']} {explanation['path']} is route {explanation['route']}"
     tier = f", tier {identity['tier']}" if identity["tier"] else ""
@@ -29,12 +29,12 @@ def _lines(explanation: Mapping[str, Any]) -> Iterator[str]:
         yield f"the credential is rejected: {identity['error']}"
     for policy in explanation["policies"]:
         yield ""
-        yield from _policy(policy)
+        yield from _policy_lines(policy)
     if not explanation["policies"]:
         yield "no policy applies: the request is not limited"
 
 
-def _policy(policy: Mapping[str, Any]) -> Iterator[str]:
+def _policy_lines(policy: Mapping[str, Any]) -> Iterator[str]:
     mode = policy["mode"]
     if policy["enforce_percent"] < ALL_PERCENT:
         mode = f"{mode} for {policy['enforce_percent']} % of the keys"
@@ -44,14 +44,14 @@ def _policy(policy: Mapping[str, Any]) -> Iterator[str]:
     yield f"  per {key}; {policy['on_store_error']} if the store is unavailable"
     states = [result["limits"] for result in policy["standing"] or ()]
     for index, limit in enumerate(policy["limits"]):
-        yield f"  {_limit(limit)}"
+        yield f"  {_describe_limit(limit)}"
         if states:
             yield f"    {_describe_state(states[0][index])}"
     if policy["standing"] is None:
         yield f"  state unknown, the store failed: {policy['store_error']}"
 
 
-def _limit(limit: Mapping[str, Any]) -> str:
+def _describe_limit(limit: Mapping[str, Any]) -> str:
     if "concurrency" in limit:
         return f"{limit['concurrency']} at a time"
     burst = f", burst {limit['burst']}" if limit["burst"] != limit["limit"] else ""

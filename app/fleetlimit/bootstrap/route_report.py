@@ -54,8 +54,8 @@ def limits_by_route(
         for method in sorted(route.methods - {"HEAD"}) or [ANY_METHOD]:
             found = policies.for_route(method, route.template) if match_policies else ()
             every = [*found, *_dependency_policies(route, http_limiter)]
-            names = dict.fromkeys(policy.name for policy in every)
-            yield RouteLimits(method, route.template, tuple(names))
+            policy_names = dict.fromkeys(policy.name for policy in every)
+            yield RouteLimits(method, route.template, tuple(policy_names))
     if match_policies:
         found = policies.for_route(ANY_METHOD, UNMATCHED_ROUTE)
         yield RouteLimits(ANY_METHOD, UNMATCHED_ROUTE, tuple(policy.name for policy in found))

@@ -128,8 +128,8 @@ class RateLimit(_InlineLimit):
         on_store_error: OnStoreErrorName = "local",
         prefetch: float | None = None,
     ) -> None:
-        counting = parse_enum(Algorithm, algorithm)
-        if counting is Algorithm.CONCURRENCY:
+        parsed = parse_enum(Algorithm, algorithm)
+        if parsed is Algorithm.CONCURRENCY:
             raise ConfigError("concurrency has no rate: write ConcurrencyLimit(10)")
         options: _Options = {
             "cost": cost,
@@ -140,7 +140,7 @@ class RateLimit(_InlineLimit):
             "prefetch": prefetch,
         }
         call = _call_repr(type(self), rate, burst=burst, algorithm=algorithm, **options)
-        super().__init__(rate_quota(rate, burst=burst, algorithm=counting), call, **options)
+        super().__init__(rate_quota(rate, burst=burst, algorithm=parsed), call, **options)
 
     async def __call__(self, connection: HTTPConnection, response: Response) -> Reservation:
         """Admit the request, or raise `RequestRejected`."""

@@ -23,6 +23,7 @@ from fleetlimit.web.responses import RejectionResponse, rate_limited_response
 
 MAX_CACHED_HEADERS: Final = 4_096
 MAX_CACHED_REJECTIONS: Final = 1_024
+# Read in every request: see `ALLOWED` in `core/decision.py`.
 _DRAFT_11: Final = HeaderFormat.DRAFT_11
 _EPOCH: Final = HeaderFormat.X_RATELIMIT_EPOCH
 _SHADOW: Final = Mode.SHADOW

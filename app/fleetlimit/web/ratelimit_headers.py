@@ -18,7 +18,6 @@ from fleetlimit.core.quota import Algorithm, Quota
 Headers = list[tuple[str, str]]
 RawHeaders = list[tuple[bytes, bytes]]
 """Headers as ASGI represents them."""
-_SHADOW: Final = Mode.SHADOW
 
 
 class HeaderFormat(StrEnum):
@@ -30,7 +29,9 @@ class HeaderFormat(StrEnum):
     NONE = "none"
 
 
+# Read in every request: see `ALLOWED` in `core/decision.py`.
 _DRAFT_11: Final = HeaderFormat.DRAFT_11
+_SHADOW: Final = Mode.SHADOW
 _X_RATELIMIT_NAMES: Final = (
     "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
 )

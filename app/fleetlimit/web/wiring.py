@@ -162,12 +162,10 @@ def _uses_limiter(lifespan: Any) -> bool:
         if not inspect.isfunction(function) or function in seen:
             continue
         seen.add(function)
-        if any(map(_is_limiter, _named_values(function))):
+        enclosing = list(_enclosing_values(function))
+        if any(map(_is_limiter, _named_values(function, enclosing))):
             return True
-        for cell in function.__closure__ or ():
-            # The cell of a variable without a value raises ValueError.
-            with contextlib.suppress(ValueError):
-                pending.append(cell.cell_contents)
+        pending += enclosing
     return False
 
 
@@ -178,9 +176,17 @@ def _is_limiter(value: Any) -> bool:
     )
 
 
-def _named_values(function: FunctionType) -> Iterator[Any]:
-    """Yield the values of the global names in a function, and of its modules' attributes."""
-    pending = []
+def _enclosing_values(function: FunctionType) -> Iterator[Any]:
+    """Yield the values of the variables that a function uses of the functions around it."""
+    for cell in function.__closure__ or ():
+        # The cell of a variable without a value raises ValueError.
+        with contextlib.suppress(ValueError):
+            yield cell.cell_contents
+
+
+def _named_values(function: FunctionType, enclosing: Sequence[Any]) -> Iterator[Any]:
+    """Yield the values that a function names: globals, enclosing ones and modules' attributes."""
+    pending = [*enclosing]
     for instruction in dis.get_instructions(function):
         if instruction.opname == "LOAD_GLOBAL":
             pending.append(function.__globals__.get(instruction.argval))

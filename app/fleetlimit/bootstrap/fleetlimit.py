@@ -219,15 +219,14 @@ class Fleetlimit(wiring.LimiterLifespan):
     async def __call__(self, app: Any) -> AsyncIterator[dict[str, HTTPLimiter]]:
         """Serve as the lifespan of an app: start, install on the app, and close at the end.
 
-        Under `fleetlimit serve` the limiter of `serve` is used: a second one would count the
-        replica twice and have other policies.
+        Under `fleetlimit serve` the limiter of `serve` is used.
 
         Raises:
             ConfigError: A dependency of the app names a policy that does not exist.
         """
-        serving = getattr(app.state, "fleetlimit_serving", None)
-        if isinstance(serving, Fleetlimit):
-            self._delegate_to(serving)
+        server_limiter = wiring.get_server_limiter(app)
+        if server_limiter is not None:
+            self._delegate_to(server_limiter)
             yield {wiring.LIMITER_KEY: self.http_limiter}
             return
         async with self:
@@ -240,8 +239,8 @@ class Fleetlimit(wiring.LimiterLifespan):
             finally:
                 wiring.uninstall(app, self.http_limiter)
 
-    def _delegate_to(self, serving: "Fleetlimit") -> None:
-        active = serving.policy_file.policy_set.policies
+    def _delegate_to(self, http_limiter: HTTPLimiter) -> None:
+        active = http_limiter.limiter.active_policies.current.policies
         ignored = [each.name for each in self.policy_file.policy_set.policies if each not in active]
         if ignored:
             self._log.warning(
@@ -250,7 +249,7 @@ class Fleetlimit(wiring.LimiterLifespan):
                 detail="the policies of `fleetlimit serve` are active; name the file with "
                 "FLEETLIMIT_POLICIES",
             )
-        self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
+        self.limiter, self.http_limiter = http_limiter.limiter, http_limiter
 
     def install(self, app: Starlette) -> None:
         """Make this the limiter of an app and of its mounted apps, and log each route's policies.

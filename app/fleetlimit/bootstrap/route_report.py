@@ -13,6 +13,7 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry import names
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.middleware import RateLimitMiddleware
+from fleetlimit.web.route_policies import RateLimitDependency
 from fleetlimit.web.route_table import RouteInfo, RouteTable
 from fleetlimit.web.wiring import has_own_limiter
 
@@ -52,25 +53,23 @@ def limits_by_route(
     for route in routes.routes:
         for method in sorted(route.methods - {"HEAD"}) or [ANY_METHOD]:
             found = policies.for_route(method, route.template) if match_policies else ()
-            names = [*(policy.name for policy in found), *dependency_policies(route, http_limiter)]
-            yield RouteLimits(method, route.template, tuple(dict.fromkeys(names)))
+            every = [*found, *_dependency_policies(route, http_limiter)]
+            policy_names = dict.fromkeys(policy.name for policy in every)
+            yield RouteLimits(method, route.template, tuple(policy_names))
     if match_policies:
         found = policies.for_route(ANY_METHOD, UNMATCHED_ROUTE)
         yield RouteLimits(ANY_METHOD, UNMATCHED_ROUTE, tuple(policy.name for policy in found))
 
 
-def dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> dict[str, Policy]:
-    """Return the policies of the route's dependencies, by name.
-
-    A mounted app with its own limiter resolves them itself.
-
-    Raises:
-        ConfigError: A dependency names a policy that does not exist.
-    """
+def checked_dependencies(route: RouteInfo) -> tuple[RateLimitDependency, ...]:
+    """Return the route's limits, or none if a mounted app checks them with its own limiter."""
     if route.mounted_app is not None and has_own_limiter(route.mounted_app):
-        return {}
-    policies = [each.resolve_policy(http_limiter) for each in route.rate_limits]
-    return {policy.name: policy for policy in policies}
+        return ()
+    return route.rate_limits
+
+
+def _dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> list[Policy]:
+    return [each.resolve_policy(http_limiter) for each in checked_dependencies(route)]
 
 
 class RouteReporter:
@@ -109,9 +108,10 @@ class RouteReporter:
                 policies=list(route_limits.policies),
             )
         for route in routes.routes:
-            own_policies = dependency_policies(route, self._http_limiter)
             self._required_policies |= {
-                name for name, each in own_policies.items() if policies.get(name) is each
+                each.name
+                for each in _dependency_policies(route, self._http_limiter)
+                if policies.get(each.name) is each
             }
 
     def require_named_policies(self, policies: PolicySet) -> None:

@@ -13,6 +13,11 @@ from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import SECOND_US, Quota
 
 
+def ceil_seconds(duration_us: int) -> int:
+    """Return whole seconds, rounded up, of a duration in microseconds."""
+    return -(-duration_us // SECOND_US)
+
+
 @dataclass(slots=True)
 class BucketStatus:
     """Answer of one bucket to one charge. Durations begin at the time of the answer.

@@ -29,12 +29,20 @@ class Mode(StrEnum):
     OFF = "off"
 
 
+ModeName = Literal["enforce", "shadow", "off"]
+"""Value of a `Mode`, as code writes it."""
+
+
 class OnStoreError(StrEnum):
     """What a policy does while the shared store is unavailable."""
 
     ALLOW = "allow"
     DENY = "deny"
     LOCAL = "local"
+
+
+OnStoreErrorName = Literal["allow", "deny", "local"]
+"""Value of an `OnStoreError`, as code writes it."""
 
 
 class KeyKind(StrEnum):
@@ -160,9 +168,9 @@ class Policy:
         *,
         key: KeySpec | Sequence[KeySpec] = "principal",
         match: Match | None = None,
-        mode: Mode | Literal["enforce", "shadow", "off"] = "enforce",
+        mode: Mode | ModeName = "enforce",
         enforce_percent: int = ALL_PERCENT,
-        on_store_error: OnStoreError | Literal["allow", "deny", "local"] = "local",
+        on_store_error: OnStoreError | OnStoreErrorName = "local",
         prefetch: float | None = None,
     ) -> None:
         put = object.__setattr__

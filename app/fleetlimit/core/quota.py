@@ -156,10 +156,12 @@ class Quota:
     def units_for(self, cost: int) -> int:
         """Return the units that a request of this cost spends.
 
+        Args:
+            cost: A cost that `check_cost` accepts.
+
         Raises:
-            CostError: The cost is negative, no whole number, or more than a full bucket holds.
+            CostError: The cost is more than a full bucket holds.
         """
-        check_cost(cost)
         units = cost * self.cost
         if units > self.burst:
             raise CostError(

@@ -147,7 +147,8 @@ class Limiter:
 
         Raises:
             ConfigError: There is no policy of that name.
-            CostError: The cost is negative, or more than an enforced limit can ever hold.
+            CostError: The cost is negative, no whole number, or more than an enforced limit can
+                ever hold.
         """
         costs = self._policy_costs(policies, cost)
         return (await self.admit(costs, _subject(subject, principal))).decision
@@ -173,7 +174,8 @@ class Limiter:
             subject: The caller and the route.
 
         Raises:
-            CostError: A cost is negative, or more than an enforced limit can ever hold.
+            CostError: A cost is negative, no whole number, or more than an enforced limit can
+                ever hold.
         """
         mono_started_at_us = self._clock.monotonic_us()
         plan = self._plan_cache.plan_for(costs, subject)
@@ -241,9 +243,8 @@ class Limiter:
         return self.key_scheme.subject_hash(subject)
 
     def _policy_costs(self, policies: Sequence[str | Policy], cost: int) -> list[PolicyCost]:
-        if not isinstance(cost, int):
-            # Compiled code further down would raise a `TypeError`.
-            check_cost(cost)
+        # Here, because compiled code would raise a `TypeError` for a cost that is no integer.
+        check_cost(cost)
         costs = []
         for policy in policies:
             found = self.active_policies.require(policy) if isinstance(policy, str) else policy

@@ -116,13 +116,13 @@ def make_plan(costs: Iterable[PolicyCost], subject: Subject, key_scheme: KeySche
     """Resolve tiers, keys, modes and costs.
 
     Args:
-        costs: Each policy with the cost of the request under it; of policies with the same name
-            only the first counts.
+        costs: Each policy with the cost of the request under it, which `check_cost` accepts; of
+            policies with the same name only the first counts.
         subject: The caller and the route.
         key_scheme: Names of buckets.
 
     Raises:
-        CostError: A cost is negative, or more than an enforced limit can ever hold.
+        CostError: A cost is more than an enforced limit can ever hold.
     """
     policy_plans: list[PolicyPlan] = []
     charges: list[Charge] = []
@@ -137,7 +137,7 @@ def make_plan(costs: Iterable[PolicyCost], subject: Subject, key_scheme: KeySche
         try:
             units = [quota.units_for(cost) for quota in quotas]
         except CostError:
-            if mode is Mode.ENFORCE or cost < 0:
+            if mode is Mode.ENFORCE:
                 raise
             policy_plans.append(PolicyPlan(policy, mode, first, first, never_fits=True))
             continue
@@ -230,11 +230,7 @@ class PlanCache:
         return len(self._plans)
 
     def plan_for(self, costs: Sequence[PolicyCost], subject: Subject) -> Plan:
-        """Return the plan of a check.
-
-        Raises:
-            CostError: A cost is negative, or more than an enforced limit can ever hold.
-        """
+        """Return the plan of a check; arguments and errors are those of `make_plan`."""
         principal = subject.principal
         policy = costs[0].policy.name if costs else ""
         route: _RouteKey

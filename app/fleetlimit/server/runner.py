@@ -32,7 +32,7 @@ from fleetlimit.version import __version__
 
 
 class _UvicornServer(uvicorn.Server):
-    """uvicorn server with an event that it listens, and without signal handlers of its own."""
+    """uvicorn server with an event for the start of listening, and without signal handlers."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -65,6 +65,7 @@ def serve(settings: ServerSettings, *, on_ready: Callable[[int, int], None] | No
         ConfigError: A setting, the policy file or the target is invalid.
     """
     configure_logging(settings.log_level, json=settings.log_format == "json", pod=settings.pod)
+    # uvicorn chooses the event loop: uvloop if it is installed.
     config = uvicorn.Config(lambda: None, log_config=None)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(settings, on_ready))
@@ -72,6 +73,7 @@ def serve(settings: ServerSettings, *, on_ready: Callable[[int, int], None] | No
 
 async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] | None) -> None:
     def on_spans_dropped(spans: int) -> None:
+        # Called after the start only: the tracer of the limiter needs the provider first.
         fleetlimit.metrics.on_spans_dropped(spans)
 
     provider = configure_tracing(

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from starlette.types import ASGIApp, Scope
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.route_report import has_middleware
+from fleetlimit.core.policy import PolicySet
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.server.example_app import create_app
 from fleetlimit.telemetry import instrument_app, instrument_asgi
+from fleetlimit.web import wiring
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_policies import WEBSOCKET
 from fleetlimit.web.route_table import RouteInfo, RouteTable, iter_routes, match_route
@@ -72,7 +75,7 @@ class WrappedApp:
             # Added to the app's own middleware, so that tracing and CORS apply to rejections.
             if not has_middleware(target):
                 target.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
-            target.state.fleetlimit_serving = fleetlimit
+            wiring.set_server_limiter(target, fleetlimit.http_limiter)
             fleetlimit.install(target)
             self.routes = RouteTable(iter_routes(target.routes))
             self.app: ASGIApp = target
@@ -109,21 +112,22 @@ class PolicyRouteTable(RouteTable):
     """
 
     def __init__(self, policies: ActivePolicies) -> None:
-        self._policies = policies
-        policies.subscribe(self._rebuild)
-        self._rebuild()
+        super().__init__(_policy_routes(policies.current))
+        policies.subscribe(lambda: self.replace(_policy_routes(policies.current)))
 
-    def _rebuild(self) -> None:
-        templates = {
-            template
-            for policy in self._policies.current.policies
-            if policy.match is not None
-            for template in map(_to_template, policy.match.routes)
-            if template.startswith("/")
-        }
-        # Exact templates come first, then prefixes, longest first.
-        ordered = sorted(templates, key=lambda each: (each.endswith(_ANY_PATH), -len(each), each))
-        super().__init__(RouteInfo(template) for template in ordered)
+
+def _policy_routes(policies: PolicySet) -> Iterator[RouteInfo]:
+    """Return a route for each template in the policies."""
+    templates = {
+        template
+        for policy in policies.policies
+        if policy.match is not None
+        for template in map(_to_template, policy.match.routes)
+        if template.startswith("/")
+    }
+    # Exact templates come first, then prefixes, longest first.
+    ordered = sorted(templates, key=lambda each: (each.endswith(_ANY_PATH), -len(each), each))
+    return (RouteInfo(template) for template in ordered)
 
 
 def _to_template(route: str) -> str:

@@ -10,23 +10,24 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Literal, Self, TypedDict
+from typing import TypedDict, Unpack
 
 from fastapi import Response
 from starlette.requests import HTTPConnection
 
-from fleetlimit.core.policy import KeyKind, KeyPart, Policy
+from fleetlimit.core.policy import KeyKind, KeyPart, ModeName, OnStoreErrorName, Policy
 from fleetlimit.core.quota import (
     MILLISECOND_US,
     SECOND_US,
     Algorithm,
     Quota,
     RateAlgorithm,
+    check_cost,
     concurrency_quota,
     parse_enum,
     rate_quota,
 )
-from fleetlimit.errors import ConfigError
+from fleetlimit.errors import ConfigError, CostError
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.default_limiter import open_default_limiter
 from fleetlimit.web.exceptions import make_exception
@@ -41,9 +42,6 @@ from fleetlimit.web.route_policies import Cost, RateLimitDependency
 from fleetlimit.web.route_table import match_route
 from fleetlimit.web.wiring import find_limiter
 
-PolicyMode = Literal["enforce", "shadow", "off"]
-StoreErrorAction = Literal["local", "allow", "deny"]
-
 
 class _Options(TypedDict, total=False):
     """Options that every limit written in code has."""
@@ -51,19 +49,41 @@ class _Options(TypedDict, total=False):
     cost: Cost
     key: str | Sequence[str]
     name: str | None
-    mode: PolicyMode
-    on_store_error: StoreErrorAction
+    mode: ModeName
+    on_store_error: OnStoreErrorName
     prefetch: float | None
 
 
-class _InlineLimit(RateLimitDependency):
-    """Limit that is written in code and has a policy of its own."""
+class _ReleasedLimit(RateLimitDependency):
+    """Limit whose units may be leases, which are released after the request."""
 
-    _policy: Policy
-    _repr: str
+    async def __call__(
+        self, connection: HTTPConnection, response: Response
+    ) -> AsyncIterator[Reservation]:
+        """Admit the request, or raise `RequestRejected`; release its units after the request."""
+        request_limits, reservation = await _check(self, connection, response)
+        try:
+            yield reservation
+        finally:
+            await _release(request_limits)
+
+
+class _InlineLimit(RateLimitDependency):
+    """Limit that is written in code and has a policy of its own.
+
+    Args:
+        quota: The limit in integers.
+        call: The call that makes the object, as its `repr`.
+        options: The other arguments of that call.
+    """
+
+    def __init__(self, quota: Quota, call: str, **options: Unpack[_Options]) -> None:
+        self.cost = _check_cost(options.get("cost", 1))
+        self._policy = _make_policy(quota, **options)
+        self._call = call
 
     def __repr__(self) -> str:
-        return self._repr
+        return self._call
 
     def resolve_policy(self, http_limiter: HTTPLimiter) -> Policy:  # noqa: ARG002 - as in the base
         """Return the policy of this limit, which is the same for every limiter."""
@@ -104,12 +124,12 @@ class RateLimit(_InlineLimit):
         cost: Cost = 1,
         key: str | Sequence[str] = "principal",
         name: str | None = None,
-        mode: PolicyMode = "enforce",
-        on_store_error: StoreErrorAction = "local",
+        mode: ModeName = "enforce",
+        on_store_error: OnStoreErrorName = "local",
         prefetch: float | None = None,
     ) -> None:
-        counting = parse_enum(Algorithm, algorithm)
-        if counting is Algorithm.CONCURRENCY:
+        parsed = parse_enum(Algorithm, algorithm)
+        if parsed is Algorithm.CONCURRENCY:
             raise ConfigError("concurrency has no rate: write ConcurrencyLimit(10)")
         options: _Options = {
             "cost": cost,
@@ -119,19 +139,8 @@ class RateLimit(_InlineLimit):
             "on_store_error": on_store_error,
             "prefetch": prefetch,
         }
-        self.cost = _check_cost(cost)
-        self._policy = _make_policy(rate_quota(rate, burst=burst, algorithm=counting), **options)
-        self._repr = _call_repr(type(self), rate, burst=burst, algorithm=algorithm, **options)
-
-    @classmethod
-    def from_window(cls, limit: int, window: float | timedelta) -> Self:
-        """Return a limit of `limit` requests per `window`, as `rate_limit` does."""
-        quota = Quota(Algorithm.TOKEN_BUCKET, limit, _whole_milliseconds_us(window), limit)
-        self = cls.__new__(cls)
-        self.cost = 1
-        self._policy = _make_policy(quota)
-        self._repr = f"rate_limit(limit={limit!r}, window={window!r})"
-        return self
+        call = _call_repr(type(self), rate, burst=burst, algorithm=algorithm, **options)
+        super().__init__(rate_quota(rate, burst=burst, algorithm=parsed), call, **options)
 
     async def __call__(self, connection: HTTPConnection, response: Response) -> Reservation:
         """Admit the request, or raise `RequestRejected`."""
@@ -140,7 +149,7 @@ class RateLimit(_InlineLimit):
         return reservation
 
 
-class ConcurrencyLimit(_InlineLimit):
+class ConcurrencyLimit(_InlineLimit, _ReleasedLimit):
     """Limit on the requests in progress at the same time on the routes that depend on it.
 
     A unit is held until the response has been sent if `RateLimitMiddleware` is on the app, and
@@ -168,8 +177,8 @@ class ConcurrencyLimit(_InlineLimit):
         cost: Cost = 1,
         key: str | Sequence[str] = "principal",
         name: str | None = None,
-        mode: PolicyMode = "enforce",
-        on_store_error: StoreErrorAction = "local",
+        mode: ModeName = "enforce",
+        on_store_error: OnStoreErrorName = "local",
     ) -> None:
         options: _Options = {
             "cost": cost,
@@ -178,23 +187,11 @@ class ConcurrencyLimit(_InlineLimit):
             "mode": mode,
             "on_store_error": on_store_error,
         }
-        self.cost = _check_cost(cost)
-        quota = concurrency_quota(limit, lease=lease)
-        self._policy = _make_policy(quota, **options)
-        self._repr = _call_repr(type(self), limit, lease=lease, **options)
-
-    async def __call__(
-        self, connection: HTTPConnection, response: Response
-    ) -> AsyncIterator[Reservation]:
-        """Admit the request, or raise `RequestRejected`; release the unit after the request."""
-        request_limits, reservation = await _check(self, connection, response)
-        try:
-            yield reservation
-        finally:
-            await _release(request_limits)
+        call = _call_repr(type(self), limit, lease=lease, **options)
+        super().__init__(concurrency_quota(limit, lease=lease), call, **options)
 
 
-class PolicyLimit(RateLimitDependency):
+class PolicyLimit(_ReleasedLimit):
     """Limit by a policy of the policy file, or of the `PolicySet` that `Fleetlimit` was given.
 
     Limits, key and mode stand in the policy; a reload changes them.
@@ -202,6 +199,9 @@ class PolicyLimit(RateLimitDependency):
     Args:
         name: Name of the policy.
         cost: Units that a request spends, or a function of the connection that returns them.
+
+    Raises:
+        ConfigError: The cost is negative, no whole number and no function.
     """
 
     def __init__(self, name: str, *, cost: Cost = 1) -> None:
@@ -219,15 +219,13 @@ class PolicyLimit(RateLimitDependency):
         """
         return http_limiter.limiter.active_policies.require(self.name)
 
-    async def __call__(
-        self, connection: HTTPConnection, response: Response
-    ) -> AsyncIterator[Reservation]:
-        """Admit the request, or raise `RequestRejected`; release its units after the request."""
-        request_limits, reservation = await _check(self, connection, response)
-        try:
-            yield reservation
-        finally:
-            await _release(request_limits)
+
+class _WindowLimit(RateLimit):
+    """`RateLimit` whose window may be a fraction of a second, which no rate in text can state."""
+
+    def __init__(self, limit: int, window: float | timedelta) -> None:
+        quota = Quota(Algorithm.TOKEN_BUCKET, limit, _whole_milliseconds_us(window), limit)
+        _InlineLimit.__init__(self, quota, f"rate_limit(limit={limit!r}, window={window!r})")
 
 
 def rate_limit(limit: int, window: float | timedelta) -> RateLimit:
@@ -240,7 +238,7 @@ def rate_limit(limit: int, window: float | timedelta) -> RateLimit:
     Raises:
         ConfigError: The numbers allow no request.
     """
-    return RateLimit.from_window(limit, window)
+    return _WindowLimit(limit, window)
 
 
 async def _check(
@@ -294,7 +292,7 @@ async def _check_together(
         # FastAPI copies these headers to the final response. Replace the headers that an earlier
         # limit of this route has set.
         response.raw_headers[:] = merge_headers(
-            response.raw_headers, request_limits.response_headers()
+            response.raw_headers, request_limits.raw_response_headers()
         )
 
 
@@ -310,8 +308,8 @@ def _make_policy(
     cost: Cost = 1,
     key: str | Sequence[str] = "principal",
     name: str | None = None,
-    mode: PolicyMode = "enforce",
-    on_store_error: StoreErrorAction = "local",
+    mode: ModeName = "enforce",
+    on_store_error: OnStoreErrorName = "local",
     prefetch: float | None = None,
 ) -> Policy:
     parts = tuple(map(KeyPart.parse, [key] if isinstance(key, str) else key))
@@ -327,23 +325,29 @@ def _make_policy(
     )
     # With `prefetch` the burst is smaller than the one that was given.
     (reduced,) = policy.quotas_for("")
-    if isinstance(cost, int) and not 0 <= cost <= reduced.burst // reduced.cost:
-        raise ConfigError(
-            f"a cost of {cost} can never pass: write a cost from 0 to "
-            f"{reduced.burst // reduced.cost}, or a larger burst"
-        )
+    if not callable(cost):
+        try:
+            reduced.units_for(cost)
+        except CostError as error:
+            largest = reduced.burst // reduced.cost
+            raise ConfigError(
+                f"{error}: write a cost from 0 to {largest}, or a larger burst"
+            ) from error
     return policy
 
 
 def _check_cost(cost: Cost) -> Cost:
-    """Return a cost that is a whole number or a function.
+    """Return a cost that is a whole number from 0, or a function.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: The cost is neither.
     """
-    if isinstance(cost, int) or callable(cost):
-        return cost
-    raise ConfigError(f"a cost is a whole number or a function of the connection, not {cost!r}")
+    if not callable(cost):
+        try:
+            check_cost(cost)
+        except CostError as error:
+            raise ConfigError(f"{error}: write a number from 0, or a function") from error
+    return cost
 
 
 def _default_name(quota: Quota, key: tuple[KeyPart, ...]) -> str:

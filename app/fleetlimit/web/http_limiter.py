@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from fleetlimit.core.bounded_cache import BoundedCache
-from fleetlimit.core.decision import ALLOWED, Decision
+from fleetlimit.core.decision import ALLOWED, Decision, Outcome, ceil_seconds
 from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import Quota
 from fleetlimit.core.subject import Identity
@@ -18,20 +18,19 @@ from fleetlimit.web.ratelimit_headers import (
     encode_headers,
     limit_headers,
     retry_after,
-    seconds,
 )
-from fleetlimit.web.responses import (
-    MAX_CACHED_REJECTIONS,
-    RejectionResponse,
-    rate_limited_response,
-)
+from fleetlimit.web.responses import RejectionResponse, rate_limited_response
 
 MAX_CACHED_HEADERS: Final = 4_096
+MAX_CACHED_REJECTIONS: Final = 1_024
+# Read in every request: see `ALLOWED` in `core/decision.py`.
 _DRAFT_11: Final = HeaderFormat.DRAFT_11
 _EPOCH: Final = HeaderFormat.X_RATELIMIT_EPOCH
 _SHADOW: Final = Mode.SHADOW
 _CacheKey = tuple[str, tuple[Quota, ...], int, int, int]
 """Policy, quotas, remaining units, seconds until the next unit, and seconds until a retry."""
+_HeadersKey = tuple[Outcome, tuple[str, ...], tuple[tuple[str, str], ...]]
+"""Outcome, names of the policies that deny, and headers, of a decision without a `_CacheKey`."""
 
 
 class Identifier(Protocol):
@@ -64,8 +63,8 @@ class HTTPLimiter:
         self.identifier = identifier
         self.header_format = header_format
         self.reject_invalid = reject_invalid
-        self._rejection_cache: BoundedCache[_CacheKey, RejectionResponse] = BoundedCache(
-            MAX_CACHED_REJECTIONS
+        self._rejection_cache: BoundedCache[_CacheKey | _HeadersKey, RejectionResponse] = (
+            BoundedCache(MAX_CACHED_REJECTIONS)
         )
         self._header_cache: BoundedCache[_CacheKey, RawHeaders] = BoundedCache(MAX_CACHED_HEADERS)
 
@@ -98,15 +97,21 @@ class HTTPLimiter:
         return headers
 
     def rejection_response(self, decision: Decision) -> RejectionResponse:
-        """Return the response for a decision that rejects the request."""
-        key = self._cache_key(decision)
-        response = self._rejection_cache.get(key) if key is not None else None
+        """Return the response for a decision that rejects the request.
+
+        In a flood the response stays the same for as long as the seconds to wait do.
+        """
+        headers: Headers | None = None
+        key: _CacheKey | _HeadersKey | None = self._cache_key(decision)
+        if key is None:
+            headers = self.response_headers(decision)
+            key = (decision.outcome, decision.denied_by, tuple(headers))
+        response = self._rejection_cache.get(key)
         if response is None:
-            response = rate_limited_response(
-                decision, self.response_headers(decision), self.exposed_headers
-            )
-            if key is not None:
-                self._rejection_cache.put(key, response)
+            if headers is None:
+                headers = self.response_headers(decision)
+            response = rate_limited_response(decision, headers, self.exposed_headers)
+            self._rejection_cache.put(key, response)
         return response
 
     def _cache_key(self, decision: Decision) -> _CacheKey | None:
@@ -125,6 +130,6 @@ class HTTPLimiter:
             result.policy,
             result.quotas,
             status.remaining,
-            seconds(status.next_unit_after_us),
-            seconds(decision.retry_after_us),
+            ceil_seconds(status.next_unit_after_us),
+            ceil_seconds(decision.retry_after_us),
         )

@@ -52,7 +52,7 @@ class SendWithHeaders:
     def __call__(self, message: Message) -> Awaitable[None]:
         """Send a message."""
         if message["type"] in _RESPONSE_START_TYPES and (
-            limit_headers := self._request_limits.response_headers()
+            limit_headers := self._request_limits.raw_response_headers()
         ):
             app_headers = message.get("headers", ())
             # Few apps set such headers, and only then is the slower merge needed.

@@ -11,14 +11,13 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from fleetlimit.core.decision import Decision
+from fleetlimit.core.decision import Decision, ceil_seconds
 from fleetlimit.core.policy import Mode
-from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
+from fleetlimit.core.quota import Algorithm, Quota
 
 Headers = list[tuple[str, str]]
 RawHeaders = list[tuple[bytes, bytes]]
 """Headers as ASGI represents them."""
-_SHADOW: Final = Mode.SHADOW
 
 
 class HeaderFormat(StrEnum):
@@ -30,7 +29,9 @@ class HeaderFormat(StrEnum):
     NONE = "none"
 
 
+# Read in every request: see `ALLOWED` in `core/decision.py`.
 _DRAFT_11: Final = HeaderFormat.DRAFT_11
+_SHADOW: Final = Mode.SHADOW
 _X_RATELIMIT_NAMES: Final = (
     "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
 )
@@ -43,14 +44,9 @@ EXPOSED_HEADERS = {
 """Value of `Access-Control-Expose-Headers` that lets a browser's script read the headers."""
 
 
-def seconds(micros: int) -> int:
-    """Return whole seconds, rounded up."""
-    return -(-micros // SECOND_US)
-
-
 def retry_after(decision: Decision) -> str:
     """Return the value of Retry-After: whole seconds, rounded up, at least 1 (RFC 9110, 10.2.3)."""
-    return str(max(1, seconds(decision.retry_after_us)))
+    return str(max(1, ceil_seconds(decision.retry_after_us)))
 
 
 def limit_headers(
@@ -81,7 +77,7 @@ def _draft_11(decision: Decision) -> Headers:
         for index, status in enumerate(result.statuses):
             if status is not None:
                 next_us = status.next_unit_after_us
-                until_more = f";t={seconds(next_us)}" if next_us else ""
+                until_more = f";t={ceil_seconds(next_us)}" if next_us else ""
                 states.append(f"{names[index]};r={status.remaining}{until_more}")
     headers = []
     if policies:
@@ -105,7 +101,7 @@ def _policy_item(policy: str, quotas: tuple[Quota, ...]) -> tuple[str, list[str]
 def _window(quota: Quota) -> str:
     if quota.algorithm is Algorithm.CONCURRENCY:
         return ';qu="concurrent-requests"'
-    return f";w={seconds(quota.refill_us)}"
+    return f";w={ceil_seconds(quota.refill_us)}"
 
 
 def _x_ratelimit(decision: Decision, unix_seconds: int) -> Headers:
@@ -119,7 +115,7 @@ def _x_ratelimit(decision: Decision, unix_seconds: int) -> Headers:
     return [
         ("X-RateLimit-Limit", str(quota.burst)),
         ("X-RateLimit-Remaining", str(status.remaining)),
-        ("X-RateLimit-Reset", str(unix_seconds + seconds(reset_us))),
+        ("X-RateLimit-Reset", str(unix_seconds + ceil_seconds(reset_us))),
     ]
 
 

@@ -39,7 +39,7 @@ class RequestLimits:
     """
 
     __slots__ = (
-        "_response_headers",
+        "_raw_response_headers",
         "app",
         "decision",
         "has_leases",
@@ -69,15 +69,15 @@ class RequestLimits:
         self.decision: Decision | None = None
         # Whether concurrency units are held until the request ends.
         self.has_leases = False
-        self._response_headers: RawHeaders | None = None
+        self._raw_response_headers: RawHeaders | None = None
 
-    def response_headers(self) -> RawHeaders:
+    def raw_response_headers(self) -> RawHeaders:
         """Return the limit headers for all decisions; none if no check reached a decision."""
-        if self._response_headers is None:
-            self._response_headers = self._build_headers()
-        return self._response_headers
+        if self._raw_response_headers is None:
+            self._raw_response_headers = self._build_raw_headers()
+        return self._raw_response_headers
 
-    def _build_headers(self) -> RawHeaders:
+    def _build_raw_headers(self) -> RawHeaders:
         if not self.reservations:
             return []
         if len(self.reservations) == 1:
@@ -123,7 +123,7 @@ class RequestLimits:
             return cost_too_large_response(str(error), http_limiter.exposed_headers)
         decision = self.decision = reservation.decision
         self.reservations.append(reservation)
-        self._response_headers = None
+        self._raw_response_headers = None
         if reservation.leases:
             self.has_leases = True
         for name in applicable.names:

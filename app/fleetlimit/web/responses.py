@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 from fleetlimit.core.decision import Decision, Outcome
@@ -43,42 +43,25 @@ TOO_MANY_REQUESTS = 429
 SERVICE_UNAVAILABLE = 503
 UNAUTHORIZED = 401
 CONTENT_TOO_LARGE = 413
-MAX_CACHED_REJECTIONS = 1_024
 
 
 def rate_limited_response(
     decision: Decision, limit_headers: Headers, exposed_headers: str
 ) -> RejectionResponse:
     """Return 429 for a decision, or 503 if the store is unavailable and a policy denies then."""
-    fails_closed = decision.outcome is Outcome.FAIL_CLOSED
-    status = SERVICE_UNAVAILABLE if fails_closed else TOO_MANY_REQUESTS
-    return _cached_rate_limited_response(
-        status, decision.denied_by, retry_after(decision), exposed_headers, tuple(limit_headers)
-    )
-
-
-@lru_cache(MAX_CACHED_REJECTIONS)
-def _cached_rate_limited_response(
-    status: int,
-    denied_by: tuple[str, ...],
-    wait_seconds: str,
-    exposed_headers: str,
-    limit_headers: tuple[tuple[str, str], ...],
-) -> RejectionResponse:
-    """Build the response. In a flood it stays the same for as long as the seconds to wait do."""
-    if status == SERVICE_UNAVAILABLE:
-        problem_type = REDUCED_CAPACITY
+    denied_by, wait_seconds = decision.denied_by, retry_after(decision)
+    if decision.outcome is Outcome.FAIL_CLOSED:
+        status, problem_type = SERVICE_UNAVAILABLE, REDUCED_CAPACITY
         title = "Request cannot be satisfied due to temporary server capacity constraints"
         detail = f"The limit cannot be checked at the moment; try again in {wait_seconds} s."
     else:
-        problem_type = QUOTA_EXCEEDED
+        status, problem_type = TOO_MANY_REQUESTS, QUOTA_EXCEEDED
         title = "Request cannot be satisfied as assigned quota has been exceeded"
         detail = f"The quota of {', '.join(denied_by)} is spent; try again in {wait_seconds} s."
     members = {"type": problem_type, "title": title, "detail": detail}
     body = _body(status, members, {"violated-policies": list(denied_by)})
-    return RejectionResponse(
-        status, _headers(exposed_headers, body, limit_headers), body, includes_limit_headers=True
-    )
+    headers = _headers(exposed_headers, body, limit_headers)
+    return RejectionResponse(status, headers, body, includes_limit_headers=True)
 
 
 def unauthorized_response(error: IdentityError, exposed_headers: str) -> RejectionResponse:

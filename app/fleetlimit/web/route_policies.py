@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPMethod
 from typing import Any, Final
@@ -102,16 +102,7 @@ class PolicyCache:
     ) -> ApplicablePolicies:
         """Return the policies that apply to a request.
 
-        Args:
-            http_limiter: Limiter of the request, which has the active policy set.
-            dependencies: Dependencies whose policies apply.
-            method: HTTP method or `WEBSOCKET`, for the policies whose match includes the request;
-                None for those of the dependencies only.
-            template: The route's full template; empty where no route matched.
-            tier: The caller's tier.
-
-        Raises:
-            ConfigError: A dependency names a policy that does not exist.
+        Arguments and errors are those of `select_policies`.
         """
         policy_set = http_limiter.limiter.active_policies.current
         key = (method, tier)
@@ -122,23 +113,38 @@ class PolicyCache:
             and cached.dependencies is dependencies
         ):
             return cached
-        matching: Iterable[Policy] = ()
-        if method is not None:
-            matching = policy_set.select(method, template or UNMATCHED_ROUTE, tier)
-        applicable = _find_applicable(http_limiter, policy_set, dependencies, matching)
+        applicable = select_policies(http_limiter, dependencies, method, template, tier)
         # Some servers accept any word as a method; invented ones must not evict other entries.
         if method in _METHODS:
             self._cache.put(key, applicable)
         return applicable
 
 
-def _find_applicable(
+def select_policies(
     http_limiter: HTTPLimiter,
-    policy_set: PolicySet,
     dependencies: Sequence[RateLimitDependency],
-    matching: Iterable[Policy],
+    method: str | None,
+    template: str,
+    tier: str,
 ) -> ApplicablePolicies:
-    policies = {policy.name: policy for policy in matching}
+    """Select the policies that apply to a request, those of the dependencies last.
+
+    Args:
+        http_limiter: Limiter of the request, which has the active policy set.
+        dependencies: Dependencies whose policies apply.
+        method: HTTP method or `WEBSOCKET`, for the policies whose match includes the request; None
+            for the policies of the dependencies only.
+        template: The route's full template; empty where no route matched.
+        tier: The caller's tier.
+
+    Raises:
+        ConfigError: A dependency names a policy that does not exist.
+    """
+    policy_set = http_limiter.limiter.active_policies.current
+    policies: dict[str, Policy] = {}
+    if method is not None:
+        matching = policy_set.select(method, template or UNMATCHED_ROUTE, tier)
+        policies = {policy.name: policy for policy in matching}
     costs: dict[str, Cost] = dict.fromkeys(policies, 1)
     for dependency in dependencies:
         policy = dependency.resolve_policy(http_limiter)

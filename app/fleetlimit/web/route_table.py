@@ -74,6 +74,10 @@ class RouteTable:
     """
 
     def __init__(self, routes: Iterable[RouteInfo]) -> None:
+        self.replace(routes)
+
+    def replace(self, routes: Iterable[RouteInfo]) -> None:
+        """Replace all routes."""
         self.routes = tuple(routes)
         self._patterns = [(_pattern(route.template), route) for route in self.routes]
         self._hosts = {route.host: _pattern(route.host) for route in self.routes if route.host}

@@ -6,8 +6,11 @@ was not started: `find_limiter` raises instead.
 """
 
 import contextlib
+import dis
 import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -21,7 +24,8 @@ LIMITER_KEY: Final = "fleetlimit_http_limiter"
 """Attribute of an app, and name in the lifespan state. Not in `app.state`: its `__getattr__` costs
 each request several times as much."""
 _OWNER_KEY: Final = "fleetlimit_owns_limiter"
-_LIFESPAN_CLASS: Final = "Fleetlimit"
+_SERVER_KEY: Final = "fleetlimit_server_limiter"
+_PACKAGE: Final = "fleetlimit"
 
 _NOT_STARTED: Final = (
     "the Fleetlimit of this app was not started: run the app's lifespan, in a test with "
@@ -59,6 +63,20 @@ def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
             delattr(each, LIMITER_KEY)
     if hasattr(app, _OWNER_KEY):
         delattr(app, _OWNER_KEY)
+
+
+def set_server_limiter(app: Starlette, http_limiter: HTTPLimiter) -> None:
+    """Set the limiter of `fleetlimit serve`, which replaces a `Fleetlimit` in the app's lifespan.
+
+    A second limiter would count the replica twice and have other policies.
+    """
+    setattr(app, _SERVER_KEY, http_limiter)
+
+
+def get_server_limiter(app: Any) -> HTTPLimiter | None:
+    """Return the limiter of `fleetlimit serve`; None for an app that it does not serve."""
+    found: HTTPLimiter | None = getattr(app, _SERVER_KEY, None)
+    return found
 
 
 def find_limiter(scope: Mapping[str, Any]) -> HTTPLimiter | None:
@@ -132,24 +150,58 @@ def _uses_limiter(lifespan: Any) -> bool:
     """Return whether a lifespan is a `Fleetlimit`, or a function that refers to one.
 
     An app with more to open writes such a function, and FastAPI's `include_router` makes one of
-    the lifespans of app and router.
+    the lifespans of app and router. The search does not find a limiter that the function gets from
+    a call, from a container, or from an import of a module that is not loaded yet.
     """
     pending, seen = [lifespan], set()
     while pending:
         each = pending.pop()
-        if isinstance(each, LimiterLifespan):
+        if _is_limiter(each):
             return True
         function = inspect.unwrap(each) if callable(each) else None
         if not inspect.isfunction(function) or function in seen:
             continue
         seen.add(function)
-        names = function.__code__.co_names
-        if _LIFESPAN_CLASS in names:
+        enclosing = list(_enclosing_values(function))
+        if any(map(_is_limiter, _named_values(function, enclosing))):
             return True
-        values = [function.__globals__.get(name) for name in names]
-        pending += [value for value in values if isinstance(value, LimiterLifespan)]
-        for cell in function.__closure__ or ():
-            # The cell of a variable without a value raises ValueError.
-            with contextlib.suppress(ValueError):
-                pending.append(cell.cell_contents)
+        pending += enclosing
     return False
+
+
+def _is_limiter(value: Any) -> bool:
+    """Return whether a value is a lifespan that installs a limiter, or the class of one."""
+    return isinstance(value, LimiterLifespan) or (
+        isinstance(value, type) and issubclass(value, LimiterLifespan)
+    )
+
+
+def _enclosing_values(function: FunctionType) -> Iterator[Any]:
+    """Yield the values of the variables that a function uses of the functions around it."""
+    for cell in function.__closure__ or ():
+        # The cell of a variable without a value raises ValueError.
+        with contextlib.suppress(ValueError):
+            yield cell.cell_contents
+
+
+def _named_values(function: FunctionType, enclosing: Sequence[Any]) -> Iterator[Any]:
+    """Yield the values that a function names: globals, enclosing ones and modules' attributes."""
+    pending = [*enclosing]
+    for instruction in dis.get_instructions(function):
+        if instruction.opname == "LOAD_GLOBAL":
+            pending.append(function.__globals__.get(instruction.argval))
+        elif instruction.opname == "IMPORT_NAME":
+            pending.append(sys.modules.get(instruction.argval))
+    names, seen = function.__code__.co_names, set()
+    while pending:
+        value = pending.pop()
+        yield value
+        if isinstance(value, ModuleType) and value not in seen:
+            seen.add(value)
+            pending += [_get_attribute(value, name) for name in names]
+
+
+def _get_attribute(module: ModuleType, name: str) -> Any:
+    # This package imports its public names on first use. In other modules `getattr` could import
+    # or warn, too, for a name that the function uses elsewhere.
+    return getattr(module, name, None) if module.__name__ == _PACKAGE else vars(module).get(name)

@@ -1,5 +1,6 @@
 """Default limiter of an app that has the dependency alone."""
 
+import asyncio
 import json
 import logging
 import os
@@ -9,9 +10,11 @@ import sys
 import pytest
 from starlette.testclient import TestClient
 
+from fleetlimit import Fleetlimit
 from fleetlimit.stores.embedded import EmbeddedValkey
 from support import default_limiter
 from support.default_limiter import app, post
+from support.eventually import eventually_async
 
 
 def test_dependency_alone_limits() -> None:
@@ -27,6 +30,26 @@ async def test_default_limiter_logs_one_warning(log: pytest.LogCaptureFixture) -
     warnings = [each.getMessage() for each in log.records if each.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "limits hold within this process only; set FLEETLIMIT_STORE=redis://" in warnings[0]
+
+
+async def test_failure_of_background_work_is_logged(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure is logged with its traceback, and does not propagate to the request."""
+
+    async def fail(_fleetlimit: Fleetlimit) -> None:
+        raise LookupError("gone")
+
+    monkeypatch.setattr(Fleetlimit, "start_background_work", fail)
+    assert await post(app(), 1) == [200]
+    await eventually_async(lambda: "background.failed" in log.messages)
+    assert "LookupError: gone" in log.text
+
+
+def test_end_of_the_event_loop_is_no_failure(log: pytest.LogCaptureFixture) -> None:
+    """The background work is cancelled with its event loop, and nothing is logged about it."""
+    assert asyncio.run(post(app(), 1)) == [200]
+    assert "background.failed" not in log.messages
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Settings of a limiter from arguments, variables and files."""
+"""Settings of a limiter and of a server, from arguments, variables and files."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from pydantic import SecretStr
 
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.errors import ConfigError
+from fleetlimit.server.settings import ServerSettings
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 
 
@@ -17,38 +18,84 @@ def test_settings_have_defaults() -> None:
     assert settings.headers is HeaderFormat.DRAFT_11
 
 
-def test_settings_read_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each setting is a variable `FLEETLIMIT_*`."""
-    monkeypatch.setenv("FLEETLIMIT_STORE", "redis://store")
-    monkeypatch.setenv("FLEETLIMIT_POLICIES", "some.yaml")
-    settings = Settings.load()
-    assert (settings.store, settings.policies) == ("redis://store", Path("some.yaml"))
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (Settings, {"store": "redis://store", "policies": Path("some.yaml")}),
+        (
+            ServerSettings,
+            {
+                "target": "shop.main:app",
+                "host": "127.0.0.1",
+                "port": 1,
+                "admin_host": "::1",
+                "admin_port": 2,
+                "store": "redis://store",
+                "policies": Path("some.yaml"),
+            },
+        ),
+    ],
+)
+def test_settings_read_variables(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Settings], values: dict[str, object]
+) -> None:
+    """Each setting, and each option of `serve`, is a variable `FLEETLIMIT_*`."""
+    for name, value in values.items():
+        monkeypatch.setenv(f"FLEETLIMIT_{name.upper()}", str(value))
+    settings = kind.load()
+    assert {name: getattr(settings, name) for name in values} == values
 
 
-def test_arguments_override_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "given", "read", "argument"),
+    [
+        (Settings, "store", "key_prefix", "redis://other"),
+        (ServerSettings, "host", "admin_host", "::1"),
+    ],
+)
+def test_arguments_override_variables(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Settings], given: str, read: str, argument: str
+) -> None:
     """An argument overrides the environment; None counts as not given."""
-    monkeypatch.setenv("FLEETLIMIT_STORE", "redis://store")
-    monkeypatch.setenv("FLEETLIMIT_KEY_PREFIX", "one")
-    settings = Settings.load(store="redis://other", key_prefix=None)
-    assert (settings.store, settings.key_prefix) == ("redis://other", "one")
+    monkeypatch.setenv(f"FLEETLIMIT_{given.upper()}", "one")
+    monkeypatch.setenv(f"FLEETLIMIT_{read.upper()}", "two")
+    settings = kind.load(**{given: argument, read: None})
+    assert (getattr(settings, given), getattr(settings, read)) == (argument, "two")
 
 
-def test_empty_variables_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name", "default"),
+    [
+        (Settings, "policies", None),
+        (Settings, "key_secret", None),
+        (ServerSettings, "port", 8000),
+    ],
+)
+def test_empty_variables_are_not_set(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Settings], name: str, default: object
+) -> None:
     """`FLEETLIMIT_POLICIES=` names no file, and not the current directory."""
-    monkeypatch.setenv("FLEETLIMIT_POLICIES", "")
-    monkeypatch.setenv("FLEETLIMIT_KEY_SECRET", "")
-    settings = Settings.load()
-    assert (settings.policies, settings.key_secret) == (None, None)
+    monkeypatch.setenv(f"FLEETLIMIT_{name.upper()}", "")
+    assert getattr(kind.load(), name) == default
 
 
-def test_secrets_are_read_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["0123456789abcdef\n", " \n"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (Settings, "key_secret"),
+        (Settings, "store_password"),
+        (ServerSettings, "admin_token"),
+    ],
+)
+def test_secrets_are_read_from_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[Settings], name: str, text: str
+) -> None:
     """A file with the name of its variable contains the secret; a final newline is removed."""
-    (tmp_path / "fleetlimit_key_secret").write_text("0123456789abcdef\n")
-    (tmp_path / "fleetlimit_store_password").write_text("\n")
+    (tmp_path / f"fleetlimit_{name}").write_text(text)
     monkeypatch.setenv("FLEETLIMIT_SECRETS_DIR", str(tmp_path))
-    settings = Settings.load()
-    assert reveal(settings.key_secret) == "0123456789abcdef"
-    assert reveal(settings.store_password) is None
+    settings = kind.load()
+    assert reveal(getattr(settings, name)) == (text.strip() or None)
     assert "0123456789abcdef" not in repr(settings)
 
 
@@ -62,19 +109,26 @@ def test_missing_secrets_directory_is_an_error(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("kind", "name", "value"),
     [
-        ("STORE_TIMEOUT", "0"),
-        ("BREAKER_FAILURES", "0"),
-        ("AUDIT_CALLERS", "1001"),
-        ("HEADERS", "s3cret"),
+        (Settings, "STORE_TIMEOUT", "0"),
+        (Settings, "BREAKER_FAILURES", "0"),
+        (Settings, "AUDIT_CALLERS", "1001"),
+        (Settings, "HEADERS", "s3cret"),
+        (ServerSettings, "PORT", "s3cret"),
+        (ServerSettings, "ADMIN_PORT", "65536"),
+        (ServerSettings, "SHUTDOWN_SECONDS", "-1"),
+        (ServerSettings, "LOG_LEVEL", "s3cret"),
+        (ServerSettings, "LOG_FORMAT", "s3cret"),
     ],
 )
-def test_error_names_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_error_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Settings], name: str, value: str
+) -> None:
     """An error names the variable, and never repeats its value."""
     monkeypatch.setenv(f"FLEETLIMIT_{name}", value)
     with pytest.raises(ConfigError) as raised:
-        Settings.load()
+        kind.load()
     assert f"FLEETLIMIT_{name}: " in str(raised.value)
     assert "s3cret" not in str(raised.value)
 

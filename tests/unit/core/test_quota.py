@@ -17,6 +17,7 @@ from fleetlimit.core.quota import (
     Algorithm,
     Limit,
     Quota,
+    check_cost,
     concurrency_quota,
     parse_rate,
     rate_quota,
@@ -154,8 +155,15 @@ def test_units_for_rejects_a_cost_above_the_burst() -> None:
     quota = rate_quota("9/minute", cost=3)
     with pytest.raises(CostError, match="a cost of 4 can never pass a limit that holds 3"):
         quota.units_for(4)
-    with pytest.raises(CostError, match="negative: -1"):
-        quota.units_for(-1)
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"), [(-1, "negative: -1"), (1.5, r"a whole number, not 1\.5")]
+)
+def test_check_cost_rejects_a_negative_number_and_a_fraction(cost: float, message: str) -> None:
+    """A negative cost would add units to a bucket, and no bucket counts fractions."""
+    with pytest.raises(CostError, match=message):
+        check_cost(cost)
 
 
 def any_quota() -> st.SearchStrategy[Quota]:

@@ -8,9 +8,8 @@ from fleetlimit import RateLimit
 from fleetlimit.core.decision import BucketStatus, Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import KeyPart, Match, Mode, PolicySet
 from fleetlimit.core.quota import SECOND_US, rate_quota
-from fleetlimit.web.http_limiter import MAX_CACHED_HEADERS
+from fleetlimit.web.http_limiter import MAX_CACHED_HEADERS, MAX_CACHED_REJECTIONS
 from fleetlimit.web.ratelimit_headers import HeaderFormat, encode_headers
-from fleetlimit.web.responses import MAX_CACHED_REJECTIONS
 from fleetlimit.web.route_policies import MAX_CACHED, ApplicablePolicies, PolicyCache
 from support.limiter import rate_policy
 from support.web import LimiterBench
@@ -102,7 +101,9 @@ def test_rejection_cache_reuses_and_is_bounded() -> None:
     assert len(http_limiter._rejection_cache) == MAX_CACHED_REJECTIONS
     assert http_limiter.rejection_response(denied(1)).body == first.body
     without_limits = Decision(Outcome.DENIED, Source.CACHE, retry_after_us=1)
-    assert http_limiter.rejection_response(without_limits).body != first.body
+    other = http_limiter.rejection_response(without_limits)
+    assert other.body != first.body
+    assert http_limiter.rejection_response(without_limits) is other
     assert len(http_limiter._rejection_cache) == MAX_CACHED_REJECTIONS
 
 

@@ -134,9 +134,11 @@ def test_policy_limit_without_its_policy_is_an_error() -> None:
 
 @pytest.mark.parametrize("make", [partial(RateLimit, "5/minute"), partial(PolicyLimit, "a")])
 def test_cost_is_a_whole_number_or_a_function(make: Callable[..., object]) -> None:
-    """A fraction is an error where the limit is written, not at the first request."""
-    with pytest.raises(ConfigError, match=r"a cost is a whole number or a function .*, not 1\.5"):
+    """Any other cost is an error where the limit is written, not at the first request."""
+    with pytest.raises(ConfigError, match=r"a whole number, not 1\.5: write .* a function"):
         make(cost=1.5)
+    with pytest.raises(ConfigError, match="a cost cannot be negative: -1: write a number from 0"):
+        make(cost=-1)
 
 
 def test_cost_function_may_be_plain_or_async() -> None:
@@ -290,7 +292,7 @@ def test_repr_is_the_call_that_makes_a_limit(limit: RateLimitDependency, text: s
         ("5/minute", {"burst": 0}, "a burst must be from 1"),
         ("5/minute", {"burst": 9, "algorithm": "fixed_window"}, "leave it out"),
         ("5/minute", {"cost": 6}, "write a cost from 0 to 5"),
-        ("5/minute", {"cost": -1}, "write a cost from 0 to 5"),
+        ("5/minute", {"cost": -1}, "cannot be negative: -1: write a number from 0"),
         ("10/minute", {"cost": 9, "prefetch": 0.2}, "write a cost from 0 to 8"),
         ("10/minute", {"prefetch": 0.6}, r"at most 0\.5"),
         ("5/minute", {"key": "header"}, "write principal, client_address"),

@@ -1,7 +1,8 @@
 """Limiter of an app: the nearest app's own, a default for the dependency alone, or an error."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Host, Mount, Router
 from starlette.testclient import TestClient
 
+import fleetlimit
 import fleetlimit.bootstrap.fleetlimit as bootstrap
 from fleetlimit import Fleetlimit, PolicySet
+from fleetlimit import Fleetlimit as Limiter
 from fleetlimit.errors import ConfigError
 from fleetlimit.web import wiring
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
@@ -121,6 +124,55 @@ def in_a_lifespan_of_the_app() -> FastAPI:
     return limited_app(lifespan)
 
 
+def by_another_name() -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Limiter(policies=PolicySet())(app):
+            yield
+
+    return limited_app(lifespan)
+
+
+def as_an_attribute_of_the_package() -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with fleetlimit.Fleetlimit(policies=PolicySet())(app):
+            yield
+
+    return limited_app(lifespan)
+
+
+def as_an_attribute_of_a_module() -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with fleetlimit.bootstrap.fleetlimit.Fleetlimit(policies=PolicySet())(app):
+            yield
+
+    return limited_app(lifespan)
+
+
+def by_an_import_in_the_lifespan() -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        from fleetlimit import Fleetlimit as Local  # noqa: PLC0415 - the case of this test
+
+        async with Local(policies=PolicySet())(app):
+            yield
+
+    return limited_app(lifespan)
+
+
+def by_an_import_around_the_lifespan() -> FastAPI:
+    import fleetlimit as package  # noqa: PLC0415 - the case of this test
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with package.Fleetlimit(policies=PolicySet())(app):
+            yield
+
+    return limited_app(lifespan)
+
+
 def in_an_enclosing_variable() -> FastAPI:
     limiter = Fleetlimit(policies=PolicySet())
 
@@ -151,6 +203,11 @@ def in_a_variable_of_the_module() -> FastAPI:
         fleetlimit_as_lifespan,
         with_an_included_router,
         in_a_lifespan_of_the_app,
+        by_another_name,
+        as_an_attribute_of_the_package,
+        as_an_attribute_of_a_module,
+        by_an_import_in_the_lifespan,
+        by_an_import_around_the_lifespan,
         in_an_enclosing_variable,
     ],
 )
@@ -177,6 +234,20 @@ def test_default_limiter_where_the_lifespan_has_no_limiter(opened: list[LimiterB
     app = limited_app(lifespan)
     app.include_router(APIRouter())
     with TestClient(app) as client:
+        assert statuses(client, "/items") == [200, 429]
+    assert len(opened) == 1
+
+
+def test_foreign_object_named_fleetlimit_is_no_limiter(opened: list[LimiterBench]) -> None:
+    """The class itself counts, not its name."""
+    foreign = SimpleNamespace(Fleetlimit=nullcontext)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        with foreign.Fleetlimit():
+            yield
+
+    with TestClient(limited_app(lifespan)) as client:
         assert statuses(client, "/items") == [200, 429]
     assert len(opened) == 1
 

@@ -1,12 +1,14 @@
-"""App of the admin port, with its routes and its state."""
+"""App of the admin port: its state, its routes and the endpoints of the metrics."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-from fleetlimit.server.admin import health, metrics, policies, reset
+from fleetlimit.server.admin import health, policies, reset
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.web.route_table import RouteTable
 
@@ -28,12 +30,25 @@ class AdminState:
     status: ReplicaStatus = ReplicaStatus.STARTING
 
 
+async def metrics(request: Request) -> Response:
+    """Return the metrics, with exemplars if the scraper accepts OpenMetrics."""
+    found = request.app.state.admin.fleetlimit.metrics
+    body, content_type = found.render(request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": content_type})
+
+
+async def top_denied(request: Request) -> Response:
+    """List the most denied callers since start: hashed subjects, counts and error bounds."""
+    top = request.app.state.admin.fleetlimit.top_denied
+    return JSONResponse({"denied": [asdict(each) for each in top.report()]})
+
+
 def create_admin_app(state: AdminState) -> Starlette:
     """Create the app of the admin port."""
     app = Starlette(
         routes=[
-            Route("/metrics", metrics.metrics),
-            Route("/top", metrics.top_denied),
+            Route("/metrics", metrics),
+            Route("/top", top_denied),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
             Route("/policies", policies.list_policies),

@@ -34,11 +34,11 @@ async def readyz(request: Request) -> Response:
     fleetlimit: Fleetlimit = request.app.state.admin.fleetlimit
     status: ReplicaStatus = request.app.state.admin.status
     return JSONResponse(
-        health_report(fleetlimit, status), _OK if status is ReplicaStatus.READY else _NOT_READY
+        _report(fleetlimit, status), _OK if status is ReplicaStatus.READY else _NOT_READY
     )
 
 
-def health_report(fleetlimit: Fleetlimit, status: ReplicaStatus) -> dict[str, Any]:
+def _report(fleetlimit: Fleetlimit, status: ReplicaStatus) -> dict[str, Any]:
     """Return the status of the replica, its store, its policies and its membership as JSON."""
     limiter = fleetlimit.limiter
     policies = limiter.active_policies.current

@@ -6,8 +6,7 @@ import structlog
 from opentelemetry import context
 from structlog.typing import FilteringBoundLogger
 
-from fleetlimit.core.decision import DENIED, Decision, Outcome
-from fleetlimit.core.quota import SECOND_US
+from fleetlimit.core.decision import DENIED, Decision, Outcome, ceil_seconds
 from fleetlimit.limiter.events import CheckDecided, Event
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.telemetry import names
@@ -107,7 +106,7 @@ class DenialLog:
         decision = event.decision
         shadow = decision.outcome is Outcome.SHADOW_DENIED
         # RFC 9110 section 10.2.3: whole seconds; rounded up, as in the response.
-        retry = {} if shadow else {"retry_after": max(1, -(-decision.retry_after_us // SECOND_US))}
+        retry = {} if shadow else {"retry_after": max(1, ceil_seconds(decision.retry_after_us))}
         self._log.info(
             _EVENT_NAMES[decision.outcome],
             policy=next(iter(policies), ""),

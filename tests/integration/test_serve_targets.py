@@ -102,7 +102,7 @@ async def test_fastapi_app_is_limited_by_its_routes(tmp_path: Path) -> None:
         assert policies_by_route["/v1/orders/{order_id}"] == ["orders"]
         explanation = await service.admin("/explain?method=GET&path=/v1/orders/9")
         assert explanation.json["route"] == "GET /v1/orders/{order_id}"
-        assert explanation.json["policies"][0]["standing"][0]["outcome"] == "denied"
+        assert explanation.json["policies"][0]["status"][0]["outcome"] == "denied"
 
 
 async def test_app_with_its_own_fleetlimit_has_one_limiter(tmp_path: Path) -> None:

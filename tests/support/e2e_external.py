@@ -14,18 +14,18 @@ PORT: Final = 6379
 _COPY = "import glob, shutil; [shutil.copy(each, '/data') for each in glob.glob('/given/*')]"
 
 
-def values(url: str, **external: object) -> dict[str, object]:
+def values(url: str, **options: object) -> dict[str, object]:
     """Return the values of a release that uses an external store.
 
     Args:
         url: URL of the store.
-        external: Further values below `redis.external`.
+        options: Further values below `externalRedis`.
     """
     return {
         "replicaCount": 2,
         "valkey": {"enabled": False},
         "keySecret": {"value": "of all experiments"},
-        "redis": {"external": {"url": url, **external}},
+        "externalRedis": {"url": url, **options},
     }
 
 

@@ -28,7 +28,7 @@ _names = count()
 class Acquire:
     """One check: for each bucket the units, as a fraction of its burst, and the group."""
 
-    asked: tuple[tuple[float, int], ...]
+    units: tuple[tuple[float, int], ...]
     commit: bool
 
 
@@ -91,22 +91,22 @@ def quotas(largest: int, longest_ms: int) -> st.SearchStrategy[Quota]:
 
 def steps(longest_us: int) -> st.SearchStrategy[list[Step]]:
     """Generate a schedule."""
-    asked = st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 0, 1, 2]))
+    requested = st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 0, 1, 2]))
     take = st.builds(
         Acquire,
-        st.lists(asked, min_size=5, max_size=5).map(tuple),
+        st.lists(requested, min_size=5, max_size=5).map(tuple),
         st.sampled_from([True] * 4 + [False]),
     )
-    settle = st.builds(Adjust, st.integers(1, 4), st.integers(-6, 4))
+    adjust = st.builds(Adjust, st.integers(1, 4), st.integers(-6, 4))
     wait = st.builds(Wait, st.integers(0, longest_us), st.booleans())
-    return st.lists(st.one_of(take, take, wait, settle), min_size=4, max_size=30)
+    return st.lists(st.one_of(take, take, wait, adjust), min_size=4, max_size=30)
 
 
 def charges_of(example: int, number: int, limits: list[Quota], take: Acquire) -> list[Charge]:
     """Return the charges of one step, on the buckets of this example."""
     return [
         Charge(f"{example}:{place}", quota, round(share * quota.burst), f"lease{number}", group)
-        for place, (quota, (share, group)) in enumerate(zip(limits, take.asked, strict=False))
+        for place, (quota, (share, group)) in enumerate(zip(limits, take.units, strict=False))
     ]
 
 
@@ -201,7 +201,7 @@ async def test_checks_of_one_script_call_are_decided_in_order(
     core = MemoryStore(clock.monotonic_us)
     example = next(_names)
     for number, turn in enumerate(turns):
-        asked = [
+        requested = [
             (
                 [
                     Charge(
@@ -216,9 +216,11 @@ async def test_checks_of_one_script_call_are_decided_in_order(
             )
             for at, (caller, share, commit) in enumerate(turn)
         ]
-        expected = [await core.acquire(charges, dry_run=not commit) for charges, commit in asked]
+        expected = [
+            await core.acquire(charges, dry_run=not commit) for charges, commit in requested
+        ]
         found = await asyncio.gather(
-            *(lua.acquire(charges, dry_run=not commit) for charges, commit in asked)
+            *(lua.acquire(charges, dry_run=not commit) for charges, commit in requested)
         )
         assert list(found) == expected
         clock.advance_us(5_000)

@@ -112,5 +112,5 @@ async def test_last_microsecond_of_a_window_still_denies(
     for left_us in (1_000, 999, 2, 1):
         clock.advance_us(wait_us - left_us)
         wait_us = left_us
-        refused = await spend(store, quota, lease="second")
-        assert (refused.allowed, refused.retry_after_us) == (False, left_us)
+        denied = await spend(store, quota, lease="second")
+        assert (denied.allowed, denied.retry_after_us) == (False, left_us)

@@ -38,7 +38,7 @@ async def test_every_key_expires_after_each_operation(
         shared_store.adjust([adjustment(spent, 0, result.store_now_us)]),
         shared_store.adjust([adjustment(spent, 2, result.store_now_us)]),
         shared_store.heartbeat("replica", SECOND_US),
-        shared_store.exchange_reports("replica", "statement", "word", SECOND_US),
+        shared_store.exchange_reports("replica", "report", "bounds", SECOND_US),
     ):
         clock.advance_us(1_234)
         await step

@@ -53,9 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """Ignore the suite unless the command line has its path."""
-    asked = (Path(each.split("::")[0]).absolute() for each in config.invocation_params.args)
+    requested = (Path(each.split("::")[0]).absolute() for each in config.invocation_params.args)
     here = Path(__file__).parent
-    return None if any(path.is_relative_to(here) for path in asked) else True
+    return None if any(path.is_relative_to(here) for path in requested) else True
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -8,15 +8,21 @@ import pytest
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_away import (
+from support.e2e_load import Answers, Load
+from support.e2e_outage import (
+    NONE,
+    Outage,
     beyond,
     check_counters_in_outages,
     check_results_in_outages,
+    load,
     recovery_s,
+    run_outage,
     too_slow,
+    until_over,
+    until_seen,
+    until_used,
 )
-from support.e2e_load import Answers, Load
-from support.e2e_outage import NONE, Outage, load, run_outage, until_over, until_seen, until_used
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import STORE_TIMEOUT
@@ -30,8 +36,8 @@ PAUSES = 3
 def test_cut_off(release: Release, image: str, watch: Watch, report: Report) -> None:
     """With dropped packets, no request takes longer than the store timeout."""
     fault = Store(release).cut_off()
-    answers, outage = _undergo("cut-off", fault, release, image, watch)
-    _judge("store cut off", answers, [outage], watch, report)
+    answers, outage = _run_with_fault("cut-off", fault, release, image, watch)
+    _check("store cut off", answers, [outage], watch, report)
 
 
 @pytest.mark.experiment(number=6)
@@ -46,8 +52,8 @@ def test_slow(release: Release, image: str, watch: Watch, report: Report) -> Non
             raise
         pytest.skip(f"the kernel has no netem: {str(error).splitlines()[-1]}")
     fault = store.delayed(timeouts.DELAY)
-    answers, outage = _undergo("slow", fault, release, image, watch)
-    _judge("store slow", answers, [outage], watch, report)
+    answers, outage = _run_with_fault("slow", fault, release, image, watch)
+    _check("store slow", answers, [outage], watch, report)
 
 
 @pytest.mark.experiment(number=6)
@@ -66,10 +72,10 @@ def test_paused(release: Release, image: str, watch: Watch, report: Report) -> N
         until_used(watch)
         loading.stop()
         answers = loading.answers()
-    _judge("store paused", answers, outages, watch, report)
+    _check("store paused", answers, outages, watch, report)
 
 
-def _undergo(
+def _run_with_fault(
     name: str, fault: AbstractContextManager[None], release: Release, image: str, watch: Watch
 ) -> tuple[Answers, Outage]:
     """Send requests before, during and after the fault."""
@@ -81,7 +87,7 @@ def _undergo(
         return loading.answers(), outage
 
 
-def _judge(
+def _check(
     experiment: str, answers: Answers, outages: Sequence[Outage], watch: Watch, report: Report
 ) -> None:
     """Check the results of a store that is reachable and does not respond."""

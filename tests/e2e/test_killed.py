@@ -53,11 +53,11 @@ def test_killed(release: Release, image: str, watch: Watch, report: Report) -> N
         for pod, at_us in zip(lost, killed_us, strict=True)
     ]
     faults = len(answers.faults)
-    for told, answered, gone in (
+    for counted, seen, gone in (
         (row.counters[0], row.admitted, sum(each.admitted for each in unseen)),
         (row.counters[1], row.denied, sum(each.denied for each in unseen)),
     ):
-        assert answered - gone <= told <= answered + faults, (answered, gone, told, faults)
+        assert seen - gone <= counted <= seen + faults, (seen, gone, counted, faults)
     assert len(set(lost)) == KILLS
 
 
@@ -71,5 +71,5 @@ def _oldest(watch: Watch) -> str:
 def _agree(watch: Watch, pod: str) -> bool:
     watch.read_counters()
     counted = watch.decisions()[pod]
-    refused = sum(count for (_, outcome), count in counted.items() if outcome == Outcome.DENIED)
-    return refused == watch.logged(pod).total()
+    denied = sum(count for (_, outcome), count in counted.items() if outcome == Outcome.DENIED)
+    return denied == watch.logged(pod).total()

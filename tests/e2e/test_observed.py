@@ -11,10 +11,15 @@ from fleetlimit.core.decision import Outcome
 from fleetlimit.telemetry import names
 from support import boards
 from support import e2e_timeouts as timeouts
-from support.e2e_away import check_counters_in_outages, check_results_in_outages
 from support.e2e_jaeger import Jaeger, Span
 from support.e2e_observed import DEGRADED, NAMESPACE, PLAN, UNREACHABLE, Story
-from support.e2e_outage import ALLOW, DENY, LOCAL
+from support.e2e_outage import (
+    ALLOW,
+    DENY,
+    LOCAL,
+    check_counters_in_outages,
+    check_results_in_outages,
+)
 from support.e2e_page import Page
 from support.e2e_panels import draw
 from support.e2e_prometheus import Prometheus
@@ -66,8 +71,8 @@ def _counted_by_prometheus(prometheus: Prometheus, story: Story) -> Mapping[tupl
         f"sum by (policy, outcome) (last_over_time({counters}))",
         story.end_us + timeouts.SCRAPED * 1_000_000,
     ):
-        refused = labels["outcome"] in {Outcome.DENIED, Outcome.FAIL_CLOSED}
-        outcome = labels["outcome"] if refused else "admitted"
+        rejected = labels["outcome"] in {Outcome.DENIED, Outcome.FAIL_CLOSED}
+        outcome = labels["outcome"] if rejected else "admitted"
         found[labels["policy"], outcome] += round(value)
     return +found
 
@@ -75,7 +80,7 @@ def _counted_by_prometheus(prometheus: Prometheus, story: Story) -> Mapping[tupl
 def test_rules(story: Story, prometheus: Prometheus) -> None:
     """Prometheus evaluates all rules of the release without an error."""
     del story
-    groups = prometheus.ask("rules")["groups"]
+    groups = prometheus.get("rules")["groups"]
     loaded = [rule for group in groups for rule in group["rules"]]
     assert Counter(rule["name"] for rule in loaded) == Counter(
         rule.get("record") or rule["alert"] for rule in RULES
@@ -104,7 +109,7 @@ def _fired(prometheus: Prometheus, story: Story, wanted: str) -> Mapping[str, in
 
 def test_panels(story: Story, prometheus: Prometheus, page: Page) -> None:
     """Every query of every dashboard returns data, except for events that did not happen."""
-    page.drawings = draw(prometheus.ask, story.start_us, time.time_ns() // 1000, story.watch.marks)
+    page.drawings = draw(prometheus.get, story.start_us, time.time_ns() // 1000, story.watch.marks)
     empty: dict[str, str] = {}
     for query in chain(boards.queries(), boards.moments()):
         expression = boards.filled(query.expression)
@@ -112,7 +117,7 @@ def test_panels(story: Story, prometheus: Prometheus, page: Page) -> None:
         if not any(values for _, values in found):
             empty[query.title] = f"{query}: {expression}"
     assert set(empty) <= set(NOT_HAPPENED), {
-        title: asked for title, asked in empty.items() if title not in NOT_HAPPENED
+        title: query for title, query in empty.items() if title not in NOT_HAPPENED
     }
 
 
@@ -165,7 +170,7 @@ def _expect_check(spans: Sequence[Span], policy: str, result: str) -> tuple[Span
     (server,) = (span for span in spans if span.tags.get("span.kind") == SERVED)
     (check,) = (span for span in spans if span.name == names.SPAN_CHECK)
     assert check.parent == server.number
-    assert "error" not in server.tags, "a refusal is not an error"
+    assert "error" not in server.tags, "a rejection is not an error"
     assert check.tags[names.ATTR_OUTCOME] == result
     assert check.tags[names.ATTR_POLICIES]
     assert policy in check.tags[names.ATTR_POLICIES]

@@ -17,7 +17,7 @@ from support.e2e_watch import Watch
 from support.eventually import eventually
 
 _FAULTS: dict[str, Callable[[Jaeger], AbstractContextManager[None]]] = {
-    "away": Jaeger.away,
+    "down": Jaeger.down,
     "frozen": Jaeger.frozen,
 }
 

@@ -64,9 +64,9 @@ def test_reload(
     row.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
 
 
-def _timed(look: Callable[[], bool], what: str) -> float:
+def _timed(condition: Callable[[], bool], what: str) -> float:
     start = time.monotonic()
-    eventually(look, within=timeouts.POLICIES_FOLLOW, what=what)
+    eventually(condition, within=timeouts.POLICIES_FOLLOW, what=what)
     return round(time.monotonic() - start, 1)
 
 

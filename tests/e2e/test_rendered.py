@@ -48,7 +48,7 @@ def test_rendered(target: Release, file: Path) -> None:
 
 @pytest.mark.experiment(number=9)
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "error"),
     [
         ("commonLabels.team=two words", "metadata.labels: Invalid value"),
         ("podSecurityContext.runAsNonRoot=false", "violate PodSecurity"),
@@ -56,10 +56,10 @@ def test_rendered(target: Release, file: Path) -> None:
         ("httpRoute.timeouts.request=soon", "timeouts.request in body should match"),
     ],
 )
-def test_refused(target: Release, value: str, said: str) -> None:
+def test_api_server_rejects_invalid_values(target: Release, value: str, error: str) -> None:
     """The test detects errors in built-in kinds, in CRDs, and of Pod Security."""
     gateway = CHART / "ci/gateway-values.yaml"
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=error):
         _submit(target, f"--values={gateway}", f"--set={value}")
 
 

@@ -7,15 +7,21 @@ import pytest
 
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_away import (
+from support.e2e_load import Answers, Load
+from support.e2e_outage import (
+    NONE,
+    SPENT,
+    Outage,
     beyond,
     check_counters_in_outages,
     check_results_in_outages,
+    load,
     recovery_s,
+    run_outage,
     too_slow,
+    until_spent,
+    until_used,
 )
-from support.e2e_load import Answers, Load
-from support.e2e_outage import NONE, SPENT, Outage, load, run_outage, until_spent, until_used
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_scene import QUOTAS, callers
@@ -27,11 +33,11 @@ from support.eventually import eventually
 @pytest.mark.experiment(number=5)
 def test_without_persistence(release: Release, image: str, watch: Watch, report: Report) -> None:
     """Counts are lost, pods and audit report it, and each policy applies `on_store_error`."""
-    answers, outage = _lose(release, image, watch)
-    _judge("store forgets", answers, outage, watch, report, forgotten=True)
+    answers, outage = _run_with_killed_store(release, image, watch)
+    _check("store forgets", answers, outage, watch, report, forgotten=True)
     for caller in callers("store"):
-        anew = answers.of(policy=SPENT, caller=caller).between(outage.end_us, answers.end_us)
-        assert anew.admitted >= QUOTAS[SPENT].burst
+        after = answers.of(policy=SPENT, caller=caller).between(outage.end_us, answers.end_us)
+        assert after.admitted >= QUOTAS[SPENT].burst
     eventually(lambda: watch.audited, within=timeouts.AUDITED, what="the audit reports it")
 
 
@@ -48,15 +54,15 @@ def test_with_persistence(
     persistence = {"enabled": True, "size": "64Mi"}
     release.install(installed, {"replicaCount": 2, "valkey": {"persistence": persistence}})
     with Watch(release, folder) as watch:
-        answers, outage = _lose(release, image, watch)
-        _judge("store remembers", answers, outage, watch, report, forgotten=False)
+        answers, outage = _run_with_killed_store(release, image, watch)
+        _check("store remembers", answers, outage, watch, report, forgotten=False)
     after = answers.of(policy=SPENT).between(outage.over_us, answers.end_us)
     assert after.admitted == 0
     assert watch.audited == 0
     assert {each.stream.caller for each in after.requests} == set(callers("store"))
 
 
-def _lose(release: Release, image: str, watch: Watch) -> tuple[Answers, Outage]:
+def _run_with_killed_store(release: Release, image: str, watch: Watch) -> tuple[Answers, Outage]:
     """Send requests before, during and after the outage of the store."""
     with Load(release, image, "store", load("store", SPENT), 240) as loading:
         until_used(watch)
@@ -68,7 +74,7 @@ def _lose(release: Release, image: str, watch: Watch) -> tuple[Answers, Outage]:
         return loading.answers(), outage
 
 
-def _judge(
+def _check(
     experiment: str,
     answers: Answers,
     outage: Outage,

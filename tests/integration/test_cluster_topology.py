@@ -44,7 +44,7 @@ async def test_slot_that_moved_is_followed(own_cluster: Cluster) -> None:
 
 
 async def test_slot_that_is_moving_is_asked_for(own_cluster: Cluster) -> None:
-    """While a slot migrates, a call for a key that has moved already is asked of the new node."""
+    """While a slot migrates, `ASK` redirects a call for a moved key to the new node."""
     key = key_on(own_cluster, 0)
     slot = slot_of(key)
     store = redis_store(own_cluster.url)

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def refuses(port: int) -> bool:
+async def rejects_connections(port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -57,7 +57,7 @@ async def test_sigterm_lets_a_stream_finish(folder: Path) -> None:
         with contextlib.closing(writer):
             head = await reader.readuntil(b"first\n")
             service.signal(signal.SIGTERM)
-            await eventually_async(lambda: refuses(service.port))
+            await eventually_async(lambda: rejects_connections(service.port))
             readyz = await service.admin("/readyz")
             assert (readyz.status, readyz.json["status"]) == (503, "draining")
             assert (await service.admin("/livez")).status == 200
@@ -77,7 +77,7 @@ async def test_second_signal_ends_at_once(folder: Path) -> None:
         with contextlib.closing(writer):
             await reader.readuntil(b"first\n")
             service.signal(signal.SIGTERM)
-            await eventually_async(lambda: refuses(service.port))
+            await eventually_async(lambda: rejects_connections(service.port))
             service.signal(signal.SIGINT)
             assert await service.ended() == 0
 

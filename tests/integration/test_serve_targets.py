@@ -183,10 +183,10 @@ async def test_websockets_are_counted_by_handshake(bundled: ServeProcess) -> Non
         async with connect(url) as socket:
             await socket.send("hello")
             assert await socket.recv() == "hello"
-    with pytest.raises(InvalidStatus) as refused:
+    with pytest.raises(InvalidStatus) as rejected:
         async with connect(url):
             pass
-    response = refused.value.response
+    response = rejected.value.response
     assert response.status_code == 429
     assert response.headers["content-type"] == "application/problem+json"
     assert int(response.headers["retry-after"]) >= 1

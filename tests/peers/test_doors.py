@@ -136,16 +136,16 @@ def test_envoy_45384_gateway_5693_a_refusal_says_when_and_an_admission_does_not(
 ) -> None:
     """Retry-After is on every 429 and on no 200."""
     with TestClient(limited(make_fleetlimit(ONE_A_DAY))) as client:
-        admitted, refused = client.get("/plain"), client.get("/plain")
+        admitted, rejected = client.get("/plain"), client.get("/plain")
     assert "Retry-After" not in admitted.headers
-    assert int(refused.headers["Retry-After"]) == 86_400
-    assert refused.headers["RateLimit"] == '"default";r=0;t=86400'
+    assert int(rejected.headers["Retry-After"]) == 86_400
+    assert rejected.headers["RateLimit"] == '"default";r=0;t=86400'
 
 
 def test_envoyproxy_ratelimit_331_341_994_no_label_grows_with_the_callers(
     make_fleetlimit: FleetlimitFactory,
 ) -> None:
-    """A thousand callers add no time series; logs identify them by hash."""
+    """Twenty callers add no time series; logs identify them by hash."""
     fleetlimit = make_fleetlimit(ONE_A_DAY)
     with TestClient(limited(fleetlimit), client=("192.0.2.1", 1)) as client:
         client.get("/plain")
@@ -165,7 +165,7 @@ def test_envoyproxy_ratelimit_331_341_994_no_label_grows_with_the_callers(
 def test_an_app_that_sets_up_nothing_is_limited_and_told_so_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The dependency alone limits, within the process, and says in one line what that means."""
+    """The dependency alone limits, within the process, and logs one warning."""
     monkeypatch.delenv("FLEETLIMIT_STORE", raising=False)
     app = FastAPI()
 

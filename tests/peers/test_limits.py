@@ -173,8 +173,8 @@ async def test_slowapi_13_limits_differ_by_tier(fleetlimit: Fleetlimit) -> None:
     counts = {}
     async with fleetlimit:
         for tier in ("free", "pro", "unknown"):
-            who = Subject(principal=Principal(f"someone-{tier}", tier))
-            decisions = [await fleetlimit.limiter.check(policy, subject=who) for _ in range(5)]
+            subject = Subject(principal=Principal(f"caller-{tier}", tier))
+            decisions = [await fleetlimit.limiter.check(policy, subject=subject) for _ in range(5)]
             counts[tier] = sum(decision.allowed for decision in decisions)
     assert counts == {"free": 1, "pro": 3, "unknown": 1}
 
@@ -195,7 +195,7 @@ async def test_limitador_506_a_cost_known_later_is_adjusted(fleetlimit: Fleetlim
 async def test_bucket4j_404_a_hot_key_costs_the_store_nothing_while_it_refuses(
     valkey: EmbeddedValkey,
 ) -> None:
-    """A thousand denials of one caller take at most two script calls."""
+    """A hundred denials of one caller take at most five script calls."""
     policy = Policy("hot", (rate_quota("1/day"),))
     (limiter,) = replicas(valkey, 1, "p404")
     client = Redis.from_url(valkey.url)

@@ -49,8 +49,8 @@ class Cluster:
     def __init__(self, name: str, kubeconfig: Path) -> None:
         self.name = name
         self.kubeconfig = kubeconfig
-        told = run("kind", "get", "kubeconfig", "--name", name, timeout=timeouts.COMMAND)
-        kubeconfig.write_text(told)
+        config = run("kind", "get", "kubeconfig", "--name", name, timeout=timeouts.COMMAND)
+        kubeconfig.write_text(config)
         kubeconfig.chmod(0o600)
         self.api = kr8s.api(kubeconfig=str(kubeconfig))
         self._proxy = subprocess.Popen(

@@ -64,7 +64,7 @@ class Jaeger:
         return [_spans(each) for each in found]
 
     @contextmanager
-    def away(self) -> Iterator[None]:
+    def down(self) -> Iterator[None]:
         """Stop Jaeger, and start it again at the end, without the earlier traces."""
         self._scale(0)
         try:

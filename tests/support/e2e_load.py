@@ -108,7 +108,7 @@ class Answers:
         return self.statuses[_OK]
 
     @property
-    def let_in(self) -> list[tuple[int, int]]:
+    def admitted_spans(self) -> list[tuple[int, int]]:
         """Times of sending and of the response of each admitted request."""
         return [(each.sent_us, each.done_us) for each in self.requests if each.status == _OK]
 
@@ -187,7 +187,7 @@ class Load:
 
     def stop(self) -> None:
         """Stop sending."""
-        assert self.running, f"the load ended before its stop:\n{self._said()}"
+        assert self.running, f"the load ended before its stop:\n{self._log()}"
         touch = "open('/tmp/stop', 'w')"
         self._release.kubectl("exec", self._pod.name, "--", "python", "-c", touch)
 
@@ -195,7 +195,7 @@ class Load:
         """Wait for the end of the load and return its results."""
         within = self._seconds + timeouts.LOAD_ENDS
         eventually(lambda: not self.running, within=within, what="the load ends")
-        text = self._said()
+        text = self._log()
         assert self.phase == "Succeeded", f"the load failed:\n{text[-2000:]}"
         requests = (
             Request(
@@ -209,7 +209,7 @@ class Load:
         )
         return Answers(tuple(sorted(requests, key=lambda each: each.sent_us)))
 
-    def _said(self) -> str:
+    def _log(self) -> str:
         return self._release.kubectl("logs", self._pod.name)
 
     def _remove(self) -> None:

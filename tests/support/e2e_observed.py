@@ -9,11 +9,10 @@ from kr8s.objects import Pod
 
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_away import beyond
 from support.e2e_backends import FOLDER
 from support.e2e_cluster import images
 from support.e2e_load import Answers, Load
-from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, load, run_outage, until_used
+from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, beyond, load, run_outage, until_used
 from support.e2e_prometheus import Prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report, Row
@@ -27,8 +26,8 @@ PLAN: Final = "plan"
 """Policy in shadow mode; it matches the requests of `LOCAL`."""
 UNREACHABLE, DEGRADED = "FleetlimitStoreUnreachable", "FleetlimitDegraded"
 BEFORE, AFTER = 50, 80
-"""Audit windows to wait for before and after the faults. A window takes a few seconds and there is
-one for each of a policy's five callers. After an outage many windows are compared at once."""
+"""Audit intervals to wait for before and after the faults. An interval takes a few seconds, and
+each of a policy's five callers has one. After an outage many are compared at once."""
 _SHADOW: Final = f"""\
   - name: {PLAN}
     match: {{methods: [GET], routes: ["/items/{{item_id}}"]}}
@@ -119,15 +118,15 @@ def firing(prometheus: Prometheus) -> set[str]:
     return {labels["alertname"] for labels, _ in found}
 
 
-def _until_audited(prometheus: Prometheus, windows: int) -> None:
-    """Wait until the audit has compared this many more windows of each policy."""
+def _until_audited(prometheus: Prometheus, intervals: int) -> None:
+    """Wait until the audit has compared this many more intervals of each policy."""
     labels = f'namespace="{NAMESPACE}", {names.POLICY}=~"{ALLOW}|{DENY}|{LOCAL}"'
     compared = f"min(sum by (policy) ({names.AUDIT_WINDOWS.name}{{{labels}}}))"
     before = prometheus.at(compared)[0][1]
     eventually(
-        lambda: prometheus.at(compared)[0][1] >= before + windows,
+        lambda: prometheus.at(compared)[0][1] >= before + intervals,
         within=timeouts.AUDITED + timeouts.POD,
-        what=f"{windows} windows of each policy are compared",
+        what=f"{intervals} intervals of each policy are compared",
     )
 
 

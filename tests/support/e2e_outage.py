@@ -1,14 +1,18 @@
-"""Outage of the store: its policies, its load and its phases."""
+"""Outage of the store: its load, its phases, and checks of the requests during it."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from fleetlimit.core.decision import Outcome
+from fleetlimit.core.quota import SECOND_US
+from fleetlimit.demo.expected import max_admitted
 from support import e2e_timeouts as timeouts
-from support.e2e_load import Stream
-from support.e2e_scene import ALGORITHMS, streams
+from support.e2e_load import Answers, Request, Stream
+from support.e2e_scene import ALGORITHMS, QUOTAS, STORE_TIMEOUT, streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -71,24 +75,24 @@ def until_spent(watch: Watch) -> None:
     eventually(
         lambda: watch.decided(SPENT, Outcome.DENIED) >= 60,
         within=timeouts.POD,
-        what="an allowance was spent seconds ago",
+        what="a bucket was spent seconds ago",
     )
 
 
 def until_seen(watch: Watch) -> int:
     """Wait until every circuit breaker is open, and return the time."""
-    _until(watch, 1, "every pod sees that the store is away")
+    _until(watch, 1, "every pod detects the outage")
     return watch.mark("seen by all")
 
 
 def until_over(watch: Watch) -> int:
     """Wait until every circuit breaker is closed, and return the time."""
-    _until(watch, 0, "every pod asks the store again")
+    _until(watch, 0, "every pod calls the store again")
     return watch.mark("found by all")
 
 
 def _until(watch: Watch, breaker_open: int, what: str) -> None:
-    eventually(lambda: watch.away() == {breaker_open}, within=timeouts.POD, what=what)
+    eventually(lambda: watch.breaker_states() == {breaker_open}, within=timeouts.POD, what=what)
 
 
 def run_outage(
@@ -108,7 +112,7 @@ def run_outage(
     start_us = watch.mark(what)
     with fault:
         seen_us = until_seen(watch)
-        refused = watch.decided(LOCAL, Outcome.DENIED)
+        denied = watch.decided(LOCAL, Outcome.DENIED)
         eventually(
             lambda: watch.decided(DENY, Outcome.FAIL_CLOSED) >= 80,
             within=timeouts.POD,
@@ -116,7 +120,7 @@ def run_outage(
         )
         eventually(
             # More than cached denials of the store can explain.
-            lambda: watch.decided(LOCAL, Outcome.DENIED) >= refused + 40,
+            lambda: watch.decided(LOCAL, Outcome.DENIED) >= denied + 40,
             within=timeouts.POD,
             what="local shares are used up",
         )
@@ -124,3 +128,95 @@ def run_outage(
         end_us = watch.mark("store returns")
     back_us = watch.mark("store is back")
     return Outage(start_us, seen_us, end_us, back_us, until_over(watch))
+
+
+def check_results_in_outages(answers: Answers, outages: Sequence[Outage]) -> None:
+    """Check that each request during an outage got the response of its policy's `on_store_error`.
+
+    Raises:
+        AssertionError: A response differs, or a request failed while the store was reachable.
+    """
+    failed = answers.server_errors
+    assert {(each.stream.policy, each.status) for each in failed} == {
+        (DENY, HTTPStatus.SERVICE_UNAVAILABLE)
+    }
+    assert len(failed) == sum(len(_during(answers, each).server_errors) for each in outages)
+    for outage in outages:
+        during = _without_store(answers, outage)
+        assert set(during.of(policy=DENY).statuses) == {HTTPStatus.SERVICE_UNAVAILABLE}, "deny"
+        assert set(during.of(policy=ALLOW).statuses) == {HTTPStatus.OK}, "allow"
+        shared = during.of(policy=LOCAL)
+        assert set(shared.statuses) <= {HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS}, "local"
+        for caller in {each.stream.caller for each in shared.requests}:
+            mine = shared.of(caller=caller)
+            most = max_admitted([QUOTAS[LOCAL]], mine.start_us, mine.end_us)
+            assert mine.admitted <= most, f"local: {caller} got {mine.admitted} of {most}"
+
+
+def check_counters_in_outages(watch: Watch, answers: Answers, outages: Sequence[Outage]) -> None:
+    """Compare the counters of decisions without the store with the responses that clients got.
+
+    Raises:
+        AssertionError: They differ.
+    """
+    assert watch.decided(DENY, Outcome.FAIL_CLOSED) == len(answers.server_errors)
+    admitted = answers.of(policy=ALLOW)
+    least = sum(_without_store(admitted, each).admitted for each in outages)
+    most = sum(_during(admitted, each).admitted for each in outages)
+    assert least <= watch.decided(ALLOW, Outcome.FAIL_OPEN) <= most, (least, most)
+
+
+def recovery_s(answers: Answers, outages: Sequence[Outage]) -> float:
+    """Return the longest time from the end of an outage to its last failed request, in seconds."""
+    failed = (
+        request.done_us - outage.back_us
+        for outage in outages
+        for request in _during(answers, outage).server_errors
+    )
+    return max([0, *failed]) / SECOND_US
+
+
+def too_slow(answers: Answers, within_s: float) -> tuple[Request, ...]:
+    """Return the requests that exceeded their time limit.
+
+    On a slow cluster the limit is the store timeout plus the slowest request that needs no store.
+
+    Args:
+        answers: Results of the requests.
+        within_s: Time limit on a fast cluster, in seconds.
+    """
+    most_ms = max(within_s * 1000, STORE_TIMEOUT * 1000 + answers.of(policy=NONE).slowest_ms())
+    return tuple(each for each in answers.requests if each.taken_us > most_ms * 1000)
+
+
+def beyond(
+    answers: Answers, outages: Sequence[Outage], *, forgotten: bool = False
+) -> Mapping[str, int]:
+    """Return for each policy the requests of one caller that the store did not count.
+
+    Args:
+        answers: Results of the requests.
+        outages: Outages of the store.
+        forgotten: Whether the store lost its state, which refills every bucket.
+    """
+    admitted = Counter(
+        (each.stream.policy, each.stream.caller)
+        for outage in outages
+        for each in _during(answers, outage).requests
+        if each.status == HTTPStatus.OK and each.stream.policy != DENY
+    )
+    return {
+        policy: forgotten * quota.burst
+        + max((count for (held, _), count in admitted.items() if held == policy), default=0)
+        for policy, quota in QUOTAS.items()
+    }
+
+
+def _without_store(answers: Answers, outage: Outage) -> Answers:
+    """Return the requests of an outage, from when cached denials of the store have expired."""
+    return answers.between(outage.seen_us + round(timeouts.REMEMBERED * SECOND_US), outage.end_us)
+
+
+def _during(answers: Answers, outage: Outage) -> Answers:
+    """Return the requests of an outage, with those in flight at its start."""
+    return answers.between(outage.start_us - SECOND_US, outage.over_us)

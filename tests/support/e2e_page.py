@@ -90,7 +90,7 @@ class Page:
         for uid, picture in self.drawings.items():
             (self.report.folder / f"{uid}.svg").write_text(picture, encoding="utf-8")
         text = _template().render(
-            verdict=self.verdict,
+            summary=self.summary,
             overshoot=sum(row.overshoot for row in rows),
             admitted=sum(row.admitted for row in rows),
             permitted=sum(row.permitted for row in rows),
@@ -106,7 +106,7 @@ class Page:
         (self.report.folder / "index.html").write_text(text, encoding="utf-8")
 
     @property
-    def verdict(self) -> str:
+    def summary(self) -> str:
         """Number of passed experiments, as a sentence."""
         results = Counter(each.result for each in self.ended.values())
         held, others = results.pop(PASSED, 0), results

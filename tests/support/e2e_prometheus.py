@@ -27,7 +27,7 @@ class Prometheus:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def ask(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
+    def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
         """Return the `data` of a response of the HTTP API.
 
         Args:
@@ -39,8 +39,8 @@ class Prometheus:
         """
         try:
             text = self._cluster.get(f"{_API}/{path}?{urlencode(parameters or {})}")
-        except HTTPError as refused:
-            raise ValueError(refused.read().decode()) from refused
+        except HTTPError as error:
+            raise ValueError(error.read().decode()) from error
         return json.loads(text)["data"]
 
     def at(self, expression: str, at_us: int | None = None) -> list[tuple[Labels, float]]:
@@ -51,7 +51,7 @@ class Prometheus:
             at_us: Time in microseconds since the epoch; default is now.
         """
         when = {} if at_us is None else {"time": str(at_us / 1e6)}
-        found = self.ask("query", {"query": expression} | when)["result"]
+        found = self.get("query", {"query": expression} | when)["result"]
         return [(each["metric"], float(each["value"][1])) for each in found]
 
     def over(
@@ -62,7 +62,7 @@ class Prometheus:
         NaN values are omitted.
         """
         times = {"start": str(start_us / 1e6), "end": str(end_us / 1e6), "step": str(_STEP_S)}
-        found = self.ask("query_range", {"query": expression} | times)["result"]
+        found = self.get("query_range", {"query": expression} | times)["result"]
         return [
             (
                 each["metric"],
@@ -78,5 +78,5 @@ class Prometheus:
     def exemplars(self, expression: str, start_us: int, end_us: int) -> list[Labels]:
         """Return the labels of the exemplars of a query's series within a time range."""
         times = {"start": str(start_us / 1e6), "end": str(end_us / 1e6)}
-        found = self.ask("query_exemplars", {"query": expression} | times)
+        found = self.get("query_exemplars", {"query": expression} | times)
         return [exemplar["labels"] for series in found for exemplar in series["exemplars"]]

@@ -14,8 +14,8 @@ from support.e2e_series import overshoot_of_all, permitted_to_all
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
-_LET_IN = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
-_REFUSED = (Outcome.DENIED,)
+_ADMITTED = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
+_REJECTED = (Outcome.DENIED,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def measure(
                 # A policy in shadow mode also counts these requests.
                 if policy in held and seen in outcomes
             )
-            for outcomes in (_LET_IN, _REFUSED)
+            for outcomes in (_ADMITTED, _REJECTED)
         )
         for pod, decided in watch.decisions().items()
     }
@@ -229,7 +229,7 @@ class Report:
         """
         runs: list[Run] = []
 
-        def look() -> Row:
+        def measured_row() -> Row:
             runs[:] = [measure(experiment, answers, watch, more, beyond=beyond)]
             row = runs[0].row
             tallies = f"counters have {row.counters}, logs {row.logged} denials"
@@ -238,7 +238,7 @@ class Report:
 
         seen = f"{answers.admitted} admitted and {answers.denied} denied, as counted by clients"
         try:
-            return eventually(look, within=timeouts.TALLIES_AGREE, what=seen)
+            return eventually(measured_row, within=timeouts.TALLIES_AGREE, what=seen)
         finally:
             for run in runs:
                 self.add(run)

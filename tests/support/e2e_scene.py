@@ -17,7 +17,7 @@ stall for longer than the default of 50 ms."""
 EXPERIMENTS: Final = (
     *("many-pods", "killed", "rolling", "scaled", "autoscaled", "drained", "store", "cut-off"),
     *("paused", "slow", "reload", "external-tls", "sentinel", "shards"),
-    *("observed", "collector-away", "collector-frozen"),
+    *("observed", "collector-down", "collector-frozen"),
 )
 QUOTAS: Final = {
     "bucket": rate_quota("120/minute", burst=20),

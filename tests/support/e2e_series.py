@@ -15,7 +15,7 @@ from support.e2e_watch import Reading
 KINDS: Final = ("200", "429", "503", "other 5xx", "other", "no answer")
 """Kinds of results of a request."""
 
-_LET_IN = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
+_ADMITTED = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
 _NAMED = {200: "200", 429: "429", 503: "503", 0: "no answer"}
 _SERVER_ERROR = 500
 # The windows of the experiments are multiples of the shorter steps, so they end on the grid.
@@ -44,7 +44,7 @@ def times_of(answers: Answers, at: Sequence[int]) -> list[int]:
 
 def admitted_by_clients(answers: Answers, at: Sequence[int]) -> list[int]:
     """Return the number of responses to admitted requests until each time."""
-    done = sorted(done_us for _, done_us in answers.let_in)
+    done = sorted(done_us for _, done_us in answers.admitted_spans)
     return [bisect_right(done, each) for each in at]
 
 
@@ -58,7 +58,7 @@ def admitted_by_pods(
     """
     seen: dict[str, list[tuple[int, int]]] = {}
     for reading in sorted(readings, key=lambda each: each.at_us):
-        count = sum(reading.decisions.get((policy, outcome), 0) for outcome in _LET_IN)
+        count = sum(reading.decisions.get((policy, outcome), 0) for outcome in _ADMITTED)
         seen.setdefault(reading.pod, []).append((reading.at_us, count))
     return {pod: [_between(points, each) for each in at] for pod, points in seen.items()}
 
@@ -95,7 +95,9 @@ def overshoot_of_all(quota: Quota, answers: Answers, *, beyond: int = 0) -> int:
         answers: Results of the requests under that limit.
         beyond: Further requests permitted to each caller.
     """
-    return sum(max(0, overshoot(quota, mine.let_in) - beyond) for mine in _by_caller(answers))
+    return sum(
+        max(0, overshoot(quota, mine.admitted_spans) - beyond) for mine in _by_caller(answers)
+    )
 
 
 def kinds(answers: Answers, at: Sequence[int]) -> Mapping[str, list[float]]:

@@ -89,7 +89,7 @@ class Store:
             pod.delete(grace_period=0, force=True)
         finally:
             process.signal("KILL")
-        eventually(lambda: not pod.exists(), within=timeouts.POD, what="the store is away")
+        eventually(lambda: not pod.exists(), within=timeouts.POD, what="the store is deleted")
 
     def _ready(self) -> bool:
         folder = f"/apis/apps/v1/namespaces/{self._release.namespace}/statefulsets"

@@ -28,7 +28,7 @@ SCRAPE: Final = 1
 """Scrape of a pod while pods start and terminate."""
 POLL: Final = 0.5
 """Polling interval of a condition."""
-LOOK: Final = 0.1
+DRAIN_POLL: Final = 0.1
 """Polling interval of a condition that holds only shortly."""
 LOST_POD: Final = 3.0
 """End of connections to a killed pod."""

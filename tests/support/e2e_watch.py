@@ -23,7 +23,7 @@ from support.eventually import eventually
 Series = tuple[str, ...]
 """Name of a metric and the values of its labels, ordered by label name."""
 
-_AWAY = (urllib.error.URLError, ConnectionError, TimeoutError)
+_UNREACHABLE = (urllib.error.URLError, ConnectionError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,14 @@ class Watch:
 
     def __enter__(self) -> Self:
         # Terminating pods of an earlier experiment would be counted as new ones.
-        eventually(lambda: not self._leaving(), within=timeouts.POD, what="no pod is leaving")
+        eventually(lambda: not self._terminating(), within=timeouts.POD, what="no pod terminates")
         # A pod that started before its store connects one probe later than the other pods.
-        away = {float(self._without_store)}
-        eventually(lambda: self.away() == away, within=timeouts.POD, what="all know of the store")
+        expected = {float(self._without_store)}
+        eventually(
+            lambda: self.breaker_states() == expected,
+            within=timeouts.POD,
+            what="every pod knows whether its store is reachable",
+        )
         for pod in self.pods():
             name = pod["metadata"]["name"]
             self._first[name] = self.scrape(name)
@@ -115,7 +119,7 @@ class Watch:
             )
         ]
 
-    def away(self) -> set[float]:
+    def breaker_states(self) -> set[float]:
         """Return the states of the circuit breakers of the ready pods: 1 (open), 0, or both."""
         return {self.scrape(pod)[(names.BREAKER_OPEN.name,)] for pod in self.ready()}
 
@@ -192,17 +196,17 @@ class Watch:
             }
         )
 
-    def _leaving(self) -> list[Any]:
+    def _terminating(self) -> list[Any]:
         items = json.loads(self._cluster.get(self._replicas))["items"]
         return [pod for pod in items if "deletionTimestamp" in pod["metadata"]]
 
     def _poll(self) -> None:
         while not self._done.wait(1):
-            with suppress(*_AWAY):
+            with suppress(*_UNREACHABLE):
                 self.read_counters()
 
     def _read_pod(self, pod: str) -> None:
-        with suppress(*_AWAY):
+        with suppress(*_UNREACHABLE):
             at_us = time.time_ns() // 1000
             self._last[pod] = self.scrape(pod, within=timeouts.SCRAPE)
             self.readings.append(Reading(at_us, pod, self._decisions(pod)))
@@ -223,7 +227,7 @@ class Watch:
     def _read(self, pod: str, since: str) -> None:
         path = f"{self._pods}/{pod}/log?follow=true{since}"
         with (
-            suppress(*_AWAY),
+            suppress(*_UNREACHABLE),
             (self.folder / f"{pod}.log").open("a") as file,
         ):
             for line in self._cluster.stream(path):

@@ -39,7 +39,7 @@ async def test_all_limits_are_spent_when_all_fit(store: Store, keys: list[str]) 
 
 
 @pytest.mark.parametrize("full", range(5))
-async def test_denied_request_burns_no_other_quota(
+async def test_denied_check_spends_nothing_in_any_limit(
     store: Store, keys: list[str], full: int
 ) -> None:
     """A check that one limit denies spends nothing in any (envoyproxy/ratelimit #427, #440)."""

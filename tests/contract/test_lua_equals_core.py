@@ -140,7 +140,7 @@ async def compare(
 
 @settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(limits=st.lists(quotas(12, 20), min_size=1, max_size=5), schedule=steps(longest_us=30_000))
-async def test_small_limits_are_decided_alike(
+async def test_lua_equals_core_with_small_limits(
     lua: RedisStore, clock: ManualClock, limits: list[Quota], schedule: list[Step]
 ) -> None:
     """Small limits over short periods, which hit every boundary: Lua equals the core."""
@@ -152,7 +152,7 @@ async def test_small_limits_are_decided_alike(
     limits=st.lists(quotas(100_000, 86_400_000), min_size=1, max_size=5),
     schedule=steps(longest_us=86_400_000_000),
 )
-async def test_large_limits_are_decided_alike(
+async def test_lua_equals_core_with_large_limits(
     lua: RedisStore, clock: ManualClock, limits: list[Quota], schedule: list[Step]
 ) -> None:
     """Large limits over long periods, which show rounding errors: Lua equals the core."""
@@ -165,7 +165,7 @@ async def test_large_limits_are_decided_alike(
     before=steps(longest_us=10_000),
     after=steps(longest_us=10_000),
 )
-async def test_changed_limits_are_decided_alike(
+async def test_lua_equals_core_after_changed_limits(
     lua: RedisStore,
     clock: ManualClock,
     limits: list[tuple[Quota, int]],

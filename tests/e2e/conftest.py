@@ -4,7 +4,7 @@
 deploy/kind/images.env (environment variables override them), installs the chart and runs the
 experiments. It needs Docker, kind, kubectl and helm. `--cluster NAME` uses a running cluster and
 keeps it; `--keep-cluster` keeps the created one; `--no-build` uses the existing images. To run one
-experiment: `-k killed`, or by its number `-m 'experiment(number=2)'`. Figures, plots and logs
+experiment: `-k killed_pods`, or by its number `-m 'experiment(number=2)'`. Figures, plots and logs
 are in `e2e-report/`, with `index.html` as the overview.
 
 pytest collects the suite only if the command line has a path below `tests/e2e`.
@@ -219,7 +219,9 @@ def prometheus(observed: Release) -> Prometheus:
 @pytest.fixture(scope="session")
 def story(observed: Release, prometheus: Prometheus, image: str, report: Report) -> Story:
     """Faults of the `observed` release, run once for all tests of their observations."""
-    with Watch(observed, report.folder / "test_observed") as watching:
+    with Watch(
+        observed, report.folder / "test_prometheus_has_the_counts_of_the_clients"
+    ) as watching:
         return run_story(observed, prometheus, image, watching, report)
 
 

@@ -60,7 +60,7 @@ def _answers(cluster: Cluster) -> bool:
 
 @pytest.mark.experiment(number=4)
 @pytest.mark.usefixtures("metrics_server")
-def test_autoscaled(
+def test_autoscaler_adds_and_removes_pods_without_loss(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
     image: str,

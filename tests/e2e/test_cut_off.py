@@ -33,7 +33,9 @@ PAUSES = 3
 
 
 @pytest.mark.experiment(number=6)
-def test_cut_off(release: Release, image: str, watch: Watch, report: Report) -> None:
+def test_dropped_packets_delay_requests_only_until_the_timeout(
+    release: Release, image: str, watch: Watch, report: Report
+) -> None:
     """With dropped packets, no request takes longer than the store timeout."""
     fault = Store(release).cut_off()
     answers, outage = _run_with_fault("cut-off", fault, release, image, watch)
@@ -41,7 +43,9 @@ def test_cut_off(release: Release, image: str, watch: Watch, report: Report) -> 
 
 
 @pytest.mark.experiment(number=6)
-def test_slow(release: Release, image: str, watch: Watch, report: Report) -> None:
+def test_delayed_packets_delay_requests_only_until_the_timeout(
+    release: Release, image: str, watch: Watch, report: Report
+) -> None:
     """With delayed packets, no request takes longer than the store timeout."""
     store = Store(release)
     try:
@@ -57,7 +61,9 @@ def test_slow(release: Release, image: str, watch: Watch, report: Report) -> Non
 
 
 @pytest.mark.experiment(number=6)
-def test_paused(release: Release, image: str, watch: Watch, report: Report) -> None:
+def test_paused_store_delays_requests_only_until_the_timeout(
+    release: Release, image: str, watch: Watch, report: Report
+) -> None:
     """With a paused server, no request takes longer than the store timeout."""
     outages = []
     with Load(release, image, "paused", load("paused"), 240) as loading:

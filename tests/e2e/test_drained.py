@@ -19,7 +19,9 @@ _BUDGET_VIOLATED = "Cannot evict pod as it would violate the pod's disruption bu
 
 
 @pytest.mark.experiment(number=4)
-def test_drained(release: Release, image: str, folder: Path, report: Report) -> None:
+def test_drained_node_loses_one_pod_at_a_time(
+    release: Release, image: str, folder: Path, report: Report
+) -> None:
     """A drained node loses its pods one at a time, and no request is lost."""
     # The only pod of the store is on a node that is not drained.
     store = _nodes(release, "app.kubernetes.io/component=valkey")

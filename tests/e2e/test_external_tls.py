@@ -41,7 +41,7 @@ UNAVAILABLE = 503
 
 
 @pytest.mark.experiment(number=10)
-def test_external_tls(
+def test_external_store_over_tls_needs_only_the_documented_acl(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
     image: str,

@@ -47,7 +47,7 @@ _BROKEN = _AUTOSCALED | {"image": {"tag": "none-such"}}
 
 
 @pytest.mark.experiment(number=9)
-def test_helm_lifecycle(
+def test_upgrade_and_rollback_keep_secrets_and_counts(
     another_release: Callable[[str], Release], installed: dict[str, object], folder: Path
 ) -> None:
     """Upgrade and rollback keep secrets and counts, and uninstall removes everything."""
@@ -84,7 +84,7 @@ def test_helm_lifecycle(
 
 
 @pytest.mark.experiment(number=9)
-def test_failed_upgrade(
+def test_failed_upgrade_removes_no_pod(
     another_release: Callable[[str], Release], installed: dict[str, object]
 ) -> None:
     """A failing upgrade removes no pod, and the rollback removes all its objects."""

@@ -16,7 +16,9 @@ KILLS = 4
 
 
 @pytest.mark.experiment(number=2)
-def test_killed(release: Release, image: str, watch: Watch, report: Report) -> None:
+def test_killed_pods_lose_only_requests_in_flight(
+    release: Release, image: str, watch: Watch, report: Report
+) -> None:
     """Units admitted by a killed pod stay spent, and only its requests in flight are lost."""
     killed_us: list[int] = []
     lost: list[str] = []

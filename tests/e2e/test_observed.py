@@ -34,7 +34,7 @@ NOT_HAPPENED = {"Reloads": "the policies do not change"}
 SERVED, CALLED = "server", "client"
 
 
-def test_observed(story: Story, prometheus: Prometheus) -> None:
+def test_prometheus_has_the_counts_of_the_clients(story: Story, prometheus: Prometheus) -> None:
     """Counters of all pods, the deleted one included, add up to the results of the clients."""
     answers, row = story.answers, story.row
     row.expect(overshoot=0, refused=0, broken=0)
@@ -77,7 +77,7 @@ def _counted_by_prometheus(prometheus: Prometheus, story: Story) -> Mapping[tupl
     return +found
 
 
-def test_rules(story: Story, prometheus: Prometheus) -> None:
+def test_prometheus_evaluates_all_rules(story: Story, prometheus: Prometheus) -> None:
     """Prometheus evaluates all rules of the release without an error."""
     del story
     groups = prometheus.get("rules")["groups"]
@@ -88,7 +88,7 @@ def test_rules(story: Story, prometheus: Prometheus) -> None:
     assert {rule["name"]: rule.get("lastError") for rule in loaded if rule["health"] != "ok"} == {}
 
 
-def test_alerts_fire(story: Story, prometheus: Prometheus) -> None:
+def test_alerts_fire_during_an_outage_and_not_before(story: Story, prometheus: Prometheus) -> None:
     """Alerts of an outage fire during it, that of lost state after it, and none before."""
     fired = eventually(
         lambda: _fired(prometheus, story, STATE_LOST), within=timeouts.FIRES, what=STATE_LOST
@@ -107,7 +107,7 @@ def _fired(prometheus: Prometheus, story: Story, wanted: str) -> Mapping[str, in
     return first if wanted in first else {}
 
 
-def test_panels(story: Story, prometheus: Prometheus, page: Page) -> None:
+def test_every_panel_has_data(story: Story, prometheus: Prometheus, page: Page) -> None:
     """Every query of every dashboard returns data, except for events that did not happen."""
     page.drawings = draw(prometheus.get, story.start_us, time.time_ns() // 1000, story.watch.marks)
     empty: dict[str, str] = {}
@@ -121,7 +121,9 @@ def test_panels(story: Story, prometheus: Prometheus, page: Page) -> None:
     }
 
 
-def test_traces(observed: Release, story: Story, prometheus: Prometheus) -> None:
+def test_denied_request_has_a_trace_of_three_spans(
+    observed: Release, story: Story, prometheus: Prometheus
+) -> None:
     """A request is a trace of three spans; a log line and an exemplar name that of a denial."""
     jaeger = Jaeger(observed.cluster)
     logged = {

@@ -30,7 +30,7 @@ def watched(observed: Release, folder: Path) -> Iterator[Watch]:
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_collector(
+def test_failing_collector_delays_no_request(
     observed: Release, image: str, watched: Watch, report: Report, fault: str
 ) -> None:
     """Only spans are lost, which every pod counts; no request waits for the collector."""

@@ -22,7 +22,9 @@ _QUOTA = rate_quota("5/minute")
 
 
 @pytest.mark.experiment(number=9)
-def test_own_app(another_release: Callable[[str], Release], image: str, folder: Path) -> None:
+def test_app_without_fleetlimit_code_is_limited(
+    another_release: Callable[[str], Release], image: str, folder: Path
+) -> None:
     """The limit of the policies applies to its route over all replicas."""
     names = kind.images()
     given = values(names["EXAMPLE_IMAGE"], names["VALKEY_IMAGE"])

@@ -19,7 +19,7 @@ BROKEN = POLICIES.replace("10/hour", "many")
 
 
 @pytest.mark.experiment(number=7)
-def test_reload(
+def test_changed_policies_apply_without_restart(
     release: Release, installed: dict[str, object], image: str, watch: Watch, report: Report
 ) -> None:
     """Every pod applies a change without a restart; an invalid one is reported and ignored."""

@@ -41,7 +41,7 @@ def target(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.mark.parametrize(
     "file", [pytest.param(each, id=f"{each.parent.name}-{each.stem}") for each in _COMBINATIONS]
 )
-def test_rendered(target: Release, file: Path) -> None:
+def test_api_server_accepts_the_rendered_chart(target: Release, file: Path) -> None:
     """The API server accepts all objects of a combination without a warning."""
     _submit(target, f"--values={file}")
 

@@ -6,7 +6,7 @@ from support.e2e_prometheus import Prometheus
 from support.eventually import eventually
 
 
-def test_resolved(story: Story, prometheus: Prometheus) -> None:
+def test_alerts_resolve_after_the_outage(story: Story, prometheus: Prometheus) -> None:
     """The alerts of a past outage resolve by themselves."""
     del story
     eventually(

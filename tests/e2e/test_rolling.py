@@ -15,7 +15,7 @@ from support.eventually import eventually
 
 
 @pytest.mark.experiment(number=3)
-def test_rolling(
+def test_rolling_restart_and_upgrade_lose_no_request(
     release: Release, installed: dict[str, object], image: str, watch: Watch, report: Report
 ) -> None:
     """No request is lost while every pod is replaced twice, and no caller exceeds its limit."""

@@ -18,7 +18,7 @@ FEW, MANY = 2, 6
 
 
 @pytest.mark.experiment(number=4)
-def test_scaled(
+def test_changed_replica_count_loses_no_request(
     release: Release, installed: dict[str, object], image: str, folder: Path, report: Report
 ) -> None:
     """Two pods, six and two again admit as much as one; no pod restarts, no request is lost."""

@@ -57,7 +57,7 @@ sentinel failover-timeout mymaster {HA["sentinel"]["failoverTimeout"]}
 
 
 @pytest.mark.experiment(number=10)
-def test_sentinel(
+def test_failover_by_sentinel_keeps_the_counts(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
     image: str,

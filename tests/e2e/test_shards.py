@@ -35,7 +35,7 @@ CLI = ("valkey-cli", "--pass", ADMIN, "--no-auth-warning")
 
 
 @pytest.mark.experiment(number=10)
-def test_shards(
+def test_cluster_of_three_shards_admits_as_much_as_one_server(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
     image: str,

@@ -31,7 +31,9 @@ from support.eventually import eventually
 
 
 @pytest.mark.experiment(number=5)
-def test_without_persistence(release: Release, image: str, watch: Watch, report: Report) -> None:
+def test_killed_store_without_persistence_loses_the_counts(
+    release: Release, image: str, watch: Watch, report: Report
+) -> None:
     """Counts are lost, pods and audit report it, and each policy applies `on_store_error`."""
     answers, outage = _run_with_killed_store(release, image, watch)
     _check("store forgets", answers, outage, watch, report, forgotten=True)
@@ -42,7 +44,7 @@ def test_without_persistence(release: Release, image: str, watch: Watch, report:
 
 
 @pytest.mark.experiment(number=5)
-def test_with_persistence(
+def test_killed_store_with_persistence_keeps_the_counts(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
     image: str,

@@ -134,7 +134,7 @@ async def test_overshoot_is_zero_while_the_store_keeps_the_limits(
         assert permitted / 2 < admitted <= permitted
 
 
-async def test_overshoot_after_the_store_lost_its_state(
+async def test_overshoot_is_reported_after_the_store_lost_its_state(
     fleet_over: Maker, valkey: EmbeddedValkey
 ) -> None:
     """The reports in the store are lost too, but not the replicas' own records."""
@@ -159,7 +159,7 @@ async def test_overshoot_after_the_store_lost_its_state(
     assert shown(fleet) == dict.fromkeys(NAMES, 0)
 
 
-async def test_overshoot_of_a_store_without_shared_state(
+async def test_overshoot_of_a_store_without_shared_state_is_reported(
     fleet_over: Maker, valkey: EmbeddedValkey
 ) -> None:
     """Three replicas that each keep the limit admit three times as much together."""
@@ -171,7 +171,7 @@ async def test_overshoot_of_a_store_without_shared_state(
     assert fleet.overshoot("windows") == 3 * 30 - 30
 
 
-async def test_overshoot_of_a_store_that_admits_everything(
+async def test_overshoot_of_a_store_that_admits_everything_is_reported(
     fleet_over: Maker, valkey: EmbeddedValkey
 ) -> None:
     """Only admissions count, whatever the store reports as remaining."""

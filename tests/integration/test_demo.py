@@ -61,7 +61,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @needs_proc
-def test_three_hundred_requests_over_two_replicas(folder: Path) -> None:
+def test_demo_of_300_requests_over_two_replicas_holds_the_limit(folder: Path) -> None:
     """The limit holds, all counts agree, JSON is the only output, and nothing is left behind."""
     done = subprocess.run(
         command("--json", "--requests", "300", "--replicas", "2"),

@@ -56,7 +56,7 @@ async def test_litellm_2730_local_fallback_divides_by_the_live_replicas(
     assert fleetlimit.limiter.membership.replicas == 1
 
 
-async def test_envoyproxy_ratelimit_427_440_a_denied_request_spends_nothing(
+async def test_envoyproxy_ratelimit_427_440_denied_request_spends_nothing(
     fleetlimit: Fleetlimit,
 ) -> None:
     """A request that one policy denies spends nothing in other policies."""
@@ -130,7 +130,7 @@ async def test_pyratelimiter_55_clocks_of_replicas_do_not_matter(valkey: Embedde
     assert before[0] * 10**6 + before[1] <= result.store_now_us <= after[0] * 10**6 + after[1]
 
 
-async def test_throttled_py_a_burst_below_half_the_rate_still_limits(
+async def test_throttled_py_burst_below_half_the_rate_limits(
     fleetlimit: Fleetlimit, fleetlimit_clock: ManualClock
 ) -> None:
     """A time to live is rounded up, so a short-lived bucket does not expire at once."""
@@ -145,7 +145,7 @@ async def test_throttled_py_a_burst_below_half_the_rate_still_limits(
     assert later
 
 
-async def test_envoyproxy_ratelimit_269_the_default_admits_no_double_at_a_boundary(
+async def test_envoyproxy_ratelimit_269_default_admits_no_double_limit_at_a_boundary(
     fleetlimit: Fleetlimit, fleetlimit_clock: ManualClock
 ) -> None:
     """Around a minute's boundary a bucket of 10 admits 10, where fixed windows admit 20."""
@@ -179,7 +179,7 @@ async def test_slowapi_13_limits_differ_by_tier(fleetlimit: Fleetlimit) -> None:
     assert counts == {"free": 1, "pro": 3, "unknown": 1}
 
 
-async def test_limitador_506_a_cost_known_later_is_adjusted(fleetlimit: Fleetlimit) -> None:
+async def test_limitador_506_cost_known_later_is_adjusted(fleetlimit: Fleetlimit) -> None:
     """Unused units of a reservation are refunded; additional units are spent."""
     policy = Policy("tokens", (rate_quota("100/day"),))
     async with fleetlimit:
@@ -192,7 +192,7 @@ async def test_limitador_506_a_cost_known_later_is_adjusted(fleetlimit: Fleetlim
         assert not (await limiter.peek(policy, principal="alice", cost=1)).allowed
 
 
-async def test_bucket4j_404_a_hot_key_costs_the_store_nothing_while_it_refuses(
+async def test_bucket4j_404_denials_of_a_hot_key_are_cached(
     valkey: EmbeddedValkey,
 ) -> None:
     """A hundred denials of one caller take at most five script calls."""
@@ -212,7 +212,7 @@ async def test_bucket4j_404_a_hot_key_costs_the_store_nothing_while_it_refuses(
     assert stats.get("cmdstat_evalsha", {"calls": 0})["calls"] <= 5
 
 
-async def test_no_lock_is_held_across_the_round_trip(valkey: EmbeddedValkey) -> None:
+async def test_concurrent_checks_share_round_trips(valkey: EmbeddedValkey) -> None:
     """Concurrent checks share pipelines: there are fewer round trips than checks."""
     policy = Policy("crowd", (rate_quota("1000/day"),))
     (limiter,) = replicas(valkey, 1, "crowd")
@@ -229,7 +229,7 @@ async def test_no_lock_is_held_across_the_round_trip(valkey: EmbeddedValkey) -> 
     assert len(sent) <= 20
 
 
-async def test_a_cancelled_request_leaves_no_key_without_expiry(valkey: EmbeddedValkey) -> None:
+async def test_cancelled_request_leaves_no_key_without_expiry(valkey: EmbeddedValkey) -> None:
     """One script sets count and expiry, so a cancellation cannot separate them."""
     policy = Policy("cancelled", (Quota(Algorithm.FIXED_WINDOW, 5, 60_000_000, 5),))
     (limiter,) = replicas(valkey, 1, "cancel")

@@ -92,21 +92,21 @@ def quotas(largest: int, longest_ms: int) -> st.SearchStrategy[Quota]:
 def steps(longest_us: int) -> st.SearchStrategy[list[Step]]:
     """Generate a schedule."""
     requested = st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 0, 1, 2]))
-    take = st.builds(
+    check = st.builds(
         Acquire,
         st.lists(requested, min_size=5, max_size=5).map(tuple),
         st.sampled_from([True] * 4 + [False]),
     )
     adjust = st.builds(Adjust, st.integers(1, 4), st.integers(-6, 4))
     wait = st.builds(Wait, st.integers(0, longest_us), st.booleans())
-    return st.lists(st.one_of(take, take, wait, adjust), min_size=4, max_size=30)
+    return st.lists(st.one_of(check, check, wait, adjust), min_size=4, max_size=30)
 
 
-def charges_of(example: int, number: int, limits: list[Quota], take: Acquire) -> list[Charge]:
+def charges_of(example: int, number: int, limits: list[Quota], check: Acquire) -> list[Charge]:
     """Return the charges of one step, on the buckets of this example."""
     return [
         Charge(f"{example}:{place}", quota, round(share * quota.burst), f"lease{number}", group)
-        for place, (quota, (share, group)) in enumerate(zip(limits, take.units, strict=False))
+        for place, (quota, (share, group)) in enumerate(zip(limits, check.units, strict=False))
     ]
 
 
@@ -123,19 +123,19 @@ async def compare(
         if isinstance(step, Wait):
             clock.advance_us(wait_us if step.exactly else step.micros)
         elif isinstance(step, Adjust):
-            charges, taken = history[-min(step.which, len(history))] if history else ([], None)
+            charges, result = history[-min(step.which, len(history))] if history else ([], None)
             corrections = [
-                adjustment(each, step.delta, taken.store_now_us) for each in charges if taken
+                adjustment(each, step.delta, result.store_now_us) for each in charges if result
             ]
             await lua.adjust(corrections)
             await core.adjust(corrections)
         else:
             charges = charges_of(example, number, limits, step)
-            taken = await core.acquire(charges, dry_run=not step.commit)
-            assert await lua.acquire(charges, dry_run=not step.commit) == taken
-            wait_us = max(each.retry_after_us for each in taken.statuses)
-            if taken.spent:
-                history.append((charges, taken))
+            result = await core.acquire(charges, dry_run=not step.commit)
+            assert await lua.acquire(charges, dry_run=not step.commit) == result
+            wait_us = max(each.retry_after_us for each in result.statuses)
+            if result.spent:
+                history.append((charges, result))
 
 
 @settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow])

@@ -22,13 +22,13 @@ from support import e2e_backends as backends
 from support import e2e_cluster as kind
 from support import e2e_timeouts as timeouts
 from support.e2e_cluster import Cluster
-from support.e2e_observed import NAMESPACE, Story, run_story
+from support.e2e_observed import NAMESPACE, FaultRun, run_with_faults
 from support.e2e_observed import values as observed_values
 from support.e2e_page import Page
 from support.e2e_prometheus import Prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import values
+from support.e2e_setup import values
 from support.e2e_watch import Watch
 from support.eventually import eventually
 from support.tool import ROOT, run
@@ -217,12 +217,12 @@ def prometheus(observed: Release) -> Prometheus:
 
 
 @pytest.fixture(scope="session")
-def story(observed: Release, prometheus: Prometheus, image: str, report: Report) -> Story:
+def faults(observed: Release, prometheus: Prometheus, image: str, report: Report) -> FaultRun:
     """Faults of the `observed` release, run once for all tests of their observations."""
     with Watch(
         observed, report.folder / "test_prometheus_has_the_counts_of_the_clients"
     ) as watching:
-        return run_story(observed, prometheus, image, watching, report)
+        return run_with_faults(observed, prometheus, image, watching, report)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from support.e2e_outage import (
 )
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import STORE_TIMEOUT
+from support.e2e_setup import STORE_TIMEOUT
 from support.e2e_store import Store
 from support.e2e_watch import Watch
 
@@ -100,7 +100,7 @@ def _check(
     waited = [
         each
         for each in answers.requests
-        if each.taken_us >= STORE_TIMEOUT * SECOND_US and each.stream.policy != NONE
+        if each.duration_us >= STORE_TIMEOUT * SECOND_US and each.stream.policy != NONE
     ]
     more = {
         "fail_closed": len(answers.server_errors),

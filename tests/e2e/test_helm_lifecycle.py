@@ -96,7 +96,7 @@ def test_failed_upgrade_removes_no_pod(
     first = [_get_status(release) for _ in _SPENT[:2]]
 
     with pytest.raises(AssertionError, match="UPGRADE FAILED"):
-        release.install(installed, _VALUES, _BROKEN, within=timeouts.GIVEN_UP)
+        release.install(installed, _VALUES, _BROKEN, within=timeouts.FAILED_UPGRADE)
     assert _made(release) - objects == {"horizontalpodautoscaler.autoscaling/fleetlimit"}
     assert _available(release) == 2
     assert [*first, *(_get_status(release) for _ in _SPENT[2:])] == _SPENT

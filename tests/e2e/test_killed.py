@@ -8,7 +8,7 @@ from support import e2e_timeouts as timeouts
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report, measure
-from support.e2e_scene import streams
+from support.e2e_setup import streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -46,7 +46,9 @@ def test_killed_pods_lose_only_requests_in_flight(
     stray = [
         fault
         for fault in answers.faults
-        if not any(0 <= fault.done_us - at_us <= within_us + fault.taken_us for at_us in killed_us)
+        if not any(
+            0 <= fault.done_us - at_us <= within_us + fault.duration_us for at_us in killed_us
+        )
     ]
     assert not stray, f"lost without a pod being lost: {stray[:5]}"
     # Counts of a killed pod after its last scrape are lost; the other counts agree.

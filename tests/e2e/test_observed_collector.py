@@ -12,7 +12,7 @@ from support.e2e_jaeger import Jaeger
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import streams
+from support.e2e_setup import streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 

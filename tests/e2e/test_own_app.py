@@ -13,7 +13,7 @@ from fleetlimit.demo.expected import max_admitted
 from support import e2e_cluster as kind
 from support.e2e_load import Load, Stream
 from support.e2e_release import Release
-from support.e2e_scene import values
+from support.e2e_setup import values
 from support.e2e_watch import Watch
 from support.tool import ROOT
 

@@ -10,7 +10,7 @@ from support import e2e_timeouts as timeouts
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import POLICIES, streams
+from support.e2e_setup import POLICIES, streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -66,7 +66,7 @@ def test_changed_policies_apply_without_restart(
 
 def _timed(condition: Callable[[], bool], what: str) -> float:
     start = time.monotonic()
-    eventually(condition, within=timeouts.POLICIES_FOLLOW, what=what)
+    eventually(condition, within=timeouts.POLICIES_APPLIED, what=what)
     return round(time.monotonic() - start, 1)
 
 

@@ -9,7 +9,7 @@ from support import e2e_timeouts as timeouts
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import streams
+from support.e2e_setup import streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 

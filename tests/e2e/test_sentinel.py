@@ -27,8 +27,8 @@ from support.e2e_outage import (
 )
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import QUOTAS, callers
 from support.e2e_series import overshoot_of_all
+from support.e2e_setup import QUOTAS, callers
 from support.e2e_watch import Watch
 from support.eventually import eventually
 from support.tool import ROOT

@@ -15,7 +15,7 @@ from support.e2e_external import PORT, External, values
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import EXPERIMENTS, callers, streams
+from support.e2e_setup import EXPERIMENTS, callers, streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 

@@ -9,7 +9,7 @@ import pytest
 from support.e2e_load import Load, Stream
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import QUOTAS, ROUTES
+from support.e2e_setup import QUOTAS, ROUTES
 from support.e2e_tokens import AUDIENCE, ISSUER, KID, token
 from support.e2e_watch import Watch
 

@@ -24,7 +24,7 @@ from support.e2e_outage import (
 )
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import QUOTAS, callers
+from support.e2e_setup import QUOTAS, callers
 from support.e2e_store import Store
 from support.e2e_watch import Watch
 from support.eventually import eventually

@@ -46,21 +46,21 @@ class Request:
     Args:
         stream: Stream of the request.
         sent_us: Time of sending, in microseconds since the epoch.
-        taken_us: Microseconds until the response or the failure.
+        duration_us: Microseconds until the response or the failure.
         status: HTTP status; 0 without a response.
         fault: `refused`, `broken` or `timeout` without a response, else empty.
     """
 
     stream: Stream
     sent_us: int
-    taken_us: int
+    duration_us: int
     status: int
     fault: str
 
     @property
     def done_us(self) -> int:
         """Time of the response or failure, in microseconds since the epoch."""
-        return self.sent_us + self.taken_us
+        return self.sent_us + self.duration_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,9 @@ class Answers:
 
     def slowest_ms(self, share: float = 1.0) -> float:
         """Return a quantile of the response time, in milliseconds."""
-        taken = sorted(each.taken_us for each in self.requests if not each.fault)
-        return taken[min(len(taken) - 1, int(share * len(taken)))] / 1000 if taken else 0.0
+        durations = sorted(each.duration_us for each in self.requests if not each.fault)
+        last = len(durations) - 1
+        return durations[min(last, int(share * len(durations)))] / 1000 if durations else 0.0
 
 
 class Load:
@@ -201,11 +202,11 @@ class Load:
             Request(
                 self._streams[number],
                 sent_us,
-                taken_us,
+                duration_us,
                 status if isinstance(status, int) else 0,
                 status if isinstance(status, str) else "",
             )
-            for number, sent_us, taken_us, status in json.loads(text)
+            for number, sent_us, duration_us, status in json.loads(text)
         )
         return Answers(tuple(sorted(requests, key=lambda each: each.sent_us)))
 

@@ -16,7 +16,7 @@ from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, beyond, load, run_out
 from support.e2e_prometheus import Prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report, Row
-from support.e2e_scene import POLICIES, TIERS
+from support.e2e_setup import POLICIES, TIERS
 from support.e2e_store import Store
 from support.e2e_watch import Watch
 from support.eventually import eventually
@@ -54,7 +54,7 @@ def values() -> tuple[Mapping[str, object], ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class FaultRun:
     """Faults of the release and the observations during them.
 
     Args:
@@ -82,9 +82,9 @@ class Story:
         return self.answers.end_us + round(timeouts.POLL * 1e6)
 
 
-def run_story(
+def run_with_faults(
     release: Release, prometheus: Prometheus, image: str, watch: Watch, report: Report
-) -> Story:
+) -> FaultRun:
     """Delete a pod and kill the store under load, and wait until the alerts of the outage fire.
 
     Phases without a fault before and after make the faults visible on the dashboards.
@@ -109,7 +109,7 @@ def run_story(
     above = beyond(answers, [outage], forgotten=True)
     # Before the watch ends: the tally of the pods' logs has to agree with that of the clients.
     row = report.record(NAMESPACE, answers, watch, beyond=above)
-    return Story(answers, watch, gone, outage, row)
+    return FaultRun(answers, watch, gone, outage, row)
 
 
 def firing(prometheus: Prometheus) -> set[str]:

@@ -12,7 +12,7 @@ from fleetlimit.core.quota import SECOND_US
 from fleetlimit.demo.expected import max_admitted
 from support import e2e_timeouts as timeouts
 from support.e2e_load import Answers, Request, Stream
-from support.e2e_scene import ALGORITHMS, QUOTAS, STORE_TIMEOUT, streams
+from support.e2e_setup import ALGORITHMS, QUOTAS, STORE_TIMEOUT, streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -186,7 +186,7 @@ def too_slow(answers: Answers, within_s: float) -> tuple[Request, ...]:
         within_s: Time limit on a fast cluster, in seconds.
     """
     most_ms = max(within_s * 1000, STORE_TIMEOUT * 1000 + answers.of(policy=NONE).slowest_ms())
-    return tuple(each for each in answers.requests if each.taken_us > most_ms * 1000)
+    return tuple(each for each in answers.requests if each.duration_us > most_ms * 1000)
 
 
 def beyond(
@@ -214,7 +214,9 @@ def beyond(
 
 def _without_store(answers: Answers, outage: Outage) -> Answers:
     """Return the requests of an outage, from when cached denials of the store have expired."""
-    return answers.between(outage.seen_us + round(timeouts.REMEMBERED * SECOND_US), outage.end_us)
+    return answers.between(
+        outage.seen_us + round(timeouts.DENIAL_CACHED * SECOND_US), outage.end_us
+    )
 
 
 def _during(answers: Answers, outage: Outage) -> Answers:

@@ -137,8 +137,8 @@ def _draw_latency(panel: Axes, run: Run, at: Sequence[int]) -> None:
         ("p99", 0.99, "-", VERMILION),
         ("p50", 0.5, "-", BLUE),
     ):
-        taken = series.latencies_ms(run.answers, share, at)
-        panel.plot(middle, taken, form, color=color, label=name, lw=1.3, ms=3)
+        latencies = series.latencies_ms(run.answers, share, at)
+        panel.plot(middle, latencies, form, color=color, label=name, lw=1.3, ms=3)
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter("{x:g}")

@@ -9,8 +9,8 @@ from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import Quota
 from support import e2e_timeouts as timeouts
 from support.e2e_load import Answers
-from support.e2e_scene import QUOTAS
 from support.e2e_series import overshoot_of_all, permitted_to_all
+from support.e2e_setup import QUOTAS
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -257,9 +257,9 @@ class Report:
 def _write_raw_data(run: Run) -> None:
     """Write the requests, counter readings and marks of an experiment into its folder.
 
-    A request is `[policy, caller, sent_us, taken_us, status]`, with its fault in place of a missing
-    status. A reading is `[at_us, pod, [[policy, outcome, count], ...]]`, a mark `[at_us, what]`,
-    and an allowance beyond the quota `[policy, count]`.
+    A request is `[policy, caller, sent_us, duration_us, status]`, with its fault in place of a
+    missing status. A reading is `[at_us, pod, [[policy, outcome, count], ...]]`, a mark is
+    `[at_us, what]`, and an allowance beyond the quota is `[policy, count]`.
     """
     raw: dict[str, list[tuple[object, ...]]] = {
         "requests": [
@@ -267,7 +267,7 @@ def _write_raw_data(run: Run) -> None:
                 each.stream.policy,
                 each.stream.caller,
                 each.sent_us,
-                each.taken_us,
+                each.duration_us,
                 each.fault or each.status,
             )
             for each in run.answers.requests

@@ -7,7 +7,7 @@ pytest.importorskip("kr8s", reason="the kind suite needs the extra e2e")
 from support import e2e_outage
 from support.e2e_load import Answers, Request, Stream
 from support.e2e_outage import ALLOW, DENY, LOCAL, NONE, Outage
-from support.e2e_scene import QUOTAS, STORE_TIMEOUT
+from support.e2e_setup import QUOTAS, STORE_TIMEOUT
 
 SECOND = 1_000_000
 OUTAGE = Outage(10 * SECOND, 11 * SECOND, 20 * SECOND, 21 * SECOND, 23 * SECOND)
@@ -15,10 +15,10 @@ UNAVAILABLE = 503
 SHARE = QUOTAS[LOCAL].burst
 
 
-def request(policy: str, at: float, status: int = 200, taken: float = 0.001) -> Request:
+def request(policy: str, at: float, status: int = 200, duration: float = 0.001) -> Request:
     """Return a request with its time of sending and duration in seconds."""
     stream = Stream(policy, "a", "GET", "/", 1)
-    return Request(stream, round(at * SECOND), round(taken * SECOND), status, "")
+    return Request(stream, round(at * SECOND), round(duration * SECOND), status, "")
 
 
 def answers(*requests: Request) -> Answers:
@@ -61,24 +61,25 @@ def test_recovery_is_the_time_until_the_last_failure() -> None:
     """It counts from the recovery of the store to the last failed response."""
     assert e2e_outage.recovery_s(answers(request(DENY, 12, UNAVAILABLE)), [OUTAGE]) == 0
     assert (
-        e2e_outage.recovery_s(answers(request(DENY, 22, UNAVAILABLE, taken=0.5)), [OUTAGE]) == 1.5
+        e2e_outage.recovery_s(answers(request(DENY, 22, UNAVAILABLE, duration=0.5)), [OUTAGE])
+        == 1.5
     )
 
 
 def test_too_slow_on_a_fast_cluster() -> None:
     """The given time is the limit."""
     within = STORE_TIMEOUT + 0.1
-    slow = request(LOCAL, 12, taken=within + 0.01)
-    fast = request(LOCAL, 12, taken=within - 0.01)
-    found = answers(request(NONE, 12, 404, taken=0.09), fast, slow)
+    slow = request(LOCAL, 12, duration=within + 0.01)
+    fast = request(LOCAL, 12, duration=within - 0.01)
+    found = answers(request(NONE, 12, 404, duration=0.09), fast, slow)
     assert e2e_outage.too_slow(found, within) == (slow,)
 
 
 def test_too_slow_on_a_slow_cluster() -> None:
     """The limit is the store timeout plus the slowest request that needs no store."""
-    slow = request(LOCAL, 12, taken=STORE_TIMEOUT + 0.21)
-    waited = request(LOCAL, 12, taken=STORE_TIMEOUT + 0.19)
-    found = answers(request(NONE, 12, 404, taken=0.2), waited, slow)
+    slow = request(LOCAL, 12, duration=STORE_TIMEOUT + 0.21)
+    waited = request(LOCAL, 12, duration=STORE_TIMEOUT + 0.19)
+    found = answers(request(NONE, 12, 404, duration=0.2), waited, slow)
     assert e2e_outage.too_slow(found, STORE_TIMEOUT + 0.1) == (slow,)
 
 

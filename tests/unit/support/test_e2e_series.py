@@ -17,11 +17,11 @@ SECOND = 1_000_000
 NAN = pytest.approx(math.nan, nan_ok=True)
 
 
-def request(at: float, status: int = 200, caller: str = "a", taken: float = 0.0) -> Request:
+def request(at: float, status: int = 200, caller: str = "a", duration: float = 0.0) -> Request:
     """Return a request with its time of sending and duration in seconds."""
     fault = "" if status else "broken"
     stream = Stream("exports", caller, "POST", "/exports", 1)
-    return Request(stream, round(at * SECOND), round(taken * SECOND), status, fault)
+    return Request(stream, round(at * SECOND), round(duration * SECOND), status, fault)
 
 
 def answers(*requests: Request) -> Answers:
@@ -40,7 +40,9 @@ def reading(second: float, pod: str, **decisions: int) -> Reading:
 
 def test_permitted_number_grows_from_first_request_to_last() -> None:
     """A caller's full bucket counts from its first request, its refill until its last response."""
-    found = answers(request(1), request(5, caller="b"), request(8), request(9, caller="b", taken=1))
+    found = answers(
+        request(1), request(5, caller="b"), request(8), request(9, caller="b", duration=1)
+    )
     result = series.permitted_to_all(BUCKET, found, at(0, 1, 4.5, 5, 8, 9, 10, 20))
     assert result == [0, 3, 6, 7 + 3, 10 + 6, 10 + 7, 10 + 8, 10 + 8]
 
@@ -59,14 +61,14 @@ def test_beyond_counts_for_each_caller() -> None:
 
 def test_overshoot_of_one_caller_is_not_offset_by_another() -> None:
     """One caller gets four of three at once, another none; `beyond` is subtracted."""
-    found = answers(*[request(0, taken=0.1)] * 4, request(0, 429, "b"))
+    found = answers(*[request(0, duration=0.1)] * 4, request(0, 429, "b"))
     assert series.overshoot_of_all(BUCKET, found) == 1
     assert series.overshoot_of_all(BUCKET, found, beyond=1) == 0
 
 
 def test_clients_count_admitted_requests_at_the_response() -> None:
     """A denial and a request in flight do not count."""
-    found = answers(request(0, taken=2), request(1), request(1, 429))
+    found = answers(request(0, duration=2), request(1), request(1, 429))
     assert series.admitted_by_clients(found, at(0.5, 1, 2)) == [0, 1, 2]
 
 
@@ -102,8 +104,8 @@ def test_kind_without_a_request_is_omitted() -> None:
 
 def test_latency_is_a_quantile_of_the_responses() -> None:
     """A second without a response has no latency."""
-    taken = (0.001, 0.002, 0.009)
-    found = answers(*(request(0, taken=each) for each in taken), request(1, 0, taken=5))
+    durations = (0.001, 0.002, 0.009)
+    found = answers(*(request(0, duration=each) for each in durations), request(1, 0, duration=5))
     assert series.latencies_ms(found, 0.5, at(0, 1, 2)) == [2.0, NAN]
     assert series.latencies_ms(found, 1.0, at(0, 1, 2)) == [9.0, NAN]
 

@@ -1,4 +1,4 @@
-"""Values that the experiments install: callers with keys, and one policy for each algorithm."""
+"""Set-up of the experiments: callers with keys, policies, chart values and streams of requests."""
 
 import hashlib
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
-from support.batching import Batching, make_store, use_batching
+from support.batching import Batching, open_empty_store, use_batching
 from support.clock import EPOCH_US, ManualClock
 from support.stores import adjustment
 
@@ -63,10 +63,8 @@ async def lua(
 ) -> AsyncIterator[RedisStore]:
     """Return one open store for all examples of one kind of batching."""
     with use_batching(request.param) as batching:
-        store = make_store(batching, valkey.url, now_us=clock.monotonic_us)
-        await store.open()
-        yield store
-        await store.aclose()
+        async with open_empty_store(batching, valkey.url, now_us=clock.monotonic_us) as store:
+            yield store
 
 
 def quotas(largest: int, longest_ms: int) -> st.SearchStrategy[Quota]:

@@ -18,14 +18,13 @@ from pathlib import Path
 import pytest
 
 from fleetlimit.telemetry.names import BUILD_INFO
-from support import e2e_backends as backends
 from support import e2e_cluster as kind
 from support import e2e_timeouts as timeouts
 from support.e2e_cluster import Cluster
 from support.e2e_observed import NAMESPACE, FaultRun, run_with_faults
 from support.e2e_observed import values as observed_values
 from support.e2e_page import Page
-from support.e2e_prometheus import Prometheus
+from support.e2e_prometheus import Prometheus, install_backends, start_prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_setup import values
@@ -196,7 +195,7 @@ def observed(
     cluster: Cluster, installed: dict[str, object], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Release]:
     """Release with monitors and rules for Prometheus, and with traces in Jaeger."""
-    backends.prepare(cluster)
+    install_backends(cluster)
     found = Release(cluster, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE))
     found.create_namespace()
     try:
@@ -209,7 +208,7 @@ def observed(
 @pytest.fixture(scope="session")
 def prometheus(observed: Release) -> Prometheus:
     """Prometheus that scrapes all pods of the `observed` release."""
-    backends.start_prometheus(observed.cluster)
+    start_prometheus(observed.cluster)
     found = Prometheus(observed.cluster)
     pods = f'count({BUILD_INFO.name}{{namespace="{NAMESPACE}"}}) == 3'
     eventually(lambda: found.at(pods), within=timeouts.BACKEND, what="all pods are scraped")

@@ -9,14 +9,13 @@ from kr8s.objects import Pod
 
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_backends import FOLDER
 from support.e2e_cluster import images
 from support.e2e_load import Answers, Load
 from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, beyond, load, run_outage, until_used
-from support.e2e_prometheus import Prometheus
+from support.e2e_prometheus import FOLDER, Prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report, Row
-from support.e2e_setup import POLICIES, TIERS
+from support.e2e_setup import POLICIES, TIERS, image_values
 from support.e2e_store import Store
 from support.e2e_watch import Watch
 from support.eventually import eventually
@@ -38,8 +37,7 @@ _SHADOW: Final = f"""\
 
 def values() -> tuple[Mapping[str, object], ...]:
     """Return values of the chart in addition to those of every release; later ones override."""
-    repository, _, tag = images()["REDIS_EXPORTER_IMAGE"].rpartition(":")
-    exporter = {"exporter": {"image": {"repository": repository, "tag": tag}}}
+    exporter = {"exporter": {"image": image_values(images()["REDIS_EXPORTER_IMAGE"])}}
     shown: dict[str, Any] = yaml.safe_load((FOLDER / "fleetlimit.yaml").read_text())
     return (
         shown,

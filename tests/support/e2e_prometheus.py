@@ -1,4 +1,4 @@
-"""Client of the Prometheus on the cluster."""
+"""Prometheus (run by its Operator) and Jaeger on the cluster, and a client of Prometheus."""
 
 import json
 import math
@@ -7,10 +7,13 @@ from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 
-from support.e2e_cluster import Cluster
+from support import e2e_timeouts as timeouts
+from support.e2e_cluster import Cluster, images
+from support.tool import ROOT
 
 NAMESPACE: Final = "observability"
 """Namespace of Prometheus and Jaeger."""
+FOLDER: Final = ROOT / "deploy/observability"
 _API: Final = f"/api/v1/namespaces/{NAMESPACE}/services/prometheus:http/proxy/api/v1"
 _STEP_S: Final = 5
 
@@ -80,3 +83,35 @@ class Prometheus:
         times = {"start": str(start_us / 1e6), "end": str(end_us / 1e6)}
         found = self.get("query_exemplars", {"query": expression} | times)
         return [exemplar["labels"] for series in found for exemplar in series["exemplars"]]
+
+
+def install_backends(cluster: Cluster) -> None:
+    """Install the Prometheus Operator and Jaeger from `deploy/observability`.
+
+    Args:
+        cluster: Cluster with the images on its nodes.
+    """
+    cluster.install_crds(images()["PROMETHEUS_OPERATOR_CRDS"])
+    for name in ("prometheus-operator", "jaeger"):
+        cluster.apply(FOLDER / f"{name}.yaml")
+        _wait(cluster, f"deployment/{name}")
+
+
+def start_prometheus(cluster: Cluster) -> None:
+    """Start a Prometheus without data through the Operator.
+
+    It starts with the existing monitors and rules. Later ones arrive in a Secret, which kubelets
+    refresh once a minute.
+    """
+    manifest = FOLDER / "prometheus.yaml"
+    cluster.kubectl(
+        "delete", "--ignore-not-found", "--cascade=foreground", f"--filename={manifest}"
+    )
+    cluster.apply(manifest)
+    _wait(cluster, "prometheus/prometheus")
+
+
+def _wait(cluster: Cluster, name: str) -> None:
+    within = timeouts.BACKEND + timeouts.COMMAND
+    available = ("--for=condition=Available", name, f"--timeout={timeouts.BACKEND}s")
+    cluster.kubectl("wait", f"--namespace={NAMESPACE}", *available, timeout=within)

@@ -93,8 +93,8 @@ def values(image: str, valkey: str) -> dict[str, object]:
         for number, caller in enumerate(everyone)
     ]
     return {
-        "image": _image(image),
-        "valkey": {"image": _image(valkey)},
+        "image": image_values(image),
+        "valkey": {"image": image_values(valkey)},
         "policies": {"inline": POLICIES},
         "settings": {"storeTimeoutSeconds": STORE_TIMEOUT},
         "apiKeys": {"inline": yaml.safe_dump({"keys": keys})},
@@ -121,6 +121,7 @@ def streams(
     )
 
 
-def _image(name: str) -> dict[str, str]:
+def image_values(name: str) -> dict[str, str]:
+    """Return the values of an image, from its repository and tag."""
     repository, _, tag = name.rpartition(":")
     return {"repository": repository, "tag": tag}

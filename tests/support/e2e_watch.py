@@ -83,7 +83,11 @@ class Watch:
 
     def __enter__(self) -> Self:
         # Terminating pods of an earlier experiment would be counted as new ones.
-        eventually(lambda: not self._terminating(), within=timeouts.POD, what="no pod terminates")
+        eventually(
+            lambda: not any(map(_is_terminating, self._all_pods())),
+            within=timeouts.POD,
+            what="no pod terminates",
+        )
         # A pod that started before its store connects one probe later than the other pods.
         expected = {float(self._without_store)}
         eventually(
@@ -105,8 +109,7 @@ class Watch:
 
     def pods(self) -> list[Any]:
         """Return the pods that are not terminating."""
-        items: list[Any] = json.loads(self._cluster.get(self._replicas))["items"]
-        return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+        return [pod for pod in self._all_pods() if not _is_terminating(pod)]
 
     def ready(self) -> list[str]:
         """Return the names of the ready pods."""
@@ -146,8 +149,7 @@ class Watch:
 
     def read_counters(self) -> None:
         """Read the counters of all pods once, and follow the logs of new pods."""
-        items = json.loads(self._cluster.get(self._replicas))["items"]
-        pods = [pod["metadata"]["name"] for pod in items]
+        pods = [pod["metadata"]["name"] for pod in self._all_pods()]
         # In parallel: a pod that has just stopped responds late, and the counters of another
         # terminating pod can be read only for the few seconds until it stops.
         with ThreadPoolExecutor(max_workers=len(pods) or 1) as readers:
@@ -196,9 +198,9 @@ class Watch:
             }
         )
 
-    def _terminating(self) -> list[Any]:
-        items = json.loads(self._cluster.get(self._replicas))["items"]
-        return [pod for pod in items if "deletionTimestamp" in pod["metadata"]]
+    def _all_pods(self) -> list[Any]:
+        items: list[Any] = json.loads(self._cluster.get(self._replicas))["items"]
+        return items
 
     def _poll(self) -> None:
         while not self._done.wait(1):
@@ -248,3 +250,7 @@ class Watch:
             self._lines[pod][written["policy"]] += 1
         elif event == names.LOG_DENIED + names.SUPPRESSED:
             self._lines[pod][written["policy"]] += written["suppressed"]
+
+
+def _is_terminating(pod: Any) -> bool:
+    return "deletionTimestamp" in pod["metadata"]

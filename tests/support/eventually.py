@@ -12,17 +12,20 @@ Found = TypeVar("Found")
 
 PATIENCE_SECONDS: Final = 60.0
 """Time limit of a wait for a task or a local process. Only a failing test waits so long."""
-_POLL_S: Final = 0.02
+LOCAL_POLL_S: Final = 0.02
 """Interval between two polls of a process of this machine."""
 
 
-def eventually(condition: Callable[[], Found], *, within: float, what: str) -> Found:
+def eventually(
+    condition: Callable[[], Found], *, within: float, what: str, poll_s: float = timeouts.POLL
+) -> Found:
     """Return the first true result of a function, blocking the thread until then.
 
     Args:
         condition: Function to poll. Its `AssertionError` counts as a false result.
         within: Time limit, in seconds.
         what: Condition, for the error message.
+        poll_s: Polling interval, in seconds.
 
     Raises:
         AssertionError: The result was not true in time; the message has the last one.
@@ -39,7 +42,7 @@ def eventually(condition: Callable[[], Found], *, within: float, what: str) -> F
                 return found
             seen = found
         _check_deadline(deadline, f"within {within} s: {what}; seen last: {seen}")
-        time.sleep(timeouts.POLL)
+        time.sleep(poll_s)
 
 
 @overload
@@ -71,7 +74,7 @@ async def eventually_async(condition: Callable[[], Any], within: float = PATIENC
         if found:
             return found
         _check_deadline(deadline, f"within {within} s: {inspect.getsource(condition).strip()}")
-        await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(LOCAL_POLL_S)
 
 
 def _check_deadline(deadline: float, expected: str) -> None:

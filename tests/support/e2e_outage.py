@@ -11,7 +11,9 @@ from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.demo.expected import max_admitted
 from support import e2e_timeouts as timeouts
-from support.e2e_load import Answers, Request, Stream
+from support.e2e_load import Answers, Load, Request, Stream
+from support.e2e_release import Release
+from support.e2e_report import Report, Row
 from support.e2e_setup import ALGORITHMS, QUOTAS, STORE_TIMEOUT, streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
@@ -128,6 +130,80 @@ def run_outage(
         end_us = watch.mark("store returns")
     back_us = watch.mark("store is back")
     return Outage(start_us, seen_us, end_us, back_us, until_over(watch))
+
+
+def run_with_fault(
+    name: str,
+    fault: AbstractContextManager[None],
+    release: Release,
+    image: str,
+    watch: Watch,
+    *more: str,
+    what: str,
+) -> tuple[Answers, Outage]:
+    """Send requests before, during and after a fault of the store.
+
+    Args:
+        name: Name of the load, and of the experiment of its callers.
+        fault: Context of the fault.
+        release: Target of the requests.
+        image: Image with Python, for the load generator.
+        watch: Observer of the pods.
+        more: Policies in addition to one of each algorithm.
+        what: Name of the fault.
+    """
+    with Load(release, image, name, load(name, *more), 240) as loading:
+        until_used(watch)
+        if SPENT in more:
+            # A killed server loses the writes of its last two seconds.
+            until_spent(watch)
+        outage = run_outage(watch, what, fault)
+        until_used(watch)
+        loading.stop()
+        return loading.answers(), outage
+
+
+def record_outages(
+    experiment: str,
+    answers: Answers,
+    outages: Sequence[Outage],
+    watch: Watch,
+    report: Report,
+    *,
+    within_s: float,
+    forgotten: bool = False,
+    more: Mapping[str, object] | None = None,
+) -> Row:
+    """Record an experiment, and check what all outages have in common.
+
+    Args:
+        experiment: Name of the experiment.
+        answers: Results of the requests.
+        outages: Outages of the store.
+        watch: Observations of the pods.
+        report: Report of the run.
+        within_s: Time limit of a request on a fast cluster, in seconds.
+        forgotten: Whether the store lost its state, which refills every bucket.
+        more: Figures that only this experiment has.
+
+    Raises:
+        AssertionError: A figure or a response is wrong; the report has the experiment nevertheless.
+    """
+    recovered_s = recovery_s(answers, outages)
+    figures = {
+        "fail_closed": len(answers.server_errors),
+        "recovery_s": recovered_s,
+        "slowest_without_policy_ms": answers.of(policy=NONE).slowest_ms(),
+    }
+    above = beyond(answers, outages, forgotten=forgotten)
+    row = report.record(experiment, answers, watch, {**figures, **(more or {})}, beyond=above)
+    check_results_in_outages(answers, outages)
+    check_counters_in_outages(watch, answers, outages)
+    slow = too_slow(answers, within_s)
+    assert not slow, f"{len(slow)} requests took too long: {slow[:5]}"
+    assert recovered_s <= timeouts.RECOVERY
+    row.expect(overshoot=0, refused=0, broken=0)
+    return row
 
 
 def check_results_in_outages(answers: Answers, outages: Sequence[Outage]) -> None:

@@ -17,13 +17,7 @@ SLOTS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A running Cluster.
-
-    Args:
-        url: URL of the store.
-        nodes: The servers.
-        links: A client of each server.
-    """
+    """A running Cluster, with its store URL, its servers, and a client of each server."""
 
     url: str
     nodes: Sequence[EmbeddedValkey]

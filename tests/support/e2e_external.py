@@ -15,12 +15,7 @@ _COPY = "import glob, shutil; [shutil.copy(each, '/data') for each in glob.glob(
 
 
 def values(url: str, **options: object) -> dict[str, object]:
-    """Return the values of a release that uses an external store.
-
-    Args:
-        url: URL of the store.
-        options: Further values below `externalRedis`.
-    """
+    """Return the values of a release with an external store; `options` go into `externalRedis`."""
     return {
         "replicaCount": 2,
         "valkey": {"enabled": False},
@@ -30,13 +25,7 @@ def values(url: str, **options: object) -> dict[str, object]:
 
 
 class External:
-    """Servers in the namespace of a release.
-
-    Args:
-        release: Release that uses the servers.
-        image: Image of the servers.
-        python: Image with Python, for the init container of a server.
-    """
+    """Servers in the namespace of a release; an init container with Python copies their files."""
 
     def __init__(self, release: Release, image: str, python: str) -> None:
         self._release = release

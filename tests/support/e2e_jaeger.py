@@ -38,11 +38,7 @@ class Span:
 
 
 class Jaeger:
-    """Client of the Jaeger of a cluster.
-
-    Args:
-        cluster: The cluster.
-    """
+    """Client of the Jaeger of a cluster."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster

@@ -135,15 +135,7 @@ class Answers:
 
 
 class Load:
-    """Load generator: a pod that sends streams of requests through the Service.
-
-    Args:
-        release: Target of the requests.
-        image: Image with Python, for the pod.
-        name: Name of the pod.
-        streams: Streams to send.
-        seconds: Maximum duration, in seconds.
-    """
+    """Load generator: a pod that sends streams through the Service for at most `seconds`."""
 
     def __init__(
         self, release: Release, image: str, name: str, streams: Sequence[Stream], seconds: float

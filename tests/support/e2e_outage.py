@@ -53,10 +53,6 @@ def load(experiment: str, *more: str) -> tuple[Stream, ...]:
     """Return streams of all callers of an experiment, fast enough to exhaust a local share soon.
 
     One stream requests an unknown route: it measures how slow the cluster itself is.
-
-    Args:
-        experiment: Name of the experiment.
-        more: Policies in addition to one of each algorithm.
     """
     held = streams(experiment, per_second=2, policies=(*ALGORITHMS, LOCAL, *more))
     return (*held, Stream(NONE, "nobody", "GET", "/nothing", per_second=10))
@@ -105,11 +101,7 @@ def run_outage(
 ) -> Outage:
     """Keep the fault until many requests were decided without the store, then wait for recovery.
 
-    Args:
-        watch: Watch in which the fault and the recovery are marked.
-        what: Name of the fault.
-        fault: Context in which the store is unreachable.
-        until: Waits for a further condition during the fault.
+    During the fault, `until` waits for a further condition.
     """
     start_us = watch.mark(what)
     with fault:
@@ -141,17 +133,7 @@ def run_with_fault(
     *more: str,
     what: str,
 ) -> tuple[Answers, Outage]:
-    """Send requests before, during and after a fault of the store.
-
-    Args:
-        name: Name of the load, and of the experiment of its callers.
-        fault: Context of the fault.
-        release: Target of the requests.
-        image: Image with Python, for the load generator.
-        watch: Observer of the pods.
-        more: Policies in addition to one of each algorithm.
-        what: Name of the fault.
-    """
+    """Send requests before, during and after a fault of the store, whose name is `what`."""
     with Load(release, image, name, load(name, *more), 240) as loading:
         until_used(watch)
         if SPENT in more:
@@ -176,15 +158,8 @@ def record_outages(
 ) -> Row:
     """Record an experiment, and check what all outages have in common.
 
-    Args:
-        experiment: Name of the experiment.
-        answers: Results of the requests.
-        outages: Outages of the store.
-        watch: Observations of the pods.
-        report: Report of the run.
-        within_s: Time limit of a request on a fast cluster, in seconds.
-        forgotten: Whether the store lost its state, which refills every bucket.
-        more: Figures that only this experiment has.
+    `within_s` is the time limit of a request on a fast cluster, in seconds. `forgotten` means that
+    the store lost its state. `more` are figures that only this experiment has.
 
     Raises:
         AssertionError: A figure or a response is wrong; the report has the experiment nevertheless.
@@ -253,13 +228,9 @@ def recovery_s(answers: Answers, outages: Sequence[Outage]) -> float:
 
 
 def too_slow(answers: Answers, within_s: float) -> tuple[Request, ...]:
-    """Return the requests that exceeded their time limit.
+    """Return the requests that exceeded their time limit, in seconds on a fast cluster.
 
     On a slow cluster the limit is the store timeout plus the slowest request that needs no store.
-
-    Args:
-        answers: Results of the requests.
-        within_s: Time limit on a fast cluster, in seconds.
     """
     most_ms = max(within_s * 1000, STORE_TIMEOUT * 1000 + answers.of(policy=NONE).slowest_ms())
     return tuple(each for each in answers.requests if each.duration_us > most_ms * 1000)
@@ -270,10 +241,7 @@ def beyond(
 ) -> Mapping[str, int]:
     """Return for each policy the requests of one caller that the store did not count.
 
-    Args:
-        answers: Results of the requests.
-        outages: Outages of the store.
-        forgotten: Whether the store lost its state, which refills every bucket.
+    A store that lost its state (`forgotten`) has refilled every bucket.
     """
     admitted = Counter(
         (each.stream.policy, each.stream.caller)

@@ -38,23 +38,14 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """Run of an experiment with its plots.
-
-    Args:
-        run: The run.
-        plots: Plot of admitted requests and plot of all results.
-    """
+    """Run of an experiment with its plots: admitted requests, and all results."""
 
     run: Run
     plots: Sequence[Markup]
 
 
 class Page:
-    """Report page: `index.html`, and each main plot and each dashboard as an SVG file.
-
-    Args:
-        report: Report to show.
-    """
+    """Report page: `index.html`, and each main plot and each dashboard as an SVG file."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -65,14 +56,7 @@ class Page:
         self._shown: list[_Shown] = []
 
     def note(self, name: str, proves: str, phase: pytest.TestReport, message: str) -> None:
-        """Record the result of a phase of a test.
-
-        Args:
-            name: Name of the test and of its folder.
-            proves: Docstring of the test.
-            phase: Report of the setup, call or teardown.
-            message: Failure message of the phase, if any.
-        """
+        """Record the result of a phase of a test: setup, call or teardown."""
         before = self.ended.get(name)
         if phase.when == "teardown" and before and (phase.passed or before.result == FAILED):
             return

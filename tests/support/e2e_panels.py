@@ -58,12 +58,7 @@ _WIDTH, _TITLE, _NUMBER, _GRAPH, _ROW = 11.0, 0.4, 0.6, 2.2, 0.18
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """Time range of a drawing.
-
-    Args:
-        start_us: Start, in microseconds since the epoch.
-        end_us: End, in microseconds since the epoch.
-    """
+    """Time range of a drawing; start and end are in microseconds since the epoch."""
 
     start_us: int
     end_us: int
@@ -121,11 +116,7 @@ class Result:
 def draw(get: ApiGet, start_us: int, end_us: int, marks: Sequence[Mark] = ()) -> dict[str, str]:
     """Return an SVG for the uid of each dashboard. The panel of a failing query has the error.
 
-    Args:
-        get: GET of the HTTP API of the Prometheus that has scraped the pods.
-        start_us: Start, in microseconds since the epoch.
-        end_us: End, in microseconds since the epoch.
-        marks: Events to mark in each graph.
+    Start and end are in microseconds since the epoch. Each graph has the marks.
     """
     span = TimeRange(start_us, end_us)
     drawings = {}
@@ -182,14 +173,7 @@ def _legend(target: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 def figure(
     title: str, results: Sequence[Result], span: TimeRange, marks: Sequence[Mark] = ()
 ) -> Figure:
-    """Return the figure of a dashboard, with its panels in rows of the same type.
-
-    Args:
-        title: Title of the dashboard.
-        results: Results of its panels.
-        span: Time range of the graphs.
-        marks: Events to mark in each graph.
-    """
+    """Return the figure of a dashboard, with its panels in rows of the same type."""
     bands: list[list[Result]] = []
     for each in results:
         if bands and _columns(bands[-1][0]) == _columns(each) > len(bands[-1]):

@@ -21,21 +21,13 @@ Labels = Mapping[str, str]
 
 
 class Prometheus:
-    """Client of the Prometheus of a cluster.
-
-    Args:
-        cluster: The cluster.
-    """
+    """Client of the Prometheus of a cluster."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
     def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
-        """Return the `data` of a response of the HTTP API.
-
-        Args:
-            path: Path below `/api/v1`, such as `query`.
-            parameters: Parameters of the request.
+        """Return the `data` of a response of the HTTP API, for a path such as `query`.
 
         Raises:
             ValueError: Prometheus returned an error, which is the message.
@@ -47,12 +39,7 @@ class Prometheus:
         return json.loads(text)["data"]
 
     def at(self, expression: str, at_us: int | None = None) -> list[tuple[Labels, float]]:
-        """Return the series of an instant query with their values.
-
-        Args:
-            expression: The query; its result is a vector.
-            at_us: Time in microseconds since the epoch; default is now.
-        """
+        """Return the series of an instant query with their values, at a time or now."""
         when = {} if at_us is None else {"time": str(at_us / 1e6)}
         found = self.get("query", {"query": expression} | when)["result"]
         return [(each["metric"], float(each["value"][1])) for each in found]
@@ -86,11 +73,7 @@ class Prometheus:
 
 
 def install_backends(cluster: Cluster) -> None:
-    """Install the Prometheus Operator and Jaeger from `deploy/observability`.
-
-    Args:
-        cluster: Cluster with the images on its nodes.
-    """
+    """Install the Prometheus Operator and Jaeger from `deploy/observability`."""
     cluster.install_crds(images()["PROMETHEUS_OPERATOR_CRDS"])
     for name in ("prometheus-operator", "jaeger"):
         cluster.apply(FOLDER / f"{name}.yaml")

@@ -66,9 +66,6 @@ class Row:
     def expect(self, **figures: float) -> None:
         """Compare figures with expected values.
 
-        Args:
-            figures: Expected values by the name of the figure.
-
         Raises:
             AssertionError: A figure differs; the message has both values.
         """
@@ -86,10 +83,7 @@ class Row:
         self.expect_use()
 
     def expect_pods(self, count: int) -> None:
-        """Expect that each of the pods admitted and rejected requests.
-
-        Args:
-            count: Expected number of pods.
+        """Expect this number of pods, each of which admitted and rejected requests.
 
         Raises:
             AssertionError: A pod is missing or idle; the message has the figures of all pods.
@@ -139,15 +133,7 @@ def measure(
     *,
     beyond: Mapping[str, int] | None = None,
 ) -> Run:
-    """Return the figures and raw data of an experiment.
-
-    Args:
-        experiment: Name of the experiment.
-        answers: Results of the requests.
-        watch: Observations of the pods.
-        more: Figures that only this experiment has.
-        beyond: Requests of one caller above its quota that an outage permits, by policy.
-    """
+    """Return the figures and raw data of an experiment; `more` are figures that only it has."""
     watch.read_counters()
     allowed, over = 0, 0
     for policy, quota in QUOTAS.items():
@@ -192,11 +178,7 @@ def measure(
 
 
 class Report:
-    """Report of a run of the suite, written into a folder.
-
-    Args:
-        folder: Folder of the report.
-    """
+    """Report of a run of the suite, written into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -24,13 +24,7 @@ _MOST = 100
 
 
 def times(start_us: int, end_us: int, *, least_us: int = _STEPS_US[0]) -> list[int]:
-    """Return equidistant times that cover a range, on multiples of the step.
-
-    Args:
-        start_us: Start, in microseconds since the epoch.
-        end_us: End, in microseconds since the epoch.
-        least_us: Minimum step, in microseconds.
-    """
+    """Return equidistant times that cover a range, on multiples of a step from `least_us` on."""
     steps = [step for step in _STEPS_US if step >= least_us]
     step = next((each for each in steps if end_us - start_us <= _MOST * each), steps[-1])
     return list(range(start_us // step * step, end_us + step, step))
@@ -68,13 +62,8 @@ def permitted_to_all(
 ) -> list[int]:
     """Return the number of requests that a limit had permitted to all callers at each time.
 
-    The permitted number of a caller grows from its first request to its last.
-
-    Args:
-        quota: Limit of each caller.
-        answers: Results of the requests under that limit.
-        at: Times in microseconds since the epoch.
-        beyond: Further requests permitted to each caller from its first request on.
+    The permitted number of a caller grows from its first request, with `beyond` further requests,
+    to its last.
     """
     spans = [(mine.start_us, mine.end_us) for mine in _by_caller(answers)]
     return [
@@ -88,13 +77,7 @@ def permitted_to_all(
 
 
 def overshoot_of_all(quota: Quota, answers: Answers, *, beyond: int = 0) -> int:
-    """Return the sum of the overshoot of all callers.
-
-    Args:
-        quota: Limit of each caller.
-        answers: Results of the requests under that limit.
-        beyond: Further requests permitted to each caller.
-    """
+    """Return the sum of the overshoot of all callers, with `beyond` further requests for each."""
     return sum(
         max(0, overshoot(quota, mine.admitted_spans) - beyond) for mine in _by_caller(answers)
     )
@@ -117,12 +100,7 @@ def kinds(answers: Answers, at: Sequence[int]) -> Mapping[str, list[float]]:
 def latencies_ms(answers: Answers, share: float, at: Sequence[int]) -> list[float]:
     """Return a quantile of the response time in milliseconds, from each time to the next.
 
-    It is NaN in a step without a response.
-
-    Args:
-        answers: Results of all requests; a request counts at the time of sending.
-        share: The quantile, at most 1.
-        at: Times in microseconds since the epoch.
+    A request counts at the time of sending. A step without a response has NaN.
     """
     found = (answers.between(start, end) for start, end in pairwise(at))
     return [each.slowest_ms(share) or float("nan") for each in found]
@@ -132,10 +110,7 @@ def rows(starts: Sequence[float], lengths: Sequence[float]) -> list[int]:
     """Return the lowest row for each label in which it overlaps no other label.
 
     A vertical line from the start of a label through the rows below must not cross a label either.
-
-    Args:
-        starts: Horizontal start of each label, in ascending order.
-        lengths: Length of each label with the gap after it.
+    The starts are in ascending order, and the lengths contain the gap after the label.
     """
     free: list[float] = []
     found: list[int] = []

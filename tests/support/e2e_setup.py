@@ -77,12 +77,7 @@ def callers(experiment: str) -> tuple[str, ...]:
 
 
 def values(image: str, valkey: str) -> dict[str, object]:
-    """Return the values for the installation of the chart.
-
-    Args:
-        image: Image of Fleetlimit.
-        valkey: Image of Valkey.
-    """
+    """Return the values for the installation of the chart."""
     everyone = [caller for experiment in EXPERIMENTS for caller in callers(experiment)]
     keys = [
         {
@@ -107,13 +102,7 @@ def values(image: str, valkey: str) -> dict[str, object]:
 def streams(
     experiment: str, *, per_second: float, policies: Sequence[str] = ALGORITHMS
 ) -> tuple[Stream, ...]:
-    """Return streams of all callers of an experiment.
-
-    Args:
-        experiment: Name of the experiment.
-        per_second: Requests per second of each caller under each policy.
-        policies: Policies of the streams; default is one policy for each algorithm.
-    """
+    """Return streams of all callers of an experiment, each at this rate under each policy."""
     return tuple(
         Stream(policy, caller, *ROUTES[policy], per_second, {"X-API-Key": _key(caller)})
         for policy in policies

@@ -15,11 +15,7 @@ from support.eventually import eventually
 
 
 class Store:
-    """Valkey pod of a release.
-
-    Args:
-        release: The release.
-    """
+    """Valkey pod of a release."""
 
     def __init__(self, release: Release) -> None:
         self._release = release

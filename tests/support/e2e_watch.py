@@ -43,12 +43,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Event of an experiment, such as a fault.
-
-    Args:
-        at_us: Time in microseconds since the epoch.
-        what: Name of the event.
-    """
+    """Event of an experiment, such as a fault; its time is in microseconds since the epoch."""
 
     at_us: int
     what: str
@@ -136,14 +131,7 @@ class Watch:
         }
 
     def mark(self, what: str) -> int:
-        """Record an event of the experiment.
-
-        Args:
-            what: Name of the event.
-
-        Returns:
-            The current time in microseconds since the epoch.
-        """
+        """Record an event, and return the current time in microseconds since the epoch."""
         self.marks.append(Mark(time.time_ns() // 1000, what))
         return self.marks[-1].at_us
 

@@ -49,7 +49,7 @@ async def on_server_time(valkey: EmbeddedValkey, batching: Batching) -> AsyncIte
 async def shared_store(
     request: pytest.FixtureRequest, clock: ManualClock, batching: Batching
 ) -> AsyncIterator[RedisStore]:
-    """Return an empty store on a server, or in a Cluster if the parameter says so."""
+    """Return an empty store on a server, or in a Cluster, by the parameter."""
     async with _open(request, getattr(request, "param", "valkey"), batching, clock) as store:
         yield store
 

@@ -81,9 +81,9 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Save logs and events of all pods after a failed experiment, and report the folder."""
     found = yield
-    proves = inspect.getdoc(getattr(item, "obj", None)) or ""
+    docstring = inspect.getdoc(getattr(item, "obj", None)) or ""
     message = "" if call.excinfo is None else call.excinfo.exconly(tryshort=True)
-    _page(item.config).note(item.name, proves, found, message)
+    _page(item.config).note(item.name, docstring, found, message)
     given = getattr(item, "funcargs", {})
     if found.failed:
         folder = _page(item.config).report.folder / item.name

@@ -54,8 +54,8 @@ def load(experiment: str, *more: str) -> tuple[Stream, ...]:
 
     One stream requests an unknown route: it measures how slow the cluster itself is.
     """
-    held = streams(experiment, per_second=2, policies=(*ALGORITHMS, LOCAL, *more))
-    return (*held, Stream(NONE, "nobody", "GET", "/nothing", per_second=10))
+    limited = streams(experiment, per_second=2, policies=(*ALGORITHMS, LOCAL, *more))
+    return (*limited, Stream(NONE, "unlimited", "GET", "/nothing", per_second=10))
 
 
 def until_used(watch: Watch) -> None:
@@ -251,7 +251,7 @@ def beyond(
     )
     return {
         policy: forgotten * quota.burst
-        + max((count for (held, _), count in admitted.items() if held == policy), default=0)
+        + max((count for (name, _), count in admitted.items() if name == policy), default=0)
         for policy, quota in QUOTAS.items()
     }
 

@@ -142,14 +142,14 @@ def measure(
             above = (beyond or {}).get(policy, 0)
             allowed += permitted_to_all(quota, mine, [mine.end_us], beyond=above)[0]
             over += overshoot_of_all(quota, mine, beyond=above)
-    held = {each.stream.policy for each in answers.requests}
+    policies = {each.stream.policy for each in answers.requests}
     pods = {
         pod: tuple(
             sum(
                 count
                 for (policy, seen), count in decided.items()
                 # A policy in shadow mode also counts these requests.
-                if policy in held and seen in outcomes
+                if policy in policies and seen in outcomes
             )
             for outcomes in (_ADMITTED, _REJECTED)
         )

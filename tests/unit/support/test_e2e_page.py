@@ -75,7 +75,7 @@ def ended(
         page.note(name, "It holds.", report, why if outcome != "passed" else "")
 
 
-HELD: Final = (("setup", "passed"), ("call", "passed"), ("teardown", "passed"))
+ALL_PASSED: Final = (("setup", "passed"), ("call", "passed"), ("teardown", "passed"))
 FAILED: Final = (("setup", "passed"), ("call", "failed"), ("teardown", "passed"))
 
 
@@ -121,9 +121,9 @@ class Ids(HTMLParser):
 def test_passed_experiment_is_shown_with_its_figures(page: Page, tmp_path: Path) -> None:
     """The page has the summary, the docstring, the row and the further figures."""
     page.report.add(seen(tmp_path / "test_one", [request(0), request(1, status=429)]))
-    ended(page, "test_one", *HELD)
+    ended(page, "test_one", *ALL_PASSED)
     shown = text(written(page))
-    assert "The one experiment held. Overshoot in all: 0." in shown
+    assert "The one experiment passed. Overshoot in all: 0." in shown
     assert "an experiment ✓ passed 2 22 1 1 0 0 0 0 0 5.0 5.0 1 + 1 1 + 0 0 no killed 1" in shown
     assert "away_s 1.23" in shown
     assert "It holds." in shown
@@ -133,10 +133,10 @@ def test_failed_experiment_is_shown_as_failed(page: Page, tmp_path: Path) -> Non
     """The summary counts it, and the page has its message."""
     for name in ("test_one", "test_two"):
         page.report.add(seen(tmp_path / name, [request(0)], name))
-    ended(page, "test_one", *HELD)
+    ended(page, "test_one", *ALL_PASSED)
     ended(page, "test_two", *FAILED, why="expected overshoot 0, seen 1")
     shown = text(written(page))
-    assert "1 of 2 experiments held: 1 failed." in shown
+    assert "1 of 2 experiments passed: 1 failed." in shown
     assert "test_two ✗ failed" in shown
     assert "test_two: ✗ failed It holds. expected overshoot 0, seen 1" in shown
 
@@ -145,9 +145,9 @@ def test_overshoot_is_in_the_header_of_a_passed_run(page: Page, tmp_path: Path) 
     """Twenty-three at once from a bucket of twenty are three too many, also in the plot."""
     run = seen(tmp_path / "test_one", [request(0)] * 23)
     page.report.add(run)
-    ended(page, "test_one", *HELD)
+    ended(page, "test_one", *ALL_PASSED)
     html = written(page)
-    assert '<span class="not">Overshoot in all: 3.</span>' in html
+    assert '<span class="failed">Overshoot in all: 3.</span>' in html
     figure = plot.admitted(run)
     titles = [panel.get_title(loc="right") for panel in figure.axes]
     assert titles == ["", "admitted 23 of 20 permitted, overshoot 3"]
@@ -157,7 +157,7 @@ def test_failed_setup_is_shown(page: Page) -> None:
     """The table has a row, and the page has the message."""
     ended(page, "test_one", ("setup", "failed"), ("teardown", "passed"), why="no pods")
     shown = text(written(page))
-    assert "0 of 1 experiments held: 1 failed." in shown
+    assert "0 of 1 experiments passed: 1 failed." in shown
     assert "test_one ✗ failed no figures" in shown
     assert "no pods" in shown
 
@@ -166,12 +166,12 @@ def test_interrupted_test_has_not_passed(page: Page, tmp_path: Path) -> None:
     """A test without an end of its call is interrupted, even with figures."""
     page.report.add(seen(tmp_path / "test_one", [request(0)]))
     ended(page, "test_one", ("setup", "passed"))
-    assert "0 of 1 experiments held: 1 interrupted." in text(written(page))
+    assert "0 of 1 experiments passed: 1 interrupted." in text(written(page))
 
 
 def test_failed_teardown_fails_a_passed_test(page: Page) -> None:
     """The page has the message of the teardown."""
-    ended(page, "test_one", *HELD[:2], ("teardown", "failed"), why="still there")
+    ended(page, "test_one", *ALL_PASSED[:2], ("teardown", "failed"), why="still there")
     assert "✗ failed It holds. still there" in text(written(page))
 
 
@@ -201,7 +201,7 @@ def test_page_is_self_contained(page: Page, tmp_path: Path) -> None:
         page.report.add(
             seen(tmp_path / name, [request(0), request(1, "fixed"), request(2, status=0)])
         )
-        ended(page, name, *HELD)
+        ended(page, name, *ALL_PASSED)
     found = Ids(written(page))
     assert found.linked == ["results.json", "test_one/", "test_two/"]
     assert [name for name, count in Counter(found.ids).items() if count > 1] == []
@@ -214,7 +214,7 @@ def test_same_run_gives_the_same_picture(page: Page, tmp_path: Path) -> None:
     requests = [request(each / 4, status=429 if each % 3 else 200) for each in range(40)]
     run = seen(tmp_path / "test_one", requests)
     page.report.add(run)
-    ended(page, "test_one", *HELD)
+    ended(page, "test_one", *ALL_PASSED)
     page.write()
     kept = (tmp_path / "test_one" / "admitted.svg").read_text()
     assert svg(plot.admitted(run)) == kept
@@ -261,7 +261,7 @@ def test_legend_fits(tmp_path: Path, pods: int) -> None:
 def test_run_without_requests_has_no_picture(page: Page, tmp_path: Path) -> None:
     """The table has its row."""
     page.report.add(seen(tmp_path / "test_one", []))
-    ended(page, "test_one", *HELD)
+    ended(page, "test_one", *ALL_PASSED)
     html = written(page)
     assert "an experiment ✓ passed 0 0 0" in text(html)
     assert "<svg" not in html

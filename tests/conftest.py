@@ -10,7 +10,7 @@ import structlog
 from fleetlimit.stores.embedded import EmbeddedValkey
 from support.cluster import cluster
 
-# A shared machine may pause for longer than any deadline that would say something.
+# A shared machine may pause for longer than any useful deadline.
 hypothesis.settings.register_profile("fleetlimit", deadline=None)
 hypothesis.settings.load_profile("fleetlimit")
 

@@ -86,10 +86,13 @@ def demo(
     svg: Annotated[Path | None, typer.Option(help="File for a picture of the result.")] = None,
 ) -> None:
     """Show that a limit holds over several replicas; exit with 1 if it does not."""
-    from fleetlimit.demo.command import main as run_demo
-    from fleetlimit.demo.options import DemoOptions
+    from fleetlimit.demo.options import DemoOptions, require
 
-    raise typer.Exit(run_demo(DemoOptions(replicas, requests, principals, store, as_json, svg)))
+    options = DemoOptions(replicas, requests, principals, store, as_json, svg)
+    require("httpx", "rich")
+    from fleetlimit.demo.run import run
+
+    raise typer.Exit(run(options))
 
 
 @policies_app.command()

@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request, status
 
-from contenders.export import HEADER, REFUSED, Export, Queued, queue
+from contenders.export import HEADER, Export, Queued, queue
 
 Check = Callable[[str], Awaitable[bool]]
 """Returns whether the caller of this name is admitted."""
@@ -22,7 +22,7 @@ def limited(open_check: Callable[[], Awaitable[Check]]) -> FastAPI:
 
     async def limit(request: Request) -> None:
         if not await opened[0](request.headers[HEADER]):
-            raise HTTPException(REFUSED, "Too Many Requests", {"Retry-After": "1"})
+            raise HTTPException(status.HTTP_429_TOO_MANY_REQUESTS, headers={"Retry-After": "1"})
 
     app = FastAPI(lifespan=lifespan)
 

@@ -13,7 +13,6 @@ LIMITS: Final = int(os.environ.get("BENCH_LIMITS", "1"))
 PREFETCH: Final = float(os.environ.get("BENCH_PREFETCH", "0")) or None
 """Fraction of the limit that one store call acquires ahead; None for no prefetch."""
 HEADER: Final = "X-API-Key"
-REFUSED: Final = 429
 
 
 class Export(BaseModel):

@@ -31,7 +31,7 @@ def worker(store: Store, effort: Effort) -> Scene:
         for contender in (BARE, MIDDLEWARE, DEPENDENCY):
             scene.add(contender.name, _request_cpu(store, contender, effort, PLENTY, PRINCIPALS))
         rejected = _request_cpu(store, MIDDLEWARE, effort, _FLOOD_LIMIT, 1)
-        scene.add(f"{MIDDLEWARE.name}, refused", rejected)
+        scene.add(f"{MIDDLEWARE.name}, rejected", rejected)
     scene.compare("us CPU/request", BARE.name)
     return scene
 

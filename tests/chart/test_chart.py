@@ -108,7 +108,7 @@ def test_rules_select_one_release(values: str, job: str, tmp_path: Path) -> None
 @needs_helm
 def test_unknown_value_is_rejected() -> None:
     """A misspelt value fails the installation, at every depth."""
-    for name in ("replicas", "image.name", "valkey.persistence.storage", "redis.external.tls.ca"):
+    for name in ("replicas", "image.name", "valkey.persistence.storage", "externalRedis.tls.ca"):
         with pytest.raises(AssertionError, match="additional properties"):
             helm("template", "fl", CHART, "--set", f"{name}=1")
 

@@ -1,14 +1,15 @@
 """Stores that must behave alike, on a manual clock, for each kind of batching."""
 
-import contextlib
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
 from fleetlimit.limiter.ports import Store
+from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
-from support.batching import Batching, make_store, use_batching
+from support.batching import Batching, open_empty_store, use_batching
 from support.clock import ManualClock
 
 IN_CLUSTER = (Batching.COALESCED, Batching.SINGLE)
@@ -28,28 +29,28 @@ def batching(request: pytest.FixtureRequest) -> Iterator[Batching]:
         yield found
 
 
-@contextlib.asynccontextmanager
-async def _emptied(
+def _open(
     request: pytest.FixtureRequest, kind: str, batching: Batching, clock: ManualClock
-) -> AsyncIterator[RedisStore]:
-    url = (
-        request.getfixturevalue("cluster_url")
-        if kind == "cluster"
-        else request.getfixturevalue("valkey").url
-    )
-    store = make_store(batching, url, now_us=clock.monotonic_us)
-    await store.open()
-    await store.client.flushall()
-    yield store
-    await store.aclose()
+) -> AbstractAsyncContextManager[RedisStore]:
+    cluster = kind == "cluster"
+    fixture = request.getfixturevalue("cluster_url" if cluster else "valkey")
+    url = fixture if cluster else fixture.url
+    return open_empty_store(batching, url, now_us=clock.monotonic_us)
+
+
+@pytest.fixture
+async def on_server_time(valkey: EmbeddedValkey, batching: Batching) -> AsyncIterator[RedisStore]:
+    """Return a store on the server's clock, with the real expiry of keys."""
+    async with open_empty_store(batching, valkey.url) as store:
+        yield store
 
 
 @pytest.fixture
 async def shared_store(
     request: pytest.FixtureRequest, clock: ManualClock, batching: Batching
 ) -> AsyncIterator[RedisStore]:
-    """Return an empty store on a server, or in a Cluster if the parameter says so."""
-    async with _emptied(request, getattr(request, "param", "valkey"), batching, clock) as store:
+    """Return an empty store on a server, or in a Cluster, by the parameter."""
+    async with _open(request, getattr(request, "param", "valkey"), batching, clock) as store:
         yield store
 
 
@@ -66,5 +67,5 @@ async def store(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIter
         return
     kind, batching = request.param
     with use_batching(batching):
-        async with _emptied(request, kind, batching, clock) as shared:
+        async with _open(request, kind, batching, clock) as shared:
             yield shared

@@ -214,8 +214,8 @@ async def test_several_adjustments_in_one_call(store: Store) -> None:
     ]
     result = await store.acquire(charges)
     await store.adjust([adjustment(each, -2, result.store_now_us) for each in charges])
-    looked = await store.acquire(charges, dry_run=True)
-    assert [each.remaining for each in looked.statuses] == [5] * 5
+    peeked = await store.acquire(charges, dry_run=True)
+    assert [each.remaining for each in peeked.statuses] == [5] * 5
 
 
 async def test_empty_adjustment_does_nothing(store: Store) -> None:

@@ -171,8 +171,8 @@ async def test_cost_is_spent_completely_or_not_at_all(store: Store, algorithm: A
     """A cost above the remaining units is denied and spends nothing; a smaller one still fits."""
     quota = quota_of(algorithm, 5)
     assert (await spend(store, quota, 3, lease="a")).remaining == 2
-    refused = await spend(store, quota, 3, lease="b")
-    assert (refused.allowed, refused.remaining) == (False, 2)
+    denied = await spend(store, quota, 3, lease="b")
+    assert (denied.allowed, denied.remaining) == (False, 2)
     assert (await spend(store, quota, 2, lease="c")).remaining == 0
 
 
@@ -194,9 +194,9 @@ async def test_largest_quota_is_exact(
     units = min(quota.burst, 10_000) if algorithm is Algorithm.CONCURRENCY else quota.burst
     clock.advance_us(999_999)
     assert (await spend(store, quota, units - 1)).remaining == 1
-    refused = await spend(store, quota, 2, lease="other")
-    assert not refused.allowed
-    clock.advance_us(refused.retry_after_us - 1)
+    denied = await spend(store, quota, 2, lease="other")
+    assert not denied.allowed
+    clock.advance_us(denied.retry_after_us - 1)
     assert not (await peek(store, quota, 2)).allowed
     clock.advance_us(1)
     assert (await peek(store, quota, 2)).allowed

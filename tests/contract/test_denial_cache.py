@@ -22,15 +22,15 @@ POLICIES = [
     rate_policy(each, quota_of(each, 8)) for each in Algorithm if each is not Algorithm.CONCURRENCY
 ]
 POLICIES.append(rate_policy("two", *(quota for policy in POLICIES[:2] for quota in policy.limits)))
-WITHOUT = {"remembered": (), "asked_again": (Shortcut.DENIAL_CACHE,)}
+WITHOUT = {"cached": (), "uncached": (Shortcut.DENIAL_CACHE,)}
 
 
 @pytest.fixture(params=WITHOUT)
-def remembered(request: pytest.FixtureRequest) -> Iterator[bool]:
+def cached(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Return whether the denial cache is enabled in this test."""
     with pytest.MonkeyPatch.context() as patch:
         disable(WITHOUT[request.param], patch)
-        yield request.param == "remembered"
+        yield request.param == "cached"
 
 
 def uncached_replica(clock: ManualClock) -> Fleet:
@@ -42,7 +42,7 @@ def uncached_replica(clock: ManualClock) -> Fleet:
 
 @pytest.mark.parametrize("policy", [policy.name for policy in POLICIES])
 async def test_cached_replicas_decide_like_one_uncached_replica(
-    store: Store, clock: ManualClock, policy: str, *, remembered: bool
+    store: Store, clock: ManualClock, policy: str, *, cached: bool
 ) -> None:
     """Two replicas with any costs and waits decide each check like a single uncached replica."""
     replicas = Fleet(clock, lambda: store, *POLICIES, replicas=["a", "b"])
@@ -58,4 +58,4 @@ async def test_cached_replicas_decide_like_one_uncached_replica(
         assert found.allowed is expected.allowed
         sources.add(found.source)
         wait_us = expected.retry_after_us
-    assert sources == ({Source.STORE, Source.CACHE} if remembered else {Source.STORE})
+    assert sources == ({Source.STORE, Source.CACHE} if cached else {Source.STORE})

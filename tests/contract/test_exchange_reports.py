@@ -14,14 +14,14 @@ TTL_US = 6 * SECOND_US
 async def test_first_replica_receives_all_reports(store: Store, clock: ManualClock) -> None:
     """The first replica by name receives each report with its time; other replicas receive none."""
     first_us = clock.monotonic_us()
-    alone = await store.exchange_reports("b", "what b says", "", TTL_US)
+    alone = await store.exchange_reports("b", "report of b", "", TTL_US)
     assert (alone.store_now_us, alone.bounds) == (first_us, "")
-    assert alone.reports == {"b": StoredReport(first_us, "what b says")}
+    assert alone.reports == {"b": StoredReport(first_us, "report of b")}
     clock.advance_us(1)
-    both = await store.exchange_reports("a", "what a says: {}", "", TTL_US)
+    both = await store.exchange_reports("a", "report of a: {}", "", TTL_US)
     assert both.reports == {
-        "a": StoredReport(first_us + 1, "what a says: {}"),
-        "b": StoredReport(first_us, "what b says"),
+        "a": StoredReport(first_us + 1, "report of a: {}"),
+        "b": StoredReport(first_us, "report of b"),
     }
     assert (await store.exchange_reports("b", "more", "", TTL_US)).reports == {}
 
@@ -66,7 +66,7 @@ async def test_bounds_reach_all_replicas(store: Store) -> None:
 async def test_exchange_recovers_after_a_loss_of_state(shared_store: RedisStore) -> None:
     """After a loss of state, the first replica is first again with its next report."""
     for name in "ab":
-        await shared_store.exchange_reports(name, "", "word", TTL_US)
+        await shared_store.exchange_reports(name, "", "bounds", TTL_US)
     await shared_store.client.flushall()
     assert (await shared_store.exchange_reports("b", "", "", TTL_US)).reports.keys() == {"b"}
     reply = await shared_store.exchange_reports("a", "", "", TTL_US)
@@ -76,7 +76,7 @@ async def test_exchange_recovers_after_a_loss_of_state(shared_store: RedisStore)
 
 async def test_reports_expire(shared_store: RedisStore, clock: ManualClock) -> None:
     """Reports of crashed replicas expire, with or without further reports."""
-    await shared_store.exchange_reports("a", "", "word", TTL_US)
+    await shared_store.exchange_reports("a", "", "bounds", TTL_US)
     await shared_store.exchange_reports("b", "", "", TTL_US)
     keys = [key async for key in shared_store.client.scan_iter()]
     assert len(keys) == 2
@@ -91,7 +91,7 @@ async def test_reports_expire(shared_store: RedisStore, clock: ManualClock) -> N
 async def test_noscript_is_retried(shared_store: RedisStore) -> None:
     """The script is loaded again, in the same call."""
     await shared_store.client.script_flush()
-    assert (await shared_store.exchange_reports("a", "said", "", TTL_US)).reports.keys() == {"a"}
+    assert (await shared_store.exchange_reports("a", "report", "", TTL_US)).reports.keys() == {"a"}
 
 
 @pytest.mark.parametrize("key", ["reports", "auditors"])

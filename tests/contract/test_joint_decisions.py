@@ -32,14 +32,14 @@ async def left(store: Store, charges: list[Charge]) -> list[int]:
 async def test_all_limits_are_spent_when_all_fit(store: Store, keys: list[str]) -> None:
     """A check that fits every limit spends in each of them, and each reports its own numbers."""
     charges = mixed(keys, [9, 8, 7, 6, 5], units=2)
-    taken = await store.acquire(charges)
-    assert taken.spent
-    assert [status.remaining for status in taken.statuses] == [7, 6, 5, 4, 3]
+    result = await store.acquire(charges)
+    assert result.spent
+    assert [status.remaining for status in result.statuses] == [7, 6, 5, 4, 3]
     assert await left(store, charges) == [7, 6, 5, 4, 3]
 
 
 @pytest.mark.parametrize("full", range(5))
-async def test_denied_request_burns_no_other_quota(
+async def test_denied_check_spends_nothing_in_any_limit(
     store: Store, keys: list[str], full: int
 ) -> None:
     """A check that one limit denies spends nothing in any (envoyproxy/ratelimit #427, #440)."""
@@ -48,11 +48,11 @@ async def test_denied_request_burns_no_other_quota(
     await store.acquire(mixed(keys, limits))
     denied = mixed(keys, limits, lease="b")
     for _ in range(3):
-        taken = await store.acquire(denied)
-        assert not taken.spent
-        assert allowed(taken) == [place != full for place in range(5)]
+        result = await store.acquire(denied)
+        assert not result.spent
+        assert allowed(result) == [place != full for place in range(5)]
         # An allowed charge that was not spent reports the unchanged bucket.
-        assert [each.remaining for each in taken.statuses] == [each - 1 for each in limits]
+        assert [each.remaining for each in result.statuses] == [each - 1 for each in limits]
     assert await left(store, denied) == [each - 1 for each in limits]
 
 
@@ -77,9 +77,9 @@ async def test_dry_run_spends_nothing(store: Store, keys: list[str]) -> None:
     """A dry run reports every status and changes no bucket."""
     charges = mixed(keys, [3] * 5)
     for _ in range(5):
-        taken = await store.acquire(charges, dry_run=True)
-        assert not taken.spent
-        assert [(each.allowed, each.remaining) for each in taken.statuses] == [(True, 3)] * 5
+        result = await store.acquire(charges, dry_run=True)
+        assert not result.spent
+        assert [(each.allowed, each.remaining) for each in result.statuses] == [(True, 3)] * 5
     assert await left(store, charges) == [3] * 5
 
 
@@ -89,9 +89,9 @@ async def test_shadow_group_never_denies(store: Store, keys: list[str]) -> None:
     charges = [charge(large, key=keys[0]), charge(small, key=keys[1], group=1)]
     assert allowed(await store.acquire(charges)) == [True, True]
     for remaining in (1, 0):
-        taken = await store.acquire(charges)
-        assert (taken.spent, allowed(taken)) == (True, [True, False])
-        assert [each.remaining for each in taken.statuses] == [remaining, 0]
+        result = await store.acquire(charges)
+        assert (result.spent, allowed(result)) == (True, [True, False])
+        assert [each.remaining for each in result.statuses] == [remaining, 0]
 
 
 async def test_denied_check_spends_no_shadow_group(store: Store, keys: list[str]) -> None:
@@ -99,9 +99,9 @@ async def test_denied_check_spends_no_shadow_group(store: Store, keys: list[str]
     small, large = quota_of(Algorithm.FIXED_WINDOW, 1), quota_of(Algorithm.TOKEN_BUCKET, 3)
     charges = [charge(small, key=keys[0]), charge(large, key=keys[1], group=1)]
     assert (await store.acquire(charges)).spent
-    taken = await store.acquire(charges)
-    assert (taken.spent, allowed(taken)) == (False, [False, True])
-    assert taken.statuses[1].remaining == 2
+    result = await store.acquire(charges)
+    assert (result.spent, allowed(result)) == (False, [False, True])
+    assert result.statuses[1].remaining == 2
     assert await left(store, charges) == [0, 2]
 
 
@@ -115,8 +115,8 @@ async def test_shadow_group_is_spent_completely_or_not_at_all(
         for quota, key, group in zip(quotas, keys, (1, 1, 2), strict=False)
     ]
     await store.acquire(charges)
-    taken = await store.acquire(charges)
-    assert (taken.spent, allowed(taken)) == (True, [False, True, True])
+    result = await store.acquire(charges)
+    assert (result.spent, allowed(result)) == (True, [False, True, True])
     assert await left(store, charges) == [0, 4, 3]
 
 
@@ -125,11 +125,11 @@ async def test_check_of_shadow_policies_alone_is_allowed(store: Store, keys: lis
     small = quota_of(Algorithm.FIXED_WINDOW, 1)
     charges = [charge(small, key=key, group=group) for group, key in enumerate(keys, start=1)]
     await store.acquire(charges)
-    taken = await store.acquire(charges)
-    assert (taken.spent, allowed(taken)) == (True, [False] * 5)
+    result = await store.acquire(charges)
+    assert (result.spent, allowed(result)) == (True, [False] * 5)
 
 
 async def test_result_has_the_store_time(store: Store, keys: list[str], clock: ManualClock) -> None:
     """A result has the store's time of the decision."""
-    taken = await store.acquire(mixed(keys, [3] * 5))
-    assert taken.store_now_us == clock.monotonic_us()
+    result = await store.acquire(mixed(keys, [3] * 5))
+    assert result.store_now_us == clock.monotonic_us()

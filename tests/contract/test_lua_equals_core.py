@@ -15,7 +15,7 @@ from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
-from support.batching import Batching, make_store, use_batching
+from support.batching import Batching, open_empty_store, use_batching
 from support.clock import EPOCH_US, ManualClock
 from support.stores import adjustment
 
@@ -28,7 +28,7 @@ _names = count()
 class Acquire:
     """One check: for each bucket the units, as a fraction of its burst, and the group."""
 
-    asked: tuple[tuple[float, int], ...]
+    units: tuple[tuple[float, int], ...]
     commit: bool
 
 
@@ -70,10 +70,8 @@ async def lua(
 ) -> AsyncIterator[RedisStore]:
     """Return one open store for all examples of one kind of batching."""
     with use_batching(request.param) as batching:
-        store = make_store(batching, valkey.url, now_us=clock.monotonic_us)
-        await store.open()
-        yield store
-        await store.aclose()
+        async with open_empty_store(batching, valkey.url, now_us=clock.monotonic_us) as store:
+            yield store
 
 
 def quotas(largest: int, longest_ms: int) -> st.SearchStrategy[Quota]:
@@ -98,23 +96,23 @@ def quotas(largest: int, longest_ms: int) -> st.SearchStrategy[Quota]:
 
 def steps(longest_us: int) -> st.SearchStrategy[list[Step]]:
     """Generate a schedule."""
-    asked = st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 0, 1, 2]))
-    take = st.builds(
+    requested = st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 0, 1, 2]))
+    check = st.builds(
         Acquire,
-        st.lists(asked, min_size=5, max_size=5).map(tuple),
+        st.lists(requested, min_size=5, max_size=5).map(tuple),
         st.sampled_from([True] * 4 + [False]),
     )
-    settle = st.builds(Adjust, st.integers(1, 4), st.one_of(st.integers(-6, 4), st.just(10**15)))
+    adjust = st.builds(Adjust, st.integers(1, 4), st.one_of(st.integers(-6, 4), st.just(10**15)))
     renew = st.builds(Renew, st.integers(1, 4))
     wait = st.builds(Wait, st.integers(0, longest_us), st.booleans())
-    return st.lists(st.one_of(take, take, wait, settle, renew), min_size=4, max_size=30)
+    return st.lists(st.one_of(check, check, wait, adjust, renew), min_size=4, max_size=30)
 
 
-def charges_of(example: int, number: int, limits: list[Quota], take: Acquire) -> list[Charge]:
+def charges_of(example: int, number: int, limits: list[Quota], check: Acquire) -> list[Charge]:
     """Return the charges of one step, on the buckets of this example."""
     return [
         Charge(f"{example}:{place}", quota, round(share * quota.burst), f"lease{number}", group)
-        for place, (quota, (share, group)) in enumerate(zip(limits, take.asked, strict=False))
+        for place, (quota, (share, group)) in enumerate(zip(limits, check.units, strict=False))
     ]
 
 
@@ -136,24 +134,24 @@ async def compare(
             await lua.renew(leases)
             await core.renew(leases)
         elif isinstance(step, Adjust):
-            charges, taken = history[-min(step.which, len(history))] if history else ([], None)
+            charges, result = history[-min(step.which, len(history))] if history else ([], None)
             corrections = [
-                adjustment(each, step.delta, taken.store_now_us) for each in charges if taken
+                adjustment(each, step.delta, result.store_now_us) for each in charges if result
             ]
             await lua.adjust(corrections)
             await core.adjust(corrections)
         else:
             charges = charges_of(example, number, limits, step)
-            taken = await core.acquire(charges, dry_run=not step.commit)
-            assert await lua.acquire(charges, dry_run=not step.commit) == taken
-            wait_us = max(each.retry_after_us for each in taken.statuses)
-            if taken.spent:
-                history.append((charges, taken))
+            result = await core.acquire(charges, dry_run=not step.commit)
+            assert await lua.acquire(charges, dry_run=not step.commit) == result
+            wait_us = max(each.retry_after_us for each in result.statuses)
+            if result.spent:
+                history.append((charges, result))
 
 
 @settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(limits=st.lists(quotas(12, 20), min_size=1, max_size=5), schedule=steps(longest_us=30_000))
-async def test_small_limits_are_decided_alike(
+async def test_lua_equals_core_with_small_limits(
     lua: RedisStore, clock: ManualClock, limits: list[Quota], schedule: list[Step]
 ) -> None:
     """Small limits over short periods, which hit every boundary: Lua equals the core."""
@@ -165,7 +163,7 @@ async def test_small_limits_are_decided_alike(
     limits=st.lists(quotas(100_000, 86_400_000), min_size=1, max_size=5),
     schedule=steps(longest_us=86_400_000_000),
 )
-async def test_large_limits_are_decided_alike(
+async def test_lua_equals_core_with_large_limits(
     lua: RedisStore, clock: ManualClock, limits: list[Quota], schedule: list[Step]
 ) -> None:
     """Large limits over long periods, which show rounding errors: Lua equals the core."""
@@ -178,7 +176,7 @@ async def test_large_limits_are_decided_alike(
     before=steps(longest_us=10_000),
     after=steps(longest_us=10_000),
 )
-async def test_changed_limits_are_decided_alike(
+async def test_lua_equals_core_after_changed_limits(
     lua: RedisStore,
     clock: ManualClock,
     limits: list[tuple[Quota, int]],
@@ -214,7 +212,7 @@ async def test_checks_of_one_script_call_are_decided_in_order(
     core = MemoryStore(clock.monotonic_us)
     example = next(_names)
     for number, turn in enumerate(turns):
-        asked = [
+        requested = [
             (
                 [
                     Charge(
@@ -229,9 +227,11 @@ async def test_checks_of_one_script_call_are_decided_in_order(
             )
             for at, (caller, share, commit) in enumerate(turn)
         ]
-        expected = [await core.acquire(charges, dry_run=not commit) for charges, commit in asked]
+        expected = [
+            await core.acquire(charges, dry_run=not commit) for charges, commit in requested
+        ]
         found = await asyncio.gather(
-            *(lua.acquire(charges, dry_run=not commit) for charges, commit in asked)
+            *(lua.acquire(charges, dry_run=not commit) for charges, commit in requested)
         )
         assert list(found) == expected
         clock.advance_us(5_000)

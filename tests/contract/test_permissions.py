@@ -47,10 +47,10 @@ async def test_documented_rule_permits_every_call(
         pulse = await store.heartbeat("replica", SECOND_US)
         assert pulse.server, "the server's run_id"
         await store.heartbeat("replica", 0)
-        assert (await store.exchange_reports("replica", "", "word", SECOND_US)).reports
+        assert (await store.exchange_reports("replica", "", "bounds", SECOND_US)).reports
         await store.exchange_reports("replica", "", "", SECOND_US, last=True)
-        refused = await send(shared_store, "ACL LOG")
-        assert not any(refused.values() if isinstance(refused, dict) else refused), refused
+        denied = await send(shared_store, "ACL LOG")
+        assert not any(denied.values() if isinstance(denied, dict) else denied), denied
     finally:
         await store.aclose()
         await send(shared_store, "ACL DELUSER", "fleetlimit")

@@ -38,7 +38,7 @@ async def test_every_key_expires_after_each_operation(
         shared_store.adjust([adjustment(spent, 0, result.store_now_us)]),
         shared_store.adjust([adjustment(spent, 2, result.store_now_us)]),
         shared_store.heartbeat("replica", SECOND_US),
-        shared_store.exchange_reports("replica", "statement", "word", SECOND_US),
+        shared_store.exchange_reports("replica", "report", "bounds", SECOND_US),
     ):
         clock.advance_us(1_234)
         await step
@@ -49,31 +49,21 @@ async def test_every_key_expires_after_each_operation(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_key_lives_as_long_as_its_state(
-    valkey: EmbeddedValkey, batching: Batching, algorithm: Algorithm
+    on_server_time: RedisStore, algorithm: Algorithm
 ) -> None:
     """On the server's clock, a key lives as long as its state matters, and not much longer."""
-    store = make_store(batching, valkey.url)
-    await store.open()
-    await store.client.flushall()
-    await spend(store, quota_of(algorithm, 5, period_us=1_000 * SECOND_US))
-    (life_ms,) = (await ttls_ms(store)).values()
+    await spend(on_server_time, quota_of(algorithm, 5, period_us=1_000 * SECOND_US))
+    (life_ms,) = (await ttls_ms(on_server_time)).values()
     longest_ms = 2_000_001 if algorithm is Algorithm.SLIDING_WINDOW else 1_000_001
     assert 0 < life_ms <= longest_ms
-    await store.aclose()
 
 
-async def test_time_to_live_is_never_rounded_to_0(
-    valkey: EmbeddedValkey, batching: Batching
-) -> None:
+async def test_time_to_live_is_never_rounded_to_0(on_server_time: RedisStore) -> None:
     """A bucket that is full again within a millisecond still has a time to live (throttled-py)."""
-    store = make_store(batching, valkey.url)
-    await store.open()
-    await store.client.flushall()
     # A unit refills in a fiftieth of a millisecond.
     quota = quota_of(Algorithm.TOKEN_BUCKET, 100, period_us=2_000, burst=1)
-    assert (await spend(store, quota)).allowed
-    assert -1 not in (await ttls_ms(store)).values()
-    await store.aclose()
+    assert (await spend(on_server_time, quota)).allowed
+    assert -1 not in (await ttls_ms(on_server_time)).values()
 
 
 @BOTH

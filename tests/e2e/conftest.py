@@ -4,7 +4,7 @@
 deploy/kind/images.env (environment variables override them), installs the chart and runs the
 experiments. It needs Docker, kind, kubectl and helm. `--cluster NAME` uses a running cluster and
 keeps it; `--keep-cluster` keeps the created one; `--no-build` uses the existing images. To run one
-experiment: `-k killed`, or by its number `-m 'experiment(number=2)'`. Figures, plots and logs
+experiment: `-k killed_pods`, or by its number `-m 'experiment(number=2)'`. Figures, plots and logs
 are in `e2e-report/`, with `index.html` as the overview.
 
 pytest collects the suite only if the command line has a path below `tests/e2e`.
@@ -18,17 +18,16 @@ from pathlib import Path
 import pytest
 
 from fleetlimit.telemetry.names import BUILD_INFO
-from support import e2e_backends as backends
 from support import e2e_cluster as kind
 from support import e2e_timeouts as timeouts
 from support.e2e_cluster import Cluster
-from support.e2e_observed import NAMESPACE, Story, run_story
+from support.e2e_observed import NAMESPACE, FaultRun, run_with_faults
 from support.e2e_observed import values as observed_values
 from support.e2e_page import Page
-from support.e2e_prometheus import Prometheus
+from support.e2e_prometheus import Prometheus, install_backends, start_prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import values
+from support.e2e_setup import values
 from support.e2e_watch import Watch
 from support.eventually import eventually
 from support.tool import ROOT, run
@@ -53,9 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """Ignore the suite unless the command line has its path."""
-    asked = (Path(each.split("::")[0]).absolute() for each in config.invocation_params.args)
+    requested = (Path(each.split("::")[0]).absolute() for each in config.invocation_params.args)
     here = Path(__file__).parent
-    return None if any(path.is_relative_to(here) for path in asked) else True
+    return None if any(path.is_relative_to(here) for path in requested) else True
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -82,9 +81,9 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Save logs and events of all pods after a failed experiment, and report the folder."""
     found = yield
-    proves = inspect.getdoc(getattr(item, "obj", None)) or ""
+    docstring = inspect.getdoc(getattr(item, "obj", None)) or ""
     message = "" if call.excinfo is None else call.excinfo.exconly(tryshort=True)
-    _page(item.config).note(item.name, proves, found, message)
+    _page(item.config).note(item.name, docstring, found, message)
     given = getattr(item, "funcargs", {})
     if found.failed:
         folder = _page(item.config).report.folder / item.name
@@ -196,7 +195,7 @@ def observed(
     cluster: Cluster, installed: dict[str, object], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Release]:
     """Release with monitors and rules for Prometheus, and with traces in Jaeger."""
-    backends.prepare(cluster)
+    install_backends(cluster)
     found = Release(cluster, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE))
     found.create_namespace()
     try:
@@ -209,7 +208,7 @@ def observed(
 @pytest.fixture(scope="session")
 def prometheus(observed: Release) -> Prometheus:
     """Prometheus that scrapes all pods of the `observed` release."""
-    backends.start_prometheus(observed.cluster)
+    start_prometheus(observed.cluster)
     found = Prometheus(observed.cluster)
     pods = f'count({BUILD_INFO.name}{{namespace="{NAMESPACE}"}}) == 3'
     eventually(lambda: found.at(pods), within=timeouts.BACKEND, what="all pods are scraped")
@@ -217,10 +216,12 @@ def prometheus(observed: Release) -> Prometheus:
 
 
 @pytest.fixture(scope="session")
-def story(observed: Release, prometheus: Prometheus, image: str, report: Report) -> Story:
+def faults(observed: Release, prometheus: Prometheus, image: str, report: Report) -> FaultRun:
     """Faults of the `observed` release, run once for all tests of their observations."""
-    with Watch(observed, report.folder / "test_observed") as watching:
-        return run_story(observed, prometheus, image, watching, report)
+    with Watch(
+        observed, report.folder / "test_prometheus_has_the_counts_of_the_clients"
+    ) as watching:
+        return run_with_faults(observed, prometheus, image, watching, report)
 
 
 @pytest.fixture(scope="session")

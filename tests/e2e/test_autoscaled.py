@@ -11,7 +11,7 @@ from support.e2e_cluster import Cluster
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import streams
+from support.e2e_setup import streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 from support.tool import ROOT
@@ -60,7 +60,7 @@ def _answers(cluster: Cluster) -> bool:
 
 @pytest.mark.experiment(number=4)
 @pytest.mark.usefixtures("metrics_server")
-def test_autoscaled(
+def test_autoscaler_adds_and_removes_pods_without_loss(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
     image: str,

@@ -11,15 +11,17 @@ from support import e2e_timeouts as timeouts
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import streams
+from support.e2e_setup import streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
-_REFUSED = "Cannot evict pod as it would violate the pod's disruption budget."
+_BUDGET_VIOLATED = "Cannot evict pod as it would violate the pod's disruption budget."
 
 
 @pytest.mark.experiment(number=4)
-def test_drained(release: Release, image: str, folder: Path, report: Report) -> None:
+def test_drained_node_loses_one_pod_at_a_time(
+    release: Release, image: str, folder: Path, report: Report
+) -> None:
     """A drained node loses its pods one at a time, and no request is lost."""
     # The only pod of the store is on a node that is not drained.
     store = _nodes(release, "app.kubernetes.io/component=valkey")
@@ -30,20 +32,20 @@ def test_drained(release: Release, image: str, folder: Path, report: Report) -> 
         Watch(release, folder) as watch,
         Load(release, image, "drained", streams("drained", per_second=4), 240) as load,
     ):
-        before = _settled(watch, 3)
+        before = _wait_for_deciding_pods(watch, 3)
         watch.mark("node drained")
         with _drained(release, node, folder / "drain.log", watch) as fewest:
             watch.mark("drain is over")
-            after = _settled(watch, 3)
+            after = _wait_for_deciding_pods(watch, 3)
         load.stop()
         answers = load.answers()
-        refused = (folder / "drain.log").read_text().count(_REFUSED)
-        more = {"fewest_ready": fewest, "evictions_refused": refused}
+        rejected = (folder / "drain.log").read_text().count(_BUDGET_VIOLATED)
+        more = {"fewest_ready": fewest, "evictions_rejected": rejected}
         row = report.record("drained", answers, watch, more)
     row.expect_lossless()
     assert not before & after
     assert fewest == len(before) - 1, f"{fewest} pods were left of {len(before)}"
-    assert refused, "no eviction met the budget"
+    assert rejected, "the budget rejected no eviction"
 
 
 @contextmanager
@@ -60,12 +62,15 @@ def _drained(release: Release, node: str, log: Path, watch: Watch | None = None)
     )
     seen = []
     try:
-        with log.open("w") as told, subprocess.Popen(command, stdout=told, stderr=told) as drain:
+        with (
+            log.open("w") as file,
+            subprocess.Popen(command, stdout=file, stderr=file) as drain,
+        ):
             while drain.returncode is None:
                 if watch is not None:
                     seen.append(len(watch.ready()))
                 with suppress(subprocess.TimeoutExpired):
-                    drain.wait(timeouts.LOOK)
+                    drain.wait(timeouts.DRAIN_POLL)
         assert not drain.returncode, log.read_text()
         yield min(seen, default=0)
     finally:
@@ -79,12 +84,12 @@ def _nodes(release: Release, selector: str) -> set[str]:
     return set(release.kubectl("get", "pods", f"--selector={instance},{selector}", listed).split())
 
 
-def _settled(watch: Watch, pods: int) -> set[str]:
+def _wait_for_deciding_pods(watch: Watch, pods: int) -> set[str]:
     """Wait until this many pods are ready and have decided requests, and return them."""
 
-    def look() -> set[str]:
+    def deciding_pods() -> set[str]:
         ready, decided = set(watch.ready()), watch.decisions()
         using = {pod for pod in ready if pod in decided and decided[pod].total()}
         return using if len(using) == len(ready) == pods else set()
 
-    return eventually(look, within=timeouts.POD, what=f"{pods} pods decide")
+    return eventually(deciding_pods, within=timeouts.POD, what=f"{pods} pods decide")

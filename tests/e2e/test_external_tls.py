@@ -16,7 +16,7 @@ from support.e2e_load import Load
 from support.e2e_outage import ALLOW, DENY
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import streams
+from support.e2e_setup import streams
 from support.e2e_watch import Watch
 
 NAME = "external-tls"
@@ -41,7 +41,7 @@ UNAVAILABLE = 503
 
 
 @pytest.mark.experiment(number=10)
-def test_external_tls(
+def test_external_store_over_tls_needs_only_the_documented_acl(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
     image: str,
@@ -60,7 +60,7 @@ def test_external_tls(
         row.expect_lossless()
         row.expect_pods(2)
         assert not any(+each for each in watch.counted(names.STORE_ERRORS).values())
-    assert not store.run("store-0", *CLI, "acl", "log"), "the user was refused something"
+    assert not store.run("store-0", *CLI, "acl", "log"), "the server denied a command of the user"
     for kind, wrong, remedy in (
         ("authentication", {"passwordExistingSecret": {"name": "wrong-login"}}, "STORE_PASSWORD"),
         ("certificate", {"tls": {"existingSecret": "wrong-authority"}}, "ssl_ca_certs"),
@@ -85,10 +85,10 @@ def _start(store: External) -> None:
     def allow(*rule: str) -> str:
         return store.run("store-0", *CLI, "acl", "setuser", "fleetlimit", "on", f">{LOGIN}", *rule)
 
-    told = allow(*ACL_RULES)
-    if "Unknown command" in told:
-        told = allow(*(each for each in ACL_RULES if each.lstrip("+") not in RULES_SINCE_7_2))
-    assert told == "OK"
+    reply = allow(*ACL_RULES)
+    if "Unknown command" in reply:
+        reply = allow(*(each for each in ACL_RULES if each.lstrip("+") not in RULES_SINCE_7_2))
+    assert reply == "OK"
 
 
 def _expect_reported(release: Release, image: str, folder: Path, kind: str, remedy: str) -> None:
@@ -101,7 +101,7 @@ def _expect_reported(release: Release, image: str, folder: Path, kind: str, reme
         for pod in watch.ready():
             assert watch.scrape(pod)[names.STORE_ERRORS.name, kind] > 0
             lines = release.cluster.get(f"{release.pods}/{pod}/log").splitlines()
-            told = [json.loads(line) for line in lines]
-            refused = [each for each in told if each["event"] == names.LOG_STORE_REJECTED]
-            assert refused, f"{pod} did not log {kind}"
-            assert all(each["kind"] == kind and remedy in each["error"] for each in refused)
+            events = [json.loads(line) for line in lines]
+            errors = [each for each in events if each["event"] == names.LOG_STORE_REJECTED]
+            assert errors, f"{pod} did not log {kind}"
+            assert all(each["kind"] == kind and remedy in each["error"] for each in errors)

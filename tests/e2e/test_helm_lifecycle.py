@@ -47,7 +47,7 @@ _BROKEN = _AUTOSCALED | {"image": {"tag": "none-such"}}
 
 
 @pytest.mark.experiment(number=9)
-def test_helm_lifecycle(
+def test_upgrade_and_rollback_keep_secrets_and_counts(
     another_release: Callable[[str], Release], installed: dict[str, object], folder: Path
 ) -> None:
     """Upgrade and rollback keep secrets and counts, and uninstall removes everything."""
@@ -61,7 +61,7 @@ def test_helm_lifecycle(
         watch.read_counters()
         assert watch.decided("exports", Outcome.ALLOWED) == 5
         assert watch.decided("exports", Outcome.DENIED) == 1
-    assert [_ask(release) for _ in _SPENT] == _SPENT
+    assert [_get_status(release) for _ in _SPENT] == _SPENT
 
     release.install(installed, _VALUES, _CHANGED)
     assert _made(release) - objects == {
@@ -70,13 +70,13 @@ def test_helm_lifecycle(
         "networkpolicy.networking.k8s.io/fleetlimit-valkey",
     }
     assert _secrets(release) == secrets
-    assert _ask(release) == _SPENT[-1]
+    assert _get_status(release) == _SPENT[-1]
     release.helm("test")
 
     _roll_back(release)
     assert _made(release) == objects
     assert _secrets(release) == secrets
-    assert _ask(release) == _SPENT[-1]
+    assert _get_status(release) == _SPENT[-1]
 
     release.install(installed, _VALUES, _CHANGED)
     release.helm("uninstall", "--wait")
@@ -84,7 +84,7 @@ def test_helm_lifecycle(
 
 
 @pytest.mark.experiment(number=9)
-def test_failed_upgrade(
+def test_failed_upgrade_removes_no_pod(
     another_release: Callable[[str], Release], installed: dict[str, object]
 ) -> None:
     """A failing upgrade removes no pod, and the rollback removes all its objects."""
@@ -93,18 +93,18 @@ def test_failed_upgrade(
     _expect_nothing(release)
     release.install(installed, _VALUES)
     objects = _made(release)
-    first = [_ask(release) for _ in _SPENT[:2]]
+    first = [_get_status(release) for _ in _SPENT[:2]]
 
     with pytest.raises(AssertionError, match="UPGRADE FAILED"):
-        release.install(installed, _VALUES, _BROKEN, within=timeouts.GIVEN_UP)
+        release.install(installed, _VALUES, _BROKEN, within=timeouts.FAILED_UPGRADE)
     assert _made(release) - objects == {"horizontalpodautoscaler.autoscaling/fleetlimit"}
     assert _available(release) == 2
-    assert [*first, *(_ask(release) for _ in _SPENT[2:])] == _SPENT
+    assert [*first, *(_get_status(release) for _ in _SPENT[2:])] == _SPENT
 
     _roll_back(release)
     assert _made(release) == objects
     assert _available(release) == 2
-    assert _ask(release) == _SPENT[-1]
+    assert _get_status(release) == _SPENT[-1]
     release.helm("test")
 
     release.helm("uninstall", "--wait")
@@ -115,7 +115,7 @@ def _roll_back(release: Release) -> None:
     release.helm("rollback", "--wait", f"--timeout={timeouts.HELM}s")
 
 
-def _ask(release: Release) -> int:
+def _get_status(release: Release) -> int:
     """Return the status of a request from one constant address, that of the API server.
 
     It is repeated while the store is not reachable.
@@ -125,8 +125,8 @@ def _ask(release: Release) -> int:
     def status() -> int:
         try:
             release.cluster.get(f"{service}/proxy/items/1")
-        except HTTPError as refused:
-            return 0 if refused.code == HTTPStatus.SERVICE_UNAVAILABLE else refused.code
+        except HTTPError as error:
+            return 0 if error.code == HTTPStatus.SERVICE_UNAVAILABLE else error.code
         return HTTPStatus.OK
 
     return eventually(status, within=timeouts.POD, what="the store is reachable")
@@ -161,7 +161,7 @@ def _everything(release: Release, *options: str) -> set[str]:
 def _expect_nothing(release: Release) -> None:
     """Wait until the namespace has only default objects, and no volume is left."""
 
-    def look() -> bool:
+    def is_empty() -> bool:
         volumes = json.loads(release.kubectl("get", "persistentvolumes", "-ojson"))["items"]
         claims = [each["spec"].get("claimRef", {}).get("namespace") for each in volumes]
         assert release.namespace not in claims, claims
@@ -169,4 +169,4 @@ def _expect_nothing(release: Release) -> None:
         assert found == _OF_KUBERNETES, found ^ _OF_KUBERNETES
         return True
 
-    eventually(look, within=timeouts.POD, what="nothing is in the namespace")
+    eventually(is_empty, within=timeouts.POD, what="nothing is in the namespace")

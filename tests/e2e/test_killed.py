@@ -8,7 +8,7 @@ from support import e2e_timeouts as timeouts
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report, measure
-from support.e2e_scene import streams
+from support.e2e_setup import streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -16,7 +16,9 @@ KILLS = 4
 
 
 @pytest.mark.experiment(number=2)
-def test_killed(release: Release, image: str, watch: Watch, report: Report) -> None:
+def test_killed_pods_lose_only_requests_in_flight(
+    release: Release, image: str, watch: Watch, report: Report
+) -> None:
     """Units admitted by a killed pod stay spent, and only its requests in flight are lost."""
     killed_us: list[int] = []
     lost: list[str] = []
@@ -44,7 +46,9 @@ def test_killed(release: Release, image: str, watch: Watch, report: Report) -> N
     stray = [
         fault
         for fault in answers.faults
-        if not any(0 <= fault.done_us - at_us <= within_us + fault.taken_us for at_us in killed_us)
+        if not any(
+            0 <= fault.done_us - at_us <= within_us + fault.duration_us for at_us in killed_us
+        )
     ]
     assert not stray, f"lost without a pod being lost: {stray[:5]}"
     # Counts of a killed pod after its last scrape are lost; the other counts agree.
@@ -53,11 +57,11 @@ def test_killed(release: Release, image: str, watch: Watch, report: Report) -> N
         for pod, at_us in zip(lost, killed_us, strict=True)
     ]
     faults = len(answers.faults)
-    for told, answered, gone in (
+    for counted, seen, gone in (
         (row.counters[0], row.admitted, sum(each.admitted for each in unseen)),
         (row.counters[1], row.denied, sum(each.denied for each in unseen)),
     ):
-        assert answered - gone <= told <= answered + faults, (answered, gone, told, faults)
+        assert seen - gone <= counted <= seen + faults, (seen, gone, counted, faults)
     assert len(set(lost)) == KILLS
 
 
@@ -71,5 +75,5 @@ def _oldest(watch: Watch) -> str:
 def _agree(watch: Watch, pod: str) -> bool:
     watch.read_counters()
     counted = watch.decisions()[pod]
-    refused = sum(count for (_, outcome), count in counted.items() if outcome == Outcome.DENIED)
-    return refused == watch.logged(pod).total()
+    denied = sum(count for (_, outcome), count in counted.items() if outcome == Outcome.DENIED)
+    return denied == watch.logged(pod).total()

@@ -12,12 +12,12 @@ from support.e2e_jaeger import Jaeger
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import streams
+from support.e2e_setup import streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
 _FAULTS: dict[str, Callable[[Jaeger], AbstractContextManager[None]]] = {
-    "away": Jaeger.away,
+    "down": Jaeger.down,
     "frozen": Jaeger.frozen,
 }
 
@@ -30,7 +30,7 @@ def watched(observed: Release, folder: Path) -> Iterator[Watch]:
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_collector(
+def test_failing_collector_delays_no_request(
     observed: Release, image: str, watched: Watch, report: Report, fault: str
 ) -> None:
     """Only spans are lost, which every pod counts; no request waits for the collector."""

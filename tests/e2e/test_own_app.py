@@ -13,7 +13,7 @@ from fleetlimit.demo.expected import max_admitted
 from support import e2e_cluster as kind
 from support.e2e_load import Load, Stream
 from support.e2e_release import Release
-from support.e2e_scene import values
+from support.e2e_setup import values
 from support.e2e_watch import Watch
 from support.tool import ROOT
 
@@ -22,7 +22,9 @@ _QUOTA = rate_quota("5/minute")
 
 
 @pytest.mark.experiment(number=9)
-def test_own_app(another_release: Callable[[str], Release], image: str, folder: Path) -> None:
+def test_app_without_fleetlimit_code_is_limited(
+    another_release: Callable[[str], Release], image: str, folder: Path
+) -> None:
     """The limit of the policies applies to its route over all replicas."""
     names = kind.images()
     given = values(names["EXAMPLE_IMAGE"], names["VALKEY_IMAGE"])

@@ -41,14 +41,14 @@ def target(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.mark.parametrize(
     "file", [pytest.param(each, id=f"{each.parent.name}-{each.stem}") for each in _COMBINATIONS]
 )
-def test_rendered(target: Release, file: Path) -> None:
+def test_api_server_accepts_the_rendered_chart(target: Release, file: Path) -> None:
     """The API server accepts all objects of a combination without a warning."""
     _submit(target, f"--values={file}")
 
 
 @pytest.mark.experiment(number=9)
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "error"),
     [
         ("commonLabels.team=two words", "metadata.labels: Invalid value"),
         ("podSecurityContext.runAsNonRoot=false", "violate PodSecurity"),
@@ -56,10 +56,10 @@ def test_rendered(target: Release, file: Path) -> None:
         ("httpRoute.timeouts.request=soon", "timeouts.request in body should match"),
     ],
 )
-def test_refused(target: Release, value: str, said: str) -> None:
+def test_api_server_rejects_invalid_values(target: Release, value: str, error: str) -> None:
     """The test detects errors in built-in kinds, in CRDs, and of Pod Security."""
     gateway = CHART / "ci/gateway-values.yaml"
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=error):
         _submit(target, f"--values={gateway}", f"--set={value}")
 
 

@@ -9,13 +9,13 @@ from support import e2e_timeouts as timeouts
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import streams
+from support.e2e_setup import streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
 
 @pytest.mark.experiment(number=3)
-def test_rolling(
+def test_rolling_restart_and_upgrade_lose_no_request(
     release: Release, installed: dict[str, object], image: str, watch: Watch, report: Report
 ) -> None:
     """No request is lost while every pod is replaced twice, and no caller exceeds its limit."""

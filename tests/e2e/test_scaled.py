@@ -10,7 +10,7 @@ from support import e2e_timeouts as timeouts
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import streams
+from support.e2e_setup import streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -18,7 +18,7 @@ FEW, MANY = 2, 6
 
 
 @pytest.mark.experiment(number=4)
-def test_scaled(
+def test_changed_replica_count_loses_no_request(
     release: Release, installed: dict[str, object], image: str, folder: Path, report: Report
 ) -> None:
     """Two pods, six and two again admit as much as one; no pod restarts, no request is lost."""

@@ -9,7 +9,6 @@ import yaml
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.acl import ACL_RULES
-from support.e2e_away import beyond, check_results_in_outages, recovery_s
 from support.e2e_cluster import images
 from support.e2e_external import PORT, External, values
 from support.e2e_load import Answers, Load
@@ -17,7 +16,10 @@ from support.e2e_outage import (
     DENY,
     SPENT,
     Outage,
+    beyond,
+    check_results_in_outages,
     load,
+    recovery_s,
     until_over,
     until_seen,
     until_spent,
@@ -25,8 +27,8 @@ from support.e2e_outage import (
 )
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import QUOTAS, callers
 from support.e2e_series import overshoot_of_all
+from support.e2e_setup import QUOTAS, callers
 from support.e2e_watch import Watch
 from support.eventually import eventually
 from support.tool import ROOT
@@ -55,7 +57,7 @@ sentinel failover-timeout mymaster {HA["sentinel"]["failoverTimeout"]}
 
 
 @pytest.mark.experiment(number=10)
-def test_sentinel(
+def test_failover_by_sentinel_keeps_the_counts(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
     image: str,
@@ -101,13 +103,13 @@ def _start(store: External) -> None:
     command = ("valkey-server", "/data/sentinel.conf", "--sentinel")
     store.start("sentinel", 3, *command, files="sentinel", port=SENTINEL_PORT)
     eventually(
-        lambda: all("slaves=2,sentinels=3" in _ask(store, number) for number in range(3)),
+        lambda: all("slaves=2,sentinels=3" in _primary_state(store, number) for number in range(3)),
         within=timeouts.POD,
         what="the sentinels know of both replicas and of each other",
     )
 
 
-def _ask(store: External, number: int) -> str:
+def _primary_state(store: External, number: int) -> str:
     """Return the state of the primary as a sentinel reports it."""
     cli = ("valkey-cli", "-p", str(SENTINEL_PORT), "--pass", SENTINELS, "--no-auth-warning")
     return store.run(f"sentinel-{number}", *cli, "info", "sentinel").splitlines()[-1]
@@ -123,7 +125,7 @@ def _fail_over(store: External, watch: Watch, loading: Load) -> tuple[Answers, O
     until_used(watch)
     loading.stop()
     answers = loading.answers()
-    by_store = answers.of(policy=DENY).between(seen_us, answers.end_us).let_in
+    by_store = answers.of(policy=DENY).between(seen_us, answers.end_us).admitted_spans
     resumed_us = min(sent_us for sent_us, _ in by_store)
     # The time of the promotion is unknown, so the recovery is measured from the loss.
     return answers, Outage(killed_us, seen_us, resumed_us, killed_us, over_us)

@@ -15,7 +15,7 @@ from support.e2e_external import PORT, External, values
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import EXPERIMENTS, callers, streams
+from support.e2e_setup import EXPERIMENTS, callers, streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -35,7 +35,7 @@ CLI = ("valkey-cli", "--pass", ADMIN, "--no-auth-warning")
 
 
 @pytest.mark.experiment(number=10)
-def test_shards(
+def test_cluster_of_three_shards_admits_as_much_as_one_server(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
     image: str,

@@ -9,7 +9,7 @@ import pytest
 from support.e2e_load import Load, Stream
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_scene import QUOTAS, ROUTES
+from support.e2e_setup import QUOTAS, ROUTES
 from support.e2e_tokens import AUDIENCE, ISSUER, KID, token
 from support.e2e_watch import Watch
 
@@ -28,7 +28,9 @@ FORGE: Final = {"kid": KID, "claims": {"iss": ISSUER, "aud": AUDIENCE}}
 
 
 @pytest.mark.experiment(number=8)
-def test_spoofed(release: Release, image: str, watch: Watch, report: Report) -> None:
+def test_forged_identities_share_one_bucket(
+    release: Release, image: str, watch: Watch, report: Report
+) -> None:
     """All forged identities of a client share the bucket of its address; a valid token does not."""
     streams = [Stream("spoofed", "address", *ROUTES["spoofed"], 4, each) for each in HEADERS]
     streams.append(Stream("spoofed", "address", *ROUTES["spoofed"], 4, forge=FORGE))

@@ -28,8 +28,8 @@ POLICIES = (
     rate_policy("sliding", quota_of(Algorithm.SLIDING_WINDOW, 30, period_us=20 * SECOND_US)),
 )
 NAMES = [policy.name for policy in POLICIES]
-Way = Callable[[ManualClock], RedisStore]
-Maker = Callable[[Way], Fleet]
+StoreFactory = Callable[[ManualClock], RedisStore]
+FleetFactory = Callable[[StoreFactory], Fleet]
 
 
 class IndependentStore(RedisStore):
@@ -58,11 +58,11 @@ class AdmitAllStore(RedisStore):
 
 
 @pytest.fixture
-async def fleet_over() -> AsyncIterator[Maker]:
+async def fleet_over() -> AsyncIterator[FleetFactory]:
     """Return a factory of fleets of three replicas, each with its own connection to the store."""
     made: list[Fleet] = []
 
-    def make(store: Way) -> Fleet:
+    def make(store: StoreFactory) -> Fleet:
         clock = ManualClock()
         made.append(Fleet(clock, lambda: store(clock), *POLICIES))
         return made[-1]
@@ -77,7 +77,7 @@ def scheme() -> KeyScheme:
     return KeyScheme(prefix="audited")
 
 
-def usual(url: str) -> Way:
+def redis_stores(url: str) -> StoreFactory:
     return lambda clock: RedisStore(
         url, scheme(), timeouts=LONG_TIMEOUTS, now_us=clock.monotonic_us
     )
@@ -97,7 +97,7 @@ async def load(fleet: Fleet, seconds: int) -> None:
         await fleet.advance(1)
 
 
-def shown(fleet: Fleet) -> dict[str, int]:
+def by_policy(fleet: Fleet) -> dict[str, int]:
     return {name: fleet.overshoot(name) for name in NAMES}
 
 
@@ -112,18 +112,18 @@ def _variant(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.usefixtures("_variant")
 @pytest.mark.parametrize("kind", ["valkey", "cluster"])
 async def test_overshoot_is_zero_while_the_store_keeps_the_limits(
-    fleet_over: Maker, request: pytest.FixtureRequest, kind: str
+    fleet_over: FleetFactory, request: pytest.FixtureRequest, kind: str
 ) -> None:
     """Under load at three replicas, every policy has an overshoot of 0."""
     cluster = kind == "cluster"
     url = (
         request.getfixturevalue("cluster_url") if cluster else request.getfixturevalue("valkey").url
     )
-    fleet = fleet_over(usual(url))
+    fleet = fleet_over(redis_stores(url))
     await fleet["a"].store.client.flushall()  # type: ignore[attr-defined]  # a RedisStore
     await load(fleet, 90)
     await fleet.advance_until_compared()
-    assert shown(fleet) == dict.fromkeys(NAMES, 0)
+    assert by_policy(fleet) == dict.fromkeys(NAMES, 0)
     assert fleet.overshoots() == []
     assert [event for each in fleet.recorders.values() for event in each.of(StoreFailed)] == []
     for policy in NAMES:
@@ -134,45 +134,45 @@ async def test_overshoot_is_zero_while_the_store_keeps_the_limits(
         assert permitted / 2 < admitted <= permitted
 
 
-async def test_overshoot_after_the_store_lost_its_state(
-    fleet_over: Maker, valkey: EmbeddedValkey
+async def test_overshoot_is_reported_after_the_store_lost_its_state(
+    fleet_over: FleetFactory, valkey: EmbeddedValkey
 ) -> None:
     """The reports in the store are lost too, but not the replicas' own records."""
-    fleet = fleet_over(usual(valkey.url))
+    fleet = fleet_over(redis_stores(valkey.url))
     client = fleet["a"].store.client  # type: ignore[attr-defined]  # a RedisStore
     await client.flushall()
     await load(fleet, 30)
-    assert shown(fleet) == dict.fromkeys(NAMES, 0)
+    assert by_policy(fleet) == dict.fromkeys(NAMES, 0)
     for limiter in fleet.members.values():
         await limiter.membership.heartbeat()
     await asyncio.gather(load(fleet, 5), client.flushall())
     await load(fleet, 20)
     await fleet.advance_until_compared()
-    assert all(units > 0 for units in shown(fleet).values()), shown(fleet)
+    assert all(units > 0 for units in by_policy(fleet).values()), by_policy(fleet)
     # A window is admitted twice; a bucket too, less the error at the ends of audit intervals.
-    assert shown(fleet)["windows"] == 30
-    assert 30 - 5 <= shown(fleet)["bucket"] <= 30
+    assert by_policy(fleet)["windows"] == 30
+    assert 30 - 5 <= by_policy(fleet)["bucket"] <= 30
     for limiter in fleet.members.values():
         await limiter.membership.heartbeat()
     assert all(each.of(StoreStateLost) for each in fleet.recorders.values())
     await fleet.advance(310)
-    assert shown(fleet) == dict.fromkeys(NAMES, 0)
+    assert by_policy(fleet) == dict.fromkeys(NAMES, 0)
 
 
-async def test_overshoot_of_a_store_without_shared_state(
-    fleet_over: Maker, valkey: EmbeddedValkey
+async def test_overshoot_of_a_store_without_shared_state_is_reported(
+    fleet_over: FleetFactory, valkey: EmbeddedValkey
 ) -> None:
     """Three replicas that each keep the limit admit three times as much together."""
     fleet = fleet_over(lambda clock: IndependentStore(valkey.url, scheme(), clock))
     await load(fleet, 30)
     await fleet.advance_until_compared()
-    assert all(units > 0 for units in shown(fleet).values()), shown(fleet)
+    assert all(units > 0 for units in by_policy(fleet).values()), by_policy(fleet)
     # All 90 requests of each caller in the first half of a minute were admitted.
     assert fleet.overshoot("windows") == 3 * 30 - 30
 
 
-async def test_overshoot_of_a_store_that_admits_everything(
-    fleet_over: Maker, valkey: EmbeddedValkey
+async def test_overshoot_of_a_store_that_admits_everything_is_reported(
+    fleet_over: FleetFactory, valkey: EmbeddedValkey
 ) -> None:
     """Only admissions count, whatever the store reports as remaining."""
     fleet = fleet_over(
@@ -182,5 +182,5 @@ async def test_overshoot_of_a_store_that_admits_everything(
     )
     await load(fleet, 30)
     await fleet.advance_until_compared()
-    assert all(units > 0 for units in shown(fleet).values()), shown(fleet)
+    assert all(units > 0 for units in by_policy(fleet).values()), by_policy(fleet)
     assert fleet.overshoot("windows") == 3 * 30 - 30

@@ -26,7 +26,7 @@ def key_on(found: Cluster, index: int) -> str:
     return next(key for key in keys if found.owner_of(slot_of(key)) == index)
 
 
-async def test_slot_that_moved_is_followed(own_cluster: Cluster) -> None:
+async def test_moved_slot_redirects_the_call_once(own_cluster: Cluster) -> None:
     """A moved slot redirects the call once; the bucket and its spent units stay one."""
     key = key_on(own_cluster, 0)
     slot, target = slot_of(key), own_cluster.node_id(1)
@@ -43,8 +43,8 @@ async def test_slot_that_moved_is_followed(own_cluster: Cluster) -> None:
     assert [own_cluster.run(i, "CLUSTER COUNTKEYSINSLOT", slot) for i in (0, 1)] == [0, 1]
 
 
-async def test_slot_that_is_moving_is_asked_for(own_cluster: Cluster) -> None:
-    """While a slot migrates, a call for a key that has moved already is asked of the new node."""
+async def test_migrating_slot_redirects_the_call_to_the_new_node(own_cluster: Cluster) -> None:
+    """While a slot migrates, `ASK` redirects a call for a moved key to the new node."""
     key = key_on(own_cluster, 0)
     slot = slot_of(key)
     store = redis_store(own_cluster.url)
@@ -60,7 +60,7 @@ async def test_slot_that_is_moving_is_asked_for(own_cluster: Cluster) -> None:
         await store.aclose()
 
 
-async def test_node_that_is_down_fails_its_own_slots_only(own_cluster: Cluster) -> None:
+async def test_stopped_node_fails_only_the_calls_of_its_slots(own_cluster: Cluster) -> None:
     """The calls to the other nodes are decided while one node is down."""
     down, up = key_on(own_cluster, 2), key_on(own_cluster, 1)
     own_cluster.run(0, "CONFIG SET", "cluster-require-full-coverage", "no")

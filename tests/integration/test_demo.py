@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fleetlimit.demo.command import main
 from fleetlimit.demo.options import DemoOptions
 from fleetlimit.demo.replicas import Replica, run_replicas
+from fleetlimit.demo.run import run
 from fleetlimit.demo.scrape import read_counters
 from fleetlimit.errors import FleetlimitError, StoreError
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
@@ -61,7 +61,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @needs_proc
-def test_three_hundred_requests_over_two_replicas(folder: Path) -> None:
+def test_demo_of_300_requests_over_two_replicas_holds_the_limit(folder: Path) -> None:
     """The limit holds, all counts agree, JSON is the only output, and nothing is left behind."""
     done = subprocess.run(
         command("--json", "--requests", "300", "--replicas", "2"),
@@ -134,7 +134,7 @@ def test_signal_sets_the_exit_status_of_a_shell(
     notes = Notes()
     monkeypatch.setattr(sys, "stderr", notes)
     options = DemoOptions(replicas=1, requests=100_000, store="memory://", json=True)
-    assert main(options) == 128 + signal.SIGTERM
+    assert run(options) == 128 + signal.SIGTERM
     assert notes.getvalue().endswith("stopped\n")
     assert capsys.readouterr().out == ""
 
@@ -144,7 +144,7 @@ def test_result_is_printed_and_saved_as_svg(
 ) -> None:
     """Outside a terminal the result is printed once; the picture is the same."""
     picture = tmp_path / "demo.svg"
-    assert main(DemoOptions(replicas=2, requests=80, principals=2, svg=picture)) == 0
+    assert run(DemoOptions(replicas=2, requests=80, principals=2, svg=picture)) == 0
     shown = capsys.readouterr()
     assert "The limit holds" in shown.out
     assert "sending 80 requests" in shown.err
@@ -154,7 +154,7 @@ def test_result_is_printed_and_saved_as_svg(
 def test_running_store_is_used(valkey: EmbeddedValkey, capsys: pytest.CaptureFixture[str]) -> None:
     """Two runs against one store do not share buckets, and no store is started."""
     for _ in range(2):
-        assert main(DemoOptions(replicas=1, requests=40, store=valkey.url, json=True)) == 0
+        assert run(DemoOptions(replicas=1, requests=40, store=valkey.url, json=True)) == 0
         shown = capsys.readouterr()
         assert json.loads(shown.out)["admitted"] == json.loads(shown.out)["permitted"]
         assert "Valkey" not in shown.err
@@ -162,7 +162,7 @@ def test_running_store_is_used(valkey: EmbeddedValkey, capsys: pytest.CaptureFix
 
 def test_replicas_without_a_shared_store_overshoot(capsys: pytest.CaptureFixture[str]) -> None:
     """Each replica admits the whole limit (dataspoke #112; litellm #2730): exit status 1."""
-    assert main(DemoOptions(replicas=2, requests=120, store="memory://", json=True)) == 1
+    assert run(DemoOptions(replicas=2, requests=120, store="memory://", json=True)) == 1
     result = json.loads(capsys.readouterr().out)
     assert result["overshoot"] == result["admitted"] - result["permitted"] > 0
     assert result["tallies_agree"]
@@ -173,7 +173,7 @@ def test_unavailable_store_is_an_error_before_the_replicas_start(
 ) -> None:
     """Replicas without a store would not limit anything."""
     with pytest.raises(StoreError, match="connection"):
-        main(DemoOptions(store=f"redis://127.0.0.1:{free_port()}"))
+        run(DemoOptions(store=f"redis://127.0.0.1:{free_port()}"))
     assert "replicas" not in capsys.readouterr().err
 
 

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def refuses(port: int) -> bool:
+async def rejects_connections(port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -48,7 +48,7 @@ async def refuses(port: int) -> bool:
     return False
 
 
-async def test_sigterm_lets_a_stream_finish(folder: Path) -> None:
+async def test_sigterm_completes_a_stream(folder: Path) -> None:
     """A response in flight completes, new connections are refused, and the exit status is 0."""
     with ServeProcess("slow:app", folder=folder) as service:
         await service.ready()
@@ -57,7 +57,7 @@ async def test_sigterm_lets_a_stream_finish(folder: Path) -> None:
         with contextlib.closing(writer):
             head = await reader.readuntil(b"first\n")
             service.signal(signal.SIGTERM)
-            await eventually_async(lambda: refuses(service.port))
+            await eventually_async(lambda: rejects_connections(service.port))
             readyz = await service.admin("/readyz")
             assert (readyz.status, readyz.json["status"]) == (503, "draining")
             assert (await service.admin("/livez")).status == 200
@@ -69,7 +69,7 @@ async def test_sigterm_lets_a_stream_finish(folder: Path) -> None:
         assert service.logged("service.stopped")
 
 
-async def test_second_signal_ends_at_once(folder: Path) -> None:
+async def test_second_signal_ends_the_process_at_once(folder: Path) -> None:
     """A second signal does not wait for the requests in flight."""
     with ServeProcess("slow:app", folder=folder) as service:
         await service.ready()
@@ -77,7 +77,7 @@ async def test_second_signal_ends_at_once(folder: Path) -> None:
         with contextlib.closing(writer):
             await reader.readuntil(b"first\n")
             service.signal(signal.SIGTERM)
-            await eventually_async(lambda: refuses(service.port))
+            await eventually_async(lambda: rejects_connections(service.port))
             service.signal(signal.SIGINT)
             assert await service.ended() == 0
 
@@ -94,7 +94,7 @@ async def test_draining_is_bounded(folder: Path) -> None:
             assert await service.stop() == 0
 
 
-async def test_what_cannot_start_says_why(tmp_path: Path) -> None:
+async def test_failed_start_reports_its_cause(tmp_path: Path) -> None:
     """A wrong file, port, app or dependency ends the start with status 1 and its cause."""
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(
@@ -137,7 +137,7 @@ async def test_what_cannot_start_says_why(tmp_path: Path) -> None:
             assert "Traceback" not in service.output[-1]
 
 
-async def test_not_ready_before_it_accepts(folder: Path) -> None:
+async def test_readyz_is_503_while_the_app_starts(folder: Path) -> None:
     """While the app starts, the admin port responds that it is not ready."""
     (folder / "starting.py").write_text(
         "import asyncio, contextlib\n"

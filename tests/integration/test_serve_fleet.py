@@ -42,7 +42,7 @@ def policy_file(folder: Path, limit: str) -> str:
 
 
 @pytest.mark.parametrize("without", VARIANTS.values(), ids=VARIANTS)
-async def test_replicas_admit_what_one_would(
+async def test_replicas_admit_as_much_as_one(
     tmp_path: Path, valkey: EmbeddedValkey, without: Without
 ) -> None:
     """Of 2,000 requests at 4 replicas, 1,000 at a time, 100 pass; counters and logs agree.

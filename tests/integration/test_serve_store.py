@@ -68,7 +68,9 @@ async def is_unavailable(service: ServeProcess) -> bool:
     return await store_status(service) == "unavailable"
 
 
-async def test_a_store_killed_and_restarted(policies: str, store: EmbeddedValkey) -> None:
+async def test_killed_store_causes_no_500_and_is_used_after_its_restart(
+    policies: str, store: EmbeddedValkey
+) -> None:
     """No 500: each policy follows `on_store_error`, health stays, and no new process is needed.
 
     Bugs of others: slowapi #213 and #253, fastapi-limiter #54.
@@ -106,7 +108,9 @@ async def denial_cache_expired(service: ServeProcess) -> bool:
     return (await service.get("/items/1")).status == 200
 
 
-async def test_a_store_that_stands_still(policies: str, store: EmbeddedValkey) -> None:
+async def test_frozen_store_delays_requests_only_until_the_timeout(
+    policies: str, store: EmbeddedValkey
+) -> None:
     """Requests to a frozen store, also many at once, end soon, and it is used again later."""
     with ServeProcess("--policies", policies, "--store", store.url) as service:
         await service.ready()
@@ -127,7 +131,9 @@ async def test_a_store_that_stands_still(policies: str, store: EmbeddedValkey) -
         assert await service.metric("fleetlimit_store_state_lost_total") == 0
 
 
-async def test_shutdown_with_a_frozen_store(policies: str, store: EmbeddedValkey) -> None:
+async def test_shutdown_does_not_wait_for_a_frozen_store(
+    policies: str, store: EmbeddedValkey
+) -> None:
     """SIGTERM ends the service although the store does not respond to its last call."""
     with ServeProcess("--policies", policies, "--store", store.url) as service:
         await service.ready()
@@ -140,7 +146,7 @@ async def test_shutdown_with_a_frozen_store(policies: str, store: EmbeddedValkey
             os.kill(store.pid, signal.SIGCONT)
 
 
-async def test_start_without_the_store(policies: str, store: EmbeddedValkey) -> None:
+async def test_service_starts_without_the_store(policies: str, store: EmbeddedValkey) -> None:
     """The service starts while the store is unavailable, and uses it once it responds."""
     store.stop()
     with ServeProcess("--policies", policies, "--store", store.url) as service:

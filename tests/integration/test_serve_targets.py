@@ -102,7 +102,7 @@ async def test_fastapi_app_is_limited_by_its_routes(tmp_path: Path) -> None:
         assert policies_by_route["/v1/orders/{order_id}"] == ["orders"]
         explanation = await service.admin("/explain?method=GET&path=/v1/orders/9")
         assert explanation.json["route"] == "GET /v1/orders/{order_id}"
-        assert explanation.json["policies"][0]["standing"][0]["outcome"] == "denied"
+        assert explanation.json["policies"][0]["status"][0]["outcome"] == "denied"
 
 
 async def test_app_with_its_own_fleetlimit_has_one_limiter(tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ async def test_websockets_are_counted_by_handshake(bundled: ServeProcess) -> Non
         async with connect(url) as socket:
             await socket.send("hello")
             assert await socket.recv() == "hello"
-    with pytest.raises(InvalidStatus) as refused:
+    with pytest.raises(InvalidStatus) as rejected:
         async with connect(url):
             pass
-    response = refused.value.response
+    response = rejected.value.response
     assert response.status_code == 429
     assert response.headers["content-type"] == "application/problem+json"
     assert int(response.headers["retry-after"]) >= 1

@@ -1,4 +1,4 @@
-"""Replicas over one store, whose reports are sent when the test says so."""
+"""Replicas over one store, whose reports are sent at the request of the test."""
 
 from collections.abc import Callable, Sequence
 

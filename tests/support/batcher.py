@@ -11,6 +11,7 @@ from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Client, Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder, OnReplies
 from fleetlimit.stores.redis.scripts import Script
+from support.stores import LONG_TIMEOUTS
 
 ReplyTo = Callable[[tuple[Any, ...]], Any]
 
@@ -135,9 +136,6 @@ class FakeServer:
 
 
 SCRIPT, OTHER = Script("acquire", "text", "text"), Script("adjust", "other", "other")
-
-
-LONG_TIMEOUTS = Timeouts(connect=10, operation=10)
 
 
 def batcher_for(

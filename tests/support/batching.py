@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -86,3 +86,21 @@ def make_store(
     return kind(
         url, KeyScheme(), timeouts=LONG_TIMEOUTS, now_us=now_us, on_pipeline_sent=on_pipeline_sent
     )
+
+
+@contextlib.asynccontextmanager
+async def open_empty_store(
+    batching: Batching,
+    url: str,
+    *,
+    now_us: Callable[[], int] | None = None,
+    on_pipeline_sent: Callable[[int], None] = lambda _: None,
+) -> AsyncIterator[RedisStore]:
+    """Open a store, delete all of its keys, and close it at the end."""
+    store = make_store(batching, url, now_us=now_us, on_pipeline_sent=on_pipeline_sent)
+    await store.open()
+    try:
+        await store.client.flushall()
+        yield store
+    finally:
+        await store.aclose()

@@ -11,11 +11,7 @@ _DAY = timedelta(days=1)
 
 
 class CertificateAuthority:
-    """Certificate authority whose certificates are valid for a day.
-
-    Args:
-        name: Common name of the authority.
-    """
+    """Certificate authority whose certificates are valid for a day."""
 
     def __init__(self, name: str) -> None:
         self._name = _common_name(name)

@@ -1,7 +1,6 @@
 """Redis Cluster of three embedded Valkey servers."""
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,22 +9,15 @@ from typing import Any
 import redis
 
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
+from support.eventually import LOCAL_POLL_S, PATIENCE_SECONDS, eventually
 
 NODES = 3
 SLOTS = 16_384
-_FORM_SECONDS = 20.0
-_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A running Cluster.
-
-    Args:
-        url: URL of the store.
-        nodes: The servers.
-        links: A client of each server.
-    """
+    """A running Cluster, with its store URL, its servers, and a client of each server."""
 
     url: str
     nodes: Sequence[EmbeddedValkey]
@@ -46,11 +38,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Cluster]:
-    """Form a Cluster of three primaries.
-
-    Raises:
-        TimeoutError: The Cluster did not form in time.
-    """
+    """Form a Cluster of three primaries."""
     with contextlib.ExitStack() as stack:
         # The default bus port, 10,000 above the port, may be above 65,535.
         bus = [free_port() for _ in range(NODES)]
@@ -72,11 +60,12 @@ def cluster() -> Iterator[Cluster]:
             link.execute_command("CLUSTER SET-CONFIG-EPOCH", epoch)
         for node, port in zip(nodes[1:], bus[1:], strict=True):
             links[0].execute_command("CLUSTER MEET", "127.0.0.1", node.port, port)
-        deadline = time.monotonic() + _FORM_SECONDS
-        while not all(_agrees(link) for link in links):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the cluster did not form")
-            time.sleep(_POLL_SECONDS)
+        eventually(
+            lambda: all(map(_agrees, links)),
+            within=PATIENCE_SECONDS,
+            what="the Cluster has formed",
+            poll_s=LOCAL_POLL_S,
+        )
         yield Cluster(f"redis+cluster://127.0.0.1:{nodes[0].port}", nodes, links)
 
 

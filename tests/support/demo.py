@@ -4,7 +4,7 @@ from fleetlimit.core.quota import Quota, rate_quota
 from fleetlimit.demo.results import Result, Results
 from fleetlimit.demo.scenario import Caller
 from fleetlimit.demo.store_stats import StoreStats
-from fleetlimit.demo.verdict import DemoResult, ReplicaReport, evaluate
+from fleetlimit.demo.summary import DemoSummary, ReplicaReport, summarize
 
 HOUR_US = 3_600_000_000
 START_US = 20_000 * 24 * HOUR_US
@@ -27,8 +27,14 @@ def results_of(*statuses: int, caller: str = "alice") -> Results:
     return results
 
 
-def evaluated(results: Results, *, lost_in_log: int = 0, calls: int | None = 7) -> DemoResult:
-    """Evaluate results with equal counts, except for lines missing in the first replica's log."""
+def summary_of(results: Results, *, lost_in_log: int = 0, calls: int | None = 7) -> DemoSummary:
+    """Return the summary of a run whose counts agree.
+
+    Args:
+        results: Results of the run.
+        lost_in_log: Denials missing in the log of the first replica.
+        calls: Script calls that the store counted.
+    """
     reports = {
         name: ReplicaReport(count.allowed, count.denied, count.denied)
         for name, count in results.replicas.items()
@@ -37,4 +43,4 @@ def evaluated(results: Results, *, lost_in_log: int = 0, calls: int | None = 7) 
     reports[REPLICAS[0]] = ReplicaReport(first.allowed, first.denied, first.denied - lost_in_log)
     before = StoreStats(START_US, None if calls is None else 100)
     after = StoreStats(START_US + 2_000_000, None if calls is None else 100 + calls)
-    return evaluate(CALLERS, results, before, after, reports)
+    return summarize(CALLERS, results, before, after, reports)

@@ -26,11 +26,7 @@ def _defaults() -> dict[str, str]:
 
 
 def loaded(names: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the images that the nodes need.
-
-    Args:
-        names: Result of `images`.
-    """
+    """Return the images that the nodes need, from the result of `images`."""
     kinds = (
         *("FLEETLIMIT", "EXAMPLE", "VALKEY", "REDIS", "REDIS_EXPORTER", "METRICS_SERVER"),
         *("PROMETHEUS_OPERATOR", "PROMETHEUS_CONFIG_RELOADER", "PROMETHEUS", "JAEGER"),
@@ -39,18 +35,13 @@ def loaded(names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 class Cluster:
-    """A running kind cluster.
-
-    Args:
-        name: Name in kind.
-        kubeconfig: Path of the kubeconfig to write.
-    """
+    """A running kind cluster; its kubeconfig is written to a file."""
 
     def __init__(self, name: str, kubeconfig: Path) -> None:
         self.name = name
         self.kubeconfig = kubeconfig
-        told = run("kind", "get", "kubeconfig", "--name", name, timeout=timeouts.COMMAND)
-        kubeconfig.write_text(told)
+        config = run("kind", "get", "kubeconfig", "--name", name, timeout=timeouts.COMMAND)
+        kubeconfig.write_text(config)
         kubeconfig.chmod(0o600)
         self.api = kr8s.api(kubeconfig=str(kubeconfig))
         self._proxy = subprocess.Popen(
@@ -76,11 +67,7 @@ class Cluster:
         return run("helm", f"--kubeconfig={self.kubeconfig}", *arguments, timeout=within)
 
     def apply(self, manifest: Path) -> None:
-        """Apply a manifest with the images of `images`.
-
-        Args:
-            manifest: File whose images are those of `deploy/kind/images.env`.
-        """
+        """Apply a manifest, with `images` in place of those of `deploy/kind/images.env`."""
         text = manifest.read_text()
         chosen = images()
         for name, default in _defaults().items():
@@ -92,11 +79,7 @@ class Cluster:
         self.kubectl("apply", "--filename=-", stdin=text)
 
     def install_crds(self, source: str) -> None:
-        """Install or replace CRDs and wait until the API server serves them.
-
-        Args:
-            source: A file, a folder or a URL.
-        """
+        """Install or replace CRDs from a file, folder or URL, and wait until they are served."""
         apply = ("apply", "--server-side", "--force-conflicts", "--output=name")
         made = self.kubectl(*apply, f"--filename={source}").split()
         self.kubectl("wait", "--for=condition=Established", *made)
@@ -138,13 +121,7 @@ class Cluster:
 
 
 def create(name: str, image: str, kubeconfig: Path) -> None:
-    """Create a cluster.
-
-    Args:
-        name: Its name.
-        image: Image of its nodes.
-        kubeconfig: Path of the kubeconfig that kind writes; the user's own stays unchanged.
-    """
+    """Create a cluster. kind writes its kubeconfig; the user's own stays unchanged."""
     run(
         "kind",
         "create",
@@ -170,11 +147,7 @@ def delete(name: str, kubeconfig: Path) -> None:
 
 
 def build(names: Mapping[str, str]) -> None:
-    """Build the images of Fleetlimit and of the example, and pull other missing images.
-
-    Args:
-        names: Result of `images`.
-    """
+    """Build the images of Fleetlimit and of the example, and pull other missing images."""
     options = names["DOCKER_BUILD_OPTIONS"].split()
     for image, of, folder in (
         ("FLEETLIMIT_IMAGE", ("BASE_IMAGE", "BUILD_IMAGE"), "."),

@@ -14,29 +14,18 @@ PORT: Final = 6379
 _COPY = "import glob, shutil; [shutil.copy(each, '/data') for each in glob.glob('/given/*')]"
 
 
-def values(url: str, **external: object) -> dict[str, object]:
-    """Return the values of a release that uses an external store.
-
-    Args:
-        url: URL of the store.
-        external: Further values below `redis.external`.
-    """
+def values(url: str, **options: object) -> dict[str, object]:
+    """Return the values of a release with an external store; `options` go into `externalRedis`."""
     return {
         "replicaCount": 2,
         "valkey": {"enabled": False},
         "keySecret": {"value": "of all experiments"},
-        "redis": {"external": {"url": url, **external}},
+        "externalRedis": {"url": url, **options},
     }
 
 
 class External:
-    """Servers in the namespace of a release.
-
-    Args:
-        release: Release that uses the servers.
-        image: Image of the servers.
-        python: Image with Python, for the init container of a server.
-    """
+    """Servers in the namespace of a release; an init container with Python copies their files."""
 
     def __init__(self, release: Release, image: str, python: str) -> None:
         self._release = release

@@ -60,13 +60,7 @@ def style() -> AbstractContextManager[None]:
 
 
 def frame(run: Run, title: str, heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure and its panels, one below the other.
-
-    Args:
-        run: Run that gives the time range and the marks.
-        title: Title of the figure.
-        heights: Heights of the panels, in inches.
-    """
+    """Return a figure and its panels, one below the other; the heights are in inches."""
     [length] = seconds(run, [run.answers.end_us])
     marks = sorted(run.watch.marks, key=lambda each: each.at_us)
     at = seconds(run, [each.at_us for each in marks])

@@ -38,11 +38,7 @@ class Span:
 
 
 class Jaeger:
-    """Client of the Jaeger of a cluster.
-
-    Args:
-        cluster: The cluster.
-    """
+    """Client of the Jaeger of a cluster."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -64,7 +60,7 @@ class Jaeger:
         return [_spans(each) for each in found]
 
     @contextmanager
-    def away(self) -> Iterator[None]:
+    def down(self) -> Iterator[None]:
         """Stop Jaeger, and start it again at the end, without the earlier traces."""
         self._scale(0)
         try:

@@ -46,21 +46,21 @@ class Request:
     Args:
         stream: Stream of the request.
         sent_us: Time of sending, in microseconds since the epoch.
-        taken_us: Microseconds until the response or the failure.
+        duration_us: Microseconds until the response or the failure.
         status: HTTP status; 0 without a response.
         fault: `refused`, `broken` or `timeout` without a response, else empty.
     """
 
     stream: Stream
     sent_us: int
-    taken_us: int
+    duration_us: int
     status: int
     fault: str
 
     @property
     def done_us(self) -> int:
         """Time of the response or failure, in microseconds since the epoch."""
-        return self.sent_us + self.taken_us
+        return self.sent_us + self.duration_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Answers:
         return self.statuses[_OK]
 
     @property
-    def let_in(self) -> list[tuple[int, int]]:
+    def admitted_spans(self) -> list[tuple[int, int]]:
         """Times of sending and of the response of each admitted request."""
         return [(each.sent_us, each.done_us) for each in self.requests if each.status == _OK]
 
@@ -129,20 +129,13 @@ class Answers:
 
     def slowest_ms(self, share: float = 1.0) -> float:
         """Return a quantile of the response time, in milliseconds."""
-        taken = sorted(each.taken_us for each in self.requests if not each.fault)
-        return taken[min(len(taken) - 1, int(share * len(taken)))] / 1000 if taken else 0.0
+        durations = sorted(each.duration_us for each in self.requests if not each.fault)
+        last = len(durations) - 1
+        return durations[min(last, int(share * len(durations)))] / 1000 if durations else 0.0
 
 
 class Load:
-    """Load generator: a pod that sends streams of requests through the Service.
-
-    Args:
-        release: Target of the requests.
-        image: Image with Python, for the pod.
-        name: Name of the pod.
-        streams: Streams to send.
-        seconds: Maximum duration, in seconds.
-    """
+    """Load generator: a pod that sends streams through the Service for at most `seconds`."""
 
     def __init__(
         self, release: Release, image: str, name: str, streams: Sequence[Stream], seconds: float
@@ -187,7 +180,7 @@ class Load:
 
     def stop(self) -> None:
         """Stop sending."""
-        assert self.running, f"the load ended before its stop:\n{self._said()}"
+        assert self.running, f"the load ended before its stop:\n{self._log()}"
         touch = "open('/tmp/stop', 'w')"
         self._release.kubectl("exec", self._pod.name, "--", "python", "-c", touch)
 
@@ -195,21 +188,21 @@ class Load:
         """Wait for the end of the load and return its results."""
         within = self._seconds + timeouts.LOAD_ENDS
         eventually(lambda: not self.running, within=within, what="the load ends")
-        text = self._said()
+        text = self._log()
         assert self.phase == "Succeeded", f"the load failed:\n{text[-2000:]}"
         requests = (
             Request(
                 self._streams[number],
                 sent_us,
-                taken_us,
+                duration_us,
                 status if isinstance(status, int) else 0,
                 status if isinstance(status, str) else "",
             )
-            for number, sent_us, taken_us, status in json.loads(text)
+            for number, sent_us, duration_us, status in json.loads(text)
         )
         return Answers(tuple(sorted(requests, key=lambda each: each.sent_us)))
 
-    def _said(self) -> str:
+    def _log(self) -> str:
         return self._release.kubectl("logs", self._pod.name)
 
     def _remove(self) -> None:

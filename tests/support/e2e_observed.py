@@ -9,15 +9,13 @@ from kr8s.objects import Pod
 
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
-from support.e2e_away import beyond
-from support.e2e_backends import FOLDER
 from support.e2e_cluster import images
 from support.e2e_load import Answers, Load
-from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, load, run_outage, until_used
-from support.e2e_prometheus import Prometheus
+from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, beyond, load, run_outage, until_used
+from support.e2e_prometheus import FOLDER, Prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report, Row
-from support.e2e_scene import POLICIES, TIERS
+from support.e2e_setup import POLICIES, TIERS, image_values
 from support.e2e_store import Store
 from support.e2e_watch import Watch
 from support.eventually import eventually
@@ -27,8 +25,8 @@ PLAN: Final = "plan"
 """Policy in shadow mode; it matches the requests of `LOCAL`."""
 UNREACHABLE, DEGRADED = "FleetlimitStoreUnreachable", "FleetlimitDegraded"
 BEFORE, AFTER = 50, 80
-"""Audit windows to wait for before and after the faults. A window takes a few seconds and there is
-one for each of a policy's five callers. After an outage many windows are compared at once."""
+"""Audit intervals to wait for before and after the faults. An interval takes a few seconds, and
+each of a policy's five callers has one. After an outage many are compared at once."""
 _SHADOW: Final = f"""\
   - name: {PLAN}
     match: {{methods: [GET], routes: ["/items/{{item_id}}"]}}
@@ -39,8 +37,7 @@ _SHADOW: Final = f"""\
 
 def values() -> tuple[Mapping[str, object], ...]:
     """Return values of the chart in addition to those of every release; later ones override."""
-    repository, _, tag = images()["REDIS_EXPORTER_IMAGE"].rpartition(":")
-    exporter = {"exporter": {"image": {"repository": repository, "tag": tag}}}
+    exporter = {"exporter": {"image": image_values(images()["REDIS_EXPORTER_IMAGE"])}}
     shown: dict[str, Any] = yaml.safe_load((FOLDER / "fleetlimit.yaml").read_text())
     return (
         shown,
@@ -55,7 +52,7 @@ def values() -> tuple[Mapping[str, object], ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class FaultRun:
     """Faults of the release and the observations during them.
 
     Args:
@@ -83,9 +80,9 @@ class Story:
         return self.answers.end_us + round(timeouts.POLL * 1e6)
 
 
-def run_story(
+def run_with_faults(
     release: Release, prometheus: Prometheus, image: str, watch: Watch, report: Report
-) -> Story:
+) -> FaultRun:
     """Delete a pod and kill the store under load, and wait until the alerts of the outage fire.
 
     Phases without a fault before and after make the faults visible on the dashboards.
@@ -110,7 +107,7 @@ def run_story(
     above = beyond(answers, [outage], forgotten=True)
     # Before the watch ends: the tally of the pods' logs has to agree with that of the clients.
     row = report.record(NAMESPACE, answers, watch, beyond=above)
-    return Story(answers, watch, gone, outage, row)
+    return FaultRun(answers, watch, gone, outage, row)
 
 
 def firing(prometheus: Prometheus) -> set[str]:
@@ -119,15 +116,15 @@ def firing(prometheus: Prometheus) -> set[str]:
     return {labels["alertname"] for labels, _ in found}
 
 
-def _until_audited(prometheus: Prometheus, windows: int) -> None:
-    """Wait until the audit has compared this many more windows of each policy."""
+def _until_audited(prometheus: Prometheus, intervals: int) -> None:
+    """Wait until the audit has compared this many more intervals of each policy."""
     labels = f'namespace="{NAMESPACE}", {names.POLICY}=~"{ALLOW}|{DENY}|{LOCAL}"'
     compared = f"min(sum by (policy) ({names.AUDIT_WINDOWS.name}{{{labels}}}))"
     before = prometheus.at(compared)[0][1]
     eventually(
-        lambda: prometheus.at(compared)[0][1] >= before + windows,
+        lambda: prometheus.at(compared)[0][1] >= before + intervals,
         within=timeouts.AUDITED + timeouts.POD,
-        what=f"{windows} windows of each policy are compared",
+        what=f"{intervals} intervals of each policy are compared",
     )
 
 

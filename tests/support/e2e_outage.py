@@ -1,14 +1,20 @@
-"""Outage of the store: its policies, its load and its phases."""
+"""Outage of the store: its load, its phases, and checks of the requests during it."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from fleetlimit.core.decision import Outcome
+from fleetlimit.core.quota import SECOND_US
+from fleetlimit.demo.expected import max_admitted
 from support import e2e_timeouts as timeouts
-from support.e2e_load import Stream
-from support.e2e_scene import ALGORITHMS, streams
+from support.e2e_load import Answers, Load, Request, Stream
+from support.e2e_release import Release
+from support.e2e_report import Report, Row
+from support.e2e_setup import ALGORITHMS, QUOTAS, STORE_TIMEOUT, streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -47,13 +53,9 @@ def load(experiment: str, *more: str) -> tuple[Stream, ...]:
     """Return streams of all callers of an experiment, fast enough to exhaust a local share soon.
 
     One stream requests an unknown route: it measures how slow the cluster itself is.
-
-    Args:
-        experiment: Name of the experiment.
-        more: Policies in addition to one of each algorithm.
     """
-    held = streams(experiment, per_second=2, policies=(*ALGORITHMS, LOCAL, *more))
-    return (*held, Stream(NONE, "nobody", "GET", "/nothing", per_second=10))
+    limited = streams(experiment, per_second=2, policies=(*ALGORITHMS, LOCAL, *more))
+    return (*limited, Stream(NONE, "unlimited", "GET", "/nothing", per_second=10))
 
 
 def until_used(watch: Watch) -> None:
@@ -71,24 +73,24 @@ def until_spent(watch: Watch) -> None:
     eventually(
         lambda: watch.decided(SPENT, Outcome.DENIED) >= 60,
         within=timeouts.POD,
-        what="an allowance was spent seconds ago",
+        what="a bucket was spent seconds ago",
     )
 
 
 def until_seen(watch: Watch) -> int:
     """Wait until every circuit breaker is open, and return the time."""
-    _until(watch, 1, "every pod sees that the store is away")
+    _until(watch, 1, "every pod detects the outage")
     return watch.mark("seen by all")
 
 
 def until_over(watch: Watch) -> int:
     """Wait until every circuit breaker is closed, and return the time."""
-    _until(watch, 0, "every pod asks the store again")
+    _until(watch, 0, "every pod calls the store again")
     return watch.mark("found by all")
 
 
 def _until(watch: Watch, breaker_open: int, what: str) -> None:
-    eventually(lambda: watch.away() == {breaker_open}, within=timeouts.POD, what=what)
+    eventually(lambda: watch.breaker_states() == {breaker_open}, within=timeouts.POD, what=what)
 
 
 def run_outage(
@@ -99,16 +101,12 @@ def run_outage(
 ) -> Outage:
     """Keep the fault until many requests were decided without the store, then wait for recovery.
 
-    Args:
-        watch: Watch in which the fault and the recovery are marked.
-        what: Name of the fault.
-        fault: Context in which the store is unreachable.
-        until: Waits for a further condition during the fault.
+    During the fault, `until` waits for a further condition.
     """
     start_us = watch.mark(what)
     with fault:
         seen_us = until_seen(watch)
-        refused = watch.decided(LOCAL, Outcome.DENIED)
+        denied = watch.decided(LOCAL, Outcome.DENIED)
         eventually(
             lambda: watch.decided(DENY, Outcome.FAIL_CLOSED) >= 80,
             within=timeouts.POD,
@@ -116,7 +114,7 @@ def run_outage(
         )
         eventually(
             # More than cached denials of the store can explain.
-            lambda: watch.decided(LOCAL, Outcome.DENIED) >= refused + 40,
+            lambda: watch.decided(LOCAL, Outcome.DENIED) >= denied + 40,
             within=timeouts.POD,
             what="local shares are used up",
         )
@@ -124,3 +122,147 @@ def run_outage(
         end_us = watch.mark("store returns")
     back_us = watch.mark("store is back")
     return Outage(start_us, seen_us, end_us, back_us, until_over(watch))
+
+
+def run_with_fault(
+    name: str,
+    fault: AbstractContextManager[None],
+    release: Release,
+    image: str,
+    watch: Watch,
+    *more: str,
+    what: str,
+) -> tuple[Answers, Outage]:
+    """Send requests before, during and after a fault of the store, whose name is `what`."""
+    with Load(release, image, name, load(name, *more), 240) as loading:
+        until_used(watch)
+        if SPENT in more:
+            # A killed server loses the writes of its last two seconds.
+            until_spent(watch)
+        outage = run_outage(watch, what, fault)
+        until_used(watch)
+        loading.stop()
+        return loading.answers(), outage
+
+
+def record_outages(
+    experiment: str,
+    answers: Answers,
+    outages: Sequence[Outage],
+    watch: Watch,
+    report: Report,
+    *,
+    within_s: float,
+    forgotten: bool = False,
+    more: Mapping[str, object] | None = None,
+) -> Row:
+    """Record an experiment, and check what all outages have in common.
+
+    `within_s` is the time limit of a request on a fast cluster, in seconds. `forgotten` means that
+    the store lost its state. `more` are figures that only this experiment has.
+
+    Raises:
+        AssertionError: A figure or a response is wrong; the report has the experiment nevertheless.
+    """
+    recovered_s = recovery_s(answers, outages)
+    figures = {
+        "fail_closed": len(answers.server_errors),
+        "recovery_s": recovered_s,
+        "slowest_without_policy_ms": answers.of(policy=NONE).slowest_ms(),
+    }
+    above = beyond(answers, outages, forgotten=forgotten)
+    row = report.record(experiment, answers, watch, {**figures, **(more or {})}, beyond=above)
+    check_results_in_outages(answers, outages)
+    check_counters_in_outages(watch, answers, outages)
+    slow = too_slow(answers, within_s)
+    assert not slow, f"{len(slow)} requests took too long: {slow[:5]}"
+    assert recovered_s <= timeouts.RECOVERY
+    row.expect(overshoot=0, refused=0, broken=0)
+    return row
+
+
+def check_results_in_outages(answers: Answers, outages: Sequence[Outage]) -> None:
+    """Check that each request during an outage got the response of its policy's `on_store_error`.
+
+    Raises:
+        AssertionError: A response differs, or a request failed while the store was reachable.
+    """
+    failed = answers.server_errors
+    assert {(each.stream.policy, each.status) for each in failed} == {
+        (DENY, HTTPStatus.SERVICE_UNAVAILABLE)
+    }
+    assert len(failed) == sum(len(_during(answers, each).server_errors) for each in outages)
+    for outage in outages:
+        during = _without_store(answers, outage)
+        assert set(during.of(policy=DENY).statuses) == {HTTPStatus.SERVICE_UNAVAILABLE}, "deny"
+        assert set(during.of(policy=ALLOW).statuses) == {HTTPStatus.OK}, "allow"
+        shared = during.of(policy=LOCAL)
+        assert set(shared.statuses) <= {HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS}, "local"
+        for caller in {each.stream.caller for each in shared.requests}:
+            mine = shared.of(caller=caller)
+            most = max_admitted([QUOTAS[LOCAL]], mine.start_us, mine.end_us)
+            assert mine.admitted <= most, f"local: {caller} got {mine.admitted} of {most}"
+
+
+def check_counters_in_outages(watch: Watch, answers: Answers, outages: Sequence[Outage]) -> None:
+    """Compare the counters of decisions without the store with the responses that clients got.
+
+    Raises:
+        AssertionError: They differ.
+    """
+    assert watch.decided(DENY, Outcome.FAIL_CLOSED) == len(answers.server_errors)
+    admitted = answers.of(policy=ALLOW)
+    least = sum(_without_store(admitted, each).admitted for each in outages)
+    most = sum(_during(admitted, each).admitted for each in outages)
+    assert least <= watch.decided(ALLOW, Outcome.FAIL_OPEN) <= most, (least, most)
+
+
+def recovery_s(answers: Answers, outages: Sequence[Outage]) -> float:
+    """Return the longest time from the end of an outage to its last failed request, in seconds."""
+    failed = (
+        request.done_us - outage.back_us
+        for outage in outages
+        for request in _during(answers, outage).server_errors
+    )
+    return max([0, *failed]) / SECOND_US
+
+
+def too_slow(answers: Answers, within_s: float) -> tuple[Request, ...]:
+    """Return the requests that exceeded their time limit, in seconds on a fast cluster.
+
+    On a slow cluster the limit is the store timeout plus the slowest request that needs no store.
+    """
+    most_ms = max(within_s * 1000, STORE_TIMEOUT * 1000 + answers.of(policy=NONE).slowest_ms())
+    return tuple(each for each in answers.requests if each.duration_us > most_ms * 1000)
+
+
+def beyond(
+    answers: Answers, outages: Sequence[Outage], *, forgotten: bool = False
+) -> Mapping[str, int]:
+    """Return for each policy the requests of one caller that the store did not count.
+
+    A store that lost its state (`forgotten`) has refilled every bucket.
+    """
+    admitted = Counter(
+        (each.stream.policy, each.stream.caller)
+        for outage in outages
+        for each in _during(answers, outage).requests
+        if each.status == HTTPStatus.OK and each.stream.policy != DENY
+    )
+    return {
+        policy: forgotten * quota.burst
+        + max((count for (name, _), count in admitted.items() if name == policy), default=0)
+        for policy, quota in QUOTAS.items()
+    }
+
+
+def _without_store(answers: Answers, outage: Outage) -> Answers:
+    """Return the requests of an outage, from when cached denials of the store have expired."""
+    return answers.between(
+        outage.seen_us + round(timeouts.DENIAL_CACHED * SECOND_US), outage.end_us
+    )
+
+
+def _during(answers: Answers, outage: Outage) -> Answers:
+    """Return the requests of an outage, with those in flight at its start."""
+    return answers.between(outage.start_us - SECOND_US, outage.over_us)

@@ -14,14 +14,10 @@ Interval = tuple[int, int]
 
 
 def overshoot(quota: Quota, admitted: Sequence[Interval]) -> int:
-    """Return the overshoot of one caller.
+    """Return the overshoot of one caller; each admitted request takes one unit.
 
     For a token bucket it is the maximum over all intervals. For windows, which are aligned to
     multiples of the period, it is the sum over all windows.
-
-    Args:
-        quota: The limit; each request takes one unit.
-        admitted: Admitted requests of the caller.
     """
     if quota.algorithm is Algorithm.TOKEN_BUCKET:
         return max((_beyond(quota, start, admitted) for start, _ in admitted), default=0)

@@ -26,35 +26,26 @@ class Ended:
     """Result of a test.
 
     Args:
-        proves: Docstring of the test.
+        docstring: Docstring of the test.
         result: `passed`, `failed`, `skipped`, or `interrupted` until the test has ended.
         message: Failure message, if any.
     """
 
-    proves: str
+    docstring: str
     result: str
     message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """Run of an experiment with its plots.
-
-    Args:
-        run: The run.
-        plots: Plot of admitted requests and plot of all results.
-    """
+    """Run of an experiment with its plots: admitted requests, and all results."""
 
     run: Run
     plots: Sequence[Markup]
 
 
 class Page:
-    """Report page: `index.html`, and each main plot and each dashboard as an SVG file.
-
-    Args:
-        report: Report to show.
-    """
+    """Report page: `index.html`, and each main plot and each dashboard as an SVG file."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -64,21 +55,14 @@ class Page:
         """SVG of each dashboard by uid; each is also written into a file of its own."""
         self._shown: list[_Shown] = []
 
-    def note(self, name: str, proves: str, phase: pytest.TestReport, message: str) -> None:
-        """Record the result of a phase of a test.
-
-        Args:
-            name: Name of the test and of its folder.
-            proves: Docstring of the test.
-            phase: Report of the setup, call or teardown.
-            message: Failure message of the phase, if any.
-        """
+    def note(self, name: str, docstring: str, phase: pytest.TestReport, message: str) -> None:
+        """Record the result of a phase of a test: setup, call or teardown."""
         before = self.ended.get(name)
         if phase.when == "teardown" and before and (phase.passed or before.result == FAILED):
             return
         begun = phase.when == "setup" and phase.passed
         result = INTERRUPTED if begun else phase.outcome
-        self.ended[name] = Ended(proves, result, message)
+        self.ended[name] = Ended(docstring, result, message)
 
     def write(self) -> None:
         """Write the page with the results so far. Each plot is drawn only once."""
@@ -90,7 +74,7 @@ class Page:
         for uid, picture in self.drawings.items():
             (self.report.folder / f"{uid}.svg").write_text(picture, encoding="utf-8")
         text = _template().render(
-            verdict=self.verdict,
+            summary=self.summary,
             overshoot=sum(row.overshoot for row in rows),
             admitted=sum(row.admitted for row in rows),
             permitted=sum(row.permitted for row in rows),
@@ -106,17 +90,17 @@ class Page:
         (self.report.folder / "index.html").write_text(text, encoding="utf-8")
 
     @property
-    def verdict(self) -> str:
+    def summary(self) -> str:
         """Number of passed experiments, as a sentence."""
         results = Counter(each.result for each in self.ended.values())
-        held, others = results.pop(PASSED, 0), results
-        total = held + others.total()
+        passed, others = results.pop(PASSED, 0), results
+        total = passed + others.total()
         if not total:
             return "No experiment was run."
         if not others:
-            return f"All {total} experiments held." if total > 1 else "The one experiment held."
+            return f"All {total} experiments passed." if total > 1 else "The one experiment passed."
         failures = ", ".join(f"{count} {result}" for result, count in others.items())
-        return f"{held} of {total} experiments held: {failures}."
+        return f"{passed} of {total} experiments passed: {failures}."
 
     def _shown_of(self, folder: Path) -> list[_Shown]:
         return [each for each in self._shown if each.run.watch.folder.is_relative_to(folder)]

@@ -21,7 +21,7 @@ from support import e2e_figure as drawn
 from support.boards import BOARDS, filled, panels
 from support.e2e_watch import Mark
 
-Ask = Callable[[str, Mapping[str, str]], Any]
+ApiGet = Callable[[str, Mapping[str, str]], Any]
 """Sends parameters to a path of Prometheus' HTTP API and returns the response's `data`.
 
 It raises OSError or ValueError when the query fails.
@@ -58,12 +58,7 @@ _WIDTH, _TITLE, _NUMBER, _GRAPH, _ROW = 11.0, 0.4, 0.6, 2.2, 0.18
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """Time range of a drawing.
-
-    Args:
-        start_us: Start, in microseconds since the epoch.
-        end_us: End, in microseconds since the epoch.
-    """
+    """Time range of a drawing; start and end are in microseconds since the epoch."""
 
     start_us: int
     end_us: int
@@ -118,45 +113,41 @@ class Result:
     message: str = ""
 
 
-def draw(ask: Ask, start_us: int, end_us: int, marks: Sequence[Mark] = ()) -> dict[str, str]:
+def draw(get: ApiGet, start_us: int, end_us: int, marks: Sequence[Mark] = ()) -> dict[str, str]:
     """Return an SVG for the uid of each dashboard. The panel of a failing query has the error.
 
-    Args:
-        ask: Client of the Prometheus that has scraped the pods.
-        start_us: Start, in microseconds since the epoch.
-        end_us: End, in microseconds since the epoch.
-        marks: Events to mark in each graph.
+    Start and end are in microseconds since the epoch. Each graph has the marks.
     """
     span = TimeRange(start_us, end_us)
     drawings = {}
     for uid, board in sorted(BOARDS.items()):
-        results = [query(ask, each, span) for each in panels(board) if each["type"] != "text"]
+        results = [query(get, each, span) for each in panels(board) if each["type"] != "text"]
         drawings[uid] = drawn.svg(figure(board["title"], results, span, marks))
     return drawings
 
 
-def query(ask: Ask, panel: Mapping[str, Any], span: TimeRange) -> Result:
+def query(get: ApiGet, panel: Mapping[str, Any], span: TimeRange) -> Result:
     """Return the results of a panel's queries."""
     if (source := panel["datasource"]["type"]) != "prometheus":
         return Result(panel, (), f"needs {source.capitalize()}")
     try:
-        series = [each for target in panel["targets"] for each in _ask(ask, target, span)]
+        series = [each for target in panel["targets"] for each in _fetch(get, target, span)]
     except (OSError, ValueError) as error:
         return Result(panel, (), f"query failed: {error}")
     missing = panel["fieldConfig"]["defaults"].get("noValue", "no data")
     return Result(panel, series, "" if series else missing)
 
 
-def _ask(ask: Ask, target: Mapping[str, Any], span: TimeRange) -> list[Series]:
+def _fetch(get: ApiGet, target: Mapping[str, Any], span: TimeRange) -> list[Series]:
     """Return the series of one query that have a finite value."""
     expression, start_s = span.substitute(target["expr"]), span.start_us / SECOND_US
     end = f"{span.end_us / SECOND_US:.3f}"
     if target.get("instant"):
-        data = ask("query", {"query": expression, "time": end})
+        data = get("query", {"query": expression, "time": end})
         found = [(each["metric"], [_number(each["value"][1])]) for each in data["result"]]
     else:
         times = {"start": f"{start_s:.3f}", "end": end, "step": str(span.points.step)}
-        data = ask("query_range", {"query": expression} | times)
+        data = get("query_range", {"query": expression} | times)
         found = [(each["metric"], _at_points(each["values"], span)) for each in data["result"]]
     return [
         Series(target["refId"], _legend(target, labels), labels, values)
@@ -182,14 +173,7 @@ def _legend(target: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 def figure(
     title: str, results: Sequence[Result], span: TimeRange, marks: Sequence[Mark] = ()
 ) -> Figure:
-    """Return the figure of a dashboard, with its panels in rows of the same type.
-
-    Args:
-        title: Title of the dashboard.
-        results: Results of its panels.
-        span: Time range of the graphs.
-        marks: Events to mark in each graph.
-    """
+    """Return the figure of a dashboard, with its panels in rows of the same type."""
     bands: list[list[Result]] = []
     for each in results:
         if bands and _columns(bands[-1][0]) == _columns(each) > len(bands[-1]):

@@ -55,7 +55,7 @@ def _draw_policy(panel: Axes, run: Run, policy: str, at: Sequence[int]) -> None:
     mine = run.answers.of(policy=policy)
     at = series.times_of(mine, at)
     seconds = drawn.seconds(run, at)
-    let_in = series.admitted_by_clients(mine, at)
+    admitted_count = series.admitted_by_clients(mine, at)
     due = series.permitted_to_all(quota, mine, at)
     most = series.permitted_to_all(quota, mine, at, beyond=above)
     over = series.overshoot_of_all(quota, mine, beyond=above)
@@ -68,22 +68,22 @@ def _draw_policy(panel: Axes, run: Run, policy: str, at: Sequence[int]) -> None:
     panel.plot(seconds, due, label="permitted", **limit)
     if above:
         panel.plot(seconds, most, ls=":", label="permitted in an outage of the store", **limit)
-    panel.plot(seconds, let_in, color=BLACK, lw=1.2, label="admitted, counted by clients")
+    panel.plot(seconds, admitted_count, color=BLACK, lw=1.2, label="admitted, counted by clients")
     # Requests that a pod admitted between the last reading of its counters and its end.
     unseen: dict[str, Any] = {"color": _UNSEEN, "lw": 0, "label": "counted only by clients"}
-    panel.fill_between(seconds, let_in, zorder=_UNSEEN_ORDER, **unseen)
+    panel.fill_between(seconds, admitted_count, zorder=_UNSEEN_ORDER, **unseen)
     _stack(panel, seconds, series.admitted_by_pods(run.watch.readings, policy, at))
     if over:
         panel.set_facecolor(_ALARM)
-        above_it = list(map(max, let_in, most))
+        above_it = list(map(max, admitted_count, most))
         panel.fill_between(seconds, most, above_it, step=step, color=VERMILION, lw=0)
-    height = max(due[-1], let_in[-1])
+    height = max(due[-1], admitted_count[-1])
     # A limit far above the admitted number would flatten the areas.
     panel.set_ylim(0, 1.06 * (most[-1] if height < most[-1] <= 2 * height else height))
     panel.set_ylabel("requests")
     panel.set_title(f"{policy}: {_described(quota, mine)}", loc="left")
     panel.set_title(
-        f"admitted {let_in[-1]} of {most[-1]} permitted, overshoot {over}",
+        f"admitted {admitted_count[-1]} of {most[-1]} permitted, overshoot {over}",
         loc="right",
         color=VERMILION if over else BLACK,
         weight="bold" if over else "normal",
@@ -137,8 +137,8 @@ def _draw_latency(panel: Axes, run: Run, at: Sequence[int]) -> None:
         ("p99", 0.99, "-", VERMILION),
         ("p50", 0.5, "-", BLUE),
     ):
-        taken = series.latencies_ms(run.answers, share, at)
-        panel.plot(middle, taken, form, color=color, label=name, lw=1.3, ms=3)
+        latencies = series.latencies_ms(run.answers, share, at)
+        panel.plot(middle, latencies, form, color=color, label=name, lw=1.3, ms=3)
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter("{x:g}")

@@ -8,13 +8,7 @@ from support.e2e_cluster import Cluster
 
 
 class Process:
-    """First process of a container, in the process namespace of its node.
-
-    Args:
-        cluster: Cluster of the pod.
-        pod: Path of the pod at the API server.
-        container: Name of the container.
-    """
+    """First process of a pod's container, in the process namespace of its node."""
 
     def __init__(self, cluster: Cluster, pod: str, container: str) -> None:
         self._cluster = cluster

@@ -16,13 +16,7 @@ NAME: Final = "fleetlimit"
 
 
 class Release:
-    """Release of the chart.
-
-    Args:
-        cluster: Cluster of the release.
-        namespace: Namespace of the release.
-        folder: Folder for the files with values for Helm.
-    """
+    """Release of the chart; files with values for Helm are written to a folder."""
 
     name = NAME
 
@@ -70,9 +64,7 @@ class Release:
     def install(self, *values: Mapping[str, object], within: int = timeouts.HELM) -> None:
         """Install the chart, or upgrade it, and wait until all pods are ready.
 
-        Args:
-            values: Values; later ones override earlier ones.
-            within: Time limit, in seconds.
+        Later values override earlier ones.
         """
         files = []
         for number, each in enumerate(values):

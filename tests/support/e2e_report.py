@@ -9,13 +9,13 @@ from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import Quota
 from support import e2e_timeouts as timeouts
 from support.e2e_load import Answers
-from support.e2e_scene import QUOTAS
 from support.e2e_series import overshoot_of_all, permitted_to_all
+from support.e2e_setup import QUOTAS
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
-_LET_IN = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
-_REFUSED = (Outcome.DENIED,)
+_ADMITTED = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
+_REJECTED = (Outcome.DENIED,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,6 @@ class Row:
     def expect(self, **figures: float) -> None:
         """Compare figures with expected values.
 
-        Args:
-            figures: Expected values by the name of the figure.
-
         Raises:
             AssertionError: A figure differs; the message has both values.
         """
@@ -86,10 +83,7 @@ class Row:
         self.expect_use()
 
     def expect_pods(self, count: int) -> None:
-        """Expect that each of the pods admitted and rejected requests.
-
-        Args:
-            count: Expected number of pods.
+        """Expect this number of pods, each of which admitted and rejected requests.
 
         Raises:
             AssertionError: A pod is missing or idle; the message has the figures of all pods.
@@ -139,15 +133,7 @@ def measure(
     *,
     beyond: Mapping[str, int] | None = None,
 ) -> Run:
-    """Return the figures and raw data of an experiment.
-
-    Args:
-        experiment: Name of the experiment.
-        answers: Results of the requests.
-        watch: Observations of the pods.
-        more: Figures that only this experiment has.
-        beyond: Requests of one caller above its quota that an outage permits, by policy.
-    """
+    """Return the figures and raw data of an experiment; `more` are figures that only it has."""
     watch.read_counters()
     allowed, over = 0, 0
     for policy, quota in QUOTAS.items():
@@ -156,16 +142,16 @@ def measure(
             above = (beyond or {}).get(policy, 0)
             allowed += permitted_to_all(quota, mine, [mine.end_us], beyond=above)[0]
             over += overshoot_of_all(quota, mine, beyond=above)
-    held = {each.stream.policy for each in answers.requests}
+    policies = {each.stream.policy for each in answers.requests}
     pods = {
         pod: tuple(
             sum(
                 count
                 for (policy, seen), count in decided.items()
                 # A policy in shadow mode also counts these requests.
-                if policy in held and seen in outcomes
+                if policy in policies and seen in outcomes
             )
-            for outcomes in (_LET_IN, _REFUSED)
+            for outcomes in (_ADMITTED, _REJECTED)
         )
         for pod, decided in watch.decisions().items()
     }
@@ -192,11 +178,7 @@ def measure(
 
 
 class Report:
-    """Report of a run of the suite, written into a folder.
-
-    Args:
-        folder: Folder of the report.
-    """
+    """Report of a run of the suite, written into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -229,7 +211,7 @@ class Report:
         """
         runs: list[Run] = []
 
-        def look() -> Row:
+        def measured_row() -> Row:
             runs[:] = [measure(experiment, answers, watch, more, beyond=beyond)]
             row = runs[0].row
             tallies = f"counters have {row.counters}, logs {row.logged} denials"
@@ -238,7 +220,7 @@ class Report:
 
         seen = f"{answers.admitted} admitted and {answers.denied} denied, as counted by clients"
         try:
-            return eventually(look, within=timeouts.TALLIES_AGREE, what=seen)
+            return eventually(measured_row, within=timeouts.TALLIES_AGREE, what=seen)
         finally:
             for run in runs:
                 self.add(run)
@@ -257,9 +239,9 @@ class Report:
 def _write_raw_data(run: Run) -> None:
     """Write the requests, counter readings and marks of an experiment into its folder.
 
-    A request is `[policy, caller, sent_us, taken_us, status]`, with its fault in place of a missing
-    status. A reading is `[at_us, pod, [[policy, outcome, count], ...]]`, a mark `[at_us, what]`,
-    and an allowance beyond the quota `[policy, count]`.
+    A request is `[policy, caller, sent_us, duration_us, status]`, with its fault in place of a
+    missing status. A reading is `[at_us, pod, [[policy, outcome, count], ...]]`, a mark is
+    `[at_us, what]`, and an allowance beyond the quota is `[policy, count]`.
     """
     raw: dict[str, list[tuple[object, ...]]] = {
         "requests": [
@@ -267,7 +249,7 @@ def _write_raw_data(run: Run) -> None:
                 each.stream.policy,
                 each.stream.caller,
                 each.sent_us,
-                each.taken_us,
+                each.duration_us,
                 each.fault or each.status,
             )
             for each in run.answers.requests

@@ -15,7 +15,7 @@ from support.e2e_watch import Reading
 KINDS: Final = ("200", "429", "503", "other 5xx", "other", "no answer")
 """Kinds of results of a request."""
 
-_LET_IN = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
+_ADMITTED = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
 _NAMED = {200: "200", 429: "429", 503: "503", 0: "no answer"}
 _SERVER_ERROR = 500
 # The windows of the experiments are multiples of the shorter steps, so they end on the grid.
@@ -24,13 +24,7 @@ _MOST = 100
 
 
 def times(start_us: int, end_us: int, *, least_us: int = _STEPS_US[0]) -> list[int]:
-    """Return equidistant times that cover a range, on multiples of the step.
-
-    Args:
-        start_us: Start, in microseconds since the epoch.
-        end_us: End, in microseconds since the epoch.
-        least_us: Minimum step, in microseconds.
-    """
+    """Return equidistant times that cover a range, on multiples of a step from `least_us` on."""
     steps = [step for step in _STEPS_US if step >= least_us]
     step = next((each for each in steps if end_us - start_us <= _MOST * each), steps[-1])
     return list(range(start_us // step * step, end_us + step, step))
@@ -44,7 +38,7 @@ def times_of(answers: Answers, at: Sequence[int]) -> list[int]:
 
 def admitted_by_clients(answers: Answers, at: Sequence[int]) -> list[int]:
     """Return the number of responses to admitted requests until each time."""
-    done = sorted(done_us for _, done_us in answers.let_in)
+    done = sorted(done_us for _, done_us in answers.admitted_spans)
     return [bisect_right(done, each) for each in at]
 
 
@@ -58,7 +52,7 @@ def admitted_by_pods(
     """
     seen: dict[str, list[tuple[int, int]]] = {}
     for reading in sorted(readings, key=lambda each: each.at_us):
-        count = sum(reading.decisions.get((policy, outcome), 0) for outcome in _LET_IN)
+        count = sum(reading.decisions.get((policy, outcome), 0) for outcome in _ADMITTED)
         seen.setdefault(reading.pod, []).append((reading.at_us, count))
     return {pod: [_between(points, each) for each in at] for pod, points in seen.items()}
 
@@ -68,13 +62,8 @@ def permitted_to_all(
 ) -> list[int]:
     """Return the number of requests that a limit had permitted to all callers at each time.
 
-    The permitted number of a caller grows from its first request to its last.
-
-    Args:
-        quota: Limit of each caller.
-        answers: Results of the requests under that limit.
-        at: Times in microseconds since the epoch.
-        beyond: Further requests permitted to each caller from its first request on.
+    The permitted number of a caller grows from its first request, with `beyond` further requests,
+    to its last.
     """
     spans = [(mine.start_us, mine.end_us) for mine in _by_caller(answers)]
     return [
@@ -88,14 +77,10 @@ def permitted_to_all(
 
 
 def overshoot_of_all(quota: Quota, answers: Answers, *, beyond: int = 0) -> int:
-    """Return the sum of the overshoot of all callers.
-
-    Args:
-        quota: Limit of each caller.
-        answers: Results of the requests under that limit.
-        beyond: Further requests permitted to each caller.
-    """
-    return sum(max(0, overshoot(quota, mine.let_in) - beyond) for mine in _by_caller(answers))
+    """Return the sum of the overshoot of all callers, with `beyond` further requests for each."""
+    return sum(
+        max(0, overshoot(quota, mine.admitted_spans) - beyond) for mine in _by_caller(answers)
+    )
 
 
 def kinds(answers: Answers, at: Sequence[int]) -> Mapping[str, list[float]]:
@@ -115,12 +100,7 @@ def kinds(answers: Answers, at: Sequence[int]) -> Mapping[str, list[float]]:
 def latencies_ms(answers: Answers, share: float, at: Sequence[int]) -> list[float]:
     """Return a quantile of the response time in milliseconds, from each time to the next.
 
-    It is NaN in a step without a response.
-
-    Args:
-        answers: Results of all requests; a request counts at the time of sending.
-        share: The quantile, at most 1.
-        at: Times in microseconds since the epoch.
+    A request counts at the time of sending. A step without a response has NaN.
     """
     found = (answers.between(start, end) for start, end in pairwise(at))
     return [each.slowest_ms(share) or float("nan") for each in found]
@@ -130,10 +110,7 @@ def rows(starts: Sequence[float], lengths: Sequence[float]) -> list[int]:
     """Return the lowest row for each label in which it overlaps no other label.
 
     A vertical line from the start of a label through the rows below must not cross a label either.
-
-    Args:
-        starts: Horizontal start of each label, in ascending order.
-        lengths: Length of each label with the gap after it.
+    The starts are in ascending order, and the lengths contain the gap after the label.
     """
     free: list[float] = []
     found: list[int] = []

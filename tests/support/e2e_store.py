@@ -15,11 +15,7 @@ from support.eventually import eventually
 
 
 class Store:
-    """Valkey pod of a release.
-
-    Args:
-        release: The release.
-    """
+    """Valkey pod of a release."""
 
     def __init__(self, release: Release) -> None:
         self._release = release
@@ -89,7 +85,7 @@ class Store:
             pod.delete(grace_period=0, force=True)
         finally:
             process.signal("KILL")
-        eventually(lambda: not pod.exists(), within=timeouts.POD, what="the store is away")
+        eventually(lambda: not pod.exists(), within=timeouts.POD, what="the store is deleted")
 
     def _ready(self) -> bool:
         folder = f"/apis/apps/v1/namespaces/{self._release.namespace}/statefulsets"

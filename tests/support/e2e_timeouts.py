@@ -8,7 +8,7 @@ BUILD: Final = 900
 """Build or pull of an image."""
 HELM: Final = 240
 """Readiness of all pods of a release."""
-GIVEN_UP: Final = 15
+FAILED_UPGRADE: Final = 15
 """Failure of an upgrade that cannot succeed."""
 COMMAND: Final = 60
 """Response of the API server."""
@@ -18,17 +18,17 @@ POD: Final = 90
 """Start of a pod, or its readiness after a fault."""
 LOAD_ENDS: Final = 60
 """End of the load's pod after its own duration."""
-POLICIES_FOLLOW: Final = 90
+POLICIES_APPLIED: Final = 90
 """Delivery of a changed ConfigMap to every pod: the kubelet's period and its cache."""
 TALLIES_AGREE: Final = 30
 """Agreement of logs and clients: summaries of sampled denials are logged after their window."""
 AUDITED: Final = 60
-"""Comparison by the audit: its windows and the usage reports of the replicas."""
+"""Comparison by the audit: its intervals and the usage reports of the replicas."""
 SCRAPE: Final = 1
 """Scrape of a pod while pods start and terminate."""
 POLL: Final = 0.5
 """Polling interval of a condition."""
-LOOK: Final = 0.1
+DRAIN_POLL: Final = 0.1
 """Polling interval of a condition that holds only shortly."""
 LOST_POD: Final = 3.0
 """End of connections to a killed pod."""
@@ -42,7 +42,7 @@ SLOWEST_REQUEST: Final = 1.0
 """Maximum duration of a request during any fault of the store."""
 WITHOUT_STORE: Final = 0.1
 """Maximum duration of a request above the store timeout."""
-REMEMBERED: Final = 1.0
+DENIAL_CACHED: Final = 1.0
 """Expiry of cached denials after the loss of the store."""
 PAUSE: Final = 5.0
 """Pause of the store, shorter than its readiness probes tolerate."""

@@ -21,10 +21,6 @@ def jwks() -> str:
 
 
 def token(subject: str) -> str:
-    """Return a token that is valid for an hour.
-
-    Args:
-        subject: Principal of the token.
-    """
+    """Return a token of this principal that is valid for an hour."""
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "exp": int(time.time()) + 3600}
     return jwt.encode(claims, _KEY, "ES256", headers={"kid": KID})

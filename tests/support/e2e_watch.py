@@ -23,7 +23,7 @@ from support.eventually import eventually
 Series = tuple[str, ...]
 """Name of a metric and the values of its labels, ordered by label name."""
 
-_AWAY = (urllib.error.URLError, ConnectionError, TimeoutError)
+_UNREACHABLE = (urllib.error.URLError, ConnectionError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Event of an experiment, such as a fault.
-
-    Args:
-        at_us: Time in microseconds since the epoch.
-        what: Name of the event.
-    """
+    """Event of an experiment, such as a fault; its time is in microseconds since the epoch."""
 
     at_us: int
     what: str
@@ -83,10 +78,18 @@ class Watch:
 
     def __enter__(self) -> Self:
         # Terminating pods of an earlier experiment would be counted as new ones.
-        eventually(lambda: not self._leaving(), within=timeouts.POD, what="no pod is leaving")
+        eventually(
+            lambda: not any(map(_is_terminating, self._all_pods())),
+            within=timeouts.POD,
+            what="no pod terminates",
+        )
         # A pod that started before its store connects one probe later than the other pods.
-        away = {float(self._without_store)}
-        eventually(lambda: self.away() == away, within=timeouts.POD, what="all know of the store")
+        expected = {float(self._without_store)}
+        eventually(
+            lambda: self.breaker_states() == expected,
+            within=timeouts.POD,
+            what="every pod knows whether its store is reachable",
+        )
         for pod in self.pods():
             name = pod["metadata"]["name"]
             self._first[name] = self.scrape(name)
@@ -101,8 +104,7 @@ class Watch:
 
     def pods(self) -> list[Any]:
         """Return the pods that are not terminating."""
-        items: list[Any] = json.loads(self._cluster.get(self._replicas))["items"]
-        return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+        return [pod for pod in self._all_pods() if not _is_terminating(pod)]
 
     def ready(self) -> list[str]:
         """Return the names of the ready pods."""
@@ -115,7 +117,7 @@ class Watch:
             )
         ]
 
-    def away(self) -> set[float]:
+    def breaker_states(self) -> set[float]:
         """Return the states of the circuit breakers of the ready pods: 1 (open), 0, or both."""
         return {self.scrape(pod)[(names.BREAKER_OPEN.name,)] for pod in self.ready()}
 
@@ -129,21 +131,13 @@ class Watch:
         }
 
     def mark(self, what: str) -> int:
-        """Record an event of the experiment.
-
-        Args:
-            what: Name of the event.
-
-        Returns:
-            The current time in microseconds since the epoch.
-        """
+        """Record an event, and return the current time in microseconds since the epoch."""
         self.marks.append(Mark(time.time_ns() // 1000, what))
         return self.marks[-1].at_us
 
     def read_counters(self) -> None:
         """Read the counters of all pods once, and follow the logs of new pods."""
-        items = json.loads(self._cluster.get(self._replicas))["items"]
-        pods = [pod["metadata"]["name"] for pod in items]
+        pods = [pod["metadata"]["name"] for pod in self._all_pods()]
         # In parallel: a pod that has just stopped responds late, and the counters of another
         # terminating pod can be read only for the few seconds until it stops.
         with ThreadPoolExecutor(max_workers=len(pods) or 1) as readers:
@@ -192,17 +186,17 @@ class Watch:
             }
         )
 
-    def _leaving(self) -> list[Any]:
-        items = json.loads(self._cluster.get(self._replicas))["items"]
-        return [pod for pod in items if "deletionTimestamp" in pod["metadata"]]
+    def _all_pods(self) -> list[Any]:
+        items: list[Any] = json.loads(self._cluster.get(self._replicas))["items"]
+        return items
 
     def _poll(self) -> None:
         while not self._done.wait(1):
-            with suppress(*_AWAY):
+            with suppress(*_UNREACHABLE):
                 self.read_counters()
 
     def _read_pod(self, pod: str) -> None:
-        with suppress(*_AWAY):
+        with suppress(*_UNREACHABLE):
             at_us = time.time_ns() // 1000
             self._last[pod] = self.scrape(pod, within=timeouts.SCRAPE)
             self.readings.append(Reading(at_us, pod, self._decisions(pod)))
@@ -223,7 +217,7 @@ class Watch:
     def _read(self, pod: str, since: str) -> None:
         path = f"{self._pods}/{pod}/log?follow=true{since}"
         with (
-            suppress(*_AWAY),
+            suppress(*_UNREACHABLE),
             (self.folder / f"{pod}.log").open("a") as file,
         ):
             for line in self._cluster.stream(path):
@@ -244,3 +238,7 @@ class Watch:
             self._lines[pod][written["policy"]] += 1
         elif event == names.LOG_DENIED + names.SUPPRESSED:
             self._lines[pod][written["policy"]] += written["suppressed"]
+
+
+def _is_terminating(pod: Any) -> bool:
+    return "deletionTimestamp" in pod["metadata"]

@@ -12,17 +12,20 @@ Found = TypeVar("Found")
 
 PATIENCE_SECONDS: Final = 60.0
 """Time limit of a wait for a task or a local process. Only a failing test waits so long."""
-_POLL_S: Final = 0.02
-"""Pause between two looks at a process of this machine."""
+LOCAL_POLL_S: Final = 0.02
+"""Interval between two polls of a process of this machine."""
 
 
-def eventually(look: Callable[[], Found], *, within: float, what: str) -> Found:
+def eventually(
+    condition: Callable[[], Found], *, within: float, what: str, poll_s: float = timeouts.POLL
+) -> Found:
     """Return the first true result of a function, blocking the thread until then.
 
     Args:
-        look: Function to poll. Its `AssertionError` counts as a false result.
+        condition: Function to poll. Its `AssertionError` counts as a false result.
         within: Time limit, in seconds.
         what: Condition, for the error message.
+        poll_s: Polling interval, in seconds.
 
     Raises:
         AssertionError: The result was not true in time; the message has the last one.
@@ -31,7 +34,7 @@ def eventually(look: Callable[[], Found], *, within: float, what: str) -> Found:
     seen: object = None
     while True:
         try:
-            found = look()
+            found = condition()
         except AssertionError as error:
             seen = error
         else:
@@ -39,26 +42,26 @@ def eventually(look: Callable[[], Found], *, within: float, what: str) -> Found:
                 return found
             seen = found
         _check_deadline(deadline, f"within {within} s: {what}; seen last: {seen}")
-        time.sleep(timeouts.POLL)
+        time.sleep(poll_s)
 
 
 @overload
 async def eventually_async(
-    look: Callable[[], Awaitable[Found | None]], within: float = PATIENCE_SECONDS
+    condition: Callable[[], Awaitable[Found | None]], within: float = PATIENCE_SECONDS
 ) -> Found: ...
 
 
 @overload
 async def eventually_async(
-    look: Callable[[], Found | None], within: float = PATIENCE_SECONDS
+    condition: Callable[[], Found | None], within: float = PATIENCE_SECONDS
 ) -> Found: ...
 
 
-async def eventually_async(look: Callable[[], Any], within: float = PATIENCE_SECONDS) -> Any:
+async def eventually_async(condition: Callable[[], Any], within: float = PATIENCE_SECONDS) -> Any:
     """Return the first true result of a function or coroutine function, without blocking the loop.
 
     Args:
-        look: Function to poll.
+        condition: Function to poll.
         within: Time limit, in seconds.
 
     Raises:
@@ -66,12 +69,12 @@ async def eventually_async(look: Callable[[], Any], within: float = PATIENCE_SEC
     """
     deadline = time.monotonic() + within
     while True:
-        seen = look()
+        seen = condition()
         found = await seen if inspect.isawaitable(seen) else seen
         if found:
             return found
-        _check_deadline(deadline, f"within {within} s: {inspect.getsource(look).strip()}")
-        await asyncio.sleep(_POLL_S)
+        _check_deadline(deadline, f"within {within} s: {inspect.getsource(condition).strip()}")
+        await asyncio.sleep(LOCAL_POLL_S)
 
 
 def _check_deadline(deadline: float, expected: str) -> None:

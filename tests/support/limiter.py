@@ -118,7 +118,7 @@ class HeldCall:
 
 
 class FakeStore:
-    """Shared store that fails, or holds calls, as the test says."""
+    """Shared store that fails, or holds calls, as the test requests."""
 
     shared = True
     location = "fake://"

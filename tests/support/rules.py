@@ -22,12 +22,7 @@ RECORDED = {rule["record"]: str(rule["expr"]) for rule in RULES if "record" in r
 
 @dataclass(frozen=True, slots=True)
 class RuleQuery:
-    """Query of a rule.
-
-    Args:
-        name: Name of the alert, or of the recorded series.
-        rule: The rule as YAML.
-    """
+    """Query of a rule, with the name of the alert or of the recorded series."""
 
     name: str
     rule: dict[str, Any]

@@ -3,26 +3,20 @@
 import contextlib
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import redis
 
 from fleetlimit.stores.embedded import EmbeddedValkey, executable, free_port
+from support.eventually import LOCAL_POLL_S, PATIENCE_SECONDS, eventually
 
 PASSWORD = "sentinels"  # noqa: S105 - of this test's own server
-_START_SECONDS = 10.0
-_POLL_SECONDS = 0.02
 
 
 @contextlib.contextmanager
 def sentinel(server: EmbeddedValkey) -> Iterator[int]:
-    """Monitor a server under the name `main` and yield the sentinel's port.
-
-    Raises:
-        TimeoutError: The sentinel did not start in time.
-    """
+    """Monitor a server under the name `main` and yield the sentinel's port."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="fleetlimit-sentinel-") as folder:
         # A sentinel writes its state into its configuration file.
@@ -35,11 +29,12 @@ def sentinel(server: EmbeddedValkey) -> Iterator[int]:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             with redis.Redis(port=port, password=PASSWORD) as link:
-                deadline = time.monotonic() + _START_SECONDS
-                while not _answers(link):
-                    if time.monotonic() > deadline:
-                        raise TimeoutError("the sentinel did not start")
-                    time.sleep(_POLL_SECONDS)
+                eventually(
+                    lambda: _answers(link),
+                    within=PATIENCE_SECONDS,
+                    what="the sentinel has started",
+                    poll_s=LOCAL_POLL_S,
+                )
             yield port
         finally:
             process.kill()

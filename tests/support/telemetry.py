@@ -40,8 +40,8 @@ def policy_result(
     policy: str = "default", outcome: Outcome = Outcome.ALLOWED, *, remaining: int = 9
 ) -> PolicyResult:
     """Return the result of one policy with a limit of 10 a minute."""
-    verdict = BucketStatus(outcome is Outcome.ALLOWED, remaining, 0, 0, 0)
-    return PolicyResult(policy, Mode.ENFORCE, outcome, (TEN_A_MINUTE,), (verdict,))
+    status = BucketStatus(outcome is Outcome.ALLOWED, remaining, 0, 0, 0)
+    return PolicyResult(policy, Mode.ENFORCE, outcome, (TEN_A_MINUTE,), (status,))
 
 
 def decision_event(

@@ -10,11 +10,6 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 def run(*command: str, timeout: float = 600, stdin: str | None = None) -> str:
     """Run a command at the root of the repository and return what it printed.
 
-    Args:
-        command: The program, which is looked up on the PATH, and its arguments.
-        timeout: Seconds after which the command is stopped.
-        stdin: Text for its standard input.
-
     Raises:
         AssertionError: The command failed; the message has its output.
     """

@@ -73,13 +73,7 @@ async def _round_trip() -> None:
 
 
 class LimiterBench:
-    """A limiter over a store and a clock that a test controls.
-
-    Args:
-        policies: The active policies.
-        header_format: Format of the limit headers.
-        reject_invalid: Whether an invalid credential is rejected.
-    """
+    """A limiter over a store and a clock that a test controls."""
 
     def __init__(
         self,
@@ -194,13 +188,7 @@ def websocket_scope(path: str = "/", *, extension: bool, **others: Any) -> Scope
 
 
 class Exchange:
-    """One request, exchanged message by message.
-
-    Args:
-        app: The app.
-        scope: The request.
-        received: Messages that the app can receive at once.
-    """
+    """One request, exchanged message by message; the app can receive the given messages at once."""
 
     def __init__(self, app: ASGIApp, scope: Scope, *received: Message) -> None:
         self._app = app

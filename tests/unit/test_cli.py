@@ -173,8 +173,8 @@ def test_explain_text_without_a_policy(tmp_path: Path) -> None:
 def test_explain_reads_the_state_from_the_store(valkey: EmbeddedValkey, file: str) -> None:
     """With the URL of a shared store, the state comes from it; waits are in seconds."""
     explanation = explain("GET", "/", "--policies", file, "--store", valkey.url)
-    assert explanation["policies"][0]["standing"][0]["limits"][0]["remaining"] == 3
-    limits = explanation["policies"][0]["standing"][0]["limits"]
+    assert explanation["policies"][0]["status"][0]["limits"][0]["remaining"] == 3
+    limits = explanation["policies"][0]["status"][0]["limits"]
     limits[0].update(remaining=0, retry_after_seconds=12.34)
     assert "    0 left, rejected for 12.3 s" in render(explanation)
 
@@ -182,7 +182,7 @@ def test_explain_reads_the_state_from_the_store(valkey: EmbeddedValkey, file: st
 def test_explain_works_without_the_store(file: str) -> None:
     """An unavailable store leaves the state out and yields the kind of the error."""
     explanation = explain("GET", "/", "--policies", file, "--store", "redis://127.0.0.1:1")
-    assert (explanation["policies"][0]["standing"], explanation["policies"][0]["store_error"]) == (
+    assert (explanation["policies"][0]["status"], explanation["policies"][0]["store_error"]) == (
         None,
         "connection",
     )

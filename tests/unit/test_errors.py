@@ -55,5 +55,5 @@ def test_store_error_knows_whether_it_is_transient(
     transient: bool,  # noqa: FBT001 - a case's column
 ) -> None:
     """Only an unavailable store is worth a retry."""
-    error = kind("no", kind="word")
-    assert (error.transient, error.kind, str(error)) == (transient, "word", "no")
+    error = kind("no", kind="timeout")
+    assert (error.transient, error.kind, str(error)) == (transient, "timeout", "no")

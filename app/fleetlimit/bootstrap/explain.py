@@ -38,16 +38,16 @@ def _policy_lines(policy: Mapping[str, Any]) -> Iterator[str]:
     mode = policy["mode"]
     if policy["enforce_percent"] < ALL_PERCENT:
         mode = f"{mode} for {policy['enforce_percent']} % of the keys"
-        mode += "".join(f", {result['mode']} for this one" for result in policy["standing"] or ())
+        mode += "".join(f", {result['mode']} for this one" for result in policy["status"] or ())
     yield f"policy {policy['name']}: {mode}"
     key = ", ".join(policy["key"])
     yield f"  per {key}; {policy['on_store_error']} if the store is unavailable"
-    states = [result["limits"] for result in policy["standing"] or ()]
+    states = [result["limits"] for result in policy["status"] or ()]
     for index, limit in enumerate(policy["limits"]):
         yield f"  {_describe_limit(limit)}"
         if states:
             yield f"    {_describe_state(states[0][index])}"
-    if policy["standing"] is None:
+    if policy["status"] is None:
         yield f"  state unknown, the store failed: {policy['store_error']}"
 
 
@@ -132,8 +132,8 @@ async def _current_state(
     try:
         decision = await http_limiter.limiter.peek(policy, subject=subject)
     except StoreError as error:
-        return {**description, "standing": None, "store_error": error.kind}
-    return {**description, "standing": [_result_to_dict(result) for result in decision.results]}
+        return {**description, "status": None, "store_error": error.kind}
+    return {**description, "status": [_result_to_dict(result) for result in decision.results]}
 
 
 def _result_to_dict(result: PolicyResult) -> dict[str, Any]:

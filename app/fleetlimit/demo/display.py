@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fleetlimit.demo.results import Counts, Results, percentile_ms
-from fleetlimit.demo.verdict import DemoResult, PrincipalRow, ReplicaRow
+from fleetlimit.demo.summary import DemoSummary, PrincipalRow, ReplicaRow
 
 WIDTH = 88
 _RECENT_RESULTS = 500
@@ -43,10 +43,12 @@ def _recent(counts: Counts) -> tuple[float, float]:
     return percentile_ms(recent, 50), percentile_ms(recent, 99)
 
 
-def final_report(result: DemoResult) -> RenderableType:
+def final_report(summary: DemoSummary) -> RenderableType:
     """Draw both tables and the summary."""
     return Group(
-        _replica_table(result.replicas), _principal_table(result.principals), _summary_panel(result)
+        _replica_table(summary.replicas),
+        _principal_table(summary.principals),
+        _summary_panel(summary),
     )
 
 
@@ -106,45 +108,45 @@ def _bar(row: PrincipalRow) -> Text:
     )
 
 
-def _summary_panel(result: DemoResult) -> Panel:
+def _summary_panel(summary: DemoSummary) -> Panel:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right")
     grid.add_column(justify="right", style="bold")
     grid.add_column(style=_DIM)
-    for name, value, remark in _summary_rows(result):
+    for name, value, remark in _summary_rows(summary):
         grid.add_row(name, value, remark)
-    style = _GOOD if result.holds else _BAD
-    return Panel(grid, title=Text(headline(result), style), border_style=style, width=WIDTH)
+    style = _GOOD if summary.holds else _BAD
+    return Panel(grid, title=Text(headline(summary), style), border_style=style, width=WIDTH)
 
 
-def headline(result: DemoResult) -> str:
+def headline(summary: DemoSummary) -> str:
     """Return the result in one line."""
-    if result.overshoot:
-        return f"The limit does not hold: {result.overshoot:,} too many"
-    if not result.admitted + result.denied:
+    if summary.overshoot:
+        return f"The limit does not hold: {summary.overshoot:,} too many"
+    if not summary.admitted + summary.denied:
         return "Nothing was decided: every request failed"
-    if not result.tallies_agree:
+    if not summary.tallies_agree:
         return "The limit holds, but the counts do not agree"
     return "The limit holds"
 
 
-def _summary_rows(result: DemoResult) -> list[tuple[str, Text, str]]:
-    tallies = result.tallies()
+def _summary_rows(summary: DemoSummary) -> list[tuple[str, Text, str]]:
+    tallies = summary.tallies()
     metrics, logs = tallies["metrics"], tallies["logs"]
-    commands = result.commands_per_request
+    commands = summary.commands_per_request
     return [
         (
             "permitted",
-            _number(result.permitted),
-            f"requests within the limits, in {result.seconds:.1f} s",
+            _number(summary.permitted),
+            f"requests within the limits, in {summary.seconds:.1f} s",
         ),
-        ("admitted", _number(result.admitted), f"of {result.requests:,} requests sent"),
+        ("admitted", _number(summary.admitted), f"of {summary.requests:,} requests sent"),
         (
             "overshoot",
-            _good_if_zero(result.overshoot),
+            _good_if_zero(summary.overshoot),
             "requests admitted above a principal's limit",
         ),
-        ("errors", _good_if_zero(result.errors), "5xx responses and failed connections"),
+        ("errors", _good_if_zero(summary.errors), "5xx responses and failed connections"),
         (
             "Redis commands per request",
             Text("none" if commands is None else f"{commands:.2f}"),
@@ -152,12 +154,12 @@ def _summary_rows(result: DemoResult) -> list[tuple[str, Text, str]]:
         ),
         (
             "p50 / p99",
-            Text(f"{result.p50_ms:.0f} / {result.p99_ms:.0f} ms"),
+            Text(f"{summary.p50_ms:.0f} / {summary.p99_ms:.0f} ms"),
             "latency at the client, on the same machine",
         ),
         (
             "counts",
-            Text("agree", _GOOD) if result.tallies_agree else Text("differ", _BAD),
+            Text("agree", _GOOD) if summary.tallies_agree else Text("differ", _BAD),
             f"metrics: {metrics['allowed']:,} + {metrics['denied']:,}; logs: {logs['denied']:,}",
         ),
     ]
@@ -178,7 +180,7 @@ class View(AbstractContextManager["View"], Protocol):
         """Show the results so far."""
         ...
 
-    def finish(self, result: DemoResult) -> None:
+    def finish(self, summary: DemoSummary) -> None:
         """Show the result of the run."""
         ...
 
@@ -187,7 +189,7 @@ class PlainView:
     """Output without a terminal: stages on one stream, the result on another.
 
     Args:
-        out: Stream of the result.
+        out: Stream of the summary.
         notes: Stream of the stages.
         as_json: Write the result as JSON.
     """
@@ -210,12 +212,12 @@ class PlainView:
     def update(self, results: Results, principals: Sequence[PrincipalRow]) -> None:
         """Show nothing: a log file has no use for intermediate results."""
 
-    def finish(self, result: DemoResult) -> None:
-        """Write the result."""
+    def finish(self, summary: DemoSummary) -> None:
+        """Write the summary."""
         if self._as_json:
-            print(json.dumps(result.as_json(), indent=2), file=self._out)
+            print(json.dumps(summary.as_json(), indent=2), file=self._out)
         else:
-            Console(file=self._out, width=WIDTH).print(final_report(result))
+            Console(file=self._out, width=WIDTH).print(final_report(summary))
 
 
 class LiveView:
@@ -260,9 +262,9 @@ class LiveView:
         self._progress.update(self._task, completed=completed, rate=rate)
         self._live.update(Group(self._progress, live_tables(results, principals)), refresh=True)
 
-    def finish(self, result: DemoResult) -> None:
-        """Replace the progress bar and the tables by the result."""
-        self._live.update(final_report(result), refresh=True)
+    def finish(self, summary: DemoSummary) -> None:
+        """Replace the progress bar and the tables by the summary."""
+        self._live.update(final_report(summary), refresh=True)
 
 
 def open_view(*, as_json: bool, requests: int, out: TextIO | None = None) -> View:
@@ -274,8 +276,8 @@ def open_view(*, as_json: bool, requests: int, out: TextIO | None = None) -> Vie
     return LiveView(console, requests)
 
 
-def save_svg(file: Path, result: DemoResult) -> None:
+def save_svg(file: Path, summary: DemoSummary) -> None:
     """Save a picture of the result as SVG."""
     console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True)
-    console.print(final_report(result))
+    console.print(final_report(summary))
     console.save_svg(str(file), title="fleetlimit demo")

@@ -1,7 +1,10 @@
-"""Options of the demonstration."""
+"""Options of the demonstration, and the check of its extra."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+
+from fleetlimit.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +16,11 @@ class DemoOptions:
         requests: Number of requests over all replicas.
         principals: Number of callers with an API key; a caller with forged keys is added.
         store: URL of a running store; None to start an embedded Valkey.
-        json: Print the result as one JSON object, and nothing else.
-        svg: File to save a picture of the result to.
+        json: Print the summary as one JSON object, and nothing else.
+        svg: File to save a picture of the summary to.
+
+    Raises:
+        ConfigError: The directory of the picture does not exist.
     """
 
     replicas: int = 3
@@ -23,3 +29,19 @@ class DemoOptions:
     store: str | None = None
     json: bool = False
     svg: Path | None = None
+
+    def __post_init__(self) -> None:
+        # Checked before the run, which takes seconds.
+        if self.svg is not None and not self.svg.absolute().parent.is_dir():
+            raise ConfigError(f"--svg {self.svg}: there is no such directory")
+
+
+def require(*modules: str) -> None:
+    """Check that modules of the extra `demo` are installed.
+
+    Raises:
+        ConfigError: A module is not installed; the message has the command to run.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"the demonstration needs {module}: pip install 'fleetlimit[demo]'")

@@ -17,7 +17,7 @@ from fleetlimit.demo.scenario import Scenario, make_scenario
 from fleetlimit.demo.scrape import read_counters
 from fleetlimit.demo.signals import Interrupted, interruptible
 from fleetlimit.demo.store_stats import StatsReader, open_stats
-from fleetlimit.demo.verdict import DemoResult, ReplicaReport, evaluate, principal_rows
+from fleetlimit.demo.summary import DemoSummary, ReplicaReport, principal_rows, summarize
 from fleetlimit.stores.embedded import EmbeddedValkey
 
 _REFRESH_PER_SECOND = 8
@@ -45,11 +45,11 @@ async def _run(options: DemoOptions, view: View) -> bool:
             Path(folder), requests=options.requests, principals=options.principals
         )
         with _store(options.store, view) as url, open_stats(url) as read_stats:
-            result = await _measure(options, scenario, url, read_stats, view)
-    view.finish(result)
+            summary = await _measure(options, scenario, url, read_stats, view)
+    view.finish(summary)
     if options.svg is not None:
-        save_svg(options.svg, result)
-    return result.holds
+        save_svg(options.svg, summary)
+    return summary.holds
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def _store(url: str | None, view: View) -> Iterator[str]:
 
 async def _measure(
     options: DemoOptions, scenario: Scenario, url: str, read_stats: StatsReader, view: View
-) -> DemoResult:
+) -> DemoSummary:
     # Fails before the replicas start if the store is unavailable.
     read_stats()
     async with run_replicas(options.replicas, _settings(scenario, url), view.stage) as replicas:
@@ -82,7 +82,7 @@ async def _measure(
         after = read_stats()
         counters = await read_counters({each.name: each.admin_port for each in replicas})
     # The replicas have stopped, so their logs are complete.
-    return evaluate(scenario.callers, results, before, after, _reports(replicas, counters))
+    return summarize(scenario.callers, results, before, after, _reports(replicas, counters))
 
 
 def _reports(

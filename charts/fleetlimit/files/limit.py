@@ -50,11 +50,11 @@ def remaining_requests(method: str, path: str) -> tuple[int, float]:
     explanation: dict[str, Any] = json.loads(body)
     left, wait = [], 0.0
     for policy in explanation["policies"]:
-        if policy["standing"] is None:
+        if policy["status"] is None:
             sys.exit(f"the store is unavailable: {policy['store_error']}")
         if policy["mode"] != "enforce" or policy["enforce_percent"] < 100:  # noqa: PLR2004 - percent
             continue
-        for limit, figures in zip(policy["limits"], policy["standing"][0]["limits"], strict=True):
+        for limit, figures in zip(policy["limits"], policy["status"][0]["limits"], strict=True):
             if "concurrency" not in limit:
                 left.append(figures["remaining"] // limit["cost"])
                 wait = max(wait, figures["retry_after_seconds"])

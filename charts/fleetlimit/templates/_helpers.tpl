@@ -104,7 +104,7 @@ list of the context, the name of the Secret and the key. */}}
 
 {{/* URL of the external store, with query options for the mounted TLS files. */}}
 {{- define "fleetlimit.redisUrl" -}}
-{{- $external := .Values.redis.external -}}
+{{- $external := .Values.externalRedis -}}
 {{- $options := list -}}
 {{- if $external.tls.existingSecret -}}
 {{- range $option, $key := dict "ssl_ca_certs" $external.tls.caKey "ssl_certfile" $external.tls.certKey "ssl_keyfile" $external.tls.keyKey -}}
@@ -123,10 +123,10 @@ list of the context, the name of the Secret and the key. */}}
 secret. */}}
 {{- define "fleetlimit.givenSecrets" -}}
 {{- $given := dict -}}
-{{- with .Values.redis.external.url -}}
+{{- with .Values.externalRedis.url -}}
 {{- $_ := set $given "fleetlimit_store" (include "fleetlimit.redisUrl" $) -}}
 {{- end -}}
-{{- with .Values.redis.external.password -}}{{- $_ := set $given "fleetlimit_store_password" . -}}{{- end -}}
+{{- with .Values.externalRedis.password -}}{{- $_ := set $given "fleetlimit_store_password" . -}}{{- end -}}
 {{- with .Values.keySecret.value -}}{{- $_ := set $given "fleetlimit_key_secret" . -}}{{- end -}}
 {{- with .Values.adminToken.value -}}{{- $_ := set $given "fleetlimit_admin_token" . -}}{{- end -}}
 {{- toYaml $given -}}
@@ -156,7 +156,7 @@ In the pod template, the number of pods would make every scaling replace all pod
 {{- if $values.valkey.enabled -}}
 {{- $sources = append $sources (fromYaml (include "fleetlimit.secretSource" (list (include "fleetlimit.valkey.secret" .) (include "fleetlimit.valkey.secretKey" .) "fleetlimit_store_password"))) -}}
 {{- end -}}
-{{- range $file, $existing := dict "fleetlimit_store" $values.redis.external.existingSecret "fleetlimit_store_password" $values.redis.external.passwordExistingSecret "fleetlimit_key_secret" $values.keySecret.existingSecret "fleetlimit_admin_token" $values.adminToken.existingSecret -}}
+{{- range $file, $existing := dict "fleetlimit_store" $values.externalRedis.existingSecret "fleetlimit_store_password" $values.externalRedis.passwordExistingSecret "fleetlimit_key_secret" $values.keySecret.existingSecret "fleetlimit_admin_token" $values.adminToken.existingSecret -}}
 {{- if $existing.name -}}
 {{- $sources = append $sources (fromYaml (include "fleetlimit.secretSource" (list $existing.name $existing.key $file))) -}}
 {{- end -}}
@@ -205,7 +205,7 @@ the chart renders the live number once more. */}}
 {{- if .Values.valkey.enabled }}
 - {name: FLEETLIMIT_STORE, value: "redis://{{ include "fleetlimit.valkey.name" . }}:6379/0"}
 {{- end }}
-{{- with .Values.redis.external.username }}
+{{- with .Values.externalRedis.username }}
 - {name: FLEETLIMIT_STORE_USERNAME, value: {{ . | quote }}}
 {{- end }}
 - {name: FLEETLIMIT_STORE_CONNECT_TIMEOUT, value: {{ .Values.settings.storeConnectTimeoutSeconds | quote }}}

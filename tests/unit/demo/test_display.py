@@ -9,8 +9,8 @@ from rich.console import Console
 
 from fleetlimit.demo.display import LiveView, PlainView, View, headline, open_view, save_svg
 from fleetlimit.demo.results import Results
-from fleetlimit.demo.verdict import principal_rows
-from support.demo import CALLERS, START_US, evaluated, results_of
+from fleetlimit.demo.summary import principal_rows
+from support.demo import CALLERS, START_US, results_of, summary_of
 
 
 @pytest.mark.parametrize(
@@ -26,18 +26,18 @@ def test_headline_names_the_most_important_failure(
     results: Results, lost: int, expected: str
 ) -> None:
     """Overshoot goes before counts that differ, and both before success."""
-    assert headline(evaluated(results, lost_in_log=lost)) == expected
+    assert headline(summary_of(results, lost_in_log=lost)) == expected
 
 
 def test_json_output_has_nothing_but_the_result() -> None:
     """Stages go to another stream, so that a script can parse the output."""
     out, notes = io.StringIO(), io.StringIO()
-    result = evaluated(results_of(200, 429))
+    summary = summary_of(results_of(200, 429))
     with PlainView(out, notes, as_json=True) as view:
         view.stage("starting")
         _show(view, results_of(200))
-        view.finish(result)
-    assert json.loads(out.getvalue()) == result.as_json()
+        view.finish(summary)
+    assert json.loads(out.getvalue()) == summary.as_json()
     assert notes.getvalue() == "starting\n"
 
 
@@ -45,9 +45,9 @@ def test_json_output_has_nothing_but_the_result() -> None:
 def test_plain_output_has_the_result_once(calls: int | None) -> None:
     """The tables and the summary are written once, without colours."""
     out = io.StringIO()
-    result = evaluated(results_of(200, 200, 200, 200, 429), calls=calls)
+    summary = summary_of(results_of(200, 200, 200, 200, 429), calls=calls)
     with PlainView(out, io.StringIO(), as_json=False) as view:
-        view.finish(result)
+        view.finish(summary)
     text = out.getvalue()
     assert "\x1b" not in text
     assert "The limit does not hold: 1 too many" in text
@@ -58,21 +58,21 @@ def test_plain_output_has_the_result_once(calls: int | None) -> None:
 
 
 def test_live_output_updates_the_tables() -> None:
-    """The progress bar and both tables are redrawn, and the result replaces them."""
+    """The progress bar and both tables are redrawn, and the summary replaces them."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, height=50)
     with LiveView(console, 5) as view:
         view.stage("sending 5 requests")
         _show(view, results_of(200, 429))
         _show(view, results_of(200, 429, 200))
-        view.finish(evaluated(results_of(200, 429, 200)))
+        view.finish(summary_of(results_of(200, 429, 200)))
     text = screen.getvalue()
     for part in ("sending 5 requests", "replica-2", "alice", "The limit holds"):
         assert part in text
 
 
 def test_open_view_writes_plain_text_to_a_file() -> None:
-    """A file gets the result alone."""
+    """A file gets the summary alone."""
     assert isinstance(open_view(as_json=False, requests=1, out=io.StringIO()), PlainView)
 
 
@@ -95,7 +95,7 @@ class _Terminal(io.StringIO):
 def test_save_svg_writes_the_result(tmp_path: Path) -> None:
     """The picture is an SVG with the headline, small enough for a README."""
     file = tmp_path / "demo.svg"
-    save_svg(file, evaluated(results_of(200, 429)))
+    save_svg(file, summary_of(results_of(200, 429)))
     text = file.read_text(encoding="utf-8")
     assert text.startswith("<svg")
     assert "The&#160;limit&#160;holds" in text

@@ -16,11 +16,11 @@ def test_error_has_line_and_fix(path: Path) -> None:
     first, _, _ = path.read_bytes().partition(b"\n")
     expected = first.decode().removeprefix("# expect: ")
 
-    with pytest.raises(DocumentErrors) as refused:
+    with pytest.raises(DocumentErrors) as rejected:
         load(path)
 
-    assert len(refused.value.errors) == 1
-    message = str(refused.value)
+    assert len(rejected.value.errors) == 1
+    message = str(rejected.value)
     assert message.startswith((f"{path}:{expected}", f"{path}: {expected}"))
 
 

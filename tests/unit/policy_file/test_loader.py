@@ -145,10 +145,10 @@ def test_empty_list_of_policies_is_valid() -> None:
 
 def test_empty_file_is_rejected() -> None:
     """An empty file is an error for each missing field."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as rejected:
         parse("# later\n", source="p.yaml")
 
-    assert str(refused.value).splitlines() == [
+    assert str(rejected.value).splitlines() == [
         "p.yaml:2: `version` is missing: add it",
         "p.yaml:2: `policies` is missing: add it",
     ]
@@ -167,10 +167,10 @@ def test_error_behind_an_alias_is_reported_at_both_lines() -> None:
     """An error in an aliased value is reported where it is written and where it is repeated."""
     text = "version: 1\npolicies:\n- {name: a, limits: &l [{rate: x}]}\n- {name: b, limits: *l}\n"
 
-    with pytest.raises(DocumentErrors) as refused:
+    with pytest.raises(DocumentErrors) as rejected:
         parse(text)
 
-    assert [error.line for error in refused.value.errors] == [3, 4]
+    assert [error.line for error in rejected.value.errors] == [3, 4]
 
 
 def test_policy_set_has_generation_source_and_digest(tmp_path: Path) -> None:
@@ -209,12 +209,12 @@ policies:
     mode: on
   - 5
 """
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as rejected:
         parse(text, source="p.yaml")
 
-    assert isinstance(refused.value, DocumentErrors)
-    assert all(isinstance(error, DocumentError) for error in refused.value.errors)
-    assert str(refused.value).splitlines() == [
+    assert isinstance(rejected.value, DocumentErrors)
+    assert all(isinstance(error, DocumentError) for error in rejected.value.errors)
+    assert str(rejected.value).splitlines() == [
         "p.yaml:1: `version` cannot be 2: write 1",
         "p.yaml:4: '0/s' allows nothing: a rate needs at least 1 per 1 second",
         'p.yaml:4: there is no field "brust" here: write `burst`',

@@ -126,11 +126,11 @@ def test_explain_spends_nothing(served: Served) -> None:
         body = served.port.get("/explain", params=query).json()
         assert (body["method"], body["route"]) == ("GET", "GET /items/{item_id}")
         assert body["identity"]["client_address"] == "192.0.2.1"
-        assert body["policies"][0]["standing"][0]["limits"][0]["remaining"] == 2
+        assert body["policies"][0]["status"][0]["limits"][0]["remaining"] == 2
     assert served.statuses(3) == [200, 200, 429]
     body = served.port.get("/explain", params=query).json()
-    assert body["policies"][0]["standing"][0]["outcome"] == "denied"
-    assert body["policies"][0]["standing"][0]["limits"][0]["retry_after_seconds"] > 0
+    assert body["policies"][0]["status"][0]["outcome"] == "denied"
+    assert body["policies"][0]["status"][0]["limits"][0]["retry_after_seconds"] > 0
 
 
 @pytest.mark.parametrize("query", ["", "?path=items", "?path=/&header=nonsense"])

@@ -49,7 +49,7 @@ class Seen(Watch):
         return Counter({pod: 0})
 
 
-def asked(at: float, policy: str = "bucket", status: int = 200) -> Request:
+def request(at: float, policy: str = "bucket", status: int = 200) -> Request:
     stream = Stream(policy, "caller", "GET", "/", 1)
     return Request(stream, START + round(at * SECOND), 5_000, status, "" if status else "broken")
 
@@ -75,7 +75,7 @@ def ended(
         page.note(name, "It holds.", report, why if outcome != "passed" else "")
 
 
-HELD: Final = (("setup", "passed"), ("call", "passed"), ("teardown", "passed"))
+ALL_PASSED: Final = (("setup", "passed"), ("call", "passed"), ("teardown", "passed"))
 FAILED: Final = (("setup", "passed"), ("call", "failed"), ("teardown", "passed"))
 
 
@@ -108,46 +108,46 @@ class Ids(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Collect from one tag."""
         for name, value in attrs:
-            told = value or ""
+            target = value or ""
             if name == "id":
-                self.ids.append(told)
-            elif name.endswith("href") and told.startswith("#"):
-                self.used.add(told[1:])
+                self.ids.append(target)
+            elif name.endswith("href") and target.startswith("#"):
+                self.used.add(target[1:])
             elif name in {"src", "srcset"} or tag in {"script", "link"} or "href" in name:
-                self.linked.append(told)
-            self.used |= set(re.findall(r"url\(#([^)]*)\)", told))
+                self.linked.append(target)
+            self.used |= set(re.findall(r"url\(#([^)]*)\)", target))
 
 
 def test_passed_experiment_is_shown_with_its_figures(page: Page, tmp_path: Path) -> None:
-    """The page has the verdict, the docstring, the row and the further figures."""
-    page.report.add(seen(tmp_path / "test_one", [asked(0), asked(1, status=429)]))
-    ended(page, "test_one", *HELD)
-    told = text(written(page))
-    assert "The one experiment held. Overshoot in all: 0." in told
-    assert "an experiment ✓ passed 2 22 1 1 0 0 0 0 0 5.0 5.0 1 + 1 1 + 0 0 no killed 1" in told
-    assert "away_s 1.23" in told
-    assert "It holds." in told
+    """The page has the summary, the docstring, the row and the further figures."""
+    page.report.add(seen(tmp_path / "test_one", [request(0), request(1, status=429)]))
+    ended(page, "test_one", *ALL_PASSED)
+    shown = text(written(page))
+    assert "The one experiment passed. Overshoot in all: 0." in shown
+    assert "an experiment ✓ passed 2 22 1 1 0 0 0 0 0 5.0 5.0 1 + 1 1 + 0 0 no killed 1" in shown
+    assert "away_s 1.23" in shown
+    assert "It holds." in shown
 
 
 def test_failed_experiment_is_shown_as_failed(page: Page, tmp_path: Path) -> None:
-    """The verdict counts it, and the page has its message."""
+    """The summary counts it, and the page has its message."""
     for name in ("test_one", "test_two"):
-        page.report.add(seen(tmp_path / name, [asked(0)], name))
-    ended(page, "test_one", *HELD)
+        page.report.add(seen(tmp_path / name, [request(0)], name))
+    ended(page, "test_one", *ALL_PASSED)
     ended(page, "test_two", *FAILED, why="expected overshoot 0, seen 1")
-    told = text(written(page))
-    assert "1 of 2 experiments held: 1 failed." in told
-    assert "test_two ✗ failed" in told
-    assert "test_two: ✗ failed It holds. expected overshoot 0, seen 1" in told
+    shown = text(written(page))
+    assert "1 of 2 experiments passed: 1 failed." in shown
+    assert "test_two ✗ failed" in shown
+    assert "test_two: ✗ failed It holds. expected overshoot 0, seen 1" in shown
 
 
 def test_overshoot_is_in_the_header_of_a_passed_run(page: Page, tmp_path: Path) -> None:
     """Twenty-three at once from a bucket of twenty are three too many, also in the plot."""
-    run = seen(tmp_path / "test_one", [asked(0)] * 23)
+    run = seen(tmp_path / "test_one", [request(0)] * 23)
     page.report.add(run)
-    ended(page, "test_one", *HELD)
+    ended(page, "test_one", *ALL_PASSED)
     html = written(page)
-    assert '<span class="not">Overshoot in all: 3.</span>' in html
+    assert '<span class="failed">Overshoot in all: 3.</span>' in html
     figure = plot.admitted(run)
     titles = [panel.get_title(loc="right") for panel in figure.axes]
     assert titles == ["", "admitted 23 of 20 permitted, overshoot 3"]
@@ -156,22 +156,22 @@ def test_overshoot_is_in_the_header_of_a_passed_run(page: Page, tmp_path: Path) 
 def test_failed_setup_is_shown(page: Page) -> None:
     """The table has a row, and the page has the message."""
     ended(page, "test_one", ("setup", "failed"), ("teardown", "passed"), why="no pods")
-    told = text(written(page))
-    assert "0 of 1 experiments held: 1 failed." in told
-    assert "test_one ✗ failed no figures" in told
-    assert "no pods" in told
+    shown = text(written(page))
+    assert "0 of 1 experiments passed: 1 failed." in shown
+    assert "test_one ✗ failed no figures" in shown
+    assert "no pods" in shown
 
 
 def test_interrupted_test_has_not_passed(page: Page, tmp_path: Path) -> None:
     """A test without an end of its call is interrupted, even with figures."""
-    page.report.add(seen(tmp_path / "test_one", [asked(0)]))
+    page.report.add(seen(tmp_path / "test_one", [request(0)]))
     ended(page, "test_one", ("setup", "passed"))
-    assert "0 of 1 experiments held: 1 interrupted." in text(written(page))
+    assert "0 of 1 experiments passed: 1 interrupted." in text(written(page))
 
 
 def test_failed_teardown_fails_a_passed_test(page: Page) -> None:
     """The page has the message of the teardown."""
-    ended(page, "test_one", *HELD[:2], ("teardown", "failed"), why="still there")
+    ended(page, "test_one", *ALL_PASSED[:2], ("teardown", "failed"), why="still there")
     assert "✗ failed It holds. still there" in text(written(page))
 
 
@@ -179,14 +179,14 @@ def test_failed_teardown_does_not_replace_the_message_of_the_test(page: Page) ->
     """The page has the first message."""
     ended(page, "test_one", *FAILED[:2], why="first")
     ended(page, "test_one", ("teardown", "failed"), why="second")
-    told = text(written(page))
-    assert "first" in told
-    assert "second" not in told
+    shown = text(written(page))
+    assert "first" in shown
+    assert "second" not in shown
 
 
 def test_text_is_escaped(page: Page, tmp_path: Path) -> None:
     """Names and messages are HTML-escaped."""
-    page.report.add(seen(tmp_path / "test_one", [asked(0)], "<b>bold</b>"))
+    page.report.add(seen(tmp_path / "test_one", [request(0)], "<b>bold</b>"))
     ended(page, "test_one", *FAILED, why="<script>alert(1)</script> & more")
     html = written(page)
     assert "&lt;b&gt;bold&lt;/b&gt;" in html
@@ -198,8 +198,10 @@ def test_text_is_escaped(page: Page, tmp_path: Path) -> None:
 def test_page_is_self_contained(page: Page, tmp_path: Path) -> None:
     """The page loads nothing; ids are unique, and every reference has its id."""
     for name in ("test_one", "test_two"):
-        page.report.add(seen(tmp_path / name, [asked(0), asked(1, "fixed"), asked(2, status=0)]))
-        ended(page, name, *HELD)
+        page.report.add(
+            seen(tmp_path / name, [request(0), request(1, "fixed"), request(2, status=0)])
+        )
+        ended(page, name, *ALL_PASSED)
     found = Ids(written(page))
     assert found.linked == ["results.json", "test_one/", "test_two/"]
     assert [name for name, count in Counter(found.ids).items() if count > 1] == []
@@ -209,10 +211,10 @@ def test_page_is_self_contained(page: Page, tmp_path: Path) -> None:
 
 def test_same_run_gives_the_same_picture(page: Page, tmp_path: Path) -> None:
     """The SVG is well-formed, has a white background and the same bytes each time."""
-    requests = [asked(each / 4, status=429 if each % 3 else 200) for each in range(40)]
+    requests = [request(each / 4, status=429 if each % 3 else 200) for each in range(40)]
     run = seen(tmp_path / "test_one", requests)
     page.report.add(run)
-    ended(page, "test_one", *HELD)
+    ended(page, "test_one", *ALL_PASSED)
     page.write()
     kept = (tmp_path / "test_one" / "admitted.svg").read_text()
     assert svg(plot.admitted(run)) == kept
@@ -226,7 +228,7 @@ def test_same_run_gives_the_same_picture(page: Page, tmp_path: Path) -> None:
 def test_picture_is_small(tmp_path: Path) -> None:
     """Ten minutes of three policies, on nine pods that come and go, are below 100 kB."""
     policies = ("bucket", "fixed", "sliding")
-    requests = [asked(at / 4, each) for at in range(2_400) for each in policies]
+    requests = [request(at / 4, each) for at in range(2_400) for each in policies]
     run = seen(tmp_path / "test_one", requests)
     run.watch.readings.extend(
         Reading(
@@ -244,7 +246,7 @@ def test_picture_is_small(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pods", [1, 2, 3, 9, 20])
 def test_legend_fits(tmp_path: Path, pods: int) -> None:
     """Any number of pods fits, with every line."""
-    run = seen(tmp_path / "test_one", [asked(0), asked(30)])
+    run = seen(tmp_path / "test_one", [request(0), request(30)])
     names = [f"fleetlimit-1-wmwm{chr(ord('a') + number)}" for number in range(pods)]
     run.watch.readings[:] = [Reading(START, name, {}) for name in names]
     figure = plot.admitted(replace(run, beyond={"bucket": 5}))
@@ -259,7 +261,7 @@ def test_legend_fits(tmp_path: Path, pods: int) -> None:
 def test_run_without_requests_has_no_picture(page: Page, tmp_path: Path) -> None:
     """The table has its row."""
     page.report.add(seen(tmp_path / "test_one", []))
-    ended(page, "test_one", *HELD)
+    ended(page, "test_one", *ALL_PASSED)
     html = written(page)
     assert "an experiment ✓ passed 0 0 0" in text(html)
     assert "<svg" not in html
@@ -267,7 +269,7 @@ def test_run_without_requests_has_no_picture(page: Page, tmp_path: Path) -> None
 
 def test_raw_data_is_written(page: Page, tmp_path: Path) -> None:
     """Requests, readings and marks are in JSON files."""
-    page.report.add(seen(tmp_path / "test_one", [asked(0), asked(1, status=0)]))
+    page.report.add(seen(tmp_path / "test_one", [request(0), request(1, status=0)]))
 
     def kept(name: str) -> list[object]:
         found: list[object] = json.loads((tmp_path / "test_one" / f"{name}.json").read_text())

@@ -79,20 +79,20 @@ def texts(figure: Figure) -> list[str]:
 
 def test_instant_query_runs_at_the_end_with_variables_substituted() -> None:
     """Each variable has its option `All`, the range is that of the drawing."""
-    ask = Prometheus({"metric": {"pod": "a"}, "value": [START, "3"]})
+    prometheus = Prometheus({"metric": {"pod": "a"}, "value": [START, "3"]})
     expression = 'increase(x{pod=~"$instance"}[$__range]) + rate(x[$__rate_interval])'
-    result = e2e_panels.query(ask, panel(expr=expression, instant=True), MINUTE)
+    result = e2e_panels.query(prometheus, panel(expr=expression, instant=True), MINUTE)
     assert [each.values for each in result.series] == [[3]]
     sent = 'increase(x{pod=~".+"}[60s]) + rate(x[20s])'
-    assert ask.queries == [("query", {"query": sent, "time": f"{START + 60}.000"})]
+    assert prometheus.queries == [("query", {"query": sent, "time": f"{START + 60}.000"})]
 
 
 def test_range_query_has_nan_where_prometheus_has_no_finite_value() -> None:
     """The values are on the points of the time range."""
-    ask = Prometheus(over_time((0, "1"), (2, "+Inf"), (3, "NaN"), (4, "5"), policy="p"))
+    prometheus = Prometheus(over_time((0, "1"), (2, "+Inf"), (3, "NaN"), (4, "5"), policy="p"))
     target = {"legendFormat": "{{policy}} {{ tier }}"}
-    [found] = e2e_panels.query(ask, panel(**target), MINUTE).series
-    [(path, parameters)] = ask.queries
+    [found] = e2e_panels.query(prometheus, panel(**target), MINUTE).series
+    [(path, parameters)] = prometheus.queries
     assert (path, parameters["step"], found.name) == ("query_range", "1", "p")
     assert len(found.values) == POINTS == 61
     numbers = {at: value for at, value in enumerate(found.values) if not math.isnan(value)}
@@ -117,17 +117,17 @@ def test_panel_without_data_draws_no_data(kind: str, result: tuple[Any, ...]) ->
 
 def test_failing_query_is_drawn_as_its_error() -> None:
     """The other panels are drawn nevertheless."""
-    ask = Prometheus(error="parse error at char 3")
+    prometheus = Prometheus(error="parse error at char 3")
     assert "query failed: parse error at char 3" in texts(
-        drawn(e2e_panels.query(ask, panel(), MINUTE))
+        drawn(e2e_panels.query(prometheus, panel(), MINUTE))
     )
 
 
 def test_panel_of_another_source_is_not_queried() -> None:
     """The panel names the source that it needs."""
-    ask = Prometheus()
-    assert "needs Loki" in texts(drawn(e2e_panels.query(ask, panel(source="loki"), MINUTE)))
-    assert ask.queries == []
+    prometheus = Prometheus()
+    assert "needs Loki" in texts(drawn(e2e_panels.query(prometheus, panel(source="loki"), MINUTE)))
+    assert prometheus.queries == []
 
 
 def test_stacked_areas_add_up_and_lines_do_not() -> None:
@@ -182,7 +182,7 @@ def test_table_merges_its_queries_by_label_set() -> None:
 def test_page_contains_a_small_drawing_of_each_dashboard(tmp_path: Path) -> None:
     """Ten minutes of four pods on each panel; each drawing is also a file."""
 
-    def ask(path: str, parameters: Mapping[str, str]) -> Any:
+    def get(path: str, parameters: Mapping[str, str]) -> Any:
         step = int(parameters.get("step", "1"))
         found = [{"pod": f"pod-{number}", "policy": "bucket"} for number in range(4)]
         if path == "query":
@@ -191,7 +191,7 @@ def test_page_contains_a_small_drawing_of_each_dashboard(tmp_path: Path) -> None
         return {"result": [{"metric": each, "values": values} for each in found]}
 
     page = Page(Report(tmp_path))
-    page.drawings = e2e_panels.draw(ask, MINUTE.start_us, MINUTE.start_us + 600_000_000)
+    page.drawings = e2e_panels.draw(get, MINUTE.start_us, MINUTE.start_us + 600_000_000)
     page.write()
     html = (tmp_path / "index.html").read_text()
     assert list(page.drawings) == sorted(BOARDS)

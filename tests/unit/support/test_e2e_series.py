@@ -17,11 +17,11 @@ SECOND = 1_000_000
 NAN = pytest.approx(math.nan, nan_ok=True)
 
 
-def asked(at: float, status: int = 200, caller: str = "a", taken: float = 0.0) -> Request:
+def request(at: float, status: int = 200, caller: str = "a", duration: float = 0.0) -> Request:
     """Return a request with its time of sending and duration in seconds."""
     fault = "" if status else "broken"
     stream = Stream("exports", caller, "POST", "/exports", 1)
-    return Request(stream, round(at * SECOND), round(taken * SECOND), status, fault)
+    return Request(stream, round(at * SECOND), round(duration * SECOND), status, fault)
 
 
 def answers(*requests: Request) -> Answers:
@@ -32,7 +32,7 @@ def at(*seconds: float) -> list[int]:
     return [round(each * SECOND) for each in seconds]
 
 
-def look(second: float, pod: str, **decisions: int) -> Reading:
+def reading(second: float, pod: str, **decisions: int) -> Reading:
     return Reading(
         round(second * SECOND), pod, {("exports", name): n for name, n in decisions.items()}
     )
@@ -40,42 +40,44 @@ def look(second: float, pod: str, **decisions: int) -> Reading:
 
 def test_permitted_number_grows_from_first_request_to_last() -> None:
     """A caller's full bucket counts from its first request, its refill until its last response."""
-    found = answers(asked(1), asked(5, caller="b"), asked(8), asked(9, caller="b", taken=1))
-    told = series.permitted_to_all(BUCKET, found, at(0, 1, 4.5, 5, 8, 9, 10, 20))
-    assert told == [0, 3, 6, 7 + 3, 10 + 6, 10 + 7, 10 + 8, 10 + 8]
+    found = answers(
+        request(1), request(5, caller="b"), request(8), request(9, caller="b", duration=1)
+    )
+    result = series.permitted_to_all(BUCKET, found, at(0, 1, 4.5, 5, 8, 9, 10, 20))
+    assert result == [0, 3, 6, 7 + 3, 10 + 6, 10 + 7, 10 + 8, 10 + 8]
 
 
 def test_window_permits_its_limit_at_its_start() -> None:
     """The whole limit of a window counts from its start."""
-    found = answers(asked(9), asked(31))
+    found = answers(request(9), request(31))
     assert series.permitted_to_all(FIXED, found, at(9, 9.9, 10, 19.9, 20)) == [2, 2, 4, 4, 6]
 
 
 def test_beyond_counts_for_each_caller() -> None:
     """Five more for each of two callers are ten more."""
-    found = answers(asked(0), asked(0, caller="b"))
+    found = answers(request(0), request(0, caller="b"))
     assert series.permitted_to_all(BUCKET, found, at(0), beyond=5) == [16]
 
 
 def test_overshoot_of_one_caller_is_not_offset_by_another() -> None:
     """One caller gets four of three at once, another none; `beyond` is subtracted."""
-    found = answers(*[asked(0, taken=0.1)] * 4, asked(0, 429, "b"))
+    found = answers(*[request(0, duration=0.1)] * 4, request(0, 429, "b"))
     assert series.overshoot_of_all(BUCKET, found) == 1
     assert series.overshoot_of_all(BUCKET, found, beyond=1) == 0
 
 
 def test_clients_count_admitted_requests_at_the_response() -> None:
     """A denial and a request in flight do not count."""
-    found = answers(asked(0, taken=2), asked(1), asked(1, 429))
+    found = answers(request(0, duration=2), request(1), request(1, 429))
     assert series.admitted_by_clients(found, at(0.5, 1, 2)) == [0, 1, 2]
 
 
 def test_counts_of_a_pod_are_interpolated_and_stay_after_its_end() -> None:
     """The count is 0 before the first reading and constant after the last; denials do not count."""
     readings = [
-        look(3, "new", allowed=2),
-        look(1, "old", allowed=4, denied=9),
-        look(2, "old", allowed=6, fail_open=4, denied=9),
+        reading(3, "new", allowed=2),
+        reading(1, "old", allowed=4, denied=9),
+        reading(2, "old", allowed=6, fail_open=4, denied=9),
         Reading(3 * SECOND, "new", {("other", "allowed"): 7}),
     ]
     assert series.admitted_by_pods(readings, "exports", at(0.5, 1, 1.5, 2, 9)) == {
@@ -87,23 +89,23 @@ def test_counts_of_a_pod_are_interpolated_and_stay_after_its_end() -> None:
 def test_every_request_has_one_kind() -> None:
     """The rates of all kinds add up to the rate of requests."""
     statuses = (200, 200, 429, 503, 500, 404, 0)
-    found = answers(*(asked(0.3 * number, each) for number, each in enumerate(statuses)))
-    told = series.kinds(found, at(0, 2))
-    assert list(told) == list(series.KINDS)
-    assert told["200"] == [1.0]
-    assert told["other 5xx"] == told["no answer"] == [0.5]
-    assert sum(each[0] for each in told.values()) == len(statuses) / 2
+    found = answers(*(request(0.3 * number, each) for number, each in enumerate(statuses)))
+    result = series.kinds(found, at(0, 2))
+    assert list(result) == list(series.KINDS)
+    assert result["200"] == [1.0]
+    assert result["other 5xx"] == result["no answer"] == [0.5]
+    assert sum(each[0] for each in result.values()) == len(statuses) / 2
 
 
 def test_kind_without_a_request_is_omitted() -> None:
     """A run with only admitted requests has one kind."""
-    assert series.kinds(answers(asked(0)), at(0, 1)) == {"200": [1.0]}
+    assert series.kinds(answers(request(0)), at(0, 1)) == {"200": [1.0]}
 
 
 def test_latency_is_a_quantile_of_the_responses() -> None:
     """A second without a response has no latency."""
-    taken = (0.001, 0.002, 0.009)
-    found = answers(*(asked(0, taken=each) for each in taken), asked(1, 0, taken=5))
+    durations = (0.001, 0.002, 0.009)
+    found = answers(*(request(0, duration=each) for each in durations), request(1, 0, duration=5))
     assert series.latencies_ms(found, 0.5, at(0, 1, 2)) == [2.0, NAN]
     assert series.latencies_ms(found, 1.0, at(0, 1, 2)) == [9.0, NAN]
 
@@ -112,16 +114,16 @@ def test_latency_is_a_quantile_of_the_responses() -> None:
 def test_times_cover_a_run_and_include_the_ends_of_windows(length: int) -> None:
     """Any run has at most 102 points; windows of ten seconds end on a point."""
     start = round(1_003.7 * SECOND)
-    told = series.times(start, start + length * SECOND)
-    assert told[0] <= start
-    assert told[-1] >= start + length * SECOND
-    assert len(told) <= 102
-    assert length < 10 or 1_010 * SECOND in told
+    result = series.times(start, start + length * SECOND)
+    assert result[0] <= start
+    assert result[-1] >= start + length * SECOND
+    assert len(result) <= 102
+    assert length < 10 or 1_010 * SECOND in result
 
 
 def test_times_of_callers_start_with_the_first_request() -> None:
     """No time is before the first request; each caller's first request is included."""
-    found = answers(asked(1.5), asked(2.5, caller="b"), asked(2.7))
+    found = answers(request(1.5), request(2.5, caller="b"), request(2.7))
     assert series.times_of(found, at(1, 2, 3)) == at(1.5, 2, 2.5, 3)
 
 

@@ -35,9 +35,9 @@ def client(make_fleetlimit):
 
 def test_both_limits(client, fleetlimit_clock):
     assert client.get("/").status_code == 200
-    refused = client.get("/")
-    assert refused.status_code == 429
-    fleetlimit_clock.advance(int(refused.headers["Retry-After"]))
+    rejected = client.get("/")
+    assert rejected.status_code == 429
+    fleetlimit_clock.advance(int(rejected.headers["Retry-After"]))
     assert client.get("/").status_code == 200
     fleetlimit_clock.advance(1)
     assert client.get("/").status_code == 429

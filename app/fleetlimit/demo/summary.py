@@ -1,4 +1,4 @@
-"""Verdict of a run: responses compared with the limits and with the replicas' own counts."""
+"""Summary of a run: responses compared with the limits and with the replicas' own counts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -57,8 +57,8 @@ class PrincipalRow:
 
 
 @dataclass(frozen=True, slots=True)
-class DemoResult:
-    """Result of a run.
+class DemoSummary:
+    """Summary of a run.
 
     Args:
         replicas: One row for each replica.
@@ -140,7 +140,7 @@ class DemoResult:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Return the result as a JSON object."""
+        """Return the summary as a JSON object."""
         commands = self.commands_per_request
         return {
             "holds": self.holds,
@@ -164,13 +164,13 @@ class DemoResult:
         }
 
 
-def evaluate(
+def summarize(
     callers: Sequence[Caller],
     results: Results,
     before: StoreStats,
     after: StoreStats,
     reports: dict[str, ReplicaReport],
-) -> DemoResult:
+) -> DemoSummary:
     """Compare the results of a run with the limits and the replicas' counts.
 
     Args:
@@ -183,7 +183,7 @@ def evaluate(
     script_calls = None
     if before.script_calls is not None and after.script_calls is not None:
         script_calls = after.script_calls - before.script_calls
-    return DemoResult(
+    return DemoSummary(
         replicas=tuple(_replica_row(name, counts) for name, counts in results.replicas.items()),
         principals=principal_rows(callers, results, before.store_now_us, after.store_now_us),
         reports=reports,

@@ -1,4 +1,4 @@
-"""Values that the experiments install: callers with keys, and one policy for each algorithm."""
+"""Set-up of the experiments: callers with keys, policies, chart values and streams of requests."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ stall for longer than the default of 50 ms."""
 EXPERIMENTS: Final = (
     *("many-pods", "killed", "rolling", "scaled", "autoscaled", "drained", "store", "cut-off"),
     *("paused", "slow", "reload", "external-tls", "sentinel", "shards"),
-    *("observed", "collector-away", "collector-frozen"),
+    *("observed", "collector-down", "collector-frozen"),
 )
 QUOTAS: Final = {
     "bucket": rate_quota("120/minute", burst=20),
@@ -77,12 +77,7 @@ def callers(experiment: str) -> tuple[str, ...]:
 
 
 def values(image: str, valkey: str) -> dict[str, object]:
-    """Return the values for the installation of the chart.
-
-    Args:
-        image: Image of Fleetlimit.
-        valkey: Image of Valkey.
-    """
+    """Return the values for the installation of the chart."""
     everyone = [caller for experiment in EXPERIMENTS for caller in callers(experiment)]
     keys = [
         {
@@ -93,8 +88,8 @@ def values(image: str, valkey: str) -> dict[str, object]:
         for number, caller in enumerate(everyone)
     ]
     return {
-        "image": _image(image),
-        "valkey": {"image": _image(valkey)},
+        "image": image_values(image),
+        "valkey": {"image": image_values(valkey)},
         "policies": {"inline": POLICIES},
         "settings": {"storeTimeoutSeconds": STORE_TIMEOUT},
         "apiKeys": {"inline": yaml.safe_dump({"keys": keys})},
@@ -107,13 +102,7 @@ def values(image: str, valkey: str) -> dict[str, object]:
 def streams(
     experiment: str, *, per_second: float, policies: Sequence[str] = ALGORITHMS
 ) -> tuple[Stream, ...]:
-    """Return streams of all callers of an experiment.
-
-    Args:
-        experiment: Name of the experiment.
-        per_second: Requests per second of each caller under each policy.
-        policies: Policies of the streams; default is one policy for each algorithm.
-    """
+    """Return streams of all callers of an experiment, each at this rate under each policy."""
     return tuple(
         Stream(policy, caller, *ROUTES[policy], per_second, {"X-API-Key": _key(caller)})
         for policy in policies
@@ -121,6 +110,7 @@ def streams(
     )
 
 
-def _image(name: str) -> dict[str, str]:
+def image_values(name: str) -> dict[str, str]:
+    """Return the values of an image, from its repository and tag."""
     repository, _, tag = name.rpartition(":")
     return {"repository": repository, "tag": tag}

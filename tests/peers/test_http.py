@@ -58,7 +58,7 @@ def test_slowapi_281_included_and_top_level_routes_are_both_limited(
         assert statuses(client, "/plain", "/plain") == [200, 429]
 
 
-def test_slowapi_281_unmatched_paths_fall_under_the_default(
+def test_slowapi_281_unmatched_paths_have_the_default_policy(
     make_fleetlimit: FleetlimitFactory,
 ) -> None:
     """An unknown path does not bypass the limit."""
@@ -100,7 +100,7 @@ def _with_keys(folder: Path, *keys: str) -> Path:
     return file
 
 
-def test_slowapi_255_306_an_invented_address_or_key_opens_no_bucket(
+def test_slowapi_255_306_forged_address_or_key_gets_no_new_bucket(
     make_fleetlimit: FleetlimitFactory, tmp_path: Path
 ) -> None:
     """An untrusted client stays in one bucket, whatever its headers contain."""
@@ -117,7 +117,7 @@ def test_slowapi_255_306_an_invented_address_or_key_opens_no_bucket(
         assert proxied.get("/plain", headers=spoofed).status_code == 429
 
 
-def test_slowapi_174_an_endpoint_needs_no_request_argument(
+def test_slowapi_174_endpoint_needs_no_request_argument(
     make_fleetlimit: FleetlimitFactory,
 ) -> None:
     """A limit is a dependency and does not change the endpoint's signature."""
@@ -131,21 +131,21 @@ def test_slowapi_174_an_endpoint_needs_no_request_argument(
         assert statuses(client, "/", "/") == [200, 429]
 
 
-def test_envoy_45384_gateway_5693_a_refusal_says_when_and_an_admission_does_not(
+def test_envoy_45384_gateway_5693_only_a_rejection_has_retry_after(
     make_fleetlimit: FleetlimitFactory,
 ) -> None:
     """Retry-After is on every 429 and on no 200."""
     with TestClient(limited(make_fleetlimit(ONE_A_DAY))) as client:
-        admitted, refused = client.get("/plain"), client.get("/plain")
+        admitted, rejected = client.get("/plain"), client.get("/plain")
     assert "Retry-After" not in admitted.headers
-    assert int(refused.headers["Retry-After"]) == 86_400
-    assert refused.headers["RateLimit"] == '"default";r=0;t=86400'
+    assert int(rejected.headers["Retry-After"]) == 86_400
+    assert rejected.headers["RateLimit"] == '"default";r=0;t=86400'
 
 
-def test_envoyproxy_ratelimit_331_341_994_no_label_grows_with_the_callers(
+def test_envoyproxy_ratelimit_331_341_994_callers_add_no_time_series(
     make_fleetlimit: FleetlimitFactory,
 ) -> None:
-    """A thousand callers add no time series; logs identify them by hash."""
+    """Twenty callers add no time series; logs identify them by hash."""
     fleetlimit = make_fleetlimit(ONE_A_DAY)
     with TestClient(limited(fleetlimit), client=("192.0.2.1", 1)) as client:
         client.get("/plain")
@@ -162,10 +162,10 @@ def test_envoyproxy_ratelimit_331_341_994_no_label_grows_with_the_callers(
     assert fleetlimit.top_denied.report()
 
 
-def test_an_app_that_sets_up_nothing_is_limited_and_told_so_once(
+def test_dependency_without_setup_limits_the_process_and_warns_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The dependency alone limits, within the process, and says in one line what that means."""
+    """The dependency alone limits, within the process, and logs one warning."""
     monkeypatch.delenv("FLEETLIMIT_STORE", raising=False)
     app = FastAPI()
 

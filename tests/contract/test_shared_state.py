@@ -92,7 +92,7 @@ async def test_size_of_a_log_is_its_limit(shared_store: RedisStore, clock: Manua
     for _ in range(200):
         clock.advance_us(MINUTE_US // 10)
         assert (await spend(shared_store, quota)).allowed
-    units, block = await shared_store.client.lrange(BUCKET, 0, -1)
+    units, block = await shared_store.client.execute_command("LRANGE", BUCKET, 0, -1)
     assert (int(units), len(block.split(b";"))) == (10, 10)
 
 

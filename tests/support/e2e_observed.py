@@ -119,7 +119,7 @@ def firing(prometheus: Prometheus) -> set[str]:
 def _until_audited(prometheus: Prometheus, intervals: int) -> None:
     """Wait until the audit has compared this many more intervals of each policy."""
     labels = f'namespace="{NAMESPACE}", {names.POLICY}=~"{ALLOW}|{DENY}|{LOCAL}"'
-    compared = f"min(sum by (policy) ({names.AUDIT_WINDOWS.name}{{{labels}}}))"
+    compared = f"min(sum by (policy) ({names.AUDIT_INTERVALS.name}{{{labels}}}))"
     before = prometheus.at(compared)[0][1]
     eventually(
         lambda: prometheus.at(compared)[0][1] >= before + intervals,

@@ -104,8 +104,8 @@ async def explain(
         "route": route.name,
         "identity": identity_to_dict(identity, http_limiter, subject),
         "policies": [
-            await _current_state(http_limiter, policy, subject)
-            for policy, _ in applicable.policy_costs
+            await _current_state(http_limiter, each.policy, subject)
+            for each in applicable.policy_costs
         ],
     }
 

@@ -19,7 +19,7 @@ from fleetlimit.core.decision import (
 from fleetlimit.core.keys import MAX_CACHED_CHARS, KeyScheme
 from fleetlimit.core.policy import ALL_PERCENT, Mode, Policy
 from fleetlimit.core.prefetch import PrefetchTerms
-from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.core.quota import Algorithm, Quota, check_cost
 from fleetlimit.core.subject import Subject
 from fleetlimit.errors import CostError
 from fleetlimit.limiter.bucket_events import BucketEvents
@@ -116,19 +116,20 @@ def make_plan(costs: Iterable[PolicyCost], subject: Subject, key_scheme: KeySche
     """Resolve tiers, keys, modes and costs.
 
     Args:
-        costs: Each policy with the cost of the request under it, which `check_cost` accepts; of
-            policies with the same name only the first counts.
+        costs: Each policy with the cost of the request under it; of policies with the same name
+            only the first counts.
         subject: The caller and the route.
         key_scheme: Names of buckets.
 
     Raises:
-        CostError: A cost is more than an enforced limit can ever hold.
+        CostError: A cost is negative, or more than an enforced limit can ever hold.
     """
     policy_plans: list[PolicyPlan] = []
     charges: list[Charge] = []
     lease, tier = "", subject.tier
     for policy_cost in costs:
         policy, cost = policy_cost.policy, policy_cost.cost
+        check_cost(cost)
         if policy.mode is Mode.OFF or (policy_plans and _includes(policy_plans, policy)):
             continue
         mode = _effective_mode(policy, subject, key_scheme)

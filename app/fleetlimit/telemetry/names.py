@@ -198,14 +198,14 @@ AUDIT_OVERSHOOT: Final = MetricSpec(
     "audited caller with the most.",
     (POLICY,),
 )
-AUDIT_KEYS: Final = MetricSpec(
-    "fleetlimit_audit_keys",
+AUDITED_CALLERS: Final = MetricSpec(
+    "fleetlimit_audited_callers",
     MetricType.GAUGE,
     "Audited callers whose usage this replica compares with the limits; 0 on all replicas but one.",
     (POLICY,),
 )
-AUDIT_WINDOWS: Final = MetricSpec(
-    "fleetlimit_audit_windows_total",
+AUDIT_INTERVALS: Final = MetricSpec(
+    "fleetlimit_audit_intervals_total",
     MetricType.COUNTER,
     "Compared intervals of a few seconds, one for each audited caller and limit.",
     (POLICY,),
@@ -262,8 +262,8 @@ METRICS: Final = (
     POLICY_RELOADS,
     POLICY_LAST_RELOAD,
     AUDIT_OVERSHOOT,
-    AUDIT_KEYS,
-    AUDIT_WINDOWS,
+    AUDITED_CALLERS,
+    AUDIT_INTERVALS,
     AUDIT_ADMITTED,
     AUDIT_PERMITTED,
     EVENT_LOOP_LAG,

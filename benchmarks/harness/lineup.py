@@ -34,6 +34,11 @@ BARE: Final = Contender("bare", "bare")
 FLOOR: Final = Contender("floor", "floor")
 MIDDLEWARE: Final = Contender("fleetlimit (middleware)", "fleetlimit_middleware", policies="one")
 DEPENDENCY: Final = Contender("fleetlimit (dependency)", "fleetlimit_dependency", policies="one")
+TUNED: Final = tuple(
+    replace(each, name=f"{each.name}, tuned GC", variables=(("BENCH_TUNE_GC", "1"),))
+    for each in (MIDDLEWARE, DEPENDENCY)
+)
+"""With `Fleetlimit(tune_gc=True)`."""
 THREE: Final = Contender("fleetlimit (three limits)", "fleetlimit_middleware", policies="three")
 SERVED: Final = Contender("fleetlimit serve", "bare", policies="one", served=True)
 TRACED: Final = Contender(

@@ -28,6 +28,7 @@ def allow(store: Store, effort: Effort, company: Company) -> Scene:
     contenders = (
         FLOOR,
         *company.ours(*_LIMITED),
+        *lineup.TUNED,
         lineup.THREE,
         lineup.SERVED,
         *company.peers,

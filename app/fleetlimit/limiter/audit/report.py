@@ -111,7 +111,7 @@ class UsageReport:
         try:
             report = json.loads(text)
             accounts = dict(_parse_accounts(report["accounts"]))
-            return cls(accounts, dict(_parse_invalidations(report["breaks"])))
+            return cls(accounts, dict(_parse_invalidations(report["invalidations"])))
         except _MALFORMED:
             return cls({}, {})
 
@@ -134,7 +134,7 @@ def dump_report(accounts: Mapping[str, Mapping[str, Any]], invalidations: Mappin
         accounts: Results of `dump_account`, by limit and caller.
         invalidations: Times as in `UsageReport`, by key of the bucket.
     """
-    return json.dumps({"accounts": accounts, "breaks": invalidations}, separators=(",", ":"))
+    return json.dumps({"accounts": accounts, "invalidations": invalidations}, separators=(",", ":"))
 
 
 def dump_bounds(bounds: Mapping[str, int]) -> str:

@@ -119,7 +119,7 @@ def test_sample_of_size_zero_counts_nothing() -> None:
     sample.record(plan_for().charges, acquire_result(EPOCH_US, 9))
     sample.record_refunds([plan_for().charges[0].adjustment(-1, EPOCH_US)], [EPOCH_US])
     sample.invalidate(["bucket"])
-    assert json.loads(sample.snapshot()) == {"accounts": {}, "breaks": {}}
+    assert json.loads(sample.snapshot()) == {"accounts": {}, "invalidations": {}}
 
 
 def test_sample_counts_each_limit_separately() -> None:

@@ -16,7 +16,7 @@ from support.stores import MINUTE_US, quota_of
 
 
 def invalidations(sample: UsageSample) -> dict[str, int]:
-    found: dict[str, int] = json.loads(sample.snapshot())["breaks"]
+    found: dict[str, int] = json.loads(sample.snapshot())["invalidations"]
     return found
 
 

@@ -67,7 +67,7 @@ async def test_audit_ignores_a_refund_that_was_not_sent() -> None:
         bench.store.down = timeout_error()
         await bench.limiter.check("p", principal="ann")
         await held.refund()
-        assert '"breaks":{}' in bench.limiter.audit.sample.snapshot()
+        assert '"invalidations":{}' in bench.limiter.audit.sample.snapshot()
 
 
 async def test_audit_reopens_a_ledger_after_a_replica_with_refunds_died(bench: AuditBench) -> None:

@@ -10,8 +10,8 @@ FleetlimitError
     ├── StoreRejected       the store replied with an error: a retry alone does not help
     └── BucketCorrupt       one key holds a value that is not a bucket; other keys are unaffected
 
-A request that a limit denies is a `Decision`, not an exception of this tree. The web layer raises
-`RequestRejected` (`web/exceptions.py`) for it, which is an `HTTPException` of Starlette.
+A request that a limit denies is a `Decision`, not an exception of this tree. The dependencies of a
+route raise `RequestRejected` (`web/exceptions.py`) for it, which is an `HTTPException`.
 """
 
 

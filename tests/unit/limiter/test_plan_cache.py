@@ -37,6 +37,7 @@ def test_plan_cache_returns_the_same_plan() -> None:
     """The same policies at the same cost on the same route have the same plan."""
     cache = PlanCache(KEY_SCHEME, BucketEvents())
     assert planned(cache, TEN) is planned(cache, TEN)
+    assert planned(cache, rate_policy("p", "10/minute")) is planned(cache, TEN)
     assert planned(cache, TEN, rate_policy("q", "5/hour")).charges[1].key.split(":")[2] == "q"
 
 

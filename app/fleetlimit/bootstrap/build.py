@@ -113,6 +113,7 @@ def build_identifier(
             audience=jwt.audience,
             algorithms=jwt.algorithms,
             tier_claim=jwt.tier_claim or "",
+            max_header_bytes=jwt.max_header_bytes,
         )
         if jwt
         else None,

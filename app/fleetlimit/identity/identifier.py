@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from fleetlimit.core.subject import Identity, Principal
 from fleetlimit.errors import ConfigError, IdentityError
 from fleetlimit.identity.client_address import ClientAddressResolver
-from fleetlimit.identity.credentials import IdentityErrorReason
+from fleetlimit.identity.credentials import DEFAULT_MAX_HEADER_BYTES, IdentityErrorReason
 
 CredentialResolver = Callable[[Mapping[str, Any]], Awaitable[Principal | None]]
 """Returns the verified principal of an ASGI scope, or None without a credential of its kind.
@@ -100,6 +100,7 @@ def jwt_verifier(
     audience: str | Sequence[str],
     algorithms: Sequence[str],
     tier_claim: str = "",
+    max_header_bytes: int = DEFAULT_MAX_HEADER_BYTES,
 ) -> CredentialVerifier:
     """Return a verifier of bearer tokens. PyJWT is imported here, because it is an extra.
 
@@ -109,6 +110,7 @@ def jwt_verifier(
         audience: As above.
         algorithms: As above.
         tier_claim: As above.
+        max_header_bytes: As above.
 
     Raises:
         ConfigError: PyJWT is not installed, or an argument or the file of keys is invalid.
@@ -126,4 +128,5 @@ def jwt_verifier(
         audience=audience,
         algorithms=algorithms,
         tier_claim=tier_claim,
+        max_header_bytes=max_header_bytes,
     )

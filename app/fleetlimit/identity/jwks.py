@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity.credentials import IdentityErrorReason
+from fleetlimit.identity.credentials import BEARER_SCHEME, IdentityErrorReason
 from fleetlimit.strict_yaml import read
 
 MAX_DOCUMENT_BYTES = 1 << 20
@@ -263,6 +263,7 @@ class JwksUrl:
             raise IdentityError(
                 "the keys to verify tokens are not available",
                 reason=IdentityErrorReason.KEYS_UNAVAILABLE,
+                scheme=BEARER_SCHEME,
             )
         raise _unknown_key()
 
@@ -296,7 +297,9 @@ class JwksUrl:
 
 def _unknown_key() -> IdentityError:
     return IdentityError(
-        "the token names no key of the issuer", reason=IdentityErrorReason.UNKNOWN_KEY
+        "the token names no key of the issuer",
+        reason=IdentityErrorReason.UNKNOWN_KEY,
+        scheme=BEARER_SCHEME,
     )
 
 

@@ -79,6 +79,13 @@ class JwtSection(StrictModel):
     tier_claim: OptionalNotNull[NonEmptyStr] = Field(
         None, description="Claim that contains the caller's tier; if absent, tokens have no tier."
     )
+    max_header_bytes: int = Field(
+        4096,
+        strict=True,
+        ge=256,
+        le=65536,
+        description="Longest `Authorization` header in which a token is verified.",
+    )
 
 
 class IdentitySection(StrictModel):

@@ -91,17 +91,19 @@ async def test_first_valid_credential_identifies_the_principal(
 
 
 @pytest.mark.parametrize(
-    ("headers", "reason"),
+    ("headers", "reason", "scheme"),
     [
-        ([BAD_KEY], "unknown_api_key"),
-        ([BAD_TOKEN], "malformed"),
-        ([BAD_KEY, BAD_TOKEN], "unknown_api_key"),
-        ([("X-Custom", "bad")], "cookie"),
-        ([BAD_TOKEN, ("X-Custom", "bad")], "malformed"),
+        ([BAD_KEY], "unknown_api_key", "APIKey"),
+        ([("X-API-Key", "k" * 1025)], "too_long", "APIKey"),
+        ([BAD_TOKEN], "malformed", "Bearer"),
+        ([("Authorization", "Bearer " + "a" * 4096)], "too_long", "Bearer"),
+        ([BAD_KEY, BAD_TOKEN], "unknown_api_key", "APIKey"),
+        ([("X-Custom", "bad")], "cookie", "Custom"),
+        ([BAD_TOKEN, ("X-Custom", "bad")], "malformed", "Bearer"),
     ],
 )
 async def test_invalid_credential_is_an_error_without_a_principal(
-    identifier: Identifier, headers: list[tuple[str, str]], reason: str
+    identifier: Identifier, headers: list[tuple[str, str]], reason: str, scheme: str
 ) -> None:
     """The caller is counted by address, and the error is the first one."""
     identity = await identifier.identify(request(*headers))
@@ -109,6 +111,7 @@ async def test_invalid_credential_is_an_error_without_a_principal(
     assert identity.principal is None
     assert identity.error is not None
     assert identity.error.reason == reason
+    assert identity.error.scheme == scheme
 
 
 @pytest.mark.parametrize("name", ["bug", "text"])

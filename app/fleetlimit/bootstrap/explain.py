@@ -93,8 +93,14 @@ async def explain(
     identity = await http_limiter.identifier.identify(
         {"type": "http", "method": method, "path": path, "headers": raw, "client": (peer, 0)}
     )
-    policies = _policies(http_limiter, route, method, identity)
-    subject = Subject(identity.client_address, identity.principal, route.name, lower_case_headers)
+    subject = Subject(
+        identity.client_address,
+        identity.principal,
+        route.name,
+        lower_case_headers,
+        unverified=identity.error is not None,
+    )
+    policies = _policies(http_limiter, route, method, subject.tier)
     return {
         "method": method,
         "path": path,
@@ -104,10 +110,7 @@ async def explain(
     }
 
 
-def _policies(
-    http_limiter: HTTPLimiter, route: RouteInfo, method: str, identity: Identity
-) -> list[Policy]:
-    tier = identity.principal.tier if identity.principal else ""
+def _policies(http_limiter: HTTPLimiter, route: RouteInfo, method: str, tier: str) -> list[Policy]:
     policy_set = http_limiter.limiter.active_policies.current
     template = route.template or UNMATCHED_ROUTE
     found = {policy.name: policy for policy in policy_set.select(method, template, tier)}

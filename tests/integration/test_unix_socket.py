@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,15 @@ from support.server import receive
 POLICIES = "version: 1\n{}policies: [{{name: default, limits: [{{rate: 1/day}}]}}]\n"
 
 
+class Server(uvicorn.Server):
+    """uvicorn server that leaves signals to pytest."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture nothing."""
+        yield
+
+
 @contextlib.asynccontextmanager
 async def serving(directory: Path, identity: str) -> AsyncIterator[Path]:
     """Serve a limited app with uvicorn on a Unix socket, and yield the socket."""
@@ -25,8 +34,7 @@ async def serving(directory: Path, identity: str) -> AsyncIterator[Path]:
     app.add_api_route("/", lambda: None)
     path = directory / "app.sock"
     config = uvicorn.Config(app, uds=str(path), log_config=None, proxy_headers=False)
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign] # pytest's own
+    server = Server(config)
     task = asyncio.get_running_loop().create_task(server.serve())
     await eventually_async(lambda: server.started)
     try:

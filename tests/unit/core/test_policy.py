@@ -13,7 +13,7 @@ from fleetlimit.core.policy import (
     Policy,
     PolicySet,
 )
-from fleetlimit.core.quota import Limit, Quota, concurrency_quota, rate_quota
+from fleetlimit.core.quota import Algorithm, Limit, Quota, concurrency_quota, rate_quota
 from fleetlimit.core.subject import UNVERIFIED_TIER
 from fleetlimit.errors import ConfigError
 
@@ -216,7 +216,7 @@ def test_quotas_for_selects_by_tier(
         ("60/minute", {"costly": rate_quota("60/minute", cost=2)}, "costly"),
         (
             "60/minute",
-            {"day": ("60/minute", rate_quota("100/day", algorithm="fixed_window"))},
+            {"day": ("60/minute", rate_quota("100/day", algorithm=Algorithm.FIXED_WINDOW))},
             "day",
         ),
         ("60/minute", {"held": concurrency_quota(1)}, "limits"),

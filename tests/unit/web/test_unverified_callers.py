@@ -77,7 +77,7 @@ def _client(tmp_path: Path) -> Iterator[TestClient]:
 
 def served(client: TestClient, path: str, name: str, value: str) -> int:
     """Return how many of 10 requests with a credential are served."""
-    headers = {name: value.encode("latin-1")}
+    headers = [(name.encode(), value.encode("latin-1"))]
     found = [client.get(path, headers=headers).status_code for _ in range(10)]
     assert set(found) <= {200, 429}
     return found.count(200)

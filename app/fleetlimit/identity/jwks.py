@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -278,7 +279,10 @@ class JwksUrl:
         if self._attempted_at is not None and now - self._attempted_at < self._min_interval:
             return None
         self._attempted_at = now
-        self._refresh = asyncio.get_running_loop().create_task(self._fetch_keys())
+        # Many requests share the refresh, so it belongs to the trace of none.
+        self._refresh = asyncio.get_running_loop().create_task(
+            self._fetch_keys(), context=Context()
+        )
         return self._refresh
 
     async def _fetch_keys(self) -> None:

@@ -77,7 +77,8 @@ class JwtVerifier:
         algorithms: Accepted algorithms; asymmetric ones only.
         tier_claim: Claim that contains the tier. A token without it, or with a value that is not
             text, has no tier.
-        max_header_bytes: Longest `Authorization` header in which a token is verified.
+        max_header_bytes: Longest `Authorization` header in which a token is verified. The token's
+            own header may be a quarter of that.
         clock: Seconds since the epoch.
 
     Raises:
@@ -172,8 +173,15 @@ class JwtVerifier:
 
     async def _verified_claims(self, token: str) -> dict[str, Any]:
         """Return the claims of a token after verifying signature, issuer and audience."""
+        jose_header, _, _ = token.partition(".")
+        # JSON costs more than base64 and a signature, and is read before either.
+        if len(jose_header) > self._max_header_bytes // 4:
+            raise _error(
+                f"the token's header is longer than {self._max_header_bytes // 4} characters",
+                IdentityErrorReason.TOO_LONG,
+            )
         # The header alone, so that a token of another issuer or none costs no more than that.
-        header = jwt.get_unverified_header(f"{token.partition('.')[0]}..")
+        header = jwt.get_unverified_header(f"{jose_header}..")
         if "crit" in header:
             # `crit` lists extensions that a verifier must support (RFC 7515 §4.1.11): none are.
             raise jwt.InvalidTokenError

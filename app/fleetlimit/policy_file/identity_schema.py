@@ -88,9 +88,10 @@ class JwtSection(StrictModel):
     max_header_bytes: int = Field(
         4096,
         strict=True,
-        ge=256,
+        ge=1024,
         le=65536,
-        description="Longest `Authorization` header in which a token is verified.",
+        description="Longest `Authorization` header in which a token is verified; the token's own "
+        "header may be a quarter of it.",
     )
 
 

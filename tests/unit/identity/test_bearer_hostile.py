@@ -106,10 +106,14 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     "opaque": (lambda: "6f1ed002ab5595859014ebf0951522d9", "malformed"),
     "dots": (lambda: "..", "malformed"),
     "header_is_a_list": (lambda: f"{jwt_segment([])}.{jwt_segment(CLAIMS)}.AA", "malformed"),
-    "header_is_deep": (lambda: f"{jwt_segment(b'[' * 6000)}.AA.AA"[:4000], "malformed"),
+    "header_is_deep": (lambda: f"{jwt_segment(b'[' * 700)}.AA.AA", "malformed"),
     "payload_is_a_list": (
         lambda: jwt.api_jws.encode(b"[]", rsa_key("one"), "RS256", headers={"kid": "one"}),
         "malformed",
+    ),
+    "header_too_long": (
+        lambda: f"{jwt_segment({'alg': 'RS256', 'kid': 'one', 'x': [1] * 300})}.AA.AA",
+        "too_long",
     ),
     "too_long": (lambda: "a" * 4096, "too_long"),
     "sixty_four_kilobytes": (lambda: "a." * 32768, "too_long"),

@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fleetlimit.bootstrap.build import PrincipalResolver
     from fleetlimit.bootstrap.fleetlimit import Fleetlimit
     from fleetlimit.bootstrap.settings import Settings
     from fleetlimit.core.decision import (
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
         StoreRejected,
         StoreUnavailable,
     )
+    from fleetlimit.identity.identifier import PrincipalResolver
     from fleetlimit.limiter.events import (
         AuditReported,
         BreakerChanged,
@@ -84,7 +84,6 @@ if TYPE_CHECKING:
     from fleetlimit.web.responses import RATE_LIMIT_RESPONSES
 
 _NAMES_BY_MODULE = {
-    "bootstrap.build": ("PrincipalResolver",),
     "bootstrap.fleetlimit": ("Fleetlimit",),
     "bootstrap.settings": ("Settings",),
     "core.decision": (
@@ -109,6 +108,7 @@ _NAMES_BY_MODULE = {
         "StoreRejected",
         "StoreUnavailable",
     ),
+    "identity.identifier": ("PrincipalResolver",),
     "limiter.events": (
         "AuditReported",
         "BreakerChanged",

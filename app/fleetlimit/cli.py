@@ -100,12 +100,12 @@ def validate(
     file: Annotated[Path, typer.Argument(help="Policy file.")],
 ) -> None:
     """Check a policy file and the files that it names; exit with 1 and each error if invalid."""
-    from fleetlimit.bootstrap.build import build_identifier
+    from fleetlimit.bootstrap.identity import IdentifierBuilder
     from fleetlimit.policy_file import load
 
     policy_file = load(file)
     # Reads the API keys and the JWKS: a wrong one prevents the start of a server.
-    build_identifier(policy_file.identity)
+    IdentifierBuilder().build(policy_file.identity)
     typer.echo(f"{file}: {len(policy_file.policy_set.policies)} policies, no error", err=True)
 
 

@@ -14,6 +14,11 @@ A request that a limit denies is a `Decision`, not an exception of this tree. Th
 route raise `RequestRejected` (`web/exceptions.py`) for it, which is an `HTTPException`.
 """
 
+import re
+from typing import Final
+
+_SCHEME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+
 
 class FleetlimitError(Exception):
     """Base class of all exceptions of Fleetlimit."""
@@ -50,11 +55,18 @@ class IdentityError(FleetlimitError):
     Args:
         message: What is wrong, without the credential itself.
         reason: Short stable identifier for logs and responses, such as `expired`.
+        scheme: Authentication scheme of the credential, for the `WWW-Authenticate` header.
+
+    Raises:
+        ConfigError: The scheme is not a token (RFC 9110 §11.1).
     """
 
-    def __init__(self, message: str, *, reason: str) -> None:
+    def __init__(self, message: str, *, reason: str, scheme: str = "Custom") -> None:
         super().__init__(message)
+        if not _SCHEME.fullmatch(scheme):
+            raise ConfigError(f"{scheme!r} is not an authentication scheme: write Bearer, or such")
         self.reason = reason
+        self.scheme = scheme
 
 
 class StoreError(FleetlimitError):

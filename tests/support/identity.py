@@ -1,6 +1,7 @@
 """Requests, a token issuer and a JWKS server for the tests of identity."""
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -40,6 +42,14 @@ def bearer_request(token: str | bytes) -> dict[str, Any]:
     """Return an ASGI scope with this bearer token."""
     raw = token if isinstance(token, bytes) else token.encode()
     return request(("Authorization", b"Bearer " + raw))
+
+
+def api_key_file(directory: Path, *, key: str | bytes, name: str = "alice", tier: str = "") -> Path:
+    """Write a file of one API key, and return its path."""
+    digest = hashlib.sha256(key if isinstance(key, bytes) else key.encode()).hexdigest()
+    path = directory / "keys.yaml"
+    path.write_text(f'keys: [{{sha256: {digest}, principal: {name}, tier: "{tier}"}}]')
+    return path
 
 
 @cache
@@ -77,6 +87,11 @@ def token(kid: str | None = "one", algorithm: str = "RS256", **claims: Any) -> s
     payload = {name: value for name, value in {**defaults, **claims}.items() if value is not None}
     key = ec_key(kid or "one") if algorithm == "ES256" else rsa_key(kid or "one")
     return jwt.encode(payload, key, algorithm, headers={"kid": kid} if kid else None)
+
+
+def lasting_token(**claims: Any) -> str:
+    """Sign a token that the clock of this machine finds valid."""
+    return token(**{"exp": 2**40, **claims})
 
 
 @dataclass

@@ -57,3 +57,11 @@ def test_store_error_knows_whether_it_is_transient(
     """Only an unavailable store is worth a retry."""
     error = kind("no", kind="timeout")
     assert (error.transient, error.kind, str(error)) == (transient, "timeout", "no")
+
+
+@pytest.mark.parametrize("scheme", ["", "Bearer realm", "Bearer\r\nX: y", "Schlüssel"])
+def test_scheme_that_no_header_can_have_is_rejected(scheme: str) -> None:
+    """The scheme is sent in a header, so it must be a token."""
+    with pytest.raises(ConfigError, match="is not an authentication scheme: write Bearer"):
+        IdentityError("no", reason="expired", scheme=scheme)
+    assert IdentityError("no", reason="expired").scheme == "Custom"

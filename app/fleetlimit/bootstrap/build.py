@@ -2,31 +2,19 @@
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
-from starlette.requests import HTTPConnection
 
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError
-from fleetlimit.identity import (
-    ApiKeyVerifier,
-    ClientAddressResolver,
-    RequestIdentifier,
-    jwt_verifier,
-)
 from fleetlimit.limiter.ports import Clock, Store, Tracer
-from fleetlimit.policy_file import IdentitySection
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.store import RedisStore
 from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
-
-PrincipalResolver = Callable[[HTTPConnection], Awaitable[Principal | None]]
-"""Returns the verified principal of a request, or None if it has no credential of this kind."""
 
 
 @contextlib.contextmanager
@@ -87,46 +75,6 @@ def build_store(
             on_pipeline_sent=on_batch_sent,
             tracer=tracer.tracer if isinstance(tracer, OpenTelemetryTracer) else None,
         )
-
-
-def build_identifier(
-    section: IdentitySection, resolver: PrincipalResolver | None = None
-) -> RequestIdentifier:
-    """Build the identifier that a policy file's identity section describes.
-
-    Raises:
-        ConfigError: A file of keys is invalid, or PyJWT is needed and not installed.
-    """
-    jwt = section.jwt
-    return RequestIdentifier(
-        ClientAddressResolver(
-            [str(network) for network in section.trusted_proxies],
-            ipv6_prefix=section.ipv6_prefix,
-            forwarded=section.forwarded_header,
-        ),
-        api_keys=ApiKeyVerifier(section.api_keys.file, header=section.api_keys.header)
-        if section.api_keys
-        else None,
-        jwt=jwt_verifier(
-            jwt.jwks,
-            issuer=jwt.issuer,
-            audience=jwt.audience,
-            algorithms=jwt.algorithms,
-            tier_claim=jwt.tier_claim or "",
-        )
-        if jwt
-        else None,
-        resolver=_adapt_resolver(resolver) if resolver else None,
-    )
-
-
-def _adapt_resolver(
-    resolver: PrincipalResolver,
-) -> Callable[[Mapping[str, Any]], Awaitable[Principal | None]]:
-    async def resolve(scope: Mapping[str, Any]) -> Principal | None:
-        return await resolver(HTTPConnection(scope))  # type: ignore[arg-type]  # read only here
-
-    return resolve
 
 
 def build_logger(name: str) -> Any:

@@ -94,7 +94,13 @@ async def explain(
     identity = await http_limiter.identifier.identify(
         {"type": "http", "method": method, "path": path, "headers": raw, "client": (peer, 0)}
     )
-    subject = Subject(identity.client_address, identity.principal, route.name, lower_case_headers)
+    subject = Subject(
+        identity.client_address,
+        identity.principal,
+        route.name,
+        lower_case_headers,
+        unverified=identity.error is not None,
+    )
     applicable = select_policies(
         http_limiter, checked_dependencies(route), method, route.template, subject.tier
     )

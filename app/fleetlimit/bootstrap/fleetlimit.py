@@ -10,19 +10,20 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from fleetlimit.bootstrap.build import (
-    PrincipalResolver,
-    build_identifier,
     build_key_scheme,
     build_local_store,
     build_logger,
     build_store,
 )
 from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unfreeze_heap
+from fleetlimit.bootstrap.identity import IdentifierBuilder
 from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.core.policy import PolicySet
+from fleetlimit.identity import PrincipalResolver
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Observer, PoliciesRejected
+from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.limiter import Limiter, MonotonicClock
 from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Clock, Tracer
@@ -55,7 +56,8 @@ class Fleetlimit(wiring.LimiterLifespan):
         store: URL of the shared store; by default `FLEETLIMIT_STORE`, or the memory of the process.
         policies: Policy file or policy set; by default `FLEETLIMIT_POLICIES`, or no policies.
         settings: Settings in place of the environment; `store` and `policies` override them.
-        resolver: Verifies credentials that are neither API keys nor bearer tokens.
+        resolver: Async function of the request that verifies credentials that are neither API keys
+            nor bearer tokens, within `FLEETLIMIT_RESOLVER_TIMEOUT`.
         registry: Prometheus registry of the metrics; by default a new one.
         observers: Further observers of every event.
         tracer: Tracer of the checks.
@@ -93,6 +95,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             self._clock, self._log, on_suppressed=self.metrics.on_denial_suppressed
         )
         self._event_log = EventLog(self._clock, self._log)
+        self._failure_log = FailureLog(self._clock)
         keys = build_key_scheme(self.settings)
         self.limiter = Limiter(
             build_store(
@@ -114,7 +117,11 @@ class Fleetlimit(wiring.LimiterLifespan):
             min_replicas=self.settings.min_replicas,
             audit_callers=self.settings.audit_callers,
         )
-        self._resolver = resolver
+        self._identifier_builder = IdentifierBuilder(
+            resolver,
+            resolver_timeout_s=self.settings.resolver_timeout,
+            failure_log=self._failure_log,
+        )
         self._policies_path = None if policy_set else self.settings.policies
         if self._policies_path is not None:
             self.policy_file = load(self._policies_path, generation=1)
@@ -123,7 +130,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         section = self.policy_file.identity
         self.http_limiter = HTTPLimiter(
             self.limiter,
-            build_identifier(section, resolver),
+            self._identifier_builder.build(section),
             header_format=self.settings.headers,
             reject_invalid=section.reject_invalid,
         )
@@ -186,7 +193,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         self.route_reporter.require_named_policies(policy_file.policy_set)
         # A file with many keys takes about a second to read, which must not block the event loop.
         self.http_limiter.identifier = await asyncio.to_thread(
-            build_identifier, policy_file.identity, self._resolver
+            self._identifier_builder.build, policy_file.identity
         )
         self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
         self.limiter.active_policies.replace(policy_file.policy_set)
@@ -195,6 +202,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         """Log the counts of suppressed lines even when no further event triggers it."""
         self._denial_log.flush()
         self._event_log.flush()
+        self._failure_log.flush()
         self.metrics.flush()
 
     async def aclose(self) -> None:
@@ -207,6 +215,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             self._exit_stack.close()
             self._denial_log.close()
             self._event_log.close()
+            self._failure_log.close()
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fleetlimit.errors import ConfigError
+from fleetlimit.identity.identifier import DEFAULT_RESOLVER_TIMEOUT_S
 from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 
@@ -52,6 +53,10 @@ class Settings(BaseSettings):
     audit_callers: Annotated[int, Field(ge=0, le=1_000)] = Field(
         DEFAULT_AUDIT_CALLERS,
         description="Audited callers of each limit; 0 turns the audit off.",
+    )
+
+    resolver_timeout: Seconds = Field(
+        DEFAULT_RESOLVER_TIMEOUT_S, description="Timeout of the app's own resolver in seconds."
     )
 
     policies: Path | None = Field(None, description="Policy file.")

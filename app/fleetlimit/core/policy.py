@@ -5,11 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from math import inf
 from types import MappingProxyType
 from typing import Final, Literal
 
 from fleetlimit.core.prefetch import PrefetchTerms, prefetch_terms
-from fleetlimit.core.quota import Algorithm, Limit, Quota, parse_enum, rate_quota
+from fleetlimit.core.quota import SECOND_US, Algorithm, Limit, Quota, parse_enum, rate_quota
+from fleetlimit.core.subject import UNVERIFIED_TIER
 from fleetlimit.errors import ConfigError
 
 DEFAULT_POLICY = "default"
@@ -131,6 +133,7 @@ class Policy:
         name: Unique name, bounded so that it can be a metric label.
         limits: Limits of every tier that `tiers` does not name.
         tiers: Limits by tier. Without `limits` those of the first tier apply to all other callers.
+            The strictest limits of all apply to a caller whose credential did not verify.
         key: What buckets are keyed on.
         match: Requests that the policy applies to; None for a policy that only code names.
         mode: `enforce`, `shadow` to count without denying, or `off`.
@@ -250,12 +253,24 @@ class Policy:
         quotas = self.tiers.get(tier)
         if quotas is not None:
             return quotas
+        if tier == UNVERIFIED_TIER:
+            return min(self.quota_sets(), key=_strictness)
         return self.limits or next(iter(self.tiers.values()))
 
     @property
     def fully_enforced(self) -> bool:
         """Whether the policy denies every caller above its limits."""
         return self.mode is Mode.ENFORCE and self.enforce_percent == ALL_PERCENT
+
+
+def _strictness(quotas: Iterable[Quota]) -> tuple[float, int]:
+    """Return the requests that quotas admit per second, and at one instant; less is stricter."""
+    rates = (
+        each.limit * SECOND_US / each.period_us / each.cost
+        for each in quotas
+        if each.algorithm is not Algorithm.CONCURRENCY
+    )
+    return min(rates, default=inf), min(each.burst // each.cost for each in quotas)
 
 
 def _resolve_limits(limits: LimitSpec | Sequence[LimitSpec]) -> tuple[Quota, ...]:
@@ -343,7 +358,8 @@ class PolicySet:
     def select(self, method: str, template: str, tier: str) -> tuple[Policy, ...]:
         """Return the policies that apply to a request of this tier.
 
-        `default` is among them unless another one is that is fully enforced.
+        `default` is among them unless another one is that is fully enforced. For a caller whose
+        credential did not verify, the policies of all tiers apply.
         """
         # Some servers accept any text as a method: clients must not be able to fill the cache.
         cacheable = len(method) <= _MAX_METHOD_CHARS
@@ -351,6 +367,8 @@ class PolicySet:
 
     def _select(self, method: str, template: str, tier: str) -> tuple[Policy, ...]:
         candidates = self.for_route(method, template)
+        if tier == UNVERIFIED_TIER:
+            return candidates
         named = tuple(
             policy
             for policy in candidates

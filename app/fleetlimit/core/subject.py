@@ -8,6 +8,8 @@ from typing import Final
 from fleetlimit.errors import IdentityError
 
 UNMATCHED_ROUTE = "unmatched"
+UNVERIFIED_TIER: Final = "(unverified)"
+"""Tier of a caller whose credential did not verify, so that its tier is unknown."""
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -35,17 +37,22 @@ class Subject:
         principal: The verified caller, if there is one.
         route: Methods and template of the matched route, such as `POST /exports`.
         headers: Request headers that a policy's key names, by lower-case name.
+        unverified: Whether a credential was presented and did not verify. The app may accept it all
+            the same, so the caller is not one without a credential.
     """
 
     client_address: str = "unknown"
     principal: Principal | None = None
     route: str = UNMATCHED_ROUTE
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    unverified: bool = False
 
     @property
     def tier(self) -> str:
-        """Tier of the principal; empty without a principal."""
-        return self.principal.tier if self.principal else ""
+        """Tier of the principal; empty without a credential; else `UNVERIFIED_TIER`."""
+        if self.principal:
+            return self.principal.tier
+        return UNVERIFIED_TIER if self.unverified else ""
 
     @property
     def identity(self) -> str:

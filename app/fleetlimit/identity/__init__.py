@@ -9,8 +9,10 @@ from fleetlimit.identity.credentials import IdentityErrorReason
 from fleetlimit.identity.identifier import (
     CredentialResolver,
     CredentialVerifier,
+    PrincipalResolver,
     RequestIdentifier,
     jwt_verifier,
+    open_jwks,
 )
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "CredentialResolver",
     "CredentialVerifier",
     "IdentityErrorReason",
+    "PrincipalResolver",
     "RequestIdentifier",
     "jwt_verifier",
+    "open_jwks",
 ]

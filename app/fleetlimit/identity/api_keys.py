@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from fleetlimit.core.policy import HEADER_NAME
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity.credentials import IdentityErrorReason, first_header
+from fleetlimit.identity.credentials import API_KEY_SCHEME, IdentityErrorReason, first_header
 from fleetlimit.strict_yaml import Document, DocumentErrors, parse, read
 
 MAX_KEY_BYTES = 1024
@@ -93,6 +93,7 @@ class ApiKeyVerifier:
             raise IdentityError(
                 f"the API key is longer than {MAX_KEY_BYTES} bytes",
                 reason=IdentityErrorReason.TOO_LONG,
+                scheme=API_KEY_SCHEME,
             )
         digest = hashlib.sha256(key).digest()
         known = self._known.get(digest)
@@ -100,7 +101,9 @@ class ApiKeyVerifier:
         # inverting SHA-256. The comparison of the full digest takes constant time.
         if known is None or not hmac.compare_digest(known.digest, digest):
             raise IdentityError(
-                "the API key is not known", reason=IdentityErrorReason.UNKNOWN_API_KEY
+                "the API key is not known",
+                reason=IdentityErrorReason.UNKNOWN_API_KEY,
+                scheme=API_KEY_SCHEME,
             )
         return known.principal
 

@@ -6,60 +6,27 @@ token (`alg`, `jku`, `jwk`, `x5u`) extends them.
 
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jwt
+from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
+from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity.credentials import IdentityErrorReason, first_header
+from fleetlimit.identity.credentials import (
+    BEARER_SCHEME,
+    DEFAULT_MAX_HEADER_BYTES,
+    IdentityErrorReason,
+    first_header,
+    read_bearer_token,
+)
 from fleetlimit.identity.jwks import ALGORITHMS, JwksSource
 
-
-class TokenCache:
-    """LRU cache of verified tokens: the principal by the token's SHA-256.
-
-    Args:
-        size: Most tokens in the cache.
-        seconds: Longest time in the cache. It bounds how long a key that the issuer withdrew still
-            verifies tokens.
-    """
-
-    def __init__(self, size: int, seconds: float) -> None:
-        self._size = size
-        self._seconds = seconds
-        self._entries: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, token: bytes, now: float) -> Principal | None:
-        """Return the principal of a cached token, or None if it is absent or expired."""
-        digest = hashlib.sha256(token).digest()
-        entry = self._entries.get(digest)
-        if entry is None:
-            return None
-        until, principal = entry
-        if now >= until:
-            del self._entries[digest]
-            return None
-        self._entries.move_to_end(digest)
-        return principal
-
-    def put(self, token: bytes, principal: Principal, *, now: float, expires: float) -> None:
-        """Cache a verified token; `now` and `expires` are seconds of the same clock."""
-        digest = hashlib.sha256(token).digest()
-        self._entries[digest] = (min(expires, now + self._seconds), principal)
-        if len(self._entries) > self._size:
-            self._entries.popitem(last=False)
-
-
-MAX_TOKEN_BYTES = 8192
 DEFAULT_ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
-
-_CACHED_TOKENS = 4096
+CACHED_TOKENS = 4096
 _CACHE_SECONDS = 60.0
 _MAX_TIMESTAMP = 1 << 53
 _CLOCK_SKEW_SECONDS = 30.0
@@ -70,11 +37,38 @@ _REASON_BY_ERROR: tuple[tuple[type[jwt.PyJWTError], IdentityErrorReason], ...] =
     (jwt.InvalidAudienceError, IdentityErrorReason.AUDIENCE),
     (jwt.InvalidIssuerError, IdentityErrorReason.ISSUER),
     (jwt.MissingRequiredClaimError, IdentityErrorReason.CLAIMS),
+    (InvalidSubjectError, IdentityErrorReason.CLAIMS),
+    (InvalidJTIError, IdentityErrorReason.CLAIMS),
 )
+_TEMPORARY = frozenset(
+    {
+        IdentityErrorReason.KEYS_UNAVAILABLE,
+        IdentityErrorReason.NOT_YET_VALID,
+        IdentityErrorReason.UNKNOWN_KEY,
+    }
+)
+"""Reasons that time or a fetch of the keys removes; these rejections are not cached."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    principal: Principal
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Rejected:
+    message: str
+    reason: str
+    until: float
 
 
 class JwtVerifier:
     """Verifier of JSON Web Tokens sent as `Authorization: Bearer`.
+
+    Tokens are cached for at most 60 s, by the SHA-256 of the header. That bounds how long a key
+    that the issuer withdrew still verifies tokens. Rejections have a cache of their own, so that
+    invented tokens evict no verified ones.
 
     Args:
         keys: The issuer's public keys.
@@ -83,6 +77,8 @@ class JwtVerifier:
         algorithms: Accepted algorithms; asymmetric ones only.
         tier_claim: Claim that contains the tier. A token without it, or with a value that is not
             text, has no tier.
+        max_header_bytes: Longest `Authorization` header in which a token is verified. The token's
+            own header may be a quarter of that.
         clock: Seconds since the epoch.
 
     Raises:
@@ -97,6 +93,7 @@ class JwtVerifier:
         audience: str | Sequence[str],
         algorithms: Sequence[str] = DEFAULT_ALGORITHMS,
         tier_claim: str = "",
+        max_header_bytes: int = DEFAULT_MAX_HEADER_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
@@ -104,8 +101,10 @@ class JwtVerifier:
         self._audience = [audience] if isinstance(audience, str) else list(audience)
         self._algorithms = [algorithms] if isinstance(algorithms, str) else list(algorithms)
         self._tier_claim = tier_claim
+        self._max_header_bytes = max_header_bytes
         self._clock = clock
-        self._cache = TokenCache(_CACHED_TOKENS, _CACHE_SECONDS)
+        self._verified: BoundedCache[bytes, _Verified] = BoundedCache(CACHED_TOKENS)
+        self._rejected: BoundedCache[bytes, _Rejected] = BoundedCache(CACHED_TOKENS)
         if not issuer:
             raise ConfigError("jwt.issuer is empty: write the `iss` of the tokens to accept")
         if not self._audience or not all(self._audience):
@@ -123,47 +122,72 @@ class JwtVerifier:
         Raises:
             IdentityError: The token does not verify.
         """
-        scheme, _, token = (first_header(scope, b"authorization") or b"").partition(b" ")
-        # The scheme's name is case-insensitive (RFC 9110 §11.1).
-        return await self._verify(token.strip(b" ")) if scheme.lower() == b"bearer" else None
-
-    async def _verify(self, token: bytes) -> Principal:
-        if len(token) > MAX_TOKEN_BYTES:
-            raise IdentityError(
-                f"the token is longer than {MAX_TOKEN_BYTES} bytes",
-                reason=IdentityErrorReason.TOO_LONG,
+        header = first_header(scope, b"authorization")
+        if header is None:
+            return None
+        if len(header) > self._max_header_bytes:
+            if read_bearer_token(header) is None:
+                return None
+            raise _error(
+                f"the token is longer than {self._max_header_bytes} bytes with its scheme",
+                IdentityErrorReason.TOO_LONG,
             )
-        if principal := self._cache.get(token, self._clock()):
-            return principal
+        digest = hashlib.sha256(header).digest()
+        verified = self._verified.get(digest)
+        if verified is not None and self._clock() < verified.until:
+            return verified.principal
+        rejected = self._rejected.get(digest)
+        if rejected is not None and self._clock() < rejected.until:
+            # Raising one exception object again would grow its traceback.
+            raise _error(rejected.message, rejected.reason)
+        token = read_bearer_token(header)
+        return await self._verify_and_cache(token, digest) if token is not None else None
+
+    async def _verify_and_cache(self, token: str, digest: bytes) -> Principal:
+        try:
+            principal, expires = await self._verify(token)
+        except IdentityError as error:
+            if error.reason not in _TEMPORARY:
+                until = self._clock() + _CACHE_SECONDS
+                self._rejected.put(digest, _Rejected(str(error), error.reason, until))
+            raise
+        until = min(expires, self._clock() + _CACHE_SECONDS)
+        self._verified.put(digest, _Verified(principal, until))
+        return principal
+
+    async def _verify(self, token: str) -> tuple[Principal, float]:
+        """Return the principal of a token, and when the token expires."""
         try:
             claims = await self._verified_claims(token)
         except (jwt.PyJWTError, RecursionError) as error:
             reasons = (reason for kind, reason in _REASON_BY_ERROR if isinstance(error, kind))
             reason = next(reasons, IdentityErrorReason.MALFORMED)
-            raise IdentityError(f"the token was rejected: {reason}", reason=reason) from None
+            raise _error(f"the token was rejected: {reason}", reason) from None
         now = self._clock()
         expires = _timestamp(claims, "exp")
         if expires <= now:
-            raise IdentityError("the token has expired", reason=IdentityErrorReason.EXPIRED)
+            raise _error("the token has expired", IdentityErrorReason.EXPIRED)
         if "nbf" in claims and _timestamp(claims, "nbf") > now + _CLOCK_SKEW_SECONDS:
-            raise IdentityError(
-                "the token is not valid yet", reason=IdentityErrorReason.NOT_YET_VALID
-            )
-        principal = self._principal(claims)
-        self._cache.put(token, principal, now=now, expires=expires)
-        return principal
+            raise _error("the token is not valid yet", IdentityErrorReason.NOT_YET_VALID)
+        return self._principal(claims), expires
 
-    async def _verified_claims(self, token: bytes) -> dict[str, Any]:
+    async def _verified_claims(self, token: str) -> dict[str, Any]:
         """Return the claims of a token after verifying signature, issuer and audience."""
-        header = jwt.get_unverified_header(token)
+        jose_header, _, _ = token.partition(".")
+        # JSON costs more than base64 and a signature, and is read before either.
+        if len(jose_header) > self._max_header_bytes // 4:
+            raise _error(
+                f"the token's header is longer than {self._max_header_bytes // 4} characters",
+                IdentityErrorReason.TOO_LONG,
+            )
+        # The header alone, so that a token of another issuer or none costs no more than that.
+        header = jwt.get_unverified_header(f"{jose_header}..")
         if "crit" in header:
             # `crit` lists extensions that a verifier must support (RFC 7515 §4.1.11): none are.
             raise jwt.InvalidTokenError
         algorithm = header.get("alg")
         if algorithm not in self._algorithms:
-            raise IdentityError(
-                "the token's algorithm is not accepted", reason=IdentityErrorReason.ALGORITHM
-            )
+            raise _error("the token's algorithm is not accepted", IdentityErrorReason.ALGORITHM)
         key = await self._keys.find(header.get("kid"), algorithm)
         return jwt.decode(
             token,
@@ -183,7 +207,7 @@ class JwtVerifier:
     def _principal(self, claims: dict[str, Any]) -> Principal:
         name = claims["sub"]
         if not name:
-            raise IdentityError("the token's sub is empty", reason=IdentityErrorReason.CLAIMS)
+            raise _error("the token's sub is empty", IdentityErrorReason.CLAIMS)
         tier = claims.get(self._tier_claim, "")
         return Principal(name, tier if isinstance(tier, str) else "", source="jwt")
 
@@ -193,5 +217,9 @@ def _timestamp(claims: dict[str, Any], name: str) -> float:
     # The range check is also false for NaN and infinity, which Python's JSON parser accepts.
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 <= value < _MAX_TIMESTAMP:
-        raise IdentityError(f"the token's {name} is not a time", reason=IdentityErrorReason.CLAIMS)
+        raise _error(f"the token's {name} is not a time", IdentityErrorReason.CLAIMS)
     return float(value)
+
+
+def _error(message: str, reason: str) -> IdentityError:
+    return IdentityError(message, reason=reason, scheme=BEARER_SCHEME)

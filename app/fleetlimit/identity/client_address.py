@@ -1,5 +1,6 @@
 """Resolver of the client's address, which the client itself cannot forge."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -79,7 +80,12 @@ def parse_forwarded_element(element: str) -> str:
     return parse_xff_element(node)
 
 
+_log = logging.getLogger("fleetlimit")
 UNKNOWN = "unknown"
+UNIX = "unix"
+"""Entry of `trusted_proxies` for the proxy at the other end of a Unix socket."""
+_UNIX_HOP = "unix:"
+"""The address that nginx writes for the peer of a Unix socket."""
 _MAX_PEER_CHARS = 64
 _CACHED_ADDRESSES = 4096
 _IPV6_BITS = 128
@@ -96,10 +102,12 @@ class ClientAddressResolver:
 
     The address is the peer's unless the peer is a trusted proxy. Then the header is read from the
     right, past trusted hops. The first other hop is the client; if all are trusted, the left-most
-    is. If a hop cannot be parsed, the address is the peer's.
+    is. If a hop cannot be parsed, the address is the peer's. The first request without an address
+    is logged as `identity.no_client_address`.
 
     Args:
-        trusted_proxies: Networks of the proxies in front, as CIDRs.
+        trusted_proxies: Networks of the proxies in front, as CIDRs; `unix` for a peer without an IP
+            address, which is connected through a Unix socket.
         ipv6_prefix: Bits of an IPv6 address that identify one client.
         forwarded: The header that the proxies write; None for no header. Only one is read, because
             a client could send the one that its proxy does not overwrite.
@@ -123,7 +131,9 @@ class ClientAddressResolver:
             raise ConfigError(
                 f"{forwarded!r} is not a forwarding header: write x-forwarded-for or forwarded"
             )
-        self._trusted = tuple(_network(text) for text in trusted_proxies)
+        self._trusts_unix = UNIX in trusted_proxies
+        self._trusted = tuple(_network(text) for text in trusted_proxies if text != UNIX)
+        self._warned = False
         self._ipv6_prefix = ipv6_prefix
         self._header = forwarded.encode() if forwarded else b""
         self._parse_element = _ELEMENT_PARSERS[forwarded] if forwarded else parse_xff_element
@@ -136,7 +146,7 @@ class ClientAddressResolver:
 
         Returns:
             `192.0.2.1`, `2001:db8::/64`, the peer's text if it is not an IP address, or `unknown`
-            without a peer.
+            without an address.
         """
         client = scope.get("client")
         peer = self._cached_peer(str(client[0])[:_MAX_PEER_CHARS] if client else "")
@@ -149,33 +159,80 @@ class ClientAddressResolver:
                 if not hop.trusted:
                     break
         except ValueError:
-            return peer.text
+            hop = peer
+        if hop.text == UNKNOWN:
+            self._warn_once(f"the proxy on the Unix socket sent no valid {self._header.decode()}")
         return hop.text
+
+    def _warn_once(self, detail: str) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "identity.no_client_address: a request has no address, and all such callers share "
+                "one bucket: %s",
+                detail,
+            )
 
     def _parse_peer(self, host: str) -> _Hop:
         try:
             # The zone is an interface of this machine, not part of the client (RFC 4007 §11).
             return self._cached_hop(host.partition("%")[0])
         except ValueError:
+            # Servers represent the peer of a Unix socket as no peer, as "", or as the socket.
+            if self._trusts_unix and (not host or host.startswith(("/", "@", "\0", _UNIX_HOP))):
+                return _Hop(UNKNOWN, trusted=True)
+            if not host:
+                self._warn_once("behind a proxy on a Unix socket, write trusted_proxies: [unix]")
             return _Hop(host or UNKNOWN, trusted=False)
 
     def _parse_hop(self, text: str) -> _Hop:
         if "%" in text:
             raise ValueError("a zone is only valid on its own machine")
+        if text == _UNIX_HOP and self._trusts_unix:
+            return _Hop(UNKNOWN, trusted=True)
         address = _unmap_ipv4(ip_address(text))
         trusted = any(address in network for network in self._trusted)
         if isinstance(address, IPv6Address):
-            group = IPv6Network((int(address), self._ipv6_prefix), strict=False)
-            return _Hop(str(group), trusted)
+            return _Hop(_client_of(address, self._ipv6_prefix), trusted)
         return _Hop(str(address), trusted)
 
 
 def _unmap_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     # Compares bits, so every spelling is recognised. Grouped by /64, `::ffff:a.b.c.d` would put all
     # of IPv4 into one bucket (CVE-2026-30827).
-    if isinstance(address, IPv6Address) and int(address) >> 32 == 0xFFFF:  # noqa: PLR2004 - prefix
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+_LAST_32_BITS = 0xFFFFFFFF
+_TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
+"""NAT64 (RFC 6052 §2.1) and SIIT (RFC 2765): the last 32 bits are the IPv4 address."""
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+"""RFC 8215; the operator chooses where in it the IPv4 address is (RFC 6052 §2.2)."""
+
+
+def _client_of(address: IPv6Address, prefix: int) -> str:
+    """Return the group of an IPv6 address: the IPv4 host that it stands for, or its network.
+
+    A translator puts all of IPv4 into one /96, and a Teredo server all of its clients into one /64:
+    by network they would share one bucket. A 6to4 host owns a /48, and could use 65,536 buckets.
+
+    Whether a proxy is trusted depends on the address as it is, not on the IPv4 address in it: only
+    a mapped address is the operating system's own notation of an IPv4 peer.
+    """
+    bits = int(address)
+    embedded = IPv4Address(bits & _LAST_32_BITS)
+    if any(address in network for network in _TRANSLATED):
+        return str(embedded)
+    if address in _LOCAL_NAT64:
+        # In the /96 form the address comes last. In the other forms the last 24 bits are 0, and the
+        # whole address stands for one IPv4 host.
+        return str(embedded if bits & 0xFFFFFF else address)
+    if address.sixtofour is not None:
+        return str(address.sixtofour)
+    if address.teredo is not None:
+        return str(address.teredo[1])
+    return str(IPv6Network((bits, prefix), strict=False))
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:
@@ -185,7 +242,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         try:
             fixed = f"write {ip_network(text, strict=False)}"
         except ValueError:
-            fixed = "write an address or a network such as 10.0.0.0/8 or 2001:db8::/32"
+            fixed = "write an address or a network such as 10.0.0.0/8 or 2001:db8::/32, or unix"
         raise ConfigError(f"trusted proxy {text!r} is not a network: {fixed}") from None
     if network.prefixlen == 0:
         raise ConfigError(

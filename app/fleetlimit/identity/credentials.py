@@ -2,7 +2,15 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+from fastapi.security.utils import get_authorization_scheme_param
+
+API_KEY_SCHEME: Final = "APIKey"
+"""Scheme of the challenge for an API key, as FastAPI's `APIKeyHeader` sends it."""
+BEARER_SCHEME: Final = "Bearer"
+DEFAULT_MAX_HEADER_BYTES: Final = 4096
+"""Servers accept headers of up to 64 KiB, and the work of a false token grows with its length."""
 
 
 def first_header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
@@ -12,6 +20,22 @@ def first_header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
             line: bytes = value
             return line
     return None
+
+
+def read_bearer_token(authorization: bytes) -> str | None:
+    """Return the token of an `Authorization` header, or None if its scheme is not Bearer.
+
+    The installed FastAPI splits the header, so that an app's `HTTPBearer` or
+    `OAuth2PasswordBearer` accepts no token that is not read here. Older versions of FastAPI do not
+    strip the token; it is always stripped here, because the app may do so.
+
+    Returns:
+        The token, decoded as Starlette decodes headers. It is empty for a header without a token,
+        which `OAuth2PasswordBearer` accepts.
+    """
+    scheme, token = get_authorization_scheme_param(authorization.decode("latin-1"))
+    # The scheme's name is case-insensitive (RFC 9110 §11.1).
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def header_lines(scope: Mapping[str, Any], name: bytes) -> list[bytes]:

@@ -1,20 +1,29 @@
 """Request identifier: the first credential that verifies, else the client's address."""
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from starlette.requests import HTTPConnection
 
 from fleetlimit.core.subject import Identity, Principal
 from fleetlimit.errors import ConfigError, IdentityError
 from fleetlimit.identity.client_address import ClientAddressResolver
-from fleetlimit.identity.credentials import IdentityErrorReason
+from fleetlimit.identity.credentials import DEFAULT_MAX_HEADER_BYTES, IdentityErrorReason
+from fleetlimit.limiter.app_function import AppFunction
+from fleetlimit.limiter.failure_log import FailureLog
+from fleetlimit.limiter.limiter import MonotonicClock
+
+if TYPE_CHECKING:  # it needs PyJWT, an extra
+    from fleetlimit.identity.jwks import JwksSource
 
 CredentialResolver = Callable[[Mapping[str, Any]], Awaitable[Principal | None]]
 """Returns the verified principal of an ASGI scope, or None without a credential of its kind.
 
 Raises `IdentityError` for a credential that does not verify.
 """
+PrincipalResolver = Callable[[HTTPConnection], Awaitable[Principal | None]]
+"""The same for a custom credential, as a function of the request that the app supplies."""
 
 
 class CredentialVerifier(Protocol):
@@ -25,7 +34,7 @@ class CredentialVerifier(Protocol):
         ...
 
 
-_log = logging.getLogger("fleetlimit")
+DEFAULT_RESOLVER_TIMEOUT_S: Final = 1.0
 
 
 class RequestIdentifier:
@@ -36,7 +45,13 @@ class RequestIdentifier:
         api_keys: Verifier of API keys, if configured.
         jwt: Verifier of bearer tokens, if configured.
         resolver: Custom resolver for any other credential. An exception other than `IdentityError`
-            is logged and becomes an identity error. Its principals get the source `custom`.
+            is logged and becomes an identity error, as do a timeout and a result that is neither a
+            principal nor None. Its principals get the source `custom`.
+        resolver_timeout_s: Seconds that a call of the resolver may take.
+        failure_log: Log of the resolver's failures.
+
+    Raises:
+        ConfigError: The resolver is not an async function of one argument.
     """
 
     def __init__(
@@ -45,7 +60,9 @@ class RequestIdentifier:
         *,
         api_keys: CredentialVerifier | None = None,
         jwt: CredentialVerifier | None = None,
-        resolver: CredentialResolver | None = None,
+        resolver: PrincipalResolver | None = None,
+        resolver_timeout_s: float = DEFAULT_RESOLVER_TIMEOUT_S,
+        failure_log: FailureLog | None = None,
     ) -> None:
         self._client_address = client_address
         self._resolvers: list[CredentialResolver] = []
@@ -54,7 +71,8 @@ class RequestIdentifier:
         if jwt is not None:
             self._resolvers.append(jwt.resolve)
         if resolver is not None:
-            self._resolvers.append(_with_custom_source(resolver))
+            self._resolvers.append(_guarded(resolver, resolver_timeout_s))
+        self._failure_log = failure_log or FailureLog(MonotonicClock())
 
     async def identify(self, scope: Mapping[str, Any]) -> Identity:
         """Return the identity of an ASGI `http` or `websocket` scope; never raises.
@@ -70,8 +88,8 @@ class RequestIdentifier:
                 principal = await resolver(scope)
             except IdentityError as error:
                 first = first or error
-            except Exception:  # noqa: BLE001 - a failing resolver must not fail the request
-                _log.exception("identity.resolver_failed")
+            except Exception as error:  # noqa: BLE001 - it must not fail the request
+                self._failure_log.write("identity.resolver_failed", error)
                 first = first or IdentityError(
                     "the credential could not be verified",
                     reason=IdentityErrorReason.RESOLVER_FAILED,
@@ -82,48 +100,69 @@ class RequestIdentifier:
         return Identity(address, error=first)
 
 
-def _with_custom_source(resolver: CredentialResolver) -> CredentialResolver:
+def _guarded(resolver: PrincipalResolver, timeout_s: float) -> CredentialResolver:
+    call = AppFunction(resolver, role="resolver", returns=Principal, timeout_s=timeout_s)
+
     async def resolve(scope: Mapping[str, Any]) -> Principal | None:
-        principal = await resolver(scope)
+        principal = await call(HTTPConnection(scope))  # type: ignore[arg-type]  # read only here
         if principal is None:
             return None
+        name, tier = principal.name, principal.tier
+        if not (isinstance(name, str) and name and isinstance(tier, str)):
+            raise TypeError("the resolver returned a principal whose name or tier is not text")
         # A custom principal must not share the source of API keys or tokens.
         return replace(principal, source="custom")
 
     return resolve
 
 
+def open_jwks(location: str) -> "JwksSource":
+    """Return the public keys of a token issuer. PyJWT is imported here, because it is an extra.
+
+    Args:
+        location: https URL or file of the keys.
+
+    Raises:
+        ConfigError: PyJWT is not installed, or the location or the file of keys is invalid.
+    """
+    try:
+        from fleetlimit.identity.jwks import jwks_source  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in {"jwt", "cryptography"}:
+            raise
+        raise ConfigError("`identity.jwt` needs PyJWT: pip install 'fleetlimit[jwt]'") from error
+    return jwks_source(location)
+
+
 def jwt_verifier(
-    jwks: str,
+    keys: "JwksSource",
     *,
     issuer: str,
     audience: str | Sequence[str],
     algorithms: Sequence[str],
     tier_claim: str = "",
+    max_header_bytes: int = DEFAULT_MAX_HEADER_BYTES,
 ) -> CredentialVerifier:
     """Return a verifier of bearer tokens. PyJWT is imported here, because it is an extra.
 
     Args:
-        jwks: https URL or file of the issuer's public keys.
+        keys: The issuer's public keys, from `open_jwks`.
         issuer: See `JwtVerifier`, as for the other arguments.
         audience: As above.
         algorithms: As above.
         tier_claim: As above.
+        max_header_bytes: As above.
 
     Raises:
-        ConfigError: PyJWT is not installed, or an argument or the file of keys is invalid.
+        ConfigError: An argument is invalid.
     """
-    try:
-        from fleetlimit.identity.bearer import JwtVerifier  # noqa: PLC0415 - an extra
-        from fleetlimit.identity.jwks import jwks_source  # noqa: PLC0415 - as above
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in {"jwt", "cryptography"}:
-            raise
-        raise ConfigError("`identity.jwt` needs PyJWT: pip install 'fleetlimit[jwt]'") from error
+    from fleetlimit.identity.bearer import JwtVerifier  # noqa: PLC0415 - an extra
+
     return JwtVerifier(
-        jwks_source(jwks),
+        keys,
         issuer=issuer,
         audience=audience,
         algorithms=algorithms,
         tier_claim=tier_claim,
+        max_header_bytes=max_header_bytes,
     )

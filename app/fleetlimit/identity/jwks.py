@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity.credentials import IdentityErrorReason
+from fleetlimit.identity.credentials import BEARER_SCHEME, IdentityErrorReason
 from fleetlimit.strict_yaml import read
 
 MAX_DOCUMENT_BYTES = 1 << 20
@@ -263,6 +264,7 @@ class JwksUrl:
             raise IdentityError(
                 "the keys to verify tokens are not available",
                 reason=IdentityErrorReason.KEYS_UNAVAILABLE,
+                scheme=BEARER_SCHEME,
             )
         raise _unknown_key()
 
@@ -277,7 +279,10 @@ class JwksUrl:
         if self._attempted_at is not None and now - self._attempted_at < self._min_interval:
             return None
         self._attempted_at = now
-        self._refresh = asyncio.get_running_loop().create_task(self._fetch_keys())
+        # Many requests share the refresh, so it belongs to the trace of none.
+        self._refresh = asyncio.get_running_loop().create_task(
+            self._fetch_keys(), context=Context()
+        )
         return self._refresh
 
     async def _fetch_keys(self) -> None:
@@ -296,7 +301,9 @@ class JwksUrl:
 
 def _unknown_key() -> IdentityError:
     return IdentityError(
-        "the token names no key of the issuer", reason=IdentityErrorReason.UNKNOWN_KEY
+        "the token names no key of the issuer",
+        reason=IdentityErrorReason.UNKNOWN_KEY,
+        scheme=BEARER_SCHEME,
     )
 
 

@@ -195,8 +195,10 @@ def all_bucket_keys(
 
 
 MAX_CACHED_PLANS: Final = 8_192
-_RouteKey = tuple[str, str, str | None]
-"""Route, name of the first policy, and tier; None as the tier of an anonymous caller."""
+_RouteKey = tuple[str, str, str | None, bool]
+"""Route, name of the first policy, tier, and whether a credential did not verify.
+
+The tier is None for a caller without a principal."""
 
 
 @dataclass(slots=True)
@@ -236,9 +238,10 @@ class PlanCache:
         policy = costs[0].policy.name if costs else ""
         route: _RouteKey
         if principal is None:
-            name, route = subject.client_address, (subject.route, policy, None)
+            name = subject.client_address
+            route = (subject.route, policy, None, subject.unverified)
         else:
-            name, route = principal.name, (subject.route, policy, principal.tier)
+            name, route = principal.name, (subject.route, policy, principal.tier, False)
         cached = self._plans.get((route, name))
         # The requests of a route share one list, which is compared faster than its items.
         if cached is not None and (cached.costs is costs or cached.costs == costs):

@@ -10,12 +10,18 @@ from fleetlimit.core.policy import HEADER_NAME
 from fleetlimit.errors import ConfigError
 from fleetlimit.policy_file.fields import NonEmptyStr, OptionalNotNull, StrictModel
 
+UNIX = "unix"
 
-def _network(text: str) -> str:
+
+def _proxy(text: str) -> str:
+    if text == UNIX:
+        return text
     try:
         interface = ipaddress.ip_interface(text)
     except ValueError:
-        raise ConfigError(f"{text!r} is not a network: write one such as 10.0.0.0/8") from None
+        raise ConfigError(
+            f"{text!r} is not a network: write one such as 10.0.0.0/8, or unix"
+        ) from None
     network = interface.network
     if network.prefixlen == 0:
         raise ConfigError(
@@ -45,7 +51,7 @@ def _non_empty(algorithms: tuple[str, ...]) -> tuple[str, ...]:
     return algorithms
 
 
-Network = Annotated[str, AfterValidator(_network)]
+Proxy = Annotated[str, AfterValidator(_proxy)]
 HeaderName = Annotated[str, AfterValidator(_header)]
 JwksLocation = Annotated[NonEmptyStr, AfterValidator(_jwks_location)]
 # Asymmetric algorithms only: with HS256 a public key would be used as the shared secret.
@@ -79,13 +85,23 @@ class JwtSection(StrictModel):
     tier_claim: OptionalNotNull[NonEmptyStr] = Field(
         None, description="Claim that contains the caller's tier; if absent, tokens have no tier."
     )
+    max_header_bytes: int = Field(
+        4096,
+        strict=True,
+        ge=1024,
+        le=65536,
+        description="Longest `Authorization` header in which a token is verified; the token's own "
+        "header may be a quarter of it.",
+    )
 
 
 class IdentitySection(StrictModel):
     """How callers are identified."""
 
-    trusted_proxies: tuple[Network, ...] = Field(
-        (), description="Networks (CIDR) of proxies whose forwarding header is trusted."
+    trusted_proxies: tuple[Proxy, ...] = Field(
+        (),
+        description="Networks (CIDR) of proxies whose forwarding header is trusted; `unix` for a "
+        "proxy on a Unix socket.",
     )
     forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
         "x-forwarded-for",

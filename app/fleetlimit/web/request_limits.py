@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from fleetlimit.core.decision import Decision
-from fleetlimit.core.subject import NO_HEADERS, Subject
+from fleetlimit.core.subject import NO_HEADERS, UNVERIFIED_TIER, Subject
 from fleetlimit.errors import CostError
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.http_limiter import HTTPLimiter
@@ -103,16 +103,17 @@ class RequestLimits:
         http_limiter, route = self.http_limiter, self.route
         identity = await http_limiter.identifier.identify(scope)
         principal = identity.principal
+        unverified = identity.error is not None
         applicable = route.policy_cache.get(
             http_limiter,
             dependencies,
             get_method(scope) if match_policies else None,
             route.template,
-            principal.tier if principal else "",
+            principal.tier if principal else UNVERIFIED_TIER if unverified else "",
         )
         key_headers = applicable.key_headers
         headers = _key_headers(scope, key_headers) if key_headers else NO_HEADERS
-        subject = Subject(identity.client_address, principal, route.name, headers)
+        subject = Subject(identity.client_address, principal, route.name, headers, unverified)
         self.decision = None
         policy_costs = applicable.policy_costs
         try:

@@ -72,7 +72,9 @@ def unauthorized_response(error: IdentityError, exposed_headers: str) -> Rejecti
         "detail": f"The credential was not accepted: {error.reason}.",
     }
     body = _body(UNAUTHORIZED, members, {})
-    headers = _headers(exposed_headers, body, [("WWW-Authenticate", "Bearer")])
+    # RFC 6750, section 3.1, defines the parameter.
+    challenge = 'Bearer error="invalid_token"' if error.scheme == "Bearer" else error.scheme
+    headers = _headers(exposed_headers, body, [("WWW-Authenticate", challenge)])
     return RejectionResponse(UNAUTHORIZED, headers, body)
 
 

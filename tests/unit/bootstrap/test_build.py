@@ -1,13 +1,10 @@
 """Builders of the parts: their settings, and the variable in each error."""
 
 import pytest
-from starlette.requests import HTTPConnection
 
-from fleetlimit.bootstrap.build import build_identifier, build_key_scheme, build_store
+from fleetlimit.bootstrap.build import build_key_scheme, build_store
 from fleetlimit.bootstrap.settings import Settings
-from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError
-from fleetlimit.policy_file import IdentitySection, parse
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
 from fleetlimit.testing import ManualClock
@@ -53,26 +50,3 @@ def test_key_secret_changes_the_hashes() -> None:
     plain = build_key_scheme(Settings.load())
     keyed = build_key_scheme(Settings.load(key_secret=LONG))
     assert plain.digest("alice") != keyed.digest("alice")
-
-
-async def test_resolver_receives_the_connection() -> None:
-    """The principal that a resolver returns is the caller."""
-
-    async def resolver(connection: HTTPConnection) -> Principal | None:
-        return Principal(connection.headers["x-user"], "pro")
-
-    identifier = build_identifier(IdentitySection(), resolver)
-    scope = {"type": "http", "headers": [(b"x-user", b"alice")], "client": ("192.0.2.1", 1)}
-    identity = await identifier.identify(scope)
-    assert identity.principal == Principal("alice", "pro")
-
-
-def test_missing_jwks_file_is_an_error(tmp_path: object) -> None:
-    """The JWKS file of a `jwt` section must exist."""
-    text = (
-        "version: 1\nidentity:\n"
-        f"  jwt: {{issuer: me, audience: api, jwks: {tmp_path}/jwks.json}}\n"
-        "policies: [{name: default, limits: [{rate: 1/day}]}]\n"
-    )
-    with pytest.raises(ConfigError, match=r"jwks\.json"):
-        build_identifier(parse(text).identity, None)

@@ -13,7 +13,8 @@ from fleetlimit.core.policy import (
     Policy,
     PolicySet,
 )
-from fleetlimit.core.quota import Limit, Quota, concurrency_quota, rate_quota
+from fleetlimit.core.quota import Algorithm, Limit, Quota, concurrency_quota, rate_quota
+from fleetlimit.core.subject import UNVERIFIED_TIER
 from fleetlimit.errors import ConfigError
 
 MINUTE, DAY = rate_quota("5/minute"), rate_quota("1000/day")
@@ -203,6 +204,44 @@ def test_quotas_for_selects_by_tier(
     """A tier has its own limits; any other tier has the policy's, or those of the first tier."""
     tiers = {"basic": (MINUTE,), "pro": (MINUTE, DAY)}
     assert Policy("exports", limits, tiers).quotas_for(tier) == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "tiers", "strictest"),
+    [
+        ("1000/minute", {"free": "3/minute", "pro": "60/minute"}, "free"),
+        ("", {"pro": "60/minute", "free": "3/minute"}, "free"),
+        ("2/minute", {"free": "3/minute"}, "limits"),
+        ("60/minute", {"burst": rate_quota("60/minute", burst=5)}, "burst"),
+        ("60/minute", {"costly": rate_quota("60/minute", cost=2)}, "costly"),
+        (
+            "60/minute",
+            {"day": ("60/minute", rate_quota("100/day", algorithm=Algorithm.FIXED_WINDOW))},
+            "day",
+        ),
+        ("60/minute", {"held": concurrency_quota(1)}, "limits"),
+        ("", {"more": concurrency_quota(4), "few": concurrency_quota(2)}, "few"),
+    ],
+)
+def test_strictest_limits_apply_to_unverified_callers(
+    limits: str, tiers: dict[str, Any], strictest: str
+) -> None:
+    """The limits that admit the fewest requests apply where the tier is unknown."""
+    tried = Policy("exports", limits or (), tiers)
+    found = tried.limits if strictest == "limits" else tried.tiers[strictest]
+    assert tried.quotas_for(UNVERIFIED_TIER) == found
+
+
+def test_policies_of_all_tiers_apply_to_unverified_callers() -> None:
+    """Neither the policies of a tier nor `default` can be evaded by a false credential."""
+    free = policy("free", Match(routes=("/exports",), tiers=frozenset({"free"})))
+    pro = policy("pro", Match(tiers=frozenset({"pro"})))
+    policies = PolicySet([policy("default"), free, pro])
+    assert names(policies.select("POST", "/exports", UNVERIFIED_TIER)) == ["free", "pro", "default"]
+    assert names(policies.select("POST", "/other", UNVERIFIED_TIER)) == ["pro", "default"]
+    assert names(policies.select("POST", "/exports", "")) == ["default"]
+    every = PolicySet([*policies.policies, policy("all", Match())])
+    assert names(every.select("POST", "/other", UNVERIFIED_TIER)) == ["pro", "all"]
 
 
 def test_key_headers_are_collected() -> None:

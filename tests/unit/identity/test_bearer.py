@@ -1,14 +1,15 @@
 """JwtVerifier: only valid tokens of the issuer for this audience identify a principal."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fleetlimit.core.subject import Principal
-from fleetlimit.errors import ConfigError
-from fleetlimit.identity.bearer import JwtVerifier, TokenCache
-from fleetlimit.identity.jwks import JwksFile, JwksUrl
+from fleetlimit.errors import ConfigError, IdentityError
+from fleetlimit.identity.bearer import CACHED_TOKENS, JwtVerifier
+from fleetlimit.identity.jwks import JwksFile, JwksUrl, VerifyingKey
 from support.clock import ManualClock
 from support.identity import (
     AUDIENCE,
@@ -108,19 +109,108 @@ async def test_a_withdrawn_key_stops_verifying_within_a_minute(
     assert await rejection_reason(tokens, presented) == "unknown_key"
 
 
-def test_cache_evicts_the_least_recently_used_token() -> None:
-    """A full cache evicts the token with the oldest use."""
-    cache = TokenCache(2, 60)
-    alice = Principal("alice")
-    for name in (b"a", b"b"):
-        cache.put(name, alice, now=0, expires=100)
-    assert cache.get(b"a", 1) == alice
-    cache.put(b"c", alice, now=1, expires=100)
-    assert len(cache) == 2
-    assert cache.get(b"b", 1) is None
-    assert cache.get(b"a", 1) == alice
-    assert cache.get(b"a", 60) is None
-    assert len(cache) == 1
+class CountingKeys:
+    """Keys of a file, and the number of times that a token was verified with them."""
+
+    def __init__(self, file: JwksFile) -> None:
+        self.uses = 0
+        self._file = file
+
+    async def find(self, kid: str | None, algorithm: str) -> VerifyingKey:
+        """Count the use, and return the key of the file."""
+        self.uses += 1
+        return await self._file.find(kid, algorithm)
+
+
+@pytest.fixture(name="keys")
+def _keys(tmp_path: Path) -> CountingKeys:
+    path = tmp_path / "jwks.json"
+    path.write_bytes(jwks(rsa_jwk("one")))
+    return CountingKeys(JwksFile(path))
+
+
+def false_token(number: int) -> str:
+    """Return a token whose signature is of another text; each number makes another token."""
+    header, _, signature = token().split(".")
+    return f"{header}.{jwt_segment({'sub': 'mallory', 'jti': number})}.{signature}"
+
+
+async def test_repeated_false_token_is_verified_once(
+    keys: CountingKeys, clock: ManualClock
+) -> None:
+    """A rejection is cached for a minute: a flood of one false token costs one verification."""
+    tokens = JwtVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock.seconds)
+    for _ in range(3):
+        assert await rejection_reason(tokens, false_token(1)) == "signature"
+    assert keys.uses == 1
+    clock.advance(60)
+    assert await rejection_reason(tokens, false_token(1)) == "signature"
+    assert keys.uses == 2
+
+
+async def test_false_tokens_evict_no_verified_token(keys: CountingKeys, clock: ManualClock) -> None:
+    """Rejections have a bounded cache of their own."""
+    tokens = JwtVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock.seconds)
+    assert await tokens.resolve(bearer_request(token())) is not None
+    for number in range(CACHED_TOKENS + 1):
+        assert await rejection_reason(tokens, f"opaque-{number}") == "malformed"
+    assert await tokens.resolve(bearer_request(token())) is not None
+    assert keys.uses == 1
+    assert len(tokens._rejected) == CACHED_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("presented", "reason"),
+    [
+        (lambda: token(nbf=NOW + 31), "not_yet_valid"),
+        (lambda: token("two"), "unknown_key"),
+    ],
+)
+async def test_rejections_that_time_removes_are_not_cached(
+    keys: CountingKeys, clock: ManualClock, presented: Callable[[], str], reason: str
+) -> None:
+    """A token of a new key, or one that becomes valid, is verified again."""
+    tokens = JwtVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock.seconds)
+    for _ in range(2):
+        assert await rejection_reason(tokens, presented()) == reason
+    assert keys.uses == 2
+
+
+async def test_cached_rejection_is_a_new_error(tokens: JwtVerifier) -> None:
+    """The traceback of a cached rejection does not grow with each request."""
+    errors = []
+    for _ in range(3):
+        with pytest.raises(IdentityError) as caught:
+            await tokens.resolve(bearer_request("opaque"))
+        errors.append(caught.value)
+    assert len({id(error) for error in errors}) == 3
+    assert {str(error) for error in errors} == {"the token was rejected: malformed"}
+
+
+async def test_length_of_the_header_is_bounded(keys: CountingKeys, clock: ManualClock) -> None:
+    """A header above the bound is neither hashed nor decoded; another scheme is no error."""
+    presented = token()
+    bound = len(f"Bearer {presented}")
+    exact, below = (
+        JwtVerifier(
+            keys, issuer=ISSUER, audience=AUDIENCE, clock=clock.seconds, max_header_bytes=each
+        )
+        for each in (bound, bound - 1)
+    )
+    assert await exact.resolve(bearer_request(presented)) is not None
+    assert await rejection_reason(below, presented) == "too_long"
+    assert await below.resolve(request(("Authorization", "Basic " + "a" * 5000))) is None
+    assert keys.uses == 1
+
+
+async def test_body_of_a_token_with_a_false_header_is_not_decoded(tokens: JwtVerifier) -> None:
+    """The algorithm and the key id are checked before the rest of a token is read."""
+    for header, reason in (
+        ({"alg": "HS256", "kid": "one"}, "algorithm"),
+        ({"alg": "RS256", "kid": "mallory"}, "unknown_key"),
+    ):
+        presented = f"{jwt_segment(header)}.{'!' * 3000}.{'!' * 300}"
+        assert await rejection_reason(tokens, presented) == reason
 
 
 async def test_keys_from_a_server_verify_tokens(clock: ManualClock) -> None:

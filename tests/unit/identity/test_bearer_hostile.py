@@ -83,7 +83,9 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     "no_aud": (lambda: token(aud=None), "claims"),
     "no_sub": (lambda: token(sub=None), "claims"),
     "empty_sub": (lambda: token(sub=""), "claims"),
-    "sub_is_a_number": (lambda: token(sub=7), "malformed"),
+    "sub_is_a_number": (lambda: token(sub=7), "claims"),
+    "sub_is_a_list": (lambda: token(sub=["alice"]), "claims"),
+    "jti_is_a_number": (lambda: token(jti=7), "claims"),
     "exp_is_text": (lambda: token(exp="tomorrow"), "claims"),
     "exp_is_true": (lambda: token(exp=True), "claims"),
     "exp_is_nan": (lambda: token(exp=float("nan")), "claims"),
@@ -104,12 +106,16 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     "opaque": (lambda: "6f1ed002ab5595859014ebf0951522d9", "malformed"),
     "dots": (lambda: "..", "malformed"),
     "header_is_a_list": (lambda: f"{jwt_segment([])}.{jwt_segment(CLAIMS)}.AA", "malformed"),
-    "header_is_deep": (lambda: f"{jwt_segment(b'[' * 6000)}.AA.AA"[:8192], "malformed"),
+    "header_is_deep": (lambda: f"{jwt_segment(b'[' * 700)}.AA.AA", "malformed"),
     "payload_is_a_list": (
         lambda: jwt.api_jws.encode(b"[]", rsa_key("one"), "RS256", headers={"kid": "one"}),
         "malformed",
     ),
-    "too_long": (lambda: "a" * 8193, "too_long"),
+    "header_too_long": (
+        lambda: f"{jwt_segment({'alg': 'RS256', 'kid': 'one', 'x': [1] * 300})}.AA.AA",
+        "too_long",
+    ),
+    "too_long": (lambda: "a" * 4096, "too_long"),
     "sixty_four_kilobytes": (lambda: "a." * 32768, "too_long"),
 }
 

@@ -167,6 +167,109 @@ def test_cve_2026_30827_mapped_ipv4_clients_are_distinct() -> None:
     assert one != two
 
 
+@pytest.mark.parametrize(
+    ("written", "client"),
+    [
+        ("64:ff9b::192.0.2.1", "192.0.2.1"),
+        ("64:ff9b::", "0.0.0.0"),
+        ("64:ff9b:0:0:0:1:c000:201", "64:ff9b::/64"),
+        ("64:ff9b:1::192.0.2.1", "192.0.2.1"),
+        ("64:ff9b:1:abcd:0:5:c000:201", "192.0.2.1"),
+        ("64:ff9b:1:c000:2:100::", "64:ff9b:1:c000:2:100::"),
+        ("64:ff9b:1:abcd:c0:2:100:0", "64:ff9b:1:abcd:c0:2:100:0"),
+        ("64:ff9b:2::192.0.2.1", "64:ff9b:2::/64"),
+        ("::ffff:0:192.0.2.1", "192.0.2.1"),
+        ("2002:c000:201::1", "192.0.2.1"),
+        ("2002:c000:201:ffff::9", "192.0.2.1"),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdfe", "192.0.2.1"),
+        ("2001:1::1", "2001:1::/64"),
+    ],
+)
+def test_ipv4_hosts_behind_a_translator_are_distinct(written: str, client: str) -> None:
+    """An IPv6 address that stands for an IPv4 host is that host, as a peer and as a hop."""
+    assert XFF.resolve(request(client=(written, 1))) == client
+    assert behind_proxy(written) == client
+    assert forwarded(f'for="[{written}]"') == client
+
+
+@pytest.mark.parametrize(
+    "written", ["64:ff9b::10.0.0.1", "64:ff9b:1::10.0.0.1", "2002:a00:1::", "2001::f5ff:fffe"]
+)
+def test_translated_address_of_a_proxy_is_not_trusted(written: str) -> None:
+    """Trust depends on the address as it is, so its network can be listed."""
+    scope = request(("X-Forwarded-For", "198.51.100.7"), client=(written, 1))
+    assert XFF.resolve(scope) == "10.0.0.1"
+    listed = ClientAddressResolver(["64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"])
+    assert listed.resolve(scope) == "198.51.100.7"
+
+
+def test_mapped_and_translated_callers_share_a_bucket_with_the_ipv4_host() -> None:
+    """A host has one bucket, by whichever way it comes."""
+    ways = ("192.0.2.1", "::ffff:192.0.2.1", "64:ff9b::192.0.2.1", "2002:c000:201::5")
+    assert {XFF.resolve(request(client=(way, 1))) for way in ways} == {"192.0.2.1"}
+
+
+UNIX = ClientAddressResolver(["unix", "10.0.0.0/8"])
+UNIX_PEERS = [None, ("", 0), ("/run/app.sock", 0), ("unix:", 0), ("unix:/run/a", 0), ("@app", 0)]
+
+
+@pytest.mark.parametrize("peer", UNIX_PEERS)
+@pytest.mark.parametrize(
+    ("line", "client"),
+    [
+        ("198.51.100.7", "198.51.100.7"),
+        ("1.2.3.4, 198.51.100.7, 10.1.1.1", "198.51.100.7"),
+        ("198.51.100.7, unix:", "198.51.100.7"),
+        ("unix:, 198.51.100.7", "198.51.100.7"),
+        ("garbage", "unknown"),
+        ("unix:", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_proxy_on_a_unix_socket_can_be_trusted(
+    peer: tuple[str, int] | None, line: str, client: str
+) -> None:
+    """With `unix` the header of a peer without an IP address is read, however servers write it."""
+    assert UNIX.resolve(request(("X-Forwarded-For", line), client=peer)) == client
+
+
+def test_unix_trusts_no_peer_with_an_address() -> None:
+    """`unix` is no network: the header of another peer is ignored."""
+    for peer in (("192.0.2.1", 1), ("testclient", 1)):
+        assert UNIX.resolve(request(("X-Forwarded-For", "1.1.1.1"), client=peer)) == peer[0]
+    hop = request(("X-Forwarded-For", "1.1.1.1, unix:"), client=PROXY)
+    assert UNIX.resolve(hop) == "1.1.1.1"
+    assert XFF.resolve(hop) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("resolver", "line", "advice"),
+    [
+        (ClientAddressResolver(), "1.1.1.1", "write trusted_proxies: [unix]"),
+        (ClientAddressResolver(PROXIES), "1.1.1.1", "write trusted_proxies: [unix]"),
+        (ClientAddressResolver(["unix"]), "", "sent no valid x-forwarded-for"),
+        (ClientAddressResolver(["unix"], forwarded="forwarded"), "", "sent no valid forwarded"),
+    ],
+)
+def test_first_request_without_an_address_is_warned_about(
+    resolver: ClientAddressResolver, line: str, advice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Callers that share the bucket `unknown` are reported once, with the fix."""
+    for _ in range(3):
+        assert resolver.resolve(request(("X-Forwarded-For", line), client=None)) == "unknown"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message.startswith("identity.no_client_address: ")
+    assert record.message.endswith(advice)
+
+
+def test_addresses_are_not_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    """A peer with an address, or a header behind a Unix socket, causes no warning."""
+    XFF.resolve(request())
+    UNIX.resolve(request(("X-Forwarded-For", "198.51.100.7"), client=None))
+    assert caplog.records == []
+
+
 def test_addresses_of_a_64_are_one_client() -> None:
     """Another address of the same /64 is the same client; the prefix is configurable."""
     one, two = (("2001:db8::1", 1), ("2001:db8::2", 1))
@@ -188,6 +291,8 @@ def test_scope_without_headers_has_an_address() -> None:
     [
         ({"trusted_proxies": ["10.0.0.1/8"]}, "write 10.0.0.0/8"),
         ({"trusted_proxies": ["*"]}, "such as 10.0.0.0/8"),
+        ({"trusted_proxies": ["Unix"]}, "or unix"),
+        ({"trusted_proxies": "unix"}, r"write \[unix\]"),
         ({"trusted_proxies": ["0.0.0.0/0"]}, "trusts every client"),
         ({"trusted_proxies": ["::/0"]}, "trusts every client"),
         ({"trusted_proxies": ["::ffff:10.0.0.0/104"]}, "write 10.0.0.0/8"),

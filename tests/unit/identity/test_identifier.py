@@ -1,13 +1,16 @@
 """RequestIdentifier: the first credential that verifies identifies the caller; it never raises."""
 
+import asyncio
 import hashlib
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import HTTPConnection
 
 import fleetlimit.identity
 from fleetlimit.core.subject import Identity, Principal
@@ -17,10 +20,11 @@ from fleetlimit.identity import (
     ClientAddressResolver,
     IdentityErrorReason,
     RequestIdentifier,
-    jwt_verifier,
+    open_jwks,
 )
 from fleetlimit.identity.bearer import JwtVerifier
 from fleetlimit.identity.jwks import JwksFile
+from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.web.http_limiter import Identifier
 from support.clock import ManualClock
 from support.identity import AUDIENCE, ISSUER, jwks, request, rsa_jwk, token
@@ -91,17 +95,19 @@ async def test_first_valid_credential_identifies_the_principal(
 
 
 @pytest.mark.parametrize(
-    ("headers", "reason"),
+    ("headers", "reason", "scheme"),
     [
-        ([BAD_KEY], "unknown_api_key"),
-        ([BAD_TOKEN], "malformed"),
-        ([BAD_KEY, BAD_TOKEN], "unknown_api_key"),
-        ([("X-Custom", "bad")], "cookie"),
-        ([BAD_TOKEN, ("X-Custom", "bad")], "malformed"),
+        ([BAD_KEY], "unknown_api_key", "APIKey"),
+        ([("X-API-Key", "k" * 1025)], "too_long", "APIKey"),
+        ([BAD_TOKEN], "malformed", "Bearer"),
+        ([("Authorization", "Bearer " + "a" * 4096)], "too_long", "Bearer"),
+        ([BAD_KEY, BAD_TOKEN], "unknown_api_key", "APIKey"),
+        ([("X-Custom", "bad")], "cookie", "Custom"),
+        ([BAD_TOKEN, ("X-Custom", "bad")], "malformed", "Bearer"),
     ],
 )
 async def test_invalid_credential_is_an_error_without_a_principal(
-    identifier: Identifier, headers: list[tuple[str, str]], reason: str
+    identifier: Identifier, headers: list[tuple[str, str]], reason: str, scheme: str
 ) -> None:
     """The caller is counted by address, and the error is the first one."""
     identity = await identifier.identify(request(*headers))
@@ -109,6 +115,7 @@ async def test_invalid_credential_is_an_error_without_a_principal(
     assert identity.principal is None
     assert identity.error is not None
     assert identity.error.reason == reason
+    assert identity.error.scheme == scheme
 
 
 @pytest.mark.parametrize("name", ["bug", "text"])
@@ -127,6 +134,190 @@ async def test_failing_resolver_does_not_fail_the_request(
         ("fleetlimit", "identity.resolver_failed")
     ] * 2
     assert all(each.exc_info for each in caplog.records)
+
+
+def identifier_of(resolver: Any, *, timeout_s: float = 60.0) -> RequestIdentifier:
+    return RequestIdentifier(
+        ClientAddressResolver(), resolver=resolver, resolver_timeout_s=timeout_s
+    )
+
+
+async def failure(resolver: Any, caplog: pytest.LogCaptureFixture, **options: float) -> str:
+    """Return the type and text of the exception that a failing resolver is logged with."""
+    identity = await identifier_of(resolver, **options).identify(request())
+    assert identity.principal is None
+    assert identity.error is not None
+    assert identity.error.reason == IdentityErrorReason.RESOLVER_FAILED
+    assert identity.error.scheme == "Custom"
+    (record,) = caplog.records
+    assert record.exc_info
+    return f"{record.exc_info[0].__name__}: {record.exc_info[1]}"  # type: ignore[union-attr] # set
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("carol", "the resolver returned str: return Principal or None"),
+        (True, "the resolver returned bool: return Principal or None"),
+        ({"name": "carol"}, "the resolver returned dict: return Principal or None"),
+        (Identity("192.0.2.1", ALICE), "the resolver returned Identity: return Principal or None"),
+        (Principal(""), "a principal whose name or tier is not text"),
+        (Principal(7), "a principal whose name or tier is not text"),  # type: ignore[arg-type] # a mistake
+        (Principal("carol", None), "a principal whose name or tier is not text"),  # type: ignore[arg-type] # a mistake
+    ],
+)
+async def test_result_that_is_no_principal_is_a_failure(
+    returned: Any, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only a principal with a name, or None, is accepted, and the log says what to return."""
+
+    async def resolver(_request: HTTPConnection) -> Any:
+        return returned
+
+    assert message in await failure(resolver, caplog)
+
+
+async def test_hanging_resolver_is_bounded_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    """A resolver that does not return holds the request for its timeout only."""
+
+    async def resolver(_request: HTTPConnection) -> Principal | None:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    found = await failure(resolver, caplog, timeout_s=0.001)
+    assert found == "TimeoutError: the resolver did not return within 0.001 s"
+
+
+@pytest.mark.parametrize("error", [TimeoutError("db"), asyncio.CancelledError(), OSError("db")])
+async def test_exception_of_a_resolver_is_a_failure(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A timeout or a cancellation of the resolver's own does not end the request."""
+
+    async def resolver(_request: HTTPConnection) -> Principal | None:
+        raise error
+
+    expected = {
+        TimeoutError: "TimeoutError: db",
+        asyncio.CancelledError: "RuntimeError: the resolver was cancelled by its own task",
+        OSError: "OSError: db",
+    }
+    assert await failure(resolver, caplog) == expected[type(error)]
+
+
+async def test_cancelled_request_cancels_the_resolver() -> None:
+    """A client that disconnects ends the call of the resolver, and the request."""
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def resolver(_request: HTTPConnection) -> Principal | None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    task = asyncio.ensure_future(identifier_of(resolver).identify(request()))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def test_log_of_a_failing_resolver_is_sampled(caplog: pytest.LogCaptureFixture) -> None:
+    """A flood of failures has five tracebacks in ten seconds, and an exact count."""
+    clock = ManualClock()
+    log = FailureLog(clock)
+    identifier = RequestIdentifier(ClientAddressResolver(), resolver=custom, failure_log=log)
+    for _ in range(200):
+        await identifier.identify(request(("X-Custom", "bug")))
+    await identifier.identify(request(("X-Custom", "text")))
+    log.close()
+    assert [each.message for each in caplog.records] == [
+        *["identity.resolver_failed"] * 6,
+        "identity.resolver_failed.suppressed error=ZeroDivisionError suppressed=195",
+    ]
+
+
+def not_async(_request: HTTPConnection) -> Principal | None:
+    """Return nothing."""
+
+
+async def without_argument() -> Principal | None:
+    """Return nothing."""
+
+
+async def with_two(_request: HTTPConnection, _other: str) -> Principal | None:
+    """Return nothing."""
+
+
+async def returns_text(_request: HTTPConnection) -> str:
+    """Return a name."""
+    return "carol"
+
+
+async def returns_text_or_none(_request: HTTPConnection) -> "str | None":
+    """Return nothing."""
+
+
+async def generates(_request: HTTPConnection) -> AsyncIterator[Principal]:
+    """Yield a principal."""
+    yield ALICE
+
+
+@pytest.mark.parametrize(
+    ("resolver", "message"),
+    [
+        (not_async, "is not async: write `async def`"),
+        (lambda _request: custom({"headers": []}), "is not async"),
+        (generates, "is not async"),
+        (print, "is not async"),
+        ("carol", "is not a function"),
+        (ApiKeyVerifier, "is not a function"),
+        (without_argument, "cannot be called with one argument: write `async def resolver"),
+        (with_two, "cannot be called with one argument"),
+        (returns_text, "returns <class 'str'>: return Principal or None"),
+        (returns_text_or_none, r"returns str \| None: return Principal or None"),
+    ],
+)
+def test_resolver_is_judged_when_it_is_given(resolver: Any, message: str) -> None:
+    """A mistake that can be seen without a request is an error at start."""
+    with pytest.raises(ConfigError, match=message):
+        identifier_of(resolver)
+
+
+class Resolver:
+    """An object that is called, as an app may have one."""
+
+    async def __call__(self, request: HTTPConnection) -> Principal | None:
+        """Return a principal."""
+        return Principal(request.headers["x-custom"])
+
+    async def method(self, request: HTTPConnection, default: str = "") -> Any:
+        """Return a principal."""
+        return Principal(request.headers.get("x-custom", default))
+
+
+async def annotated(request: "Unknown") -> "Unknown":  # type: ignore[name-defined] # noqa: F821 - as under TYPE_CHECKING
+    """Return a principal, with annotations of names that are not there at run time."""
+    return Principal(request.headers["x-custom"])
+
+
+@pytest.mark.parametrize(
+    "resolver",
+    [
+        Resolver(),
+        Resolver().method,
+        partial(Resolver.method, Resolver()),
+        annotated,
+    ],
+    ids=["object", "method", "partial", "annotated"],
+)
+async def test_resolver_may_be_any_async_callable(resolver: Any) -> None:
+    """Objects, methods and partial functions are called with the request."""
+    identity = await identifier_of(resolver).identify(request(("X-Custom", "carol")))
+    assert identity.principal == Principal("carol", source="custom")
 
 
 @pytest.mark.parametrize("headers", [[], [("Authorization", "Basic YTpi")]])
@@ -170,7 +361,7 @@ def test_missing_pyjwt_names_the_extra(missing: str, monkeypatch: pytest.MonkeyP
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ConfigError, match=r"needs PyJWT: pip install 'fleetlimit\[jwt\]'"):
-        jwt_verifier("jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=["RS256"])
+        open_jwks("jwks.json")
 
 
 def test_other_missing_modules_are_not_blamed_on_pyjwt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +370,7 @@ def test_other_missing_modules_are_not_blamed_on_pyjwt(monkeypatch: pytest.Monke
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "anyio.to_thread", None)
     with pytest.raises(ModuleNotFoundError, match="anyio"):
-        jwt_verifier("jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=["RS256"])
+        open_jwks("jwks.json")
 
 
 def test_import_does_not_need_pyjwt() -> None:

@@ -1,6 +1,7 @@
 """JwksUrl and JwksFile: fetches are rare and shared, and the last good keys stay in use."""
 
 import threading
+from contextvars import ContextVar
 from pathlib import Path
 
 import anyio
@@ -108,6 +109,20 @@ async def test_slow_fetch_delays_a_request_by_the_timeout_at_most() -> None:
     released.set()
     await refreshed(keys)
     assert await reason(keys, "one") == ""
+
+
+async def test_refresh_has_no_context_of_the_request_that_started_it() -> None:
+    """A fetch, and what it logs, belongs to the trace of no request."""
+    trace: ContextVar[str] = ContextVar("trace", default="")
+    found: list[str] = []
+
+    def fetch(_url: str, _timeout: float) -> bytes:
+        found.append(trace.get())
+        return jwks(rsa_jwk("one"))
+
+    trace.set("request")
+    assert await reason(JwksUrl(URL, fetch=fetch), "one") == ""
+    assert found == [""]
 
 
 async def test_unknown_kids_cause_one_fetch_in_an_interval() -> None:

@@ -56,6 +56,23 @@ def test_plan_cache_separates_different_checks() -> None:
     assert (planned(cache).policy_plans, planned(cache).charges) == ((), ())
 
 
+def test_plan_cache_separates_unverified_callers() -> None:
+    """An address with a false credential has other limits than without one, and not a name's."""
+    cache = PlanCache(KEY_SCHEME, BucketEvents())
+    policy = Policy("p", "50/minute", tiers={"free": "5/minute"})
+    for _ in range(2):
+        limits = [
+            cache.plan_for([(policy, 1)], subject).charges[0].quota.limit
+            for subject in (
+                Subject("192.0.2.1"),
+                Subject("192.0.2.1", unverified=True),
+                Subject("192.0.2.2", Principal("192.0.2.1")),
+                Subject("192.0.2.2", Principal("192.0.2.1"), unverified=True),
+            )
+        ]
+        assert limits == [50, 5, 50, 50]
+
+
 @pytest.mark.parametrize(
     "policy",
     [

@@ -16,9 +16,12 @@ def own_logging() -> Iterator[None]:
     config = structlog.get_config()
     servers = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access")]
     before = [(each, each.handlers[:], each.level, each.propagate) for each in servers]
+    filters = [(each, each.filters[:]) for each in servers]
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    for logger, its_filters in filters:
+        logger.filters[:] = its_filters
     for logger, its_handlers, its_level, propagate in before:
         logger.handlers[:] = its_handlers
         logger.setLevel(its_level)

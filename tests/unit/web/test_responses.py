@@ -1,5 +1,6 @@
 """Responses: limit headers on every one, problem details on rejections."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 
 from fleetlimit.core.decision import EXEMPT
 from fleetlimit.core.policy import Mode, OnStoreError
+from fleetlimit.errors import IdentityError
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.exceptions import (
     CostTooLarge,
@@ -22,7 +24,11 @@ from fleetlimit.web.exceptions import (
 )
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.ratelimit_headers import HeaderFormat
-from fleetlimit.web.responses import RATE_LIMIT_RESPONSES, RejectionResponse
+from fleetlimit.web.responses import (
+    RATE_LIMIT_RESPONSES,
+    RejectionResponse,
+    unauthorized_response,
+)
 from support.limiter import rate_policy
 from support.web import LimiterBench, assert_each_once, caller, http_scope, parse_limits
 
@@ -122,6 +128,22 @@ def test_unavailable_store_and_allow_or_local_is_no_error(make_app: AppFactory) 
         assert [client.get("/items").status_code for _ in range(2)] == found
 
 
+@pytest.mark.parametrize(
+    ("scheme", "challenge"),
+    [
+        ("Bearer", 'Bearer error="invalid_token"'),
+        ("APIKey", "APIKey"),
+        ("Cookie", "Cookie"),
+    ],
+)
+def test_challenge_names_the_scheme_that_failed(scheme: str, challenge: str) -> None:
+    """`WWW-Authenticate` is for the credential that was presented (RFC 9110, 11.6.1)."""
+    error = IdentityError("no", reason="expired", scheme=scheme)
+    response = unauthorized_response(error, "")
+    assert dict(response.headers)["WWW-Authenticate"] == challenge
+    assert json.loads(response.body)["detail"] == "The credential was not accepted: expired."
+
+
 @by_both
 def test_shadow_policy_rejects_no_request(make_app: AppFactory) -> None:
     """A policy in shadow mode sends 200 where it would reject."""
@@ -156,7 +178,7 @@ def test_invalid_credential_is_a_401_and_counts(make_app: AppFactory) -> None:
     response = client.get("/items", headers=caller("invalid"))
     assert response.status_code == 401
     assert_each_once(response.headers)
-    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert response.headers["WWW-Authenticate"] == "Custom"
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.json() == {

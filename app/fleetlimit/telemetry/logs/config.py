@@ -10,7 +10,9 @@ from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from fleetlimit.errors import ConfigError
+from fleetlimit.limiter.limiter import MonotonicClock
 from fleetlimit.telemetry import names
+from fleetlimit.telemetry.logs.server_log import ServerLogFilter
 
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
@@ -23,6 +25,8 @@ def configure_logging(
     stream: TextIO | None = None,
 ) -> None:
     """Render all log lines of the process alike, those of other libraries included.
+
+    Lines of uvicorn that clients can cause are sampled.
 
     Args:
         level: Lowest level that is written, such as `INFO`.
@@ -56,6 +60,7 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level_number)
+    ServerLogFilter(MonotonicClock()).install()
     for name in _UVICORN_LOGGERS:
         logger = logging.getLogger(name)
         if not logger.hasHandlers():

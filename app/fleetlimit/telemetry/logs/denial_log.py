@@ -8,14 +8,14 @@ from structlog.typing import FilteringBoundLogger
 
 from fleetlimit.core.decision import DENIED, Decision, Outcome, ceil_seconds
 from fleetlimit.limiter.events import CheckDecided, Event
-from fleetlimit.limiter.ports import Clock
-from fleetlimit.telemetry import names
-from fleetlimit.telemetry.logs.rate_limited import (
+from fleetlimit.limiter.log_sampler import (
     CAPACITY,
     LINES_PER_WINDOW,
     WINDOW_US,
     LogSampler,
 )
+from fleetlimit.limiter.ports import Clock
+from fleetlimit.telemetry import names
 
 _EVENT_NAMES = {
     Outcome.DENIED: names.LOG_DENIED,

@@ -17,9 +17,9 @@ from fleetlimit.limiter.events import (
     StoreServerChanged,
     StoreStateLost,
 )
+from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW, WINDOW_US, LogSampler
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.telemetry import names
-from fleetlimit.telemetry.logs.rate_limited import LINES_PER_WINDOW, WINDOW_US, LogSampler
 
 
 class EventLog:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlimit.telemetry.logs.rate_limited import LogSampler
+from fleetlimit.limiter.log_sampler import LogSampler
 from fleetlimit.testing import ManualClock
 
 

@@ -1,0 +1,140 @@
+"""Builder of the request identifier that a policy file's identity section describes."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from fleetlimit.identity import (
+    ApiKeyVerifier,
+    ClientAddressResolver,
+    CredentialVerifier,
+    PrincipalResolver,
+    RequestIdentifier,
+    jwt_verifier,
+    open_jwks,
+)
+from fleetlimit.identity.identifier import DEFAULT_RESOLVER_TIMEOUT_S
+from fleetlimit.limiter.failure_log import FailureLog
+from fleetlimit.policy_file import ApiKeysSection, IdentitySection, JwtSection
+
+if TYPE_CHECKING:  # it needs PyJWT, an extra
+    from fleetlimit.identity.jwks import JwksSource
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, slots=True)
+class _Built(Generic[Part]):
+    """A part of an identifier, and all that it was built from."""
+
+    source: object
+    part: Part
+
+
+class IdentifierBuilder:
+    """Builder of identifiers that keeps each part whose settings and file are the same.
+
+    A new verifier has neither the issuer's keys nor the tokens that it verified. If each reload of
+    the policy file made one, a change of a limit while the issuer is unavailable would make all
+    tokens fail.
+
+    Args:
+        resolver: Custom resolver of the app.
+        resolver_timeout_s: Seconds that a call of the resolver may take.
+        failure_log: Log of the resolver's failures.
+    """
+
+    def __init__(
+        self,
+        resolver: PrincipalResolver | None = None,
+        *,
+        resolver_timeout_s: float = DEFAULT_RESOLVER_TIMEOUT_S,
+        failure_log: FailureLog | None = None,
+    ) -> None:
+        self._resolver = resolver
+        self._resolver_timeout_s = resolver_timeout_s
+        self._failure_log = failure_log
+        self._addresses: _Built[ClientAddressResolver] | None = None
+        self._api_keys: _Built[ApiKeyVerifier | None] | None = None
+        self._keys: _Built[JwksSource | None] | None = None
+        self._jwt: _Built[CredentialVerifier | None] | None = None
+        self._identifier: _Built[RequestIdentifier] | None = None
+
+    def build(self, section: IdentitySection) -> RequestIdentifier:
+        """Return the identifier of a section; the last one if nothing has changed.
+
+        Raises:
+            ConfigError: A file of keys or the resolver is invalid, or PyJWT is needed and not
+                installed. The parts that were built before are kept.
+        """
+        addresses = _rebuild(
+            self._addresses,
+            (section.trusted_proxies, section.ipv6_prefix, section.forwarded_header),
+            lambda: ClientAddressResolver(
+                section.trusted_proxies,
+                ipv6_prefix=section.ipv6_prefix,
+                forwarded=section.forwarded_header,
+            ),
+        )
+        api_keys = _rebuild(
+            self._api_keys,
+            section.api_keys and (section.api_keys, _digest(section.api_keys.file)),
+            lambda: _api_keys(section.api_keys),
+        )
+        keys = _rebuild(self._keys, _jwks_content(section.jwt), lambda: _jwks(section.jwt))
+        jwt = _rebuild(self._jwt, (section.jwt, keys), lambda: _jwt(section.jwt, keys.part))
+        identifier = _rebuild(
+            self._identifier,
+            (addresses, api_keys, jwt),
+            lambda: RequestIdentifier(
+                addresses.part,
+                api_keys=api_keys.part,
+                jwt=jwt.part,
+                resolver=self._resolver,
+                resolver_timeout_s=self._resolver_timeout_s,
+                failure_log=self._failure_log,
+            ),
+        )
+        self._addresses, self._api_keys = addresses, api_keys
+        self._keys, self._jwt, self._identifier = keys, jwt, identifier
+        return identifier.part
+
+
+def _rebuild(last: _Built[Part] | None, source: object, make: Callable[[], Part]) -> _Built[Part]:
+    """Return the last part, or a new one if there is none or its source has changed."""
+    return last if last is not None and last.source == source else _Built(source, make())
+
+
+def _api_keys(section: ApiKeysSection | None) -> ApiKeyVerifier | None:
+    return ApiKeyVerifier(section.file, header=section.header) if section else None
+
+
+def _jwks_content(section: JwtSection | None) -> object:
+    return section and (section.jwks, _digest(Path(section.jwks)))
+
+
+def _jwks(section: JwtSection | None) -> "JwksSource | None":
+    return open_jwks(section.jwks) if section else None
+
+
+def _jwt(section: JwtSection | None, keys: "JwksSource | None") -> CredentialVerifier | None:
+    if section is None or keys is None:
+        return None
+    return jwt_verifier(
+        keys,
+        issuer=section.issuer,
+        audience=section.audience,
+        algorithms=section.algorithms,
+        tier_claim=section.tier_claim or "",
+        max_header_bytes=section.max_header_bytes,
+    )
+
+
+def _digest(file: Path) -> bytes:
+    """Return the hash of a file; empty for a URL and for a file that cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).digest()
+    except OSError:
+        return b""

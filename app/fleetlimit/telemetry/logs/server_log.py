@@ -1,0 +1,46 @@
+"""Sampling of uvicorn's log: any client can cause these lines, with requests that are not HTTP."""
+
+import logging
+from contextvars import Context
+from typing import Final
+
+from fleetlimit.limiter.log_sampler import LogSampler
+from fleetlimit.limiter.ports import Clock
+
+_LOGGER: Final = "uvicorn.error"
+_APP_FAILURES: Final = ("Exception in ASGI application", "ASGI callable")
+"""Starts of the messages about a failure of the app itself, which are not sampled."""
+_log = logging.getLogger("fleetlimit")
+
+
+class ServerLogFilter(logging.Filter):
+    """Filter that passes the first lines of each message in a window, and counts the others.
+
+    A summary is written with the next line of uvicorn after the window; uvicorn logs its own
+    shutdown, so that the counts are complete.
+
+    Args:
+        clock: Monotonic clock of the process.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._sampler: LogSampler[str] = LogSampler(clock, _write_summary, overflow="(others)")
+
+    def install(self) -> None:
+        """Filter uvicorn's log, in place of an earlier filter of this class."""
+        logger = logging.getLogger(_LOGGER)
+        for each in [*logger.filters]:
+            if isinstance(each, ServerLogFilter):
+                logger.removeFilter(each)
+        logger.addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is written."""
+        message = str(record.msg)
+        return message.startswith(_APP_FAILURES) or self._sampler.should_log(message)
+
+
+def _write_summary(message: str, count: int) -> None:
+    # A summary belongs to many requests, so it is logged without the trace of the current one.
+    Context().run(_log.warning, "server.suppressed message=%r suppressed=%d", message, count)

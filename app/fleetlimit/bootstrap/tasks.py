@@ -1,6 +1,7 @@
 """Background tasks of one owner, referenced until they end, with failures logged."""
 
 import asyncio
+import contextvars
 from collections.abc import Coroutine
 from typing import Any
 
@@ -18,8 +19,9 @@ class TaskSet:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Start a task."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+        """Start a task in an empty context: it outlives the request that may start it."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(coroutine, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
 

@@ -4,6 +4,7 @@ The last good keys stay in use while a fetch fails.
 """
 
 import asyncio
+import contextvars
 import ipaddress
 import json
 import logging
@@ -277,7 +278,10 @@ class JwksUrl:
         if self._attempted_at is not None and now - self._attempted_at < self._min_interval:
             return None
         self._attempted_at = now
-        self._refresh = asyncio.get_running_loop().create_task(self._fetch_keys())
+        # In an empty context: a fetch serves all requests, and is not of the first one's trace.
+        self._refresh = asyncio.get_running_loop().create_task(
+            self._fetch_keys(), context=contextvars.Context()
+        )
         return self._refresh
 
     async def _fetch_keys(self) -> None:

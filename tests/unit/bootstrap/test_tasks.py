@@ -1,6 +1,7 @@
 """Background tasks of one owner."""
 
 import asyncio
+import contextvars
 import logging
 
 import pytest
@@ -21,6 +22,23 @@ async def test_failed_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     await tasks.aclose()
     assert caplog.messages == ["background.failed"]
     assert "LookupError: gone" in caplog.text
+
+
+async def test_task_runs_in_an_empty_context(caplog: pytest.LogCaptureFixture) -> None:
+    """A task that a request has started does not belong to the request's trace."""
+    requested = contextvars.ContextVar("requested", default="nothing")
+    requested.set("a request")
+    seen: list[str] = []
+
+    async def work() -> None:
+        seen.append(requested.get())
+
+    tasks = TaskSet(logging.getLogger("fleetlimit"))
+    tasks.spawn(work())
+    await eventually_async(lambda: seen)
+    await tasks.aclose()
+    assert seen == ["nothing"]
+    assert caplog.messages == []
 
 
 async def test_aclose_cancels_running_tasks(caplog: pytest.LogCaptureFixture) -> None:

@@ -57,7 +57,8 @@ class Fleetlimit(wiring.LimiterLifespan):
         policies: Policy file or policy set; by default `FLEETLIMIT_POLICIES`, or no policies.
         settings: Settings in place of the environment; `store` and `policies` override them.
         resolver: Verifies credentials that are neither API keys nor bearer tokens.
-        registry: Prometheus registry of the metrics; by default a new one.
+        registry: Prometheus registry of the metrics, which has them until the end; by default a
+            new one.
         observers: Further observers of every event.
         tracer: Tracer of the checks.
         clock: Clock of buckets and caches, for tests; by default buckets use the store's clock.
@@ -137,7 +138,12 @@ class Fleetlimit(wiring.LimiterLifespan):
         """Activate the policies, connect to the store and watch the policy file.
 
         An unavailable store is logged and retried. It does not prevent the start.
+
+        Raises:
+            ConfigError: The registry has the metrics of another `Fleetlimit` that was not closed.
         """
+        self.metrics.register()
+        self._exit_stack.callback(self.metrics.unregister)
         self.activate_policies()
         await self.start_background_work()
 
@@ -252,6 +258,7 @@ class Fleetlimit(wiring.LimiterLifespan):
                 "FLEETLIMIT_POLICIES",
             )
         self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
+        self.metrics = serving.metrics
 
     def install(self, app: Starlette) -> None:
         """Make this the limiter of an app and of its mounted apps, and log each route's policies.

@@ -201,8 +201,22 @@ def test_metrics_use_the_given_registry() -> None:
     registry = CollectorRegistry()
     with TestClient(depending(Fleetlimit(policies=TWO_A_DAY, registry=registry))) as client:
         statuses(client, "/orders", 3)
-    labels = {"policy": "orders", "outcome": "denied"}
-    assert registry.get_sample_value("fleetlimit_decisions_total", labels) == 1
+        labels = {"policy": "orders", "outcome": "denied"}
+        assert registry.get_sample_value("fleetlimit_decisions_total", labels) == 1
+
+
+async def test_registry_is_free_after_the_end() -> None:
+    """Two objects share a registry one after the other, and each can start again."""
+    registry = CollectorRegistry()
+    first, second = Fleetlimit(registry=registry), Fleetlimit(registry=registry)
+    for _ in range(2):
+        async with first:
+            with pytest.raises(ConfigError, match="the registry has metrics"):
+                await second.start()
+            assert "fleetlimit_checks" in {each.name for each in registry.collect()}
+        async with second:
+            pass
+        assert list(registry.collect()) == []
 
 
 async def test_logs_are_flushed_if_the_store_fails_to_close(

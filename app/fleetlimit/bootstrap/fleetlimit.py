@@ -22,6 +22,7 @@ from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unf
 from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.bootstrap.tasks import TaskSet
+from fleetlimit.bootstrap.worker_processes import worker_processes
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Observer, PoliciesRejected
@@ -240,6 +241,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             return
         async with self:
             try:
+                self._warn_about_workers()
                 self.install(app)
                 if self._tune_gc:
                     freeze_heap()
@@ -247,6 +249,16 @@ class Fleetlimit(wiring.LimiterLifespan):
                 yield {wiring.LIMITER_KEY: self.http_limiter}
             finally:
                 wiring.uninstall(app, self.http_limiter)
+
+    def _warn_about_workers(self) -> None:
+        workers = worker_processes()
+        if workers > 1:
+            self._log.warning(
+                "metrics.per_process",
+                workers=workers,
+                detail="each worker process has metrics of its own, and a scrape of /metrics in "
+                "the app reaches any one of them: run one process per pod and scale by replicas",
+            )
 
     def _delegate_to(self, serving: "Fleetlimit") -> None:
         active = serving.policy_file.policy_set.policies

@@ -99,7 +99,9 @@ def test_config_map_update_is_applied(tmp_path: Path) -> None:
         assert running.limit().startswith('"default";q=7')
 
 
-def test_invalid_change_is_rejected(file: Path, log: pytest.LogCaptureFixture) -> None:
+def test_invalid_change_is_rejected(
+    running: Running, file: Path, log: pytest.LogCaptureFixture
+) -> None:
     """The last valid policies stay active; the error is counted and logged with its line."""
     write_atomically(file, policies("sometimes"))
     until(lambda: running.reloads("failure") == 1)

@@ -198,7 +198,8 @@ class Fleetlimit(wiring.LimiterLifespan):
         )
         self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
         self.limiter.active_policies.replace(policy_file.policy_set)
-        self.route_reporter.log_unmatched_policies()
+        # In a thread: many routes and policies take some 100 ms to compare.
+        await asyncio.to_thread(self.route_reporter.log_unmatched_policies)
 
     async def _flush(self) -> None:
         """Log the counts of suppressed lines even when no further event triggers it."""

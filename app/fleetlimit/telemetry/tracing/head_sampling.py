@@ -128,7 +128,11 @@ class HeadSampler:
             return None
         for name, _ in scope["headers"]:
             if name in self._parent_headers:
-                extracted = propagate.extract(scope, around, asgi_getter)  # type: ignore[misc]  # a dict
+                try:
+                    extracted = propagate.extract(scope, around, asgi_getter)  # type: ignore[misc]  # a dict
+                except ValueError:
+                    # A header that is no text, at which OpenTelemetry's middleware fails as well.
+                    return self._unsampled_root()
                 parent = trace.get_current_span(extracted).get_span_context()
                 if parent.is_valid:
                     return self._decide_with_parent(extracted, parent)
@@ -172,6 +176,10 @@ class HeadSampler:
             # Once a batch, because a lookup of the provider takes as long as the decision.
             self.skips_middleware = not _middleware_is_used()
         return self._batch.pop()
+
+    def _unsampled_root(self) -> UnsampledContext:
+        ids = self._ids.generate_trace_id(), self._ids.generate_span_id()
+        return UnsampledContext.for_span(trace.SpanContext(*ids, is_remote=False))
 
     def _decide_root(self) -> int | UnsampledContext:
         trace_id = self._ids.generate_trace_id()

@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from opentelemetry import context, trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from starlette.applications import Starlette
+from starlette.routing import Host, Mount, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fleetlimit.telemetry.tracing.head_sampling import HeadSampler, preset_trace_id
@@ -197,7 +199,8 @@ def _apps_in(target: Any) -> Iterator[Any]:
                 break
             seen.add(id(app))
             yield app
-            pending += [each.app for each in getattr(app, "routes", ()) if hasattr(each, "app")]
+            if isinstance(app, Starlette | Router):
+                pending += [each.app for each in app.routes if isinstance(each, Mount | Host)]
 
 
 def _opt_in_to_stable_semconv() -> None:

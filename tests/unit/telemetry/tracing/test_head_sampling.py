@@ -257,6 +257,16 @@ def test_header_without_a_parent_is_a_root_request(
     assert spans.get_finished_spans() == ()
 
 
+def test_header_that_is_no_text_is_ignored(traced: Make) -> None:
+    """A client cannot cause an error by the bytes of its header."""
+    traced_app = traced(ParentBased(ALWAYS_OFF))
+    headers = [(b"traceparent", b"\xff\\x")]
+    assert traced_app.client.get("/", headers=headers).status_code == 200
+    (found,) = traced_app.seen
+    assert found.is_valid
+    assert not found.trace_flags.sampled
+
+
 def test_response_propagator_gets_every_request(traced: Make) -> None:
     """A response has the trace id that the app's propagator adds, sampled or not."""
     set_global_response_propagator(TraceResponsePropagator())  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ from websockets.exceptions import InvalidStatus
 from support.eventually import eventually_async
 from support.server import ServeProcess, fetch, send
 
+DEBUG = {"FLEETLIMIT_LOG_LEVEL": "DEBUG"}
 PLAIN = """
 async def app(scope, receive, send):
     if scope["type"] == "http":
@@ -59,7 +60,9 @@ async def test_plain_asgi_app_is_limited_by_policy_templates(tmp_path: Path) -> 
     """Templates of policies limit a plain ASGI app, those of a reload included."""
     (tmp_path / "plain.py").write_text(PLAIN)
     policies(tmp_path, "/orders/{id}")
-    with ServeProcess("plain:app", "--policies", "policies.yaml", folder=tmp_path) as service:
+    with ServeProcess(
+        "plain:app", "--policies", "policies.yaml", folder=tmp_path, settings=DEBUG
+    ) as service:
         await service.ready()
         answers = [await service.get(f"/orders/{number}") for number in range(3)]
         assert [answer.status for answer in answers] == [200, 200, 429]
@@ -91,7 +94,11 @@ async def test_fastapi_app_is_limited_by_its_routes(tmp_path: Path) -> None:
     policies(tmp_path, "/v1/orders/{order_id}")
     with ServeProcess(
         folder=tmp_path,
-        settings={"FLEETLIMIT_TARGET": "shop.main:app", "FLEETLIMIT_POLICIES": "policies.yaml"},
+        settings={
+            "FLEETLIMIT_TARGET": "shop.main:app",
+            "FLEETLIMIT_POLICIES": "policies.yaml",
+            **DEBUG,
+        },
     ) as service:
         await service.ready()
         statuses = [(await service.get(f"/v1/orders/{number}")).status for number in range(3)]
@@ -123,7 +130,7 @@ async def test_app_with_its_own_fleetlimit_has_one_limiter(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def bundled() -> Iterator[ServeProcess]:
-    with ServeProcess() as service:
+    with ServeProcess(settings=DEBUG) as service:
         yield service
 
 

@@ -149,3 +149,31 @@ async def test_no_traces_without_otel_variables(tmp_path: Path) -> None:
         assert [(await service.get("/items/1")).status for _ in range(2)] == [200, 429]
         (line,) = await eventually_async(lambda: service.logged("request.denied"))
         assert "trace_id" not in line
+
+
+@pytest.mark.parametrize(("bound", "sampled"), [("0", False), ("1000", True)])
+async def test_sampled_parents_are_bounded_by_the_setting(
+    tmp_path: Path,
+    bound: str,
+    sampled: bool,  # noqa: FBT001 - a case
+) -> None:
+    """A client's `traceparent` is sampled within the bound only; one line says so."""
+    with (
+        Collector() as collector,
+        ServeProcess(
+            "--policies",
+            policy_file(tmp_path),
+            settings={
+                **collector.settings,
+                "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+                "FLEETLIMIT_TRACE_PARENTS_PER_SECOND": bound,
+            },
+        ) as service,
+    ):
+        await service.ready()
+        for number in range(1, 6):
+            await service.get("/items/1", traceparent=f"00-{number:032x}-{8:016x}-01")
+        assert await service.stop() == 0
+        assert len(collector.traces()) == (5 if sampled else 0)
+        lines = [line for line in service.lines if "tracing.parents_limited" in line["event"]]
+        assert len(lines) == (not sampled)

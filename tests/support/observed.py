@@ -18,6 +18,7 @@ class ObservedMetrics:
     def __init__(self, *events: Event) -> None:
         self.registry = CollectorRegistry()
         self.metrics = PrometheusMetrics(self.registry, version="1.2.3")
+        self.metrics.register()
         self.on_events(*events)
 
     def on_events(self, *events: Event) -> None:

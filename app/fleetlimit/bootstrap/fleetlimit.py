@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unf
 from fleetlimit.bootstrap.identity import IdentifierBuilder
 from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
+from fleetlimit.bootstrap.worker_processes import worker_processes
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.identity import PrincipalResolver
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
@@ -58,7 +60,8 @@ class Fleetlimit(wiring.LimiterLifespan):
         settings: Settings in place of the environment; `store` and `policies` override them.
         resolver: Async function of the request that verifies credentials that are neither API keys
             nor bearer tokens, within `FLEETLIMIT_RESOLVER_TIMEOUT`.
-        registry: Prometheus registry of the metrics; by default a new one.
+        registry: Prometheus registry of the metrics, which has them until the end; by default a
+            new one.
         observers: Further observers of every event.
         tracer: Tracer of the checks.
         clock: Clock of buckets and caches, for tests; by default buckets use the store's clock.
@@ -143,7 +146,12 @@ class Fleetlimit(wiring.LimiterLifespan):
         """Activate the policies, connect to the store and watch the policy file.
 
         An unavailable store is logged and retried. It does not prevent the start.
+
+        Raises:
+            ConfigError: The registry has the metrics of another `Fleetlimit` that was not closed.
         """
+        self.metrics.register()
+        self._exit_stack.callback(self.metrics.unregister)
         self.activate_policies()
         await self.start_background_work()
 
@@ -197,6 +205,8 @@ class Fleetlimit(wiring.LimiterLifespan):
         )
         self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
         self.limiter.active_policies.replace(policy_file.policy_set)
+        # In a thread: many routes and policies take some 100 ms to compare.
+        await asyncio.to_thread(self.route_reporter.log_unmatched_policies)
 
     async def _flush(self) -> None:
         """Log the counts of suppressed lines even when no further event triggers it."""
@@ -233,13 +243,14 @@ class Fleetlimit(wiring.LimiterLifespan):
         Raises:
             ConfigError: A dependency of the app names a policy that does not exist.
         """
-        server_limiter = wiring.get_server_limiter(app)
-        if server_limiter is not None:
-            self._delegate_to(server_limiter)
+        serving = wiring.get_serving_limiter(app)
+        if isinstance(serving, Fleetlimit):
+            self._delegate_to(serving)
             yield {wiring.LIMITER_KEY: self.http_limiter}
             return
         async with self:
             try:
+                self._warn_about_workers()
                 self.install(app)
                 if self._tune_gc:
                     freeze_heap()
@@ -248,8 +259,18 @@ class Fleetlimit(wiring.LimiterLifespan):
             finally:
                 wiring.uninstall(app, self.http_limiter)
 
-    def _delegate_to(self, http_limiter: HTTPLimiter) -> None:
-        active = http_limiter.limiter.active_policies.current.policies
+    def _warn_about_workers(self) -> None:
+        workers = worker_processes()
+        if workers > 1:
+            self._log.warning(
+                "metrics.per_process",
+                workers=workers,
+                detail="each worker process has metrics of its own, and a scrape of /metrics in "
+                "the app reaches any one of them: run one process per pod and scale by replicas",
+            )
+
+    def _delegate_to(self, serving: "Fleetlimit") -> None:
+        active = serving.limiter.active_policies.current.policies
         ignored = [each.name for each in self.policy_file.policy_set.policies if each not in active]
         if ignored:
             self._log.warning(
@@ -258,7 +279,8 @@ class Fleetlimit(wiring.LimiterLifespan):
                 detail="the policies of `fleetlimit serve` are active; name the file with "
                 "FLEETLIMIT_POLICIES",
             )
-        self.limiter, self.http_limiter = http_limiter.limiter, http_limiter
+        self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
+        self.metrics = serving.metrics
 
     def install(self, app: Starlette) -> None:
         """Make this the limiter of an app and of its mounted apps, and log each route's policies.
@@ -288,7 +310,8 @@ def open_limiter_from_env() -> HTTPLimiter:
     """
     fleetlimit = Fleetlimit()
     fleetlimit.activate_policies()
-    _default_tasks.spawn(_keep_open(fleetlimit))
+    # In an empty context: the limiter outlives the request that opens it.
+    _default_tasks.spawn(_keep_open(fleetlimit), context=Context())
     return fleetlimit.http_limiter
 
 

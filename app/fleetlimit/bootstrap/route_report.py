@@ -1,4 +1,8 @@
-"""Report of the policies of each route: logged at start, and listed on the admin port."""
+"""Report of the policies of each route: logged at start, and listed on the admin port.
+
+An app has many routes, and most of them are unlimited on purpose. The log has a summary, and a
+warning only for a limit that has no effect; the routes themselves are at level DEBUG.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +10,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import DEFAULT_POLICY, Mode, Policy, PolicySet
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
@@ -73,7 +77,7 @@ def _dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> list[Po
 
 
 class RouteReporter:
-    """Logs the policies of each route at start, and rejects reloads without a required policy.
+    """Logs which routes and policies meet, and rejects reloads without a required policy.
 
     Args:
         log: Structured logger.
@@ -84,9 +88,10 @@ class RouteReporter:
         self._log = log
         self._http_limiter = http_limiter
         self._required_policies: set[str] = set()
+        self._tables: list[tuple[RouteTable, bool]] = []
 
     def log_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
-        """Log each route with its policies, as a warning for a route without any.
+        """Log the routes of an app, and warn if no route is limited or a policy applies to none.
 
         Args:
             routes: Routes of the app.
@@ -97,22 +102,56 @@ class RouteReporter:
             ConfigError: A dependency names a policy that does not exist.
         """
         policies = self._http_limiter.limiter.active_policies.current
+        self._tables.append((routes, match_policies))
+        limited = unlimited = 0
         for route_limits in limits_by_route(
             routes, policies, self._http_limiter, match_policies=match_policies
         ):
-            log = self._log.info if route_limits.policies else self._log.warning
-            log(
-                names.LOG_ROUTE_LIMITED if route_limits.policies else names.LOG_ROUTE_UNLIMITED,
+            if route_limits.policies:
+                event, limited = names.LOG_ROUTE_LIMITED, limited + 1
+            else:
+                event, unlimited = names.LOG_ROUTE_UNLIMITED, unlimited + 1
+            self._log.debug(
+                event,
                 method=route_limits.method,
                 route=route_limits.template,
                 policies=list(route_limits.policies),
             )
+        self._log.info(names.LOG_ROUTES, limited=limited, unlimited=unlimited)
+        if not limited:
+            self._log.warning(
+                names.LOG_NO_ROUTE_LIMITED,
+                detail="no route of the app has a limit: write Depends(rate_limit(...)) on a "
+                "route, or add RateLimitMiddleware and policies that match routes",
+            )
+        self.log_unmatched_policies()
         for route in routes.routes:
             self._required_policies |= {
                 each.name
                 for each in _dependency_policies(route, self._http_limiter)
                 if policies.get(each.name) is each
             }
+
+    def log_unmatched_policies(self) -> None:
+        """Warn about active policies that are to match routes, and match none."""
+        active = self._http_limiter.limiter.active_policies.current
+        with_middleware = any(match_policies for _, match_policies in self._tables)
+        unmatched = {
+            policy.name for policy in active.policies if _needs_route(policy, with_middleware)
+        }
+        for routes, match_policies in self._tables:
+            for route_limits in limits_by_route(
+                routes, active, self._http_limiter, match_policies=match_policies
+            ):
+                unmatched.difference_update(route_limits.policies)
+        if unmatched:
+            self._log.warning(
+                names.LOG_POLICIES_UNMATCHED,
+                policies=sorted(unmatched),
+                detail="these policies apply to no route: correct match.methods and match.routes"
+                if with_middleware
+                else "only RateLimitMiddleware applies policies to routes by their match: add it",
+            )
 
     def require_named_policies(self, policies: PolicySet) -> None:
         """Check that a new set has every policy that a dependency names.
@@ -126,6 +165,16 @@ class RouteReporter:
             raise ConfigError(
                 f"{policies.source}: routes depend on {', '.join(missing)}: keep these policies"
             )
+
+
+def _needs_route(policy: Policy, with_middleware: bool) -> bool:  # noqa: FBT001 - a property of the app
+    """Return whether a policy without a matching route has no effect."""
+    if policy.mode is Mode.OFF:
+        return False
+    if with_middleware:
+        # A policy without routes also applies to the requests that match no route.
+        return policy.match is not None and bool(policy.match.routes)
+    return policy.match is not None or policy.name == DEFAULT_POLICY
 
 
 def has_middleware(app: Starlette) -> bool:

@@ -5,6 +5,7 @@ ended at its first error would remove the replica from the membership until the 
 """
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -55,9 +56,14 @@ class PeriodicTask:
         return self._task is not None
 
     def start(self) -> None:
-        """Start the task, unless it is running."""
+        """Start the task, unless it is running.
+
+        It runs in an empty context: a request may start it, and its events are not of the request's
+        trace.
+        """
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._run(), context=contextvars.Context())
 
     async def _run(self) -> None:
         task = asyncio.current_task()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any
 
 _log = logging.getLogger("fleetlimit")
@@ -15,9 +16,16 @@ class TaskSet:
         # The event loop holds tasks only weakly: without a reference they may be collected.
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task and return it."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, None], *, context: Context | None = None
+    ) -> asyncio.Task[None]:
+        """Start a task and return it.
+
+        Args:
+            coroutine: The work.
+            context: Context of the task; by default the current one, with its trace.
+        """
+        task = asyncio.get_running_loop().create_task(coroutine, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
         return task

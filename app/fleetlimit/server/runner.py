@@ -85,7 +85,12 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] 
         tune_gc=True,
     )
     async with fleetlimit:
-        wrapped = WrappedApp(import_app(settings.target), fleetlimit, provider)
+        wrapped = WrappedApp(
+            import_app(settings.target),
+            fleetlimit,
+            provider,
+            trace_parents_per_second=settings.trace_parents_per_second,
+        )
         admin_state = AdminState(fleetlimit, wrapped.routes, reveal(settings.admin_token))
         api_server = _make_server(
             wrapped.app, settings.host, settings.port, settings, lifespan="auto"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, Field, SecretStr
 
 from fleetlimit.bootstrap.settings import Seconds, Settings
+from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
 
 EXAMPLE_POLICIES = Path(str(files("fleetlimit.server") / "policies.yaml"))
 """Policy file of the example app."""
@@ -27,6 +28,11 @@ class ServerSettings(Settings):
     )
     shutdown_seconds: Seconds = Field(
         25, description="Time limit for the requests in flight after SIGTERM."
+    )
+    trace_parents_per_second: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        PARENTS_PER_SECOND,
+        description="Sampled parents (traceparent) per second that are obeyed; the sampler decides "
+        "about further ones.",
     )
     pod: str = Field(
         "",

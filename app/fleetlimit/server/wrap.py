@@ -18,6 +18,7 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.server.example_app import create_app
 from fleetlimit.telemetry import instrument_app, instrument_asgi
+from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
 from fleetlimit.web import wiring
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_policies import WEBSOCKET
@@ -61,13 +62,19 @@ class WrappedApp:
         target: The app.
         fleetlimit: The limiter; the caller starts and closes it.
         provider: Tracer provider of the requests' spans; None without tracing.
+        trace_parents_per_second: See `instrument_app`.
 
     Raises:
         ConfigError: A dependency of the app names a policy that does not exist.
     """
 
     def __init__(
-        self, target: ASGIApp, fleetlimit: Fleetlimit, provider: TracerProvider | None = None
+        self,
+        target: ASGIApp,
+        fleetlimit: Fleetlimit,
+        provider: TracerProvider | None = None,
+        *,
+        trace_parents_per_second: int = PARENTS_PER_SECOND,
     ) -> None:
         self.fleetlimit = fleetlimit
         self.routes: RouteTable
@@ -75,7 +82,7 @@ class WrappedApp:
             # Added to the app's own middleware, so that tracing and CORS apply to rejections.
             if not has_middleware(target):
                 target.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
-            wiring.set_server_limiter(target, fleetlimit.http_limiter)
+            wiring.set_serving_limiter(target, fleetlimit)
             fleetlimit.install(target)
             self.routes = RouteTable(iter_routes(target.routes))
             self.app: ASGIApp = target
@@ -86,13 +93,15 @@ class WrappedApp:
                 target, http_limiter=fleetlimit.http_limiter, routes=self.routes
             )
         if provider is not None:
-            self._trace(target, provider)
+            self._trace(target, provider, trace_parents_per_second)
 
-    def _trace(self, target: ASGIApp, provider: TracerProvider) -> None:
+    def _trace(self, target: ASGIApp, provider: TracerProvider, parents_per_second: int) -> None:
         if isinstance(target, FastAPI):
-            instrument_app(target, provider)
+            instrument_app(target, provider, parents_per_second=parents_per_second)
         else:
-            self.app = instrument_asgi(self.app, provider, self._span)
+            self.app = instrument_asgi(
+                self.app, provider, self._span, parents_per_second=parents_per_second
+            )
 
     def _span(self, scope: Scope) -> tuple[str, dict[str, str]]:
         """Return a span name with the route's template: a path would be of high cardinality."""

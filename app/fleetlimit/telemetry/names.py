@@ -68,6 +68,9 @@ NO_TIER: Final = "none"
 OTHER_TIER: Final = "other"
 """`tier` of a caller whose tier no active policy names; credentials may contain any text."""
 
+OTHER_POLICY: Final = "other"
+"""`policy` of the policies beyond the bound of labels; code can make policies without limit."""
+
 CHECK_BUCKETS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 """Seconds. A decision without a store call takes less than the first bound, a call to a nearby
 store 0.25 to 5 ms, and a store timeout tens of milliseconds, which is below 250 ms."""
@@ -294,6 +297,9 @@ LOG_REPLICAS: Final = "replicas.changed"
 LOG_POLICIES_LOADED: Final = "policies.loaded"
 LOG_POLICIES_REJECTED: Final = "policies.rejected"
 LOG_OVERSHOOT: Final = "audit.overshoot"
+LOG_ROUTES: Final = "routes.found"
+LOG_NO_ROUTE_LIMITED: Final = "routes.unlimited"
+LOG_POLICIES_UNMATCHED: Final = "policies.unmatched"
 LOG_ROUTE_LIMITED: Final = "route.limited"
 LOG_ROUTE_UNLIMITED: Final = "route.unlimited"
 

@@ -24,7 +24,7 @@ LIMITER_KEY: Final = "fleetlimit_http_limiter"
 """Attribute of an app, and name in the lifespan state. Not in `app.state`: its `__getattr__` costs
 each request several times as much."""
 _OWNER_KEY: Final = "fleetlimit_owns_limiter"
-_SERVER_KEY: Final = "fleetlimit_server_limiter"
+_SERVING_KEY: Final = "fleetlimit_serving_limiter"
 _PACKAGE: Final = "fleetlimit"
 
 _NOT_STARTED: Final = (
@@ -65,17 +65,17 @@ def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
         delattr(app, _OWNER_KEY)
 
 
-def set_server_limiter(app: Starlette, http_limiter: HTTPLimiter) -> None:
+def set_serving_limiter(app: Starlette, serving: LimiterLifespan) -> None:
     """Set the limiter of `fleetlimit serve`, which replaces a `Fleetlimit` in the app's lifespan.
 
     A second limiter would count the replica twice and have other policies.
     """
-    setattr(app, _SERVER_KEY, http_limiter)
+    setattr(app, _SERVING_KEY, serving)
 
 
-def get_server_limiter(app: Any) -> HTTPLimiter | None:
+def get_serving_limiter(app: Any) -> LimiterLifespan | None:
     """Return the limiter of `fleetlimit serve`; None for an app that it does not serve."""
-    found: HTTPLimiter | None = getattr(app, _SERVER_KEY, None)
+    found: LimiterLifespan | None = getattr(app, _SERVING_KEY, None)
     return found
 
 

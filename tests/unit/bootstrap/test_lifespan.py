@@ -20,6 +20,7 @@ from fleetlimit import (
     RateLimitMiddleware,
 )
 from fleetlimit.bootstrap.settings import Settings
+from fleetlimit.core.policy import Match, Mode
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.telemetry import EventLoopLagMonitor
 from fleetlimit.testing import ManualClock
@@ -119,18 +120,86 @@ def test_mounted_app_uses_the_same_limiter() -> None:
 
 
 def test_each_route_is_logged_at_start(log: pytest.LogCaptureFixture) -> None:
-    """Each route is logged with its policies, and a route without any as a warning."""
+    """The log has a summary of the routes, and at level DEBUG each route with its policies."""
+    log.set_level(logging.DEBUG, "fleetlimit")
     app = depending(Fleetlimit(policies=TWO_A_DAY))
     router = APIRouter(prefix="/v1")
     router.add_api_route("/free/{name}", lambda: None)
     app.include_router(router)
     with TestClient(app):
         pass
-    told = [record for record in log.records if "route." in record.getMessage()]
-    held = [record.getMessage() for record in told if record.levelno == logging.INFO]
-    free = [record.getMessage() for record in told if record.levelno == logging.WARNING]
-    assert [line for line in held if "route=/orders" in line and "orders" in line]
-    assert [line for line in free if "route.unlimited" in line and "/v1/free/{name}" in line]
+    routes = [each for each in log.records if "event=route" in each.getMessage()]
+    table = [each.getMessage() for each in routes if each.levelno == logging.DEBUG]
+    assert [line for line in table if "route.limited" in line and "route=/orders" in line]
+    assert [line for line in table if "route.unlimited" in line and "/v1/free/{name}" in line]
+    (summary,) = [each for each in routes if each.levelno != logging.DEBUG]
+    assert summary.levelno == logging.INFO
+    assert f"routes.found limited=1 unlimited={len(table) - 1}" in summary.getMessage()
+
+
+def warnings_of(log: pytest.LogCaptureFixture, event: str) -> list[str]:
+    return [
+        each.getMessage()
+        for each in log.records
+        if each.levelno == logging.WARNING and f"event={event} " in each.getMessage()
+    ]
+
+
+def test_app_without_a_limited_route_is_warned_about(log: pytest.LogCaptureFixture) -> None:
+    """One line has the fix, whatever the number of routes."""
+    app = FastAPI(lifespan=Fleetlimit())
+    for number in range(50):
+        app.add_api_route(f"/{number}", lambda: None)
+    with TestClient(app):
+        pass
+    (line,) = warnings_of(log, "routes.unlimited")
+    assert "Depends(rate_limit(...))" in line
+    assert len(log.records) < 6
+
+
+@pytest.mark.parametrize(
+    ("match", "unmatched"),
+    [
+        (Match(routes=("/orders",)), False),
+        (Match(routes=("/order",)), True),
+        (Match(routes=("/orders/",)), True),
+        (Match(routes=("/ord*",)), False),
+        (Match(methods=frozenset({"POST"}), routes=("/orders",)), True),
+        (Match(methods=frozenset({"POST"})), False),
+        (Match(tiers=frozenset({"pro"})), False),
+        (None, False),
+    ],
+)
+def test_policy_that_matches_no_route_is_warned_about(
+    log: pytest.LogCaptureFixture,
+    match: Match | None,
+    unmatched: bool,  # noqa: FBT001 - a case
+) -> None:
+    """A wrong template limits nothing, which no request would show."""
+    policies = PolicySet([Policy("a", "1/day", match=match), Policy("default", "9/day")])
+    app = FastAPI(lifespan=Fleetlimit(policies=policies))
+    app.add_middleware(RateLimitMiddleware)
+    app.add_api_route("/orders", lambda: None)
+    with TestClient(app):
+        pass
+    assert bool(warnings_of(log, "policies.unmatched")) is unmatched
+
+
+def test_policies_without_the_middleware_are_warned_about(log: pytest.LogCaptureFixture) -> None:
+    """Only the middleware applies policies by their match; a policy that is off has no effect."""
+    policies = PolicySet(
+        [
+            Policy("orders", "2/day"),
+            Policy("default", "1/day"),
+            Policy("all", "1/day", match=Match()),
+            Policy("none", "1/day", match=Match(), mode=Mode.OFF),
+        ]
+    )
+    with TestClient(depending(Fleetlimit(policies=policies))):
+        pass
+    (line,) = warnings_of(log, "policies.unmatched")
+    assert "policies=\"['all', 'default']\"" in line
+    assert "RateLimitMiddleware" in line
 
 
 def test_missing_policy_prevents_the_start() -> None:
@@ -201,8 +270,22 @@ def test_metrics_use_the_given_registry() -> None:
     registry = CollectorRegistry()
     with TestClient(depending(Fleetlimit(policies=TWO_A_DAY, registry=registry))) as client:
         statuses(client, "/orders", 3)
-    labels = {"policy": "orders", "outcome": "denied"}
-    assert registry.get_sample_value("fleetlimit_decisions_total", labels) == 1
+        labels = {"policy": "orders", "outcome": "denied"}
+        assert registry.get_sample_value("fleetlimit_decisions_total", labels) == 1
+
+
+async def test_registry_is_free_after_the_end() -> None:
+    """Two objects share a registry one after the other, and each can start again."""
+    registry = CollectorRegistry()
+    first, second = Fleetlimit(registry=registry), Fleetlimit(registry=registry)
+    for _ in range(2):
+        async with first:
+            with pytest.raises(ConfigError, match="the registry has metrics"):
+                await second.start()
+            assert "fleetlimit_checks" in {each.name for each in registry.collect()}
+        async with second:
+            pass
+        assert list(registry.collect()) == []
 
 
 async def test_logs_are_flushed_if_the_store_fails_to_close(

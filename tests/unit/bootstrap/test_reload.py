@@ -34,6 +34,10 @@ def keys(**principals: str) -> str:
     return "keys:\n" + "".join(entries)
 
 
+def unmatched(log: pytest.LogCaptureFixture) -> list[str]:
+    return [line for line in log.messages if "policies.unmatched" in line]
+
+
 class Running:
     """App that runs with a policy file."""
 
@@ -148,3 +152,14 @@ def test_reload_without_a_required_policy_is_rejected(
         write_atomically(file, policies("7/day", name="orders"))
         until(lambda: fleetlimit.limiter.active_policies.current.generation == 2)
         assert '"orders";q=7' in client.get("/orders").headers["ratelimit-policy"]
+
+
+@pytest.mark.usefixtures("running")
+def test_reload_of_a_policy_without_effect_is_warned_about(
+    file: Path, log: pytest.LogCaptureFixture
+) -> None:
+    """A reloaded policy that matches no route is in the log, as at start."""
+    match = "name: orders, match: {routes: [/orders]}"
+    write_atomically(file, policies("5/day").replace("name: default", match))
+    until(lambda: unmatched(log))
+    assert "orders" in unmatched(log)[0]

@@ -1,5 +1,6 @@
 """JwksUrl and JwksFile: fetches are rare and shared, and the last good keys stay in use."""
 
+import contextvars
 import threading
 from contextvars import ContextVar
 from pathlib import Path
@@ -63,6 +64,20 @@ async def test_keys_are_fetched_once() -> None:
     assert await reason(keys, "one") == ""
     assert await reason(keys, "one") == ""
     assert issuer.fetches == 1
+
+
+async def test_fetch_runs_in_an_empty_context() -> None:
+    """A fetch serves all requests, so it does not belong to the trace of the first one."""
+    requested = contextvars.ContextVar("requested", default="nothing")
+    requested.set("a request")
+    seen: list[str] = []
+
+    def fetch(_url: str, _timeout: float) -> bytes:
+        seen.append(requested.get())
+        raise OSError("no server")
+
+    assert await reason(JwksUrl(URL, fetch=fetch), "a") == "keys_unavailable"
+    assert seen == ["nothing"]
 
 
 async def test_requests_that_need_keys_share_one_fetch() -> None:

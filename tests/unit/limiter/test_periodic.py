@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 
 import pytest
@@ -49,6 +50,21 @@ async def test_periodic_task_pauses_before_each_run() -> None:
         await operation.wait_for_runs(run)
     assert await task.stop()
     assert set(sleep.requested.entries) == {0.25}
+
+
+async def test_periodic_task_runs_in_an_empty_context() -> None:
+    """The trace of the request that starts a task is not the trace of its runs."""
+    requested = contextvars.ContextVar("requested", default="nothing")
+    seen: Journal[str] = Journal()
+
+    async def run() -> None:
+        seen.append(requested.get())
+
+    requested.set("a request")
+    task = PeriodicTask(run, 0.25, failure_event="failed", immediate=True, sleep=ManualSleep())
+    task.start()
+    await seen.wait_until(lambda entries: entries == ["nothing"])
+    await task.stop()
 
 
 async def test_periodic_task_runs_at_once_when_immediate() -> None:

@@ -62,7 +62,7 @@ def test_plan_cache_separates_unverified_callers() -> None:
     policy = Policy("p", "50/minute", tiers={"free": "5/minute"})
     for _ in range(2):
         limits = [
-            cache.plan_for([(policy, 1)], subject).charges[0].quota.limit
+            cache.plan_for([PolicyCost(policy, 1)], subject).charges[0].quota.limit
             for subject in (
                 Subject("192.0.2.1"),
                 Subject("192.0.2.1", unverified=True),

@@ -1,6 +1,7 @@
 """Background tasks of one owner."""
 
 import asyncio
+import contextvars
 
 import pytest
 
@@ -47,3 +48,19 @@ async def test_wait_returns_when_all_tasks_have_ended() -> None:
     asyncio.get_running_loop().call_soon(end.set)
     await tasks.wait()
     assert ended == [1, 2]
+
+
+async def test_task_in_an_empty_context_has_nothing_of_the_request() -> None:
+    """A task that outlives the request that starts it does not belong to the request's trace."""
+    requested = contextvars.ContextVar("requested", default="nothing")
+    requested.set("a request")
+    seen: list[str] = []
+
+    async def work() -> None:
+        seen.append(requested.get())
+
+    tasks = TaskSet()
+    tasks.spawn(work())
+    tasks.spawn(work(), context=contextvars.Context())
+    await tasks.wait()
+    assert seen == ["a request", "nothing"]

@@ -1,10 +1,14 @@
 """Endpoints of the admin port."""
 
 import json
+import threading
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
 from starlette.testclient import TestClient
 
 from fleetlimit import Fleetlimit, Policy, PolicySet
@@ -14,6 +18,8 @@ from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.server.wrap import WrappedApp
 from fleetlimit.testing import ManualClock
+from fleetlimit.web.route_table import RouteTable
+from support.traced_apps import get
 
 TOKEN = {"Authorization": "Bearer s3cret-token"}
 POLICIES = PolicySet(
@@ -94,6 +100,33 @@ def test_metrics_have_two_formats(served: Served) -> None:
     assert plain.headers["content-type"].startswith("text/plain")
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
     assert served.port.get("/metrics", headers=accept).text.endswith("# EOF\n")
+
+
+class _ThreadRecorder(Collector):
+    """Collector that records the threads in which it is scraped."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def describe(self) -> Iterable[Metric]:
+        """Return no metric."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Record the thread."""
+        self.threads.add(threading.get_ident())
+        return ()
+
+
+async def test_metrics_are_rendered_beside_the_event_loop() -> None:
+    """A scrape does not delay the requests of the API."""
+    recorder, registry = _ThreadRecorder(), CollectorRegistry(support_collectors_without_names=True)
+    registry.register(recorder)
+    async with Fleetlimit(policies=POLICIES, registry=registry) as fleetlimit:
+        admin = create_admin_app(AdminState(fleetlimit, RouteTable(())))
+        assert await get(admin, "/metrics") == 200
+    assert recorder.threads
+    assert threading.get_ident() not in recorder.threads
 
 
 def test_top_lists_the_most_denied_callers(served: Served) -> None:

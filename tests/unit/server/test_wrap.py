@@ -149,6 +149,7 @@ def test_own_fleetlimit_delegates_to_serve(log: pytest.LogCaptureFixture, same: 
     with TestClient(wrapped.app) as client:
         assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
         assert own.limiter is fleetlimit.limiter
+        assert b'fleetlimit_checks_total{outcome="denied"} 1.0' in own.metrics.render()[0]
     assert bool([line for line in log.messages if "policies.ignored" in line]) is not same
 
 

@@ -16,7 +16,7 @@ GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
 def test_registry_exports_exactly_the_specified_metrics() -> None:
     """The registry holds the metrics of `names`, and no other of Fleetlimit's."""
     registry = CollectorRegistry()
-    PrometheusMetrics(registry)
+    PrometheusMetrics(registry).register()
     registered = {family.name for family in registry.collect()}
     named = {metric.name.removesuffix("_total") for metric in names.METRICS}
     assert {name for name in registered if name.startswith("fleetlimit_")} == named

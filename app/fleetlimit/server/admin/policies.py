@@ -1,5 +1,6 @@
 """Endpoints for the active policies, and for the policies that apply to one request."""
 
+import asyncio
 from typing import Any
 
 from starlette.requests import Request
@@ -13,7 +14,11 @@ from fleetlimit.server.admin.problem import problem_response
 
 async def list_policies(request: Request) -> Response:
     """List the active policies, and each route with the policies that apply to it."""
-    admin = request.app.state.admin
+    # In a thread: many routes and policies take some 100 ms, in which no request would be served.
+    return await asyncio.to_thread(_list_policies, request.app.state.admin)
+
+
+def _list_policies(admin: Any) -> Response:
     http_limiter = admin.fleetlimit.http_limiter
     active = admin.fleetlimit.limiter.active_policies.current
     return JSONResponse(

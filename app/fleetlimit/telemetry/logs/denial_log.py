@@ -1,9 +1,9 @@
 """Log of rejected requests: one line each, rate limited in a flood, with exact summaries."""
 
+import contextvars
 from collections.abc import Callable
 
 import structlog
-from opentelemetry import context
 from structlog.typing import FilteringBoundLogger
 
 from fleetlimit.core.decision import DENIED, Decision, Outcome, ceil_seconds
@@ -123,13 +123,11 @@ class DenialLog:
         def write_summary(key: tuple[str, str], count: int) -> None:
             policy, subject = key
             # A summary belongs to many traces, so the current one must not be added to it.
-            token = context.attach(context.Context())
-            try:
-                self._log.info(
+            contextvars.Context().run(
+                lambda: self._log.info(
                     event + names.SUPPRESSED, policy=policy, subject=subject, suppressed=count
                 )
-            finally:
-                context.detach(token)
+            )
 
         return write_summary
 

@@ -1,7 +1,8 @@
 """Log of store, replica, policy and audit events."""
 
+import contextvars
+
 import structlog
-from opentelemetry import context
 from structlog.typing import FilteringBoundLogger
 
 from fleetlimit.limiter.events import (
@@ -56,13 +57,17 @@ class EventLog:
     def on_event(self, event: Event) -> None:
         """Log the event, unless it is a decision."""
         # Decisions are by far the most frequent event, and `DenialLog` logs them.
-        if not isinstance(event, CheckDecided):
-            self._write(event)
+        if isinstance(event, CheckDecided):
+            return
+        if isinstance(event, StoreFailed):
+            self._on_store_failed(event)
+        else:
+            # In an empty context: the event is one of the replica, and not of the trace of a
+            # request that is the first to notice it.
+            contextvars.Context().run(self._write, event)
 
     def _write(self, event: Event) -> None:
         match event:
-            case StoreFailed():
-                self._on_store_failed(event)
             case BreakerChanged(state=BreakerState.OPEN):
                 self._log.error(names.LOG_BREAKER_OPEN)
             case BreakerChanged():
@@ -111,10 +116,8 @@ class EventLog:
     def _write_summary(self, key: tuple[str, str, str], count: int) -> None:
         name, operation, kind = key
         # A summary belongs to many traces, so the current one must not be added to it.
-        token = context.attach(context.Context())
-        try:
-            self._log.warning(
+        contextvars.Context().run(
+            lambda: self._log.warning(
                 name + names.SUPPRESSED, operation=operation, kind=kind, suppressed=count
             )
-        finally:
-            context.detach(token)
+        )

@@ -1,5 +1,6 @@
 """Prometheus observer: counts every event, with exemplars of sampled traces."""
 
+import os
 from collections.abc import Iterable
 
 from opentelemetry import context, trace
@@ -7,12 +8,15 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     GCCollector,
+    Metric,
     PlatformCollector,
     ProcessCollector,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from fleetlimit.core.decision import Decision, Outcome, Source
+from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.events import (
     AuditReported,
     BreakerChanged,
@@ -21,6 +25,7 @@ from fleetlimit.limiter.events import (
     Event,
     PoliciesLoaded,
     PoliciesRejected,
+    PolicyAudit,
     ReplicasCounted,
     StoreFailed,
     StoreServerChanged,
@@ -37,6 +42,7 @@ from fleetlimit.telemetry.metrics.policy_counters import (
     labels_of,
 )
 from fleetlimit.telemetry.metrics.policy_gauges import PolicyGauges
+from fleetlimit.telemetry.metrics.policy_labels import PolicyLabels
 from fleetlimit.telemetry.tracing.unsampled import in_unsampled_request
 
 
@@ -44,47 +50,77 @@ class PrometheusMetrics:
     """Observer of the limiter, and the metrics that it exports.
 
     Args:
-        registry: Registry to add the metrics to; by default a new one, with the metrics of the
-            process, the platform and the garbage collector.
+        registry: Registry that has the metrics from `register` to `unregister`; by default a new
+            one, with the metrics of the process, the platform and the garbage collector.
         version: Version to show in `fleetlimit_build_info`.
+
+    Raises:
+        ConfigError: The multiprocess mode of prometheus-client is on.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, version: str = "") -> None:
+        _reject_multiprocess_mode()
+        own = CollectorRegistry()
         if registry is None:
             # A registry passed in, such as the default one, may have these already.
-            registry = CollectorRegistry()
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
-                collector(registry=registry)
-        self._registry = registry
+                collector(registry=own)
+        self._registry = own if registry is None else registry
+        self._collector = None if registry is None else _RegistryCollector(own)
+        self._registered = False
         self._decision_buffer: BufferedUpdates[CheckDecided] = BufferedUpdates(
-            registry, self._count_batch
+            own, self._count_batch
         )
         self._suppressed_buffer: BufferedUpdates[None] = BufferedUpdates(
-            registry, self._count_suppressed
+            own, self._count_suppressed
         )
-        checks = counter(names.CHECKS, registry)
+        checks = counter(names.CHECKS, own)
         self._checks: dict[Outcome, Counter] = {item: checks.labels(item) for item in Outcome}
-        self._policy_counters = PolicyCounters(registry)
-        self._durations = DurationHistogram(registry)
-        self._cache_hits = counter(names.DENIAL_CACHE_HITS, registry)
-        self._suppressed = counter(names.DENIALS_SUPPRESSED, registry)
-        self._store_errors = counter(names.STORE_ERRORS, registry)
+        self._policy_labels = PolicyLabels()
+        self._policy_counters = PolicyCounters(own, self._policy_labels)
+        self._durations = DurationHistogram(own)
+        self._cache_hits = counter(names.DENIAL_CACHE_HITS, own)
+        self._suppressed = counter(names.DENIALS_SUPPRESSED, own)
+        self._store_errors = counter(names.STORE_ERRORS, own)
         for kind in names.COMMON_STORE_ERRORS:
             self._store_errors.labels(kind)
-        self._state_lost = counter(names.STORE_STATE_LOST, registry)
-        self._server_changes = counter(names.STORE_SERVER_CHANGES, registry)
-        self._batches = histogram(names.STORE_BATCH_SIZE, registry)
-        self._breaker_open = gauge(names.BREAKER_OPEN, registry)
-        self._replicas = gauge(names.REPLICAS, registry)
-        reloads = counter(names.POLICY_RELOADS, registry)
+        self._state_lost = counter(names.STORE_STATE_LOST, own)
+        self._server_changes = counter(names.STORE_SERVER_CHANGES, own)
+        self._batches = histogram(names.STORE_BATCH_SIZE, own)
+        self._breaker_open = gauge(names.BREAKER_OPEN, own)
+        self._replicas = gauge(names.REPLICAS, own)
+        reloads = counter(names.POLICY_RELOADS, own)
         self._reloads = {result: reloads.labels(result) for result in names.RELOAD_RESULTS}
-        self._last_reload = gauge(names.POLICY_LAST_RELOAD, registry)
+        self._last_reload = gauge(names.POLICY_LAST_RELOAD, own)
         self._last_reload.set(1)
-        self._policy_gauges = PolicyGauges(registry)
-        self._audit = AuditMetrics(registry)
-        self._lag = histogram(names.EVENT_LOOP_LAG, registry)
-        self._spans_dropped = counter(names.SPANS_DROPPED, registry)
-        gauge(names.BUILD_INFO, registry).labels(version).set(1)
+        self._policy_gauges = PolicyGauges(own, self._policy_labels)
+        self._audit = AuditMetrics(own)
+        self._lag = histogram(names.EVENT_LOOP_LAG, own)
+        self._spans_dropped = counter(names.SPANS_DROPPED, own)
+        gauge(names.BUILD_INFO, own).labels(version).set(1)
+
+    def register(self) -> None:
+        """Add the metrics to the registry that was passed in, unless they are in it.
+
+        Raises:
+            ConfigError: The registry has metrics of these names already.
+        """
+        if self._collector is None or self._registered:
+            return
+        try:
+            self._registry.register(self._collector)
+        except ValueError as error:
+            raise ConfigError(
+                "the registry has metrics of these names already: close the other Fleetlimit "
+                "first, or pass registry=CollectorRegistry() to each"
+            ) from error
+        self._registered = True
+
+    def unregister(self) -> None:
+        """Remove the metrics from the registry that was passed in."""
+        if self._collector is not None and self._registered:
+            self._registry.unregister(self._collector)
+            self._registered = False
 
     def on_event(self, event: Event) -> None:
         """Count an event."""
@@ -112,7 +148,7 @@ class PrometheusMetrics:
                 self._reloads[names.FAILURE].inc()
                 self._last_reload.set(0)
             case AuditReported():
-                self._audit.update(event)
+                self._audit.update(self._with_bounded_labels(event))
 
     def flush(self) -> None:
         """Flush, for callers that read a single counter instead of scraping the registry."""
@@ -178,6 +214,54 @@ class PrometheusMetrics:
         if labels.source is Source.CACHE:
             self._cache_hits.inc(number)
         self._policy_counters.count(labels, number, exemplar)
+
+    def _with_bounded_labels(self, event: AuditReported) -> AuditReported:
+        """Return the report with the policies beyond the bound of labels merged into one."""
+        merged: dict[str, PolicyAudit] = {}
+        for audit in event.policies:
+            label = self._policy_labels.label(audit.policy)
+            sums = merged.get(label, PolicyAudit(label, 0, 0, 0, 0, 0))
+            merged[label] = PolicyAudit(
+                label,
+                max(sums.overshoot, audit.overshoot),
+                sums.callers + audit.callers,
+                sums.intervals + audit.intervals,
+                sums.admitted + audit.admitted,
+                sums.permitted + audit.permitted,
+            )
+        return AuditReported(tuple(merged.values()))
+
+
+class _RegistryCollector(Collector):
+    """Collector of all metrics of a registry, which adds and removes them in one step.
+
+    Args:
+        registry: Registry of the metrics.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the metrics, whose names must be free in the other registry."""
+        return self._registry.collect()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics."""
+        return self._registry.collect()
+
+
+def _reject_multiprocess_mode() -> None:
+    """Reject the multiprocess mode, in which the files of a process lack part of the metrics.
+
+    They have neither histograms of checks, exemplars, buffered counts nor removed series.
+    """
+    for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        if variable in os.environ:
+            raise ConfigError(
+                f"{variable} is set, but the metrics of Fleetlimit are of one process: unset it, "
+                "run one process per pod, and scale by replicas, each scraped by itself"
+            )
 
 
 def _current_exemplar() -> dict[str, str] | None:

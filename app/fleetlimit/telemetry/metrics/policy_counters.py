@@ -1,6 +1,6 @@
 """Prometheus counters of decisions by policy, and of denials also by route and tier."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -15,11 +15,12 @@ from fleetlimit.core.decision import (
     PolicyResult,
     Source,
 )
-from fleetlimit.core.policy import PolicySet
+from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.limiter.events import CheckDecided
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.metrics._factories import counter
+from fleetlimit.telemetry.metrics.policy_labels import PolicyLabels
 
 MAX_ROUTES = 1_000
 """Maximum number of `route` labels. An app has fewer, but a check made in code may pass any text as
@@ -72,10 +73,12 @@ class _PolicyChildren:
 
     Args:
         decisions: Children of `fleetlimit_decisions_total` by outcome.
+        label: Value of the label `policy`.
         near_limit: Children of `fleetlimit_near_limit_total` by tier label.
         denials: Children of `fleetlimit_denials_total` by route, tier label and outcome.
     """
 
+    label: str
     decisions: dict[Outcome, Counter]
     near_limit: dict[str, Counter]
     denials: dict[tuple[str, str, Outcome], Counter] = field(default_factory=dict)
@@ -86,9 +89,11 @@ class PolicyCounters:
 
     Args:
         registry: Registry to add the counters to.
+        labels: Values of the label `policy`.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, labels: PolicyLabels) -> None:
+        self._labels = labels
         self._decisions = counter(names.DECISIONS, registry)
         self._denials = counter(names.DENIALS, registry)
         self._near_limit = counter(names.NEAR_LIMIT, registry)
@@ -98,10 +103,13 @@ class PolicyCounters:
 
     def load(self, policies: PolicySet) -> None:
         """Use the tiers of these policies as labels, and export their counters from 0."""
-        self._tiers = {**{tier: tier for tier in _tiers_of(policies)}, "": names.NO_TIER}
-        self._children = {
-            policy.name: self._make_children(policy.name) for policy in policies.policies
-        }
+        tiers = {tier for policy in policies.policies for tier in _tiers_of(policy)}
+        self._tiers = {**{tier: tier for tier in tiers}, "": names.NO_TIER}
+        self._children = {}
+        for policy in policies.policies:
+            label = self._labels.label(policy.name)
+            if label not in self._children:
+                self._children[label] = self._make_children(label, _tiers_of(policy))
 
     def count(
         self, labels: DecisionLabels, number: int, exemplar: dict[str, str] | None = None
@@ -116,31 +124,43 @@ class PolicyCounters:
         tier = self._tiers.get(labels.tier, names.OTHER_TIER)
         for each in labels.outcomes:
             outcome = each.outcome
-            children = self._children.get(each.policy)
-            if children is None:
-                children = self._children[each.policy] = self._make_children(each.policy)
+            children = self._children.get(each.policy) or self._find_children(each.policy)
             denial_exemplar = exemplar if outcome is DENIED else None
             children.decisions[outcome].inc(number, denial_exemplar)
             if outcome in _DENIED_OUTCOMES:
                 denials = children.denials.get((labels.route, tier, outcome))
                 if denials is None:
-                    denials = self._denials_child(each, labels.route, tier)
+                    denials = self._denials_child(children, labels.route, tier, outcome)
                 denials.inc(number, denial_exemplar)
             elif each.near_limit:
-                children.near_limit[tier].inc(number)
+                near_limit = children.near_limit.get(tier)
+                if near_limit is None:
+                    near_limit = self._near_limit.labels(children.label, tier)
+                    children.near_limit[tier] = near_limit
+                near_limit.inc(number)
 
-    def _make_children(self, policy: str) -> _PolicyChildren:
-        tiers = {*self._tiers.values(), names.OTHER_TIER}
+    def _find_children(self, policy: str) -> _PolicyChildren:
+        label = self._labels.label(policy)
+        children = self._children.get(label)
+        if children is None:
+            children = self._children[label] = self._make_children(label)
+        return children
+
+    def _make_children(self, label: str, tiers: Iterable[str] = ()) -> _PolicyChildren:
+        exported = {*tiers, names.NO_TIER, names.OTHER_TIER}
         return _PolicyChildren(
-            decisions={item: self._decisions.labels(policy, item) for item in Outcome},
-            near_limit={tier: self._near_limit.labels(policy, tier) for tier in tiers},
+            label,
+            decisions={item: self._decisions.labels(label, item) for item in Outcome},
+            near_limit={tier: self._near_limit.labels(label, tier) for tier in exported},
         )
 
-    def _denials_child(self, denial: PolicyOutcome, route: str, tier: str) -> Counter:
-        label = self._route_label(route)
-        child = self._denials.labels(denial.policy, label, tier, denial.outcome)
-        if label != names.OTHERS:
-            self._children[denial.policy].denials[route, tier, denial.outcome] = child
+    def _denials_child(
+        self, children: _PolicyChildren, route: str, tier: str, outcome: Outcome
+    ) -> Counter:
+        route_label = self._route_label(route)
+        child = self._denials.labels(children.label, route_label, tier, outcome)
+        if route_label != names.OTHERS:
+            children.denials[route, tier, outcome] = child
         return child
 
     def _route_label(self, route: str) -> str:
@@ -153,11 +173,10 @@ class PolicyCounters:
         return route
 
 
-def _tiers_of(policies: PolicySet) -> Iterator[str]:
-    for policy in policies.policies:
-        yield from policy.tiers
-        if policy.match is not None:
-            yield from policy.match.tiers
+def _tiers_of(policy: Policy) -> Iterator[str]:
+    yield from policy.tiers
+    if policy.match is not None:
+        yield from policy.match.tiers
 
 
 def labels_of(event: CheckDecided) -> DecisionLabels:

@@ -8,16 +8,21 @@ from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import SECOND_US, Quota
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.metrics._factories import gauge
+from fleetlimit.telemetry.metrics.policy_labels import PolicyLabels
 
 
 class PolicyGauges:
     """Gauges of the active policies; the series of a removed policy are removed with it.
 
+    A policy without a label of its own has no series.
+
     Args:
         registry: Registry to add the gauges to.
+        labels: Values of the label `policy`.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, labels: PolicyLabels) -> None:
+        self._labels = labels
         self._loaded = gauge(names.POLICIES_LOADED, registry)
         self._generation = gauge(names.POLICY_GENERATION, registry)
         self._info = gauge(names.POLICY_INFO, registry)
@@ -36,6 +41,8 @@ class PolicyGauges:
         self._info.labels(policies.digest).set(1)
         exported = set()
         for policy in policies.policies:
+            if self._labels.label(policy.name) != policy.name:
+                continue
             for label, quota in _labelled_quotas(policy):
                 self._limit.labels(policy.name, label).set(quota.limit)
                 self._window.labels(policy.name, label).set(quota.period_us / SECOND_US)

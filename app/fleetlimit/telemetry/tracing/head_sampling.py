@@ -3,14 +3,21 @@
 That middleware collects the attributes of a span and then asks the sampler, which takes as long as
 serving a small request; at a low sampling ratio nearly all of it is wasted. Trace ids and sampling
 decisions are precomputed in batches of 16, which costs a third per request.
+
+A client can send a `traceparent` with the sampled flag, and choose its trace id. If every one was
+obeyed, clients and not the operator would set the sampling ratio, so a sampled parent is obeyed a
+bounded number of times per second (W3C Trace Context, "Denial of service").
 """
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Final
 
-from fastapi import FastAPI
-from opentelemetry import context, propagate, trace
-from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry import context, metrics, propagate, trace
+from opentelemetry.instrumentation.asgi import asgi_getter
+from opentelemetry.instrumentation.propagators import get_global_response_propagator
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
@@ -21,11 +28,14 @@ from opentelemetry.sdk.trace.sampling import (
     StaticSampler,
     TraceIdRatioBased,
 )
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
+from fleetlimit.core.algorithms import token_bucket
+from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
+from fleetlimit.limiter.limiter import MonotonicClock
+from fleetlimit.limiter.ports import Clock
 from fleetlimit.telemetry.tracing.unsampled import UnsampledContext
 
-_SCOPE_TYPES: Final = frozenset({"http", "websocket"})
 _TRACE_ID_SAMPLERS: Final = (
     ParentBased,
     ParentBasedTraceIdRatio,
@@ -35,6 +45,7 @@ _TRACE_ID_SAMPLERS: Final = (
 """Samplers that use the trace id and the parent only, and none of the span's attributes."""
 BATCH_SIZE: Final = 16
 """Sampling decisions in a batch. The first request of a batch waits for all of them, some 30 us."""
+_log = logging.getLogger("fleetlimit")
 _preset_trace_id: ContextVar[list[int]] = ContextVar("preset_trace_id")
 
 
@@ -47,63 +58,130 @@ class PresetTraceIdGenerator(RandomIdGenerator):
         return preset.pop() if preset else super().generate_trace_id()
 
 
-def enable_head_sampling(app: FastAPI, provider: trace.TracerProvider) -> None:
-    """Route unsampled requests around OpenTelemetry's middleware.
-
-    They still have a trace id, for log lines and outgoing calls. The app is left unchanged under a
-    sampler that may use more of a request than its trace id and parent.
-
-    Args:
-        app: An instrumented app that has not served a request yet.
-        provider: Tracer provider of the app.
-    """
-    if not isinstance(provider, TracerProvider) or type(provider.sampler) not in _TRACE_ID_SAMPLERS:
-        return
-    if not isinstance(provider.id_generator, PresetTraceIdGenerator):
-        return
-    build = app.build_middleware_stack
-
-    def build_with_sampling() -> ASGIApp:
-        traced = build()
-        untraced = _find_untraced_app(traced)
-        if untraced is None:
-            return traced
-        decisions = _SamplingDecisions(provider.id_generator, provider.sampler)
-        return _HeadSamplingMiddleware(traced, untraced, decisions)
-
-    app.build_middleware_stack = build_with_sampling  # type: ignore[method-assign]  # as the instrumentation does
+@contextlib.contextmanager
+def preset_trace_id(trace_id: int) -> Iterator[None]:
+    """Set the trace id of the first root span in the block."""
+    token = _preset_trace_id.set([trace_id])
+    try:
+        yield
+    finally:
+        _preset_trace_id.reset(token)
 
 
-def _find_untraced_app(app: Any) -> ASGIApp | None:
-    """Return the app that OpenTelemetry's middleware wraps; other middleware may wrap both."""
-    while app is not None:
-        inner: ASGIApp | None = getattr(app, "app", None)
-        if isinstance(app, OpenTelemetryMiddleware):
-            return inner
-        app = inner
-    return None
-
-
-class _SamplingDecisions:
-    """Queue of precomputed sampling decisions for requests without a parent.
+class HeadSampler:
+    """Sampling decisions of requests, in place of OpenTelemetry's middleware.
 
     Args:
         ids: Generator of trace and span ids.
-        sampler: Sampler that decides by trace id.
+        sampler: Sampler that decides by trace id and parent.
+        parents_per_second: Number of sampled parents per second that are obeyed; the sampler
+            decides about the requests of further ones as if they had no parent.
+        clock: Monotonic clock of the process.
     """
 
-    def __init__(self, ids: IdGenerator, sampler: Sampler) -> None:
+    def __init__(
+        self, ids: IdGenerator, sampler: Sampler, parents_per_second: int, clock: Clock
+    ) -> None:
         self._ids = ids
         self._sampler = sampler
+        self._parents = _RateLimit(parents_per_second, clock)
         self._batch: list[int | UnsampledContext] = []
+        self._parent_headers = frozenset(
+            name.lower().encode() for name in propagate.get_global_textmap().fields
+        )
+        self._warned = False
+        self.skips_middleware = not _middleware_is_used()
+        """Whether OpenTelemetry's middleware has nothing to do for an unsampled request."""
 
-    def next(self) -> int | UnsampledContext:
-        """Return the trace id of a sampled request, or the context of an unsampled one."""
+    @classmethod
+    def for_provider(
+        cls,
+        provider: trace.TracerProvider,
+        parents_per_second: int,
+        clock: Clock | None = None,
+    ) -> "HeadSampler | None":
+        """Return the sampler of a provider that `configure_tracing` has built.
+
+        Return None for any other provider, and for a sampler that may use more of a request than
+        its trace id and parent.
+        """
+        if (
+            not isinstance(provider, TracerProvider)
+            or type(provider.sampler) not in _TRACE_ID_SAMPLERS
+            or not isinstance(provider.id_generator, PresetTraceIdGenerator)
+        ):
+            return None
+        return cls(
+            provider.id_generator, provider.sampler, parents_per_second, clock or MonotonicClock()
+        )
+
+    def decide(self, scope: Scope) -> int | UnsampledContext | None:
+        """Return the sampling decision of a request.
+
+        Returns:
+            The trace id of a sampled request without a parent, the context of an unsampled request,
+            or None for a request whose parent decides that it is sampled.
+        """
+        # Fast path: an empty context has no span.
+        around = context.get_current()
+        if around and trace.get_current_span(around).get_span_context().is_valid:
+            return None
+        for name, _ in scope["headers"]:
+            if name in self._parent_headers:
+                try:
+                    extracted = propagate.extract(scope, around, asgi_getter)  # type: ignore[misc]  # a dict
+                except ValueError:
+                    # A header that is no text, at which OpenTelemetry's middleware fails as well.
+                    return self._unsampled_root()
+                parent = trace.get_current_span(extracted).get_span_context()
+                if parent.is_valid:
+                    return self._decide_with_parent(extracted, parent)
+                around = extracted
+                break
+        decision = self._next_root()
+        if around and isinstance(decision, UnsampledContext):
+            return _rebase(decision, around)
+        return decision
+
+    def _decide_with_parent(
+        self, extracted: context.Context, parent: trace.SpanContext
+    ) -> UnsampledContext | None:
+        result = self._sampler.should_sample(extracted, parent.trace_id, "", trace.SpanKind.SERVER)
+        if result.decision is not Decision.RECORD_AND_SAMPLE:
+            span = trace.SpanContext(
+                parent.trace_id,
+                self._ids.generate_span_id(),
+                is_remote=False,
+                trace_state=result.trace_state,
+            )
+            return UnsampledContext.for_span(span, extracted)
+        if self._parents.allow():
+            return None
+        # Not by the parent's trace id, which the client may have chosen to be sampled.
+        root = self._next_root()
+        if not isinstance(root, UnsampledContext):
+            return None
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "tracing.parents_limited detail=%r",
+                "more requests with a sampled parent than FLEETLIMIT_TRACE_PARENTS_PER_SECOND; "
+                "the sampler decides about the further ones",
+            )
+        return _rebase(root, extracted)
+
+    def _next_root(self) -> int | UnsampledContext:
         if not self._batch:
-            self._batch = [self._decide() for _ in range(BATCH_SIZE)]
+            self._batch = [self._decide_root() for _ in range(BATCH_SIZE)]
+            # Once a batch, because a lookup of the provider takes as long as the decision.
+            self.skips_middleware = not _middleware_is_used()
         return self._batch.pop()
 
-    def _decide(self) -> int | UnsampledContext:
+    def _unsampled_root(self) -> UnsampledContext:
+        ids = self._ids.generate_trace_id(), self._ids.generate_span_id()
+        return UnsampledContext.for_span(trace.SpanContext(*ids, is_remote=False))
+
+    def _decide_root(self) -> int | UnsampledContext:
         trace_id = self._ids.generate_trace_id()
         result = self._sampler.should_sample(None, trace_id, "", trace.SpanKind.SERVER)
         if result.decision is Decision.RECORD_AND_SAMPLE:
@@ -114,46 +192,41 @@ class _SamplingDecisions:
         )
 
 
-class _HeadSamplingMiddleware:
-    """ASGI middleware outside of OpenTelemetry's: chooses the traced or the untraced app.
+def _rebase(decision: UnsampledContext, around: context.Context) -> UnsampledContext:
+    span = trace.get_current_span(decision).get_span_context()
+    return UnsampledContext.for_span(span, around)
+
+
+def _middleware_is_used() -> bool:
+    """Return whether OpenTelemetry's middleware measures requests or adds response headers."""
+    if get_global_response_propagator() is not None:  # type: ignore[no-untyped-call]
+        return True
+    # OpenTelemetry has no public query for a meter provider that was not configured.
+    return type(metrics.get_meter_provider()).__name__ not in {
+        "_ProxyMeterProvider",
+        "NoOpMeterProvider",
+    }
+
+
+class _RateLimit:
+    """Token bucket of this process.
 
     Args:
-        traced: The app with OpenTelemetry's middleware.
-        untraced: The app without it.
-        decisions: Sampling decisions for requests without a parent.
+        per_second: Rate and burst; 0 allows nothing.
+        clock: Monotonic clock of the process.
     """
 
-    def __init__(self, traced: ASGIApp, untraced: ASGIApp, decisions: _SamplingDecisions) -> None:
-        self._traced = traced
-        self._untraced = untraced
-        self._decisions = decisions
-        self._parent_headers = frozenset(
-            name.lower().encode() for name in propagate.get_global_textmap().fields
+    def __init__(self, per_second: int, clock: Clock) -> None:
+        self._quota = (
+            Quota(Algorithm.TOKEN_BUCKET, per_second, SECOND_US, per_second) if per_second else None
         )
+        self._state: token_bucket.GcraState | None = None
+        self._clock = clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in _SCOPE_TYPES or self._has_parent(scope):
-            await self._traced(scope, receive, send)
-            return
-        decision = self._decisions.next()
-        if isinstance(decision, int):
-            preset = _preset_trace_id.set([decision])
-            try:
-                await self._traced(scope, receive, send)
-            finally:
-                _preset_trace_id.reset(preset)
-            return
-        token = context.attach(decision.merged_with_current())
-        try:
-            await self._untraced(scope, receive, send)
-        finally:
-            context.detach(token)
-
-    def _has_parent(self, scope: Scope) -> bool:
-        for name, _ in scope["headers"]:
-            if name in self._parent_headers:
-                return True
-        # Fast path: an empty context has no span.
-        return bool(context.get_current()) and (
-            trace.get_current_span().get_span_context().is_valid
-        )
+    def allow(self) -> bool:
+        """Spend a unit, and return whether there was one."""
+        if self._quota is None:
+            return False
+        now_us = self._clock.monotonic_us()
+        status, self._state = token_bucket.acquire(self._quota, self._state, now_us, 1, "")
+        return status.allowed

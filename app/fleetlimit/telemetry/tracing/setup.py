@@ -17,6 +17,11 @@ from fleetlimit.telemetry.tracing.environment import exporter_names
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+PARENTS_PER_SECOND = 100
+"""Default number of sampled parents per second that are obeyed. It bounds their cost to some
+percent of a core, and is as many as 1,000 requests a second have in traces that are sampled at
+10 %."""
+
 
 def configure_tracing(
     service_name: str,
@@ -58,8 +63,16 @@ def configure_tracing(
         )
 
 
-def instrument_app(app: FastAPI, provider: trace.TracerProvider) -> None:
+def instrument_app(
+    app: FastAPI,
+    provider: trace.TracerProvider,
+    *,
+    parents_per_second: int = PARENTS_PER_SECOND,
+) -> None:
     """Create a server span for each request; a 429 does not mark it as an error.
+
+    An app that is traced already is left as it is: by an instrumentation of its own, or by FastAPI
+    itself (0.142 and later) with a tracer provider of the app.
 
     Call it before the app starts, its lifespan included: Starlette builds the middleware stack
     then.
@@ -67,31 +80,36 @@ def instrument_app(app: FastAPI, provider: trace.TracerProvider) -> None:
     Args:
         app: The app.
         provider: Tracer provider of the spans.
+        parents_per_second: Number of sampled parents per second that are obeyed, if the provider is
+            one of `configure_tracing`. The provider's sampler decides about the further ones.
     """
     with _extra_required():
         from fleetlimit.telemetry.tracing import (  # noqa: PLC0415 - of the extra otel
             instrumentation,
         )
-    instrumentation.instrument_fastapi(app, provider)
+    instrumentation.instrument_fastapi(app, provider, parents_per_second)
 
 
 def instrument_asgi(
     app: ASGIApp,
     provider: trace.TracerProvider,
     span_details: Callable[[Scope], tuple[str, dict[str, str]]],
+    *,
+    parents_per_second: int = PARENTS_PER_SECOND,
 ) -> ASGIApp:
     """Return an ASGI app that creates a server span for each request of `app`.
 
     Args:
-        app: An app of any ASGI framework.
+        app: An app of any ASGI framework; if it is traced already, it is returned as it is.
         provider: Tracer provider of the spans.
         span_details: Function that returns the name and the attributes of a request's span.
+        parents_per_second: See `instrument_app`.
     """
     with _extra_required():
         from fleetlimit.telemetry.tracing import (  # noqa: PLC0415 - of the extra otel
             instrumentation,
         )
-    return instrumentation.instrument_asgi(app, provider, span_details)
+    return instrumentation.instrument_asgi(app, provider, span_details, parents_per_second)
 
 
 @contextlib.contextmanager

@@ -9,15 +9,15 @@ class UnsampledContext(context.Context):
     """Context of an unsampled request. Attaching anything yields a plain `Context`."""
 
     @classmethod
-    def for_span(cls, span: trace.SpanContext) -> Self:
-        """Return the context of an unsampled span."""
-        return cls(trace.set_span_in_context(trace.NonRecordingSpan(span), context.Context()))
+    def for_span(cls, span: trace.SpanContext, around: context.Context | None = None) -> Self:
+        """Return the context of an unsampled span.
 
-    def merged_with_current(self) -> context.Context:
-        """Return this span merged into the current context."""
-        if not context.get_current():
-            return self
-        return trace.set_span_in_context(trace.get_current_span(self))
+        Args:
+            span: Ids of the span.
+            around: Context whose further values, such as baggage, are kept; by default empty.
+        """
+        unsampled = trace.NonRecordingSpan(span)
+        return cls(trace.set_span_in_context(unsampled, around or context.Context()))
 
 
 def in_unsampled_request() -> bool:

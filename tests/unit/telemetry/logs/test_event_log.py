@@ -1,5 +1,8 @@
 """Event log: lines about the store, the replicas and the policies."""
 
+from opentelemetry.sdk.trace import TracerProvider
+from structlog.contextvars import bound_contextvars, merge_contextvars
+
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.errors import StoreRejected, StoreUnavailable
 from fleetlimit.limiter.events import (
@@ -14,6 +17,7 @@ from fleetlimit.limiter.events import (
     StoreServerChanged,
     StoreStateLost,
 )
+from fleetlimit.telemetry.logs.config import add_trace_ids
 from fleetlimit.telemetry.logs.event_log import EventLog
 from fleetlimit.testing import ManualClock
 from support.telemetry import TEN_A_MINUTE, Lines, decision_event
@@ -51,6 +55,28 @@ def test_store_failure_lines_separate_unavailable_from_refused() -> None:
             "error": "READONLY",
         },
     ]
+
+
+def test_only_a_failed_call_of_a_request_has_its_trace(provider: TracerProvider) -> None:
+    """Events of the replica have no trace, though a request is the first to notice them."""
+    lines = Lines(merge_contextvars, add_trace_ids)
+    log = EventLog(ManualClock(), lines.logger)
+    tracer = provider.get_tracer("test")
+    with tracer.start_as_current_span("request") as span, bound_contextvars(request="r1"):
+        for event in (
+            TIMEOUT,
+            BreakerChanged(BreakerState.OPEN),
+            BreakerChanged(BreakerState.CLOSED),
+            StoreStateLost(),
+            StoreServerChanged(),
+            ReplicasCounted(2),
+            PoliciesLoaded(PolicySet([])),
+            PoliciesRejected(("a",)),
+            OvershootFound("a", "b", "c", 1),
+        ):
+            log.on_event(event)
+    found = [(line.get("trace_id"), line.get("request")) for line in lines.written]
+    assert found == [(f"{span.get_span_context().trace_id:032x}", "r1"), *[(None, None)] * 8]
 
 
 def test_store_failures_are_rate_limited_with_an_exact_summary() -> None:

@@ -44,6 +44,7 @@ def test_flush_updates_a_single_counter() -> None:
     """A reader of one counter calls `flush` first."""
     registry = CollectorRegistry()
     metrics = PrometheusMetrics(registry)
+    metrics.register()
     metrics.on_event(decision_event(Outcome.ALLOWED, policy_result("a")))
     metrics.flush()
     alone = registry.restricted_registry(["fleetlimit_checks_total"])

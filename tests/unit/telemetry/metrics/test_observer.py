@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -9,19 +10,22 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from fleetlimit.core.decision import EXEMPT, Outcome, Source
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.errors import StoreUnavailable
+from fleetlimit.errors import ConfigError, StoreUnavailable
 from fleetlimit.limiter.events import (
+    AuditReported,
     BreakerChanged,
     BreakerState,
     CheckDecided,
     PoliciesLoaded,
     PoliciesRejected,
+    PolicyAudit,
     ReplicasCounted,
     StoreFailed,
     StoreServerChanged,
     StoreStateLost,
 )
 from fleetlimit.telemetry.metrics.observer import PrometheusMetrics
+from fleetlimit.telemetry.metrics.policy_labels import MAX_POLICIES
 from support.observed import OPENMETRICS, ObservedMetrics
 from support.telemetry import TEN_A_MINUTE, decision_event, policy_result
 
@@ -264,7 +268,9 @@ def test_registry_passed_in_keeps_its_process_metrics() -> None:
     """Process metrics of a registry passed in are exported once."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    body, _ = PrometheusMetrics(registry).render()
+    metrics = PrometheusMetrics(registry)
+    metrics.register()
+    body, _ = metrics.render()
     assert body.count(b"# TYPE process_cpu_seconds_total") == 1
     assert b"fleetlimit_checks_total" in body
 
@@ -276,6 +282,49 @@ def test_unknown_event_is_ignored() -> None:
     unknown: Any = object()
     observed.on_events(unknown)
     assert observed.samples("fleetlimit_checks_total") == before
+
+
+def test_registry_accepts_one_observer_at_a_time() -> None:
+    """The error has the fix; after the first is unregistered, the registry accepts the second."""
+    registry = CollectorRegistry()
+    one, other = PrometheusMetrics(registry), PrometheusMetrics(registry)
+    one.register()
+    one.register()
+    with pytest.raises(ConfigError, match=r"registry=CollectorRegistry\(\)"):
+        other.register()
+    one.unregister()
+    one.unregister()
+    assert list(registry.collect()) == []
+    other.register()
+    other.on_event(decision_event())
+    assert registry.get_sample_value("fleetlimit_checks_total", {"outcome": "allowed"}) == 1
+
+
+def test_unregistered_observer_has_its_own_registry() -> None:
+    """Without a registry passed in there is nothing to register."""
+    metrics = PrometheusMetrics()
+    metrics.register()
+    metrics.unregister()
+    assert b"fleetlimit_checks_total" in metrics.render()[0]
+
+
+@pytest.mark.parametrize("variable", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
+def test_multiprocess_mode_is_rejected(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Half of the metrics would be missing: the error says what to do."""
+    monkeypatch.setenv(variable, "/nowhere")
+    with pytest.raises(ConfigError, match=f"{variable} is set.*one process per pod"):
+        PrometheusMetrics()
+
+
+def test_audit_of_further_policies_is_merged() -> None:
+    """Beyond the bound of labels, the worst overshoot is exported, and counts are added up."""
+    audits = [PolicyAudit(f"p{n}", n % 7, 1, 2, 3, 4.0) for n in range(MAX_POLICIES + 10)]
+    observed = ObservedMetrics(AuditReported(tuple(audits)))
+    shown = {each.labels["policy"] for each in observed.samples("fleetlimit_audit_overshoot")}
+    assert len(shown) == MAX_POLICIES + 1
+    assert observed.value("fleetlimit_audit_overshoot", policy="other") == 6
+    assert observed.value("fleetlimit_audit_keys", policy="other") == 10
+    assert observed.value("fleetlimit_audit_admitted_units_total", policy="other") == 30
 
 
 def test_registries_are_independent() -> None:

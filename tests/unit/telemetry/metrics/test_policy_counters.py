@@ -1,10 +1,13 @@
 """Denials by route and tier, in a bounded number of series."""
 
+import pytest
+
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.policy import Match, Policy, PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.limiter.events import PoliciesLoaded
 from fleetlimit.telemetry.metrics.policy_counters import MAX_ROUTES
+from fleetlimit.telemetry.metrics.policy_labels import MAX_POLICIES
 from support.observed import ObservedMetrics
 from support.telemetry import TEN_A_MINUTE, decision_event, policy_result
 
@@ -25,10 +28,10 @@ def denials(observed: ObservedMetrics) -> dict[tuple[str, ...], float]:
     }
 
 
-def near(observed: ObservedMetrics) -> dict[str, float]:
-    """Return the requests near a limit, by tier, without zeros."""
+def near(observed: ObservedMetrics, label: str = "tier") -> dict[str, float]:
+    """Return the requests near a limit, by tier or policy, without zeros."""
     samples = observed.samples("fleetlimit_near_limit_total")
-    return {sample.labels["tier"]: sample.value for sample in samples if sample.value}
+    return {sample.labels[label]: sample.value for sample in samples if sample.value}
 
 
 def test_denials_are_counted_by_route_and_tier() -> None:
@@ -113,6 +116,41 @@ def test_policy_removed_by_a_reload_still_counts() -> None:
     observed = ObservedMetrics(loaded(), denied, loaded(name="b"), denied)
     assert denials(observed) == {("a", "GET /items", "none", "denied"): 2}
     assert observed.decisions() == {("a", "denied"): 2}
+
+
+def test_policy_labels_are_bounded(log: pytest.LogCaptureFixture) -> None:
+    """Further policies are counted together as `other`, and one warning says so."""
+    observed = ObservedMetrics(loaded(name="first"))
+    for number in range(3_000):
+        denied = policy_result(f"p{number}", Outcome.DENIED)
+        near_limit = policy_result(f"p{number}", remaining=0)
+        observed.on_events(
+            decision_event(Outcome.DENIED, denied), decision_event(Outcome.ALLOWED, near_limit)
+        )
+    assert len({labels[0] for labels in denials(observed)}) == MAX_POLICIES
+    assert denials(observed)["other", "GET /items", "none", "denied"] == 3_001 - MAX_POLICIES
+    assert sum(near(observed, "policy").values()) == 3_000
+    assert sum(observed.decisions().values()) == 6_000
+    assert len(observed.metrics.render()[0].splitlines()) < 20 * MAX_POLICIES
+    assert len([line for line in log.messages if "metrics.policies_limited" in line]) == 1
+
+
+def test_gauges_of_policies_are_bounded() -> None:
+    """Policies without a label of their own have no limit to export; all of them are counted."""
+    many = PolicySet([Policy(f"p{number}", TEN) for number in range(MAX_POLICIES + 9)])
+    observed = ObservedMetrics(PoliciesLoaded(many), PoliciesLoaded(many))
+    assert len(observed.samples("fleetlimit_policy_limit")) == MAX_POLICIES
+    assert observed.value("fleetlimit_policies_loaded") == MAX_POLICIES + 9
+    assert observed.value("fleetlimit_decisions_total", policy="other", outcome="denied") == 0
+
+
+def test_tiers_of_other_policies_have_no_series_before_traffic() -> None:
+    """The series do not grow with the product of policies and tiers."""
+    policies = [Policy(f"p{number}", TEN, {f"t{number}": TEN}) for number in range(50)]
+    observed = ObservedMetrics(PoliciesLoaded(PolicySet(policies)))
+    assert len(observed.samples("fleetlimit_near_limit_total")) == 50 * 3
+    observed.on_events(decision_event(Outcome.ALLOWED, policy_result("p1", remaining=0), tier="t2"))
+    assert near(observed) == {"t2": 1}
 
 
 def test_request_without_a_route_has_its_own_label() -> None:

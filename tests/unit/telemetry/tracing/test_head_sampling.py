@@ -1,14 +1,18 @@
 """Head sampling: unsampled requests bypass OpenTelemetry's middleware and still have a trace id."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.instrumentation.propagators import (
+    TraceResponsePropagator,
+    set_global_response_propagator,
+)
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -23,8 +27,13 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 
-from fleetlimit.telemetry.tracing.head_sampling import BATCH_SIZE, PresetTraceIdGenerator
+from fleetlimit.telemetry.tracing.head_sampling import (
+    BATCH_SIZE,
+    HeadSampler,
+    PresetTraceIdGenerator,
+)
 from fleetlimit.telemetry.tracing.setup import configure_tracing, instrument_app
+from fleetlimit.testing import ManualClock
 
 PARENT = "00-{:032x}-{:016x}-{}"
 
@@ -45,7 +54,9 @@ class Picky(ParentBased):
 class TracedApp:
     """An app that records the spans of its requests."""
 
-    def __init__(self, sampler: Sampler, exporter: InMemorySpanExporter) -> None:
+    def __init__(
+        self, sampler: Sampler, exporter: InMemorySpanExporter, parents_per_second: int
+    ) -> None:
         provider = TracerProvider(sampler=sampler, id_generator=PresetTraceIdGenerator())
         provider.add_span_processor(SimpleSpanProcessor(exporter))
         self.app = FastAPI()
@@ -57,7 +68,7 @@ class TracedApp:
             self.seen.append(trace.get_current_span().get_span_context())
             self.outgoing.append(is_http_instrumentation_enabled())
 
-        instrument_app(self.app, provider)
+        instrument_app(self.app, provider, parents_per_second=parents_per_second)
         self.client = TestClient(self.app)
 
     def close(self) -> None:
@@ -69,8 +80,8 @@ class TracedApp:
 def traced(spans: InMemorySpanExporter) -> Any:
     created: list[TracedApp] = []
 
-    def make(sampler: Sampler) -> TracedApp:
-        created.append(TracedApp(sampler, spans))
+    def make(sampler: Sampler, parents_per_second: int = 100) -> TracedApp:
+        created.append(TracedApp(sampler, spans, parents_per_second))
         return created[-1]
 
     yield make
@@ -78,7 +89,12 @@ def traced(spans: InMemorySpanExporter) -> Any:
         each.close()
 
 
-Make = Callable[[Sampler], TracedApp]
+class Make(Protocol):
+    """Function that returns an app under a sampler."""
+
+    def __call__(self, sampler: Sampler, parents_per_second: int = 100) -> TracedApp:
+        """Return a new app."""
+        ...
 
 
 def test_unsampled_requests_have_an_id_and_no_span(
@@ -158,6 +174,108 @@ def test_parent_decides_about_sampling(
     traced_app.client.get("/", headers={"traceparent": PARENT.format(7, 8, flags)})
     assert [each.trace_id for each in traced_app.seen] == [7]
     assert len(spans.get_finished_spans()) == count
+
+
+def get_with_parents(traced_app: TracedApp, number: int, trace_id: int = 7) -> None:
+    for _ in range(number):
+        traced_app.client.get("/", headers={"traceparent": PARENT.format(trace_id, 8, "01")})
+
+
+@pytest.mark.parametrize(
+    "sampler", [ParentBased(ALWAYS_OFF), ParentBased(TraceIdRatioBased(0)), TraceIdRatioBased(1e-9)]
+)
+def test_sampled_parents_are_bounded(
+    traced: Make, spans: InMemorySpanExporter, log: pytest.LogCaptureFixture, sampler: Sampler
+) -> None:
+    """A client cannot set the ratio, neither by the flag nor by its trace id; one line says so."""
+    traced_app = traced(sampler, parents_per_second=0)
+    get_with_parents(traced_app, 50, trace_id=1)
+    assert spans.get_finished_spans() == ()
+    assert len([line for line in log.messages if "tracing.parents_limited" in line]) == 1
+    assert not any(each.trace_flags.sampled for each in traced_app.seen)
+
+
+def test_sampled_parents_are_obeyed_up_to_the_bound() -> None:
+    """The bound is a token bucket of one second."""
+    provider = TracerProvider(
+        sampler=ParentBased(ALWAYS_OFF),
+        id_generator=PresetTraceIdGenerator(),
+        shutdown_on_exit=False,
+    )
+    clock = ManualClock()
+    sampler = HeadSampler.for_provider(provider, 3, clock)
+    assert sampler is not None
+    scope = {"headers": [(b"traceparent", PARENT.format(7, 8, "01").encode())]}
+    assert [sampler.decide(scope) is None for _ in range(5)] == [True] * 3 + [False] * 2
+    clock.advance(1)
+    assert [sampler.decide(scope) is None for _ in range(5)] == [True] * 3 + [False] * 2
+
+
+def test_sampler_decides_beyond_the_bound(traced: Make, spans: InMemorySpanExporter) -> None:
+    """Under a sampler that samples every request, each stays in its parent's trace."""
+    traced_app = traced(ParentBased(ALWAYS_ON), parents_per_second=0)
+    get_with_parents(traced_app, 20)
+    assert {each.trace_id for each in traced_app.seen} == {7}
+    assert len(spans.get_finished_spans()) == 20
+
+
+def test_unsampled_parent_is_continued_without_a_span(
+    traced: Make, spans: InMemorySpanExporter
+) -> None:
+    """Log lines of the request have the trace id of its parent, and its baggage is kept."""
+    traced_app = traced(ParentBased(ALWAYS_ON))
+    found: list[object] = []
+
+    @traced_app.app.get("/baggage")
+    async def read_baggage() -> None:
+        found.append(baggage.get_baggage("a"))
+        found.append(trace.get_current_span().get_span_context().trace_id)
+
+    headers = {"traceparent": PARENT.format(7, 8, "00"), "baggage": "a=b"}
+    traced_app.client.get("/baggage", headers=headers)
+    assert found == ["b", 7]
+    assert spans.get_finished_spans() == ()
+
+
+@pytest.mark.parametrize(
+    "headers", [{"baggage": "a=b"}, {"traceparent": "nonsense"}, {"tracestate": "a=b"}]
+)
+def test_header_without_a_parent_is_a_root_request(
+    traced: Make,
+    spans: InMemorySpanExporter,
+    monkeypatch: pytest.MonkeyPatch,
+    headers: dict[str, str],
+) -> None:
+    """The sampler decides, and an unsampled request bypasses OpenTelemetry's middleware."""
+    traced_app = traced(ParentBased(ALWAYS_OFF))
+    traced_app.client.get("/")
+    passed: list[object] = []
+    monkeypatch.setattr(OpenTelemetryMiddleware, "__call__", passed.append)
+    assert traced_app.client.get("/", headers=headers).status_code == 200
+    assert passed == []
+    assert traced_app.seen[-1].is_valid
+    assert spans.get_finished_spans() == ()
+
+
+def test_header_that_is_no_text_is_ignored(traced: Make) -> None:
+    """A client cannot cause an error by the bytes of its header."""
+    traced_app = traced(ParentBased(ALWAYS_OFF))
+    headers = [(b"traceparent", b"\xff\\x")]
+    assert traced_app.client.get("/", headers=headers).status_code == 200
+    (found,) = traced_app.seen
+    assert found.is_valid
+    assert not found.trace_flags.sampled
+
+
+def test_response_propagator_gets_every_request(traced: Make) -> None:
+    """A response has the trace id that the app's propagator adds, sampled or not."""
+    set_global_response_propagator(TraceResponsePropagator())  # type: ignore[no-untyped-call]
+    try:
+        traced_app = traced(ParentBased(ALWAYS_OFF))
+        response = traced_app.client.get("/")
+    finally:
+        set_global_response_propagator(None)  # type: ignore[no-untyped-call]
+    assert trace.format_trace_id(traced_app.seen[0].trace_id) in response.headers["traceresponse"]
 
 
 def test_sampler_that_uses_attributes_gets_them(traced: Make, spans: InMemorySpanExporter) -> None:

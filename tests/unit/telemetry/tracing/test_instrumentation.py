@@ -1,7 +1,11 @@
 """Server spans of requests."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,10 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import fleetlimit
+import support
 from fleetlimit.telemetry.tracing.setup import instrument_app
+from support.traced_apps import get
 
 pytestmark = pytest.mark.usefixtures("no_otel_variables")
 
@@ -28,30 +35,6 @@ def app(provider: TracerProvider, no_otel_variables: pytest.MonkeyPatch) -> Iter
     instrument_app(app, provider)
     yield app
     FastAPIInstrumentor.uninstrument_app(app)
-
-
-async def get(app: FastAPI, path: str) -> None:
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [],
-        "client": ("192.0.2.1", 1),
-        "server": ("testserver", 80),
-    }
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request"}
-
-    async def send(_message: Any) -> None:
-        pass
-
-    await app(scope, receive, send)
 
 
 async def test_request_span_is_named_by_the_route_template(
@@ -91,3 +74,57 @@ def test_stable_attribute_names_are_the_default(
     instrument_app(FastAPI(), provider)
     assert os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] == "http"
     del os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"]
+
+
+def run(command: str) -> Any:
+    """Run `support.traced_apps` in a process with its own global providers."""
+    paths = [str(Path(each.__path__[0]).parent) for each in (fleetlimit, support)]
+    process = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-m", "support.traced_apps", command],
+        env={"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+BY_SERVE, BY_THE_APP = [[10, 0], [0, 0]], [[0, 10], [0, 10]]
+
+
+def test_app_without_a_global_provider_has_one_server_span() -> None:
+    """The spans are those of `serve`, unless the app is instrumented; ten requests were sent."""
+    assert run("never") == {
+        "plain": BY_SERVE,
+        "instrumented": BY_THE_APP,
+        "with_middleware": BY_THE_APP,
+        "wrapped": BY_THE_APP,
+        "mounting": BY_SERVE,
+        "starlette": BY_SERVE,
+        "hidden": BY_SERVE,
+    }
+
+
+@pytest.mark.skipif(
+    "telemetry" not in FastAPI.__init__.__annotations__, reason="FastAPI 0.142 traces by itself"
+)
+@pytest.mark.parametrize("when", ["import", "lifespan"])
+def test_app_with_a_global_provider_has_one_server_span(when: str) -> None:
+    """FastAPI traces by itself, whenever the app sets the provider; our ratio does not apply."""
+    found = run(when)
+    # OpenTelemetry's middleware around the app and FastAPI each create a span without `serve`.
+    assert found.pop("wrapped") == [[0, 20], [0, 20]]
+    assert found == {
+        "plain": BY_THE_APP,
+        "instrumented": BY_THE_APP,
+        "with_middleware": BY_THE_APP,
+        "mounting": BY_THE_APP,
+        "starlette": BY_THE_APP,
+        "hidden": BY_SERVE,
+    }
+
+
+def test_unsampled_requests_are_measured() -> None:
+    """With a meter provider, every request is in the histogram, sampled or not."""
+    assert run("metrics") == {"plain": 10, "hidden": 10}

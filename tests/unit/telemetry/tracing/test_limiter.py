@@ -8,6 +8,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
+from fleetlimit import Fleetlimit, Policy, PolicySet
 from fleetlimit.core.decision import Outcome, Source
 from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
 from support.telemetry import decision_event
@@ -48,6 +49,18 @@ def test_span_without_a_store_call_has_no_database_attributes(
         "fleetlimit.outcome": "allowed",
         "fleetlimit.source": "local",
     }
+
+
+async def test_check_in_memory_is_its_only_span(
+    provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """Without a database there is no span of a call, and no attribute of one."""
+    policies = PolicySet([Policy("a", "1/day")])
+    async with Fleetlimit(policies=policies, tracer=OpenTelemetryTracer(provider)) as fleetlimit:
+        await fleetlimit.limiter.check("a", principal="alice")
+    (found,) = spans.get_finished_spans()
+    assert found.name == "fleetlimit.check"
+    assert not [name for name in found.attributes or {} if name.startswith("db.")]
 
 
 def test_spans_inside_a_check_are_children(

@@ -10,7 +10,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
-        sys.exit("fleetlimit's command needs typer: pip install 'fleetlimit[server]'")
+        extra = "demo" if sys.argv[1:2] == ["demo"] else "server"
+        sys.exit(f"fleetlimit's command needs typer: pip install 'fleetlimit[{extra}]'")
     run_command()
 
 

@@ -1,6 +1,7 @@
 """Charges: units requested of buckets, and their later adjustment."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from fleetlimit.core.quota import Quota
 
@@ -26,6 +27,10 @@ class Adjustment:
     lease: str = ""
 
 
+ENFORCED_GROUP: Final = 0
+"""Group of the charges whose policies are enforced."""
+
+
 @dataclass(slots=True)
 class Charge:
     """Units requested of one bucket.
@@ -35,15 +40,16 @@ class Charge:
         quota: Quota of the bucket.
         units: Units to spend, at most `quota.burst`.
         lease: Name of the lease that a `concurrency` bucket creates.
-        group: Charges of group 0 are spent together or not at all. Each other group is spent
-            together, if it fits, whenever group 0 is; it never denies a request (shadow mode).
+        group: Charges of `ENFORCED_GROUP` are spent together or not at all. Each other group is
+            spent together, if it fits, whenever that one is; it never denies a request (shadow
+            mode).
     """
 
     key: str
     quota: Quota
     units: int
     lease: str = ""
-    group: int = 0
+    group: int = ENFORCED_GROUP
 
     def adjustment(self, delta: int, store_acquired_at_us: int) -> Adjustment:
         """Return an adjustment of this charge, which was spent at this store time."""

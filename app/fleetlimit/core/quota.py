@@ -97,7 +97,10 @@ class Quota:
         if not 1 <= self.limit <= MAX_LIMIT:
             raise ConfigError(f"a limit must be from 1 to {MAX_LIMIT:,}, not {self.limit:,}")
         if self.period_us < MILLISECOND_US or self.period_us % MILLISECOND_US:
-            raise ConfigError(f"a period must be whole milliseconds, not {self.period_us} us")
+            raise ConfigError(
+                f"a period or lease must be whole milliseconds, at least one, and not "
+                f"{self.period_seconds:g} s"
+            )
         if not 1 <= self.burst <= MAX_LIMIT:
             raise ConfigError(f"a burst must be from 1 to {MAX_LIMIT:,}, not {self.burst:,}")
         if self.cost < 1:
@@ -193,7 +196,7 @@ def parse_rate(text: str) -> tuple[int, int]:
     Raises:
         ConfigError: The text is not a rate; the message shows valid ones.
     """
-    found = _RATE.fullmatch(text.strip().lower())
+    found = _RATE.fullmatch(text.strip().lower()) if isinstance(text, str) else None
     unit = found and found[3].removesuffix("s")
     if not found or not (unit := _ALIASES.get(found[3], unit or "")) or unit not in _UNITS:
         raise ConfigError(
@@ -202,7 +205,7 @@ def parse_rate(text: str) -> tuple[int, int]:
         )
     limit, count = int(found[1]), int(found[2] or 1)
     if limit == 0 or count == 0:
-        raise ConfigError(f"{text!r} allows nothing: a rate needs at least 1 per 1 second")
+        raise ConfigError(f"{text!r} allows nothing: write numbers from 1")
     return limit, count * _UNITS[unit] * SECOND_US
 
 
@@ -281,8 +284,8 @@ class Limit:
 
         Args:
             limit: Most requests in flight, if each has a cost of 1.
-            lease: Time after which a slot is free again if its replica died, in seconds or as a
-                `timedelta`. A live replica renews the slots that it holds.
+            lease: Time after which a unit is free again if its replica died, in seconds or as a
+                `timedelta`. A live replica renews the units that it holds.
             cost: Units of this limit that one unit of a request's cost holds.
 
         Raises:

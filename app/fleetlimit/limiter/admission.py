@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from fleetlimit.core.charge import ENFORCED_GROUP
 from fleetlimit.core.decision import DENIED, EXEMPT, Decision, Source
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.core.subject import Subject
@@ -61,11 +62,11 @@ class Admission:
             mono_started_at_us: Monotonic microseconds when the check began.
         """
         if plan.charges:
-            local = self._denial_cache.lookup(plan, mono_started_at_us)
+            decided = self._denial_cache.lookup(plan, mono_started_at_us)
         else:
-            local = decide_without_store(plan)
-        if local is not None:
-            reservation = Reservation(local, plan, 0, self._gateway.adjust)
+            decided = decide_without_store(plan)
+        if decided is not None:
+            reservation = Reservation(decided, plan, 0, self._gateway.adjust)
         else:
             try:
                 reply = await self._gateway.acquire(plan)
@@ -88,7 +89,7 @@ class Admission:
         decision = plan.decision(reply.statuses, source=_STORE, spent=reply.spent)
         if decision.outcome is DENIED:
             for charge, status in zip(plan.charges, reply.statuses, strict=True):
-                if charge.group == 0 and not status.allowed:
+                if charge.group == ENFORCED_GROUP and not status.allowed:
                     self._denial_cache.add(charge, status)
         return self._gateway.open_reservation(plan, decision, reply.store_now_us)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fleetlimit.core.bounded_cache import BoundedCache
-from fleetlimit.core.charge import Charge
+from fleetlimit.core.charge import ENFORCED_GROUP, Charge
 from fleetlimit.core.decision import BucketStatus, Decision, Source
 from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm
 from fleetlimit.limiter.bucket_events import BucketEvents
@@ -104,9 +104,9 @@ class DenialCache:
     def _status(self, charge: Charge, mono_now_us: int) -> BucketStatus | None:
         """Return the cached status of a charge with the time that is left, or None.
 
-        Charges of other groups than 0 deny nothing and are not looked up.
+        Charges of policies in shadow mode deny nothing and are not looked up.
         """
-        if charge.group:
+        if charge.group != ENFORCED_GROUP:
             return None
         entry = self._entries.get(charge.key)
         if entry is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fleetlimit.core.bounded_cache import BoundedCache
-from fleetlimit.core.charge import Charge
+from fleetlimit.core.charge import ENFORCED_GROUP, Charge
 from fleetlimit.core.decision import (
     ALLOWED,
     DENIED,
@@ -85,7 +85,7 @@ class Plan:
         Args:
             statuses: Status of each charge; None if its bucket was not checked.
             source: Where the statuses came from.
-            spent: Whether the charges of group 0 were spent.
+            spent: Whether the enforced charges were spent.
         """
         results: list[PolicyResult] = []
         outcome: Outcome = ALLOWED
@@ -108,7 +108,7 @@ class Plan:
         return max(
             status.retry_after_us
             for charge, status in zip(self.charges, statuses, strict=True)
-            if charge.group == 0 and status is not None and not status.allowed
+            if charge.group == ENFORCED_GROUP and status is not None and not status.allowed
         )
 
 
@@ -142,8 +142,8 @@ def make_plan(costs: Iterable[PolicyCost], subject: Subject, key_scheme: KeySche
                 raise
             policy_plans.append(PolicyPlan(policy, mode, first, first, never_fits=True))
             continue
-        # Enforced charges share group 0; each policy in shadow mode has a group of its own.
-        group = 0 if mode is Mode.ENFORCE else len(policy_plans) + 1
+        # Enforced charges share a group; each policy in shadow mode has a group of its own.
+        group = ENFORCED_GROUP if mode is Mode.ENFORCE else len(policy_plans) + 1
         keys = key_scheme.bucket_keys(policy, subject, quotas)
         for key, quota, amount in zip(keys, quotas, units, strict=True):
             if quota.algorithm is Algorithm.CONCURRENCY:
@@ -165,7 +165,12 @@ def _prefetch_terms(
     policy_plans: Sequence[PolicyPlan], charges: Sequence[Charge], tier: str
 ) -> PrefetchTerms | None:
     """Return the terms of the only policy; several policies or a cost of 0 need the store."""
-    if len(policy_plans) > 1 or not charges or charges[0].group or not charges[0].units:
+    if (
+        len(policy_plans) > 1
+        or not charges
+        or charges[0].group != ENFORCED_GROUP
+        or not charges[0].units
+    ):
         return None
     return policy_plans[0].policy.prefetch_terms(tier)
 

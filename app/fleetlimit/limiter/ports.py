@@ -19,7 +19,7 @@ class AcquireResult:
     Args:
         store_now_us: Store time at which the charges were decided.
         statuses: One status for each charge, in order.
-        spent: Whether the charges of group 0 were spent.
+        spent: Whether the charges of `ENFORCED_GROUP` were spent.
         store_acquired_at_us_by_charge: Store time at which each charge was decided, if several
             servers decided them; empty otherwise.
         prefetched: Whether the charges were served from a prefetch, which was spent as a whole at

@@ -1,4 +1,7 @@
-"""Store gateway: calls of the shared store, through the circuit breaker and safe to cancel."""
+"""Store gateway: spends, corrects and renews in the shared store.
+
+Its calls go through the circuit breaker and are safe to cancel.
+"""
 
 import asyncio
 import contextlib

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from fleetlimit.core.algorithms import State, algorithm_for, concurrency
-from fleetlimit.core.charge import Adjustment, Charge
+from fleetlimit.core.charge import ENFORCED_GROUP, Adjustment, Charge
 from fleetlimit.core.quota import Quota
 from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, StoredReport
 
@@ -59,7 +59,7 @@ class MemoryStore:
             for charge, (status, _) in zip(charges, evaluated, strict=True)
             if not status.allowed
         }
-        spent = not dry_run and 0 not in denied_groups
+        spent = not dry_run and ENFORCED_GROUP not in denied_groups
         statuses = []
         for charge, (status, state) in zip(charges, evaluated, strict=True):
             if spent and charge.group not in denied_groups:

@@ -1,4 +1,7 @@
-"""ASGI middleware that checks the policy file's limits before the app runs; it buffers nothing."""
+"""ASGI middleware that checks the policies and the route's limits before the app runs.
+
+It buffers nothing: bodies stream through it.
+"""
 
 import copy
 from collections.abc import Awaitable, Iterable

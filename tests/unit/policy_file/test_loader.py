@@ -216,7 +216,7 @@ policies:
     assert all(isinstance(error, DocumentError) for error in rejected.value.errors)
     assert str(rejected.value).splitlines() == [
         "p.yaml:1: `version` cannot be 2: write 1",
-        "p.yaml:4: '0/s' allows nothing: a rate needs at least 1 per 1 second",
+        "p.yaml:4: '0/s' allows nothing: write numbers from 1",
         'p.yaml:4: there is no field "brust" here: write `burst`',
         'p.yaml:5: there is no field "ky" here: write `key`',
         "p.yaml:6: this key occurs twice, first in line 5: keep one",

@@ -115,7 +115,7 @@ async def test_invalid_change_is_reported_once(path: Path) -> None:
         await listener.next()
 
     assert listener.rejected == [
-        (f"{path}:3: '0/minute' allows nothing: a rate needs at least 1 per 1 second",)
+        (f"{path}:3: '0/minute' allows nothing: write numbers from 1",)
     ]
     assert [loaded.policy_set.generation for loaded in listener.loaded] == [4]
 

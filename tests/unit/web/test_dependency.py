@@ -312,8 +312,8 @@ def test_rate_limit_rejects_wrong_arguments(rate: str, options: Any, fix: str) -
     ("limit", "window", "fix"),
     [
         (0, 60, "a limit must be from 1"),
-        (5, 0, "a period must be whole milliseconds"),
-        (5, timedelta(0), "a period must be whole milliseconds"),
+        (5, 0, "a period or lease must be whole milliseconds"),
+        (5, timedelta(0), "a period or lease must be whole milliseconds"),
     ],
 )
 def test_rate_limit_function_rejects_wrong_arguments(
@@ -329,7 +329,7 @@ def test_rate_limit_function_rejects_wrong_arguments(
     [
         (0, {}, "a limit must be from 1"),
         (2, {"cost": 3}, "write a cost from 0 to 2"),
-        (2, {"lease": 0}, "a period must be whole milliseconds"),
+        (2, {"lease": 0}, "a period or lease must be whole milliseconds"),
         (2, {"key": []}, "empty key: write principal"),
         (2, {"mode": "enforced"}, "write one of enforce, shadow, off"),
     ],

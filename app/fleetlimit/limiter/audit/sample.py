@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from fleetlimit.core.bounded_cache import BoundedCache
-from fleetlimit.core.charge import Adjustment, Charge
+from fleetlimit.core.charge import ENFORCED_GROUP, Adjustment, Charge
 from fleetlimit.core.keys import parse_bucket_key
 from fleetlimit.core.quota import SECOND_US, Quota
 from fleetlimit.limiter.audit.ledger import SampleRank, creditable_refund, interval_us, sample_rank
@@ -171,7 +171,7 @@ class UsageSample:
             return
         for index, charge in enumerate(charges):
             # Only enforced charges that stay spent.
-            if charge.group or charge.lease:
+            if charge.group != ENFORCED_GROUP or charge.lease:
                 continue
             key, quota, units = charge.key, charge.quota, charge.units
             usage = self._buckets.get(key)

@@ -6,7 +6,7 @@
 --            where begin is 1 for the first charge of a check that spends, 0 for the first of a dry
 --            run, and + for every further charge of the same check
 --
--- Returns    now, then for each check: 1 if group 0 was spent, else 0, or an error of this check
+-- Returns    now, then for each check: 1 if group 0 (ENFORCED_GROUP) was spent, else 0, or an error of this check
 --            alone; and for each of its charges: allowed, remaining, retry_after_us,
 --            next_unit_after_us, reset_after_us
 --

@@ -122,30 +122,47 @@ async def test_lease_renewer_runs_no_task_without_leases() -> None:
 async def test_lease_of_a_dead_owner_expires() -> None:
     """A lease that is not renewed expires one lifetime after its last renewal."""
     async with renewer_bench() as bench:
-        await bench.track()
+        held = await bench.track()
         await bench.renewer.aclose()
         bench.clock.advance_us(LEASE_US - 1)
         assert await bench.is_held()
         bench.clock.advance_us(1)
         assert not await bench.is_held()
+        del held
 
 
-async def test_lease_of_a_dropped_reservation_expires() -> None:
-    """A reservation that is dropped, as by `check`, loses its lease like a dead owner."""
-    async with Bench(concurrency_policy("c", 1)) as bench:
-        assert (await bench.limiter.check("c", principal="ann")).allowed
-        assert await bench.remaining("c") == 0
-        bench.clock.advance_us(LEASE_US)
-        assert await bench.remaining("c") == 1
+async def test_lease_of_a_dropped_reservation_is_released() -> None:
+    """A reservation that is dropped without a release gives its lease back, and is not renewed."""
     async with renewer_bench() as bench:
-        resting = asyncio.all_tasks()
         held = await bench.track()
         await bench.pauses.wait_for_calls(1)
-        (task,) = asyncio.all_tasks() - resting
         del held
+        await bench.store.wait_until_done("adjust")
+        assert not await bench.is_held()
         bench.pauses.finish()
-        await asyncio.wait({task}, timeout=1)
         assert bench.store.renewed == []
+
+
+async def test_lease_is_released_once() -> None:
+    """A reservation that was released is dropped without another call of the store."""
+    async with renewer_bench() as bench:
+        held = await bench.track()
+        await held.release()
+        del held
+        await asyncio.sleep(0)
+        assert bench.store.count("adjust") == 1
+
+
+def test_dropping_a_reservation_after_its_loop_is_harmless() -> None:
+    """A reservation that outlives its event loop is dropped without an error; its lease expires."""
+
+    async def track() -> tuple[RenewerBench, Reservation]:
+        async with renewer_bench() as bench:
+            return bench, await bench.track()
+
+    bench, held = asyncio.run(track())
+    del held
+    assert bench.store.adjustments == []
 
 
 async def test_short_lease_does_not_wait_for_a_long_one() -> None:

@@ -65,7 +65,7 @@ class Admission:
         else:
             local = decide_without_store(plan)
         if local is not None:
-            reservation = Reservation(local, plan, 0, self._gateway.adjust)
+            reservation = Reservation(local, plan, None, self._gateway.adjust)
         else:
             try:
                 reply = await self._gateway.acquire(plan)
@@ -90,7 +90,7 @@ class Admission:
             for charge, status in zip(plan.charges, reply.statuses, strict=True):
                 if charge.group == 0 and not status.allowed:
                     self._denial_cache.add(charge, status)
-        return self._gateway.open_reservation(plan, decision, reply.store_now_us)
+        return self._gateway.open_reservation(plan, decision, reply)
 
 
 def decide_without_store(plan: Plan) -> Decision:

@@ -11,11 +11,13 @@ from fleetlimit.core.decision import ALLOWED, Decision
 from fleetlimit.core.quota import SECOND_US, check_cost
 from fleetlimit.limiter.periodic import DONE, PeriodicTask
 from fleetlimit.limiter.plan import Plan
-from fleetlimit.limiter.ports import Sleep
+from fleetlimit.limiter.ports import AcquireResult, Sleep
 from fleetlimit.limiter.tasks import TaskSet
 
 Adjust = Callable[[Sequence[Adjustment]], Awaitable[object]]
 Renew = Callable[[Sequence[Charge]], Awaitable[object]]
+_SpentCharge = tuple[Charge, int]
+"""A charge, and the time at which its units were spent on the clock of the server of its bucket."""
 
 
 class Reservation:
@@ -27,42 +29,42 @@ class Reservation:
     Args:
         decision: Decision on the request.
         plan: Plan that was decided.
-        store_acquired_at_us: Time at which the units were spent, on the clock of their store.
+        acquired: Reply of the store that the units were spent from; None if none were spent.
         adjust: Corrects charges; never raises.
     """
 
     __slots__ = (
         "__weakref__",  # `LeaseRenewer` holds reservations weakly
+        "_acquired",
         "_adjust",
         "_plan",
         "_policy",
-        "_store_acquired_at_us",
         "_uncorrected",
         "decision",
         "leases",
     )
 
     def __init__(
-        self, decision: Decision, plan: Plan, store_acquired_at_us: int, adjust: Adjust
+        self, decision: Decision, plan: Plan, acquired: AcquireResult | None, adjust: Adjust
     ) -> None:
         self.decision = decision
         # Shared with the finalizer of `LeaseRenewer`, so a release empties this list in place.
         self.leases: list[Charge] = []
         self._plan = plan
-        self._store_acquired_at_us = store_acquired_at_us
+        self._acquired = acquired
         self._adjust = adjust
         # Name of the policy that this part belongs to; empty for the whole reservation.
         self._policy = ""
         # Spent charges by policy, computed when needed: few requests correct their cost.
-        self._uncorrected: dict[str, Sequence[Charge]] | None = None
+        self._uncorrected: dict[str, list[_SpentCharge]] | None = None
         if plan.has_leases:
             spent = self._spent().values()
-            self.leases = [each for charges in spent for each in charges if each.lease]
+            self.leases = [charge for pairs in spent for charge, _ in pairs if charge.lease]
 
-    def _spent(self) -> dict[str, Sequence[Charge]]:
+    def _spent(self) -> dict[str, list[_SpentCharge]]:
         """Return the charges that are spent and not corrected yet, by policy."""
         if self._uncorrected is None:
-            self._uncorrected = _spent_charges(self._plan, self.decision)
+            self._uncorrected = _spent_charges(self._plan, self.decision, self._acquired)
         return self._uncorrected
 
     def for_policy(self, policy: str) -> Self:
@@ -98,12 +100,12 @@ class Reservation:
         check_cost(actual)
         uncorrected = self._spent()
         policies = (self._policy,) if self._policy else tuple(uncorrected)
-        charges = [each for policy in policies for each in uncorrected.pop(policy, ())]
+        spent = [each for policy in policies for each in uncorrected.pop(policy, ())]
         await self._apply(
             [
-                each.adjustment(delta, self._store_acquired_at_us)
-                for each in charges
-                if not each.lease and (delta := actual * each.quota.cost - each.units)
+                charge.adjustment(delta, store_acquired_at_us)
+                for charge, store_acquired_at_us in spent
+                if not charge.lease and (delta := actual * charge.quota.cost - charge.units)
             ]
         )
 
@@ -131,14 +133,19 @@ class Reservation:
         return [each.adjustment(-each.units, 0) for each in leases]
 
 
-def _spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:
+def _spent_charges(
+    plan: Plan, decision: Decision, acquired: AcquireResult | None
+) -> dict[str, list[_SpentCharge]]:
     """Return the charges of the policies under which the request was allowed, by policy."""
-    if not decision.spent:
+    if acquired is None or not decision.spent:
         return {}
     # The results are in the order of the policies; a fallback may add results at the end.
     pairs = zip(plan.policy_plans, decision.results, strict=False)
     return {
-        each.policy.name: plan.charges_of(each)
+        each.policy.name: [
+            (plan.charges[index], acquired.store_acquired_at_us(index))
+            for index in range(each.first, each.last)
+        ]
         for each, result in pairs
         if result.outcome is ALLOWED
     }

@@ -57,7 +57,7 @@ class RenewerBench:
             ALLOWED, results=(PolicyResult("c", Mode.ENFORCE, Outcome.ALLOWED, (), ()),)
         )
         plan = Plan((PolicyPlan(policy, Mode.ENFORCE, 0, 1),), (charge,), "caller", has_leases=True)
-        held = Reservation(decision, plan, result.store_now_us, self.store.adjust)
+        held = Reservation(decision, plan, result, self.store.adjust)
         self.renewer.track(held)
         return held
 

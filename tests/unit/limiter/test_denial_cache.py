@@ -168,7 +168,7 @@ async def test_denial_cache_ignores_concurrency() -> None:
             denied = await bench.limiter.reserve("c", principal="ann")
             assert denied.decision.source is Source.STORE
         await first.release()
-        assert (await bench.limiter.check("c", principal="ann")).allowed
+        assert (await bench.limiter.reserve("c", principal="ann")).decision.allowed
     cache = DenialCache(ManualClock(), BucketEvents())
     cache.add(Charge("k", concurrency_quota(1), 1, "lease"), DENIED_STATUS)
     assert len(cache) == 0

@@ -10,9 +10,10 @@ import pytest
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.policy import Mode, Policy
+from fleetlimit.core.policy import Mode, ModeName, Policy
 from fleetlimit.core.quota import SECOND_US, concurrency_quota
 from fleetlimit.core.subject import Subject
+from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
@@ -335,3 +336,17 @@ async def test_local_leases_are_renewed() -> None:
     assert (await fallback.decide(plans[1], 2)).decision.allowed
     await fallback.aclose()
     assert asyncio.all_tasks() <= before
+
+
+@pytest.mark.parametrize("mode", ["enforce", "shadow"])
+async def test_check_of_a_concurrency_policy_is_refused(mode: ModeName) -> None:
+    """`check` returns nothing that releases a unit, so it holds none; `peek` and `reserve` do."""
+    policies = (rate_policy("r", "5/minute"), concurrency_policy("c", 1, mode=mode))
+    async with Bench(*policies) as bench:
+        with pytest.raises(
+            ConfigError, match=r"policy c has a concurrency limit.*write `async with"
+        ):
+            await bench.limiter.check("r", "c", principal="ann")
+        assert (await bench.remaining("r"), await bench.remaining("c")) == (5, 1)
+        async with await bench.limiter.reserve("r", "c", principal="ann"):
+            assert await bench.remaining("c") == 0

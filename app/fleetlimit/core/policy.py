@@ -159,6 +159,8 @@ class Policy:
     prefetch: float | None
     has_cacheable_plan: bool = field(init=False, compare=False)
     """Whether the plan of a caller on a route is constant, so that `PlanCache` may cache it."""
+    has_leases: bool = field(init=False, compare=False)
+    """Whether a tier has a `concurrency` limit, whose units must be released."""
     key_headers: frozenset[str] = field(init=False, compare=False)
     """Lower-case names of the request headers that the key is made from."""
     _terms: Mapping[tuple[Quota, ...], PrefetchTerms] = field(init=False, compare=False)
@@ -190,6 +192,9 @@ class Policy:
         sets = self.quota_sets()
         terms = {} if prefetch is None else {each: prefetch_terms(each, prefetch) for each in sets}
         put(self, "_terms", terms)
+        quotas = [quota for each in sets for quota in each]
+        leases = any(quota.algorithm is Algorithm.CONCURRENCY for quota in quotas)
+        put(self, "has_leases", leases)
         put(self, "has_cacheable_plan", self._is_plan_constant())
         headers = (part.name for part in self.key if part.kind is KeyKind.HEADER)
         put(self, "key_headers", frozenset(headers))
@@ -218,9 +223,7 @@ class Policy:
 
     def _is_plan_constant(self) -> bool:
         by_caller = all(part.kind in _CACHEABLE_KEY_KINDS for part in self.key)
-        quotas = [quota for each in self.quota_sets() for quota in each]
-        leases = any(quota.algorithm is Algorithm.CONCURRENCY for quota in quotas)
-        return by_caller and not leases and self.enforce_percent == ALL_PERCENT
+        return by_caller and not self.has_leases and self.enforce_percent == ALL_PERCENT
 
     def __repr__(self) -> str:
         words = [repr(self.name), _limits_text(self.limits)]

@@ -66,7 +66,7 @@ class Admission:
         else:
             decided = decide_without_store(plan)
         if decided is not None:
-            reservation = Reservation(decided, plan, 0, self._gateway.adjust)
+            reservation = Reservation(decided, plan, None, self._gateway.adjust)
         else:
             try:
                 reply = await self._gateway.acquire(plan)
@@ -91,7 +91,7 @@ class Admission:
             for charge, status in zip(plan.charges, reply.statuses, strict=True):
                 if charge.group == ENFORCED_GROUP and not status.allowed:
                     self._denial_cache.add(charge, status)
-        return self._gateway.open_reservation(plan, decision, reply.store_now_us)
+        return self._gateway.open_reservation(plan, decision, reply)
 
 
 def decide_without_store(plan: Plan) -> Decision:

@@ -1,8 +1,8 @@
 """Denial cache: denied charges until their retry time, so that a flood does not reach the store.
 
 An entry is valid for at most one second. This bounds how long other replicas deny after a reset or
-refund at one replica. A hit requires the same units and the same quota: a smaller charge may fit, a
-larger one has to wait longer, and another quota belongs to another policy.
+refund at one replica. A hit requires the same quota, because another quota belongs to another
+policy, and at least the denied units: a smaller charge may fit, a larger charge waits longer.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Final
 from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.charge import ENFORCED_GROUP, Charge
 from fleetlimit.core.decision import BucketStatus, Decision, Source
-from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm
+from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import Clock
@@ -114,14 +114,18 @@ class DenialCache:
         if mono_now_us >= entry.mono_expires_at_us:
             self._entries.discard(charge.key)
             return None
-        if charge.units != entry.charge.units or charge.quota != entry.charge.quota:
+        more_units = charge.units - entry.charge.units
+        if more_units < 0 or charge.quota != entry.charge.quota:
             return None
         age_us = mono_now_us - entry.mono_added_at_us
         status = entry.status
+        retry_after_us = status.retry_after_us
+        if more_units:
+            retry_after_us = _retry_after_us(charge.quota, status, more_units)
         return BucketStatus(
             False,  # noqa: FBT003 - the status of a denial
             status.remaining,
-            status.retry_after_us - age_us,
+            retry_after_us - age_us,
             max(1, status.next_unit_after_us - age_us),
             max(1, status.reset_after_us - age_us),
         )
@@ -134,3 +138,16 @@ class DenialCache:
     def clear(self) -> None:
         """Drop all denials."""
         self._entries.clear()
+
+
+def _retry_after_us(quota: Quota, status: BucketStatus, more_units: int) -> int:
+    """Return the wait of a charge of more units than the denied charge, in microseconds."""
+    match quota.algorithm:
+        case Algorithm.TOKEN_BUCKET:
+            # Rounded up: the client must not come before the last unit.
+            return status.retry_after_us + -(-more_units * quota.period_us // quota.limit)
+        case Algorithm.FIXED_WINDOW:
+            return status.retry_after_us
+        case _:
+            # The wait depends on the times of earlier requests; it ends with the last of them.
+            return max(status.retry_after_us, status.reset_after_us)

@@ -45,7 +45,7 @@ class Fallback:
                 for each in enforced
             )
             rejection = Decision(Outcome.FAIL_CLOSED, Source.NONE, results, RETRY_US)
-            return Reservation(rejection, plan, 0, self._local.adjust)
+            return Reservation(rejection, plan, None, self._local.adjust)
         failed_open = [
             each for each in enforced if each.policy.on_store_error is OnStoreError.ALLOW
         ]
@@ -53,12 +53,12 @@ class Fallback:
         local = [each for each in enforced if each not in failed_open]
         if not local:
             admission = Decision(Outcome.FAIL_OPEN, Source.NONE, unchecked)
-            return Reservation(admission, plan, 0, self._local.adjust)
+            return Reservation(admission, plan, None, self._local.adjust)
         share = _per_replica_plan(plan, local, replicas)
         reply = await self._local.acquire(share.charges)
         decision = share.decision(reply.statuses, source=Source.LOCAL, spent=reply.spent)
         decision = replace(decision, results=(*decision.results, *unchecked))
-        reservation = Reservation(decision, share, reply.store_now_us, self._local.adjust)
+        reservation = Reservation(decision, share, reply, self._local.adjust)
         self._lease_renewer.track(reservation)
         return reservation
 

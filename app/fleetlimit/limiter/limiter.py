@@ -9,7 +9,7 @@ from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.quota import check_cost
 from fleetlimit.core.subject import NO_HEADERS, Principal, Subject
-from fleetlimit.errors import StoreError
+from fleetlimit.errors import ConfigError, StoreError
 from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.limiter.admission import Admission, decide_without_store
 from fleetlimit.limiter.audit.sample import UsageSample
@@ -137,7 +137,7 @@ class Limiter:
     ) -> Decision:
         """Spend a cost from every limit of the policies, or from none.
 
-        For a policy with a `concurrency` limit use `reserve`, which returns the leases to release.
+        A policy with a `concurrency` limit needs `reserve`, which returns the leases to release.
 
         Args:
             policies: Policies, or names of active policies.
@@ -146,11 +146,17 @@ class Limiter:
             cost: Cost of the request.
 
         Raises:
-            ConfigError: There is no policy of that name.
+            ConfigError: There is no policy of that name, or it has a `concurrency` limit.
             CostError: The cost is negative, no whole number, or more than an enforced limit can
                 ever hold.
         """
         costs = self._policy_costs(policies, cost)
+        for each in costs:
+            if each.policy.has_leases:
+                raise ConfigError(
+                    f"policy {each.policy.name} has a concurrency limit, whose units `check` "
+                    "cannot release: write `async with await limiter.reserve(...)`"
+                )
         return (await self.admit(costs, _subject(subject, principal))).decision
 
     async def reserve(
@@ -162,7 +168,8 @@ class Limiter:
     ) -> Reservation:
         """Spend an estimated cost, to be corrected when the actual cost is known.
 
-        Arguments and errors are those of `check`.
+        With a `concurrency` limit, write `async with await limiter.reserve(...)`, which releases
+        the units at the end. Other arguments and errors are those of `check`.
         """
         return await self.admit(self._policy_costs(policies, cost), _subject(subject, principal))
 
@@ -197,7 +204,7 @@ class Limiter:
     ) -> Decision:
         """Return what `check` would decide now, without spending and without an event.
 
-        Arguments and errors are those of `check`.
+        Arguments and errors are those of `reserve`.
 
         Raises:
             StoreError: The store is unavailable.

@@ -4,17 +4,20 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Self
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import ALLOWED, Decision
 from fleetlimit.core.quota import SECOND_US, check_cost
 from fleetlimit.limiter.periodic import DONE, PeriodicTask
 from fleetlimit.limiter.plan import Plan
-from fleetlimit.limiter.ports import Sleep
+from fleetlimit.limiter.ports import AcquireResult, Sleep
+from fleetlimit.limiter.tasks import TaskSet
 
 Adjust = Callable[[Sequence[Adjustment]], Awaitable[object]]
 Renew = Callable[[Sequence[Charge]], Awaitable[object]]
+_SpentCharge = tuple[Charge, int]
+"""A charge, and the time at which its units were spent on the clock of the server of its bucket."""
 
 
 class Reservation:
@@ -26,41 +29,42 @@ class Reservation:
     Args:
         decision: Decision on the request.
         plan: Plan that was decided.
-        store_acquired_at_us: Time at which the units were spent, on the clock of their store.
+        acquired: Reply of the store that the units were spent from; None if none were spent.
         adjust: Corrects charges; never raises.
     """
 
     __slots__ = (
         "__weakref__",  # `LeaseRenewer` holds reservations weakly
+        "_acquired",
         "_adjust",
         "_plan",
         "_policy",
-        "_store_acquired_at_us",
         "_uncorrected",
         "decision",
         "leases",
     )
 
     def __init__(
-        self, decision: Decision, plan: Plan, store_acquired_at_us: int, adjust: Adjust
+        self, decision: Decision, plan: Plan, acquired: AcquireResult | None, adjust: Adjust
     ) -> None:
         self.decision = decision
-        self.leases: Sequence[Charge] = ()
+        # Shared with the finalizer of `LeaseRenewer`, so a release empties this list in place.
+        self.leases: list[Charge] = []
         self._plan = plan
-        self._store_acquired_at_us = store_acquired_at_us
+        self._acquired = acquired
         self._adjust = adjust
         # Name of the policy that this part belongs to; empty for the whole reservation.
         self._policy = ""
         # Spent charges by policy, computed when needed: few requests correct their cost.
-        self._uncorrected: dict[str, Sequence[Charge]] | None = None
+        self._uncorrected: dict[str, list[_SpentCharge]] | None = None
         if plan.has_leases:
             spent = self._spent().values()
-            self.leases = [each for charges in spent for each in charges if each.lease]
+            self.leases = [charge for pairs in spent for charge, _ in pairs if charge.lease]
 
-    def _spent(self) -> dict[str, Sequence[Charge]]:
+    def _spent(self) -> dict[str, list[_SpentCharge]]:
         """Return the charges that are spent and not corrected yet, by policy."""
         if self._uncorrected is None:
-            self._uncorrected = _spent_charges(self._plan, self.decision)
+            self._uncorrected = _spent_charges(self._plan, self.decision, self._acquired)
         return self._uncorrected
 
     def for_policy(self, policy: str) -> Self:
@@ -72,7 +76,7 @@ class Reservation:
         self._spent()
         part = copy.copy(self)
         part._policy = policy  # noqa: SLF001 - an object of this class
-        part.leases = ()
+        part.leases = []
         return part
 
     async def __aenter__(self) -> Self:
@@ -96,12 +100,12 @@ class Reservation:
         check_cost(actual)
         uncorrected = self._spent()
         policies = (self._policy,) if self._policy else tuple(uncorrected)
-        charges = [each for policy in policies for each in uncorrected.pop(policy, ())]
+        spent = [each for policy in policies for each in uncorrected.pop(policy, ())]
         await self._apply(
             [
-                each.adjustment(delta, self._store_acquired_at_us)
-                for each in charges
-                if not each.lease and (delta := actual * each.quota.cost - each.units)
+                charge.adjustment(delta, store_acquired_at_us)
+                for charge, store_acquired_at_us in spent
+                if not charge.lease and (delta := actual * charge.quota.cost - charge.units)
             ]
         )
 
@@ -114,24 +118,34 @@ class Reservation:
         await self._apply([])
 
     async def _apply(self, adjustments: list[Adjustment]) -> None:
-        leases, self.leases = self.leases, ()
+        leases = [*self.leases]
+        self.leases.clear()
         adjustments += self.releases_of(leases)
         if adjustments:
             await self._adjust(adjustments)
 
-    def releases_of(self, leases: Sequence[Charge]) -> list[Adjustment]:
-        """Return the adjustments that release leases of this reservation."""
-        return [each.adjustment(-each.units, self._store_acquired_at_us) for each in leases]
+    @staticmethod
+    def releases_of(leases: Iterable[Charge]) -> list[Adjustment]:
+        """Return the adjustments that release leases.
+
+        A lease is found by its name, so the adjustments have no time of acquisition.
+        """
+        return [each.adjustment(-each.units, 0) for each in leases]
 
 
-def _spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]]:
+def _spent_charges(
+    plan: Plan, decision: Decision, acquired: AcquireResult | None
+) -> dict[str, list[_SpentCharge]]:
     """Return the charges of the policies under which the request was allowed, by policy."""
-    if not decision.spent:
+    if acquired is None or not decision.spent:
         return {}
     # The results are in the order of the policies; a fallback may add results at the end.
     pairs = zip(plan.policy_plans, decision.results, strict=False)
     return {
-        each.policy.name: plan.charges_of(each)
+        each.policy.name: [
+            (plan.charges[index], acquired.store_acquired_at_us(index))
+            for index in range(each.first, each.last)
+        ]
         for each, result in pairs
         if result.outcome is ALLOWED
     }
@@ -140,9 +154,13 @@ def _spent_charges(plan: Plan, decision: Decision) -> dict[str, Sequence[Charge]
 class LeaseRenewer:
     """Renews the leases of open reservations. No task runs while there are none.
 
+    The leases of a reservation that is dropped without a release are released: a request may fail
+    before the code that would have released them runs.
+
     Args:
         renew: Renews leases; never raises.
-        adjust: Releases a lease that was renewed after its release; never raises.
+        adjust: Releases the leases of a dropped reservation, and a lease that was renewed after
+            its release; never raises.
         sleep: Pause between renewals.
     """
 
@@ -152,6 +170,7 @@ class LeaseRenewer:
         self._sleep = sleep
         self._tracked: dict[int, WeakSet[Reservation]] = {}
         self._tasks: dict[int, PeriodicTask] = {}
+        self._releases = TaskSet()
 
     def track(self, reservation: Reservation) -> None:
         """Renew the leases of a reservation until they are released."""
@@ -159,8 +178,10 @@ class LeaseRenewer:
             return
         # One task for each lifetime: a short lease cannot wait for the renewal of a long one.
         lifetime_us = min(each.quota.period_us for each in reservation.leases)
-        # Held weakly: the leases of a reservation that was dropped cannot be released any more,
-        # so they must expire.
+        loop = asyncio.get_running_loop()
+        dropped = finalize(reservation, self._on_dropped, loop, reservation.leases)
+        # At exit there is no event loop that could release; the leases expire.
+        dropped.atexit = False
         self._tracked.setdefault(lifetime_us, WeakSet()).add(reservation)
         if lifetime_us not in self._tasks:
             task = self._tasks[lifetime_us] = PeriodicTask(
@@ -171,6 +192,17 @@ class LeaseRenewer:
                 sleep=self._sleep,
             )
             task.start()
+
+    def _on_dropped(self, loop: asyncio.AbstractEventLoop, leases: list[Charge]) -> None:
+        """Release what a dropped reservation still held; runs in any thread."""
+        if leases and not loop.is_closed():
+            loop.call_soon_threadsafe(self._release_dropped, leases)
+
+    def _release_dropped(self, leases: list[Charge]) -> None:
+        self._releases.spawn(self._release(Reservation.releases_of(leases)))
+
+    async def _release(self, releases: list[Adjustment]) -> None:
+        await self._adjust(releases)
 
     async def _run(self, lifetime_us: int) -> object:
         tracked = self._tracked[lifetime_us]
@@ -183,16 +215,18 @@ class LeaseRenewer:
         return DONE
 
     async def _renew_all(self, reservations: Iterable[Reservation]) -> None:
-        renewed = {owner: owner.leases for owner in reservations if owner.leases}
+        renewed = {owner: [*owner.leases] for owner in reservations if owner.leases}
         if renewed:
             await self._renew([lease for leases in renewed.values() for lease in leases])
         # The renewal of a lease that was released while it was in flight must be undone.
-        released = {owner: leases for owner, leases in renewed.items() if not owner.leases}
-        undone = [each for owner, leases in released.items() for each in owner.releases_of(leases)]
-        if undone:
-            await self._adjust(undone)
+        released = [
+            each for owner, leases in renewed.items() if not owner.leases for each in leases
+        ]
+        if released:
+            await self._adjust(Reservation.releases_of(released))
 
     async def aclose(self) -> None:
-        """Stop renewing."""
+        """Stop renewing, and wait for releases in the background."""
         tasks, self._tasks = self._tasks, {}
         await asyncio.gather(*(task.stop() for task in tasks.values()))
+        await self._releases.wait()

@@ -79,15 +79,13 @@ class StoreGateway:
             result = await task
             if result.spent:
                 leases = [each for each in plan.charges if each.lease]
-                await self._adjust(
-                    [each.adjustment(-each.units, result.store_now_us) for each in leases]
-                )
+                await self._adjust(Reservation.releases_of(leases))
 
     def open_reservation(
-        self, plan: Plan, decision: Decision, store_acquired_at_us: int
+        self, plan: Plan, decision: Decision, acquired: AcquireResult
     ) -> Reservation:
         """Return the reservation of a decision, and renew its leases until they are released."""
-        reservation = Reservation(decision, plan, store_acquired_at_us, self.adjust)
+        reservation = Reservation(decision, plan, acquired, self.adjust)
         if plan.has_leases:
             self._lease_renewer.track(reservation)
         return reservation

@@ -10,10 +10,11 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
-from fastapi import Response
+from fastapi import BackgroundTasks, Response
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from fleetlimit.core.policy import KeyKind, KeyPart, ModeName, OnStoreErrorName, Policy
 from fleetlimit.core.quota import (
@@ -42,6 +43,9 @@ from fleetlimit.web.route_policies import Cost, RateLimitDependency
 from fleetlimit.web.route_table import match_route
 from fleetlimit.web.wiring import find_limiter
 
+_EXIT_STACK_KEY: Final = "fastapi_inner_astack"
+"""Name in the scope under which FastAPI keeps the exit stack of the request's dependencies."""
+
 
 class _Options(TypedDict, total=False):
     """Options that every limit written in code has."""
@@ -58,10 +62,13 @@ class _ReleasedLimit(RateLimitDependency):
     """Limit whose units may be leases, which are released after the request."""
 
     async def __call__(
-        self, connection: HTTPConnection, response: Response
+        self, connection: HTTPConnection, response: Response, background: BackgroundTasks
     ) -> AsyncIterator[Reservation]:
-        """Admit the request, or raise `RequestRejected`; release its units after the request."""
+        """Admit the request, or raise `RequestRejected`; release its units after the response."""
         request_limits, reservation = await _check(self, connection, response)
+        if request_limits.has_leases and not request_limits.headers_sent_by_middleware:
+            # The first background task: FastAPI runs the others before it closes dependencies.
+            background.add_task(request_limits.release_leases)
         try:
             yield reservation
         finally:
@@ -152,8 +159,8 @@ class RateLimit(_InlineLimit):
 class ConcurrencyLimit(_InlineLimit, _ReleasedLimit):
     """Limit on the requests in progress at the same time on the routes that depend on it.
 
-    A unit is held until the response has been sent if `RateLimitMiddleware` is on the app, and
-    otherwise until FastAPI closes the route's dependencies.
+    A unit is held until the response has been sent. Without `RateLimitMiddleware` on the app, an
+    endpoint that returns a response with a `background` of its own holds it during that, too.
 
     Args:
         limit: Units that can be held at the same time.
@@ -284,7 +291,10 @@ async def _check_together(
             if each.resolve_policy(request_limits.http_limiter).name
             not in request_limits.reservation_by_policy
         ]
+    had_leases = request_limits.has_leases
     rejection = await request_limits.check(connection.scope, dependencies)
+    if request_limits.has_leases and not had_leases:
+        _release_at_end(request_limits, connection.scope)
     if rejection is not None:
         await _release(request_limits)
         raise make_exception(rejection, request_limits.decision, connection)
@@ -294,6 +304,19 @@ async def _check_together(
         response.raw_headers[:] = merge_headers(
             response.raw_headers, request_limits.raw_response_headers()
         )
+
+
+def _release_at_end(request_limits: RequestLimits, scope: Scope) -> None:
+    """Release the leases when FastAPI closes the request, whatever fails until then.
+
+    The limit that runs the check may be another one than the limit that holds the leases, and a
+    dependency between the two may fail.
+    """
+    # FastAPI before 0.118 has no such entry: there the leases are released when the failed
+    # request's reservation is dropped.
+    stack = scope.get(_EXIT_STACK_KEY)
+    if stack is not None and not request_limits.headers_sent_by_middleware:
+        stack.push_async_callback(request_limits.release_leases)
 
 
 async def _release(request_limits: RequestLimits) -> None:

@@ -27,6 +27,15 @@ from fleetlimit.web.wiring import get_limiter, has_other_limiter
 _RESPONSE_START_TYPES: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
+_RESPONSE_END_TYPES: Final = frozenset(
+    {
+        "http.response.body",
+        "http.response.pathsend",
+        "websocket.close",
+        "websocket.http.response.body",
+    }
+)
+"""Messages that end a response, unless they have `more_body`."""
 _EXPOSE_HEADERS: Final = "Access-Control-Expose-Headers"
 _LIMIT_HEADERS: Final = frozenset(
     name.lower().encode() for each in EXPOSED_HEADERS.values() for name in each.split(", ")
@@ -38,6 +47,9 @@ Wrapped = TypeVar("Wrapped")
 
 class SendWithHeaders:
     """Wrapper of a server's `send` that adds the limit headers to the response.
+
+    After the last message it releases the concurrency units, which would otherwise be held during
+    the app's background tasks.
 
     Args:
         request_limits: Decisions about the request.
@@ -65,7 +77,17 @@ class SendWithHeaders:
                 message["headers"] = [*app_headers, *limit_headers]
             if _has_header(self._scope["headers"], _ORIGIN_HEADER):
                 self._expose_limit_headers(MutableHeaders(scope=message))
+        if (
+            self._request_limits.has_leases
+            and message["type"] in _RESPONSE_END_TYPES
+            and not message.get("more_body")
+        ):
+            return self._send_last(message)
         return self._send(message)
+
+    async def _send_last(self, message: Message) -> None:
+        await self._send(message)
+        await self._request_limits.release_leases()
 
     def _expose_limit_headers(self, headers: MutableHeaders) -> None:
         lists = [

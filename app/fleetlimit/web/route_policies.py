@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from http import HTTPMethod
 from typing import Any, Final
 
-from fastapi import Response
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -45,7 +44,7 @@ class RateLimitDependency(ABC):
         """
 
     @abstractmethod
-    def __call__(self, connection: HTTPConnection, response: Response) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Admit the request; FastAPI calls it as a coroutine function or an async generator."""
 
 

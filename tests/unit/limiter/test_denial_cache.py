@@ -5,7 +5,7 @@ import pytest
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import BucketStatus, Source
 from fleetlimit.core.policy import Mode, PolicySet
-from fleetlimit.core.quota import concurrency_quota, rate_quota
+from fleetlimit.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.denial_cache import DECISION_REUSE_US, DenialCache
 from fleetlimit.limiter.events import CheckDecided
@@ -58,15 +58,46 @@ async def test_denial_cache_misses_for_a_smaller_cost() -> None:
         assert (smaller.allowed, smaller.source) == (True, Source.STORE)
 
 
-async def test_denial_cache_misses_for_a_larger_cost() -> None:
-    """A larger cost waits longer, so it does not get the wait of the smaller one."""
-    async with Bench(rate_policy("a", "10/minute")) as bench:
-        await _spend(bench, "a", 10)
-        smaller = await bench.limiter.check("a", principal="ann", cost=1)
-        larger = await bench.limiter.check("a", principal="ann", cost=5)
-        assert (smaller.retry_after_us, larger.retry_after_us) == (6_000_000, 30_000_000)
+@pytest.mark.parametrize(
+    ("quota", "larger_us"),
+    [
+        (rate_quota("10/minute"), 30_000_000),
+        (rate_quota("7/minute"), 42_857_143),
+        (fixed_window(10), 60_000_000),
+        (rate_quota("10/minute", algorithm=Algorithm.SLIDING_WINDOW), None),
+        (rate_quota("10/minute", algorithm=Algorithm.SLIDING_LOG), None),
+    ],
+    ids=str,
+)
+async def test_denial_cache_denies_every_larger_cost(quota: Quota, larger_us: int | None) -> None:
+    """A larger cost is denied without a store call, and admitted after its own, longer wait.
+
+    Sliding algorithms need the store for that wait; the cache has its upper bound, the reset.
+    """
+    async with Bench(rate_policy("a", quota)) as bench:
+        await _spend(bench, "a", quota.burst)
+        assert not (await bench.limiter.check("a", principal="ann", cost=1)).allowed
+        calls = bench.store.count("acquire")
+        for _ in range(3):
+            larger = await bench.limiter.check("a", principal="ann", cost=5)
+            smaller = await bench.limiter.check("a", principal="ann", cost=1)
+            assert (larger.source, smaller.source) == (Source.CACHE, Source.CACHE)
+            assert smaller.retry_after_us <= larger.retry_after_us
+        assert bench.store.count("acquire") == calls
+        if larger_us is not None:
+            # Two roundings, each up to the next microsecond.
+            assert larger.retry_after_us - larger_us in {0, 1}
         bench.clock.advance_us(larger.retry_after_us)
         assert (await bench.limiter.check("a", principal="ann", cost=5)).allowed
+
+
+async def test_denial_cache_is_not_bypassed_by_alternating_costs() -> None:
+    """A flood of mixed costs calls the store once for each new smallest cost."""
+    async with Bench(rate_policy("a", "10/minute")) as bench:
+        await _spend(bench, "a", 10)
+        for cost in [7, 5, 9, 5, 1, 6, 1, 10] * 20:
+            assert not (await bench.limiter.check("a", principal="ann", cost=cost)).allowed
+        assert bench.store.count("acquire") == 1 + len([7, 5, 1])
 
 
 async def test_denial_cache_entry_expires_after_a_second() -> None:
@@ -168,7 +199,7 @@ async def test_denial_cache_ignores_concurrency() -> None:
             denied = await bench.limiter.reserve("c", principal="ann")
             assert denied.decision.source is Source.STORE
         await first.release()
-        assert (await bench.limiter.check("c", principal="ann")).allowed
+        assert (await bench.limiter.reserve("c", principal="ann")).decision.allowed
     cache = DenialCache(ManualClock(), BucketEvents())
     cache.add(Charge("k", concurrency_quota(1), 1, "lease"), DENIED_STATUS)
     assert len(cache) == 0

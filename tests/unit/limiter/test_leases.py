@@ -10,9 +10,10 @@ import pytest
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.policy import Mode, Policy
+from fleetlimit.core.policy import Mode, ModeName, Policy
 from fleetlimit.core.quota import SECOND_US, concurrency_quota
 from fleetlimit.core.subject import Subject
+from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
@@ -57,7 +58,7 @@ class RenewerBench:
             ALLOWED, results=(PolicyResult("c", Mode.ENFORCE, Outcome.ALLOWED, (), ()),)
         )
         plan = Plan((PolicyPlan(policy, Mode.ENFORCE, 0, 1),), (charge,), "caller", has_leases=True)
-        held = Reservation(decision, plan, result.store_now_us, self.store.adjust)
+        held = Reservation(decision, plan, result, self.store.adjust)
         self.renewer.track(held)
         return held
 
@@ -122,30 +123,47 @@ async def test_lease_renewer_runs_no_task_without_leases() -> None:
 async def test_lease_of_a_dead_owner_expires() -> None:
     """A lease that is not renewed expires one lifetime after its last renewal."""
     async with renewer_bench() as bench:
-        await bench.track()
+        held = await bench.track()
         await bench.renewer.aclose()
         bench.clock.advance_us(LEASE_US - 1)
         assert await bench.is_held()
         bench.clock.advance_us(1)
         assert not await bench.is_held()
+        del held
 
 
-async def test_lease_of_a_dropped_reservation_expires() -> None:
-    """A reservation that is dropped, as by `check`, loses its lease like a dead owner."""
-    async with Bench(concurrency_policy("c", 1)) as bench:
-        assert (await bench.limiter.check("c", principal="ann")).allowed
-        assert await bench.remaining("c") == 0
-        bench.clock.advance_us(LEASE_US)
-        assert await bench.remaining("c") == 1
+async def test_lease_of_a_dropped_reservation_is_released() -> None:
+    """A reservation that is dropped without a release gives its lease back, and is not renewed."""
     async with renewer_bench() as bench:
-        resting = asyncio.all_tasks()
         held = await bench.track()
         await bench.pauses.wait_for_calls(1)
-        (task,) = asyncio.all_tasks() - resting
         del held
+        await bench.store.wait_until_done("adjust")
+        assert not await bench.is_held()
         bench.pauses.finish()
-        await asyncio.wait({task}, timeout=1)
         assert bench.store.renewed == []
+
+
+async def test_lease_is_released_once() -> None:
+    """A reservation that was released is dropped without another call of the store."""
+    async with renewer_bench() as bench:
+        held = await bench.track()
+        await held.release()
+        del held
+        await asyncio.sleep(0)
+        assert bench.store.count("adjust") == 1
+
+
+def test_dropping_a_reservation_after_its_loop_is_harmless() -> None:
+    """A reservation that outlives its event loop is dropped without an error; its lease expires."""
+
+    async def track() -> tuple[RenewerBench, Reservation]:
+        async with renewer_bench() as bench:
+            return bench, await bench.track()
+
+    bench, held = asyncio.run(track())
+    del held
+    assert bench.store.adjustments == []
 
 
 async def test_short_lease_does_not_wait_for_a_long_one() -> None:
@@ -318,3 +336,17 @@ async def test_local_leases_are_renewed() -> None:
     assert (await fallback.decide(plans[1], 2)).decision.allowed
     await fallback.aclose()
     assert asyncio.all_tasks() <= before
+
+
+@pytest.mark.parametrize("mode", ["enforce", "shadow"])
+async def test_check_of_a_concurrency_policy_is_refused(mode: ModeName) -> None:
+    """`check` returns nothing that releases a unit, so it holds none; `peek` and `reserve` do."""
+    policies = (rate_policy("r", "5/minute"), concurrency_policy("c", 1, mode=mode))
+    async with Bench(*policies) as bench:
+        with pytest.raises(
+            ConfigError, match=r"policy c has a concurrency limit.*write `async with"
+        ):
+            await bench.limiter.check("r", "c", principal="ann")
+        assert (await bench.remaining("r"), await bench.remaining("c")) == (5, 1)
+        async with await bench.limiter.reserve("r", "c", principal="ann"):
+            assert await bench.remaining("c") == 0

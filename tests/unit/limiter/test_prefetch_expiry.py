@@ -18,8 +18,8 @@ from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock
-from support.limiter import Bench, FakeStore, ManualSleep, timeout_error
-from support.prefetch import BUCKET, WINDOW, check_times
+from support.limiter import Bench, FakeStore, ManualSleep, rate_policy, running, timeout_error
+from support.prefetch import BUCKET, WINDOW, check_times, start_checks
 
 
 async def test_prefetched_reservation_is_corrected_in_the_store() -> None:
@@ -207,3 +207,70 @@ async def test_audit_counts_prefetches(policy: Policy) -> None:
     assert (fleet.overshoots(), fleet.overshoot(policy.name)) == ([], 0)
     assert passed <= fleet.total(policy.name, "admitted") <= passed + 3 * 10
     await fleet.aclose()
+
+
+@pytest.mark.parametrize("cause", ["reload", "eviction"])
+async def test_prefetch_in_flight_at_a_retirement_is_refunded(cause: str) -> None:
+    """A call in flight at a reload or an eviction serves its check; the unused units go back."""
+    counter = PrefetchBench(max_buckets=1)
+    await counter.spend("ann", times=3)
+    hold = counter.store.hold("acquire", after_work=True)
+    async with running(counter.spend("ann")) as check:
+        await hold.wait()
+        if cause == "reload":
+            counter.prefetcher.retire_all()
+        else:
+            await counter.spend("bob")
+        hold.released.set()
+        await check
+    await counter.prefetcher.reclaim()
+    assert [each.delta for each in counter.store.adjustments] == [-3]
+    await counter.prefetcher.aclose()
+
+
+async def test_check_cancelled_after_a_reload_returns_its_units() -> None:
+    """Units returned to a prefetch that was retired are refunded."""
+    async with Bench(BUCKET) as bench:
+        hold = bench.store.hold("acquire")
+        first, second = start_checks(bench, 1, 1)
+        await hold.wait()
+        prefetcher = bench.limiter._gateway._prefetcher
+        ((bucket,),) = [prefetcher._buckets.values()]
+        prefetcher.retire_all()
+        bucket.waiters[0].reply.add_done_callback(lambda _: second.cancel())
+        hold.released.set()
+        await first
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        # A frozen clock: the refund assumes up to a second, in which a token bucket refills.
+        assert [each.left for each in prefetcher._retired] == [1]
+
+
+async def test_reset_after_a_reload_refunds_nothing() -> None:
+    """Units that wait for their refund were spent from a bucket that was reset since."""
+    async with Bench(WINDOW) as bench:
+        await check_times(bench, 4, policy="w")
+        bench.limiter.active_policies.replace(PolicySet([WINDOW]))
+        await bench.limiter.reset("w", principal="ann")
+        await bench.limiter._gateway._prefetcher.reclaim()
+        assert bench.store.adjustments == []
+
+
+async def test_reset_of_one_bucket_refunds_its_siblings() -> None:
+    """Of two limits spent together, the limit that was not reset gets its unused units back."""
+    policy = rate_policy("p", "100/minute", "1000/day", prefetch=0.1)
+    async with Bench(policy) as bench:
+        await check_times(bench, 4)
+        hold = bench.store.hold("acquire", after_work=True)
+        async with running(check_times(bench, 4)) as checks:
+            await hold.wait()
+            prefetcher = bench.limiter._gateway._prefetcher
+            ((bucket,),) = [prefetcher._buckets.values()]
+            (reset,) = [
+                each.key for each in bucket.waiters[0].plan.charges if each.quota.limit == 100
+            ]
+            prefetcher.drop([reset])
+            hold.released.set()
+            await checks
+        await prefetcher.reclaim()
+        assert {each.quota.limit for each in bench.store.adjustments} == {1000}

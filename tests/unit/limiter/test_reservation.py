@@ -1,11 +1,15 @@
 """Reservations: a cost that is corrected once, in the right bucket."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from fleetlimit.core.quota import rate_quota
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.quota import Algorithm, rate_quota
 from fleetlimit.errors import CostError
+from fleetlimit.limiter.ports import AcquireResult
 from support.limiter import Bench, concurrency_policy, rate_policy, timeout_error
 
 
@@ -158,3 +162,21 @@ async def test_correction_raises_nothing_without_the_store() -> None:
         bench.store.down = None
         bench.clock.advance(60)
         assert (await bench.remaining("a"), await bench.remaining("c")) == (10, 1)
+
+
+async def test_refund_has_the_time_at_which_each_slot_spent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The servers of a Cluster's slots have clocks of their own; a sliding log refunds by time."""
+    rates = (rate_quota("5/minute", algorithm=Algorithm.SLIDING_LOG), rate_quota("9/hour"))
+    async with Bench(rate_policy("a", *rates), rate_policy("b", "7/minute")) as bench:
+
+        async def acquire(charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
+            result = await bench.store.memory.acquire(charges, dry_run=dry_run)
+            return replace(result, store_acquired_at_us_by_charge=(11, 22, 33))
+
+        monkeypatch.setattr(bench.store, "acquire", acquire)
+        reservation = await bench.limiter.reserve("a", "b", principal="ann")
+        await reservation.for_policy("b").refund()
+        await reservation.refund()
+        assert [each.store_acquired_at_us for each in bench.store.adjustments] == [33, 11, 22]

@@ -1,20 +1,24 @@
 """Streams pass unbuffered, and a request returns its concurrency units however it ends."""
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 import anyio
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request
+from starlette.background import BackgroundTask
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fleetlimit.core.policy import KeyKind, KeyPart, Match, Policy
 from fleetlimit.core.quota import concurrency_quota
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.web.dependency import PolicyLimit
+from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
+from support.eventually import eventually_async
 from support.web import Exchange, LimiterBench, collect_messages, http_scope
 
 IN_FLIGHT = Policy(
@@ -136,20 +140,83 @@ async def test_endpoint_error_returns_the_unit(make_app: AppFactory) -> None:
 
 
 @by_both
-async def test_unit_is_returned_after_background_tasks(make_app: AppFactory) -> None:
+async def test_unit_is_released_before_background_tasks(make_app: AppFactory) -> None:
     """Background tasks run after the response, and then no unit is held."""
-    ran: list[str] = []
+    in_flight: list[int] = []
     async with LimiterBench(IN_FLIGHT) as bench:
         app = make_app(bench)
 
+        async def measure() -> None:
+            in_flight.append(await bench.in_flight("in-flight"))
+
         @app.get("/items")
         async def items(tasks: BackgroundTasks) -> None:
-            tasks.add_task(ran.append, "task")
+            tasks.add_task(measure)
 
         sent = await collect_messages(app, http_scope("/items"))
         assert sent[0]["status"] == 200
-        assert ran == ["task"]
+        assert in_flight == [0]
         assert await bench.in_flight("in-flight") == 0
+
+
+async def test_middleware_releases_the_unit_before_the_background_of_a_response() -> None:
+    """A response's own `background` task, and a stream's, run without a unit."""
+    in_flight: list[int] = []
+    async with LimiterBench(IN_FLIGHT) as bench:
+        app = by_middleware(bench)
+
+        async def measure() -> None:
+            in_flight.append(await bench.in_flight("in-flight"))
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for _ in range(2):
+                await measure()
+                yield b"chunk"
+
+        @app.get("/stream")
+        async def stream() -> StreamingResponse:
+            return StreamingResponse(chunks(), background=BackgroundTask(measure))
+
+        await collect_messages(app, http_scope("/stream"))
+        assert in_flight == [1, 1, 0]
+
+
+@pytest.mark.parametrize("has_stack", [True, False])
+@pytest.mark.parametrize("error", [HTTPException(401), ZeroDivisionError()])
+async def test_unit_is_released_when_a_dependency_between_fails(
+    error: Exception,
+    has_stack: bool,  # noqa: FBT001 - a case
+) -> None:
+    """The first limit of a route checks all; the limit that holds the unit may never run.
+
+    Without FastAPI's exit stack in the scope, as before FastAPI 0.118, the reservation is
+    released when it is dropped.
+    """
+
+    async def fail(request: Request) -> None:
+        if not has_stack:
+            stack = request.scope["fastapi_inner_astack"]
+            stack.pop_all()
+        raise error
+
+    async with LimiterBench(IN_FLIGHT) as bench:
+        app = bench.install(FastAPI())
+        limits = [RateLimit("9/minute", key="global"), PolicyLimit("in-flight")]
+
+        @app.get("/items", dependencies=[Depends(limits[0]), Depends(fail), Depends(limits[1])])
+        async def items() -> None: ...
+
+        for _ in range(4):
+            with contextlib.suppress(ZeroDivisionError):
+                sent = await collect_messages(app, http_scope("/items"))
+                assert sent[0]["status"] == 401
+            error.__traceback__ = None
+        gc.collect()
+
+        async def is_free() -> bool:
+            return await bench.in_flight("in-flight") == 0
+
+        await eventually_async(is_free)
 
 
 @by_both

@@ -91,7 +91,7 @@ class Prefetcher:
             self._started = True
             self._reclaim_task.start()
         if len(self._buckets) >= self._max_buckets:
-            self._retired += self._buckets.pop(next(iter(self._buckets))).prefetches
+            self._retired += self._buckets.pop(next(iter(self._buckets))).retire()
         bucket = PrefetchedBucket(frozenset(each.key for each in plan.charges), terms)
         self._buckets[bucket_id] = bucket
         return bucket
@@ -107,6 +107,7 @@ class Prefetcher:
             return await waiter.reply
         except asyncio.CancelledError:
             bucket.return_units(waiter)
+            self._collect_retired(bucket)
             raise
 
     async def _refill(self, bucket: PrefetchedBucket) -> None:
@@ -114,10 +115,16 @@ class Prefetcher:
         try:
             while bucket.oldest_waiter() is not None:
                 await self._refill_once(bucket)
+                self._collect_retired(bucket)
         except Exception as error:  # noqa: BLE001 - without this, the waiters would wait forever
             bucket.fail_waiters(error)
         finally:
             bucket.refilling = False
+
+    def _collect_retired(self, bucket: PrefetchedBucket) -> None:
+        """Refund units that a bucket received after it was retired, from a call in flight."""
+        if bucket.retired:
+            self._retired += bucket.retire()
 
     async def _refill_once(self, bucket: PrefetchedBucket) -> None:
         mono_now_us = self._clock.monotonic_us()
@@ -130,6 +137,7 @@ class Prefetcher:
         size = bucket.prefetch_size(demand, mono_now_us)
         while True:
             mono_sent_at_us = self._clock.monotonic_us()
+            bucket.reset_keys = frozenset()
             charges = _scale_charges(plan, size)
             result = await self._acquire(charges)
             if result.spent:
@@ -152,15 +160,21 @@ class Prefetcher:
             bucket.fulfil(waiter, prefetch, mono_now_us)
 
     def drop(self, keys: Sequence[str]) -> None:
-        """Drop the prefetches of buckets that were deleted, without a refund."""
+        """Stop spending the prefetches of buckets that were deleted.
+
+        Only buckets of the same prefetches that were not deleted are refunded.
+        """
+        reset_keys = frozenset(keys)
+        for prefetch in self._retired:
+            prefetch.reset_keys |= reset_keys
         for bucket_id, bucket in list(self._buckets.items()):
-            if not bucket.keys.isdisjoint(keys):
-                del self._buckets[bucket_id]
+            if not bucket.keys.isdisjoint(reset_keys):
+                self._retired += self._buckets.pop(bucket_id).retire(reset_keys)
 
     def retire_all(self) -> None:
         """Stop spending the prefetches; the next run of the periodic task refunds them."""
         for bucket in self._buckets.values():
-            self._retired += bucket.prefetches
+            self._retired += bucket.retire()
         self._buckets.clear()
 
     async def reclaim(self) -> None:
@@ -169,7 +183,7 @@ class Prefetcher:
         for bucket_id, bucket in list(self._buckets.items()):
             self._retired += bucket.pop_expired(mono_now_us)
             if bucket.is_idle(mono_now_us):
-                del self._buckets[bucket_id]
+                self._retired += self._buckets.pop(bucket_id).retire()
         retired, self._retired = self._retired, []
         refunds = [each for prefetch in retired for each in prefetch.refunds(mono_now_us)]
         if refunds:

@@ -13,7 +13,7 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry import names
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.middleware import RateLimitMiddleware
-from fleetlimit.web.route_policies import RateLimitDependency
+from fleetlimit.web.route_policies import RateLimitDependency, require_same_policy
 from fleetlimit.web.route_table import RouteInfo, RouteTable
 from fleetlimit.web.wiring import has_own_limiter
 
@@ -84,6 +84,7 @@ class RouteReporter:
         self._log = log
         self._http_limiter = http_limiter
         self._required_policies: set[str] = set()
+        self._inline_policies: dict[str, Policy] = {}
 
     def log_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
         """Log each route with its policies, as a warning for a route without any.
@@ -94,9 +95,12 @@ class RouteReporter:
                 match.
 
         Raises:
-            ConfigError: A dependency names a policy that does not exist.
+            ConfigError: A dependency names a policy that does not exist, or two different limits
+                have one name.
         """
         policies = self._http_limiter.limiter.active_policies.current
+        self._collect_policies(routes, policies)
+        self._require_other_names(policies)
         for route_limits in limits_by_route(
             routes, policies, self._http_limiter, match_policies=match_policies
         ):
@@ -107,18 +111,28 @@ class RouteReporter:
                 route=route_limits.template,
                 policies=list(route_limits.policies),
             )
+
+    def _collect_policies(self, routes: RouteTable, policies: PolicySet) -> None:
         for route in routes.routes:
-            self._required_policies |= {
-                each.name
-                for each in _dependency_policies(route, self._http_limiter)
-                if policies.get(each.name) is each
-            }
+            for policy in _dependency_policies(route, self._http_limiter):
+                if policies.get(policy.name) is policy:
+                    self._required_policies.add(policy.name)
+                else:
+                    same_name = self._inline_policies.setdefault(policy.name, policy)
+                    require_same_policy(same_name, policy)
+
+    def _require_other_names(self, policies: PolicySet) -> None:
+        for policy in policies.policies:
+            inline = self._inline_policies.get(policy.name)
+            if inline is not None:
+                require_same_policy(policy, inline)
 
     def require_named_policies(self, policies: PolicySet) -> None:
-        """Check that a new set has every policy that a dependency names.
+        """Check that a new set has every policy that a dependency names, and no limit's name.
 
         Raises:
-            ConfigError: A policy is missing; requests to its routes would fail.
+            ConfigError: A policy is missing, or has the name of a limit in code; requests to the
+                routes would fail.
         """
         if missing := sorted(
             name for name in self._required_policies if policies.get(name) is None
@@ -126,6 +140,7 @@ class RouteReporter:
             raise ConfigError(
                 f"{policies.source}: routes depend on {', '.join(missing)}: keep these policies"
             )
+        self._require_other_names(policies)
 
 
 def has_middleware(app: Starlette) -> bool:

@@ -6,16 +6,24 @@ known only later: `limit: Annotated[Reservation, Depends(RateLimit("1000/hour", 
 `await limit.commit(7)`.
 """
 
+import hashlib
 import inspect
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
 from fastapi import Response
 from starlette.requests import HTTPConnection
 
-from fleetlimit.core.policy import KeyKind, KeyPart, ModeName, OnStoreErrorName, Policy
+from fleetlimit.core.policy import (
+    MAX_NAME_CHARS,
+    KeyKind,
+    KeyPart,
+    ModeName,
+    OnStoreErrorName,
+    Policy,
+)
 from fleetlimit.core.quota import (
     MILLISECOND_US,
     SECOND_US,
@@ -41,6 +49,9 @@ from fleetlimit.web.request_limits import (
 from fleetlimit.web.route_policies import Cost, RateLimitDependency
 from fleetlimit.web.route_table import match_route
 from fleetlimit.web.wiring import find_limiter
+
+_DIGEST_CHARS: Final = 8
+"""Hexadecimal digits of the hash in a default name that would not be unique without it."""
 
 
 class _Options(TypedDict, total=False):
@@ -103,8 +114,8 @@ class RateLimit(_InlineLimit):
             `header:X-Name`; one, or a sequence. Each route has its own buckets unless the limit
             has a name.
         name: Name of the limit in metrics and headers; routes whose limits have one name share
-            buckets. By default the name is made of the rate, and of algorithm and key where they
-            are not the defaults.
+            buckets. By default the name is made of the rate and of each other argument that is not
+            the default, except `cost`.
         mode: Enforce the limit, only count what it would reject, or switch it off.
         on_store_error: Decision while the store is unavailable: by a limit local to the replica,
             admit, or reject.
@@ -316,9 +327,9 @@ def _make_policy(
     if not parts:
         raise ConfigError("an empty key: write principal, client_address or global")
     policy = Policy(
-        name or _default_name(quota, parts),
+        _default_name(quota, parts, mode, on_store_error, prefetch) if name is None else name,
         quota,
-        key=parts if name else (*parts, KeyPart(KeyKind.ROUTE)),
+        key=(*parts, KeyPart(KeyKind.ROUTE)) if name is None else parts,
         mode=mode,
         on_store_error=on_store_error,
         prefetch=prefetch,
@@ -350,14 +361,38 @@ def _check_cost(cost: Cost) -> Cost:
     return cost
 
 
-def _default_name(quota: Quota, key: tuple[KeyPart, ...]) -> str:
-    """Return a name that differs from that of another limit on the same route."""
-    parts = [f"{quota.limit}/{quota.period_us / SECOND_US:g}s"]
+def _default_name(
+    quota: Quota,
+    key: tuple[KeyPart, ...],
+    mode: ModeName,
+    on_store_error: OnStoreErrorName,
+    prefetch: float | None,
+) -> str:
+    """Return a name that differs from those of all other limits on the same route."""
+    # Twelve digits state each millisecond of the longest period.
+    parts = [f"{quota.limit}/{quota.period_us / SECOND_US:.12g}s"]
     if quota.algorithm is not Algorithm.TOKEN_BUCKET:
         parts.append(quota.algorithm)
+    if quota.burst != quota.limit:
+        parts.append(f"burst{quota.burst}")
+    if mode != "enforce":
+        parts.append(mode)
+    if on_store_error != "local":
+        parts.append(on_store_error)
+    if prefetch is not None:
+        parts.append(f"prefetch{prefetch}")
     if key != (KeyPart(KeyKind.PRINCIPAL),):
-        parts += [each for part in key for each in (part.kind, part.name) if each]
-    return re.sub(r"[^\w./-]", "-", "-".join(parts), flags=re.ASCII)
+        parts += [str(part) for part in key]
+    exact = "-".join(parts)
+    name = re.sub(r"[^\w./-]", "-", exact, flags=re.ASCII)
+    # `-` separates the parts of a key and is common in header names; other characters of a header
+    # name are replaced.
+    has_header = any(part.name for part in key)
+    replaced = name != exact.replace(":", "-")
+    if replaced or len(name) > MAX_NAME_CHARS or (has_header and len(key) > 1):
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:_DIGEST_CHARS]
+        name = f"{name[: MAX_NAME_CHARS - _DIGEST_CHARS - 1]}-{digest}"
+    return name
 
 
 def _whole_milliseconds_us(duration: float | timedelta) -> int:

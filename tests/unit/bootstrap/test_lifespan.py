@@ -17,6 +17,7 @@ from fleetlimit import (
     Policy,
     PolicyLimit,
     PolicySet,
+    RateLimit,
     RateLimitMiddleware,
 )
 from fleetlimit.bootstrap.settings import Settings
@@ -242,3 +243,16 @@ def test_starlette_app_is_limited_by_the_middleware() -> None:
     app.add_middleware(RateLimitMiddleware)
     with TestClient(app) as client:
         assert statuses(client, "/", 2) == [404, 429]
+
+
+@pytest.mark.parametrize("policies", [PolicySet(), PolicySet([Policy("io", "9/day")])])
+def test_two_limits_of_one_name_prevent_the_start(policies: PolicySet) -> None:
+    """Limits of two routes, or of a route and the policy set, that have one name must be equal."""
+    app = FastAPI(lifespan=Fleetlimit(policies=policies))
+    for path, rate in (("/a", "2/day"), ("/b", "2/day" if policies.policies else "3/day")):
+        app.get(path, dependencies=[Depends(RateLimit(rate, name="io"))])(nothing)
+    with (
+        pytest.raises(ConfigError, match="two different limits are named 'io': give one of them"),
+        TestClient(app),
+    ):
+        pass

@@ -148,3 +148,16 @@ def test_reload_without_a_required_policy_is_rejected(
         write_atomically(file, policies("7/day", name="orders"))
         until(lambda: fleetlimit.limiter.active_policies.current.generation == 2)
         assert '"orders";q=7' in client.get("/orders").headers["ratelimit-policy"]
+
+
+def test_reload_with_the_name_of_a_limit_in_code_is_rejected(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    """A policy of the file must not replace a different limit of its name."""
+    file = tmp_path / "policies.yaml"
+    write_atomically(file, policies("5/day"))
+    app = FastAPI(lifespan=Fleetlimit(policies=file))
+    app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit("9/day", name="io"))])
+    with TestClient(app):
+        write_atomically(file, policies("5/day", name="io"))
+        until(lambda: "two different limits are named 'io'" in log.text)

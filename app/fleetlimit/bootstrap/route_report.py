@@ -65,7 +65,7 @@ def checked_dependencies(route: RouteInfo) -> tuple[RateLimitDependency, ...]:
     """Return the route's limits, or none if a mounted app checks them with its own limiter."""
     if route.mounted_app is not None and has_own_limiter(route.mounted_app):
         return ()
-    return route.rate_limits
+    return route.active_rate_limits()
 
 
 def _dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> list[Policy]:

@@ -263,7 +263,7 @@ async def _check(
     name = dependency.resolve_policy(request_limits.http_limiter).name
     if name not in request_limits.reservation_by_policy:
         # All limits of the route are checked together, so a rejection by one spends none.
-        dependencies = request_limits.route.rate_limits
+        dependencies = request_limits.route.active_rate_limits()
         if dependency not in dependencies:
             # It was called by hand, or its route was added after the table was built.
             dependencies = (*dependencies, dependency)

@@ -190,6 +190,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         )
         self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
         self.limiter.active_policies.replace(policy_file.policy_set)
+        self.route_reporter.warn_of_unused(policy_file.policy_set)
 
     async def _flush(self) -> None:
         """Log the counts of suppressed lines even when no further event triggers it."""

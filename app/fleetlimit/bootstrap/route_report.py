@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
+from fleetlimit.bootstrap.unused_policies import UnusedPolicy, find_unused_policies
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE
@@ -73,7 +74,7 @@ def _dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> list[Po
 
 
 class RouteReporter:
-    """Logs the policies of each route at start, and rejects reloads without a required policy.
+    """Logs the policies of each route at start and unused policies, and rejects bad reloads.
 
     Args:
         log: Structured logger.
@@ -85,6 +86,8 @@ class RouteReporter:
         self._http_limiter = http_limiter
         self._required_policies: set[str] = set()
         self._inline_policies: dict[str, Policy] = {}
+        self._routes: tuple[RouteInfo, ...] = ()
+        self._match_policies = False
 
     def log_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
         """Log each route with its policies, as a warning for a route without any.
@@ -99,8 +102,7 @@ class RouteReporter:
                 have one name.
         """
         policies = self._http_limiter.limiter.active_policies.current
-        self._collect_policies(routes, policies)
-        self._require_other_names(policies)
+        self.add_routes(routes, match_policies=match_policies)
         for route_limits in limits_by_route(
             routes, policies, self._http_limiter, match_policies=match_policies
         ):
@@ -111,6 +113,18 @@ class RouteReporter:
                 route=route_limits.template,
                 policies=list(route_limits.policies),
             )
+        self.warn_of_unused(policies)
+
+    def add_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
+        """Add routes to those that policies are compared with, without a log line.
+
+        Arguments and errors are those of `log_routes`.
+        """
+        policies = self._http_limiter.limiter.active_policies.current
+        self._collect_policies(routes, policies)
+        self._require_other_names(policies)
+        self._routes += routes.routes
+        self._match_policies |= match_policies
 
     def _collect_policies(self, routes: RouteTable, policies: PolicySet) -> None:
         for route in routes.routes:
@@ -126,6 +140,21 @@ class RouteReporter:
             inline = self._inline_policies.get(policy.name)
             if inline is not None:
                 require_same_policy(policy, inline)
+
+    def find_unused(self, policies: PolicySet) -> Iterator[UnusedPolicy]:
+        """Yield the policies of a set that apply to no request of the logged routes."""
+        return find_unused_policies(
+            policies,
+            self._routes,
+            named=self._required_policies,
+            known_tiers=self._http_limiter.identifier.known_tiers,
+            match_policies=self._match_policies,
+        )
+
+    def warn_of_unused(self, policies: PolicySet) -> None:
+        """Log a warning for each policy of a set that applies to no request."""
+        for unused in self.find_unused(policies):
+            self._log.warning(names.LOG_POLICY_UNUSED, policy=unused.policy, detail=unused.detail)
 
     def require_named_policies(self, policies: PolicySet) -> None:
         """Check that a new set has every policy that a dependency names, and no limit's name.

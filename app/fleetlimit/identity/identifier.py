@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from fleetlimit.core.subject import Identity, Principal
 from fleetlimit.errors import ConfigError, IdentityError
+from fleetlimit.identity.api_keys import ApiKeyVerifier
 from fleetlimit.identity.client_address import ClientAddressResolver
 from fleetlimit.identity.credentials import IdentityErrorReason
 
@@ -43,12 +44,16 @@ class RequestIdentifier:
         self,
         client_address: ClientAddressResolver,
         *,
-        api_keys: CredentialVerifier | None = None,
+        api_keys: ApiKeyVerifier | None = None,
         jwt: CredentialVerifier | None = None,
         resolver: CredentialResolver | None = None,
     ) -> None:
         self._client_address = client_address
         self._resolvers: list[CredentialResolver] = []
+        self.known_tiers: frozenset[str] | None = None
+        """Tiers that callers can have; None where tokens or a custom resolver name the tiers."""
+        if jwt is None and resolver is None:
+            self.known_tiers = frozenset() if api_keys is None else api_keys.known_tiers
         if api_keys is not None:
             self._resolvers.append(api_keys.resolve)
         if jwt is not None:

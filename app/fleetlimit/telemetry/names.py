@@ -296,6 +296,7 @@ LOG_POLICIES_REJECTED: Final = "policies.rejected"
 LOG_OVERSHOOT: Final = "audit.overshoot"
 LOG_ROUTE_LIMITED: Final = "route.limited"
 LOG_ROUTE_UNLIMITED: Final = "route.unlimited"
+LOG_POLICY_UNUSED: Final = "policy.unused"
 
 SUPPRESSED: Final = ".suppressed"
 """Suffix of a rate-limited event, for the line with the number of suppressed lines."""

@@ -126,7 +126,7 @@ def _check_routes(file: Path, target: str) -> None:
     from fleetlimit.bootstrap.fleetlimit import Fleetlimit
     from fleetlimit.bootstrap.settings import Settings
     from fleetlimit.server.wrap import import_app
-    from fleetlimit.web.route_table import RouteTable, iter_routes
+    from fleetlimit.web.route_table import get_app_route_table
 
     app = import_app(target)
     if not isinstance(app, Starlette):
@@ -137,7 +137,7 @@ def _check_routes(file: Path, target: str) -> None:
     policy_set = fleetlimit.policy_file.policy_set
     fleetlimit.limiter.active_policies.replace(policy_set)
     # The middleware that an app lacks is added by `fleetlimit serve`.
-    routes = RouteTable(iter_routes(app.routes))
+    routes = get_app_route_table(app.router)
     fleetlimit.route_reporter.add_routes(routes, match_policies=True)
     unused = [*fleetlimit.route_reporter.find_unused(policy_set)]
     for each in unused:

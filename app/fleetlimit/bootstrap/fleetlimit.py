@@ -38,7 +38,7 @@ from fleetlimit.telemetry import (
 from fleetlimit.version import __version__
 from fleetlimit.web import wiring
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.route_table import RouteTable, iter_routes
+from fleetlimit.web.route_table import get_app_route_table
 
 _FLUSH_SECONDS = 5.0
 _POLL_SECONDS = 2.0
@@ -262,7 +262,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         """
         wiring.install(app, self.http_limiter)
         self.route_reporter.log_routes(
-            RouteTable(iter_routes(app.routes)), match_policies=has_middleware(app)
+            get_app_route_table(app.router), match_policies=has_middleware(app)
         )
 
 

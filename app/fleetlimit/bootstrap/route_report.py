@@ -86,7 +86,7 @@ class RouteReporter:
         self._http_limiter = http_limiter
         self._required_policies: set[str] = set()
         self._inline_policies: dict[str, Policy] = {}
-        self._routes: tuple[RouteInfo, ...] = ()
+        self._tables: list[RouteTable] = []
         self._match_policies = False
 
     def log_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
@@ -123,7 +123,9 @@ class RouteReporter:
         policies = self._http_limiter.limiter.active_policies.current
         self._collect_policies(routes, policies)
         self._require_other_names(policies)
-        self._routes += routes.routes
+        # The lifespan of an app may run several times.
+        if routes not in self._tables:
+            self._tables.append(routes)
         self._match_policies |= match_policies
 
     def _collect_policies(self, routes: RouteTable, policies: PolicySet) -> None:
@@ -145,7 +147,7 @@ class RouteReporter:
         """Yield the policies of a set that apply to no request of the logged routes."""
         return find_unused_policies(
             policies,
-            self._routes,
+            [route for table in self._tables for route in table.routes],
             named=self._required_policies,
             known_tiers=self._http_limiter.identifier.known_tiers,
             match_policies=self._match_policies,

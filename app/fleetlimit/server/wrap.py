@@ -21,7 +21,7 @@ from fleetlimit.telemetry import instrument_app, instrument_asgi
 from fleetlimit.web import wiring
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_policies import WEBSOCKET
-from fleetlimit.web.route_table import RouteInfo, RouteTable, iter_routes, match_route
+from fleetlimit.web.route_table import RouteInfo, RouteTable, get_app_route_table, match_route
 
 
 def import_app(target: str) -> ASGIApp:
@@ -77,7 +77,7 @@ class WrappedApp:
                 target.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
             wiring.set_server_limiter(target, fleetlimit.http_limiter)
             fleetlimit.install(target)
-            self.routes = RouteTable(iter_routes(target.routes))
+            self.routes = get_app_route_table(target.router)
             self.app: ASGIApp = target
         else:
             self.routes = PolicyRouteTable(fleetlimit.limiter.active_policies)

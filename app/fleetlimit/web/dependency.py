@@ -265,7 +265,7 @@ async def _check(
         # All limits of the route are checked together, so a rejection by one spends none.
         dependencies = request_limits.route.active_rate_limits()
         if dependency not in dependencies:
-            # It was called by hand, or its route was added after the table was built.
+            # The endpoint called it, and FastAPI does not know of it.
             dependencies = (*dependencies, dependency)
         await _check_together(request_limits, connection, response, dependencies)
     return request_limits, request_limits.reservation_by_policy[name].for_policy(name)

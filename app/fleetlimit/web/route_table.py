@@ -208,6 +208,37 @@ def _dependency_calls(dependant: Any, overrides: Mapping[Any, Any]) -> Iterator[
         yield from _dependency_calls(dependencies, overrides)
 
 
+class AppRouteTable(RouteTable):
+    """Table of the routes of a Starlette app, of its included routers and of its mounted apps.
+
+    Args:
+        routes: The app's routes.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self.rebuild(routes)
+
+    def rebuild(self, routes: Sequence[BaseRoute]) -> None:
+        """Replace all routes by those that the app has now."""
+        self.route_lists = tuple(_route_lists(routes))
+        self.size = sum(map(len, self.route_lists))
+        self.replace(iter_routes(routes))
+
+
+def _route_lists(routes: Sequence[BaseRoute]) -> Iterator[Sequence[BaseRoute]]:
+    """Yield the lists of an app's routes, of its routers' and of its mounts'."""
+    yield routes
+    for route in routes:
+        # A router that FastAPI 0.137 or later includes stays a list of its own.
+        router = getattr(route, "original_router", None)
+        if router is not None:
+            yield from _route_lists(router.routes)
+        elif isinstance(route, Mount | Host):
+            app = get_mounted_app(route)
+            if app is not None:
+                yield from _route_lists(app.routes or ())
+
+
 def match_route(scope: Scope, table: RouteTable | None = None) -> RouteInfo:
     """Return the route of a request.
 
@@ -231,12 +262,20 @@ def _get_host(scope: Scope) -> str:
 
 
 def _get_route_table(scope: Scope) -> RouteTable:
-    """Return the table of the outermost app that received the request, scanned once."""
+    """Return the table of the outermost app that received the request."""
     # A mounted app replaces `app` in the scope, but not `router`.
-    router = scope.get("router") or scope["app"].router
+    return get_app_route_table(scope.get("router") or scope["app"].router)
+
+
+def get_app_route_table(router: Any) -> RouteTable:
+    """Return the table of an app's router. It is built again when routes were added or removed."""
+    routes = router.routes
     table = getattr(router, "fleetlimit_routes", None)
-    if not isinstance(table, RouteTable):
-        table = router.fleetlimit_routes = RouteTable(iter_routes(router.routes))
+    if not isinstance(table, AppRouteTable):
+        table = router.fleetlimit_routes = AppRouteTable(routes)
+    # Built-in functions only, because this runs in every request.
+    elif sum(map(len, table.route_lists)) != table.size or table.route_lists[0] is not routes:
+        table.rebuild(routes)
     return table
 
 

@@ -98,6 +98,10 @@ def demo(
 @policies_app.command()
 def validate(
     file: Annotated[Path, typer.Argument(help="Policy file.")],
+    target: Annotated[
+        str | None,
+        typer.Option(help="App as package.module:app, whose routes the policies must match."),
+    ] = None,
 ) -> None:
     """Check a policy file and the files that it names; exit with 1 and each error if invalid."""
     from fleetlimit.bootstrap.identity import IdentifierBuilder
@@ -106,7 +110,41 @@ def validate(
     policy_file = load(file)
     # Reads the API keys and the JWKS: a wrong one prevents the start of a server.
     IdentifierBuilder().build(policy_file.identity)
+    if target is not None:
+        _check_routes(file, target)
     typer.echo(f"{file}: {len(policy_file.policy_set.policies)} policies, no error", err=True)
+
+
+def _check_routes(file: Path, target: str) -> None:
+    """Print a warning for each policy that may apply to no request.
+
+    Raises:
+        ConfigError: A policy applies to no route of the app; the message lists all of them.
+    """
+    from starlette.applications import Starlette
+
+    from fleetlimit.bootstrap.fleetlimit import Fleetlimit
+    from fleetlimit.bootstrap.settings import Settings
+    from fleetlimit.server.wrap import import_app
+    from fleetlimit.web.route_table import get_app_route_table
+
+    app = import_app(target)
+    if not isinstance(app, Starlette):
+        raise ConfigError(
+            f"the routes of {target} cannot be read: it is no FastAPI or Starlette app"
+        )
+    fleetlimit = Fleetlimit(policies=file, settings=Settings(store="memory://"))
+    policy_set = fleetlimit.policy_file.policy_set
+    fleetlimit.limiter.active_policies.replace(policy_set)
+    # The middleware that an app lacks is added by `fleetlimit serve`.
+    routes = get_app_route_table(app.router)
+    fleetlimit.route_reporter.add_routes(routes, match_policies=True)
+    unused = [*fleetlimit.route_reporter.find_unused(policy_set)]
+    for each in unused:
+        if not each.is_certain:
+            typer.echo(f"{file}: warning: {each.detail}", err=True)
+    if errors := [f"{file}: {each.detail}" for each in unused if each.is_certain]:
+        raise ConfigError("\n".join(errors))
 
 
 @policies_app.command()

@@ -45,7 +45,7 @@ def _overview() -> Iterator[Panel]:
         steps=ZERO_IS_GOOD,
         no_data=NOT_AUDITED,
     )
-    audited = aggregate("max", series(names.AUDITED_CALLERS.name), *RELEASE, names.POLICY)
+    audited = aggregate("max", series(names.AUDIT_CALLERS.name), *RELEASE, names.POLICY)
     yield stat_panel(
         small(
             102,

@@ -235,3 +235,32 @@ def test_help_lists_the_commands() -> None:
     status, out, error = run()
     assert status in {0, 2}
     assert "serve" in out + error
+
+
+def test_validate_compares_the_policies_with_the_routes_of_an_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that no route of the target matches is an error; a tier that no key has is not."""
+    (tmp_path / "app_of_validate.py").write_text(
+        "from fastapi import FastAPI\n"
+        "app = FastAPI()\n"
+        "app.get('/v1/reports/{report_id}')(lambda report_id: None)\n"
+        "other = app.router.__call__\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "policies.yaml"
+    text = (
+        "version: 1\npolicies:\n"
+        "  - {name: a, match: {routes: [ROUTE], tiers: [pro]}, limits: [{rate: 1/day}]}\n"
+        "  - {name: b, match: {routes: [/v1/rep*]}, limits: [{rate: 1/day}]}\n"
+    )
+    path.write_text(text.replace("ROUTE", "'/reports/{id}'"))
+    with pytest.raises(ConfigError, match="policy a applies to no route: did you mean /v1/rep"):
+        run("policies", "validate", str(path), "--target", "app_of_validate:app")
+    path.write_text(text.replace("ROUTE", "'/v1/reports/{report_id}'"))
+    status, _, err = run("policies", "validate", str(path), "--target", "app_of_validate:app")
+    assert status == 0
+    assert "warning: policy a names tier pro, which no API key has" in err
+    with pytest.raises(ConfigError, match="cannot be read"):
+        run("policies", "validate", str(path), "--target", "app_of_validate:other")

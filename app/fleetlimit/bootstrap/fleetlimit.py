@@ -41,7 +41,7 @@ from fleetlimit.telemetry import (
 from fleetlimit.version import __version__
 from fleetlimit.web import wiring
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.route_table import RouteTable, iter_routes
+from fleetlimit.web.route_table import get_app_route_table
 
 _FLUSH_SECONDS = 5.0
 _POLL_SECONDS = 2.0
@@ -206,7 +206,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
         self.limiter.active_policies.replace(policy_file.policy_set)
         # In a thread: many routes and policies take some 100 ms to compare.
-        await asyncio.to_thread(self.route_reporter.log_unmatched_policies)
+        await asyncio.to_thread(self.route_reporter.warn_of_unused, policy_file.policy_set)
 
     async def _flush(self) -> None:
         """Log the counts of suppressed lines even when no further event triggers it."""
@@ -292,7 +292,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         """
         wiring.install(app, self.http_limiter)
         self.route_reporter.log_routes(
-            RouteTable(iter_routes(app.routes)), match_policies=has_middleware(app)
+            get_app_route_table(app.router), match_policies=has_middleware(app)
         )
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from fleetlimit.core.policy import DEFAULT_POLICY, Mode, Policy, PolicySet
+from fleetlimit.bootstrap.unused_policies import UnusedPolicy, find_unused_policies
+from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry import names
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.middleware import RateLimitMiddleware
-from fleetlimit.web.route_policies import RateLimitDependency
+from fleetlimit.web.route_policies import RateLimitDependency, require_same_policy
 from fleetlimit.web.route_table import RouteInfo, RouteTable
 from fleetlimit.web.wiring import has_own_limiter
 
@@ -69,7 +70,7 @@ def checked_dependencies(route: RouteInfo) -> tuple[RateLimitDependency, ...]:
     """Return the route's limits, or none if a mounted app checks them with its own limiter."""
     if route.mounted_app is not None and has_own_limiter(route.mounted_app):
         return ()
-    return route.rate_limits
+    return route.active_rate_limits()
 
 
 def _dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> list[Policy]:
@@ -77,7 +78,7 @@ def _dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> list[Po
 
 
 class RouteReporter:
-    """Logs which routes and policies meet, and rejects reloads without a required policy.
+    """Logs the policies of each route at start and unused policies, and rejects bad reloads.
 
     Args:
         log: Structured logger.
@@ -88,7 +89,9 @@ class RouteReporter:
         self._log = log
         self._http_limiter = http_limiter
         self._required_policies: set[str] = set()
-        self._tables: list[tuple[RouteTable, bool]] = []
+        self._inline_policies: dict[str, Policy] = {}
+        self._tables: list[RouteTable] = []
+        self._match_policies = False
 
     def log_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
         """Log the routes of an app, and warn if no route is limited or a policy applies to none.
@@ -99,10 +102,11 @@ class RouteReporter:
                 match.
 
         Raises:
-            ConfigError: A dependency names a policy that does not exist.
+            ConfigError: A dependency names a policy that does not exist, or two different limits
+                have one name.
         """
         policies = self._http_limiter.limiter.active_policies.current
-        self._tables.append((routes, match_policies))
+        self.add_routes(routes, match_policies=match_policies)
         limited = unlimited = 0
         for route_limits in limits_by_route(
             routes, policies, self._http_limiter, match_policies=match_policies
@@ -124,40 +128,57 @@ class RouteReporter:
                 detail="no route of the app has a limit: write Depends(rate_limit(...)) on a "
                 "route, or add RateLimitMiddleware and policies that match routes",
             )
-        self.log_unmatched_policies()
-        for route in routes.routes:
-            self._required_policies |= {
-                each.name
-                for each in _dependency_policies(route, self._http_limiter)
-                if policies.get(each.name) is each
-            }
+        self.warn_of_unused(policies)
 
-    def log_unmatched_policies(self) -> None:
-        """Warn about active policies that are to match routes, and match none."""
-        active = self._http_limiter.limiter.active_policies.current
-        with_middleware = any(match_policies for _, match_policies in self._tables)
-        unmatched = {
-            policy.name for policy in active.policies if _needs_route(policy, with_middleware)
-        }
-        for routes, match_policies in self._tables:
-            for route_limits in limits_by_route(
-                routes, active, self._http_limiter, match_policies=match_policies
-            ):
-                unmatched.difference_update(route_limits.policies)
-        if unmatched:
-            self._log.warning(
-                names.LOG_POLICIES_UNMATCHED,
-                policies=sorted(unmatched),
-                detail="these policies apply to no route: correct match.methods and match.routes"
-                if with_middleware
-                else "only RateLimitMiddleware applies policies to routes by their match: add it",
-            )
+    def add_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
+        """Add routes to those that policies are compared with, without a log line.
+
+        Arguments and errors are those of `log_routes`.
+        """
+        policies = self._http_limiter.limiter.active_policies.current
+        self._collect_policies(routes, policies)
+        self._require_other_names(policies)
+        # The lifespan of an app may run several times.
+        if routes not in self._tables:
+            self._tables.append(routes)
+        self._match_policies |= match_policies
+
+    def _collect_policies(self, routes: RouteTable, policies: PolicySet) -> None:
+        for route in routes.routes:
+            for policy in _dependency_policies(route, self._http_limiter):
+                if policies.get(policy.name) is policy:
+                    self._required_policies.add(policy.name)
+                else:
+                    same_name = self._inline_policies.setdefault(policy.name, policy)
+                    require_same_policy(same_name, policy)
+
+    def _require_other_names(self, policies: PolicySet) -> None:
+        for policy in policies.policies:
+            inline = self._inline_policies.get(policy.name)
+            if inline is not None:
+                require_same_policy(policy, inline)
+
+    def find_unused(self, policies: PolicySet) -> Iterator[UnusedPolicy]:
+        """Yield the policies of a set that apply to no request of the logged routes."""
+        return find_unused_policies(
+            policies,
+            [route for table in self._tables for route in table.routes],
+            named=self._required_policies,
+            known_tiers=self._http_limiter.identifier.known_tiers,
+            match_policies=self._match_policies,
+        )
+
+    def warn_of_unused(self, policies: PolicySet) -> None:
+        """Log a warning for each policy of a set that applies to no request."""
+        for unused in self.find_unused(policies):
+            self._log.warning(names.LOG_POLICY_UNUSED, policy=unused.policy, detail=unused.detail)
 
     def require_named_policies(self, policies: PolicySet) -> None:
-        """Check that a new set has every policy that a dependency names.
+        """Check that a new set has every policy that a dependency names, and no limit's name.
 
         Raises:
-            ConfigError: A policy is missing; requests to its routes would fail.
+            ConfigError: A policy is missing, or has the name of a limit in code; requests to the
+                routes would fail.
         """
         if missing := sorted(
             name for name in self._required_policies if policies.get(name) is None
@@ -165,16 +186,7 @@ class RouteReporter:
             raise ConfigError(
                 f"{policies.source}: routes depend on {', '.join(missing)}: keep these policies"
             )
-
-
-def _needs_route(policy: Policy, with_middleware: bool) -> bool:  # noqa: FBT001 - a property of the app
-    """Return whether a policy without a matching route has no effect."""
-    if policy.mode is Mode.OFF:
-        return False
-    if with_middleware:
-        # A policy without routes also applies to the requests that match no route.
-        return policy.match is not None and bool(policy.match.routes)
-    return policy.match is not None or policy.name == DEFAULT_POLICY
+        self._require_other_names(policies)
 
 
 def has_middleware(app: Starlette) -> bool:

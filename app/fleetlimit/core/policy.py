@@ -20,7 +20,9 @@ _CACHE_SIZE = 4_096
 _MAX_METHOD_CHARS = 32
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 """A token of RFC 9110, 5.6.2, of bounded length."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}", re.ASCII)
+MAX_NAME_CHARS: Final = 64
+"""Largest length of a policy's name, which is a metric label."""
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._/-]{{0,{MAX_NAME_CHARS - 1}}}", re.ASCII)
 
 
 class Mode(StrEnum):

@@ -80,6 +80,11 @@ class ApiKeyVerifier:
         self._header = header.lower().encode()
         self._known = _load(self.file)
 
+    @property
+    def known_tiers(self) -> frozenset[str]:
+        """Tiers of the keys."""
+        return frozenset(each.principal.tier for each in self._known.values())
+
     async def resolve(self, scope: Mapping[str, Any]) -> Principal | None:
         """Return the principal of the request's key, or None if there is no key.
 

@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 
 from fleetlimit.core.subject import Identity, Principal
 from fleetlimit.errors import ConfigError, IdentityError
+from fleetlimit.identity.api_keys import ApiKeyVerifier
 from fleetlimit.identity.client_address import ClientAddressResolver
 from fleetlimit.identity.credentials import DEFAULT_MAX_HEADER_BYTES, IdentityErrorReason
 from fleetlimit.limiter.app_function import AppFunction
@@ -58,7 +59,7 @@ class RequestIdentifier:
         self,
         client_address: ClientAddressResolver,
         *,
-        api_keys: CredentialVerifier | None = None,
+        api_keys: ApiKeyVerifier | None = None,
         jwt: CredentialVerifier | None = None,
         resolver: PrincipalResolver | None = None,
         resolver_timeout_s: float = DEFAULT_RESOLVER_TIMEOUT_S,
@@ -66,6 +67,10 @@ class RequestIdentifier:
     ) -> None:
         self._client_address = client_address
         self._resolvers: list[CredentialResolver] = []
+        self.known_tiers: frozenset[str] | None = None
+        """Tiers that callers can have; None where tokens or a custom resolver name the tiers."""
+        if jwt is None and resolver is None:
+            self.known_tiers = frozenset() if api_keys is None else api_keys.known_tiers
         if api_keys is not None:
             self._resolvers.append(api_keys.resolve)
         if jwt is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from fleetlimit.core.decision import Decision, Source
 from fleetlimit.core.keys import KeyScheme
@@ -24,6 +25,16 @@ from fleetlimit.limiter.plan import PlanCache, PolicyCost, all_bucket_keys
 from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
+
+
+class LimitSwitch:
+    """Switch of all limits of the process; `fleetlimit.testing.unlimited` turns it off."""
+
+    def __init__(self) -> None:
+        self.is_off = False
+
+
+LIMIT_SWITCH: Final = LimitSwitch()
 
 
 class MonotonicClock:
@@ -185,6 +196,8 @@ class Limiter:
                 ever hold.
         """
         mono_started_at_us = self._clock.monotonic_us()
+        if LIMIT_SWITCH.is_off:
+            costs = ()
         plan = self._plan_cache.plan_for(costs, subject)
         tracer = self._tracer
         if tracer is None or not tracer.is_sampled():
@@ -209,7 +222,7 @@ class Limiter:
         Raises:
             StoreError: The store is unavailable.
         """
-        costs = self._policy_costs(policies, cost)
+        costs = [] if LIMIT_SWITCH.is_off else self._policy_costs(policies, cost)
         plan = self._plan_cache.plan_for(costs, _subject(subject, principal))
         if not plan.charges:
             return decide_without_store(plan)

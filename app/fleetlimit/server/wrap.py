@@ -22,7 +22,7 @@ from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
 from fleetlimit.web import wiring
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_policies import WEBSOCKET
-from fleetlimit.web.route_table import RouteInfo, RouteTable, iter_routes, match_route
+from fleetlimit.web.route_table import RouteInfo, RouteTable, get_app_route_table, match_route
 
 
 def import_app(target: str) -> ASGIApp:
@@ -84,7 +84,7 @@ class WrappedApp:
                 target.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
             wiring.set_serving_limiter(target, fleetlimit)
             fleetlimit.install(target)
-            self.routes = RouteTable(iter_routes(target.routes))
+            self.routes = get_app_route_table(target.router)
             self.app: ASGIApp = target
         else:
             self.routes = PolicyRouteTable(fleetlimit.limiter.active_policies)

@@ -201,8 +201,8 @@ AUDIT_OVERSHOOT: Final = MetricSpec(
     "audited caller with the most.",
     (POLICY,),
 )
-AUDITED_CALLERS: Final = MetricSpec(
-    "fleetlimit_audited_callers",
+AUDIT_CALLERS: Final = MetricSpec(
+    "fleetlimit_audit_callers",
     MetricType.GAUGE,
     "Audited callers whose usage this replica compares with the limits; 0 on all replicas but one.",
     (POLICY,),
@@ -265,7 +265,7 @@ METRICS: Final = (
     POLICY_RELOADS,
     POLICY_LAST_RELOAD,
     AUDIT_OVERSHOOT,
-    AUDITED_CALLERS,
+    AUDIT_CALLERS,
     AUDIT_INTERVALS,
     AUDIT_ADMITTED,
     AUDIT_PERMITTED,
@@ -299,9 +299,9 @@ LOG_POLICIES_REJECTED: Final = "policies.rejected"
 LOG_OVERSHOOT: Final = "audit.overshoot"
 LOG_ROUTES: Final = "routes.found"
 LOG_NO_ROUTE_LIMITED: Final = "routes.unlimited"
-LOG_POLICIES_UNMATCHED: Final = "policies.unmatched"
 LOG_ROUTE_LIMITED: Final = "route.limited"
 LOG_ROUTE_UNLIMITED: Final = "route.unlimited"
+LOG_POLICY_UNUSED: Final = "policy.unused"
 
 SUPPRESSED: Final = ".suppressed"
 """Suffix of a rate-limited event, for the line with the number of suppressed lines."""

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fleetlimit.testing.clock import ManualClock
     from fleetlimit.testing.factory import FleetlimitFactory
+    from fleetlimit.testing.switch import unlimited
 
-__all__ = ["FleetlimitFactory", "ManualClock"]
+__all__ = ["FleetlimitFactory", "ManualClock", "unlimited"]
 
 _MODULES = {
     "FleetlimitFactory": "fleetlimit.testing.factory",
     "ManualClock": "fleetlimit.testing.clock",
+    "unlimited": "fleetlimit.testing.switch",
 }
 
 

@@ -6,6 +6,7 @@ known only later: `limit: Annotated[Reservation, Depends(RateLimit("1000/hour", 
 `await limit.commit(7)`.
 """
 
+import hashlib
 import inspect
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +17,14 @@ from fastapi import BackgroundTasks, Response
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from fleetlimit.core.policy import KeyKind, KeyPart, ModeName, OnStoreErrorName, Policy
+from fleetlimit.core.policy import (
+    MAX_NAME_CHARS,
+    KeyKind,
+    KeyPart,
+    ModeName,
+    OnStoreErrorName,
+    Policy,
+)
 from fleetlimit.core.quota import (
     MILLISECOND_US,
     SECOND_US,
@@ -45,6 +53,8 @@ from fleetlimit.web.wiring import find_limiter
 
 _EXIT_STACK_KEY: Final = "fastapi_inner_astack"
 """Name in the scope under which FastAPI keeps the exit stack of the request's dependencies."""
+_DIGEST_CHARS: Final = 8
+"""Hexadecimal digits of the hash in a default name that would not be unique without it."""
 
 
 class _Options(TypedDict, total=False):
@@ -110,8 +120,8 @@ class RateLimit(_InlineLimit):
             `header:X-Name`; one, or a sequence. Each route has its own buckets unless the limit
             has a name.
         name: Name of the limit in metrics and headers; routes whose limits have one name share
-            buckets. By default the name is made of the rate, and of algorithm and key where they
-            are not the defaults.
+            buckets. By default the name is made of the rate and of each other argument that is not
+            the default, except `cost`.
         mode: Enforce the limit, only count what it would reject, or switch it off.
         on_store_error: Decision while the store is unavailable: by a limit local to the replica,
             admit, or reject.
@@ -259,9 +269,9 @@ async def _check(
     name = dependency.resolve_policy(request_limits.http_limiter).name
     if name not in request_limits.reservation_by_policy:
         # All limits of the route are checked together, so a rejection by one spends none.
-        dependencies = request_limits.route.rate_limits
+        dependencies = request_limits.route.active_rate_limits()
         if dependency not in dependencies:
-            # It was called by hand, or its route was added after the table was built.
+            # The endpoint called it, and FastAPI does not know of it.
             dependencies = (*dependencies, dependency)
         await _check_together(request_limits, connection, response, dependencies)
     return request_limits, request_limits.reservation_by_policy[name].for_policy(name)
@@ -339,9 +349,9 @@ def _make_policy(
     if not parts:
         raise ConfigError("an empty key: write principal, client_address or global")
     policy = Policy(
-        name or _default_name(quota, parts),
+        _default_name(quota, parts, mode, on_store_error, prefetch) if name is None else name,
         quota,
-        key=parts if name else (*parts, KeyPart(KeyKind.ROUTE)),
+        key=(*parts, KeyPart(KeyKind.ROUTE)) if name is None else parts,
         mode=mode,
         on_store_error=on_store_error,
         prefetch=prefetch,
@@ -373,14 +383,38 @@ def _check_cost(cost: Cost) -> Cost:
     return cost
 
 
-def _default_name(quota: Quota, key: tuple[KeyPart, ...]) -> str:
-    """Return a name that differs from that of another limit on the same route."""
-    parts = [f"{quota.limit}/{quota.period_us / SECOND_US:g}s"]
+def _default_name(
+    quota: Quota,
+    key: tuple[KeyPart, ...],
+    mode: ModeName,
+    on_store_error: OnStoreErrorName,
+    prefetch: float | None,
+) -> str:
+    """Return a name that differs from those of all other limits on the same route."""
+    # Twelve digits state each millisecond of the longest period.
+    parts = [f"{quota.limit}/{quota.period_us / SECOND_US:.12g}s"]
     if quota.algorithm is not Algorithm.TOKEN_BUCKET:
         parts.append(quota.algorithm)
+    if quota.burst != quota.limit:
+        parts.append(f"burst{quota.burst}")
+    if mode != "enforce":
+        parts.append(mode)
+    if on_store_error != "local":
+        parts.append(on_store_error)
+    if prefetch is not None:
+        parts.append(f"prefetch{prefetch}")
     if key != (KeyPart(KeyKind.PRINCIPAL),):
-        parts += [each for part in key for each in (part.kind, part.name) if each]
-    return re.sub(r"[^\w./-]", "-", "-".join(parts), flags=re.ASCII)
+        parts += [str(part) for part in key]
+    exact = "-".join(parts)
+    name = re.sub(r"[^\w./-]", "-", exact, flags=re.ASCII)
+    # `-` separates the parts of a key and is common in header names; other characters of a header
+    # name are replaced.
+    has_header = any(part.name for part in key)
+    replaced = name != exact.replace(":", "-")
+    if replaced or len(name) > MAX_NAME_CHARS or (has_header and len(key) > 1):
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:_DIGEST_CHARS]
+        name = f"{name[: MAX_NAME_CHARS - _DIGEST_CHARS - 1]}-{digest}"
+    return name
 
 
 def _whole_milliseconds_us(duration: float | timedelta) -> int:

@@ -36,6 +36,11 @@ _HeadersKey = tuple[Outcome, tuple[str, ...], tuple[tuple[str, str], ...]]
 class Identifier(Protocol):
     """Identifies the caller of a request, from verified credentials only."""
 
+    @property
+    def known_tiers(self) -> frozenset[str] | None:
+        """Tiers that callers can have; None where they cannot be listed."""
+        ...
+
     async def identify(self, scope: Mapping[str, Any]) -> Identity:
         """Return the identity behind an ASGI `http` or `websocket` scope; never raises."""
         ...

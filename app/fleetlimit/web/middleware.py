@@ -150,7 +150,7 @@ class RateLimitMiddleware:
         request_limits = start_request_limits(
             scope, http_limiter, route, headers_sent_by_middleware=True
         )
-        dependencies = route.rate_limits
+        dependencies = route.active_rate_limits()
         if route.mounted_app is not None and has_other_limiter(route.mounted_app, http_limiter):
             # The mounted app's own limiter checks them.
             dependencies = ()

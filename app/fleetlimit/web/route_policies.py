@@ -14,6 +14,7 @@ from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import check_cost
 from fleetlimit.core.subject import UNMATCHED_ROUTE
+from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.plan import PolicyCost
 from fleetlimit.web.http_limiter import HTTPLimiter
 
@@ -137,7 +138,8 @@ def select_policies(
         tier: The caller's tier.
 
     Raises:
-        ConfigError: A dependency names a policy that does not exist.
+        ConfigError: A dependency names a policy that does not exist, or two different policies have
+            one name.
     """
     policy_set = http_limiter.limiter.active_policies.current
     policies: dict[str, Policy] = {}
@@ -147,7 +149,8 @@ def select_policies(
     costs: dict[str, Cost] = dict.fromkeys(policies, 1)
     for dependency in dependencies:
         policy = dependency.resolve_policy(http_limiter)
-        policies[policy.name], costs[policy.name] = policy, dependency.cost
+        require_same_policy(policies.setdefault(policy.name, policy), policy)
+        costs[policy.name] = dependency.cost
     return ApplicablePolicies(
         policy_set,
         dependencies,
@@ -159,3 +162,16 @@ def select_policies(
         tuple(policies),
         frozenset().union(*(policy.key_headers for policy in policies.values())),
     )
+
+
+def require_same_policy(first: Policy, second: Policy) -> None:
+    """Check that two policies of one name are equal: one of them would replace the other.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    if first != second:
+        raise ConfigError(
+            f"two different limits are named {first.name!r}: give one of them another name; "
+            f"they are {first} and {second}"
+        )

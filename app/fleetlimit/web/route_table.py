@@ -8,13 +8,14 @@ limiter fails without it).
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from typing import Any
 
 from fastapi import routing as fastapi_routing
+from fastapi.dependencies.utils import get_dependant
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute, compile_path
@@ -32,6 +33,9 @@ class RouteInfo:
         template: Full template, such as `/v1/items/{item_id}`; empty where no route matched.
         methods: Methods in upper case; empty for any.
         dependency_calls: Callables of the route's dependencies, sub-dependencies included.
+        dependant: FastAPI's tree of the route's dependencies; None for a route of Starlette.
+        overrides_provider: App whose `dependency_overrides` apply to the route; None for a route of
+            Starlette.
         host: Pattern of the hosts that serve the route; empty for any.
         mounted_app: Nearest mounted Starlette app that the route belongs to; None for a route of
             the outermost app.
@@ -41,6 +45,8 @@ class RouteInfo:
     template: str = ""
     methods: frozenset[str] = frozenset()
     dependency_calls: tuple[Any, ...] = ()
+    dependant: Any = field(default=None, repr=False, compare=False)
+    overrides_provider: Any = field(default=None, repr=False, compare=False)
     host: str = ""
     mounted_app: Starlette | None = field(default=None, repr=False, compare=False)
     policy_cache: PolicyCache = field(
@@ -49,9 +55,15 @@ class RouteInfo:
 
     @cached_property
     def rate_limits(self) -> tuple[RateLimitDependency, ...]:
-        """The dependencies that are rate limits, each once."""
-        limits = [each for each in self.dependency_calls if isinstance(each, RateLimitDependency)]
-        return tuple(dict.fromkeys(limits))
+        """The dependencies that are rate limits, each once, without `dependency_overrides`."""
+        return _rate_limits(self.dependency_calls)
+
+    def active_rate_limits(self) -> tuple[RateLimitDependency, ...]:
+        """Return the rate limits that FastAPI runs for a request, each once."""
+        provider = self.overrides_provider
+        if provider is None or not (overrides := provider.dependency_overrides):
+            return self.rate_limits
+        return _rate_limits(_dependency_calls(self.dependant, overrides))
 
     @cached_property
     def name(self) -> str:
@@ -64,6 +76,11 @@ class RouteInfo:
 
 
 UNMATCHED = RouteInfo()
+
+
+def _rate_limits(calls: Iterable[Any]) -> tuple[RateLimitDependency, ...]:
+    limits = [each for each in calls if isinstance(each, RateLimitDependency)]
+    return tuple(dict.fromkeys(limits))
 
 
 class RouteTable:
@@ -103,7 +120,7 @@ class RouteTable:
             if not route.methods or method in route.methods:
                 return route
             if path_match is UNMATCHED and method != WEBSOCKET:
-                path_match = replace(route, dependency_calls=())
+                path_match = replace(route, dependency_calls=(), overrides_provider=None)
         return path_match
 
     def _iter_matching(self, path: str) -> Iterator[RouteInfo]:
@@ -173,14 +190,53 @@ def flatten(routes: Sequence[BaseRoute]) -> Iterator[Any]:
 def _route_info(route: Any, template: str, *, socket: bool) -> RouteInfo:
     methods = {WEBSOCKET} if socket else getattr(route, "methods", None) or ()
     dependant = getattr(route, "dependant", None)
-    calls = tuple(_dependency_calls(dependant)) if dependant else ()
-    return RouteInfo(template, frozenset(methods), calls)
+    if dependant is None:
+        return RouteInfo(template, frozenset(methods))
+    calls = tuple(_dependency_calls(dependant, {}))
+    provider = getattr(route, "dependency_overrides_provider", None)
+    return RouteInfo(template, frozenset(methods), calls, dependant, provider)
 
 
-def _dependency_calls(dependant: Any) -> Iterator[Any]:
+def _dependency_calls(dependant: Any, overrides: Mapping[Any, Any]) -> Iterator[Any]:
+    """Yield the calls that `fastapi.dependencies.utils.solve_dependencies` runs."""
     for each in dependant.dependencies:
-        yield each.call
-        yield from _dependency_calls(each)
+        call, dependencies = each.call, each
+        if overrides and call in overrides:
+            call = overrides[call]
+            dependencies = get_dependant(path=each.path or "", call=call)
+        yield call
+        yield from _dependency_calls(dependencies, overrides)
+
+
+class AppRouteTable(RouteTable):
+    """Table of the routes of a Starlette app, of its included routers and of its mounted apps.
+
+    Args:
+        routes: The app's routes.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self.rebuild(routes)
+
+    def rebuild(self, routes: Sequence[BaseRoute]) -> None:
+        """Replace all routes by those that the app has now."""
+        self.route_lists = tuple(_route_lists(routes))
+        self.size = sum(map(len, self.route_lists))
+        self.replace(iter_routes(routes))
+
+
+def _route_lists(routes: Sequence[BaseRoute]) -> Iterator[Sequence[BaseRoute]]:
+    """Yield the lists of an app's routes, of its routers' and of its mounts'."""
+    yield routes
+    for route in routes:
+        # A router that FastAPI 0.137 or later includes stays a list of its own.
+        router = getattr(route, "original_router", None)
+        if router is not None:
+            yield from _route_lists(router.routes)
+        elif isinstance(route, Mount | Host):
+            app = get_mounted_app(route)
+            if app is not None:
+                yield from _route_lists(app.routes or ())
 
 
 def match_route(scope: Scope, table: RouteTable | None = None) -> RouteInfo:
@@ -206,12 +262,20 @@ def _get_host(scope: Scope) -> str:
 
 
 def _get_route_table(scope: Scope) -> RouteTable:
-    """Return the table of the outermost app that received the request, scanned once."""
+    """Return the table of the outermost app that received the request."""
     # A mounted app replaces `app` in the scope, but not `router`.
-    router = scope.get("router") or scope["app"].router
+    return get_app_route_table(scope.get("router") or scope["app"].router)
+
+
+def get_app_route_table(router: Any) -> RouteTable:
+    """Return the table of an app's router. It is built again when routes were added or removed."""
+    routes = router.routes
     table = getattr(router, "fleetlimit_routes", None)
-    if not isinstance(table, RouteTable):
-        table = router.fleetlimit_routes = RouteTable(iter_routes(router.routes))
+    if not isinstance(table, AppRouteTable):
+        table = router.fleetlimit_routes = AppRouteTable(routes)
+    # Built-in functions only, because this runs in every request.
+    elif sum(map(len, table.route_lists)) != table.size or table.route_lists[0] is not routes:
+        table.rebuild(routes)
     return table
 
 

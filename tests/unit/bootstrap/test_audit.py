@@ -33,7 +33,7 @@ async def test_audit_is_on_by_default() -> None:
         await limiter.audit.run_once()
     assert metrics(fleetlimit) == {
         "fleetlimit_audit_overshoot": 5,
-        "fleetlimit_audited_callers": 1,
+        "fleetlimit_audit_callers": 1,
         "fleetlimit_audit_intervals_total": 4,
         "fleetlimit_audit_admitted_units_total": 12,
         "fleetlimit_audit_permitted_units_total": 6 + 4 * 0.5,

@@ -17,6 +17,7 @@ from fleetlimit import (
     Policy,
     PolicyLimit,
     PolicySet,
+    RateLimit,
     RateLimitMiddleware,
 )
 from fleetlimit.bootstrap.settings import Settings
@@ -166,8 +167,8 @@ def test_app_without_a_limited_route_is_warned_about(log: pytest.LogCaptureFixtu
         (Match(routes=("/ord*",)), False),
         (Match(methods=frozenset({"POST"}), routes=("/orders",)), True),
         (Match(methods=frozenset({"POST"})), False),
-        (Match(tiers=frozenset({"pro"})), False),
-        (None, False),
+        (Match(tiers=frozenset({"pro"})), True),
+        (None, True),
     ],
 )
 def test_policy_that_matches_no_route_is_warned_about(
@@ -182,7 +183,7 @@ def test_policy_that_matches_no_route_is_warned_about(
     app.add_api_route("/orders", lambda: None)
     with TestClient(app):
         pass
-    assert bool(warnings_of(log, "policies.unmatched")) is unmatched
+    assert bool(warnings_of(log, "policy.unused")) is unmatched
 
 
 def test_policies_without_the_middleware_are_warned_about(log: pytest.LogCaptureFixture) -> None:
@@ -197,9 +198,14 @@ def test_policies_without_the_middleware_are_warned_about(log: pytest.LogCapture
     )
     with TestClient(depending(Fleetlimit(policies=policies))):
         pass
-    (line,) = warnings_of(log, "policies.unmatched")
-    assert "policies=\"['all', 'default']\"" in line
-    assert "RateLimitMiddleware" in line
+    lines = warnings_of(log, "policy.unused")
+    assert [
+        name for name in ("orders", "default", "all", "none") if f"policy={name}" in str(lines)
+    ] == [
+        "default",
+        "all",
+    ]
+    assert all("add RateLimitMiddleware" in line for line in lines)
 
 
 def test_missing_policy_prevents_the_start() -> None:
@@ -325,3 +331,16 @@ def test_starlette_app_is_limited_by_the_middleware() -> None:
     app.add_middleware(RateLimitMiddleware)
     with TestClient(app) as client:
         assert statuses(client, "/", 2) == [404, 429]
+
+
+@pytest.mark.parametrize("policies", [PolicySet(), PolicySet([Policy("io", "9/day")])])
+def test_two_limits_of_one_name_prevent_the_start(policies: PolicySet) -> None:
+    """Limits of two routes, or of a route and the policy set, that have one name must be equal."""
+    app = FastAPI(lifespan=Fleetlimit(policies=policies))
+    for path, rate in (("/a", "2/day"), ("/b", "2/day" if policies.policies else "3/day")):
+        app.get(path, dependencies=[Depends(RateLimit(rate, name="io"))])(nothing)
+    with (
+        pytest.raises(ConfigError, match="two different limits are named 'io': give one of them"),
+        TestClient(app),
+    ):
+        pass

@@ -35,7 +35,7 @@ def keys(**principals: str) -> str:
 
 
 def unmatched(log: pytest.LogCaptureFixture) -> list[str]:
-    return [line for line in log.messages if "policies.unmatched" in line]
+    return [line for line in log.messages if "policy.unused" in line]
 
 
 class Running:
@@ -163,3 +163,16 @@ def test_reload_of_a_policy_without_effect_is_warned_about(
     write_atomically(file, policies("5/day").replace("name: default", match))
     until(lambda: unmatched(log))
     assert "orders" in unmatched(log)[0]
+
+
+def test_reload_with_the_name_of_a_limit_in_code_is_rejected(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    """A policy of the file must not replace a different limit of its name."""
+    file = tmp_path / "policies.yaml"
+    write_atomically(file, policies("5/day"))
+    app = FastAPI(lifespan=Fleetlimit(policies=file))
+    app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit("9/day", name="io"))])
+    with TestClient(app):
+        write_atomically(file, policies("5/day", name="io"))
+        until(lambda: "two different limits are named 'io'" in log.text)

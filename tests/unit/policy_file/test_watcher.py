@@ -114,9 +114,7 @@ async def test_invalid_change_is_reported_once(path: Path) -> None:
         write_atomically(path, one_policy("7/minute"))
         await listener.next()
 
-    assert listener.rejected == [
-        (f"{path}:3: '0/minute' allows nothing: write numbers from 1",)
-    ]
+    assert listener.rejected == [(f"{path}:3: '0/minute' allows nothing: write numbers from 1",)]
     assert [loaded.policy_set.generation for loaded in listener.loaded] == [4]
 
 

@@ -1,10 +1,12 @@
 """Several limits of one route: one decision, and each limit counts once."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
+import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.testclient import TestClient
 
+from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from support.exports import count_allowed, limited_app
@@ -61,6 +63,53 @@ def test_equal_rates_with_different_algorithms_are_two_limits() -> None:
         RateLimit("2/minute", algorithm="fixed_window"),
     )
     assert count_allowed(client) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {"burst": 9}),
+        ({}, {"mode": "shadow"}),
+        ({}, {"mode": "off"}),
+        ({}, {"on_store_error": "deny"}),
+        ({}, {"prefetch": 0.1}),
+        ({"prefetch": 0.1}, {"prefetch": 0.2}),
+        ({"rate": "5 per 1234567 s"}, {"rate": "5 per 1234568 s"}),
+        ({"key": ["header:a", "global"]}, {"key": "header:a-global"}),
+        ({"key": "header:x~y"}, {"key": "header:x-y"}),
+        ({"key": "header:x-shadow"}, {"key": "header:x", "mode": "shadow"}),
+        ({"key": f"header:{'a' * 63}b"}, {"key": f"header:{'a' * 63}c"}),
+    ],
+)
+def test_limits_that_differ_have_names_that_differ(first: Any, second: Any) -> None:
+    """Any argument but the cost makes another limit, which replaces none of the same rate."""
+    limiter = LimiterBench().http_limiter
+    limits = [RateLimit(**{"rate": "20/minute"} | each) for each in (first, second)]
+    assert len({each.resolve_policy(limiter).name for each in limits}) == 2
+
+
+def test_shadow_limit_of_a_route_leaves_the_limit_of_the_app_enforced() -> None:
+    """A limit of the same rate in shadow mode does not replace the enforced one."""
+    app = LimiterBench().install(FastAPI(dependencies=[Depends(RateLimit("1/minute"))]))
+
+    @app.get("/items", dependencies=[Depends(RateLimit("1/minute", mode="shadow"))])
+    async def items() -> None: ...
+
+    client = TestClient(app)
+    assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
+
+
+def test_two_different_limits_of_one_name_are_an_error() -> None:
+    """A route that has both, or a policy of the file and a limit of its name, is not served."""
+    two = limited_app(
+        LimiterBench(), RateLimit("2/minute", name="io"), RateLimit("3/minute", name="io")
+    )
+    policy = limited_app(
+        LimiterBench(rate_policy("io", "9/minute")), PolicyLimit("io"), RateLimit("1/s", name="io")
+    )
+    for client in (two, policy):
+        with pytest.raises(ConfigError, match="two different limits are named 'io': give one"):
+            client.post("/exports")
 
 
 def test_limit_of_app_and_route_counts_once() -> None:

@@ -43,7 +43,9 @@ def test_rate_limit_admits_five_and_then_sends_429() -> None:
 def test_burst_is_spent_at_once() -> None:
     """A burst above the rate can be spent at once."""
     client = limited_app(LimiterBench(), RateLimit("5/minute", burst=10))
-    assert parse_limits(client.post("/exports")) == {"5/60s": {"q": 10, "w": 120, "r": 9, "t": 12}}
+    assert parse_limits(client.post("/exports")) == {
+        "5/60s-burst10": {"q": 10, "w": 120, "r": 9, "t": 12}
+    }
     assert count_allowed(client) == 9
 
 
@@ -51,7 +53,7 @@ def test_prefetch_reduces_the_burst_by_a_batch() -> None:
     """With `prefetch` the headers state a burst that is smaller by one batch."""
     client = limited_app(LimiterBench(), RateLimit("10/minute", key="global", prefetch=0.2))
     assert parse_limits(client.post("/exports")) == {
-        "10/60s-global": {"q": 8, "w": 48, "r": 7, "t": 6}
+        "10/60s-prefetch0.2-global": {"q": 8, "w": 48, "r": 7, "t": 6}
     }
     assert count_allowed(client) == 7
 

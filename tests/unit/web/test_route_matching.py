@@ -1,5 +1,6 @@
 """Route matching: a request counts under its template, wherever the route was declared."""
 
+import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -163,6 +164,71 @@ def test_unmatched_requests_count_under_default() -> None:
         assert parse_limits(response)["default"]["r"] == 9 - left
     assert client.post("/exports").status_code == 200, "405 spent nothing of the route's own limit"
     assert bench.routes == ["unmatched", "POST /exports", "unmatched", "POST /exports"]
+
+
+def _add_routes_later(app: FastAPI, where: str) -> None:
+    """Add `/v1/late/{x}` to an app, to a router or to a mounted app that it has, or with one."""
+    router, mounted = APIRouter(), FastAPI()
+    router.get("/late/{x}")(endpoint)
+    mounted.get("/late/{x}")(endpoint)
+    if where == "app":
+        app.get("/v1/late/{x}")(endpoint)
+    elif where == "included router":
+        app.include_router(router, prefix="/v1")
+    elif where == "mounted app":
+        app.mount("/v1", mounted)
+    elif where == "replaced routes":
+        app.router.routes = [Route("/v1/late/{x}", starlette_endpoint)]
+    elif where == "first of the routes":
+        app.router.routes.insert(0, Route("/v1/late/{x}", starlette_endpoint))
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["app", "included router", "mounted app", "replaced routes", "first of the routes"],
+)
+def test_table_follows_the_app(where: str) -> None:
+    """Routes added after the first request have their own templates, buckets and policies."""
+    bench = LimiterBench(
+        rate_policy("default", "9/minute"),
+        rate_policy("late", "1/minute", match=Match(routes=("/v1/late/{x}",))),
+    )
+    app = FastAPI(openapi_url=None)
+    app.get("/items")(endpoint)
+    client = limited_client(app, bench)
+    client.get("/items")
+    assert client.get("/v1/late/1").status_code == 404
+    _add_routes_later(app, where)
+    assert [client.get(f"/v1/late/{x}").status_code for x in range(2)] == [200, 429]
+    assert bench.routes == ["GET /items", "unmatched", "GET /v1/late/{x}", "GET /v1/late/{x}"]
+
+
+@pytest.mark.parametrize("where", ["router", "router in a router", "mount", "mount in a mount"])
+def test_table_follows_routers_and_mounts(where: str) -> None:
+    """So have routes added to a router or a mounted app that the app has already."""
+    app, mounted, inner = FastAPI(), FastAPI(), FastAPI()
+    router, child = APIRouter(), APIRouter()
+    router.get("/items")(endpoint)
+    child.get("/items")(endpoint)
+    router.include_router(child, prefix="/child")
+    app.include_router(router, prefix="/router")
+    mounted.mount("/inner", inner)
+    app.mount("/mount", mounted)
+    bench = limited_bench()
+    client = limited_client(app, bench)
+    client.get("/router/items")
+    target, path = {
+        "router": (router, "/router/late"),
+        "router in a router": (child, "/router/child/late"),
+        "mount": (mounted, "/mount/late"),
+        "mount in a mount": (inner, "/mount/inner/late"),
+    }[where]
+    target.get("/late", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
+    statuses = [client.get(path).status_code for _ in range(2)]
+    # FastAPI before 0.137 copies the routes of a router when it is included.
+    assert statuses == [200, 429] or (statuses == [404, 404] and target in {router, child})
+    if statuses[0] == 200:
+        assert bench.routes[1:] == [f"GET {path}"] * 2
 
 
 def test_head_counts_as_get() -> None:

@@ -16,7 +16,7 @@ class AuditMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._overshoot = gauge(names.AUDIT_OVERSHOOT, registry)
-        self._keys = gauge(names.AUDITED_CALLERS, registry)
+        self._keys = gauge(names.AUDIT_CALLERS, registry)
         self._windows = counter(names.AUDIT_INTERVALS, registry)
         self._admitted = counter(names.AUDIT_ADMITTED, registry)
         self._permitted = counter(names.AUDIT_PERMITTED, registry)

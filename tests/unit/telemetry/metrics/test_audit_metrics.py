@@ -19,7 +19,7 @@ def test_no_series_without_an_audit() -> None:
     """An overshoot of 0 that was not compared must not look like one that was."""
     observed = ObservedMetrics()
     assert by_policy(observed, "fleetlimit_audit_overshoot") == {}
-    assert by_policy(observed, "fleetlimit_audited_callers") == {}
+    assert by_policy(observed, "fleetlimit_audit_callers") == {}
 
 
 def test_gauges_have_the_last_value_and_counters_the_sum() -> None:
@@ -31,7 +31,7 @@ def test_gauges_have_the_last_value_and_counters_the_sum() -> None:
         AuditReported((policy_audit("a", 4, 2, (4, 5, 2.5)), policy_audit("b", 0, 0, (0, 1, 0.0)))),
     )
     assert by_policy(observed, "fleetlimit_audit_overshoot") == {"a": 4, "b": 0}
-    assert by_policy(observed, "fleetlimit_audited_callers") == {"a": 2, "b": 0}
+    assert by_policy(observed, "fleetlimit_audit_callers") == {"a": 2, "b": 0}
     assert by_policy(observed, "fleetlimit_audit_intervals_total") == {"a": 10, "b": 0}
     assert by_policy(observed, "fleetlimit_audit_admitted_units_total") == {"a": 15, "b": 1}
     assert by_policy(observed, "fleetlimit_audit_permitted_units_total") == {"a": 15, "b": 0}
@@ -46,5 +46,5 @@ def test_removed_policy_has_no_gauges() -> None:
         AuditReported((policy_audit("b", 1, 1, (1, 1, 1.0)),)),
     )
     assert by_policy(observed, "fleetlimit_audit_overshoot") == {"b": 1}
-    assert by_policy(observed, "fleetlimit_audited_callers") == {"b": 1}
+    assert by_policy(observed, "fleetlimit_audit_callers") == {"b": 1}
     assert by_policy(observed, "fleetlimit_audit_intervals_total") == {"a": 6, "b": 2}

@@ -323,7 +323,7 @@ def test_audit_of_further_policies_is_merged() -> None:
     shown = {each.labels["policy"] for each in observed.samples("fleetlimit_audit_overshoot")}
     assert len(shown) == MAX_POLICIES + 1
     assert observed.value("fleetlimit_audit_overshoot", policy="other") == 6
-    assert observed.value("fleetlimit_audit_keys", policy="other") == 10
+    assert observed.value("fleetlimit_audit_callers", policy="other") == 10
     assert observed.value("fleetlimit_audit_admitted_units_total", policy="other") == 30
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Self
+from typing import Final, Self
 from weakref import WeakSet, finalize
 
 from fleetlimit.core.charge import Adjustment, Charge
@@ -13,6 +13,10 @@ from fleetlimit.limiter.periodic import DONE, PeriodicTask
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Sleep
 from fleetlimit.limiter.tasks import TaskSet
+
+RENEWAL_CHUNK: Final = 100
+"""Most leases in one call of the store, which takes it about 3 ms. One call for thousands of leases
+would exceed the timeout, and block the server for all replicas meanwhile."""
 
 Adjust = Callable[[Sequence[Adjustment]], Awaitable[object]]
 Renew = Callable[[Sequence[Charge]], Awaitable[object]]
@@ -216,8 +220,9 @@ class LeaseRenewer:
 
     async def _renew_all(self, reservations: Iterable[Reservation]) -> None:
         renewed = {owner: [*owner.leases] for owner in reservations if owner.leases}
-        if renewed:
-            await self._renew([lease for leases in renewed.values() for lease in leases])
+        due = [lease for leases in renewed.values() for lease in leases]
+        for first in range(0, len(due), RENEWAL_CHUNK):
+            await self._renew(due[first : first + RENEWAL_CHUNK])
         # The renewal of a lease that was released while it was in flight must be undone.
         released = [
             each for owner, leases in renewed.items() if not owner.leases for each in leases

@@ -20,7 +20,7 @@ from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.events import StoreFailed
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.plan import Plan, PolicyCost, PolicyPlan, make_plan
-from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
+from fleetlimit.limiter.reservation import RENEWAL_CHUNK, LeaseRenewer, Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
 from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock
@@ -164,6 +164,20 @@ def test_dropping_a_reservation_after_its_loop_is_harmless() -> None:
     bench, held = asyncio.run(track())
     del held
     assert bench.store.adjustments == []
+
+
+async def test_leases_are_renewed_in_chunks() -> None:
+    """Thousands of leases are no single call, which would block the server for all replicas."""
+    async with renewer_bench() as bench:
+        count = 2 * RENEWAL_CHUNK + 1
+        held = [await bench.track(str(number)) for number in range(count)]
+        await bench.pauses.wait_for_calls(1)
+        bench.pauses.finish()
+        await bench.pauses.wait_for_calls(2)
+        assert bench.store.count("renew") == 3
+        assert len({each.key for each in bench.store.renewed}) == count
+        for each in held:
+            await each.release()
 
 
 async def test_short_lease_does_not_wait_for_a_long_one() -> None:

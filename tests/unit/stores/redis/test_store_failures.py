@@ -275,7 +275,14 @@ async def test_foreign_value_is_a_corrupt_bucket(
         assert not isinstance(good, BaseException)
         assert good.spent
         async with raises_store_error(BucketCorrupt, "wrong_type"):
-            await store.adjust([adjustment(charge(quota), -1, 0)])
+            await store.adjust(
+                [
+                    adjustment(charge(quota), -1, 0),
+                    adjustment(charge(quota, key="neighbour"), -1, good.store_now_us),
+                ]
+            )
+        peeked = await store.acquire([charge(quota, 0, key="neighbour")], dry_run=True)
+        assert peeked.statuses[0].remaining == 5
         # A foreign value is not deleted.
         assert await admin.exists(BUCKET) == 1
 

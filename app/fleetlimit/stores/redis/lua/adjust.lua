@@ -5,11 +5,11 @@
 -- ARGV[1]  now in microseconds since the epoch; 0 for the server's clock
 -- then for each key: algorithm, limit, period, burst, delta, acquired_at, units, lease
 --
--- Returns  now
+-- Returns  now; the first error if there was one, after all other buckets were adjusted
 
 local width, algorithm_for = 8, library().algorithm_for
 
-for i = 1, #KEYS do
+local function adjust(i)
   local at = 1 + (i - 1) * width
   local algorithm = algorithm_for(ARGV[at + 1])
   local q = {
@@ -20,8 +20,18 @@ for i = 1, #KEYS do
     lease = ARGV[at + 8],
   }
   local a, b, c = algorithm.load(KEYS[i], q)
-  if type(a) == 'table' then return a end
+  if type(a) == 'table' then error(a) end
   algorithm.adjust(KEYS[i], q, tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), a, b, c)
 end
 
-return now
+local reply = now
+for i = 1, #KEYS do
+  -- Without pcall, one corrupt bucket would end the adjustments of the buckets after it.
+  local done, failure = pcall(adjust, i)
+  if not done and reply == now then
+    -- Errors inside pcall are strings before Redis 7, and tables since.
+    reply = redis.error_reply(type(failure) == 'table' and failure.err or failure)
+  end
+end
+
+return reply

@@ -217,12 +217,13 @@ def test_table_follows_routers_and_mounts(where: str) -> None:
     bench = limited_bench()
     client = limited_client(app, bench)
     client.get("/router/items")
-    target, path = {
+    places: dict[str, tuple[APIRouter | FastAPI, str]] = {
         "router": (router, "/router/late"),
         "router in a router": (child, "/router/child/late"),
         "mount": (mounted, "/mount/late"),
         "mount in a mount": (inner, "/mount/inner/late"),
-    }[where]
+    }
+    target, path = places[where]
     target.get("/late", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
     statuses = [client.get(path).status_code for _ in range(2)]
     # FastAPI before 0.137 copies the routes of a router when it is included.

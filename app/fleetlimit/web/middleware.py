@@ -20,6 +20,8 @@ from fleetlimit.web.request_limits import (
 from fleetlimit.web.route_table import RouteTable, match_route
 from fleetlimit.web.wiring import get_limiter, has_other_limiter
 
+WRAPPED_KEY: Final = "fleetlimit_wrapped"
+"""Attribute of an app that a middleware wraps without being one of the app's own middlewares."""
 _RESPONSE_START_TYPES: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
@@ -104,6 +106,8 @@ class RateLimitMiddleware:
         self._routes = routes
         self._cors = tuple(iter_cors(app))
         self._starlette = _find_in_stack(app, Starlette)
+        if self._starlette is not None:
+            setattr(self._starlette, WRAPPED_KEY, True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request to the app, or send the rejection."""
@@ -112,9 +116,11 @@ class RateLimitMiddleware:
         ):
             await self.app(scope, receive, send)
             return
-        if self._starlette is not None:
-            # A middleware around the whole app runs before Starlette puts the app into the scope.
-            scope.setdefault("app", self._starlette)
+        if self._starlette is not None and "app" not in scope:
+            # A middleware around the whole app runs before the app puts this into the scope.
+            scope["app"] = self._starlette
+            if root_path := getattr(self._starlette, "root_path", ""):
+                scope["root_path"] = root_path
         http_limiter = self._http_limiter or get_limiter(scope)
         outer = get_request_limits(scope)
         if outer is not None and outer.http_limiter is http_limiter:

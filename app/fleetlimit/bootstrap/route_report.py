@@ -17,7 +17,7 @@ from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry import names
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.middleware import RateLimitMiddleware
+from fleetlimit.web.middleware import WRAPPED_KEY, RateLimitMiddleware
 from fleetlimit.web.route_policies import RateLimitDependency, require_same_policy
 from fleetlimit.web.route_table import RouteInfo, RouteTable
 from fleetlimit.web.wiring import has_own_limiter
@@ -191,8 +191,10 @@ class RouteReporter:
 
 def has_middleware(app: Starlette) -> bool:
     """Return whether an app has the middleware, which applies policies by their match."""
-    classes: list[object] = [each.cls for each in app.user_middleware]
-    return RateLimitMiddleware in classes
+    classes: list[Any] = [each.cls for each in app.user_middleware]
+    return hasattr(app, WRAPPED_KEY) or any(
+        isinstance(each, type) and issubclass(each, RateLimitMiddleware) for each in classes
+    )
 
 
 def policy_to_dict(policy: Policy, tier: str = "") -> dict[str, Any]:

@@ -3,15 +3,15 @@
 It buffers nothing: bodies stream through it.
 """
 
-import copy
 from collections.abc import Awaitable, Iterable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware.cors import CORSMiddleware
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fleetlimit.web.cors import is_preflight, iter_cors, send_with_cors
 from fleetlimit.web.exceptions import send_rejection
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import EXPOSED_HEADERS, merge_headers
@@ -20,10 +20,11 @@ from fleetlimit.web.request_limits import (
     get_request_limits,
     start_request_limits,
 )
-from fleetlimit.web.responses import RejectionResponse
 from fleetlimit.web.route_table import RouteTable, match_route
 from fleetlimit.web.wiring import get_limiter, has_other_limiter
 
+WRAPPED_KEY: Final = "fleetlimit_wrapped"
+"""Attribute of an app that a middleware wraps without being one of the app's own middlewares."""
 _RESPONSE_START_TYPES: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
@@ -128,25 +129,33 @@ class RateLimitMiddleware:
         self.app = app
         self._http_limiter = http_limiter
         self._routes = routes
-        self._cors = _find_in_stack(app, CORSMiddleware)
+        self._cors = tuple(iter_cors(app))
         self._starlette = _find_in_stack(app, Starlette)
+        if self._starlette is not None:
+            setattr(self._starlette, WRAPPED_KEY, True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request to the app, or send the rejection."""
         if scope["type"] not in _SCOPE_TYPES or (
-            scope.get("method") == "OPTIONS" and _is_preflight(scope)
+            scope.get("method") == "OPTIONS" and self._cors and is_preflight(scope)
         ):
             await self.app(scope, receive, send)
             return
-        if self._starlette is not None:
-            # A middleware around the whole app runs before Starlette puts the app into the scope.
-            scope.setdefault("app", self._starlette)
+        if self._starlette is not None and "app" not in scope:
+            # A middleware around the whole app runs before the app puts this into the scope.
+            scope["app"] = self._starlette
+            if root_path := getattr(self._starlette, "root_path", ""):
+                scope["root_path"] = root_path
         http_limiter = self._http_limiter or get_limiter(scope)
         outer = get_request_limits(scope)
         if outer is not None and outer.http_limiter is http_limiter:
             await self.app(scope, receive, send)
             return
         route = match_route(scope, self._routes)
+        if route.cors and scope.get("method") == "OPTIONS" and is_preflight(scope):
+            # A CORS middleware of the mount, the mounted app or the route answers it.
+            await self.app(scope, receive, send)
+            return
         request_limits = start_request_limits(
             scope, http_limiter, route, headers_sent_by_middleware=True
         )
@@ -158,35 +167,15 @@ class RateLimitMiddleware:
             rejection = await request_limits.check(scope, dependencies, match_policies=True)
             if rejection is None:
                 await self.app(scope, receive, SendWithHeaders(request_limits, scope, send))
-            elif self._cors is None and rejection.includes_limit_headers:
+            elif not (cors := (*self._cors, *route.cors)) and rejection.includes_limit_headers:
                 await send_rejection(rejection, scope, receive, send)
             else:
                 wrapped_send = SendWithHeaders(request_limits, scope, send)
-                await self._send_rejection_with_cors(rejection, scope, receive, wrapped_send)
+                reject = partial(send_rejection, rejection)
+                await send_with_cors(reject, cors, scope, receive, wrapped_send)
         finally:
             if request_limits.has_leases:
                 await request_limits.release_leases()
-
-    async def _send_rejection_with_cors(
-        self, rejection: RejectionResponse, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        async def reject(scope: Scope, receive: Receive, send: Send) -> None:
-            await send_rejection(rejection, scope, receive, send)
-
-        if self._cors is None:
-            await reject(scope, receive, send)
-            return
-        # The CORS middleware is behind this one, so a rejected request never reaches it. Without
-        # its headers a browser reports a network error in place of the 429.
-        cors = copy.copy(self._cors)
-        cors.app = reject
-        await cors(scope, receive, send)
-
-
-def _is_preflight(scope: Scope) -> bool:
-    """Return whether an OPTIONS request is a CORS preflight. Preflights are not rate limited."""
-    headers = Headers(scope=scope)
-    return "origin" in headers and "access-control-request-method" in headers
 
 
 def _find_in_stack(app: Any, kind: type[Wrapped]) -> Wrapped | None:

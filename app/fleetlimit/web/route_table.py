@@ -18,10 +18,12 @@ from fastapi import routing as fastapi_routing
 from fastapi.dependencies.utils import get_dependant
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute, compile_path
 from starlette.types import Scope
 
 from fleetlimit.core.subject import UNMATCHED_ROUTE
+from fleetlimit.web.cors import iter_cors
 from fleetlimit.web.route_policies import WEBSOCKET, PolicyCache, RateLimitDependency
 
 
@@ -39,6 +41,9 @@ class RouteInfo:
         host: Pattern of the hosts that serve the route; empty for any.
         mounted_app: Nearest mounted Starlette app that the route belongs to; None for a route of
             the outermost app.
+        mount_cors: CORS middlewares of the mounts and mounted apps around the route, the outermost
+            first.
+        route_cors: CORS middlewares of the route itself.
         policy_cache: Cache of the policies that apply to requests of this route.
     """
 
@@ -49,6 +54,8 @@ class RouteInfo:
     overrides_provider: Any = field(default=None, repr=False, compare=False)
     host: str = ""
     mounted_app: Starlette | None = field(default=None, repr=False, compare=False)
+    mount_cors: tuple[CORSMiddleware, ...] = field(default=(), repr=False, compare=False)
+    route_cors: tuple[CORSMiddleware, ...] = field(default=(), repr=False, compare=False)
     policy_cache: PolicyCache = field(
         init=False, repr=False, compare=False, default_factory=PolicyCache
     )
@@ -57,6 +64,11 @@ class RouteInfo:
     def rate_limits(self) -> tuple[RateLimitDependency, ...]:
         """The dependencies that are rate limits, each once, without `dependency_overrides`."""
         return _rate_limits(self.dependency_calls)
+
+    @cached_property
+    def cors(self) -> tuple[CORSMiddleware, ...]:
+        """The CORS middlewares that a request passes after the app's own, the outermost first."""
+        return (*self.mount_cors, *self.route_cors)
 
     def active_rate_limits(self) -> tuple[RateLimitDependency, ...]:
         """Return the rate limits that FastAPI runs for a request, each once."""
@@ -108,8 +120,8 @@ class RouteTable:
     def match(self, method: str, path: str, host: str = "") -> RouteInfo:
         """Return the route for a method and path, or for the path alone, or `UNMATCHED`.
 
-        The route for the path alone has no `dependency_calls`: the app answers 405 without
-        running them.
+        The route for the path alone has no `dependency_calls` and no middleware: the app answers
+        405 without running them.
         """
         exact = self._exact.get(path)
         candidates = self._iter_matching(path) if exact is None else exact
@@ -120,7 +132,9 @@ class RouteTable:
             if not route.methods or method in route.methods:
                 return route
             if path_match is UNMATCHED and method != WEBSOCKET:
-                path_match = replace(route, dependency_calls=(), overrides_provider=None)
+                path_match = replace(
+                    route, dependency_calls=(), overrides_provider=None, route_cors=()
+                )
         return path_match
 
     def _iter_matching(self, path: str) -> Iterator[RouteInfo]:
@@ -138,6 +152,7 @@ def iter_routes(
     prefix: str = "",
     host: str = "",
     mounted_app: Starlette | None = None,
+    mount_cors: tuple[CORSMiddleware, ...] = (),
 ) -> Iterator[RouteInfo]:
     """Yield the routes below `prefix`, and those of mounted apps.
 
@@ -146,29 +161,42 @@ def iter_routes(
         prefix: Path under which they are mounted.
         host: Pattern of the hosts that serve them; empty for any.
         mounted_app: Mounted app that they belong to; None for the outermost app.
+        mount_cors: CORS middlewares around them, except those of the outermost app.
     """
     for route in flatten(routes):
         path = getattr(route, "path", None) or ""
         inner = getattr(route, "original_route", route)
         if isinstance(inner, Mount):
             mount_path = prefix + path.rstrip("/")
-            yield from _mounted_routes(route, mount_path, host, mounted_app)
+            cors = (*mount_cors, *iter_cors(inner.app))
+            yield from _mounted_routes(route, mount_path, host, mounted_app, cors)
             # Paths that the mounted app serves without routes, such as static files.
-            yield RouteInfo(f"{mount_path}/{{path:path}}", host=host)
+            yield RouteInfo(f"{mount_path}/{{path:path}}", host=host, mount_cors=cors)
         elif isinstance(inner, Host):
-            yield from _mounted_routes(route, prefix, route.host, mounted_app)
+            cors = (*mount_cors, *iter_cors(route.app))
+            yield from _mounted_routes(route, prefix, route.host, mounted_app, cors)
         elif path or prefix:
             info = _route_info(route, prefix + path, socket=isinstance(inner, WebSocketRoute))
-            yield replace(info, host=host, mounted_app=mounted_app)
+            yield replace(
+                info,
+                host=host,
+                mounted_app=mounted_app,
+                mount_cors=mount_cors,
+                route_cors=tuple(iter_cors(getattr(route, "app", None))),
+            )
 
 
 def _mounted_routes(
-    route: Any, prefix: str, host: str, mounted_app: Starlette | None
+    route: Any,
+    prefix: str,
+    host: str,
+    mounted_app: Starlette | None,
+    mount_cors: tuple[CORSMiddleware, ...],
 ) -> Iterator[RouteInfo]:
     app = get_mounted_app(route)
     if app is not None:
         nearest = app if isinstance(app, Starlette) else mounted_app
-        yield from iter_routes(app.routes or (), prefix, host, nearest)
+        yield from iter_routes(app.routes or (), prefix, host, nearest, mount_cors)
 
 
 def get_mounted_app(route: Any) -> Any:

@@ -115,6 +115,23 @@ def test_tier_that_no_caller_has_is_found() -> None:
     assert unused(policy) == [], "tokens and custom resolvers name any tier"
 
 
+class OwnMiddleware(RateLimitMiddleware):
+    """Middleware of an app that subclasses that of the package."""
+
+
+async def test_middleware_around_the_app_and_subclasses_apply_policies(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    """The report knows a middleware that wraps the app, and a subclass of the middleware."""
+    wrapped, subclassed = FastAPI(openapi_url=None), FastAPI(openapi_url=None)
+    RateLimitMiddleware(wrapped)
+    subclassed.add_middleware(OwnMiddleware)
+    for app in (wrapped, subclassed):
+        async with Fleetlimit(policies=PolicySet([Policy("default", "1/day")]))(app):
+            pass
+    assert "policy.unused" not in log.text
+
+
 FILE = """\
 version: 1
 identity: {{api_keys: {{file: keys.yaml}}}}

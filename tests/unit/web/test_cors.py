@@ -4,12 +4,16 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Host, Mount, Route, Router
 from starlette.testclient import TestClient
 
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.limiter import rate_policy
+from support.one_policy import starlette_endpoint
 from support.web import LimiterBench, assert_each_once, parse_limits
 
 ORIGIN = {"origin": "https://app.example"}
@@ -84,6 +88,124 @@ def test_options_without_preflight_headers_is_limited() -> None:
     for headers in (ORIGIN, {"access-control-request-method": "GET"}):
         client.options("/items", headers=headers)
     assert client.options("/items").status_code == 429
+
+
+def test_preflight_without_a_cors_middleware_is_limited() -> None:
+    """OPTIONS with the headers of a preflight reaches the app's own endpoint, which is limited."""
+    _, client = _client(RateLimitMiddleware)
+    preflight = ORIGIN | {"access-control-request-method": "GET"}
+    client.app.options("/items")(items)  # type: ignore[attr-defined]
+    statuses = [client.options("/items", headers=preflight).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+
+
+def _part_with_cors(part: str) -> FastAPI:
+    """Return an app whose path `/part/items` is behind a CORS middleware, and `/items` is not."""
+    cors = Middleware(CORSMiddleware, allow_origins=["*"])
+    route = Route("/items", starlette_endpoint)
+    app = FastAPI()
+    app.get("/items")(items)
+    if part == "mounted app":
+        mounted = FastAPI()
+        mounted.add_middleware(CORSMiddleware, allow_origins=["*"])
+        mounted.get("/items")(items)
+        app.mount("/part", mounted)
+    elif part == "mounted app in a mount":
+        mounted_too = Starlette(routes=[route], middleware=[cors])
+        app.mount("/part", Starlette(routes=[Mount("", mounted_too)]))
+    elif part == "mount":
+        app.router.routes.append(Mount("/part", routes=[route], middleware=[cors]))
+    elif part == "router":
+        app.mount("/part", Router([route], middleware=[cors]))
+    elif part == "wrapped app":
+        app.mount("/part", CORSMiddleware(Router([route]), allow_origins=["*"]))
+    elif part == "host":
+        inner = Starlette(routes=[Mount("/part", routes=[route])], middleware=[cors])
+        app.router.routes.insert(0, Host("part.example", inner))
+    elif part == "route":
+        every = ["GET", "OPTIONS"]
+        app.router.routes.append(
+            Route("/part/items", starlette_endpoint, methods=every, middleware=[cors])
+        )
+    return app
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "mounted app",
+        "mounted app in a mount",
+        "mount",
+        "router",
+        "wrapped app",
+        "host",
+        "route",
+    ],
+)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_cors_of_a_part_applies_to_its_rejections_and_preflights(
+    *, part: str, by_hand: bool
+) -> None:
+    """A rejection can be read where the response could be, and only there."""
+    bench = LimiterBench(rate_policy("default", "2/minute"))
+    app = bench.install(_part_with_cors(part))
+    if by_hand:
+        client = TestClient(RateLimitMiddleware(app))
+    else:
+        app.add_middleware(RateLimitMiddleware)
+        client = TestClient(app)
+    headers = ORIGIN | {"host": "part.example"}
+    preflight = headers | {"access-control-request-method": "GET"}
+    for status in (200, 200, 429):
+        assert client.options("/part/items", headers=preflight).status_code == 200
+        response = client.get("/part/items", headers=headers)
+        assert response.status_code == status
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert set(_exposed(response.headers)) == LIMIT_HEADERS
+    if part != "host":
+        rejected = client.get("/items", headers=ORIGIN)
+        assert rejected.status_code == 429
+        assert "Access-Control-Allow-Origin" not in rejected.headers
+        assert client.options("/items", headers=preflight).status_code == 429
+
+
+def test_inner_cors_applies_where_the_outer_one_allows_nothing() -> None:
+    """Every CORS middleware that the response would pass adds its headers to the rejection."""
+    bench = LimiterBench(rate_policy("default", "1/minute"))
+    app = bench.install(_part_with_cors("mounted app"))
+    app.add_middleware(CORSMiddleware, allow_origins=["https://other.example"])
+    app.add_middleware(RateLimitMiddleware)
+    client = TestClient(app)
+    for status in (200, 429):
+        response = client.get("/part/items", headers=ORIGIN)
+        assert response.status_code == status
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_cors_of_an_app_wrapped_by_hand_applies() -> None:
+    """`RateLimitMiddleware(app)` finds the CORS middleware that was added to the app."""
+    bench = LimiterBench(rate_policy("default", "1/minute"))
+    app = bench.install(FastAPI())
+    app.get("/items")(items)
+    app.add_middleware(CORSMiddleware, allow_origins=["*"])
+    client = TestClient(RateLimitMiddleware(app))
+    for status in (200, 429):
+        response = client.get("/items", headers=ORIGIN)
+        assert response.status_code == status
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_preflight_that_a_route_answers_with_405_is_limited() -> None:
+    """A route without OPTIONS does not run its own CORS middleware for a preflight."""
+    bench = LimiterBench(rate_policy("default", "1/minute"))
+    cors = Middleware(CORSMiddleware, allow_origins=["*"])
+    app = bench.install(FastAPI())
+    app.router.routes.append(Route("/items", starlette_endpoint, middleware=[cors]))
+    app.add_middleware(RateLimitMiddleware)
+    client = TestClient(app)
+    preflight = ORIGIN | {"access-control-request-method": "GET"}
+    statuses = [client.options("/items", headers=preflight).status_code for _ in range(2)]
+    assert statuses == [405, 429]
 
 
 def test_exposed_headers_of_the_app_are_kept() -> None:

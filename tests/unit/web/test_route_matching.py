@@ -1,12 +1,17 @@
 """Route matching: a request counts under its template, wherever the route was declared."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from fleetlimit.core.policy import KeyKind, KeyPart, Match
 from fleetlimit.web.dependency import RateLimit
@@ -136,6 +141,26 @@ def test_root_path_is_not_part_of_the_template() -> None:
         assert bench.routes == ["GET /items"]
 
 
+@pytest.mark.parametrize("path", ["/items", "/api/items"])
+@pytest.mark.parametrize("wrap", [lambda app: app, GZipMiddleware])
+@pytest.mark.parametrize("dependencies", [[], [Depends(RateLimit("9/minute"))]])
+def test_root_path_of_an_app_that_is_wrapped_by_hand(
+    wrap: Callable[[ASGIApp], ASGIApp], path: str, dependencies: list[Any]
+) -> None:
+    """`RateLimitMiddleware(app)` matches the routes as `app.add_middleware` does."""
+    app = FastAPI(openapi_url=None)
+    app.root_path = "/api"  # newer versions of FastAPI deprecate the argument
+    app.get("/items", dependencies=dependencies)(endpoint)
+    mounted = FastAPI()
+    mounted.get("/items")(endpoint)
+    app.mount("/sub", mounted)
+    bench = limited_bench()
+    client = TestClient(RateLimitMiddleware(wrap(bench.install(app))))
+    assert client.get(path).status_code == 200
+    assert client.get(path.replace("items", "sub/items")).status_code == 200
+    assert bench.routes == ["GET /items", "GET /sub/items"]
+
+
 def test_dependency_finds_a_mount_below_a_root_path() -> None:
     """The dependency finds a mount below a root path as the middleware does."""
     inner, outer = FastAPI(), FastAPI()
@@ -217,12 +242,13 @@ def test_table_follows_routers_and_mounts(where: str) -> None:
     bench = limited_bench()
     client = limited_client(app, bench)
     client.get("/router/items")
-    target, path = {
+    places: dict[str, tuple[APIRouter | FastAPI, str]] = {
         "router": (router, "/router/late"),
         "router in a router": (child, "/router/child/late"),
         "mount": (mounted, "/mount/late"),
         "mount in a mount": (inner, "/mount/inner/late"),
-    }[where]
+    }
+    target, path = places[where]
     target.get("/late", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
     statuses = [client.get(path).status_code for _ in range(2)]
     # FastAPI before 0.137 copies the routes of a router when it is included.

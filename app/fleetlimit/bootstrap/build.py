@@ -11,7 +11,7 @@ from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.ports import Clock, Store, Tracer
-from fleetlimit.stores.memory import MemoryStore
+from fleetlimit.stores.memory import MemoryStore, wall_clock_us
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.store import RedisStore
 from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
@@ -37,9 +37,10 @@ def build_key_scheme(settings: Settings) -> KeyScheme:
         return KeyScheme(key.encode() if key else None, prefix=settings.key_prefix)
 
 
-def build_local_store(clock: Clock | None = None) -> MemoryStore:
+def build_local_store(settings: Settings, clock: Clock | None = None) -> MemoryStore:
     """Build an in-memory store, on the given clock or the process's own."""
-    return MemoryStore(clock.monotonic_us) if clock else MemoryStore()
+    now_us = clock.monotonic_us if clock else wall_clock_us
+    return MemoryStore(now_us, max_buckets=settings.memory_buckets)
 
 
 def build_store(
@@ -63,7 +64,7 @@ def build_store(
         ConfigError: The URL is not a store URL.
     """
     if settings.store in {"memory://", "memory"}:
-        return build_local_store(clock)
+        return build_local_store(settings, clock)
     with _naming_variables("FLEETLIMIT_STORE"):
         return RedisStore(
             settings.store,

@@ -104,7 +104,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             build_store(
                 self.settings, keys, clock, on_batch_sent=self.metrics.on_batch_sent, tracer=tracer
             ),
-            local=build_local_store(clock),
+            local=build_local_store(self.settings, clock),
             key_scheme=keys,
             observers=(
                 self.metrics,

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from fleetlimit.errors import ConfigError
 from fleetlimit.identity.identifier import DEFAULT_RESOLVER_TIMEOUT_S
 from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS
+from fleetlimit.stores.memory import DEFAULT_MAX_BUCKETS
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 
 Seconds = Annotated[float, Field(gt=0, le=3_600)]
@@ -48,6 +49,11 @@ class Settings(BaseSettings):
     min_replicas: Annotated[int, Field(ge=1, le=10_000)] = Field(
         1,
         description="Fewest replicas that divide a limit while the store is unavailable.",
+    )
+
+    memory_buckets: Annotated[int, Field(ge=1)] = Field(
+        DEFAULT_MAX_BUCKETS,
+        description="Most buckets in the memory of a process, for `memory://` and the fallback.",
     )
 
     audit_callers: Annotated[int, Field(ge=0, le=1_000)] = Field(

@@ -99,7 +99,7 @@ class Limiter:
             self._clock,
             policies=self.active_policies,
             sample=sample,
-            replica=self.membership.replica,
+            get_replica=lambda: self.membership.replica,
         )
         self._gateway = StoreGateway(store, self._breaker, self._bucket_events, sample, self._clock)
         self._admission = Admission(

@@ -50,7 +50,8 @@ class ReplicaMembership:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.replicas = min_replicas
-        self.replica = replica or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._replica = replica
+        self._generated: tuple[int, str] = (0, "")
         self._store = store
         self._breaker = breaker
         self._emit = emit
@@ -62,6 +63,21 @@ class ReplicaMembership:
         self._heartbeat_task = PeriodicTask(
             self.heartbeat, INTERVAL_SECONDS, failure_event="heartbeat.failed", sleep=sleep
         )
+
+    @property
+    def replica(self) -> str:
+        """Name of this replica. A generated name is that of one process.
+
+        A server such as `gunicorn --preload` forks its workers after the limiter was made. With
+        one name they would count as one replica, and each would admit the whole limit while the
+        store is unavailable.
+        """
+        if self._replica:
+            return self._replica
+        pid = os.getpid()
+        if self._generated[0] != pid:
+            self._generated = pid, f"{socket.gethostname()}-{pid}-{secrets.token_hex(3)}"
+        return self._generated[1]
 
     async def start(self) -> None:
         """Send a heartbeat now and periodically; an unavailable store raises nothing."""

@@ -1,13 +1,15 @@
 """In-memory store: runs the core directly, for a single process and for the local fallback."""
 
 import heapq
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from fleetlimit.core.algorithms import State, algorithm_for, concurrency
 from fleetlimit.core.charge import ENFORCED_GROUP, Adjustment, Charge
-from fleetlimit.core.quota import Quota
+from fleetlimit.core.quota import SECOND_US, Quota
 from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, StoredReport
 
 
@@ -16,18 +18,40 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1_000
 
 
+DEFAULT_MAX_BUCKETS: Final = 100_000
+"""About 50 MB."""
+_EXPIRIES_PER_CALL: Final = 16
+"""Most buckets that one call examines for expiry: 16 take about 20 us. A call creates few buckets,
+so expired buckets are deleted faster than new ones are created."""
+_WARNING_INTERVAL_US: Final = 60 * SECOND_US
+
+_log = logging.getLogger("fleetlimit")
+
+
 class MemoryStore:
     """Store of a single process.
 
+    A full store drops the bucket that expires first, which is full again for its next request. It
+    logs a warning about that, at most once a minute.
+
     Args:
         now_us: Clock of the buckets, in microseconds since the epoch.
+        max_buckets: Bound on the buckets.
     """
 
     shared = False
     location = "memory://"
 
-    def __init__(self, now_us: Callable[[], int] = wall_clock_us) -> None:
+    def __init__(
+        self,
+        now_us: Callable[[], int] = wall_clock_us,
+        *,
+        max_buckets: int = DEFAULT_MAX_BUCKETS,
+    ) -> None:
         self._now_us = now_us
+        self._max_buckets = max_buckets
+        self._dropped = 0
+        self._next_warning_us = 0
         self._buckets: dict[str, tuple[Quota, State]] = {}
         self._expiries: list[tuple[int, str]] = []
         # A key has at most one entry in `_expiries`, even if its bucket is deleted and recreated.
@@ -142,13 +166,48 @@ class MemoryStore:
         self._buckets[key] = (quota, state)
 
     def _expire(self, now_us: int) -> None:
-        """Delete expired buckets. Each bucket is checked once for each expiry, not in each call."""
-        while self._expiries and self._expiries[0][0] <= now_us:
-            _, key = heapq.heappop(self._expiries)
-            found = self._buckets.get(key)
-            expires_us = algorithm_for(found[0].algorithm).expires_at_us(*found) if found else None
-            if expires_us is not None and expires_us > now_us:
-                heapq.heappush(self._expiries, (expires_us, key))
-                continue
-            self._scheduled.remove(key)
-            self._buckets.pop(key, None)
+        """Delete some expired buckets, and more than that if there are too many buckets.
+
+        The algorithms treat a bucket that has expired as full, so it may be deleted later.
+        """
+        for _ in range(_EXPIRIES_PER_CALL):
+            if not self._expiries or self._expiries[0][0] > now_us:
+                break
+            self._expire_first(now_us)
+        while len(self._buckets) > self._max_buckets:
+            self._drop_first(now_us)
+
+    def _expire_first(self, now_us: int) -> bool:
+        """Delete the bucket of the first expiry entry; return False if its use has extended it."""
+        _, key = self._expiries[0]
+        found = self._buckets.get(key)
+        expires_us = algorithm_for(found[0].algorithm).expires_at_us(*found) if found else None
+        if expires_us is not None and expires_us > now_us:
+            heapq.heapreplace(self._expiries, (expires_us, key))
+            return False
+        heapq.heappop(self._expiries)
+        self._scheduled.remove(key)
+        self._buckets.pop(key, None)
+        return True
+
+    def _drop_first(self, now_us: int) -> None:
+        """Drop the bucket that expires first, or nearly so."""
+        for _ in range(_EXPIRIES_PER_CALL):
+            first_us = self._expiries[0][0]
+            if self._expire_first(now_us):
+                return
+            if self._expiries[0][0] <= first_us:
+                break
+        _, key = heapq.heappop(self._expiries)
+        self._scheduled.remove(key)
+        self._buckets.pop(key, None)
+        self._dropped += 1
+        if now_us >= self._next_warning_us:
+            self._next_warning_us = now_us + _WARNING_INTERVAL_US
+            _log.warning(
+                "memory_store.full: %d buckets dropped before their expiry, which forgets what "
+                "their callers spent: set FLEETLIMIT_MEMORY_BUCKETS above %d, or use a shared "
+                "store",
+                self._dropped,
+                self._max_buckets,
+            )

@@ -1,5 +1,11 @@
 """Replica membership: the number of replicas, and whether the store lost its state."""
 
+import subprocess
+import sys
+from typing import Final
+
+import pytest
+
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.events import (
     ReplicasCounted,
@@ -170,3 +176,30 @@ async def test_limiter_starts_without_its_store() -> None:
         await bench.limiter.start()
         failed = [event.operation for event in bench.recorder.of(StoreFailed)]
         assert failed == ["open", "heartbeat"]
+
+
+_FORK: Final = """
+import os
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.stores.memory import MemoryStore
+
+limiter = Limiter(MemoryStore(), local=MemoryStore())
+if {used_before}:
+    print(limiter.membership.replica, flush=True)
+for _ in range(2):
+    pid = os.fork()
+    if not pid:
+        print(limiter.membership.replica, limiter.audit._get_replica(), flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_forked_processes_have_names_of_their_own(*, used_before: bool) -> None:
+    """With `gunicorn --preload` the limiter is built before the workers are forked."""
+    script = [sys.executable, "-c", _FORK.format(used_before=used_before)]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len({line[0] for line in lines}) == 2 + used_before
+    assert all(len(set(line)) == 1 for line in lines), "the audit reports under the same name"

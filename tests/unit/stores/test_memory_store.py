@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.stores.memory import MemoryStore, wall_clock_us
 from support.clock import ManualClock
@@ -10,8 +12,8 @@ from support.stores import MINUTE_US, adjustment, charge, quota_of
 WINDOW = quota_of(Algorithm.FIXED_WINDOW, 5)
 
 
-async def test_expired_buckets_are_deleted() -> None:
-    """Expired buckets and their expiry entries are deleted in the next call."""
+async def test_expired_buckets_are_deleted_a_few_in_each_call() -> None:
+    """Windows that end together do not make one check slow; all are deleted soon."""
     clock = ManualClock()
     store = MemoryStore(clock.monotonic_us)
     for number in range(1_000):
@@ -19,7 +21,53 @@ async def test_expired_buckets_are_deleted() -> None:
     assert len(store) == 1_000
     clock.advance_us(MINUTE_US)
     await store.acquire([charge(WINDOW, key="last")])
+    assert 900 < len(store) < 1_000
+    for _ in range(100):
+        await store.acquire([charge(WINDOW, key="last")])
     assert (len(store), len(store._expiries)) == (1, 1)
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_expired_bucket_is_full_before_it_is_deleted(algorithm: Algorithm) -> None:
+    """A bucket whose deletion is delayed behaves as a deleted one."""
+    clock = ManualClock()
+    store = MemoryStore(clock.monotonic_us)
+    for number in range(100):
+        await store.acquire([charge(quota_of(algorithm, 5), 5, key=f"caller{number}")])
+    clock.advance_us(10 * MINUTE_US)
+    late = charge(quota_of(algorithm, 5), 2, key="caller99")
+    result = await store.acquire([late], dry_run=True)
+    assert len(store) > 1
+    assert result == await MemoryStore(clock.monotonic_us).acquire([late], dry_run=True)
+    spent = await store.acquire([late])
+    assert spent == await MemoryStore(clock.monotonic_us).acquire([late])
+
+
+@pytest.mark.parametrize("is_used_again", [False, True])
+async def test_memory_store_is_bounded(
+    caplog: pytest.LogCaptureFixture,
+    is_used_again: bool,  # noqa: FBT001 - a case
+) -> None:
+    """A full store drops buckets that expire first, and warns once a minute."""
+    clock = ManualClock()
+    store = MemoryStore(clock.monotonic_us, max_buckets=50)
+    log = quota_of(Algorithm.SLIDING_LOG, 5)
+    for _ in range(1 + is_used_again):
+        for number in range(50):
+            await store.acquire([charge(log, key=f"caller{number}")])
+        clock.advance_us(SECOND_US)
+    for number in range(50, 500):
+        clock.advance_us(1_000)
+        await store.acquire([charge(log, key=f"caller{number}")])
+        assert len(store) <= 51
+        assert len(store._expiries) <= 51
+    newest = await store.acquire([charge(log, key="caller499")], dry_run=True)
+    assert newest.statuses[0].remaining == 4
+    assert len(caplog.messages) == 1
+    assert "set FLEETLIMIT_MEMORY_BUCKETS above 50" in caplog.text
+    clock.advance_us(SECOND_US)
+    await store.acquire([charge(log, key="one more")])
+    assert len(caplog.messages) == 1
 
 
 async def test_bucket_in_use_outlives_its_first_expiry() -> None:

@@ -55,7 +55,7 @@ class AuditService:
         clock: Clock of this process.
         policies: The active policies.
         sample: Usage of this replica.
-        replica: Name of this replica, as in `ReplicaMembership`.
+        get_replica: Returns the name of this replica, as in `ReplicaMembership`.
         sleep: Pause between reports.
     """
 
@@ -68,7 +68,7 @@ class AuditService:
         *,
         policies: ActivePolicies,
         sample: UsageSample,
-        replica: str,
+        get_replica: Callable[[], str],
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.sample = sample
@@ -77,7 +77,7 @@ class AuditService:
         self._emit = emit
         self._clock = clock
         self._policies = policies
-        self._replica = replica
+        self._get_replica = get_replica
         self._detector: OvershootDetector | None = None
         self._bounds: dict[str, int] | None = None
         self._overshoots: dict[BucketId, deque[_FoundOvershoot]] = {}
@@ -105,7 +105,7 @@ class AuditService:
     async def _exchange(self, *, last: bool) -> Mapping[str, Finding]:
         bounds_message = self._detector.bounds_message if self._detector is not None else ""
         reply = await self._store.exchange_reports(
-            self._replica, self.sample.snapshot(), bounds_message, TTL_US, last=last
+            self._get_replica(), self.sample.snapshot(), bounds_message, TTL_US, last=last
         )
         self.sample.acknowledge(reply.store_now_us)
         bounds = parse_bounds(reply.bounds)

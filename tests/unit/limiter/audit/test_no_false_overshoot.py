@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from typing import TypeVar
 
@@ -102,7 +103,8 @@ async def run(quota: Quota, steps: list[Step], audit_callers: int) -> Fleet:
         elif verb == "turn":
             # The replica dies, or another one replaces it.
             if fleet.members.pop(str(which), None) is None:
-                fleet.join(str(which)).audit._replica += str(next(numbers))
+                renamed = f"{which}{next(numbers)}"
+                fleet.join(str(which)).audit._get_replica = partial(str, renamed)
         elif verb == "reset":
             with contextlib.suppress(StoreUnavailable):
                 await fleet[KEEPERS[int(which)]].reset("p", principal=caller)

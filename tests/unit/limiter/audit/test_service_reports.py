@@ -42,7 +42,7 @@ class AuditServiceBench:
             ManualClock(),
             policies=ActivePolicies(emit, events),
             sample=UsageSample(DEFAULT_AUDIT_CALLERS, events),
-            replica="me",
+            get_replica=lambda: "me",
             sleep=self.pauses,
         )
 

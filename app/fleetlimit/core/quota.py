@@ -6,6 +6,7 @@ Both are validated when they are built, so that a quota that exists can be enfor
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import index
 from typing import Literal, Protocol, TypeVar
 
 from fleetlimit.errors import ConfigError, CostError
@@ -52,16 +53,23 @@ class Algorithm(StrEnum):
     CONCURRENCY = "concurrency"
 
 
-def check_cost(cost: object) -> None:
-    """Raise unless a value can be the cost of a request.
+def check_cost(cost: object) -> int:
+    """Return the cost of a request as an `int`.
+
+    Args:
+        cost: An integer, of another type too, such as numpy's; a float is none, 2.0 included.
 
     Raises:
         CostError: The cost is negative, or no whole number.
     """
-    if not isinstance(cost, int):
-        raise CostError(f"a cost is a whole number, not {cost!r}")
-    if cost < 0:
-        raise CostError(f"a cost cannot be negative: {cost}")
+    try:
+        # A `bool` stays one in `index`, and the store's driver sends none.
+        whole = int(index(cost))  # type: ignore[arg-type]  # the error is reported below
+    except TypeError:
+        raise CostError(f"a cost is a whole number, not {cost!r}") from None
+    if whole < 0:
+        raise CostError(f"a cost cannot be negative: {whole}")
+    return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,14 @@ class Quota:
     """The hash of the other fields: quotas are keys of caches that are read in every request."""
 
     def __post_init__(self) -> None:
+        for name in ("limit", "period_us", "burst", "cost"):
+            figure = getattr(self, name)
+            try:
+                object.__setattr__(self, name, int(index(figure)))
+            except TypeError:
+                raise ConfigError(
+                    f"{name} is a whole number, not {figure!r}: write an integer"
+                ) from None
         if not 1 <= self.limit <= MAX_LIMIT:
             raise ConfigError(f"a limit must be from 1 to {MAX_LIMIT:,}, not {self.limit:,}")
         if self.period_us < MILLISECOND_US or self.period_us % MILLISECOND_US:

@@ -264,7 +264,7 @@ class Limiter:
 
     def _policy_costs(self, policies: Sequence[str | Policy], cost: int) -> list[PolicyCost]:
         # Here, because compiled code would raise a `TypeError` for a cost that is no integer.
-        check_cost(cost)
+        cost = check_cost(cost)
         costs = []
         for policy in policies:
             found = self.active_policies.require(policy) if isinstance(policy, str) else policy

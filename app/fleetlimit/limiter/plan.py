@@ -128,8 +128,7 @@ def make_plan(costs: Iterable[PolicyCost], subject: Subject, key_scheme: KeySche
     charges: list[Charge] = []
     lease, tier = "", subject.tier
     for policy_cost in costs:
-        policy, cost = policy_cost.policy, policy_cost.cost
-        check_cost(cost)
+        policy, cost = policy_cost.policy, check_cost(policy_cost.cost)
         if policy.mode is Mode.OFF or (policy_plans and _includes(policy_plans, policy)):
             continue
         mode = _effective_mode(policy, subject, key_scheme)

@@ -101,7 +101,7 @@ class Reservation:
         Raises:
             CostError: The cost is negative, or no whole number.
         """
-        check_cost(actual)
+        actual = check_cost(actual)
         uncorrected = self._spent()
         policies = (self._policy,) if self._policy else tuple(uncorrected)
         spent = [each for policy in policies for each in uncorrected.pop(policy, ())]

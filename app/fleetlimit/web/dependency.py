@@ -370,14 +370,14 @@ def _make_policy(
 
 
 def _check_cost(cost: Cost) -> Cost:
-    """Return a cost that is a whole number from 0, or a function.
+    """Return a cost as an `int` from 0, or as a function.
 
     Raises:
         ConfigError: The cost is neither.
     """
     if not callable(cost):
         try:
-            check_cost(cost)
+            return check_cost(cost)
         except CostError as error:
             raise ConfigError(f"{error}: write a number from 0, or a function") from error
     return cost

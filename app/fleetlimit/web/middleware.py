@@ -5,10 +5,12 @@ It buffers nothing: bodies stream through it.
 
 from collections.abc import Awaitable, Iterable
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleetlimit.web.cors import is_preflight, iter_cors, send_with_cors
@@ -20,7 +22,7 @@ from fleetlimit.web.request_limits import (
     get_request_limits,
     start_request_limits,
 )
-from fleetlimit.web.route_table import RouteTable, match_route
+from fleetlimit.web.route_table import RouteInfo, RouteTable, match_route
 from fleetlimit.web.wiring import get_limiter, has_other_limiter
 
 WRAPPED_KEY: Final = "fleetlimit_wrapped"
@@ -141,11 +143,8 @@ class RateLimitMiddleware:
         ):
             await self.app(scope, receive, send)
             return
-        if self._starlette is not None and "app" not in scope:
-            # A middleware around the whole app runs before the app puts this into the scope.
-            scope["app"] = self._starlette
-            if root_path := getattr(self._starlette, "root_path", ""):
-                scope["root_path"] = root_path
+        if "app" not in scope:
+            self._add_app(scope)
         http_limiter = self._http_limiter or get_limiter(scope)
         outer = get_request_limits(scope)
         if outer is not None and outer.http_limiter is http_limiter:
@@ -164,7 +163,11 @@ class RateLimitMiddleware:
             # The mounted app's own limiter checks them.
             dependencies = ()
         try:
-            rejection = await request_limits.check(scope, dependencies, match_policies=True)
+            try:
+                rejection = await request_limits.check(scope, dependencies, match_policies=True)
+            except Exception as error:  # noqa: BLE001 - it is raised again without a handler
+                await self._send_error(error, route, scope, receive, send)
+                return
             if rejection is None:
                 await self.app(scope, receive, SendWithHeaders(request_limits, scope, send))
             elif not (cors := (*self._cors, *route.cors)) and rejection.includes_limit_headers:
@@ -176,6 +179,33 @@ class RateLimitMiddleware:
         finally:
             if request_limits.has_leases:
                 await request_limits.release_leases()
+
+    def _add_app(self, scope: Scope) -> None:
+        """Add what the app adds to the scope: this middleware wraps the app and runs before it."""
+        if self._starlette is not None:
+            scope["app"] = self._starlette
+            if root_path := getattr(self._starlette, "root_path", ""):
+                scope["root_path"] = root_path
+
+    async def _send_error(
+        self, error: Exception, route: RouteInfo, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Handle the error of a cost function as the app handles an error of a dependency.
+
+        An error without a handler is raised again.
+        """
+
+        async def fail(_scope: Scope, _receive: Receive, _send: Send) -> None:
+            raise error
+
+        app = route.mounted_app or scope.get("app")
+        handlers = {
+            kind: handler
+            for kind, handler in getattr(app, "exception_handlers", {}).items()
+            if kind not in {HTTPStatus.INTERNAL_SERVER_ERROR, Exception}
+        }
+        handling = ExceptionMiddleware(fail, handlers)
+        await send_with_cors(handling, (*self._cors, *route.cors), scope, receive, send)
 
 
 def _find_in_stack(app: Any, kind: type[Wrapped]) -> Wrapped | None:

@@ -78,8 +78,7 @@ class ApplicablePolicies:
         policy_costs = [*self.policy_costs]
         for index, cost_function in self.cost_functions.items():
             returned = cost_function(HTTPConnection(scope))
-            cost = await returned if inspect.isawaitable(returned) else returned
-            check_cost(cost)
+            cost = check_cost(await returned if inspect.isawaitable(returned) else returned)
             policy_costs[index] = PolicyCost(policy_costs[index].policy, cost)
         return policy_costs
 

@@ -1,7 +1,9 @@
 """Quotas and limits: parsing, validation, and shares of replicas."""
 
+import math
 from datetime import timedelta
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import pytest
@@ -158,12 +160,55 @@ def test_units_for_rejects_a_cost_above_the_burst() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "message"), [(-1, "negative: -1"), (1.5, r"a whole number, not 1\.5")]
+    ("cost", "message"),
+    [
+        (-1, "negative: -1"),
+        (1.5, r"a whole number, not 1\.5"),
+        (2.0, r"a whole number, not 2\.0"),
+        (math.nan, "a whole number, not nan"),
+        ("2", "a whole number, not '2'"),
+        (None, "a whole number, not None"),
+    ],
 )
-def test_check_cost_rejects_a_negative_number_and_a_fraction(cost: float, message: str) -> None:
+def test_check_cost_rejects_a_negative_number_and_a_fraction(cost: object, message: str) -> None:
     """A negative cost would add units to a bucket, and no bucket counts fractions."""
     with pytest.raises(CostError, match=message):
         check_cost(cost)
+
+
+class Seven:
+    """An integer of another type, as numpy has them."""
+
+    def __index__(self) -> int:
+        """Return the integer."""
+        return 7
+
+
+def test_check_cost_returns_an_int() -> None:
+    """Any integer becomes an `int`, because the store accepts nothing else."""
+    found = [check_cost(each) for each in (0, True, Seven())]
+    assert found == [0, 1, 7]
+    assert {type(each) for each in found} == {int}
+
+
+@pytest.mark.parametrize("figure", [2.0, 2.5, math.nan, "2"])
+def test_quota_rejects_a_figure_that_is_no_integer(figure: Any) -> None:
+    """Buckets count in integers."""
+    for make in (
+        partial(rate_quota, "5/minute", cost=figure),
+        partial(rate_quota, "5/minute", burst=figure),
+        partial(concurrency_quota, figure),
+    ):
+        with pytest.raises(ConfigError, match=r"is a whole number, not .*: write an integer"):
+            make()
+
+
+def test_quota_has_ints() -> None:
+    """Any integer becomes an `int`."""
+    seven: Any = Seven()
+    quota = rate_quota("9/minute", burst=seven, cost=True)
+    assert {type(each) for each in (quota.limit, quota.burst, quota.cost)} == {int}
+    assert quota == rate_quota("9/minute", burst=7)
 
 
 def any_quota() -> st.SearchStrategy[Quota]:

@@ -157,7 +157,8 @@ def test_root_path_of_an_app_that_is_wrapped_by_hand(
     bench = limited_bench()
     client = TestClient(RateLimitMiddleware(wrap(bench.install(app))))
     assert client.get(path).status_code == 200
-    assert client.get(path.replace("items", "sub/items")).status_code == 200
+    # Starlette serves a mount below the root path only.
+    assert client.get("/api/sub/items").status_code == 200
     assert bench.routes == ["GET /items", "GET /sub/items"]
 
 

@@ -263,8 +263,8 @@ class Fleetlimit(wiring.LimiterLifespan):
         if self._identifier_builder.resolver is not None:
             self._log.warning(
                 "resolver.ignored",
-                detail="the app's resolver identifies no caller under `fleetlimit serve`; serve the "
-                "app with uvicorn, or use API keys or tokens",
+                detail="the app's resolver identifies no caller under `fleetlimit serve`; serve "
+                "the app with uvicorn, or use API keys or tokens",
             )
         self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
 

@@ -179,9 +179,9 @@ class ClientAddressResolver:
             return self._cached_hop(host.partition("%")[0])
         except ValueError:
             # Servers represent the peer of a Unix socket as no peer, as "", or as the socket.
-            if self._trusts_unix and (not host or host.startswith(("/", "@", "\0", _UNIX_HOP))):
-                return _Hop(UNKNOWN, trusted=True)
-            if not host:
+            if not host or host.startswith(("/", "@", "\0", _UNIX_HOP)):
+                if self._trusts_unix and self._header:
+                    return _Hop(UNKNOWN, trusted=True)
                 self._warn_once("behind a proxy on a Unix socket, write trusted_proxies: [unix]")
             return _Hop(host or UNKNOWN, trusted=False)
 

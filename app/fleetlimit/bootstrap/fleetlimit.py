@@ -279,6 +279,12 @@ class Fleetlimit(wiring.LimiterLifespan):
                 detail="the policies of `fleetlimit serve` are active; name the file with "
                 "FLEETLIMIT_POLICIES",
             )
+        if self._identifier_builder.resolver is not None:
+            self._log.warning(
+                "resolver.ignored",
+                detail="the app's resolver identifies no caller under `fleetlimit serve`; serve "
+                "the app with uvicorn, or use API keys or tokens",
+            )
         self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
         self.metrics = serving.metrics
 

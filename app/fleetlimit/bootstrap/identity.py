@@ -53,7 +53,7 @@ class IdentifierBuilder:
         resolver_timeout_s: float = DEFAULT_RESOLVER_TIMEOUT_S,
         failure_log: FailureLog | None = None,
     ) -> None:
-        self._resolver = resolver
+        self.resolver = resolver
         self._resolver_timeout_s = resolver_timeout_s
         self._failure_log = failure_log
         self._addresses: _Built[ClientAddressResolver] | None = None
@@ -92,7 +92,7 @@ class IdentifierBuilder:
                 addresses.part,
                 api_keys=api_keys.part,
                 jwt=jwt.part,
-                resolver=self._resolver,
+                resolver=self.resolver,
                 resolver_timeout_s=self._resolver_timeout_s,
                 failure_log=self._failure_log,
             ),

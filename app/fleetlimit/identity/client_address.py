@@ -174,16 +174,17 @@ class ClientAddressResolver:
             )
 
     def _parse_peer(self, host: str) -> _Hop:
+        # Servers represent the peer of a Unix socket as no peer, as "", or as the socket.
+        if not host or host.startswith(("/", "@", "\0", _UNIX_HOP)):
+            if self._trusts_unix and self._header:
+                return _Hop(UNKNOWN, trusted=True)
+            self._warn_once("behind a proxy on a Unix socket, write trusted_proxies: [unix]")
+            return _Hop(host or UNKNOWN, trusted=False)
         try:
             # The zone is an interface of this machine, not part of the client (RFC 4007 §11).
             return self._cached_hop(host.partition("%")[0])
         except ValueError:
-            # Servers represent the peer of a Unix socket as no peer, as "", or as the socket.
-            if self._trusts_unix and (not host or host.startswith(("/", "@", "\0", _UNIX_HOP))):
-                return _Hop(UNKNOWN, trusted=True)
-            if not host:
-                self._warn_once("behind a proxy on a Unix socket, write trusted_proxies: [unix]")
-            return _Hop(host or UNKNOWN, trusted=False)
+            return _Hop(host, trusted=False)
 
     def _parse_hop(self, text: str) -> _Hop:
         if "%" in text:

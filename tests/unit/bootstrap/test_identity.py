@@ -1,14 +1,19 @@
 """IdentifierBuilder: a reload rebuilds only what its section or its file has changed."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
+from starlette.testclient import TestClient
 
+from fleetlimit import Fleetlimit, RateLimit
 from fleetlimit.bootstrap.identity import IdentifierBuilder
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError
+from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW
 from fleetlimit.policy_file import ApiKeysSection, IdentitySection, JwtSection, parse
 from support.identity import (
     AUDIENCE,
@@ -39,6 +44,34 @@ def test_resolver_that_is_not_async_is_an_error() -> None:
     """A resolver is judged before the first request."""
     with pytest.raises(ConfigError, match="write `async def`"):
         IdentifierBuilder(len).build(IdentitySection())  # type: ignore[arg-type] # a mistake
+
+
+async def hang(_connection: HTTPConnection) -> Principal | None:
+    """Never return."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def test_hanging_resolver_does_not_hang_the_app(
+    monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    """A request waits for `FLEETLIMIT_RESOLVER_TIMEOUT`, and is then counted by its address."""
+    monkeypatch.setenv("FLEETLIMIT_RESOLVER_TIMEOUT", "0.001")
+    app = FastAPI(lifespan=Fleetlimit(resolver=hang))
+    app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit("5/day"))])
+    with TestClient(app) as client:
+        assert [client.get("/").status_code for _ in range(7)] == [*[200] * 5, 429, 429]
+    failures = [line for line in log.messages if "identity.resolver_failed" in line]
+    assert failures == [
+        *["identity.resolver_failed"] * LINES_PER_WINDOW,
+        "identity.resolver_failed.suppressed error=TimeoutError suppressed=2",
+    ]
+
+
+def test_wrong_resolver_prevents_the_start() -> None:
+    """An app with a resolver that cannot work is not built."""
+    with pytest.raises(ConfigError, match=r"the resolver .* is not async"):
+        Fleetlimit(resolver=len)  # type: ignore[arg-type] # a mistake
 
 
 def test_missing_jwks_file_is_an_error(tmp_path: object) -> None:

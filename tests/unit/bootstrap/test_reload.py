@@ -132,6 +132,17 @@ def test_added_api_key_is_accepted(tmp_path: Path) -> None:
         assert (running.status(**first), running.status(**second)) == (200, 200)
 
 
+def test_changed_limit_keeps_the_identity(running: Running, file: Path) -> None:
+    """Only a changed identity section makes a new identifier, without the caches of the last."""
+    before = running.fleetlimit.http_limiter.identifier
+    write_atomically(file, policies("7/day"))
+    until(lambda: running.reloads("success") == 2)
+    assert running.fleetlimit.http_limiter.identifier is before
+    write_atomically(file, policies("7/day", identity="identity: {ipv6_prefix: 48}\n"))
+    until(lambda: running.reloads("success") == 3)
+    assert running.fleetlimit.http_limiter.identifier is not before
+
+
 def test_reload_without_a_required_policy_is_rejected(
     tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:

@@ -126,7 +126,7 @@ def test_invalid_yaml_file_is_rejected_with_its_line(tmp_path: Path, name: str) 
         ('{\n"keys": hunter2-secret}', "keys.json:2: keys: Input should be"),
         ('{"keys": [], "keys": []}', "keys.json:1: this key occurs twice"),
         ('{"keys":\n[{"sha256": 7, "principal": "a"}]}', "keys.json:2: keys.0.sha256: not 64"),
-        ("[" * 100_000, "nested more than 32 deep"),
+        ("[" * 100_000, "nested more than 32 deep|maximum nesting depth"),
     ],
 )
 def test_invalid_json_file_is_rejected_with_its_line(

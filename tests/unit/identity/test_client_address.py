@@ -263,6 +263,18 @@ def test_first_request_without_an_address_is_warned_about(
     assert record.message.endswith(advice)
 
 
+@pytest.mark.parametrize("peer", UNIX_PEERS)
+def test_peer_of_a_unix_socket_is_warned_about_however_servers_write_it(
+    peer: tuple[str, int] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All callers share a bucket, whether it is called `unknown` or by the path of the socket."""
+    for resolver in (ClientAddressResolver(), ClientAddressResolver(["unix"], forwarded=None)):
+        caplog.clear()
+        for _ in range(2):
+            resolver.resolve(request(client=peer))
+        assert len(caplog.records) == 1
+
+
 def test_addresses_are_not_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     """A peer with an address, or a header behind a Unix socket, causes no warning."""
     XFF.resolve(request())

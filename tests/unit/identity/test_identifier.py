@@ -162,8 +162,6 @@ async def failure(resolver: Any, caplog: pytest.LogCaptureFixture, **options: fl
         ({"name": "carol"}, "the resolver returned dict: return Principal or None"),
         (Identity("192.0.2.1", ALICE), "the resolver returned Identity: return Principal or None"),
         (Principal(""), "a principal whose name or tier is not text"),
-        (Principal(7), "a principal whose name or tier is not text"),  # type: ignore[arg-type] # a mistake
-        (Principal("carol", None), "a principal whose name or tier is not text"),  # type: ignore[arg-type] # a mistake
     ],
 )
 async def test_result_that_is_no_principal_is_a_failure(
@@ -175,6 +173,18 @@ async def test_result_that_is_no_principal_is_a_failure(
         return returned
 
     assert message in await failure(resolver, caplog)
+
+
+@pytest.mark.parametrize("arguments", [(7,), ("carol", None)])
+async def test_principal_that_is_not_text_is_a_failure(
+    arguments: tuple[Any, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A principal whose name is a number, or whose tier is None, identifies no caller."""
+
+    async def resolver(_request: HTTPConnection) -> Principal:
+        return Principal(*arguments)  # compiled code raises here
+
+    assert "TypeError" in await failure(resolver, caplog)
 
 
 async def test_hanging_resolver_is_bounded_in_time(caplog: pytest.LogCaptureFixture) -> None:

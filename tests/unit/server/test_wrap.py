@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fleetlimit import ConfigError, Fleetlimit, Policy, PolicyLimit, PolicySet, RateLimitMiddleware
 from fleetlimit.core.policy import Match
 from fleetlimit.core.quota import rate_quota
+from fleetlimit.core.subject import Principal
 from fleetlimit.server.wrap import WrappedApp, import_app
 
 
@@ -151,6 +153,22 @@ def test_own_fleetlimit_delegates_to_serve(log: pytest.LogCaptureFixture, same: 
         assert own.limiter is fleetlimit.limiter
         assert b'fleetlimit_checks_total{outcome="denied"} 1.0' in own.metrics.render()[0]
     assert bool([line for line in log.messages if "policies.ignored" in line]) is not same
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_resolver_that_serve_ignores_is_warned_about(
+    log: pytest.LogCaptureFixture,
+    given: bool,  # noqa: FBT001 - a case
+) -> None:
+    """The resolver of the app's own `Fleetlimit` is not used by that of `serve`."""
+
+    async def resolver(_connection: HTTPConnection) -> Principal | None:
+        return None
+
+    app = FastAPI(lifespan=Fleetlimit(resolver=resolver if given else None))
+    with TestClient(WrappedApp(app, enforced()).app):
+        pass
+    assert bool([line for line in log.messages if "resolver.ignored" in line]) is given
 
 
 @pytest.mark.parametrize("kind", ["fastapi", "starlette", "plain"])

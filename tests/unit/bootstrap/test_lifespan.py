@@ -150,6 +150,22 @@ def test_invalid_policy_file_prevents_the_start(tmp_path: Path) -> None:
         Fleetlimit(policies=tmp_path / "policies.yaml")
 
 
+def test_invalid_setting_prevents_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `Fleetlimit` that the lifespan makes reads the settings before the first request."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Fleetlimit()(app):
+            yield
+
+    monkeypatch.setenv("FLEETLIMIT_STORE_TIMEOUT", "soon")
+    with (
+        pytest.raises(ConfigError, match="FLEETLIMIT_STORE_TIMEOUT: "),
+        TestClient(FastAPI(lifespan=lifespan)),
+    ):
+        pass
+
+
 def test_arguments_override_settings(tmp_path: Path) -> None:
     """The arguments `store` and `policies` override `settings`."""
     (tmp_path / "policies.yaml").write_text(FILE)

@@ -148,7 +148,7 @@ def explain_command(
 
     async def run() -> dict[str, Any]:
         fleetlimit = Fleetlimit(settings=settings)
-        fleetlimit.limiter.active_policies.replace(fleetlimit.policy_file.policy_set)
+        fleetlimit.activate_policies()
         try:
             wrapped = WrappedApp(import_app(settings.target), fleetlimit)
             return await explain(

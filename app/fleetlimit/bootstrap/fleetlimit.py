@@ -121,9 +121,10 @@ class Fleetlimit(wiring.LimiterLifespan):
         else:
             self.policy_file = PolicyFile(policy_set or PolicySet(), IdentitySection())
         section = self.policy_file.identity
+        self._identifier = build_identifier(section, resolver)
         self.http_limiter = HTTPLimiter(
             self.limiter,
-            build_identifier(section, resolver),
+            wiring.NotStarted(repr(self)),
             header_format=self.settings.headers,
             reject_invalid=section.reject_invalid,
         )
@@ -132,12 +133,17 @@ class Fleetlimit(wiring.LimiterLifespan):
         self._tune_gc = tune_gc
         self._exit_stack = contextlib.ExitStack()
 
+    def __repr__(self) -> str:
+        policies = self._policies_path or f"{len(self.policy_file.policy_set.policies)} in code"
+        return f"Fleetlimit(store={self.limiter.store.location!r}, policies={str(policies)!r})"
+
     async def start(self) -> None:
         """Activate the policies, connect to the store and watch the policy file.
 
         An unavailable store is logged and retried. It does not prevent the start.
         """
         self.activate_policies()
+        self.warn_of_missing_settings()
         await self.start_background_work()
 
     async def start_background_work(self) -> None:
@@ -167,8 +173,12 @@ class Fleetlimit(wiring.LimiterLifespan):
             task.start()
 
     def activate_policies(self) -> None:
-        """Activate the policies. Warn if limits are per process, or hashed without a secret."""
+        """Activate the policies and the identity; before this, each request is an error."""
         self.limiter.active_policies.replace(self.policy_file.policy_set)
+        self.http_limiter.identifier = self._identifier
+
+    def warn_of_missing_settings(self) -> None:
+        """Log a warning if limits are per process, or identities are hashed without a secret."""
         if not self.limiter.store.shared:
             self._log.warning(
                 "store.not_shared",
@@ -279,6 +289,7 @@ def open_limiter_from_env() -> HTTPLimiter:
     """
     fleetlimit = Fleetlimit()
     fleetlimit.activate_policies()
+    fleetlimit.warn_of_missing_settings()
     _default_tasks.spawn(_keep_open(fleetlimit))
     return fleetlimit.http_limiter
 

@@ -17,6 +17,7 @@ from fleetlimit.bootstrap.build import (
     build_logger,
     build_store,
 )
+from fleetlimit.bootstrap.code_arguments import CodeArguments
 from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unfreeze_heap
 from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
@@ -120,6 +121,20 @@ class Fleetlimit(wiring.LimiterLifespan):
             self.policy_file = load(self._policies_path, generation=1)
         else:
             self.policy_file = PolicyFile(policy_set or PolicySet(), IdentitySection())
+        self._code_arguments = CodeArguments(
+            self.settings,
+            _given_settings(settings, store),
+            policies=self.policy_file.policy_set
+            if policies is not None or (settings is not None and settings.policies is not None)
+            else None,
+            resolver=resolver,
+            observers=tuple(observers),
+            unshareable=tuple(
+                name
+                for name, value in (("registry", registry), ("tracer", tracer), ("clock", clock))
+                if value is not None
+            ),
+        )
         section = self.policy_file.identity
         self._identifier = build_identifier(section, resolver)
         self.http_limiter = HTTPLimiter(
@@ -200,6 +215,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         )
         self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
         self.limiter.active_policies.replace(policy_file.policy_set)
+        self.policy_file = policy_file
 
     async def _flush(self) -> None:
         """Log the counts of suppressed lines even when no further event triggers it."""
@@ -229,14 +245,21 @@ class Fleetlimit(wiring.LimiterLifespan):
     async def __call__(self, app: Any) -> AsyncIterator[dict[str, HTTPLimiter]]:
         """Serve as the lifespan of an app: start, install on the app, and close at the end.
 
-        Under `fleetlimit serve` the limiter of `serve` is used.
+        Under `fleetlimit serve` the limiter of `serve` is used, with the resolver and the observers
+        of this one.
 
         Raises:
-            ConfigError: A dependency of the app names a policy that does not exist.
+            ConfigError: A dependency of the app names a policy that does not exist, or this
+                `Fleetlimit` has arguments that `fleetlimit serve` cannot apply.
         """
-        server_limiter = wiring.get_server_limiter(app)
-        if server_limiter is not None:
-            self._delegate_to(server_limiter)
+        server = wiring.get_server_limiter(app)
+        if isinstance(server, Fleetlimit):
+            server.adopt(self._code_arguments)
+            if not wiring.has_limiter(app):
+                # An app inside an opaque one, whose middleware applies policies by their match.
+                server.install_behind_middleware(app)
+            self.limiter, self.http_limiter = server.limiter, server.http_limiter
+            self.metrics, self.top_denied = server.metrics, server.top_denied
             yield {wiring.LIMITER_KEY: self.http_limiter}
             return
         async with self:
@@ -249,17 +272,21 @@ class Fleetlimit(wiring.LimiterLifespan):
             finally:
                 wiring.uninstall(app, self.http_limiter)
 
-    def _delegate_to(self, http_limiter: HTTPLimiter) -> None:
-        active = http_limiter.limiter.active_policies.current.policies
-        ignored = [each.name for each in self.policy_file.policy_set.policies if each not in active]
-        if ignored:
-            self._log.warning(
-                "policies.ignored",
-                policies=ignored,
-                detail="the policies of `fleetlimit serve` are active; name the file with "
-                "FLEETLIMIT_POLICIES",
+    def adopt(self, arguments: CodeArguments) -> None:
+        """Take over the resolver and the observers of a served app's own `Fleetlimit`.
+
+        Raises:
+            ConfigError: There are arguments that cannot be taken over, or that differ from the
+                settings and policies of this limiter.
+        """
+        active = self.limiter.active_policies.current
+        arguments.require_adoptable(self.settings, active, self._resolver)
+        if arguments.resolver is not None:
+            self._resolver = arguments.resolver
+            self.http_limiter.identifier = build_identifier(
+                self.policy_file.identity, self._resolver
             )
-        self.limiter, self.http_limiter = http_limiter.limiter, http_limiter
+        self.limiter.add_observers(arguments.observers)
 
     def install(self, app: Starlette) -> None:
         """Make this the limiter of an app and of its mounted apps, and log each route's policies.
@@ -269,10 +296,28 @@ class Fleetlimit(wiring.LimiterLifespan):
         Raises:
             ConfigError: A dependency names a policy that does not exist.
         """
+        self._install(app, match_policies=has_middleware(app))
+
+    def install_behind_middleware(self, app: Starlette) -> None:
+        """Install as `install` does, for an app behind a middleware that it does not have itself.
+
+        Raises:
+            ConfigError: A dependency names a policy that does not exist.
+        """
+        self._install(app, match_policies=True)
+
+    def _install(self, app: Starlette, *, match_policies: bool) -> None:
         wiring.install(app, self.http_limiter)
         self.route_reporter.log_routes(
-            RouteTable(iter_routes(app.routes)), match_policies=has_middleware(app)
+            RouteTable(iter_routes(app.routes)), match_policies=match_policies
         )
+
+
+def _given_settings(settings: Settings | None, store: str | None) -> tuple[str, ...]:
+    """Return the names of the settings that code gives, without policies and replica name."""
+    if settings is None:
+        return ("store",) if store is not None else ()
+    return tuple(name for name in Settings.model_fields if name not in {"policies", "replica"})
 
 
 _default_tasks = TaskSet()

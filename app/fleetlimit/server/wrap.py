@@ -71,13 +71,15 @@ class WrappedApp:
     ) -> None:
         self.fleetlimit = fleetlimit
         self.routes: RouteTable
-        if isinstance(target, Starlette):
+        starlette = _find_starlette(target)
+        self.opaque = starlette is None
+        if starlette is not None:
             # Added to the app's own middleware, so that tracing and CORS apply to rejections.
-            if not has_middleware(target):
-                target.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
-            wiring.set_server_limiter(target, fleetlimit.http_limiter)
-            fleetlimit.install(target)
-            self.routes = RouteTable(iter_routes(target.routes))
+            if not has_middleware(starlette):
+                starlette.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
+            wiring.set_server_limiter(starlette, fleetlimit)
+            fleetlimit.install(starlette)
+            self.routes = RouteTable(iter_routes(starlette.routes))
             self.app: ASGIApp = target
         else:
             self.routes = PolicyRouteTable(fleetlimit.limiter.active_policies)
@@ -99,6 +101,13 @@ class WrappedApp:
         method = scope.get("method", WEBSOCKET)
         template = match_route(scope, self.routes).template
         return f"{method} {template}".strip(), {"http.route": template} if template else {}
+
+
+def _find_starlette(target: Any) -> Starlette | None:
+    """Return the app of Starlette's that the target is, or that it wraps as its attribute `app`."""
+    while target is not None and not isinstance(target, Starlette):
+        target = getattr(target, "app", None)
+    return target
 
 
 _ANY_PATH = "{path:path}"

@@ -10,6 +10,7 @@ import dis
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
@@ -51,6 +52,11 @@ class LimiterLifespan:
     """
 
 
+_opaque_server_limiter: ContextVar[LimiterLifespan | None] = ContextVar(
+    "fleetlimit_opaque_server_limiter", default=None
+)
+
+
 class NotStarted:
     """Identifier of a limiter that was not started: each check raises `ConfigError`.
 
@@ -88,18 +94,31 @@ def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
         delattr(app, _OWNER_KEY)
 
 
-def set_server_limiter(app: Starlette, http_limiter: HTTPLimiter) -> None:
+def set_server_limiter(app: Starlette, limiter: LimiterLifespan) -> None:
     """Set the limiter of `fleetlimit serve`, which replaces a `Fleetlimit` in the app's lifespan.
 
     A second limiter would count the replica twice and have other policies.
     """
-    setattr(app, _SERVER_KEY, http_limiter)
+    setattr(app, _SERVER_KEY, limiter)
 
 
-def get_server_limiter(app: Any) -> HTTPLimiter | None:
+@contextlib.contextmanager
+def serving_opaque_app(limiter: LimiterLifespan) -> Iterator[None]:
+    """Make a limiter that of `fleetlimit serve` for each lifespan that a task in here runs.
+
+    For an ASGI app in which no app of Starlette's can be seen: a function around one, perhaps.
+    """
+    token = _opaque_server_limiter.set(limiter)
+    try:
+        yield
+    finally:
+        _opaque_server_limiter.reset(token)
+
+
+def get_server_limiter(app: Any) -> LimiterLifespan | None:
     """Return the limiter of `fleetlimit serve`; None for an app that it does not serve."""
-    found: HTTPLimiter | None = getattr(app, _SERVER_KEY, None)
-    return found
+    found: LimiterLifespan | None = getattr(app, _SERVER_KEY, None)
+    return found or _opaque_server_limiter.get()
 
 
 def find_limiter(scope: Mapping[str, Any]) -> HTTPLimiter | None:
@@ -128,6 +147,11 @@ def get_limiter(scope: Mapping[str, Any]) -> HTTPLimiter:
 def has_own_limiter(app: Starlette) -> bool:
     """Return whether a mounted app has a limiter of its own, started or not."""
     return hasattr(app, _OWNER_KEY) or _find_in_lifespan(app.router) is not None
+
+
+def has_limiter(app: Any) -> bool:
+    """Return whether a limiter is installed on an app."""
+    return hasattr(app, LIMITER_KEY)
 
 
 def has_other_limiter(app: Any, http_limiter: HTTPLimiter) -> bool:

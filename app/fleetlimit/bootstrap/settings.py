@@ -28,6 +28,7 @@ _SECRETS_DIR: Final = "FLEETLIMIT_SECRETS_DIR"
 SERVE_SETTINGS: Final = frozenset(
     {
         "target",
+        "factory",
         "host",
         "port",
         "admin_host",

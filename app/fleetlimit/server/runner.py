@@ -86,7 +86,8 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] 
         tune_gc=True,
     )
     async with fleetlimit:
-        wrapped = WrappedApp(import_app(settings.target), fleetlimit, provider)
+        target = import_app(settings.target, factory=settings.factory)
+        wrapped = WrappedApp(target, fleetlimit, provider)
         admin_state = AdminState(fleetlimit, wrapped.routes, reveal(settings.admin_token))
         api_server = _make_server(
             wrapped.app, settings.host, settings.port, settings, lifespan="auto"

@@ -1,6 +1,7 @@
 """Wrapper of the served app: the limiter's middleware, tracing and the routes of the app."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,14 +25,41 @@ from fleetlimit.web.route_policies import WEBSOCKET
 from fleetlimit.web.route_table import RouteInfo, RouteTable, iter_routes, match_route
 
 
-def import_app(target: str) -> ASGIApp:
+def import_app(target: str, *, factory: bool = False) -> ASGIApp:
     """Import `package.module:app`, or create the example app for an empty target.
 
+    Args:
+        target: Name of the app; empty for the example app.
+        factory: Whether the target is a function without arguments that creates the app.
+
     Raises:
-        ConfigError: The module or the app does not exist; the message has the form to write.
+        ConfigError: The module or the app does not exist, or it is no ASGI app; the message has the
+            form to write.
     """
     if not target:
+        if factory:
+            raise ConfigError("--factory has no app: write --factory package.module:create_app")
         return create_app()
+    found = _import(target)
+    if factory:
+        found = _create(found, target)
+    if not _is_asgi_app(found):
+        hint = (
+            "a factory must return one, and not be a coroutine function"
+            if factory
+            else f"write fleetlimit serve --factory {target} if it is a function that creates one"
+        )
+        raise ConfigError(f"{target} is no ASGI app, a callable of scope, receive and send: {hint}")
+    app: ASGIApp = found
+    return app
+
+
+def _import(target: str) -> Any:
+    """Import a callable.
+
+    Raises:
+        ConfigError: The module or the callable does not exist.
+    """
     module, colon, attribute = target.partition(":")
     if not colon or not module or not attribute:
         raise ConfigError(f"{target!r} is not an app: write package.module:app")
@@ -50,8 +78,50 @@ def import_app(target: str) -> ASGIApp:
         found = getattr(found, name, None)
     if not callable(found):
         raise ConfigError(f"{module} has no app named {attribute!r}")
-    app: ASGIApp = found
-    return app
+    return found
+
+
+def _create(factory: Any, target: str) -> Any:
+    """Return what a factory creates.
+
+    Raises:
+        ConfigError: It is an app, or has arguments without a default.
+    """
+    if _is_asgi_app(factory):
+        raise ConfigError(f"{target} is an app and no factory: leave out --factory")
+    if not _accepts(factory):
+        raise ConfigError(
+            f"{target} has arguments without a default: write a factory without arguments"
+        )
+    created = factory()
+    if inspect.iscoroutine(created):
+        created.close()
+    return created
+
+
+def _is_asgi_app(value: Any) -> bool:
+    """Return whether a value is callable with scope, receive and send, as ASGI 3 has it."""
+    if not callable(value) or not _accepts(value, {}, None, None):
+        return False
+    if isinstance(value, type):
+        # The call makes an object, which uvicorn awaits.
+        return hasattr(value, "__await__")
+    call = value if inspect.isroutine(value) else value.__call__
+    # A function that needs no argument may be a factory with options.
+    return inspect.iscoroutinefunction(call) or not _accepts(value)
+
+
+def _accepts(value: Any, *arguments: object) -> bool:
+    """Return whether a callable accepts these arguments; True where Python does not know."""
+    try:
+        signature = inspect.signature(value)
+    except ValueError:
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 class WrappedApp:

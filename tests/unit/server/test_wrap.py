@@ -78,11 +78,18 @@ def test_empty_target_is_the_example_app() -> None:
     assert app.title == "Fleetlimit"
 
 
+def test_factory_without_a_target_is_an_error() -> None:
+    """The option does not mean the example app."""
+    with pytest.raises(ConfigError, match="write --factory package"):
+        import_app("", factory=True)
+
+
 @pytest.mark.parametrize("attribute", ["app", "made.app"])
 def test_import_app_finds_modules_of_the_working_directory(modules: Path, attribute: str) -> None:
     """The working directory is on the import path, as with uvicorn."""
     (modules / "target_a.py").write_text(
-        "class made:\n    @staticmethod\n    def app(): ...\napp = made.app\n"
+        "class made:\n    @staticmethod\n    async def app(scope, receive, send): ...\n"
+        "app = made.app\n"
     )
     assert callable(import_app(f"target_a:{attribute}"))
     assert callable(import_app(f"target_a:{attribute}"))
@@ -110,6 +117,102 @@ def test_import_app_rejects_a_missing_app(modules: Path, attribute: str) -> None
     (modules / "target_c.py").write_text("app = 7\n")
     with pytest.raises(ConfigError, match=f"target_c has no app named '{attribute}'"):
         import_app(f"target_c:{attribute}")
+
+
+CALLABLES = """
+import functools
+from fastapi import FastAPI
+
+app = FastAPI()
+
+def create_app(): return app
+def create_with_options(debug=False, title="", version=""): return app
+def create_anything(*args, **kwargs): return app
+def create_with_argument(settings): return app
+async def create_later(): return app
+def create_nothing(): return None
+
+async def function(scope, receive, send): ...
+def plain_function(scope, receive, send): return function(scope, receive, send)
+async def any_arguments(*args): ...
+def two_calls(scope): return function
+
+class Instance:
+    async def __call__(self, scope, receive, send): ...
+    async def method(self, scope, receive, send): ...
+
+instance = Instance()
+method = instance.method
+part = functools.partial(Instance.method, instance)
+
+class Awaited:
+    def __init__(self, scope, receive, send): ...
+    def __await__(self): yield
+
+partial_factory = functools.partial(create_with_argument, None)
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["app", "function", "plain_function", "any_arguments", "instance", "method", "part", "Awaited"],
+)
+def test_import_app_accepts_each_kind_of_asgi_app(modules: Path, name: str) -> None:
+    """Functions, objects, methods and awaitable classes are ASGI apps, and no factories."""
+    (modules / "target_e.py").write_text(CALLABLES)
+    assert import_app(f"target_e:{name}") is getattr(sys.modules["target_e"], name)
+    with pytest.raises(ConfigError, match=f"target_e:{name} is an app and no factory: leave out"):
+        import_app(f"target_e:{name}", factory=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "create_app",
+        "create_with_options",
+        "create_anything",
+        "create_with_argument",
+        "create_later",
+        "create_nothing",
+        "two_calls",
+        "Instance",
+        "FastAPI",
+        "partial_factory",
+    ],
+)
+def test_import_app_rejects_what_is_no_asgi_app(modules: Path, name: str) -> None:
+    """A factory is refused at start, with the option to write."""
+    (modules / "target_e.py").write_text(CALLABLES)
+    with pytest.raises(
+        ConfigError, match=f"target_e:{name} is no ASGI app.*serve --factory target_e:{name}"
+    ):
+        import_app(f"target_e:{name}")
+
+
+@pytest.mark.parametrize(
+    "name", ["create_app", "create_with_options", "create_anything", "partial_factory", "FastAPI"]
+)
+def test_import_app_calls_a_factory(modules: Path, name: str) -> None:
+    """With `--factory` the target creates the app."""
+    (modules / "target_e.py").write_text(CALLABLES)
+    assert isinstance(import_app(f"target_e:{name}", factory=True), FastAPI)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("create_with_argument", "has arguments without a default: write a factory without"),
+        ("create_later", "is no ASGI app.*: a factory must return one, and not be a coroutine"),
+        ("create_nothing", "is no ASGI app.*: a factory must return one"),
+    ],
+)
+def test_import_app_rejects_a_factory_without_an_app(
+    modules: Path, name: str, message: str
+) -> None:
+    """A factory that cannot be called, or that creates no ASGI app, is refused at start."""
+    (modules / "target_e.py").write_text(CALLABLES)
+    with pytest.raises(ConfigError, match=f"target_e:{name} {message}"):
+        import_app(f"target_e:{name}", factory=True)
 
 
 def test_import_app_keeps_the_errors_of_the_module(modules: Path) -> None:

@@ -22,6 +22,7 @@ from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unf
 from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.core.policy import PolicySet
+from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Observer, PoliciesRejected
 from fleetlimit.limiter.limiter import Limiter, MonotonicClock
@@ -162,7 +163,16 @@ class Fleetlimit(wiring.LimiterLifespan):
         await self.start_background_work()
 
     async def start_background_work(self) -> None:
-        """Connect to the store and watch the policy file; call `activate_policies` first."""
+        """Connect to the store and watch the policy file; call `activate_policies` first.
+
+        Raises:
+            ConfigError: This was started before, and not closed.
+        """
+        if self._tasks:
+            raise ConfigError(
+                f"{self!r} runs already: a mounted app without a lifespan uses the limiter of the "
+                "app around it; another app needs a Fleetlimit of its own"
+            )
         if self._tune_gc:
             self._exit_stack.enter_context(raised_gc_threshold())
         await self.limiter.start()
@@ -225,7 +235,8 @@ class Fleetlimit(wiring.LimiterLifespan):
 
     async def aclose(self) -> None:
         """Stop the background tasks, leave the membership, close the store and flush the logs."""
-        for task in self._tasks:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             await task.stop()
         try:
             await self.limiter.aclose()

@@ -145,6 +145,7 @@ class WrappedApp:
         self.opaque = starlette is None
         if starlette is not None:
             # Added to the app's own middleware, so that tracing and CORS apply to rejections.
+            _require_no_other_limiter(starlette)
             if not has_middleware(starlette):
                 starlette.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
             wiring.set_server_limiter(starlette, fleetlimit)
@@ -171,6 +172,20 @@ class WrappedApp:
         method = scope.get("method", WEBSOCKET)
         template = match_route(scope, self.routes).template
         return f"{method} {template}".strip(), {"http.route": template} if template else {}
+
+
+def _require_no_other_limiter(app: Starlette) -> None:
+    """Check that the app's middleware takes the limiter that is installed on the app.
+
+    Raises:
+        ConfigError: It was given another one, which is not started.
+    """
+    for each in app.user_middleware:
+        if each.cls is RateLimitMiddleware and each.kwargs.get("http_limiter") is not None:  # type: ignore[comparison-overlap]  # Starlette types factories
+            raise ConfigError(
+                "`fleetlimit serve` has its own limiter: leave http_limiter out of "
+                "RateLimitMiddleware, or serve the app with uvicorn"
+            )
 
 
 def _find_starlette(target: Any) -> Starlette | None:

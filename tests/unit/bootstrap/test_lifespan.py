@@ -185,6 +185,25 @@ def test_app_can_be_restarted(valkey: EmbeddedValkey) -> None:
         assert statuses(client, "/orders", 2) == [200, 429]
 
 
+def test_fleetlimit_that_runs_is_not_started_again() -> None:
+    """A second start would lose the background tasks of the first; the error says what to write."""
+    fleetlimit = Fleetlimit(policies=TWO_A_DAY)
+    inner = depending()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with fleetlimit(app), fleetlimit(inner):
+            yield
+
+    with (
+        pytest.raises(ConfigError, match="runs already: a mounted app without a lifespan uses the"),
+        TestClient(FastAPI(lifespan=lifespan)),
+    ):
+        pass
+    with TestClient(depending(fleetlimit)) as client:
+        assert statuses(client, "/orders", 3) == [200, 200, 429]
+
+
 def test_memory_store_logs_one_warning(log: pytest.LogCaptureFixture) -> None:
     """The warning about limits per process is logged once, with the fix."""
     with TestClient(depending(Fleetlimit(policies=TWO_A_DAY))) as client:

@@ -377,6 +377,14 @@ def test_policy_file_of_the_app_must_be_that_of_serve(tmp_path: Path, *, same: b
         assert client.get("/").status_code == 200
 
 
+def test_middleware_with_another_limiter_is_an_error() -> None:
+    """A limiter that the app gives to its middleware is never started under `serve`."""
+    app = FastAPI()
+    app.add_middleware(RateLimitMiddleware, http_limiter=Fleetlimit().http_limiter)
+    with pytest.raises(ConfigError, match="leave http_limiter out of RateLimitMiddleware"):
+        WrappedApp(app, enforced(ORDERS))
+
+
 async def test_second_resolver_is_an_error() -> None:
     """One limiter has one resolver."""
     fleetlimit = enforced(ORDERS)

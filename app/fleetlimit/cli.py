@@ -24,6 +24,10 @@ app.add_typer(policies_app, name="policies")
 StoreOption = Annotated[
     str | None, typer.Option(help="URL of the shared store, or memory://. [FLEETLIMIT_STORE]")
 ]
+FactoryOption = Annotated[
+    bool | None,
+    typer.Option("--factory", help="The app is a function that creates it. [FLEETLIMIT_FACTORY]"),
+]
 PoliciesOption = Annotated[Path | None, typer.Option(help="Policy file. [FLEETLIMIT_POLICIES]")]
 
 
@@ -44,6 +48,7 @@ def serve(
     ] = None,
     store: StoreOption = None,
     policies: PoliciesOption = None,
+    factory: FactoryOption = None,
 ) -> None:
     """Serve an app behind the limiter, with telemetry and an admin port."""
     try:
@@ -65,6 +70,7 @@ def serve(
             admin_port=admin_port,
             store=store,
             policies=policies,
+            factory=factory,
         )
     )
 
@@ -168,6 +174,7 @@ def explain_command(
     ] = None,
     store: StoreOption = None,
     policies: PoliciesOption = None,
+    factory: FactoryOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the policies that apply to a request and the state of their limits; spend nothing."""
@@ -182,13 +189,14 @@ def explain_command(
         if not colon:
             raise typer.BadParameter(f"{each!r} is not a header: write 'Name: value'")
         headers[name.strip()] = value.strip()
-    settings = ServerSettings.load(target=target, store=store, policies=policies)
+    settings = ServerSettings.load(target=target, store=store, policies=policies, factory=factory)
 
     async def run() -> dict[str, Any]:
         fleetlimit = Fleetlimit(settings=settings)
-        fleetlimit.limiter.active_policies.replace(fleetlimit.policy_file.policy_set)
+        fleetlimit.activate_policies()
         try:
-            wrapped = WrappedApp(import_app(settings.target), fleetlimit)
+            app = import_app(settings.target, factory=settings.factory)
+            wrapped = WrappedApp(app, fleetlimit)
             return await explain(
                 fleetlimit.http_limiter,
                 wrapped.routes,

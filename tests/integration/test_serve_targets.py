@@ -128,6 +128,29 @@ async def test_app_with_its_own_fleetlimit_has_one_limiter(tmp_path: Path) -> No
         assert (await service.get("/orders")).status == 429
 
 
+OPAQUE = """
+inner = app
+
+
+async def app(scope, receive, send):
+    await inner(scope, receive, send)
+"""
+
+
+async def test_own_fleetlimit_inside_an_opaque_app_has_one_limiter(tmp_path: Path) -> None:
+    """The lifespan of an app that `serve` cannot see has the limiter of `serve`, too."""
+    (tmp_path / "own.py").write_text(OWN_FLEETLIMIT + OPAQUE)
+    policies(tmp_path, "/other")
+    with ServeProcess("own:app", "--policies", "policies.yaml", folder=tmp_path) as service:
+        await service.ready()
+        assert [(await service.get("/orders")).status for _ in range(3)] == [200, 200, 429]
+        assert await service.metric("fleetlimit_checks_total") == 6, "default, then orders"
+        assert len(service.logged("store.not_shared")) == 1
+        assert not [
+            line for line in service.logged("route.unlimited") if line["route"] == "/orders"
+        ]
+
+
 @pytest.fixture(scope="module")
 def bundled() -> Iterator[ServeProcess]:
     with ServeProcess(settings=DEBUG) as service:

@@ -202,6 +202,15 @@ def test_explain_rejects_a_missing_target() -> None:
         run("policies", "explain", "GET", "/", "--target", "nowhere_to_be_found:app")
 
 
+def test_explain_calls_a_factory() -> None:
+    """With `--factory` the target creates the app, as in `serve`."""
+    target = "fleetlimit.server.example_app:create_app"
+    explanation = explain("GET", "/items/7", "--target", target, "--factory")
+    assert explanation["route"] == "GET /items/{item_id}"
+    with pytest.raises(ConfigError, match=f"--factory {target}"):
+        run("policies", "explain", "GET", "/", "--target", target)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -217,7 +226,8 @@ def test_explain_rejects_a_missing_target() -> None:
                 "policies": None,
             },
         ),
-        (["--policies", "own.yaml"], {"policies": Path("own.yaml")}),
+        (["--policies", "own.yaml"], {"policies": Path("own.yaml"), "factory": False}),
+        (["a:create_app", "--factory"], {"target": "a:create_app", "factory": True}),
     ],
 )
 def test_serve_passes_each_option(

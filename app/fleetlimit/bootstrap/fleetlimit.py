@@ -16,12 +16,14 @@ from fleetlimit.bootstrap.build import (
     build_logger,
     build_store,
 )
+from fleetlimit.bootstrap.code_arguments import CodeArguments
 from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unfreeze_heap
 from fleetlimit.bootstrap.identity import IdentifierBuilder
 from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.bootstrap.worker_processes import worker_processes
 from fleetlimit.core.policy import PolicySet
+from fleetlimit.errors import ConfigError
 from fleetlimit.identity import PrincipalResolver
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Observer, PoliciesRejected
@@ -130,10 +132,25 @@ class Fleetlimit(wiring.LimiterLifespan):
             self.policy_file = load(self._policies_path, generation=1)
         else:
             self.policy_file = PolicyFile(policy_set or PolicySet(), IdentitySection())
+        self._code_arguments = CodeArguments(
+            self.settings,
+            _given_settings(settings, store),
+            policies=self.policy_file.policy_set
+            if policies is not None or (settings is not None and settings.policies is not None)
+            else None,
+            resolver=resolver,
+            observers=tuple(observers),
+            unshareable=tuple(
+                name
+                for name, value in (("registry", registry), ("tracer", tracer), ("clock", clock))
+                if value is not None
+            ),
+        )
         section = self.policy_file.identity
+        self._identifier = self._identifier_builder.build(section)
         self.http_limiter = HTTPLimiter(
             self.limiter,
-            self._identifier_builder.build(section),
+            wiring.NotStarted(repr(self)),
             header_format=self.settings.headers,
             reject_invalid=section.reject_invalid,
         )
@@ -142,17 +159,28 @@ class Fleetlimit(wiring.LimiterLifespan):
         self._tune_gc = tune_gc
         self._exit_stack = contextlib.ExitStack()
 
+    def __repr__(self) -> str:
+        policies = self._policies_path or f"{len(self.policy_file.policy_set.policies)} in code"
+        return f"Fleetlimit(store={self.limiter.store.location!r}, policies={str(policies)!r})"
+
     async def start(self) -> None:
         """Activate the policies, connect to the store and watch the policy file.
 
         An unavailable store is logged and retried. It does not prevent the start.
 
         Raises:
-            ConfigError: The registry has the metrics of another `Fleetlimit` that was not closed.
+            ConfigError: This was started before, and not closed; or the registry has the metrics of
+                another `Fleetlimit` that was not closed.
         """
+        if self._tasks:
+            raise ConfigError(
+                f"{self!r} runs already: a mounted app without a lifespan uses the limiter of the "
+                "app around it; another app needs a Fleetlimit of its own"
+            )
         self.metrics.register()
         self._exit_stack.callback(self.metrics.unregister)
         self.activate_policies()
+        self.warn_of_missing_settings()
         await self.start_background_work()
 
     async def start_background_work(self) -> None:
@@ -182,8 +210,12 @@ class Fleetlimit(wiring.LimiterLifespan):
             task.start()
 
     def activate_policies(self) -> None:
-        """Activate the policies. Warn if limits are per process, or hashed without a secret."""
+        """Activate the policies and the identity; before this, each request is an error."""
         self.limiter.active_policies.replace(self.policy_file.policy_set)
+        self.http_limiter.identifier = self._identifier
+
+    def warn_of_missing_settings(self) -> None:
+        """Log a warning if limits are per process, or identities are hashed without a secret."""
         if not self.limiter.store.shared:
             self._log.warning(
                 "store.not_shared",
@@ -207,6 +239,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         self.limiter.active_policies.replace(policy_file.policy_set)
         # In a thread: many routes and policies take some 100 ms to compare.
         await asyncio.to_thread(self.route_reporter.warn_of_unused, policy_file.policy_set)
+        self.policy_file = policy_file
 
     async def _flush(self) -> None:
         """Log the counts of suppressed lines even when no further event triggers it."""
@@ -217,7 +250,8 @@ class Fleetlimit(wiring.LimiterLifespan):
 
     async def aclose(self) -> None:
         """Stop the background tasks, leave the membership, close the store and flush the logs."""
-        for task in self._tasks:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             await task.stop()
         try:
             await self.limiter.aclose()
@@ -238,14 +272,21 @@ class Fleetlimit(wiring.LimiterLifespan):
     async def __call__(self, app: Any) -> AsyncIterator[dict[str, HTTPLimiter]]:
         """Serve as the lifespan of an app: start, install on the app, and close at the end.
 
-        Under `fleetlimit serve` the limiter of `serve` is used.
+        Under `fleetlimit serve` the limiter of `serve` is used, with the resolver and the observers
+        of this one.
 
         Raises:
-            ConfigError: A dependency of the app names a policy that does not exist.
+            ConfigError: A dependency of the app names a policy that does not exist, or this
+                `Fleetlimit` has arguments that `fleetlimit serve` cannot apply.
         """
         serving = wiring.get_serving_limiter(app)
         if isinstance(serving, Fleetlimit):
-            self._delegate_to(serving)
+            serving.adopt(self._code_arguments)
+            if not wiring.has_limiter(app):
+                # An app inside an opaque one, whose middleware applies policies by their match.
+                serving.install_behind_middleware(app)
+            self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
+            self.metrics, self.top_denied = serving.metrics, serving.top_denied
             yield {wiring.LIMITER_KEY: self.http_limiter}
             return
         async with self:
@@ -269,24 +310,20 @@ class Fleetlimit(wiring.LimiterLifespan):
                 "the app reaches any one of them: run one process per pod and scale by replicas",
             )
 
-    def _delegate_to(self, serving: "Fleetlimit") -> None:
-        active = serving.limiter.active_policies.current.policies
-        ignored = [each.name for each in self.policy_file.policy_set.policies if each not in active]
-        if ignored:
-            self._log.warning(
-                "policies.ignored",
-                policies=ignored,
-                detail="the policies of `fleetlimit serve` are active; name the file with "
-                "FLEETLIMIT_POLICIES",
-            )
-        if self._identifier_builder.resolver is not None:
-            self._log.warning(
-                "resolver.ignored",
-                detail="the app's resolver identifies no caller under `fleetlimit serve`; serve "
-                "the app with uvicorn, or use API keys or tokens",
-            )
-        self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
-        self.metrics = serving.metrics
+    def adopt(self, arguments: CodeArguments) -> None:
+        """Take over the resolver and the observers of a served app's own `Fleetlimit`.
+
+        Raises:
+            ConfigError: There are arguments that cannot be taken over, or that differ from the
+                settings and policies of this limiter.
+        """
+        active = self.limiter.active_policies.current
+        builder = self._identifier_builder
+        arguments.require_adoptable(self.settings, active, builder.resolver)
+        if arguments.resolver is not None:
+            builder.resolver = arguments.resolver
+            self.http_limiter.identifier = builder.build(self.policy_file.identity)
+        self.limiter.add_observers(arguments.observers)
 
     def install(self, app: Starlette) -> None:
         """Make this the limiter of an app and of its mounted apps, and log each route's policies.
@@ -296,10 +333,28 @@ class Fleetlimit(wiring.LimiterLifespan):
         Raises:
             ConfigError: A dependency names a policy that does not exist.
         """
+        self._install(app, match_policies=has_middleware(app))
+
+    def install_behind_middleware(self, app: Starlette) -> None:
+        """Install as `install` does, for an app behind a middleware that it does not have itself.
+
+        Raises:
+            ConfigError: A dependency names a policy that does not exist.
+        """
+        self._install(app, match_policies=True)
+
+    def _install(self, app: Starlette, *, match_policies: bool) -> None:
         wiring.install(app, self.http_limiter)
         self.route_reporter.log_routes(
-            get_app_route_table(app.router), match_policies=has_middleware(app)
+            get_app_route_table(app.router), match_policies=match_policies
         )
+
+
+def _given_settings(settings: Settings | None, store: str | None) -> tuple[str, ...]:
+    """Return the names of the settings that code gives, without policies and replica name."""
+    if settings is None:
+        return ("store",) if store is not None else ()
+    return tuple(name for name in Settings.model_fields if name not in {"policies", "replica"})
 
 
 _default_tasks = TaskSet()
@@ -316,6 +371,7 @@ def open_limiter_from_env() -> HTTPLimiter:
     """
     fleetlimit = Fleetlimit()
     fleetlimit.activate_policies()
+    fleetlimit.warn_of_missing_settings()
     # In an empty context: the limiter outlives the request that opens it.
     _default_tasks.spawn(_keep_open(fleetlimit), context=Context())
     return fleetlimit.http_limiter

@@ -1,11 +1,21 @@
 """Settings of a limiter: arguments first, then `FLEETLIMIT_*` variables, then files of secrets."""
 
 import os
+import re
+from collections.abc import Collection, Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from fleetlimit.errors import ConfigError
 from fleetlimit.identity.identifier import DEFAULT_RESOLVER_TIMEOUT_S
@@ -15,16 +25,63 @@ from fleetlimit.web.ratelimit_headers import HeaderFormat
 
 Seconds = Annotated[float, Field(gt=0, le=3_600)]
 
+_PREFIX: Final = "FLEETLIMIT_"
+_SECRETS_DIR: Final = "FLEETLIMIT_SECRETS_DIR"
+SERVE_SETTINGS: Final = frozenset(
+    {
+        "target",
+        "factory",
+        "host",
+        "port",
+        "admin_host",
+        "admin_port",
+        "admin_token",
+        "shutdown_seconds",
+        "pod",
+        "log_level",
+        "log_format",
+    }
+)
+"""Settings of `fleetlimit serve` alone. In another process their variables are no error."""
+
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_SERVICE_LINK_NAME: Final = re.compile(
+    r".*_SERVICE_(HOST|PORT(_.+)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+)
+_SERVICE_LINK_URL: Final = re.compile(r"(tcp|udp|sctp)://")
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Return whether Kubernetes sets this variable in each pod, for a Service named like ours."""
+    if _SERVICE_LINK_NAME.fullmatch(name):
+        return True
+    # A Service `fleetlimit` has the variable of the setting `port`.
+    return name.endswith("_PORT") and _SERVICE_LINK_URL.match(value) is not None
+
+
+class _Variables(EnvSettingsSource):
+    """Environment variables without the service links of Kubernetes."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the variable's value, or None for a service link."""
+        value, key, is_complex = super().get_field_value(field, field_name)
+        if value is not None and _is_service_link(f"{_PREFIX}{field_name.upper()}", value):
+            value = None
+        return value, key, is_complex
+
 
 class Settings(BaseSettings):
     """Settings that a limiter needs, with or without `fleetlimit serve`.
 
     Each setting may also be a file in the directory `FLEETLIMIT_SECRETS_DIR`, with the name of its
     variable in lower case.
+
+    Raises:
+        ConfigError: A setting is unknown or invalid; the message names its variable.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="FLEETLIMIT_",
+        env_prefix=_PREFIX,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -70,25 +127,53 @@ class Settings(BaseSettings):
         HeaderFormat.DRAFT_11, description="Format of the rate-limit response headers."
     )
 
+    def __init__(self, **given: Any) -> None:
+        # A name with an underscore in front is an option of pydantic-settings.
+        keywords = [name for name in given if not name.startswith("_")]
+        _require_known(keywords, type(self).model_fields, prefix="")
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            messages = [
+                f"{_PREFIX}{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
+                for each in error.errors(include_input=False)
+            ]
+            raise ConfigError("; ".join(messages)) from None
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the settings. An override of None counts as not given.
 
         Raises:
-            ConfigError: A setting is invalid; the message names its variable.
+            ConfigError: A setting is unknown or invalid; the message names its variable.
         """
-        directory = os.environ.get("FLEETLIMIT_SECRETS_DIR")
+        return cls(**{name: value for name, value in overrides.items() if value is not None})
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced by `_Variables`
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - there is no such file
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - made with its directory
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources in the order of precedence.
+
+        Raises:
+            ConfigError: A source has an unknown setting, or there is no directory of secrets.
+        """
+        directory = os.environ.get(_SECRETS_DIR) or None
         if directory and not Path(directory).is_dir():
-            raise ConfigError(f"FLEETLIMIT_SECRETS_DIR: there is no directory {directory}")
-        given = {name: value for name, value in overrides.items() if value is not None}
-        try:
-            return cls(_secrets_dir=directory, **given)
-        except ValidationError as error:
-            messages = [
-                f"FLEETLIMIT_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
-                for each in error.errors(include_input=False)
-            ]
-            raise ConfigError("; ".join(messages)) from None
+            raise ConfigError(f"{_SECRETS_DIR}: there is no directory {directory}")
+        _require_known(_own_variables(), [*_all_settings(), "secrets_dir"], prefix=_PREFIX)
+        if directory:
+            _require_known(_own_files(directory), _all_settings(), prefix=_PREFIX.lower())
+        return (
+            init_settings,
+            _Variables(settings_cls),
+            SecretsSettingsSource(settings_cls, secrets_dir=directory),
+        )
 
     @classmethod
     def merged_with(
@@ -101,8 +186,49 @@ class Settings(BaseSettings):
         """
         if base is None:
             return cls.load(store=store, policies=policies)
-        changes = {"store": store, "policies": Path(policies) if policies else None}
-        return base.model_copy(update={name: each for name, each in changes.items() if each})
+        changes = {"store": store, "policies": Path(policies) if policies is not None else None}
+        return base.model_copy(
+            update={name: each for name, each in changes.items() if each is not None}
+        )
+
+
+def _all_settings() -> list[str]:
+    return [*Settings.model_fields, *sorted(SERVE_SETTINGS)]
+
+
+def _own_variables() -> Iterator[str]:
+    """Yield the names of the variables with our prefix."""
+    for name, value in sorted(os.environ.items()):
+        upper = name.upper()
+        if value and upper.startswith(_PREFIX) and not _is_service_link(upper, value):
+            yield name
+
+
+def _own_files(directory: str) -> Iterator[str]:
+    """Yield the names of the files with our prefix."""
+    for path in sorted(Path(directory).iterdir()):
+        if path.name.upper().startswith(_PREFIX):
+            yield path.name
+
+
+def _require_known(names: Iterable[str], known: Collection[str], *, prefix: str) -> None:
+    """Check that each name is the prefix and a setting.
+
+    Raises:
+        ConfigError: Some are not; the message has the nearest setting of each.
+    """
+    errors = []
+    for name in names:
+        setting = name.lower()[len(prefix) :]
+        if setting in known:
+            continue
+        nearest = prefix + "".join(get_close_matches(setting, known, n=1))
+        if prefix.isupper():
+            nearest = nearest.upper()
+        hint = f"; did you mean {nearest}?" if nearest != prefix else ": remove it"
+        errors.append(f"{name}: there is no such setting{hint}")
+    if errors:
+        raise ConfigError("; ".join(errors))
 
 
 def reveal(value: SecretStr | None) -> str | None:

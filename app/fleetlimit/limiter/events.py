@@ -176,6 +176,11 @@ class EventDispatcher:
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = tuple(observers)
 
+    def add(self, observers: Sequence[Observer]) -> None:
+        """Pass the events from now on to further observers, each of them once."""
+        added = [each for each in observers if not any(each is old for old in self._observers)]
+        self._observers = (*self._observers, *added)
+
     def emit(self, event: Event) -> None:
         """Call all observers; the failure of one is logged and does not affect the others."""
         for observer in self._observers:

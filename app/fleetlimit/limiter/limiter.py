@@ -81,7 +81,8 @@ class Limiter:
         self._local = local
         self._clock = clock or MonotonicClock()
         self._tracer = tracer
-        self.emit: Callable[[Event], None] = EventDispatcher(observers).emit
+        self._dispatcher = EventDispatcher(observers)
+        self.emit: Callable[[Event], None] = self._dispatcher.emit
         self._bucket_events = BucketEvents()
         self.active_policies = ActivePolicies(self.emit, self._bucket_events)
         self._plan_cache = PlanCache(self.key_scheme, self._bucket_events)
@@ -128,6 +129,10 @@ class Limiter:
         await self._breaker.aclose()
         await self.store.aclose()
         await self._local.aclose()
+
+    def add_observers(self, observers: Sequence[Observer]) -> None:
+        """Pass the events from now on to further observers, each of them once."""
+        self._dispatcher.add(observers)
 
     @property
     def breaker_state(self) -> BreakerState:

@@ -29,6 +29,7 @@ from fleetlimit.telemetry import (
     configure_tracing,
 )
 from fleetlimit.version import __version__
+from fleetlimit.web import wiring
 
 
 class _UvicornServer(uvicorn.Server):
@@ -86,7 +87,7 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] 
     )
     async with fleetlimit:
         wrapped = WrappedApp(
-            import_app(settings.target),
+            import_app(settings.target, factory=settings.factory),
             fleetlimit,
             provider,
             trace_parents_per_second=settings.trace_parents_per_second,
@@ -102,7 +103,9 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] 
             settings,
             lifespan="off",
         )
-        await _run_servers(api_server, admin_server, admin_state, on_ready)
+        opaque = wiring.serving_opaque_app(fleetlimit)
+        with opaque if wrapped.opaque else contextlib.nullcontext():
+            await _run_servers(api_server, admin_server, admin_state, on_ready)
     if provider is not None:
         await asyncio.to_thread(provider.shutdown)
 

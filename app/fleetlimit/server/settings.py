@@ -19,6 +19,9 @@ class ServerSettings(Settings):
     """Settings of the server process, read from the same sources."""
 
     target: str = Field("", description="App to serve, as package.module:app; the example app.")
+    factory: bool = Field(
+        default=False, description="Whether the target is a function that creates the app."
+    )
     host: str = Field("0.0.0.0", description="Address of the API.")
     port: Port = Field(8000, description="Port of the API.")
     admin_host: str = Field("0.0.0.0", description="Address of the admin port.")

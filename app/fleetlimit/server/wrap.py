@@ -1,6 +1,7 @@
 """Wrapper of the served app: the limiter's middleware, tracing and the routes of the app."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,14 +26,41 @@ from fleetlimit.web.route_policies import WEBSOCKET
 from fleetlimit.web.route_table import RouteInfo, RouteTable, get_app_route_table, match_route
 
 
-def import_app(target: str) -> ASGIApp:
+def import_app(target: str, *, factory: bool = False) -> ASGIApp:
     """Import `package.module:app`, or create the example app for an empty target.
 
+    Args:
+        target: Name of the app; empty for the example app.
+        factory: Whether the target is a function without arguments that creates the app.
+
     Raises:
-        ConfigError: The module or the app does not exist; the message has the form to write.
+        ConfigError: The module or the app does not exist, or it is no ASGI app; the message has the
+            form to write.
     """
     if not target:
+        if factory:
+            raise ConfigError("--factory has no app: write --factory package.module:create_app")
         return create_app()
+    found = _import(target)
+    if factory:
+        found = _create(found, target)
+    if not _is_asgi_app(found):
+        hint = (
+            "a factory must return one, and not be a coroutine function"
+            if factory
+            else f"write fleetlimit serve --factory {target} if it is a function that creates one"
+        )
+        raise ConfigError(f"{target} is no ASGI app, a callable of scope, receive and send: {hint}")
+    app: ASGIApp = found
+    return app
+
+
+def _import(target: str) -> Any:
+    """Import a callable.
+
+    Raises:
+        ConfigError: The module or the callable does not exist.
+    """
     module, colon, attribute = target.partition(":")
     if not colon or not module or not attribute:
         raise ConfigError(f"{target!r} is not an app: write package.module:app")
@@ -51,8 +79,50 @@ def import_app(target: str) -> ASGIApp:
         found = getattr(found, name, None)
     if not callable(found):
         raise ConfigError(f"{module} has no app named {attribute!r}")
-    app: ASGIApp = found
-    return app
+    return found
+
+
+def _create(factory: Any, target: str) -> Any:
+    """Return what a factory creates.
+
+    Raises:
+        ConfigError: It is an app, or has arguments without a default.
+    """
+    if _is_asgi_app(factory):
+        raise ConfigError(f"{target} is an app and no factory: leave out --factory")
+    if not _accepts(factory):
+        raise ConfigError(
+            f"{target} has arguments without a default: write a factory without arguments"
+        )
+    created = factory()
+    if inspect.iscoroutine(created):
+        created.close()
+    return created
+
+
+def _is_asgi_app(value: Any) -> bool:
+    """Return whether a value is callable with scope, receive and send, as ASGI 3 has it."""
+    if not callable(value) or not _accepts(value, {}, None, None):
+        return False
+    if isinstance(value, type):
+        # The call makes an object, which uvicorn awaits.
+        return hasattr(value, "__await__")
+    call = value if inspect.isroutine(value) else value.__call__
+    # A function that needs no argument may be a factory with options.
+    return inspect.iscoroutinefunction(call) or not _accepts(value)
+
+
+def _accepts(value: Any, *arguments: object) -> bool:
+    """Return whether a callable accepts these arguments; True where Python does not know."""
+    try:
+        signature = inspect.signature(value)
+    except ValueError:
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 class WrappedApp:
@@ -78,13 +148,16 @@ class WrappedApp:
     ) -> None:
         self.fleetlimit = fleetlimit
         self.routes: RouteTable
-        if isinstance(target, Starlette):
+        starlette = _find_starlette(target)
+        self.opaque = starlette is None
+        if starlette is not None:
             # Added to the app's own middleware, so that tracing and CORS apply to rejections.
-            if not has_middleware(target):
-                target.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
-            wiring.set_serving_limiter(target, fleetlimit)
-            fleetlimit.install(target)
-            self.routes = get_app_route_table(target.router)
+            _require_no_other_limiter(starlette)
+            if not has_middleware(starlette):
+                starlette.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
+            wiring.set_serving_limiter(starlette, fleetlimit)
+            fleetlimit.install(starlette)
+            self.routes = get_app_route_table(starlette.router)
             self.app: ASGIApp = target
         else:
             self.routes = PolicyRouteTable(fleetlimit.limiter.active_policies)
@@ -108,6 +181,27 @@ class WrappedApp:
         method = scope.get("method", WEBSOCKET)
         template = match_route(scope, self.routes).template
         return f"{method} {template}".strip(), {"http.route": template} if template else {}
+
+
+def _require_no_other_limiter(app: Starlette) -> None:
+    """Check that the app's middleware takes the limiter that is installed on the app.
+
+    Raises:
+        ConfigError: It was given another one, which is not started.
+    """
+    for each in app.user_middleware:
+        if each.cls is RateLimitMiddleware and each.kwargs.get("http_limiter") is not None:  # type: ignore[comparison-overlap]  # Starlette types factories
+            raise ConfigError(
+                "`fleetlimit serve` has its own limiter: leave http_limiter out of "
+                "RateLimitMiddleware, or serve the app with uvicorn"
+            )
+
+
+def _find_starlette(target: Any) -> Starlette | None:
+    """Return the app of Starlette's that the target is, or that it wraps as its attribute `app`."""
+    while target is not None and not isinstance(target, Starlette):
+        target = getattr(target, "app", None)
+    return target
 
 
 _ANY_PATH = "{path:path}"

@@ -10,12 +10,15 @@ import dis
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from types import FunctionType, ModuleType
+from contextvars import ContextVar
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Host, Mount
+from starlette.routing import BaseRoute, Host, Mount, Router
 
+from fleetlimit.core.subject import Identity
 from fleetlimit.errors import ConfigError
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.route_table import flatten, get_mounted_app
@@ -27,9 +30,9 @@ _OWNER_KEY: Final = "fleetlimit_owns_limiter"
 _SERVING_KEY: Final = "fleetlimit_serving_limiter"
 _PACKAGE: Final = "fleetlimit"
 
-_NOT_STARTED: Final = (
-    "the Fleetlimit of this app was not started: run the app's lifespan, in a test with "
-    "`with TestClient(app)`; a server does not run the lifespan of a mounted app, so write "
+_HOW_TO_START: Final = (
+    "run the app's lifespan, in a test with `with TestClient(app)`; in your own lifespan write "
+    "`async with fleetlimit(app)`; a server does not run the lifespan of a mounted app, so write "
     "`async with fleetlimit(mounted_app)` in the lifespan of the app around it"
 )
 _NOT_WIRED: Final = (
@@ -47,6 +50,37 @@ class LimiterLifespan:
 
     It marks an app as one with its own limiter before the lifespan has run.
     """
+
+
+_opaque_serving_limiter: ContextVar[LimiterLifespan | None] = ContextVar(
+    "fleetlimit_opaque_serving_limiter", default=None
+)
+
+
+class NotStarted:
+    """Identifier of a limiter that was not started: each check raises `ConfigError`.
+
+    A middleware that was given the limiter as an argument would otherwise apply no policies.
+
+    Args:
+        limiter: Description of the limiter.
+    """
+
+    def __init__(self, limiter: str) -> None:
+        self._limiter = limiter
+
+    @property
+    def known_tiers(self) -> None:
+        """None: no caller has been identified."""
+        return None
+
+    async def identify(self, scope: Mapping[str, Any]) -> Identity:  # noqa: ARG002 - as in Identifier
+        """Raise an error with the way to start the limiter.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"{self._limiter} was not started: {_HOW_TO_START}")
 
 
 def install(app: Starlette, http_limiter: HTTPLimiter) -> None:
@@ -73,10 +107,23 @@ def set_serving_limiter(app: Starlette, serving: LimiterLifespan) -> None:
     setattr(app, _SERVING_KEY, serving)
 
 
+@contextlib.contextmanager
+def serving_opaque_app(serving: LimiterLifespan) -> Iterator[None]:
+    """Make a limiter that of `fleetlimit serve` for each lifespan that a task in here runs.
+
+    For an ASGI app in which no app of Starlette's can be seen: a function around one, perhaps.
+    """
+    token = _opaque_serving_limiter.set(serving)
+    try:
+        yield
+    finally:
+        _opaque_serving_limiter.reset(token)
+
+
 def get_serving_limiter(app: Any) -> LimiterLifespan | None:
     """Return the limiter of `fleetlimit serve`; None for an app that it does not serve."""
     found: LimiterLifespan | None = getattr(app, _SERVING_KEY, None)
-    return found
+    return found or _opaque_serving_limiter.get()
 
 
 def find_limiter(scope: Mapping[str, Any]) -> HTTPLimiter | None:
@@ -104,7 +151,12 @@ def get_limiter(scope: Mapping[str, Any]) -> HTTPLimiter:
 
 def has_own_limiter(app: Starlette) -> bool:
     """Return whether a mounted app has a limiter of its own, started or not."""
-    return hasattr(app, _OWNER_KEY) or _uses_limiter(app.router.lifespan_context)
+    return hasattr(app, _OWNER_KEY) or _find_in_lifespan(app.router) is not None
+
+
+def has_limiter(app: Any) -> bool:
+    """Return whether a limiter is installed on an app."""
+    return hasattr(app, LIMITER_KEY)
 
 
 def has_other_limiter(app: Any, http_limiter: HTTPLimiter) -> bool:
@@ -114,17 +166,28 @@ def has_other_limiter(app: Any, http_limiter: HTTPLimiter) -> bool:
 
 
 def _inherited_limiter(scope: Mapping[str, Any], app: Any) -> HTTPLimiter | None:
-    if app is not None and _uses_limiter(app.router.lifespan_context):
-        raise ConfigError(_NOT_STARTED)
+    if app is not None:
+        _require_none_to_start(app.router)
     # The outermost app's lifespan state reaches apps that were mounted after `install`.
     inherited: HTTPLimiter | None = (scope.get("state") or {}).get(LIMITER_KEY)
     if inherited is not None:
         return inherited
     # Starlette leaves the outermost app's router in the scope.
-    router = scope.get("router")
-    if router is not None and _uses_limiter(router.lifespan_context):
-        raise ConfigError(_NOT_STARTED)
+    if (router := scope.get("router")) is not None:
+        _require_none_to_start(router)
     return None
+
+
+def _require_none_to_start(router: Router) -> None:
+    """Check that the lifespan of an app without a limiter does not start one.
+
+    Raises:
+        ConfigError: It does, and has not run.
+    """
+    found = _find_in_lifespan(router)
+    if found is not None:
+        name = found.__name__ if isinstance(found, type) else repr(found)
+        raise ConfigError(f"the {name} of this app was not started: {_HOW_TO_START}")
 
 
 def _apps_sharing_limiter(app: Starlette) -> Iterator[Starlette]:
@@ -146,27 +209,57 @@ def mounted_apps(routes: Sequence[BaseRoute]) -> Iterator[Starlette]:
             yield from mounted_apps(app.routes or ())
 
 
-def _uses_limiter(lifespan: Any) -> bool:
-    """Return whether a lifespan is a `Fleetlimit`, or a function that refers to one.
+def _find_in_lifespan(router: Router) -> Any:
+    """Return the `Fleetlimit` in an app's lifespan, or the class of one; None without.
 
-    An app with more to open writes such a function, and FastAPI's `include_router` makes one of
-    the lifespans of app and router. The search does not find a limiter that the function gets from
-    a call, from a container, or from an import of a module that is not loaded yet.
+    The lifespan may be a `Fleetlimit`, or code of the app that refers to one. FastAPI's
+    `include_router` makes a function of the lifespans of app and router. The search does not find
+    a limiter that a container holds, or that is imported from a module that is not loaded yet.
     """
-    pending, seen = [lifespan], set()
+    # FastAPI has handlers in place of a lifespan, too, and Starlette no longer has them.
+    pending = [router.lifespan_context, *getattr(router, "on_startup", ())]
+    seen: list[Any] = []
     while pending:
         each = pending.pop()
         if _is_limiter(each):
-            return True
-        function = inspect.unwrap(each) if callable(each) else None
-        if not inspect.isfunction(function) or function in seen:
-            continue
-        seen.add(function)
+            return each
+        if not any(each is other for other in seen):
+            seen.append(each)
+            pending += _parts(each)
+    return None
+
+
+_ENTRIES: Final = ("__init__", "__call__", "__enter__", "__aenter__")
+_FRAMEWORKS: Final = frozenset({"contextlib", "fastapi", "starlette"})
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield the values through which a part of a lifespan can reach a limiter."""
+    if isinstance(value, partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, MethodType):
+        yield from (value.__func__, *getattr(value.__self__, "__dict__", {}).values())
+    elif isinstance(value, type):
+        yield from (vars(value)[name] for name in _ENTRIES if name in vars(value))
+    elif inspect.isfunction(value):
+        function = inspect.unwrap(value)
         enclosing = list(_enclosing_values(function))
-        if any(map(_is_limiter, _named_values(function, enclosing))):
-            return True
-        pending += enclosing
-    return False
+        yield from enclosing
+        package = _package_of(function)
+        for each in _named_values(function, enclosing):
+            # The code of other packages does not refer to the app's limiter.
+            if _is_limiter(each) or (package not in _FRAMEWORKS and _package_of(each) == package):
+                yield each
+    elif callable(value) and _package_of(value) not in _FRAMEWORKS:
+        yield from (type(value), *getattr(value, "__dict__", {}).values())
+
+
+def _package_of(value: Any) -> str:
+    """Return the top-level package of a function, of a class, or of an object's class."""
+    if isinstance(value, ModuleType):
+        return ""
+    owner = value if isinstance(value, type | FunctionType) else type(value)
+    return owner.__module__.partition(".")[0]
 
 
 def _is_limiter(value: Any) -> bool:

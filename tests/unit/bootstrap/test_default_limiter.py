@@ -10,7 +10,7 @@ import sys
 import pytest
 from starlette.testclient import TestClient
 
-from fleetlimit import Fleetlimit
+from fleetlimit import ConfigError, Fleetlimit
 from fleetlimit.stores.embedded import EmbeddedValkey
 from support import default_limiter
 from support.default_limiter import app, post
@@ -30,6 +30,17 @@ async def test_default_limiter_logs_one_warning(log: pytest.LogCaptureFixture) -
     warnings = [each.getMessage() for each in log.records if each.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "limits hold within this process only; set FLEETLIMIT_STORE=redis://" in warnings[0]
+
+
+def test_invalid_setting_is_an_error_of_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a lifespan the error that names the variable is the first request's, and no 200."""
+    monkeypatch.setenv("FLEETLIMIT_STROE", "redis://store")
+    client = TestClient(app())
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"FLEETLIMIT_STROE: .* FLEETLIMIT_STORE\?"):
+            client.post("/exports")
+    monkeypatch.delenv("FLEETLIMIT_STROE")
+    assert client.post("/exports").status_code == 200
 
 
 async def test_failure_of_background_work_is_logged(

@@ -225,6 +225,22 @@ def test_invalid_policy_file_prevents_the_start(tmp_path: Path) -> None:
         Fleetlimit(policies=tmp_path / "policies.yaml")
 
 
+def test_invalid_setting_prevents_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `Fleetlimit` that the lifespan makes reads the settings before the first request."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Fleetlimit()(app):
+            yield
+
+    monkeypatch.setenv("FLEETLIMIT_STORE_TIMEOUT", "soon")
+    with (
+        pytest.raises(ConfigError, match="FLEETLIMIT_STORE_TIMEOUT: "),
+        TestClient(FastAPI(lifespan=lifespan)),
+    ):
+        pass
+
+
 def test_arguments_override_settings(tmp_path: Path) -> None:
     """The arguments `store` and `policies` override `settings`."""
     (tmp_path / "policies.yaml").write_text(FILE)
@@ -242,6 +258,25 @@ def test_app_can_be_restarted(valkey: EmbeddedValkey) -> None:
         assert statuses(client, "/orders", 1) == [200]
     with TestClient(app) as client:
         assert statuses(client, "/orders", 2) == [200, 429]
+
+
+def test_fleetlimit_that_runs_is_not_started_again() -> None:
+    """A second start would lose the background tasks of the first; the error says what to write."""
+    fleetlimit = Fleetlimit(policies=TWO_A_DAY)
+    inner = depending()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with fleetlimit(app), fleetlimit(inner):
+            yield
+
+    with (
+        pytest.raises(ConfigError, match="runs already: a mounted app without a lifespan uses the"),
+        TestClient(FastAPI(lifespan=lifespan)),
+    ):
+        pass
+    with TestClient(depending(fleetlimit)) as client:
+        assert statuses(client, "/orders", 3) == [200, 200, 429]
 
 
 def test_memory_store_logs_one_warning(log: pytest.LogCaptureFixture) -> None:

@@ -1,11 +1,13 @@
 """Settings of a limiter and of a server, from arguments, variables and files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from fleetlimit.bootstrap.settings import Settings, reveal
+from fleetlimit import Fleetlimit, PolicySet
+from fleetlimit.bootstrap.settings import SERVE_SETTINGS, Settings, reveal
 from fleetlimit.errors import ConfigError
 from fleetlimit.server.settings import ServerSettings
 from fleetlimit.web.ratelimit_headers import HeaderFormat
@@ -139,6 +141,130 @@ def test_error_names_every_invalid_variable(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("FLEETLIMIT_HEADERS", "french")
     with pytest.raises(ConfigError, match=r"FLEETLIMIT_AUDIT_CALLERS: .*; FLEETLIMIT_HEADERS: "):
         Settings.load()
+
+
+@pytest.mark.parametrize("kind", [Settings, ServerSettings])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("FLEETLIMIT_STROE", "; did you mean FLEETLIMIT_STORE?"),
+        ("fleetlimit_key_sekret", "; did you mean FLEETLIMIT_KEY_SECRET?"),
+        ("FLEETLIMIT_ADMIN_TOKN", "; did you mean FLEETLIMIT_ADMIN_TOKEN?"),
+        ("FLEETLIMIT_SECRET_DIR", "; did you mean FLEETLIMIT_SECRETS_DIR?"),
+        ("FLEETLIMIT_QQQQQQQ", ": remove it"),
+    ],
+)
+def test_unknown_variable_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Settings], name: str, hint: str
+) -> None:
+    """A misspelt variable never means the default of the setting."""
+    monkeypatch.setenv(name, "s3cret")
+    with pytest.raises(ConfigError) as raised:
+        kind.load()
+    assert str(raised.value) == f"{name}: there is no such setting{hint}"
+
+
+def test_every_unknown_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One error names all unknown variables; an empty one counts as unset."""
+    monkeypatch.setenv("FLEETLIMIT_STROE", "a")
+    monkeypatch.setenv("FLEETLIMIT_HEADER", "b")
+    monkeypatch.setenv("FLEETLIMIT_POLICY", "")
+    with pytest.raises(
+        ConfigError, match=r"FLEETLIMIT_HEADER: .* FLEETLIMIT_HEADERS\?; FLEETLIMIT_STROE: "
+    ) as raised:
+        Settings.load()
+    assert "FLEETLIMIT_POLICY:" not in str(raised.value)
+
+
+def test_unknown_file_of_secrets_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file with our prefix must have the name of a setting; other files are not ours."""
+    (tmp_path / "fleetlimit_store_pasword").write_text("s3cret")
+    (tmp_path / "tls.crt").touch()
+    monkeypatch.setenv("FLEETLIMIT_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"fleetlimit_store_pasword: .* did you mean fleetlimit_store_password\?$"
+    ):
+        Settings.load()
+
+
+@pytest.mark.parametrize("make", [Settings, Settings.load, ServerSettings, ServerSettings.load])
+def test_unknown_keyword_is_an_error(make: Callable[..., Settings]) -> None:
+    """A misspelt keyword of the settings in code is an error, too."""
+    with pytest.raises(
+        ConfigError, match=r"^stroe: there is no such setting; did you mean store\?$"
+    ):
+        make(stroe="redis://store")
+
+
+def test_keyword_of_serve_is_unknown_to_the_library() -> None:
+    """The variables of `serve` may be set for an app; its keywords have no effect there."""
+    with pytest.raises(ConfigError, match=r"^admin_port: there is no such setting"):
+        Settings.load(admin_port=1)
+
+
+def test_error_of_the_constructor_names_the_setting() -> None:
+    """`Settings(...)` raises the same error as `Settings.load(...)`."""
+    with pytest.raises(ConfigError, match=r"^FLEETLIMIT_STORE_TIMEOUT: "):
+        Settings(store_timeout=0)
+
+
+def test_constructor_reads_files_of_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`Settings(...)` has the sources of `Settings.load(...)`."""
+    (tmp_path / "fleetlimit_store").write_text("redis://store")
+    monkeypatch.setenv("FLEETLIMIT_SECRETS_DIR", str(tmp_path))
+    assert Settings().store == "redis://store"
+
+
+SERVICE_LINKS = {
+    "FLEETLIMIT_SERVICE_HOST": "10.96.0.10",
+    "FLEETLIMIT_SERVICE_PORT": "80",
+    "FLEETLIMIT_SERVICE_PORT_HTTP": "80",
+    "FLEETLIMIT_PORT": "tcp://10.96.0.10:80",
+    "FLEETLIMIT_PORT_80_TCP": "tcp://10.96.0.10:80",
+    "FLEETLIMIT_PORT_80_TCP_PROTO": "tcp",
+    "FLEETLIMIT_PORT_80_TCP_PORT": "80",
+    "FLEETLIMIT_PORT_80_TCP_ADDR": "10.96.0.10",
+    "FLEETLIMIT_ADMIN_PORT": "tcp://[fd00::a]:9090",
+    "FLEETLIMIT_ADMIN_PORT_9090_TCP": "tcp://[fd00::a]:9090",
+    "FLEETLIMIT_VALKEY_SERVICE_HOST": "10.96.0.11",
+    "FLEETLIMIT_VALKEY_PORT": "udp://10.96.0.11:6379",
+    "FLEETLIMIT_STORE_SERVICE_PORT_VALKEY": "6379",
+    "FLEETLIMIT_STORE_PORT_6379_UDP_ADDR": "10.96.0.11",
+}
+"""Variables that Kubernetes sets in each pod beside Services named `fleetlimit`,
+`fleetlimit-admin`, `fleetlimit-valkey` and `fleetlimit-store`."""
+
+
+def test_service_links_of_kubernetes_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Service with a name like ours neither fails an app nor sets a port of `serve`."""
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name, value)
+    assert Settings.load() == Settings.model_construct()
+    served = ServerSettings.load()
+    assert (served.port, served.admin_port, served.store) == (8000, 9090, "memory://")
+
+
+def test_library_ignores_settings_of_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that only `serve` reads cannot fail an app, even with an invalid value."""
+    for name in SERVE_SETTINGS:
+        monkeypatch.setenv(f"FLEETLIMIT_{name.upper()}", "s3cret")
+    assert Fleetlimit(policies=PolicySet()).settings == Settings.model_construct()
+
+
+def test_serve_settings_are_those_of_the_server() -> None:
+    """The library knows the name of each setting that it leaves to `serve`."""
+    assert set(ServerSettings.model_fields) - set(Settings.model_fields) == SERVE_SETTINGS
+
+
+@pytest.mark.parametrize("given", [None, Settings.model_construct()])
+def test_empty_store_is_an_error(given: Settings | None) -> None:
+    """An empty URL, perhaps of an unset variable of the app's own, does not mean the default."""
+    with pytest.raises(ConfigError, match="FLEETLIMIT_STORE: "):
+        Fleetlimit(store="", settings=given)
 
 
 def test_reveal_returns_none_for_an_empty_secret() -> None:

@@ -26,6 +26,19 @@ class FailingObserver:
         raise RuntimeError(str(event))
 
 
+async def test_observer_is_added_once() -> None:
+    """An observer that is added receives each event from then on once, after the first ones."""
+    first, later = Recorder(), Recorder()
+    limiter = Limiter(MemoryStore(), local=MemoryStore(), observers=[first])
+    limiter.emit(StoreStateLost())
+    for _ in range(2):
+        limiter.add_observers([later, first])
+    limiter.emit(StoreStateLost())
+    assert first.events.entries == [StoreStateLost()] * 2
+    assert later.events.entries == [StoreStateLost()]
+    await limiter.aclose()
+
+
 async def test_dispatcher_isolates_a_failing_observer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -1,25 +1,44 @@
 """Import of the served app, and its wrapper."""
 
+import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from fastapi import Depends, FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fleetlimit import ConfigError, Fleetlimit, Policy, PolicyLimit, PolicySet, RateLimitMiddleware
+from fleetlimit import (
+    CheckDecided,
+    ConfigError,
+    Event,
+    Fleetlimit,
+    Policy,
+    PolicyLimit,
+    PolicySet,
+    Principal,
+    RateLimitMiddleware,
+    Settings,
+)
 from fleetlimit.core.policy import Match
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.core.subject import Principal
+from fleetlimit.policy_file import IdentitySection, PolicyFile
 from fleetlimit.server.wrap import WrappedApp, import_app
+from fleetlimit.testing import ManualClock
+from fleetlimit.web.wiring import serving_opaque_app
 
 
 def policy(name: str, rate: str, *routes: str) -> Policy:
@@ -59,11 +78,18 @@ def test_empty_target_is_the_example_app() -> None:
     assert app.title == "Fleetlimit"
 
 
+def test_factory_without_a_target_is_an_error() -> None:
+    """The option does not mean the example app."""
+    with pytest.raises(ConfigError, match="write --factory package"):
+        import_app("", factory=True)
+
+
 @pytest.mark.parametrize("attribute", ["app", "made.app"])
 def test_import_app_finds_modules_of_the_working_directory(modules: Path, attribute: str) -> None:
     """The working directory is on the import path, as with uvicorn."""
     (modules / "target_a.py").write_text(
-        "class made:\n    @staticmethod\n    def app(): ...\napp = made.app\n"
+        "class made:\n    @staticmethod\n    async def app(scope, receive, send): ...\n"
+        "app = made.app\n"
     )
     assert callable(import_app(f"target_a:{attribute}"))
     assert callable(import_app(f"target_a:{attribute}"))
@@ -91,6 +117,102 @@ def test_import_app_rejects_a_missing_app(modules: Path, attribute: str) -> None
     (modules / "target_c.py").write_text("app = 7\n")
     with pytest.raises(ConfigError, match=f"target_c has no app named '{attribute}'"):
         import_app(f"target_c:{attribute}")
+
+
+CALLABLES = """
+import functools
+from fastapi import FastAPI
+
+app = FastAPI()
+
+def create_app(): return app
+def create_with_options(debug=False, title="", version=""): return app
+def create_anything(*args, **kwargs): return app
+def create_with_argument(settings): return app
+async def create_later(): return app
+def create_nothing(): return None
+
+async def function(scope, receive, send): ...
+def plain_function(scope, receive, send): return function(scope, receive, send)
+async def any_arguments(*args): ...
+def two_calls(scope): return function
+
+class Instance:
+    async def __call__(self, scope, receive, send): ...
+    async def method(self, scope, receive, send): ...
+
+instance = Instance()
+method = instance.method
+part = functools.partial(Instance.method, instance)
+
+class Awaited:
+    def __init__(self, scope, receive, send): ...
+    def __await__(self): yield
+
+partial_factory = functools.partial(create_with_argument, None)
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["app", "function", "plain_function", "any_arguments", "instance", "method", "part", "Awaited"],
+)
+def test_import_app_accepts_each_kind_of_asgi_app(modules: Path, name: str) -> None:
+    """Functions, objects, methods and awaitable classes are ASGI apps, and no factories."""
+    (modules / "target_e.py").write_text(CALLABLES)
+    assert import_app(f"target_e:{name}") is getattr(sys.modules["target_e"], name)
+    with pytest.raises(ConfigError, match=f"target_e:{name} is an app and no factory: leave out"):
+        import_app(f"target_e:{name}", factory=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "create_app",
+        "create_with_options",
+        "create_anything",
+        "create_with_argument",
+        "create_later",
+        "create_nothing",
+        "two_calls",
+        "Instance",
+        "FastAPI",
+        "partial_factory",
+    ],
+)
+def test_import_app_rejects_what_is_no_asgi_app(modules: Path, name: str) -> None:
+    """A factory is refused at start, with the option to write."""
+    (modules / "target_e.py").write_text(CALLABLES)
+    with pytest.raises(
+        ConfigError, match=f"target_e:{name} is no ASGI app.*serve --factory target_e:{name}"
+    ):
+        import_app(f"target_e:{name}")
+
+
+@pytest.mark.parametrize(
+    "name", ["create_app", "create_with_options", "create_anything", "partial_factory", "FastAPI"]
+)
+def test_import_app_calls_a_factory(modules: Path, name: str) -> None:
+    """With `--factory` the target creates the app."""
+    (modules / "target_e.py").write_text(CALLABLES)
+    assert isinstance(import_app(f"target_e:{name}", factory=True), FastAPI)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("create_with_argument", "has arguments without a default: write a factory without"),
+        ("create_later", "is no ASGI app.*: a factory must return one, and not be a coroutine"),
+        ("create_nothing", "is no ASGI app.*: a factory must return one"),
+    ],
+)
+def test_import_app_rejects_a_factory_without_an_app(
+    modules: Path, name: str, message: str
+) -> None:
+    """A factory that cannot be called, or that creates no ASGI app, is refused at start."""
+    (modules / "target_e.py").write_text(CALLABLES)
+    with pytest.raises(ConfigError, match=f"target_e:{name} {message}"):
+        import_app(f"target_e:{name}", factory=True)
 
 
 def test_import_app_keeps_the_errors_of_the_module(modules: Path) -> None:
@@ -139,36 +261,180 @@ def test_missing_policy_is_an_error() -> None:
         WrappedApp(app, enforced())
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_own_fleetlimit_delegates_to_serve(log: pytest.LogCaptureFixture, same: bool) -> None:  # noqa: FBT001 - a case
-    """The app's `Fleetlimit` delegates to that of `serve`; ignored policies are logged."""
-    orders = policy("orders", "2/day")
-    own = Fleetlimit(policies=PolicySet([orders if same else policy("orders", "9/day")]))
+ORDERS = policy("orders", "2/day")
+
+
+def served_with(own: Fleetlimit, fleetlimit: Fleetlimit) -> FastAPI:
+    """Return an app with its own `Fleetlimit` behind that of `serve`."""
     app = FastAPI(lifespan=own)
     app.add_api_route("/", lambda: None, dependencies=[Depends(PolicyLimit("orders"))])
-    fleetlimit = enforced(orders)
-    wrapped = WrappedApp(app, fleetlimit)
-    with TestClient(wrapped.app) as client:
-        assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
-        assert own.limiter is fleetlimit.limiter
-        assert b'fleetlimit_checks_total{outcome="denied"} 1.0' in own.metrics.render()[0]
-    assert bool([line for line in log.messages if "policies.ignored" in line]) is not same
+    WrappedApp(app, fleetlimit)
+    return app
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_resolver_that_serve_ignores_is_warned_about(
-    log: pytest.LogCaptureFixture,
-    given: bool,  # noqa: FBT001 - a case
+async def resolve_x_caller(connection: HTTPConnection) -> Principal | None:
+    name = connection.headers.get("x-caller")
+    return Principal(name) if name else None
+
+
+class Recorder:
+    """Observer that records decisions."""
+
+    def __init__(self) -> None:
+        self.decisions: list[Event] = []
+
+    def on_event(self, event: Event) -> None:
+        """Record a decision."""
+        if isinstance(event, CheckDecided):
+            self.decisions.append(event)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_serve_adopts_the_apps_own_fleetlimit(*, inside: bool) -> None:
+    """Its resolver and observers apply, and it has the limiter and the metrics of `serve`."""
+    recorder = Recorder()
+    own = Fleetlimit(policies=PolicySet([ORDERS]), resolver=resolve_x_caller, observers=[recorder])
+    fleetlimit = enforced(ORDERS)
+    app = served_with(own, fleetlimit)
+    if inside:
+
+        @contextlib.asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+            async with own(app):
+                yield
+
+        app.router.lifespan_context = lifespan
+    # A second start, as in tests of an app, adds no observer twice.
+    for _ in range(2):
+        with TestClient(app) as client:
+            assert client.get("/").status_code == 200
+    with TestClient(app) as client:
+        for name in ("ann", "bob"):
+            headers = {"x-caller": name}
+            assert [client.get("/", headers=headers).status_code for _ in range(3)] == [
+                *([200] * 2),
+                429,
+            ]
+    assert (own.limiter, own.metrics) == (fleetlimit.limiter, fleetlimit.metrics)
+    assert own.top_denied is fleetlimit.top_denied
+    assert len(recorder.decisions) == 8
+
+
+async def adopted(fleetlimit: Fleetlimit, own: Fleetlimit) -> None:
+    """Run the lifespan of an app with its own `Fleetlimit` behind that of `serve`."""
+    app = served_with(own, fleetlimit)
+    async with app.router.lifespan_context(app):
+        pass
+
+
+async def test_reload_keeps_the_adopted_resolver() -> None:
+    """A reload of the policy file builds the identity with the resolver of the app."""
+    fleetlimit = enforced(ORDERS)
+    await adopted(fleetlimit, Fleetlimit(resolver=resolve_x_caller))
+    await fleetlimit._on_reload(PolicyFile(PolicySet([ORDERS]), IdentitySection()))
+    identity = await fleetlimit.http_limiter.identifier.identify(
+        {"type": "http", "headers": [(b"x-caller", b"ann")], "client": ("192.0.2.1", 1)}
+    )
+    assert identity.principal == Principal("ann")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"registry": CollectorRegistry()}, "has its own registry: leave it out"),
+        ({"tracer": object(), "clock": ManualClock()}, "has its own tracer, clock: leave it out"),
+        ({"store": "redis://elsewhere"}, "set FLEETLIMIT_STORE to the same value"),
+        (
+            {"settings": Settings(key_prefix="own", min_replicas=2)},
+            "set FLEETLIMIT_KEY_PREFIX, FLEETLIMIT_MIN_REPLICAS to the same value",
+        ),
+        (
+            {"policies": PolicySet([policy("orders", "9/day")])},
+            "the policies of code .* are not those of `fleetlimit serve`: name their file with",
+        ),
+    ],
+)
+def test_argument_that_serve_cannot_adopt_is_an_error(
+    arguments: dict[str, Any], message: str
 ) -> None:
-    """The resolver of the app's own `Fleetlimit` is not used by that of `serve`."""
+    """What `serve` cannot take over from the app's `Fleetlimit` prevents the start."""
+    app = served_with(Fleetlimit(**arguments), enforced(ORDERS))
+    with pytest.raises(ConfigError, match=message), TestClient(app):
+        pass
 
-    async def resolver(_connection: HTTPConnection) -> Principal | None:
+
+@pytest.mark.parametrize("same", [True, False])
+def test_policy_file_of_the_app_must_be_that_of_serve(tmp_path: Path, *, same: bool) -> None:
+    """A file with another text prevents the start, even with the same policies."""
+    text = "version: 1\npolicies: [{name: orders, limits: [{rate: 2/day}]}]\n"
+    (tmp_path / "own.yaml").write_text(text if same else f"{text}identity: {{ipv6_prefix: 56}}\n")
+    (tmp_path / "serve.yaml").write_text(text)
+    fleetlimit = Fleetlimit(policies=tmp_path / "serve.yaml")
+    fleetlimit.activate_policies()
+    app = served_with(Fleetlimit(policies=tmp_path / "own.yaml"), fleetlimit)
+    error = pytest.raises(ConfigError, match=r"policies of .*own\.yaml in the app's Fleetlimit")
+    with contextlib.nullcontext() if same else error, TestClient(app) as client:
+        assert client.get("/").status_code == 200
+
+
+def test_middleware_with_another_limiter_is_an_error() -> None:
+    """A limiter that the app gives to its middleware is never started under `serve`."""
+    app = FastAPI()
+    app.add_middleware(RateLimitMiddleware, http_limiter=Fleetlimit().http_limiter)
+    with pytest.raises(ConfigError, match="leave http_limiter out of RateLimitMiddleware"):
+        WrappedApp(app, enforced(ORDERS))
+
+
+async def test_second_resolver_is_an_error() -> None:
+    """One limiter has one resolver."""
+    fleetlimit = enforced(ORDERS)
+    await adopted(fleetlimit, Fleetlimit(resolver=resolve_x_caller))
+
+    async def another(_connection: HTTPConnection) -> Principal | None:
         return None
 
-    app = FastAPI(lifespan=Fleetlimit(resolver=resolver if given else None))
-    with TestClient(WrappedApp(app, enforced()).app):
-        pass
-    assert bool([line for line in log.messages if "resolver.ignored" in line]) is given
+    with pytest.raises(ConfigError, match="two Fleetlimits of the app have a resolver"):
+        await adopted(fleetlimit, Fleetlimit(resolver=another))
+
+
+@pytest.mark.parametrize("middleware", [True, False])
+def test_wrapped_app_inside_another_asgi_app_has_one_limiter(*, middleware: bool) -> None:
+    """The app inside is found, with its routes, and delegates to `serve`."""
+    own, fleetlimit = Fleetlimit(), enforced(ORDERS, policy("items", "1/day", "/items/{item_id}"))
+    app = FastAPI(lifespan=own)
+    if middleware:
+        app.add_middleware(RateLimitMiddleware)
+    app.add_api_route("/", lambda: None, dependencies=[Depends(PolicyLimit("orders"))])
+    app.add_api_route("/items/{item_id}", lambda: None)
+    wrapped = WrappedApp(CORSMiddleware(GZipMiddleware(app), allow_origins=["*"]), fleetlimit)
+    with TestClient(wrapped.app) as client:
+        assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
+        rejected = [client.get("/items/1", headers={"origin": "https://a.b"}) for _ in range(2)][1]
+        assert rejected.status_code == 429
+        assert rejected.headers["access-control-allow-origin"] == "*"
+    assert own.limiter is fleetlimit.limiter
+    assert [each.template for each in wrapped.routes.routes if "items" in each.template] == [
+        "/items/{item_id}"
+    ]
+
+
+async def test_app_inside_an_opaque_asgi_app_has_one_limiter() -> None:
+    """An app that cannot be seen from outside delegates to `serve` when its lifespan runs."""
+    own, fleetlimit = Fleetlimit(), enforced(ORDERS)
+    app = FastAPI(lifespan=own)
+    app.add_api_route("/", lambda: None, dependencies=[Depends(PolicyLimit("orders"))])
+
+    async def around(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+
+    wrapped = WrappedApp(around, fleetlimit)
+    assert wrapped.opaque
+    with serving_opaque_app(fleetlimit):
+        async with app.router.lifespan_context(app):
+            assert own.limiter is fleetlimit.limiter
+            transport = httpx.ASGITransport(wrapped.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                assert [(await client.get("/")).status_code for _ in range(3)] == [200, 200, 429]
 
 
 @pytest.mark.parametrize("kind", ["fastapi", "starlette", "plain"])

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +26,7 @@ from fleetlimit.web.wiring import LIMITER_KEY, LimiterLifespan
 from support.limiter import rate_policy
 from support.web import LimiterBench, parse_limits
 
-NOT_STARTED = "the Fleetlimit of this app was not started: run the app's lifespan"
+NOT_STARTED = "the .* of this app was not started: run the app's lifespan"
 
 
 class BenchLifespan(LimiterLifespan):
@@ -184,6 +186,76 @@ def in_an_enclosing_variable() -> FastAPI:
     return limited_app(lifespan)
 
 
+def make_limiter() -> Fleetlimit:
+    return Fleetlimit(policies=PolicySet())
+
+
+def indirectly() -> Fleetlimit:
+    return make_limiter()
+
+
+def by_a_function_of_the_app() -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with indirectly()(app):
+            yield
+
+    return limited_app(lifespan)
+
+
+class Resources:
+    """Resources of an app, its limiter among them."""
+
+    def __init__(self) -> None:
+        self.limiter = make_limiter()
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Run the limiter."""
+        async with self.limiter(app):
+            yield
+
+    __call__ = lifespan
+
+
+def by_a_class_of_the_app() -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Resources().limiter(app):
+            yield
+
+    return limited_app(lifespan)
+
+
+def by_a_method() -> FastAPI:
+    return limited_app(Resources().lifespan)
+
+
+def by_a_callable_object() -> FastAPI:
+    return limited_app(Resources())
+
+
+def by_a_partial_function() -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(limiter: Any, app: FastAPI) -> AsyncIterator[None]:
+        async with limiter(app):
+            yield
+
+    return limited_app(partial(lifespan, make_limiter()))
+
+
+def by_a_startup_handler() -> FastAPI:
+    limiter = make_limiter()
+
+    async def start() -> None:
+        await limiter.start()
+        limiter.install(app)
+
+    app = FastAPI(on_startup=[start], on_shutdown=[limiter.aclose])
+    app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
+    return app
+
+
 MODULE_LIMITER = BenchLifespan(LimiterBench())
 
 
@@ -209,6 +281,12 @@ def in_a_variable_of_the_module() -> FastAPI:
         by_an_import_in_the_lifespan,
         by_an_import_around_the_lifespan,
         in_an_enclosing_variable,
+        by_a_function_of_the_app,
+        by_a_class_of_the_app,
+        by_a_method,
+        by_a_callable_object,
+        by_a_partial_function,
+        by_a_startup_handler,
     ],
 )
 def test_default_limiter_never_replaces_a_fleetlimit(
@@ -221,6 +299,36 @@ def test_default_limiter_never_replaces_a_fleetlimit(
     with TestClient(app) as client:
         assert statuses(client, "/items") == [200, 429]
     assert not opened
+
+
+@pytest.mark.parametrize("middleware", [True, False])
+def test_error_names_the_fleetlimit_that_was_not_started(
+    tmp_path: Path, *, middleware: bool
+) -> None:
+    """The error has the policy file of the `Fleetlimit`, and the way to start it."""
+    path = tmp_path / "policies.yaml"
+    path.write_text("version: 1\npolicies: [{name: default, limits: [{rate: 2/minute}]}]\n")
+    app = limited_app(Fleetlimit(policies=path))
+    if middleware:
+        app.add_middleware(RateLimitMiddleware)
+    with pytest.raises(ConfigError, match=r"policies='.*policies\.yaml'\) of this app was not st"):
+        TestClient(app).get("/items")
+
+
+def test_limiter_of_an_argument_that_was_not_started_is_an_error() -> None:
+    """A middleware that is given a limiter without its lifespan never lets requests through."""
+    policies = PolicySet([rate_policy("default", "2/minute")])
+    fleetlimit = Fleetlimit(policies=policies)
+    app = RateLimitMiddleware(FastAPI(), http_limiter=fleetlimit.http_limiter)
+    inner = FastAPI()
+    inner.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
+    for each in (app, inner):
+        with pytest.raises(
+            ConfigError, match=r"policies='1 in code'\) was not started: run the app's lifespan"
+        ):
+            TestClient(each).get("/")
+    fleetlimit.activate_policies()
+    assert statuses(TestClient(app), "/", 3) == [404, 404, 429]
 
 
 def test_default_limiter_where_the_lifespan_has_no_limiter(opened: list[LimiterBench]) -> None:
@@ -331,6 +439,22 @@ def test_mounted_app_whose_limiter_was_not_started_is_an_error() -> None:
         pytest.raises(ConfigError, match=r"`async with fleetlimit\(mounted_app\)`"),
     ):
         client.get("/sub/items")
+
+
+@pytest.mark.parametrize(
+    "make_inner", [by_a_function_of_the_app, by_a_method, by_a_startup_handler]
+)
+def test_outer_lifespan_state_never_hides_a_mounted_apps_limiter(
+    make_inner: Callable[[], FastAPI],
+) -> None:
+    """A mounted app whose `Fleetlimit` is hard to see does not get the outer app's in its place."""
+    outer = FastAPI(lifespan=Fleetlimit(policies=PolicySet()))
+    outer.mount("/sub", make_inner())
+    with TestClient(outer) as client:
+        outer.mount("/late", make_inner())
+        for path in ("/sub/items", "/late/items"):
+            with pytest.raises(ConfigError, match=NOT_STARTED):
+                client.get(path)
 
 
 def test_outer_middleware_leaves_limits_of_a_mounted_app_to_its_limiter() -> None:

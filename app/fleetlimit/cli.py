@@ -141,7 +141,7 @@ def _check_routes(file: Path, target: str) -> None:
         )
     fleetlimit = Fleetlimit(policies=file, settings=Settings(store="memory://"))
     policy_set = fleetlimit.policy_file.policy_set
-    fleetlimit.limiter.active_policies.replace(policy_set)
+    fleetlimit.activate_policies()
     # The middleware that an app lacks is added by `fleetlimit serve`.
     routes = get_app_route_table(app.router)
     fleetlimit.route_reporter.add_routes(routes, match_policies=True)

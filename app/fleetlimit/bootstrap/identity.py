@@ -87,7 +87,7 @@ class IdentifierBuilder:
         jwt = _rebuild(self._jwt, (section.jwt, keys), lambda: _jwt(section.jwt, keys.part))
         identifier = _rebuild(
             self._identifier,
-            (addresses, api_keys, jwt),
+            (addresses, api_keys, jwt, self.resolver),
             lambda: RequestIdentifier(
                 addresses.part,
                 api_keys=api_keys.part,

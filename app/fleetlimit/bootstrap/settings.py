@@ -40,6 +40,7 @@ SERVE_SETTINGS: Final = frozenset(
         "pod",
         "log_level",
         "log_format",
+        "trace_parents_per_second",
     }
 )
 """Settings of `fleetlimit serve` alone. In another process their variables are no error."""

@@ -288,7 +288,7 @@ def test_repr_is_the_call_that_makes_a_limit(limit: RateLimitDependency, text: s
     ("rate", "options", "fix"),
     [
         ("5 a minute", {}, "write 100/second, 100/minute"),
-        ("0/minute", {}, "needs at least 1"),
+        ("0/minute", {}, "write numbers from 1"),
         ("5/minute", {"algorithm": "gcra"}, "write one of token_bucket, fixed_w"),
         ("5/minute", {"algorithm": "concurrency"}, r"write ConcurrencyLimit\(10\)"),
         ("5/minute", {"burst": 0}, "a burst must be from 1"),

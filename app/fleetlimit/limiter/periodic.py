@@ -55,8 +55,11 @@ class PeriodicTask:
         return self._task is not None
 
     def start(self) -> None:
-        """Start the task, unless it is running."""
-        if self._task is None:
+        """Start the task, unless it is running in an event loop that is not closed.
+
+        Starlette's `TestClient` without a lifespan runs each request in its own event loop.
+        """
+        if self._task is None or self._task.get_loop().is_closed():
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
@@ -89,7 +92,7 @@ class PeriodicTask:
             Whether the task was running.
         """
         task, self._task = self._task, None
-        if task is None:
+        if task is None or task.get_loop().is_closed():
             return False
         task.cancel()
         _, pending = await asyncio.wait({task}, timeout=self._stop_seconds)

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 from opentelemetry import trace
 from redis.exceptions import AskError, NoScriptError, ReadOnlyError, TryAgainError
 
-from fleetlimit.errors import StoreUnavailable
+from fleetlimit.errors import StoreError, StoreUnavailable
 from fleetlimit.stores.redis.client import Client, Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
+from fleetlimit.stores.redis.errors import to_store_error
 from fleetlimit.stores.redis.scripts import (
     Script,
     ScriptCall,
@@ -288,6 +289,8 @@ class CommandBatcher:
     def _distribute(self, sent: InFlightBatch, replies: list[Any]) -> None:
         """Complete calls with their replies, and resend the calls that the server did not run."""
         missing, moved = [], []
+        # Equal errors of a pipeline are one object, which the breaker counts as one failure.
+        errors: dict[str, StoreError] = {}
         for command, reply in zip(sent.commands, replies, strict=True):
             for call, part in command.split(reply):
                 if not isinstance(part, Exception):
@@ -298,7 +301,7 @@ class CommandBatcher:
                 elif isinstance(part, (AskError, TryAgainError)):
                     moved.append(call)
                 else:
-                    call.fail(part)
+                    call.fail(errors.setdefault(str(part), to_store_error(part)))
                     if isinstance(part, ReadOnlyError):
                         # The server became a replica: its host name may lead to a new primary.
                         self._connections.close()
@@ -323,6 +326,8 @@ class CommandBatcher:
         # Also fail the queued calls: they would only time out in turn.
         batch += self._queue
         self._queue.clear()
+        # One object for all calls: the circuit breaker counts it as one failure.
+        error = to_store_error(error)
         for call in batch:
             call.fail(error)
         self._start_relocation()

@@ -60,7 +60,18 @@ async def test_broken_connection_fails_every_call_on_it() -> None:
     batcher = batcher_for(client)
     answers = await asyncio.gather(*(call(batcher, 1) for _ in range(3)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+    assert len(set(answers)) == 1, "the breaker counts one object as one failure"
     assert await call(batcher, "again") == "again"
+
+
+async def test_equal_error_replies_of_a_pipeline_are_one_failure() -> None:
+    """The calls of a pipeline to a read-only server raise one object; another error is another."""
+    client = FakeServer()
+    client.reply_to = lambda command: ReadOnlyError(f"READONLY {command[3]}")
+    batcher = batcher_for(client)
+    answers = await asyncio.gather(*(call(batcher, key) for key in "aaab"), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreRejected] * 4
+    assert len(set(answers)) == 2
 
 
 async def test_missing_reply_is_a_timeout() -> None:

@@ -55,6 +55,7 @@ class ScriptCall:
         args: ARGV.
         future: Future of the result.
         decode: Converts the script's raw reply to the result type.
+        made_at_tick: Number of the batcher's timer tick at which the call was made.
     """
 
     script: Script
@@ -62,6 +63,7 @@ class ScriptCall:
     args: list[Any]
     future: asyncio.Future[Any]
     decode: Callable[[Any], Any]
+    made_at_tick: int = 0
 
     def complete(self, reply: Any) -> None:
         """Set the result, unless the caller was cancelled."""

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from opentelemetry import trace
 from redis.exceptions import AskError, NoScriptError, ReadOnlyError, TryAgainError
 
-from fleetlimit.errors import StoreError, StoreUnavailable
+from fleetlimit.errors import ConfigError, StoreError, StoreUnavailable
 from fleetlimit.stores.redis.client import Client, Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
 from fleetlimit.stores.redis.errors import to_store_error
@@ -126,6 +126,9 @@ class CommandBatcher:
             args: ARGV.
             decode: Converts the script's raw reply to the result type; raises `TypeError`,
                 `ValueError` or `AttributeError` for an invalid reply.
+
+        Raises:
+            ConfigError: Another event loop, which is running, uses this batcher.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -155,10 +158,27 @@ class CommandBatcher:
         future.add_done_callback(end)
 
     def _bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Use another event loop, and drop all calls of the previous one.
+        """Use another event loop in place of one that has ended, and fail the calls left there.
 
-        Starlette's `TestClient` runs each request in its own loop.
+        Starlette's `TestClient` without a lifespan runs each request in its own event loop.
+
+        Raises:
+            ConfigError: The previous event loop is running, in another thread.
         """
+        previous = self._loop
+        if previous is not None and previous.is_running():
+            raise ConfigError(
+                "this limiter belongs to the event loop that started it, which is running in "
+                "another thread: call it there, with asyncio.run_coroutine_threadsafe, or create "
+                "a Fleetlimit for this event loop"
+            )
+        if previous is not None and not previous.is_closed():
+            error = StoreUnavailable("the event loop of the call has ended", kind="connection")
+            for call in [
+                *self._queue,
+                *(call for batch in self._in_flight for call in batch.batch),
+            ]:
+                call.fail(error)
         self._loop = loop
         self._scheduled = False
         self._relocating = self._connecting = None

@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 
-from fleetlimit.errors import StoreRejected, StoreUnavailable
+from fleetlimit.errors import ConfigError, StoreRejected, StoreUnavailable
 from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT, TICKS
 from fleetlimit.stores.redis.client import Timeouts
 from support.batcher import (
@@ -308,3 +308,47 @@ async def test_relocation_runs_once_at_a_time() -> None:
     assert len(begun) == 2
     begun[1].set()
     await batcher.aclose()
+
+
+async def test_call_from_another_event_loop_is_an_error() -> None:
+    """A thread with an event loop of its own gets an error, and calls of the first one go on."""
+    client = FakeServer(held=True)
+    batcher = batcher_for(client)
+    waiting = call(batcher, "a")
+    await loop_turns()
+
+    async def use() -> None:
+        with pytest.raises(ConfigError, match="run_coroutine_threadsafe"):
+            batcher.call(SCRIPT, ["b"], [], unchanged)
+        with pytest.raises(ConfigError, match="run_coroutine_threadsafe"):
+            await batcher.open(SCRIPT)
+
+    await asyncio.to_thread(lambda: asyncio.run(use()))
+    client.release()
+    assert await waiting == "a"
+
+
+def test_calls_of_an_event_loop_that_ended_fail() -> None:
+    """The next event loop works, and a call that was left in the previous one fails."""
+    client = FakeServer(held=True)
+    batcher = batcher_for(client)
+
+    async def start() -> list[asyncio.Task[Any]]:
+        # The last call is queued behind the pipelines in flight.
+        calls = []
+        for number in range(MAX_IN_FLIGHT + 1):
+            calls.append(call(batcher, number))
+            await loop_turns()
+        return calls
+
+    async def use() -> Any:
+        client.release()
+        return await batcher.call(SCRIPT, ["b"], [], unchanged)
+
+    with contextlib.closing(asyncio.new_event_loop()) as previous:
+        calls = previous.run_until_complete(start())
+        assert asyncio.run(use()) == "b"
+        for each in calls:
+            with pytest.raises(StoreUnavailable, match="event loop of the call has ended"):
+                previous.run_until_complete(each)
+    assert asyncio.run(use()) == "b"

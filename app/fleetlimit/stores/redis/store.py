@@ -209,8 +209,12 @@ class RedisStore:
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many existed."""
         try:
-            async with asyncio.timeout(self._timeouts.connect):
-                return sum([int(await self.client.delete(key)) for key in keys])
+            async with asyncio.timeout(self._timeouts.opening):
+                # One round trip for each server.
+                pipeline: Any = self.client.pipeline(transaction=False)
+                for key in keys:
+                    pipeline.delete(key)
+                return sum(await pipeline.execute())
         except Exception as error:
             raise to_store_error(error) from error
 

@@ -169,6 +169,20 @@ async def test_server_that_dies_during_a_call() -> None:
             assert (await spend(store, QUOTA)).remaining == 999
 
 
+async def test_delete_is_one_round_trip(server: EmbeddedValkey, admin: redis.asyncio.Redis) -> None:
+    """All buckets of a reset are deleted in one pipeline, and existing ones are counted."""
+    async with open_store(server) as store:
+        keys = [f"key{number}" for number in range(200)]
+        await admin.mset(dict.fromkeys(keys[:150], "1"))
+        assert await store.delete([]) == 0
+        before = await admin.info("stats")
+        assert await store.delete(keys) == 150
+        after = await admin.info("stats")
+        reads = after["total_reads_processed"] - before["total_reads_processed"]
+        # INFO, the pipeline, and the commands of a new connection.
+        assert reads < 10
+
+
 async def test_connection_closed_while_idle_fails_no_call(
     server: EmbeddedValkey, admin: redis.asyncio.Redis
 ) -> None:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry import trace
-from redis.exceptions import AskError, NoScriptError, ReadOnlyError, TryAgainError
+from redis.exceptions import AskError, InvalidResponse, NoScriptError, ReadOnlyError, TryAgainError
 
 from fleetlimit.errors import ConfigError, StoreError, StoreUnavailable
 from fleetlimit.stores.redis.client import Client, Timeouts
@@ -325,7 +325,14 @@ class CommandBatcher:
         if isinstance(outcome, Exception):
             self._fail(sent.batch, outcome)
         else:
-            self._distribute(sent, outcome[: sent.loads], outcome[sent.loads :])
+            try:
+                self._distribute(sent, outcome[: sent.loads], outcome[sent.loads :])
+            except InvalidResponse as response_error:
+                # Later replies on this connection may belong to other commands.
+                error = to_store_error(response_error)
+                sent.connection.close(error)
+                self._fail(sent.batch, error)
+                self._connect()
         if self._queue:
             self._flush()
 

@@ -125,18 +125,28 @@ class RedisConnection(asyncio.Protocol):
         """Parse replies, and complete pipelines."""
         try:
             self._reader.feed(data)
-            while self._pending and (reply := self._reader.gets()) is not _NOT_ENOUGH_DATA:
+            while not self.closed and (reply := self._reader.gets()) is not _NOT_ENOUGH_DATA:
+                if isinstance(reply, hiredis.PushNotification):
+                    continue
+                if not self._pending:
+                    # A reply to no command: later replies would reach the wrong calls.
+                    self._end()
+                    return
                 pipeline = self._pending[0]
                 pipeline.replies.append(reply)
                 if len(pipeline.replies) == pipeline.commands:
                     self._pending.popleft()
                     pipeline.on_replies(pipeline.replies)
         except hiredis.ProtocolError:
-            self.close()
+            self._end()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Fail pipelines without replies."""
         if not self.closed:
-            self.close()
-            if self._on_lost is not None:
-                self._on_lost()
+            self._end()
+
+    def _end(self) -> None:
+        """Close the connection because of the server or the network."""
+        self.close()
+        if self._on_lost is not None:
+            self._on_lost()

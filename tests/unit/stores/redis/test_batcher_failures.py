@@ -13,6 +13,7 @@ from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 from fleetlimit.errors import ConfigError, StoreRejected, StoreUnavailable
 from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT, TICKS
 from fleetlimit.stores.redis.client import Timeouts
+from fleetlimit.stores.redis.scripts import Script
 from support.batcher import (
     OTHER,
     SCRIPT,
@@ -24,6 +25,8 @@ from support.batcher import (
     unchanged,
 )
 from support.tracing import exact_cancellation
+
+BATCHABLE = Script("acquire", "batchable", "batchable", batchable=True)
 
 
 class ForgetfulClient(FakeServer):
@@ -200,6 +203,34 @@ async def test_aclose_ends_a_connection_attempt() -> None:
     with anyio.fail_after(10):
         await batcher.aclose()
     assert client.opened == 0
+
+
+@pytest.mark.parametrize("reply", [[1], [1] * 14, [], "OK", 5, None, {}])
+async def test_reply_that_does_not_fit_fails_the_pipeline(reply: Any) -> None:
+    """A reply of another length or type fails its pipeline, and the connection is replaced."""
+    client = FakeServer()
+    client.reply_to = lambda _: reply
+    batcher = batcher_for(client)
+    client.known_scripts.add(BATCHABLE.sha)
+    calls = [batcher.call(BATCHABLE, [key], ["now", "charge"], unchanged) for key in "ab"]
+    with anyio.fail_after(10):
+        failures = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in failures] == [StoreRejected] * 2
+    assert failures[0] is failures[1]
+    await loop_turns()
+    client.reply_to = lambda command: command[3]
+    assert await call(batcher, "c") == "c"
+    assert client.opened == 2
+
+
+async def test_reply_that_cannot_be_decoded_fails_the_pipeline() -> None:
+    """Later replies may belong to other commands, so the connection is replaced."""
+    client = FakeServer()
+    batcher = batcher_for(client)
+    with anyio.fail_after(10), pytest.raises(StoreRejected, match="unexpected reply"):
+        await batcher.call(SCRIPT, ["text"], [], int)
+    assert await call(batcher, "c") == "c"
+    assert client.opened == 2
 
 
 class UncancellableClient(FakeServer):

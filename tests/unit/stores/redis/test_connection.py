@@ -123,3 +123,28 @@ async def test_lost_connection_calls_back_once() -> None:
         connection.connection_lost(None)
         connection.connection_lost(None)
     assert lost == ["lost"]
+
+
+@pytest.mark.parametrize("stray", [b":1\r\n", b"+OK\r\n", b"-ERR\r\n", b"*1\r\n:1\r\n"])
+@pytest.mark.parametrize("after", [b"", b":7\r\n"], ids=["idle", "after a reply"])
+async def test_reply_to_no_command_ends_the_connection(stray: bytes, after: bytes) -> None:
+    """A stray reply would shift later replies to the wrong calls."""
+    lost: list[str] = []
+    connection = RedisConnection(Connection(), lambda: lost.append("lost"))
+    outcomes: list[Any] = []
+    if after:
+        connection.send([("GET", "a")], outcomes.append)
+    connection.data_received(after + stray)
+    assert (connection.closed, lost) == (True, ["lost"])
+    assert outcomes == ([[7]] if after else [])
+
+
+async def test_push_is_no_reply() -> None:
+    """A RESP3 push, such as an invalidation, does not shift the replies."""
+    connection = RedisConnection(Connection())
+    outcomes: list[Any] = []
+    push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n"
+    connection.data_received(push)
+    connection.send([("GET", "a"), ("GET", "b")], outcomes.append)
+    connection.data_received(push + b":1\r\n" + push + b":2\r\n" + push)
+    assert (outcomes, connection.closed) == ([[1, 2]], False)

@@ -59,6 +59,7 @@ class FakeServer:
         self.reply_to: ReplyTo = lambda command: command[3]
         self.failures: deque[Exception] = deque()
         self.opened = 0
+        self.on_lost: Callable[[], None] | None = None
         self._held = held
         self._pending: list[Callable[[], None]] = []
         self._connection: FakeConnection | None = None
@@ -113,12 +114,14 @@ class FakeServer:
             asyncio.get_running_loop().call_soon(each)
 
     def _one(self, command: tuple[Any, ...]) -> Any:
+        if command[:2] == ("SCRIPT", "LOAD"):
+            return self.load(command[2])
         assert command[0] == "EVALSHA"
         if command[1] not in self.known_scripts:
             return NoScriptError("NOSCRIPT No matching script.")
         return self.reply_to(command)
 
-    async def script_load(self, text: str) -> str:
+    def load(self, text: str) -> str:
         """Load a script; in these tests its text is its own SHA."""
         self.loaded.append(text)
         self.known_scripts.add(text)

@@ -215,7 +215,8 @@ class FakeStore:
             await hold.block()
         error = self.down or self.errors.get(verb)
         if error is not None:
-            raise error
+            # Another object for each call: the breaker counts one object as one failure.
+            raise type(error)(str(error), kind=error.kind)
         answer = await work()
         if hold is not None and hold.after_work:
             await hold.block()

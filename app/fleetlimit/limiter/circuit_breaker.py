@@ -1,5 +1,8 @@
 """Circuit breaker for store calls: after consecutive failures calls fail at once.
 
+All calls of a pipeline that failed raise the same error object, which is one failure: a single late
+pipeline does not open the breaker, however many calls are in it.
+
 While it is open a probe runs in the background. No request ever waits for an unavailable store, and
 the first request after the store's return uses it.
 """
@@ -59,6 +62,7 @@ class CircuitBreaker:
         self._probe = probe
         self._emit = emit
         self._failures = 0
+        self._last_failure: StoreError | None = None
         # Number of times it opened: a call that started before an opening is recognised by it.
         self._generation = 0
         self._open = False
@@ -76,6 +80,18 @@ class CircuitBreaker:
         """State of the breaker."""
         return BreakerState.OPEN if self._open else BreakerState.CLOSED
 
+    def start(self) -> None:
+        """Close the breaker and count from zero, also after `aclose`."""
+        self._closing = False
+        self._reset_failures()
+        if self._open:
+            self._open = False
+            self._emit(BreakerChanged(BreakerState.CLOSED))
+
+    def _reset_failures(self) -> None:
+        self._failures = 0
+        self._last_failure = None
+
     async def call(
         self, operation: str, function: Callable[[*Args], Awaitable[Result]], *args: *Args
     ) -> Result:
@@ -90,6 +106,9 @@ class CircuitBreaker:
             StoreError: The call failed, or the breaker is open.
         """
         if self._open:
+            if not self._closing:
+                # No effect while the probe runs; its event loop may have been closed.
+                self._probe_task.start()
             raise StoreUnavailable("the breaker is open", kind=CIRCUIT_OPEN)
         generation = self._generation
         try:
@@ -99,12 +118,16 @@ class CircuitBreaker:
             # Ignored: failures of calls that began before the breaker opened, because the store
             # may have returned since; and corrupt buckets, because other buckets are unaffected.
             if generation == self._generation and not isinstance(error, BucketCorrupt):
-                self._on_failure()
+                self._on_failure(error)
             raise
-        self._failures = 0
+        if self._failures:
+            self._reset_failures()
         return result
 
-    def _on_failure(self) -> None:
+    def _on_failure(self, error: StoreError) -> None:
+        if error is self._last_failure:
+            return
+        self._last_failure = error
         self._failures += 1
         if self._failures >= self._max_failures and not self._closing:
             self._generation += 1
@@ -117,7 +140,7 @@ class CircuitBreaker:
             await self._probe()
         except StoreError:
             return None
-        self._failures = 0
+        self._reset_failures()
         self._open = False
         self._emit(BreakerChanged(BreakerState.CLOSED))
         return DONE

@@ -115,6 +115,7 @@ class Limiter:
 
     async def start(self) -> None:
         """Connect and register this replica. If the store is unavailable, an event reports it."""
+        self._breaker.start()
         with contextlib.suppress(StoreError):
             await self._breaker.call("open", self.store.open)
         await self.membership.start()

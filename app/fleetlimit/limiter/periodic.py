@@ -56,12 +56,13 @@ class PeriodicTask:
         return self._task is not None
 
     def start(self) -> None:
-        """Start the task, unless it is running.
+        """Start the task, unless it is running in an event loop that is not closed.
 
-        It runs in an empty context: a request may start it, and its events are not of the request's
-        trace.
+        Starlette's `TestClient` without a lifespan runs each request in its own event loop. The
+        task runs in an empty context: a request may start it, and its events are not of the
+        request's trace.
         """
-        if self._task is None:
+        if self._task is None or self._task.get_loop().is_closed():
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self._run(), context=contextvars.Context())
 
@@ -95,7 +96,7 @@ class PeriodicTask:
             Whether the task was running.
         """
         task, self._task = self._task, None
-        if task is None:
+        if task is None or task.get_loop().is_closed():
             return False
         task.cancel()
         _, pending = await asyncio.wait({task}, timeout=self._stop_seconds)

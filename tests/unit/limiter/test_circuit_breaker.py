@@ -108,6 +108,66 @@ async def test_circuit_breaker_success_resets_the_count() -> None:
         assert bench.state() is BreakerState.CLOSED
 
 
+async def test_circuit_breaker_counts_an_error_of_several_calls_once() -> None:
+    """The calls of a failed pipeline raise one error object, which is one failure."""
+    async with breaker_bench(2) as bench:
+        late = timeout_error()
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                await bench.call(late)
+        assert bench.state() is BreakerState.CLOSED
+        assert len(bench.recorder.of(StoreFailed)) == 5
+        await bench.fail()
+        assert bench.state() is BreakerState.OPEN
+
+
+async def test_circuit_breaker_counts_the_same_error_again_after_a_success() -> None:
+    """A success forgets the last error."""
+    async with breaker_bench(1) as bench:
+        bench.probe_call.released.set()
+        late = timeout_error()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await bench.call(late)
+            await bench.recorder.wait_for(CLOSED)
+            bench.recorder.events.entries.remove(CLOSED)
+            assert bench.recorder.of(BreakerChanged) == [OPENED]
+            bench.recorder.events.entries.remove(OPENED)
+
+
+async def test_circuit_breaker_opens_again_after_start() -> None:
+    """A breaker that was closed for good while open is closed by `start`, and opens again."""
+    async with breaker_bench(1) as bench:
+        await bench.fail()
+        await bench.breaker.aclose()
+        with pytest.raises(StoreUnavailable, match="breaker is open"):
+            await bench.call()
+        bench.breaker.start()
+        assert bench.recorder.of(BreakerChanged) == [OPENED, CLOSED]
+        assert await bench.call() == "done"
+        await bench.fail()
+        assert bench.state() is BreakerState.OPEN
+        await bench.breaker.aclose()
+
+
+def test_circuit_breaker_probes_in_another_event_loop() -> None:
+    """A breaker that opened in an event loop that was closed is probed in the next one."""
+    bench = BreakerBench(1)
+    bench.probe_error = timeout_error()
+    asyncio.run(bench.fail())
+    bench.probe_error = None
+
+    async def use() -> str:
+        bench.probe_call.released.set()
+        with pytest.raises(StoreUnavailable, match="breaker is open"):
+            await bench.call()
+        await bench.recorder.wait_for(CLOSED)
+        return await bench.call()
+
+    assert asyncio.run(use()) == "done"
+    asyncio.run(bench.breaker.aclose())
+
+
 async def test_open_circuit_breaker_makes_no_call() -> None:
     """A call fails at once, and does not count as a failure of the store."""
     async with breaker_bench(1) as bench:

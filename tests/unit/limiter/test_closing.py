@@ -70,6 +70,18 @@ async def test_check_that_outlives_the_limiter_leaves_no_probe() -> None:
         assert bench.limiter.breaker_state is BreakerState.CLOSED
 
 
+async def test_limiter_started_again_opens_its_breaker() -> None:
+    """A second start of the same limiter works as the first one."""
+    async with Bench(rate_policy("a", "9/minute"), failures=1) as bench:
+        await bench.limiter.start()
+        await bench.limiter.aclose()
+        await bench.limiter.start()
+        bench.store.down = timeout_error()
+        bench.store.hold("open")
+        await bench.limiter.check("a", principal="ann")
+        assert bench.limiter.breaker_state is BreakerState.OPEN
+
+
 async def test_tracer_records_the_decision_of_a_check() -> None:
     """A tracer opens one span for each sampled check, with its decision."""
     calls: list[object] = []

@@ -2,22 +2,26 @@
 
 An idle batcher sends a call at the end of the current event-loop iteration; there is no batching
 delay. While `MAX_IN_FLIGHT` pipelines are in flight, further calls queue and share the next one. So
-one connection is enough, and the operation timeout measures the store and not a queue in front of
-it. Calls of a batchable script share one EVALSHA, and each receives its part of the reply.
+one connection is enough. A call waits at most the operation timeout in the queue, and a pipeline as
+long for its replies. Calls of a batchable script share one EVALSHA, and each receives its part of
+the reply. A lost connection is opened again in the background.
 """
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry import trace
-from redis.exceptions import AskError, NoScriptError, ReadOnlyError, TryAgainError
+from redis.exceptions import AskError, InvalidResponse, NoScriptError, ReadOnlyError, TryAgainError
 
-from fleetlimit.errors import StoreUnavailable
+from fleetlimit.errors import ConfigError, StoreError, StoreUnavailable
 from fleetlimit.stores.redis.client import Client, Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
+from fleetlimit.stores.redis.errors import to_store_error
 from fleetlimit.stores.redis.scripts import (
     Script,
     ScriptCall,
@@ -27,16 +31,10 @@ from fleetlimit.stores.redis.scripts import (
 
 Result = TypeVar("Result")
 
-GRACE_LOOP_TURNS = 8
-"""Event-loop iterations between a timeout and its error. After a pause of the loop, the timeout and
-a reply that arrived in time are both due; these iterations let the reply win."""
-
-
-def timeout_error(seconds: float) -> StoreUnavailable:
-    """Return the error for a reply that did not arrive in time."""
-    return StoreUnavailable(f"timeout: no answer within {seconds * 1000:g} ms", kind="timeout")
-
-
+TICKS = 10
+"""Timer ticks in the operation timeout. A tick that the event loop runs late counts once, so time
+in which the loop did not run (a CPU limit, a blocking handler) does not count against the store.
+The loop reads arrived replies between two ticks."""
 MAX_IN_FLIGHT = 2
 """Pipelines in flight at once, on one connection: one runs while the next one is on the network."""
 MAX_BATCH = 64
@@ -44,68 +42,28 @@ MAX_BATCH = 64
 server for at most 6 ms, so a burst at several replicas does not exceed the operation timeout."""
 
 
+def timeout_error(seconds: float) -> StoreUnavailable:
+    """Return the error for a reply that did not arrive in time."""
+    return StoreUnavailable(f"timeout: no answer within {seconds * 1000:g} ms", kind="timeout")
+
+
+@dataclass(slots=True, eq=False)
 class InFlightBatch:
-    """One pipeline in flight, with its timeout.
+    """One pipeline in flight.
 
     Args:
         batch: The calls in the pipeline.
-        commands: The commands to send.
-        connection: The connection to send them on.
-        seconds: Timeout of the replies.
-        on_done: Callback with the replies, or the exception; called once.
-        scripts_loaded: Whether the scripts were just loaded, so that NOSCRIPT is an error.
+        commands: The commands of the calls.
+        connection: The connection on which they were sent.
+        sent_at_tick: Number of the timer tick at which they were sent.
+        loads: Number of SCRIPT LOAD commands before them.
     """
 
-    __slots__ = (
-        "_connection",
-        "_loop",
-        "_on_done",
-        "_seconds",
-        "_timer",
-        "batch",
-        "commands",
-        "done",
-        "scripts_loaded",
-    )
-
-    def __init__(
-        self,
-        batch: list[ScriptCall],
-        commands: list[ScriptCommand],
-        connection: RedisConnection,
-        seconds: float,
-        on_done: Callable[["InFlightBatch", list[Any] | Exception], None],
-        *,
-        scripts_loaded: bool = False,
-    ) -> None:
-        self.batch = batch
-        self.commands = commands
-        self.scripts_loaded = scripts_loaded
-        self.done = False
-        self._connection = connection
-        self._seconds = seconds
-        self._on_done = on_done
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.Handle = self._loop.call_later(
-            seconds, self._on_timeout, GRACE_LOOP_TURNS
-        )
-        connection.send(list(map(ScriptCommand.args, commands)), self._on_replies)
-
-    def _on_replies(self, outcome: list[Any] | Exception) -> None:
-        if not self.done:
-            self.done = True
-            self._timer.cancel()
-            self._on_done(self, outcome)
-
-    def _on_timeout(self, turns: int) -> None:
-        if turns:
-            self._timer = self._loop.call_soon(self._on_timeout, turns - 1)
-            return
-        self.done = True
-        # On timeout, close the connection and fail every outstanding batch on it.
-        error = timeout_error(self._seconds)
-        self._connection.close(error)
-        self._on_done(self, error)
+    batch: list[ScriptCall]
+    commands: list[ScriptCommand]
+    connection: RedisConnection
+    sent_at_tick: int
+    loads: int
 
 
 class CommandBatcher:
@@ -113,7 +71,7 @@ class CommandBatcher:
 
     Args:
         connections: Holder of the connection to the server.
-        client: redis-py's client, for SCRIPT LOAD and redirected calls.
+        client: redis-py's client, for redirected calls.
         timeouts: Timeouts of calls.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
         slot_of: Maps a key to its Cluster slot; None without a Cluster.
@@ -146,7 +104,13 @@ class CommandBatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._abandoned: set[asyncio.Future[Any]] = set()
         self._relocating: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._tick = 0
+        self._ticking = False
+        self._queue_error: StoreError | None = None
+        self._queue_error_tick = 0
         self._scheduled = False
+        connections.on_lost = self._connect
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def call(
@@ -162,6 +126,9 @@ class CommandBatcher:
             args: ARGV.
             decode: Converts the script's raw reply to the result type; raises `TypeError`,
                 `ValueError` or `AttributeError` for an invalid reply.
+
+        Raises:
+            ConfigError: Another event loop, which is running, uses this batcher.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -169,7 +136,7 @@ class CommandBatcher:
         future: asyncio.Future[Result] = loop.create_future()
         if trace.get_current_span().is_recording():
             self._trace(script, future)
-        self._queue.append(ScriptCall(script, keys, args, future, decode))
+        self._queue.append(ScriptCall(script, keys, args, future, decode, self._tick))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush)
@@ -191,27 +158,65 @@ class CommandBatcher:
         future.add_done_callback(end)
 
     def _bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Use another event loop, and drop all calls of the previous one.
+        """Use another event loop in place of one that has ended, and fail the calls left there.
 
-        Starlette's `TestClient` runs each request in its own loop.
+        Starlette's `TestClient` without a lifespan runs each request in its own event loop.
+
+        Raises:
+            ConfigError: The previous event loop is running, in another thread.
         """
+        previous = self._loop
+        if previous is not None and previous.is_running():
+            raise ConfigError(
+                "this limiter belongs to the event loop that started it, which is running in "
+                "another thread: call it there, with asyncio.run_coroutine_threadsafe, or create "
+                "a Fleetlimit for this event loop"
+            )
+        if previous is not None and not previous.is_closed():
+            error = StoreUnavailable("the event loop of the call has ended", kind="connection")
+            for call in [
+                *self._queue,
+                *(call for batch in self._in_flight for call in batch.batch),
+            ]:
+                call.fail(error)
         self._loop = loop
         self._scheduled = False
-        self._relocating = None
+        self._relocating = self._connecting = None
+        self._ticking = False
         for each in (self._queue, self._in_flight, self._tasks, self._abandoned):
             each.clear()
         self._connections.reset()
 
-    async def open(self) -> None:
-        """Connect, so that the first call does not have to.
+    async def open(self, *scripts: Script) -> None:
+        """Connect and load scripts, over the connection that calls use.
 
         Raises:
-            RedisError: The server does not accept the connection.
+            RedisError: The server does not accept the connection, or a script.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind_loop(loop)
-        await self._connections.open()
+        outcome: list[Any] | Exception = []
+        for _ in range(2):
+            outcome = await self._load(await self._connections.open(), scripts)
+            if not isinstance(outcome, Exception):
+                break
+            # The first connection may be one that the server has closed since.
+        for each in [outcome] if isinstance(outcome, Exception) else outcome:
+            if isinstance(each, Exception):
+                raise each
+
+    async def _load(
+        self, connection: RedisConnection, scripts: Sequence[Script]
+    ) -> list[Any] | Exception:
+        loaded: asyncio.Future[list[Any] | Exception] = asyncio.get_running_loop().create_future()
+        connection.send(list(map(_load_command, scripts)), partial(_set_unless_done, loaded))
+        try:
+            return await loaded
+        except asyncio.CancelledError:
+            # A server that does not reply within the timeout of the caller is left.
+            connection.close()
+            raise
 
     def disconnect(self) -> None:
         """Close the connection; calls in flight fail."""
@@ -222,14 +227,22 @@ class CommandBatcher:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind_loop(loop)
-        while self._in_flight or self._tasks or self._abandoned:
-            futures = {call.future for batch in self._in_flight for call in batch.batch}
-            await asyncio.wait(futures | self._tasks | self._abandoned)
+        while self._in_flight or self._queue or self._tasks or self._abandoned:
+            calls = [*self._queue, *(call for batch in self._in_flight for call in batch.batch)]
+            await asyncio.wait({call.future for call in calls} | self._tasks | self._abandoned)
             await asyncio.sleep(0)
         self._connections.close()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait({self._connecting})
 
     def _flush(self) -> None:
         self._scheduled = False
+        connection = self._connections.connection
+        if connection is None:
+            self._start_ticking()
+            self._connect()
+            return
         while self._queue and len(self._tasks) + len(self._in_flight) < MAX_IN_FLIGHT:
             batch: list[ScriptCall] = []
             while self._queue and len(batch) < MAX_BATCH:
@@ -239,72 +252,115 @@ class CommandBatcher:
                     batch.append(call)
             if not batch:
                 return
-            connection = self._connections.connection
-            if connection is None:
-                self._spawn(self._connect_and_send(batch))
-            else:
-                self._send_commands(batch, connection)
+            self._send_commands(batch, connection)
+            self._start_ticking()
 
     def _send_commands(
-        self, batch: list[ScriptCall], connection: RedisConnection, *, scripts_loaded: bool = False
+        self, batch: list[ScriptCall], connection: RedisConnection, *, load: bool = False
     ) -> None:
+        """Send a batch; with `load`, load its scripts first, in the same pipeline."""
         if self._on_pipeline_sent is not None:
             self._on_pipeline_sent(len(batch))
-        self._in_flight.add(
-            InFlightBatch(
-                batch,
-                coalesce(batch, self._slot_of),
-                connection,
-                self._timeouts.operation,
-                self._on_batch_done,
-                scripts_loaded=scripts_loaded,
-            )
+        commands = coalesce(batch, self._slot_of)
+        loads = list(map(_load_command, {call.script: None for call in batch})) if load else []
+        sent = InFlightBatch(batch, commands, connection, self._tick, len(loads))
+        self._in_flight.add(sent)
+        connection.send(
+            [*loads, *map(ScriptCommand.args, commands)], partial(self._on_batch_done, sent)
         )
 
-    async def _connect_and_send(self, batch: list[ScriptCall], *, load: bool = False) -> None:
-        """Send a batch on a new connection; with `load`, load its scripts first."""
-        try:
-            if load:
-                await self._with_timeout(self._load_scripts(batch))
-            self._send_commands(
-                batch, await self._with_timeout(self._connections.open()), scripts_loaded=load
-            )
-        except Exception as error:  # noqa: BLE001 - the callers receive any error
-            self._fail(batch, error)
+    def _start_ticking(self) -> None:
+        if not self._ticking:
+            self._ticking = True
+            self._schedule_tick()
 
-    async def _load_scripts(self, batch: list[ScriptCall]) -> list[Any]:
-        scripts = {call.script.sha: call.script.text for call in batch}
-        return [await self._client.script_load(text) for text in scripts.values()]
+    def _schedule_tick(self) -> None:
+        asyncio.get_running_loop().call_later(self._timeouts.operation / TICKS, self._on_tick)
+
+    def _on_tick(self) -> None:
+        """Fail the pipelines and the queued calls that have waited for the operation timeout."""
+        self._tick += 1
+        # One tick for the fraction before the first one, and one in which the loop read replies.
+        last_late_tick = self._tick - TICKS - 2
+        for sent in list(self._in_flight):
+            if sent.sent_at_tick <= last_late_tick and not sent.connection.closed:
+                # Close the connection and fail every outstanding batch on it.
+                sent.connection.close(timeout_error(self._timeouts.operation))
+                self._connect()
+        self._fail_late_calls(last_late_tick)
+        if self._in_flight or self._queue:
+            self._schedule_tick()
+        else:
+            self._ticking = False
+
+    def _fail_late_calls(self, last_late_tick: int) -> None:
+        while self._queue and self._queue[0].made_at_tick <= last_late_tick:
+            if self._queue_error is None or self._queue_error_tick <= last_late_tick:
+                # For all calls of one operation timeout, which the breaker counts as one failure.
+                milliseconds = self._timeouts.operation * 1000
+                self._queue_error = StoreUnavailable(
+                    f"timeout: not sent within {milliseconds:g} ms", kind="timeout"
+                )
+                self._queue_error_tick = self._tick
+            self._queue.popleft().fail(self._queue_error)
+
+    def _connect(self) -> None:
+        """Connect in the background; queued calls are sent when the connection is open."""
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._open_connection())
+
+    async def _open_connection(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeouts.opening):
+                await self._connections.open()
+        except Exception as error:  # noqa: BLE001 - the callers receive any error
+            self._fail([], error)
+        finally:
+            self._connecting = None
+        if self._queue:
+            self._flush()
 
     def _on_batch_done(self, sent: InFlightBatch, outcome: list[Any] | Exception) -> None:
         self._in_flight.discard(sent)
         if isinstance(outcome, Exception):
             self._fail(sent.batch, outcome)
         else:
-            self._distribute(sent, outcome)
+            try:
+                self._distribute(sent, outcome[: sent.loads], outcome[sent.loads :])
+            except InvalidResponse as response_error:
+                # Later replies on this connection may belong to other commands.
+                error = to_store_error(response_error)
+                sent.connection.close(error)
+                self._fail(sent.batch, error)
+                self._connect()
         if self._queue:
             self._flush()
 
-    def _distribute(self, sent: InFlightBatch, replies: list[Any]) -> None:
+    def _distribute(self, sent: InFlightBatch, loads: list[Any], replies: list[Any]) -> None:
         """Complete calls with their replies, and resend the calls that the server did not run."""
         missing, moved = [], []
+        # Equal errors of a pipeline are one object, which the breaker counts as one failure.
+        errors: dict[str, StoreError] = {}
         for command, reply in zip(sent.commands, replies, strict=True):
             for call, part in command.split(reply):
                 if not isinstance(part, Exception):
                     call.complete(part)
-                elif isinstance(part, NoScriptError) and not sent.scripts_loaded:
+                elif isinstance(part, NoScriptError) and not loads:
                     # A restart, a failover or SCRIPT FLUSH dropped the loaded scripts.
                     missing.append(call)
                 elif isinstance(part, (AskError, TryAgainError)):
                     moved.append(call)
                 else:
-                    call.fail(part)
+                    # If SCRIPT LOAD failed, its error is the reason for NOSCRIPT.
+                    failed_loads = [each for each in loads if isinstance(each, Exception)]
+                    reason = failed_loads[0] if failed_loads else part
+                    call.fail(errors.setdefault(str(reason), to_store_error(reason)))
                     if isinstance(part, ReadOnlyError):
                         # The server became a replica: its host name may lead to a new primary.
                         self._connections.close()
                         self._start_relocation()
         if missing:
-            self._spawn(self._connect_and_send(missing, load=True))
+            self._send_commands(missing, sent.connection, load=True)
         if moved:
             self._spawn(self._redirect(moved))
 
@@ -313,7 +369,9 @@ class CommandBatcher:
         commands = coalesce(moved, self._slot_of)
         try:
             for command in commands:
-                reply = await self._with_timeout(self._client.execute_command(*command.args()))
+                reply = await self._with_timeout(
+                    self._client.execute_command(*command.args()), self._timeouts.operation
+                )
                 for call, part in command.split(reply):
                     call.complete(part)
         except Exception as error:  # noqa: BLE001 - as above
@@ -323,6 +381,8 @@ class CommandBatcher:
         # Also fail the queued calls: they would only time out in turn.
         batch += self._queue
         self._queue.clear()
+        # One object for all calls: the circuit breaker counts it as one failure.
+        error = to_store_error(error)
         for call in batch:
             call.fail(error)
         self._start_relocation()
@@ -335,7 +395,7 @@ class CommandBatcher:
 
     async def _finish_relocation(self, relocation: Awaitable[Any]) -> None:
         with contextlib.suppress(Exception):  # the next failed call relocates again
-            await self._with_timeout(relocation)
+            await self._with_timeout(relocation, self._timeouts.opening)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -353,16 +413,23 @@ class CommandBatcher:
             # Mark the exception as retrieved: its caller has already received the timeout.
             task.exception()
 
-    async def _with_timeout(self, work: Awaitable[Any]) -> Any:
+    async def _with_timeout(self, work: Awaitable[Any], seconds: float) -> Any:
         task = asyncio.ensure_future(work)
-        await asyncio.wait({task}, timeout=self._timeouts.operation)
-        for _ in range(GRACE_LOOP_TURNS):
-            if task.done():
-                return task.result()
-            await asyncio.sleep(0)
+        await asyncio.wait({task}, timeout=seconds)
+        if task.done():
+            return task.result()
         # The cancelled task is not awaited: on Python 3.11 redis-py's own timeouts can swallow the
         # cancellation, and the call then ends at redis-py's longer timeout.
         task.cancel()
         self._abandoned.add(task)
         task.add_done_callback(self._discard_abandoned)
-        raise timeout_error(self._timeouts.operation)
+        raise timeout_error(seconds)
+
+
+def _load_command(script: Script) -> tuple[str, ...]:
+    return ("SCRIPT", "LOAD", script.text)
+
+
+def _set_unless_done(future: asyncio.Future[Any], outcome: object) -> None:
+    if not future.done():
+        future.set_result(outcome)

@@ -117,6 +117,11 @@ class Timeouts:
         if self.connect <= 0 or self.operation <= 0:
             raise ConfigError("store timeouts must be above 0 seconds")
 
+    @property
+    def opening(self) -> float:
+        """Limit for opening a connection with its handshake, in seconds."""
+        return 2 * self.connect + self.operation
+
 
 def redacted_url(url: str) -> str:
     """Return the URL without user, password and options, for logs and messages.

@@ -74,15 +74,15 @@ class ClusterBatchers:
         )
         self._batchers: dict[str, CommandBatcher] = {}
 
-    async def open(self) -> None:
-        """Read the topology and connect to every primary.
+    async def open(self, *scripts: Script) -> None:
+        """Read the topology, connect to every primary and load scripts there.
 
         Raises:
-            RedisError: No node replies, or a primary does not accept the connection.
+            RedisError: No node replies, or a primary does not accept the connection or a script.
         """
         await self._relocate()
         primaries = self._client.get_primaries()
-        await asyncio.gather(*(self._batcher_of(node).open() for node in primaries))
+        await asyncio.gather(*(self._batcher_of(node).open(*scripts) for node in primaries))
 
     async def _relocate(self) -> None:
         await self._client.initialize()

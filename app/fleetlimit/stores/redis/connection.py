@@ -39,6 +39,8 @@ class ConnectionHolder:
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
+        self.on_lost: Callable[[], None] | None = None
+        """Callback when the server or the network ended the connection."""
         self._make = make
         self._opening = asyncio.Lock()
         self._connection: RedisConnection | None = None
@@ -58,7 +60,7 @@ class ConnectionHolder:
         async with self._opening:
             connection = self.connection
             if connection is None:
-                connection = self._connection = RedisConnection(await self._connect())
+                connection = self._connection = RedisConnection(await self._connect(), self.on_lost)
             return connection
 
     async def _connect(self) -> Any:
@@ -86,10 +88,12 @@ class RedisConnection(asyncio.Protocol):
 
     Args:
         connection: An open connection of redis-py; it must not be used afterwards.
+        on_lost: Callback when the server or the network ended the connection.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, on_lost: Callable[[], None] | None = None) -> None:
         self.closed = False
+        self._on_lost = on_lost
         # The reference is needed: a StreamWriter closes its transport when it is collected.
         self._writer, connection._writer = connection._writer, None  # noqa: SLF001 - taken over
         connection._reader = None  # noqa: SLF001 - as above
@@ -121,15 +125,28 @@ class RedisConnection(asyncio.Protocol):
         """Parse replies, and complete pipelines."""
         try:
             self._reader.feed(data)
-            while self._pending and (reply := self._reader.gets()) is not _NOT_ENOUGH_DATA:
+            while not self.closed and (reply := self._reader.gets()) is not _NOT_ENOUGH_DATA:
+                if isinstance(reply, hiredis.PushNotification):
+                    continue
+                if not self._pending:
+                    # A reply to no command: later replies would reach the wrong calls.
+                    self._end()
+                    return
                 pipeline = self._pending[0]
                 pipeline.replies.append(reply)
                 if len(pipeline.replies) == pipeline.commands:
                     self._pending.popleft()
                     pipeline.on_replies(pipeline.replies)
         except hiredis.ProtocolError:
-            self.close()
+            self._end()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Fail pipelines without replies."""
+        if not self.closed:
+            self._end()
+
+    def _end(self) -> None:
+        """Close the connection because of the server or the network."""
         self.close()
+        if self._on_lost is not None:
+            self._on_lost()

@@ -9,6 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from redis.exceptions import InvalidResponse
+
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.stores.redis.errors import to_store_error
 
@@ -55,6 +57,7 @@ class ScriptCall:
         args: ARGV.
         future: Future of the result.
         decode: Converts the script's raw reply to the result type.
+        made_at_tick: Number of the batcher's timer tick at which the call was made.
     """
 
     script: Script
@@ -62,15 +65,20 @@ class ScriptCall:
     args: list[Any]
     future: asyncio.Future[Any]
     decode: Callable[[Any], Any]
+    made_at_tick: int = 0
 
     def complete(self, reply: Any) -> None:
-        """Set the result, unless the caller was cancelled."""
+        """Set the result, unless the caller was cancelled.
+
+        Raises:
+            InvalidResponse: The reply is not one of this script.
+        """
         if self.future.done():
             return
         try:
             result = self.decode(reply)
         except (TypeError, ValueError, AttributeError) as error:
-            self.fail(error)
+            raise InvalidResponse(str(error)) from error
         else:
             self.future.set_result(result)
 
@@ -102,9 +110,16 @@ class ScriptCommand:
         return ("EVALSHA", first.script.sha, len(keys), *keys, first.args[0], *args)
 
     def split(self, reply: Any) -> list[tuple[ScriptCall, Any]]:
-        """Return each call with its part of the reply."""
-        if not isinstance(reply, list) or not self._calls[0].script.batchable:
+        """Return each call with its part of the reply.
+
+        Raises:
+            InvalidResponse: The reply is not one of this script for these calls.
+        """
+        if isinstance(reply, Exception) or not self._calls[0].script.batchable:
             return [(call, reply) for call in self._calls]
+        length = 1 + sum(1 + FIELDS_PER_CHARGE * len(call.keys) for call in self._calls)
+        if not isinstance(reply, list) or len(reply) != length:
+            raise InvalidResponse(f"{reply!r:.100} is not a list of {length} elements")
         parts, at = [], 1
         for call in self._calls:
             end = at + 1 + FIELDS_PER_CHARGE * len(call.keys)

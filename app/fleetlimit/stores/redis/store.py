@@ -64,7 +64,7 @@ async def _exchange_reports(
     """
     call = (_EXCHANGE_REPORTS.sha, len(keys), *keys, *args)
     try:
-        async with asyncio.timeout(2 * timeouts.connect + timeouts.operation):
+        async with asyncio.timeout(timeouts.opening):
             try:
                 reply: Any = await client.evalsha(*call)
             except NoScriptError:
@@ -150,13 +150,11 @@ class RedisStore:
             StoreError: The store is unavailable, or rejects the connection.
         """
         try:
-            async with asyncio.timeout(2 * self._timeouts.connect + self._timeouts.operation):
+            async with asyncio.timeout(self._timeouts.opening):
                 if self._close_pooled is not None:
                     # Pooled connections that a restarted server has closed would fail a command.
                     await self._close_pooled()
-                await self._batcher.open()
-                for each in (_ACQUIRE, _ADJUST, _HEARTBEAT, _EXCHANGE_REPORTS):
-                    await self.client.script_load(each.text)
+                await self._batcher.open(_ACQUIRE, _ADJUST, _HEARTBEAT, _EXCHANGE_REPORTS)
         except Exception as error:
             raise to_store_error(error) from error
 
@@ -211,8 +209,12 @@ class RedisStore:
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many existed."""
         try:
-            async with asyncio.timeout(self._timeouts.connect):
-                return sum([int(await self.client.delete(key)) for key in keys])
+            async with asyncio.timeout(self._timeouts.opening):
+                # One round trip for each server.
+                pipeline: Any = self.client.pipeline(transaction=False)
+                for key in keys:
+                    pipeline.delete(key)
+                return sum(await pipeline.execute())
         except Exception as error:
             raise to_store_error(error) from error
 

@@ -3,18 +3,11 @@
 import asyncio
 from typing import Any
 
-import anyio
 import pytest
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import NoScriptError
 
-from fleetlimit.errors import StoreUnavailable
-from fleetlimit.stores.redis.batcher import InFlightBatch
 from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
-from fleetlimit.stores.redis.errors import to_store_error
-from fleetlimit.stores.redis.scripts import Script, ScriptCall, coalesce
-
-PLAIN = Script("settle", "text", "sha")
 
 
 class Transport(asyncio.Transport):
@@ -63,12 +56,6 @@ class Connection:
 def holder_for(*connections: Connection) -> ConnectionHolder:
     remaining = list(connections)
     return ConnectionHolder(lambda: remaining.pop(0))
-
-
-def commands(*keys: str) -> tuple[list[ScriptCall], list[Any]]:
-    loop = asyncio.get_running_loop()
-    calls = [ScriptCall(PLAIN, [key], [], loop.create_future(), str) for key in keys]
-    return calls, coalesce(calls, lambda _: 0)
 
 
 async def test_replies_arrive_in_order_in_any_chunks() -> None:
@@ -126,58 +113,38 @@ async def test_failed_connection_is_disconnected() -> None:
     assert not (await holder.open()).closed
 
 
-async def test_batch_timeout_closes_the_connection() -> None:
-    """A batch times out once, and later replies are ignored."""
-    connection = RedisConnection(Connection())
-    calls, evalsha = commands("a")
+async def test_lost_connection_calls_back_once() -> None:
+    """A connection that this side closed is not lost."""
+    lost: list[str] = []
+    for name, closes in (("closed", True), ("lost", False)):
+        connection = RedisConnection(Connection(), lambda name=name: lost.append(name))  # type: ignore[misc]  # a default binds the name
+        if closes:
+            connection.close()
+        connection.connection_lost(None)
+        connection.connection_lost(None)
+    assert lost == ["lost"]
+
+
+@pytest.mark.parametrize("stray", [b":1\r\n", b"+OK\r\n", b"-ERR\r\n", b"*1\r\n:1\r\n"])
+@pytest.mark.parametrize("after", [b"", b":7\r\n"], ids=["idle", "after a reply"])
+async def test_reply_to_no_command_ends_the_connection(stray: bytes, after: bytes) -> None:
+    """A stray reply would shift later replies to the wrong calls."""
+    lost: list[str] = []
+    connection = RedisConnection(Connection(), lambda: lost.append("lost"))
     outcomes: list[Any] = []
-    done = asyncio.Event()
-
-    def on_done(_: InFlightBatch, outcome: Any) -> None:
-        outcomes.append(outcome)
-        done.set()
-
-    InFlightBatch(calls, evalsha, connection, 0.001, on_done)
-    with anyio.fail_after(10):
-        await done.wait()
-    assert isinstance(outcomes[0], StoreUnavailable)
-    assert outcomes[0].kind == "timeout"
-    assert connection.closed
-    connection.connection_lost(None)
-    assert len(outcomes) == 1
+    if after:
+        connection.send([("GET", "a")], outcomes.append)
+    connection.data_received(after + stray)
+    assert (connection.closed, lost) == (True, ["lost"])
+    assert outcomes == ([[7]] if after else [])
 
 
-async def test_batch_timeout_fails_the_batches_behind_it() -> None:
-    """Batches behind a timeout on the same connection fail with the timeout too."""
+async def test_push_is_no_reply() -> None:
+    """A RESP3 push, such as an invalidation, does not shift the replies."""
     connection = RedisConnection(Connection())
-    (first, evalsha), (second, other_evalsha) = commands("a"), commands("b")
-    outcomes: dict[str, Any] = {}
-    done = asyncio.Event()
-
-    def on_done(batch: InFlightBatch, outcome: Any) -> None:
-        outcomes[batch.batch[0].keys[0]] = outcome
-        if len(outcomes) == 2:
-            done.set()
-
-    InFlightBatch(first, evalsha, connection, 0.001, on_done)
-    InFlightBatch(second, other_evalsha, connection, 60, on_done)
-    with anyio.fail_after(10):
-        await done.wait()
-    assert {key: to_store_error(outcome).kind for key, outcome in outcomes.items()} == {
-        "a": "timeout",
-        "b": "timeout",
-    }
-
-
-async def test_batch_is_done_with_its_replies() -> None:
-    """The replies end a batch, and its timer."""
-    connection = RedisConnection(Connection())
-    calls, evalsha = commands("a")
     outcomes: list[Any] = []
-    batch = InFlightBatch(
-        calls, evalsha, connection, 0.001, lambda _, outcome: outcomes.append(outcome)
-    )
-    connection.data_received(b":1\r\n")
-    assert (outcomes, batch.done) == ([[1]], True)
-    await asyncio.sleep(0.01)
-    assert outcomes == [[1]]
+    push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n"
+    connection.data_received(push)
+    connection.send([("GET", "a"), ("GET", "b")], outcomes.append)
+    connection.data_received(push + b":1\r\n" + push + b":2\r\n" + push)
+    assert (outcomes, connection.closed) == ([[1, 2]], False)

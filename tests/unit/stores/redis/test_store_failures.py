@@ -84,6 +84,27 @@ async def test_paused_process_is_a_timeout(server: EmbeddedValkey) -> None:
 
 
 @exact_cancellation
+async def test_probes_of_a_paused_process_leave_no_connection(
+    server: EmbeddedValkey, admin: redis.asyncio.Redis
+) -> None:
+    """`open` uses the connection of the checks only, not redis-py's pool, which can be full."""
+    store = redis_store(f"{server.url}?max_connections=1", timeouts=SHORT_TIMEOUTS)
+    await store.open()
+    await store.delete([BUCKET])
+    with stopped(server):
+        for _ in range(3):
+            async with raises_store_error(StoreUnavailable, "timeout"):
+                await store.open()
+    await store.open()
+    assert (await spend(store, QUOTA)).allowed
+    with anyio.fail_after(20):
+        # The server closes the connections of the probes when it runs again.
+        while len(await admin.client_list()) > 2:
+            pass
+    await store.aclose()
+
+
+@exact_cancellation
 async def test_open_can_be_cancelled(server: EmbeddedValkey) -> None:
     """A probe that is cancelled while the server hangs raises CancelledError."""
     async with open_store(server) as store:
@@ -146,6 +167,20 @@ async def test_server_that_dies_during_a_call() -> None:
             server.start()
             await store.open()
             assert (await spend(store, QUOTA)).remaining == 999
+
+
+async def test_delete_is_one_round_trip(server: EmbeddedValkey, admin: redis.asyncio.Redis) -> None:
+    """All buckets of a reset are deleted in one pipeline, and existing ones are counted."""
+    async with open_store(server) as store:
+        keys = [f"key{number}" for number in range(200)]
+        await admin.mset(dict.fromkeys(keys[:150], "1"))
+        assert await store.delete([]) == 0
+        before = await admin.info("stats")
+        assert await store.delete(keys) == 150
+        after = await admin.info("stats")
+        reads = after["total_reads_processed"] - before["total_reads_processed"]
+        # INFO, the pipeline, and the commands of a new connection.
+        assert reads < 10
 
 
 async def test_connection_closed_while_idle_fails_no_call(

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from math import inf
 from types import MappingProxyType
 from typing import Final, Literal
 
 from fleetlimit.core.prefetch import PrefetchTerms, prefetch_terms
-from fleetlimit.core.quota import SECOND_US, Algorithm, Limit, Quota, parse_enum, rate_quota
+from fleetlimit.core.quota import Algorithm, Limit, Quota, parse_enum, rate_quota
 from fleetlimit.core.subject import UNVERIFIED_TIER
 from fleetlimit.errors import ConfigError
 
@@ -135,7 +134,7 @@ class Policy:
         name: Unique name, bounded so that it can be a metric label.
         limits: Limits of every tier that `tiers` does not name.
         tiers: Limits by tier. Without `limits` those of the first tier apply to all other callers.
-            The strictest limits of all apply to a caller whose credential did not verify.
+            The limits of all tiers apply to a caller whose credential did not verify.
         key: What buckets are keyed on.
         match: Requests that the policy applies to; None for a policy that only code names.
         mode: `enforce`, `shadow` to count without denying, or `off`.
@@ -166,6 +165,7 @@ class Policy:
     key_headers: frozenset[str] = field(init=False, compare=False)
     """Lower-case names of the request headers that the key is made from."""
     _terms: Mapping[tuple[Quota, ...], PrefetchTerms] = field(init=False, compare=False)
+    _strictest: tuple[Quota, ...] = field(init=False, compare=False)
 
     def __init__(
         self,
@@ -192,6 +192,8 @@ class Policy:
         put(self, "prefetch", prefetch)
         self._check()
         sets = self.quota_sets()
+        put(self, "_strictest", _strictest(sets))
+        sets.append(self._strictest)
         terms = {} if prefetch is None else {each: prefetch_terms(each, prefetch) for each in sets}
         put(self, "_terms", terms)
         quotas = [quota for each in sets for quota in each]
@@ -259,7 +261,7 @@ class Policy:
         if quotas is not None:
             return quotas
         if tier == UNVERIFIED_TIER:
-            return min(self.quota_sets(), key=_strictness)
+            return self._strictest
         return self.limits or next(iter(self.tiers.values()))
 
     @property
@@ -268,14 +270,14 @@ class Policy:
         return self.mode is Mode.ENFORCE and self.enforce_percent == ALL_PERCENT
 
 
-def _strictness(quotas: Iterable[Quota]) -> tuple[float, int]:
-    """Return the requests that quotas admit per second, and at one instant; less is stricter."""
-    rates = (
-        each.limit * SECOND_US / each.period_us / each.cost
-        for each in quotas
-        if each.algorithm is not Algorithm.CONCURRENCY
-    )
-    return min(rates, default=inf), min(each.burst // each.cost for each in quotas)
+def _strictest(quota_sets: Iterable[tuple[Quota, ...]]) -> tuple[Quota, ...]:
+    """Return the quotas of all tiers; of those that share a bucket, the one that admits least."""
+    by_name: dict[str, Quota] = {}
+    for quota in (each for quotas in quota_sets for each in quotas):
+        kept = by_name.setdefault(quota.name, quota)
+        if (quota.limit / quota.cost, quota.burst) < (kept.limit / kept.cost, kept.burst):
+            by_name[quota.name] = quota
+    return tuple(by_name.values())
 
 
 def _resolve_limits(limits: LimitSpec | Sequence[LimitSpec]) -> tuple[Quota, ...]:

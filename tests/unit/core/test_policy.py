@@ -13,7 +13,7 @@ from fleetlimit.core.policy import (
     Policy,
     PolicySet,
 )
-from fleetlimit.core.quota import Algorithm, Limit, Quota, concurrency_quota, rate_quota
+from fleetlimit.core.quota import Limit, Quota, concurrency_quota, rate_quota
 from fleetlimit.core.subject import UNVERIFIED_TIER
 from fleetlimit.errors import ConfigError
 
@@ -209,27 +209,39 @@ def test_quotas_for_selects_by_tier(
 @pytest.mark.parametrize(
     ("limits", "tiers", "strictest"),
     [
-        ("1000/minute", {"free": "3/minute", "pro": "60/minute"}, "free"),
-        ("", {"pro": "60/minute", "free": "3/minute"}, "free"),
-        ("2/minute", {"free": "3/minute"}, "limits"),
-        ("60/minute", {"burst": rate_quota("60/minute", burst=5)}, "burst"),
-        ("60/minute", {"costly": rate_quota("60/minute", cost=2)}, "costly"),
+        ("1000/minute", {"free": "3/minute", "pro": "60/minute"}, ["3/minute"]),
+        ("", {"pro": "60/minute", "free": "3/minute"}, ["3/minute"]),
+        ("2/minute", {"free": "3/minute"}, ["2/minute"]),
         (
             "60/minute",
-            {"day": ("60/minute", rate_quota("100/day", algorithm=Algorithm.FIXED_WINDOW))},
-            "day",
+            {"burst": rate_quota("60/minute", burst=5)},
+            [rate_quota("60/minute", burst=5)],
         ),
-        ("60/minute", {"held": concurrency_quota(1)}, "limits"),
-        ("", {"more": concurrency_quota(4), "few": concurrency_quota(2)}, "few"),
+        (
+            "60/minute",
+            {"costly": rate_quota("60/minute", cost=2)},
+            [rate_quota("60/minute", cost=2)],
+        ),
+        # Neither of 6 an hour and 12 a day is the stricter one at every time.
+        ("", {"free": "6/hour", "pro": "12/day"}, ["6/hour", "12/day"]),
+        ("60/minute", {"held": concurrency_quota(1)}, ["60/minute", concurrency_quota(1)]),
+        ("", {"more": concurrency_quota(4), "few": concurrency_quota(2)}, [concurrency_quota(2)]),
     ],
 )
-def test_strictest_limits_apply_to_unverified_callers(
-    limits: str, tiers: dict[str, Any], strictest: str
+def test_limits_of_all_tiers_apply_to_unverified_callers(
+    limits: str, tiers: dict[str, Any], strictest: list[Any]
 ) -> None:
-    """The limits that admit the fewest requests apply where the tier is unknown."""
+    """A caller of unknown tier keeps the limits of every tier; a shared bucket has the least."""
     tried = Policy("exports", limits or (), tiers)
-    found = tried.limits if strictest == "limits" else tried.tiers[strictest]
-    assert tried.quotas_for(UNVERIFIED_TIER) == found
+    expected = [rate_quota(each) if isinstance(each, str) else each for each in strictest]
+    assert list(tried.quotas_for(UNVERIFIED_TIER)) == expected
+
+
+def test_prefetch_applies_to_unverified_callers() -> None:
+    """They share the buckets of callers without a credential, which are prefetched."""
+    tried = Policy("exports", "600/minute", {"pro": "9000/hour"}, prefetch=0.1)
+    assert [quota.burst for quota in tried.quotas_for(UNVERIFIED_TIER)] == [540, 8100]
+    assert tried.prefetch_terms(UNVERIFIED_TIER) is not None
 
 
 def test_policies_of_all_tiers_apply_to_unverified_callers() -> None:

@@ -48,7 +48,7 @@ def build_store(
     keys: KeyScheme,
     clock: Clock | None = None,
     *,
-    on_batch_sent: Callable[[int], None] = lambda _: None,
+    on_pipeline_sent: Callable[[int], None] = lambda _: None,
     tracer: Tracer | None = None,
 ) -> Store:
     """Build the store that the settings name.
@@ -57,7 +57,7 @@ def build_store(
         settings: Settings with the URL, the credentials and the timeouts.
         keys: Scheme of the keys.
         clock: Clock of the buckets, for tests; by default the clock of the store's server.
-        on_batch_sent: Callback with the number of calls of each pipeline.
+        on_pipeline_sent: Callback with the number of calls of each pipeline.
         tracer: Tracer of the checks; store calls use its OpenTelemetry tracer for their spans.
 
     Raises:
@@ -73,7 +73,7 @@ def build_store(
             username=settings.store_username,
             password=reveal(settings.store_password),
             now_us=clock.monotonic_us if clock else None,
-            on_pipeline_sent=on_batch_sent,
+            on_pipeline_sent=on_pipeline_sent,
             tracer=tracer.tracer if isinstance(tracer, OpenTelemetryTracer) else None,
         )
 

@@ -104,7 +104,11 @@ class Fleetlimit(wiring.LimiterLifespan):
         keys = build_key_scheme(self.settings)
         self.limiter = Limiter(
             build_store(
-                self.settings, keys, clock, on_batch_sent=self.metrics.on_batch_sent, tracer=tracer
+                self.settings,
+                keys,
+                clock,
+                on_pipeline_sent=self.metrics.on_pipeline_sent,
+                tracer=tracer,
             ),
             local=build_local_store(self.settings, clock),
             key_scheme=keys,

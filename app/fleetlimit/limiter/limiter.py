@@ -1,4 +1,4 @@
-"""Limiter: check, reserve, peek and reset."""
+"""Rate limiter: decides requests under policies, and resets the buckets of a caller."""
 
 import contextlib
 import time

@@ -106,7 +106,8 @@ class Timeouts:
     """Timeouts of store calls, in seconds.
 
     Args:
-        connect: Limit for opening a connection, and for each step of a probe.
+        connect: Limit for opening a connection. Also the limit of calls that no request waits for:
+            a reset, the search for a Cluster's nodes, reports of the audit.
         operation: Limit for a reply on an open connection.
     """
 

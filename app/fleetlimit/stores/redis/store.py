@@ -96,7 +96,8 @@ class RedisStore:
         timeouts: Timeouts of store calls.
         username: ACL user; overrides the URL's.
         password: Password; overrides the URL's.
-        now_us: Clock of buckets in place of the server's, for tests; microseconds since the epoch.
+        now_us: Clock of buckets in place of the server's, for tests, in microseconds since any
+            instant; all replicas must share it.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
         tracer: Starts the spans of store calls; None for OpenTelemetry's global tracer.
 

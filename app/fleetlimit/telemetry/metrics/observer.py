@@ -159,7 +159,7 @@ class PrometheusMetrics:
         """Count a denial without a log line."""
         self._suppressed_buffer.add(None)
 
-    def on_batch_sent(self, calls: int) -> None:
+    def on_pipeline_sent(self, calls: int) -> None:
         """Record the number of calls in a pipeline to the store."""
         self._batches.observe(calls)
 

@@ -151,7 +151,7 @@ def test_suppressed_log_lines_are_counted() -> None:
 def test_process_callbacks_have_metrics() -> None:
     """Pipelines, the event-loop lag and dropped spans each have a metric."""
     observed = ObservedMetrics()
-    observed.metrics.on_batch_sent(3)
+    observed.metrics.on_pipeline_sent(3)
     observed.metrics.on_event_loop_lag(0.02)
     observed.metrics.on_spans_dropped(2)
     observed.metrics.on_spans_dropped(5)

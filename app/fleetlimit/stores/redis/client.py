@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
-from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
+from typing import Any, Final
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import redis.asyncio
 from redis.asyncio.connection import parse_url
@@ -193,11 +193,71 @@ def create_client(
             f"{redacted_url(url)!r} is not a store: write memory://, redis://host:6379/0, "
             "rediss://, redis+cluster:// or redis+sentinel://host:26379/service"
         )
+    _check_address(parts, url)
     _check_tls_files(url, parts.query)
+    query, switches = _take_switches(parts.query)
+    options |= switches
+    parts = parts._replace(query=query)
     try:
         return build[parts.scheme](urlunsplit(parts._replace(netloc=hosts)), options)
     except (ValueError, TypeError, RedisError, RedisClusterException) as error:
         raise ConfigError(f"the store URL {redacted_url(url)} cannot be used: {error}") from error
+
+
+def _check_address(parts: SplitResult, url: str) -> None:
+    """Raise unless the URL names a host and a database, which redis-py would choose in silence.
+
+    Raises:
+        ConfigError: There is no host, or the path is no number of a database.
+    """
+    if "sentinel" in parts.scheme:
+        return
+    form = f"write {parts.scheme}://host:6379"
+    if not parts.netloc.rpartition("@")[2]:
+        raise ConfigError(f"the store URL {redacted_url(url)} names no host: {form}")
+    database = parts.path.strip("/")
+    if database and not database.isdecimal():
+        raise ConfigError(
+            f"the store URL {redacted_url(url)} names the database {database!r}, which is no "
+            f"number: {form}/0"
+        )
+
+
+_SWITCHES: Final = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+_REJECTED_OPTIONS: Final = {
+    "decode_responses": "replies of the store are read as bytes",
+    "retry_on_timeout": "a check that is sent twice is spent twice",
+}
+
+
+def _take_switches(query: str) -> tuple[str, dict[str, bool]]:
+    """Return the query without the options that are true or false, and their values.
+
+    redis-py converts only some of these options. It takes the text of the others, and so `false`
+    for true.
+
+    Raises:
+        ConfigError: An option cannot be set.
+    """
+    kept, switches = [], {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in _REJECTED_OPTIONS and value.lower() not in {"false", "no", "off", "0"}:
+            raise ConfigError(
+                f"the store URL cannot have the option {name}, because {_REJECTED_OPTIONS[name]}: "
+                "leave it out"
+            )
+        if value.lower() in _SWITCHES:
+            switches[name] = _SWITCHES[value.lower()]
+        else:
+            kept.append((name, value))
+    return urlencode(kept), switches
 
 
 def _standalone(url: str, options: dict[str, Any]) -> Client:

@@ -17,6 +17,8 @@ _BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (driver.NoPermissionError, StoreRejected, "permission"),
     (driver.ClusterDownError, StoreUnavailable, "cluster_down"),
     (driver.SlotNotCoveredError, StoreUnavailable, "cluster_down"),
+    # Of a Cluster's client, redis-py follows the redirection.
+    (driver.MovedError, StoreRejected, "cluster_mode"),
     (driver.AskError, StoreUnavailable, "cluster_moving"),
     (driver.TryAgainError, StoreUnavailable, "cluster_moving"),
     (driver.RedisClusterException, StoreUnavailable, "cluster_down"),
@@ -44,6 +46,8 @@ _MARKERS_AFTER_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
 _HINTS = {
     "authentication": "set FLEETLIMIT_STORE_USERNAME and FLEETLIMIT_STORE_PASSWORD, or for "
     "sentinels ?sentinel_username= and ?sentinel_password= in FLEETLIMIT_STORE",
+    "cluster_mode": "the server belongs to a Cluster: write redis+cluster:// or rediss+cluster:// "
+    "in FLEETLIMIT_STORE",
     "certificate": "set the CA of the store with ?ssl_ca_certs= in FLEETLIMIT_STORE, and use a "
     "host name that is in the store's certificate",
     "permission": "run ACL LOG on the store to see which command or key its user lacks",

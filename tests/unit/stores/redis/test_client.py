@@ -123,7 +123,15 @@ def test_sentinels_have_tls_options_and_their_own_credentials() -> None:
         ("redis://store:99999", "cannot be used"),
         ("redis://store?no_such_option=1", "cannot be used.*no_such_option"),
         ("rediss://store?ssl_cert_reqs=maybe", "cannot be used"),
-        ("redis+cluster://", "cannot be used"),
+        ("redis+cluster://", "names no host: write redis[+]cluster://host:6379"),
+        ("redis://", "names no host: write redis://host:6379"),
+        ("redis:/localhost", "names no host"),
+        ("rediss://user:secret@/0", "names no host: write rediss://host:6379"),
+        ("redis://store/zero", "names the database 'zero', which is no number: write redis://"),
+        ("redis://store/0/1", "names the database '0/1'"),
+        ("redis://store?decode_responses=true", "cannot have the option decode_responses"),
+        ("redis+cluster://store?decode_responses=1", "cannot have the option decode_responses"),
+        ("redis://store?retry_on_timeout=true", "cannot have the option retry_on_timeout"),
         ("redis+cluster://store?no_such_option=1", "cannot be used.*no_such_option"),
         ("redis+sentinel://host", "write redis[+]sentinel://host:26379"),
         ("redis+sentinel:///service", "write redis[+]sentinel://host:26379"),
@@ -137,6 +145,33 @@ def test_invalid_url_fails_at_construction(url: str, message: str) -> None:
     """An invalid URL is a `ConfigError` at once, and not a store error later."""
     with pytest.raises(ConfigError, match=message):
         create_client(url, TIMEOUTS)
+
+
+@pytest.mark.parametrize("kind", ["rediss://host", "rediss+cluster://host"])
+@pytest.mark.parametrize(
+    ("text", "value"), [("false", False), ("False", False), ("no", False), ("true", True)]
+)
+@pytest.mark.parametrize("option", ["socket_keepalive", "ssl_check_hostname"])
+def test_options_can_be_switched_off(
+    kind: str,
+    option: str,
+    text: str,
+    value: bool,  # noqa: FBT001 - a case
+) -> None:
+    """`false` is false for the options, too, that redis-py does not convert."""
+    url = f"{kind}?ssl_cert_reqs=none&{option}={text}"
+    assert options(url)[option] is value
+
+
+@pytest.mark.parametrize(("text", "value"), [("false", False), ("on", True)])
+def test_options_of_a_cluster_can_be_switched_off(
+    text: str,
+    value: bool,  # noqa: FBT001 - a case
+) -> None:
+    """redis-py would take the text `false` for true."""
+    client = create_client(f"redis+cluster://host?require_full_coverage={text}", TIMEOUTS)
+    assert isinstance(client, redis.asyncio.RedisCluster)
+    assert client.nodes_manager.require_full_coverage is value
 
 
 def test_tls_files_reach_the_client(tmp_path: Path) -> None:
@@ -163,8 +198,9 @@ def test_invalid_tls_file_fails_at_construction(
     file = tmp_path / "given.crt"
     if content is not None:
         file.write_text(content)
+    path = "service" if "sentinel" in kind else ""
     with pytest.raises(ConfigError, match=f"{option}={file}.*{message}"):
-        create_client(f"{kind}://store/service?{option}={file}", TIMEOUTS)
+        create_client(f"{kind}://store/{path}?{option}={file}", TIMEOUTS)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from fleetlimit.stores.redis.errors import to_store_error
         (driver.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED]"), StoreRejected, "certificate"),
         (driver.ClusterDownError("CLUSTERDOWN"), StoreUnavailable, "cluster_down"),
         (driver.SlotNotCoveredError("slot"), StoreUnavailable, "cluster_down"),
+        (driver.MovedError("1 host:1"), StoreRejected, "cluster_mode"),
         (driver.AskError("1 host:1"), StoreUnavailable, "cluster_moving"),
         (driver.TryAgainError("TRYAGAIN"), StoreUnavailable, "cluster_moving"),
         (driver.RedisClusterException("none left"), StoreUnavailable, "cluster_down"),

@@ -1,11 +1,12 @@
 """A Redis Cluster whose slots move and whose nodes fail, under a store that is open."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
 from fleetlimit.core.quota import Algorithm
-from fleetlimit.errors import StoreError
+from fleetlimit.errors import StoreError, StoreRejected
 from fleetlimit.stores.redis.cluster import slot_of
 from support.cluster import Cluster, cluster
 from support.stores import charge, quota_of, redis_store
@@ -74,5 +75,21 @@ async def test_stopped_node_fails_only_the_calls_of_its_slots(own_cluster: Clust
                 await store.acquire([charge(QUOTA, key=down)])
             result = await store.acquire([charge(QUOTA, key=up)])
             assert [status.remaining for status in result.statuses] == [left]
+    finally:
+        await store.aclose()
+
+
+async def test_plain_url_of_a_node_names_the_scheme_to_write(own_cluster: Cluster) -> None:
+    """A server that redirects a plain client is an error that no retry mends."""
+    store = redis_store(own_cluster.url.replace("redis+cluster", "redis"))
+    await store.open()
+    try:
+        keys = [key_on(own_cluster, index) for index in range(3)]
+        # One script call over three slots, and one for a slot of another node.
+        for group in (keys, keys[1:2]):
+            calls = [store.acquire([charge(QUOTA, key=key)]) for key in group]
+            with pytest.raises(StoreRejected, match=r"write redis\+cluster://") as caught:
+                await asyncio.gather(*calls)
+            assert caught.value.kind == "cluster_mode"
     finally:
         await store.aclose()

@@ -19,6 +19,7 @@ _BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (driver.SlotNotCoveredError, StoreUnavailable, "cluster_down"),
     # Of a Cluster's client, redis-py follows the redirection.
     (driver.MovedError, StoreRejected, "cluster_mode"),
+    (driver.ClusterCrossSlotError, StoreRejected, "cluster_mode"),
     (driver.AskError, StoreUnavailable, "cluster_moving"),
     (driver.TryAgainError, StoreUnavailable, "cluster_moving"),
     (driver.RedisClusterException, StoreUnavailable, "cluster_down"),

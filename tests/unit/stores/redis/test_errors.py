@@ -23,6 +23,7 @@ from fleetlimit.stores.redis.errors import to_store_error
         (driver.ClusterDownError("CLUSTERDOWN"), StoreUnavailable, "cluster_down"),
         (driver.SlotNotCoveredError("slot"), StoreUnavailable, "cluster_down"),
         (driver.MovedError("1 host:1"), StoreRejected, "cluster_mode"),
+        (driver.ClusterCrossSlotError("slots"), StoreRejected, "cluster_mode"),
         (driver.AskError("1 host:1"), StoreUnavailable, "cluster_moving"),
         (driver.TryAgainError("TRYAGAIN"), StoreUnavailable, "cluster_moving"),
         (driver.RedisClusterException("none left"), StoreUnavailable, "cluster_down"),

@@ -1,5 +1,6 @@
 """Admission: decides a plan by the denial cache, then the store, then the fallback."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -10,7 +11,7 @@ from fleetlimit.core.subject import Subject
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.denial_cache import DenialCache
-from fleetlimit.limiter.events import CheckDecided, Event
+from fleetlimit.limiter.events import CheckCancelled, CheckDecided, Event
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.membership import ReplicaMembership
 from fleetlimit.limiter.plan import Plan
@@ -70,6 +71,11 @@ class Admission:
         else:
             try:
                 reply = await self._gateway.acquire(plan)
+            except asyncio.CancelledError:
+                # The store may have spent the units, which no decision will report.
+                policies = tuple(each.policy.name for each in plan.policy_plans)
+                self._emit(CheckCancelled(policies, plan.subject_hash, subject.route))
+                raise
             except StoreError:
                 reservation = await self._fallback.decide(plan, self._membership.replicas)
             else:

@@ -47,6 +47,21 @@ class CheckDecided:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckCancelled:
+    """A request was cancelled while the store decided its check: no decision, perhaps units spent.
+
+    Args:
+        policies: Names of the policies.
+        subject_hash: Hash of the principal or the client address.
+        route: Methods and template of the route.
+    """
+
+    policies: tuple[str, ...]
+    subject_hash: str
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoreFailed:
     """A store call failed; `operation` is the name of the method of `Store`."""
 
@@ -146,6 +161,7 @@ class OvershootFound:
 
 Event = (
     CheckDecided
+    | CheckCancelled
     | StoreFailed
     | BreakerChanged
     | StoreStateLost

@@ -120,6 +120,11 @@ DENIALS_SUPPRESSED: Final = MetricSpec(
     MetricType.COUNTER,
     "Denials without a log line, because the log is rate limited.",
 )
+CANCELLED_CHECKS: Final = MetricSpec(
+    "fleetlimit_cancelled_checks_total",
+    MetricType.COUNTER,
+    "Checks whose request was cancelled while the store decided; their units may be spent.",
+)
 STORE_ERRORS: Final = MetricSpec(
     "fleetlimit_store_errors_total",
     MetricType.COUNTER,
@@ -251,6 +256,7 @@ METRICS: Final = (
     CHECK_DURATION,
     DENIAL_CACHE_HITS,
     DENIALS_SUPPRESSED,
+    CANCELLED_CHECKS,
     STORE_ERRORS,
     STORE_STATE_LOST,
     STORE_SERVER_CHANGES,

@@ -1,5 +1,7 @@
 """Limiter: check, peek and reset."""
 
+import asyncio
+
 import pytest
 
 from fleetlimit.core.decision import EXEMPT, Outcome, Source
@@ -7,7 +9,7 @@ from fleetlimit.core.policy import KeyKind, KeyPart, Mode, PolicySet
 from fleetlimit.core.quota import Algorithm, rate_quota
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import ConfigError, CostError
-from fleetlimit.limiter.events import CheckDecided, PoliciesLoaded
+from fleetlimit.limiter.events import CheckCancelled, CheckDecided, PoliciesLoaded
 from fleetlimit.limiter.limiter import Limiter, MonotonicClock
 from fleetlimit.limiter.plan import PolicyCost
 from fleetlimit.stores.memory import MemoryStore
@@ -233,6 +235,23 @@ async def test_check_emits_one_event() -> None:
         assert hashes == {bench.limiter.subject_hash(each) for each in (ann, anonymous)}
         assert not {"ann", "192.0.2.9"} & hashes
         assert [each.seconds for each in events] == [0, 0]
+
+
+async def test_cancelled_check_emits_an_event_of_its_own() -> None:
+    """The store may have spent the units of a cancelled request, unseen by every decision."""
+    async with Bench(rate_policy("a", "3/minute"), rate_policy("b", "9/minute")) as bench:
+        ann = Subject("192.0.2.1", Principal("ann"), "GET /x")
+        hold = bench.store.hold("acquire", after_work=True)
+        check = asyncio.create_task(bench.limiter.check("a", "b", subject=ann))
+        await hold.wait()
+        check.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await check
+        expected = CheckCancelled(("a", "b"), bench.limiter.subject_hash(ann), "GET /x")
+        assert bench.recorder.of(CheckCancelled) == [expected]
+        assert bench.recorder.of(CheckDecided) == []
+        hold.released.set()
+        assert await bench.remaining("a", "ann") == 2
 
 
 async def test_check_event_has_the_duration() -> None:

@@ -21,6 +21,7 @@ from fleetlimit.limiter.events import (
     AuditReported,
     BreakerChanged,
     BreakerState,
+    CheckCancelled,
     CheckDecided,
     Event,
     PoliciesLoaded,
@@ -84,8 +85,11 @@ class PrometheusMetrics:
         self._store_errors = counter(names.STORE_ERRORS, own)
         for kind in names.COMMON_STORE_ERRORS:
             self._store_errors.labels(kind)
-        self._state_lost = counter(names.STORE_STATE_LOST, own)
-        self._server_changes = counter(names.STORE_SERVER_CHANGES, own)
+        self._counters: dict[type[Event], Counter] = {
+            CheckCancelled: counter(names.CANCELLED_CHECKS, own),
+            StoreStateLost: counter(names.STORE_STATE_LOST, own),
+            StoreServerChanged: counter(names.STORE_SERVER_CHANGES, own),
+        }
         self._batches = histogram(names.STORE_BATCH_SIZE, own)
         self._breaker_open = gauge(names.BREAKER_OPEN, own)
         self._replicas = gauge(names.REPLICAS, own)
@@ -127,14 +131,12 @@ class PrometheusMetrics:
         match event:
             case CheckDecided():
                 self._on_decision(event)
+            case CheckCancelled() | StoreStateLost() | StoreServerChanged():
+                self._counters[type(event)].inc()
             case StoreFailed():
                 self._store_errors.labels(event.error.kind).inc()
             case BreakerChanged():
                 self._breaker_open.set(event.state is BreakerState.OPEN)
-            case StoreStateLost():
-                self._state_lost.inc()
-            case StoreServerChanged():
-                self._server_changes.inc()
             case ReplicasCounted():
                 self._replicas.set(event.replicas)
             case PoliciesLoaded():

@@ -15,6 +15,7 @@ from fleetlimit.limiter.events import (
     AuditReported,
     BreakerChanged,
     BreakerState,
+    CheckCancelled,
     CheckDecided,
     PoliciesLoaded,
     PoliciesRejected,
@@ -120,12 +121,14 @@ def test_store_and_replica_events_have_metrics() -> None:
         StoreFailed("take", StoreUnavailable("slow", kind="timeout")),
         BreakerChanged(BreakerState.OPEN),
         StoreStateLost(),
+        CheckCancelled(("a",), "subject", "GET /"),
         StoreServerChanged(),
         ReplicasCounted(3),
     )
     assert observed.value("fleetlimit_store_errors_total", error_type="timeout") == 1
     assert observed.value("fleetlimit_breaker_open") == 1
     assert observed.value("fleetlimit_store_state_lost_total") == 1
+    assert observed.value("fleetlimit_cancelled_checks_total") == 1
     assert observed.value("fleetlimit_store_server_changes_total") == 1
     assert observed.value("fleetlimit_replicas") == 3
     observed.on_events(BreakerChanged(BreakerState.CLOSED))

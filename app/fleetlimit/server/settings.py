@@ -2,9 +2,9 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 
 from fleetlimit.bootstrap.settings import Seconds, Settings
 from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
@@ -13,6 +13,13 @@ EXAMPLE_POLICIES = Path(str(files("fleetlimit.server") / "policies.yaml"))
 """Policy file of the example app."""
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
+MIN_TOKEN_CHARS: Final = 16
+
+
+def _require_long_token(token: SecretStr) -> SecretStr:
+    if 0 < len(token.get_secret_value()) < MIN_TOKEN_CHARS:
+        raise ValueError(f"write at least {MIN_TOKEN_CHARS} characters: openssl rand -hex 32")
+    return token
 
 
 class ServerSettings(Settings):
@@ -26,8 +33,10 @@ class ServerSettings(Settings):
     port: Port = Field(8000, description="Port of the API.")
     admin_host: str = Field("0.0.0.0", description="Address of the admin port.")
     admin_port: Port = Field(9090, description="Port for metrics, health and administration.")
-    admin_token: SecretStr | None = Field(
-        None, description="Bearer token of POST /reset, which is disabled without one."
+    admin_token: Annotated[SecretStr, AfterValidator(_require_long_token)] | None = Field(
+        None,
+        description="Bearer token of POST /reset, of at least 16 characters; without one, "
+        "/reset is disabled.",
     )
     shutdown_seconds: Seconds = Field(
         25, description="Time limit for the requests in flight after SIGTERM."

@@ -118,6 +118,7 @@ def test_missing_secrets_directory_is_an_error(
         (Settings, "AUDIT_CALLERS", "1001"),
         (Settings, "HEADERS", "s3cret"),
         (ServerSettings, "PORT", "s3cret"),
+        (ServerSettings, "ADMIN_TOKEN", "s3cret"),
         (ServerSettings, "ADMIN_PORT", "65536"),
         (ServerSettings, "SHUTDOWN_SECONDS", "-1"),
         (ServerSettings, "LOG_LEVEL", "s3cret"),

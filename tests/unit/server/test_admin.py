@@ -1,6 +1,8 @@
 """Endpoints of the admin port."""
 
+import itertools
 import json
+import logging
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -13,9 +15,11 @@ from starlette.testclient import TestClient
 
 from fleetlimit import Fleetlimit, Policy, PolicySet
 from fleetlimit.core.policy import KeyKind, KeyPart
+from fleetlimit.core.subject import Subject
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
+from fleetlimit.server.admin.reset import FailedLogins
 from fleetlimit.server.wrap import WrappedApp
 from fleetlimit.testing import ManualClock
 from fleetlimit.web.route_table import RouteTable
@@ -187,10 +191,38 @@ def test_reset_deletes_the_buckets_of_a_caller(served: Served) -> None:
     status, body = served.reset({"policy": "default", "client_address": "192.0.2.1"})
     assert (status, body) == (200, {"policy": "default", "buckets": 1})
     assert served.statuses(3) == [200, 200, 429]
-    assert served.reset({"policy": "default", "principal": "alice"}) == (
-        200,
-        {"policy": "default", "buckets": 0},
-    )
+    status, body = served.reset({"policy": "default", "principal": "alice"})
+    assert status == 404
+    assert "has no bucket of this caller" in body["detail"]
+
+
+def test_reset_is_logged(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """The line has the address of the client, the policy and the hash of the caller."""
+    caplog.set_level(logging.INFO, "fleetlimit")
+    served.statuses(1)
+    served.reset({"policy": "default", "client_address": "192.0.2.1"})
+    served.reset({"policy": "default", "principal": "alice"})
+    lines = [line for line in caplog.messages if "event=buckets.reset" in line]
+    subject = served.fleetlimit.limiter.subject_hash(Subject("192.0.2.1"))
+    assert f"client=testclient policy=default subject={subject} buckets=1" in lines[0]
+    assert "buckets=0" in lines[1]
+    assert "alice" not in caplog.text
+
+
+def test_wrong_tokens_are_logged_and_limited(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After ten wrong tokens a minute the answer is 429; the right token is still accepted."""
+    now_us = itertools.count(0, 1_000)
+    served.admin.failed_logins = FailedLogins(lambda: next(now_us))
+    wrong = {"Authorization": "Bearer wrong"}
+    body = {"policy": "default", "client_address": "192.0.2.1"}
+    answers = [served.reset(body, wrong) for _ in range(12)]
+    assert [status for status, _ in answers] == [401] * 10 + [429] * 2
+    assert "too many wrong tokens: wait 6 s" in answers[-1][1]["detail"]
+    assert caplog.text.count("event=admin.rejected client=testclient") == 10
+    served.statuses(1)
+    assert served.reset(body)[0] == 200
 
 
 async def test_reset_finds_a_bucket_by_its_route() -> None:
@@ -198,7 +230,7 @@ async def test_reset_finds_a_bucket_by_its_route() -> None:
     served = Served("s3cret-token")
     assert (await served.fleetlimit.limiter.check("routes", principal="alice")).allowed
     request = {"policy": "routes", "principal": "alice"}
-    assert served.reset({**request, "route": "POST /other"})[1]["buckets"] == 0
+    assert served.reset({**request, "route": "POST /other"})[0] == 404
     assert served.reset(request)[1]["buckets"] == 1
 
 

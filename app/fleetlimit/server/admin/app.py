@@ -1,7 +1,7 @@
 """App of the admin port: its state, its routes and the endpoints of the metrics."""
 
 import asyncio
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,12 +22,14 @@ class AdminState:
         fleetlimit: The limiter.
         routes: The routes of the limited app.
         token: Bearer token of POST /reset; None disables it.
+        failed_logins: Limit on wrong tokens.
         status: Status of this replica, for readiness.
     """
 
     fleetlimit: Fleetlimit
     routes: RouteTable
     token: str | None = None
+    failed_logins: reset.FailedLogins = field(default_factory=reset.FailedLogins)
     status: ReplicaStatus = ReplicaStatus.STARTING
 
 

@@ -169,6 +169,10 @@ def explain_command(
         list[str] | None, typer.Option(help="Header of the request, as 'Name: value'.")
     ] = None,
     address: Annotated[str, typer.Option(help="Address of the client.")] = "127.0.0.1",
+    principal: Annotated[
+        str | None, typer.Option(help="Caller, in place of the one that the headers identify.")
+    ] = None,
+    tier: Annotated[str, typer.Option(help="Tier of that caller.")] = "",
     target: Annotated[
         str | None, typer.Option(help="App as package.module:app; by default the example app.")
     ] = None,
@@ -180,9 +184,12 @@ def explain_command(
     """Print the policies that apply to a request and the state of their limits; spend nothing."""
     from fleetlimit.bootstrap.explain import explain, render
     from fleetlimit.bootstrap.fleetlimit import Fleetlimit
+    from fleetlimit.core.subject import Principal
     from fleetlimit.server.settings import ServerSettings
     from fleetlimit.server.wrap import WrappedApp, import_app
 
+    if tier and principal is None:
+        raise typer.BadParameter("a tier belongs to a principal: write --principal NAME --tier")
     headers = {}
     for each in header or []:
         name, colon, value = each.partition(":")
@@ -204,6 +211,7 @@ def explain_command(
                 path=path,
                 headers=headers,
                 peer=address,
+                principal=Principal(principal, tier) if principal is not None else None,
             )
         finally:
             await fleetlimit.aclose()

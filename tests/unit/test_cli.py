@@ -128,6 +128,19 @@ def test_explain_verifies_the_credential_of_a_header(file: str) -> None:
     )
 
 
+def test_explain_answers_for_the_named_principal(file: str) -> None:
+    """`--principal` and `--tier` stand for a credential; a tier alone is an error."""
+    caller = ["--policies", file, "--principal", "bob", "--tier", "pro"]
+    explanation = explain("POST", "/exports", *caller)
+    assert (explanation["identity"]["principal"], explanation["identity"]["tier"]) == ("bob", "pro")
+    assert explanation["policies"][0]["limits"][0]["limit"] == 60
+    status, _, err = run("policies", "explain", "POST", "/exports", "--tier", "pro")
+    assert status == 2
+    assert "a tier belongs to a principal" in err
+    with pytest.raises(ConfigError, match="FETCH is no method: write one of CONNECT"):
+        run("policies", "explain", "FETCH", "/exports")
+
+
 def test_explain_text_has_a_block_for_each_policy_in_80_columns(file: str) -> None:
     """The text has one block for each policy and fits 80 columns."""
     status, out, _ = run("policies", "explain", "POST", "/exports", "--policies", file)

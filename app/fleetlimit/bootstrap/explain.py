@@ -7,10 +7,10 @@ from fleetlimit.bootstrap.route_report import checked_dependencies, policy_to_di
 from fleetlimit.core.decision import BucketStatus, PolicyResult
 from fleetlimit.core.policy import ALL_PERCENT, Policy
 from fleetlimit.core.quota import SECOND_US
-from fleetlimit.core.subject import Identity, Subject
-from fleetlimit.errors import StoreError
+from fleetlimit.core.subject import Identity, Principal, Subject
+from fleetlimit.errors import ConfigError, StoreError
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.route_policies import select_policies
+from fleetlimit.web.route_policies import METHODS, select_policies
 from fleetlimit.web.route_table import RouteTable
 
 
@@ -72,6 +72,7 @@ async def explain(
     path: str,
     headers: Mapping[str, str],
     peer: str = "127.0.0.1",
+    principal: Principal | None = None,
 ) -> dict[str, Any]:
     """Explain a request without spending anything.
 
@@ -82,18 +83,26 @@ async def explain(
         path: Path of the request.
         headers: Headers of the request.
         peer: Address of the client or of the last proxy.
+        principal: Caller to explain for; by default the one that the headers identify.
 
     Returns:
         The route, the identity (the principal's name, but no credential), and each policy with its
         limits and, if the store replies, their state.
+
+    Raises:
+        ConfigError: There is no such method.
     """
     method = method.upper()
+    if method not in METHODS:
+        raise ConfigError(f"{method} is no method: write one of {', '.join(sorted(METHODS))}")
     lower_case_headers = {name.lower(): value for name, value in headers.items()}
     route = routes.match(method, path, lower_case_headers.get("host", ""))
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     identity = await http_limiter.identifier.identify(
         {"type": "http", "method": method, "path": path, "headers": raw, "client": (peer, 0)}
     )
+    if principal is not None:
+        identity = Identity(identity.client_address, principal)
     subject = Subject(
         identity.client_address,
         identity.principal,

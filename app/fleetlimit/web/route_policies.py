@@ -20,7 +20,8 @@ from fleetlimit.web.http_limiter import HTTPLimiter
 
 WEBSOCKET: Final = "WEBSOCKET"
 """Stands for the HTTP method of a WebSocket handshake, in policies too."""
-_METHODS: Final = frozenset({None, WEBSOCKET, *HTTPMethod})
+METHODS: Final = frozenset({WEBSOCKET, *HTTPMethod})
+"""Methods that policies and explanations know."""
 MAX_CACHED: Final = 64
 """Largest number of entries for each route: methods times tiers."""
 
@@ -114,7 +115,7 @@ class PolicyCache:
             return cached
         applicable = select_policies(http_limiter, dependencies, method, template, tier)
         # Some servers accept any word as a method; invented ones must not evict other entries.
-        if method in _METHODS:
+        if method is None or method in METHODS:
             self._cache.put(key, applicable)
         return applicable
 

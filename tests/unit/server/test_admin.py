@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from fleetlimit import Fleetlimit, Policy, PolicySet
 from fleetlimit.core.policy import KeyKind, KeyPart
-from fleetlimit.core.subject import Subject
+from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
@@ -170,7 +170,27 @@ def test_explain_spends_nothing(served: Served) -> None:
     assert body["policies"][0]["status"][0]["limits"][0]["retry_after_seconds"] > 0
 
 
-@pytest.mark.parametrize("query", ["", "?path=items", "?path=/&header=nonsense"])
+def test_explain_answers_for_the_named_principal(served: Served) -> None:
+    """The limits and the key are those of the principal and its tier."""
+    query = {"path": "/items/7", "principal": "alice", "tier": "pro"}
+    body = served.port.get("/explain", params=query).json()
+    assert (body["identity"]["principal"], body["identity"]["tier"]) == ("alice", "pro")
+    subject = served.fleetlimit.limiter.subject_hash(Subject(principal=Principal("alice")))
+    assert body["identity"]["subject"] == subject
+    assert body["policies"][0]["status"][0]["limits"][0]["remaining"] == 9
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?path=items",
+        "?path=/&header=nonsense",
+        "?path=/&methode=GET",
+        "?path=/&method=FETCH",
+        "?path=/&tier=pro",
+    ],
+)
 def test_explain_rejects_an_invalid_query(served: Served, query: str) -> None:
     """An invalid query is a 400 with the fix."""
     response = served.port.get(f"/explain{query}")

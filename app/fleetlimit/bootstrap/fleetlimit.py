@@ -87,6 +87,9 @@ class Fleetlimit(wiring.LimiterLifespan):
         clock: Clock | None = None,
         tune_gc: bool = False,
     ) -> None:
+        if isinstance(store, Starlette):
+            # An app calls its lifespan with itself.
+            raise ConfigError("lifespan=Fleetlimit is the class: write lifespan=Fleetlimit()")
         if isinstance(policies, PolicySet):
             policy_set, file = policies, None
         else:

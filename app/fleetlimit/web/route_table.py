@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute, compile_pa
 from starlette.types import Scope
 
 from fleetlimit.core.subject import UNMATCHED_ROUTE
+from fleetlimit.errors import ConfigError
 from fleetlimit.web.cors import iter_cors
 from fleetlimit.web.route_policies import WEBSOCKET, PolicyCache, RateLimitDependency
 
@@ -91,7 +92,16 @@ UNMATCHED = RouteInfo()
 
 
 def _rate_limits(calls: Iterable[Any]) -> tuple[RateLimitDependency, ...]:
-    limits = [each for each in calls if isinstance(each, RateLimitDependency)]
+    limits = []
+    for each in calls:
+        if isinstance(each, type) and issubclass(each, RateLimitDependency):
+            # FastAPI would take the arguments of the class from the query, so that clients choose.
+            raise ConfigError(
+                f"Depends({each.__name__}) has no limit: write Depends({each.__name__}(...)) with "
+                "its arguments"
+            )
+        if isinstance(each, RateLimitDependency):
+            limits.append(each)
     return tuple(dict.fromkeys(limits))
 
 

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from fleetlimit import (
+    ConcurrencyLimit,
     ConfigError,
     Fleetlimit,
     Policy,
@@ -46,6 +47,23 @@ def depending(fleetlimit: Fleetlimit | None = None) -> FastAPI:
         return []
 
     return app
+
+
+def test_class_as_lifespan_is_an_error_with_the_fix() -> None:
+    """The app would be taken for the URL of the store."""
+    app = FastAPI(lifespan=Fleetlimit)  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(ConfigError, match=r"write lifespan=Fleetlimit\(\)"), TestClient(app):
+        pass
+
+
+@pytest.mark.parametrize("kind", [RateLimit, ConcurrencyLimit, PolicyLimit])
+def test_class_as_dependency_prevents_the_start(kind: type) -> None:
+    """FastAPI would read the limit from the query, so that each client chose its own."""
+    app = FastAPI(lifespan=Fleetlimit())
+    app.add_api_route("/", lambda: None, dependencies=[Depends(kind)])
+    expected = rf"Depends\({kind.__name__}\) has no limit: write Depends\({kind.__name__}\("
+    with pytest.raises(ConfigError, match=expected), TestClient(app):
+        pass
 
 
 def nothing() -> None:

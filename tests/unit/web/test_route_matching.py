@@ -253,7 +253,7 @@ def test_table_follows_routers_and_mounts(where: str) -> None:
     target.get("/late", dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
     statuses = [client.get(path).status_code for _ in range(2)]
     # FastAPI before 0.137 copies the routes of a router when it is included.
-    assert statuses == [200, 429] or (statuses == [404, 404] and target in {router, child})
+    assert statuses == [200, 429] or (statuses == [404, 404] and "router" in where)
     if statuses[0] == 200:
         assert bench.routes[1:] == [f"GET {path}"] * 2
 

@@ -1,5 +1,6 @@
 """Limiter of an app: the nearest app's own, a default for the dependency alone, or an error."""
 
+import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -251,7 +252,10 @@ def by_a_startup_handler() -> FastAPI:
         await limiter.start()
         limiter.install(app)
 
-    app = FastAPI(on_startup=[start], on_shutdown=[limiter.aclose])
+    with warnings.catch_warnings():
+        # Starlette before 1.0 announces that it will drop them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        app = FastAPI(on_startup=[start], on_shutdown=[limiter.aclose])
     app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
     return app
 

@@ -31,10 +31,11 @@ from fleetlimit.stores.redis.scripts import (
 
 Result = TypeVar("Result")
 
-TICKS = 10
-"""Timer ticks in the operation timeout. A tick that the event loop runs late counts once, so time
-in which the loop did not run (a CPU limit, a blocking handler) does not count against the store.
-The loop reads arrived replies between two ticks."""
+TICKS = 30
+"""Timer ticks in the operation timeout. The loop reads arrived replies between two ticks."""
+MAX_LATE_TICKS = 3
+"""Most ticks that a late one counts for: time in which the event loop did not run (a CPU limit, a
+blocking handler) does not count against the store, and the iterations of a busy loop do."""
 MAX_IN_FLIGHT = 2
 """Pipelines in flight at once, on one connection: one runs while the next one is on the network."""
 MAX_BATCH = 64
@@ -107,6 +108,7 @@ class CommandBatcher:
         self._connecting: asyncio.Task[None] | None = None
         self._tick = 0
         self._ticking = False
+        self._ticked_at = 0.0
         self._queue_error: StoreError | None = None
         self._queue_error_tick = 0
         self._scheduled = False
@@ -272,6 +274,7 @@ class CommandBatcher:
     def _start_ticking(self) -> None:
         if not self._ticking:
             self._ticking = True
+            self._ticked_at = asyncio.get_running_loop().time()
             self._schedule_tick()
 
     def _schedule_tick(self) -> None:
@@ -279,7 +282,10 @@ class CommandBatcher:
 
     def _on_tick(self) -> None:
         """Fail the pipelines and the queued calls that have waited for the operation timeout."""
-        self._tick += 1
+        now = asyncio.get_running_loop().time()
+        passed = (now - self._ticked_at) * TICKS // self._timeouts.operation
+        self._tick += int(min(max(passed, 1), MAX_LATE_TICKS))
+        self._ticked_at = now
         # One tick for the fraction before the first one, and one in which the loop read replies.
         last_late_tick = self._tick - TICKS - 2
         for sent in list(self._in_flight):

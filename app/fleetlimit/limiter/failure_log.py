@@ -2,13 +2,11 @@
 
 import logging
 from contextvars import Context
-from typing import Final
 
-from fleetlimit.limiter.log_sampler import LogSampler
+from fleetlimit.limiter.log_sampler import OTHERS, LogSampler
 from fleetlimit.limiter.ports import Clock
 
 _log = logging.getLogger("fleetlimit")
-_OTHERS: Final = "(others)"
 
 
 class FailureLog:
@@ -23,7 +21,7 @@ class FailureLog:
 
     def __init__(self, clock: Clock) -> None:
         self._sampler: LogSampler[tuple[str, str]] = LogSampler(
-            clock, self._write_summary, overflow=(_OTHERS, _OTHERS)
+            clock, self._write_summary, overflow=(OTHERS, OTHERS)
         )
 
     def write(self, event: str, error: BaseException) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.limiter.ports import Clock
@@ -10,6 +10,8 @@ from fleetlimit.limiter.ports import Clock
 LINES_PER_WINDOW = 5
 WINDOW_US = 10 * SECOND_US
 CAPACITY = 1000
+OTHERS: Final = "(others)"
+"""Key of events beyond the capacity of a bounded table."""
 
 K = TypeVar("K", bound=Hashable)
 

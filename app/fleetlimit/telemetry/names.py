@@ -313,5 +313,3 @@ LOG_POLICY_UNUSED: Final = "policy.unused"
 
 SUPPRESSED: Final = ".suppressed"
 """Suffix of a rate-limited event, for the line with the number of suppressed lines."""
-OTHERS: Final = "(others)"
-"""Key of events beyond the capacity of a bounded table."""

@@ -1,6 +1,5 @@
 """Endpoints of the admin port."""
 
-import itertools
 import json
 import logging
 import threading
@@ -233,8 +232,7 @@ def test_wrong_tokens_are_logged_and_limited(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After ten wrong tokens a minute the answer is 429; the right token is still accepted."""
-    now_us = itertools.count(0, 1_000)
-    served.admin.failed_logins = FailedLogins(lambda: next(now_us))
+    served.admin.failed_logins = FailedLogins(ManualClock())
     wrong = {"Authorization": "Bearer wrong"}
     body = {"policy": "default", "client_address": "192.0.2.1"}
     answers = [served.reset(body, wrong) for _ in range(12)]

@@ -2,8 +2,6 @@
 
 import hmac
 import json
-import time
-from collections.abc import Callable
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -15,6 +13,8 @@ from fleetlimit.core.decision import ceil_seconds
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE, Principal, Subject
 from fleetlimit.errors import ConfigError, StoreError
+from fleetlimit.limiter.limiter import MonotonicClock
+from fleetlimit.limiter.ports import Clock
 from fleetlimit.server.admin.problem import problem_response
 from fleetlimit.telemetry import names
 
@@ -63,16 +63,16 @@ class FailedLogins:
     """Limit on the wrong tokens of all clients. The right token is accepted all the same.
 
     Args:
-        now_us: Monotonic clock, in microseconds.
+        clock: Clock of this process.
     """
 
-    def __init__(self, now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1_000) -> None:
-        self._now_us = now_us
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or MonotonicClock()
         self._state: token_bucket.GcraState | None = None
 
     def spend(self) -> int:
         """Count a wrong token; return the seconds until the next one is answered, 0 for now."""
-        now_us = self._now_us()
+        now_us = self._clock.monotonic_us()
         status, state = token_bucket.acquire(_FAILED_LOGINS, self._state, now_us, 1, "")
         if status.allowed:
             self._state = state

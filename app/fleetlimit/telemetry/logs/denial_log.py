@@ -11,6 +11,7 @@ from fleetlimit.limiter.events import CheckDecided, Event
 from fleetlimit.limiter.log_sampler import (
     CAPACITY,
     LINES_PER_WINDOW,
+    OTHERS,
     WINDOW_US,
     LogSampler,
 )
@@ -63,7 +64,7 @@ class DenialLog:
             outcome: LogSampler(
                 clock,
                 self._summary_writer(event),
-                overflow=(names.OTHERS, names.OTHERS),
+                overflow=(OTHERS, OTHERS),
                 lines_per_window=lines_per_window,
                 window_us=window_us,
                 capacity=capacity,

@@ -18,7 +18,7 @@ from fleetlimit.limiter.events import (
     StoreServerChanged,
     StoreStateLost,
 )
-from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW, WINDOW_US, LogSampler
+from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW, OTHERS, WINDOW_US, LogSampler
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.telemetry import names
 
@@ -48,7 +48,7 @@ class EventLog:
         self._failure_sampler = LogSampler(
             clock,
             self._write_summary,
-            overflow=(names.LOG_STORE_UNAVAILABLE, names.OTHERS, names.OTHERS),
+            overflow=(names.LOG_STORE_UNAVAILABLE, OTHERS, OTHERS),
             lines_per_window=lines_per_window,
             window_us=window_us,
         )

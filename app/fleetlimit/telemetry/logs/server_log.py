@@ -4,7 +4,7 @@ import logging
 from contextvars import Context
 from typing import Final
 
-from fleetlimit.limiter.log_sampler import LogSampler
+from fleetlimit.limiter.log_sampler import OTHERS, LogSampler
 from fleetlimit.limiter.ports import Clock
 
 _LOGGER: Final = "uvicorn.error"
@@ -25,7 +25,7 @@ class ServerLogFilter(logging.Filter):
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
-        self._sampler: LogSampler[str] = LogSampler(clock, _write_summary, overflow="(others)")
+        self._sampler: LogSampler[str] = LogSampler(clock, _write_summary, overflow=OTHERS)
 
     def install(self) -> None:
         """Filter uvicorn's log, in place of an earlier filter of this class."""

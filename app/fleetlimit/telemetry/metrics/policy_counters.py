@@ -18,6 +18,7 @@ from fleetlimit.core.decision import (
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.limiter.events import CheckDecided
+from fleetlimit.limiter.log_sampler import OTHERS
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.metrics._factories import counter
 from fleetlimit.telemetry.metrics.policy_labels import PolicyLabels
@@ -159,7 +160,7 @@ class PolicyCounters:
     ) -> Counter:
         route_label = self._route_label(route)
         child = self._denials.labels(children.label, route_label, tier, outcome)
-        if route_label != names.OTHERS:
+        if route_label != OTHERS:
             children.denials[route, tier, outcome] = child
         return child
 
@@ -168,7 +169,7 @@ class PolicyCounters:
             return names.NO_ROUTE
         if route not in self._routes:
             if len(self._routes) >= MAX_ROUTES:
-                return names.OTHERS
+                return OTHERS
             self._routes.add(route)
         return route
 

@@ -51,7 +51,7 @@ def test_failing_collector_delays_no_request(
         more = {"p50_ms": during.slowest_ms(0.5), "dropped": sum(dropped.values())}
         row = report.record(f"collector {fault}", answers, watch, more)
     row.expect_lossless()
-    assert row.slowest_ms <= timeouts.SLOWEST_REQUEST * 1000
+    assert row.slowest_ms < timeouts.STUCK_REQUEST * 1000
 
 
 def _dropped(watch: Watch, pod: str) -> int:

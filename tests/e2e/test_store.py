@@ -73,7 +73,6 @@ def _check(
         [outage],
         watch,
         report,
-        within_s=timeouts.SLOWEST_REQUEST,
         forgotten=forgotten,
         more={"down_s": (outage.back_us - outage.seen_us) / SECOND_US},
     )

@@ -14,7 +14,7 @@ from support import e2e_timeouts as timeouts
 from support.e2e_load import Answers, Load, Request, Stream
 from support.e2e_release import Release
 from support.e2e_report import Report, Row
-from support.e2e_setup import ALGORITHMS, QUOTAS, STORE_TIMEOUT, streams
+from support.e2e_setup import ALGORITHMS, QUOTAS, streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -152,14 +152,13 @@ def record_outages(
     watch: Watch,
     report: Report,
     *,
-    within_s: float,
     forgotten: bool = False,
     more: Mapping[str, object] | None = None,
 ) -> Row:
     """Record an experiment, and check what all outages have in common.
 
-    `within_s` is the time limit of a request on a fast cluster, in seconds. `forgotten` means that
-    the store lost its state. `more` are figures that only this experiment has.
+    `forgotten` means that the store lost its state. `more` are figures that only this experiment
+    has.
 
     Raises:
         AssertionError: A figure or a response is wrong; the report has the experiment nevertheless.
@@ -174,8 +173,8 @@ def record_outages(
     row = report.record(experiment, answers, watch, {**figures, **(more or {})}, beyond=above)
     check_results_in_outages(answers, outages)
     check_counters_in_outages(watch, answers, outages)
-    slow = too_slow(answers, within_s)
-    assert not slow, f"{len(slow)} requests took too long: {slow[:5]}"
+    stuck = stuck_requests(answers)
+    assert not stuck, f"{len(stuck)} requests waited for the store: {stuck[:5]}"
     assert recovered_s <= timeouts.RECOVERY
     row.expect(overshoot=0, refused=0, broken=0)
     return row
@@ -227,13 +226,10 @@ def recovery_s(answers: Answers, outages: Sequence[Outage]) -> float:
     return max([0, *failed]) / SECOND_US
 
 
-def too_slow(answers: Answers, within_s: float) -> tuple[Request, ...]:
-    """Return the requests that exceeded their time limit, in seconds on a fast cluster.
-
-    On a slow cluster the limit is the store timeout plus the slowest request that needs no store.
-    """
-    most_ms = max(within_s * 1000, STORE_TIMEOUT * 1000 + answers.of(policy=NONE).slowest_ms())
-    return tuple(each for each in answers.requests if each.duration_us > most_ms * 1000)
+def stuck_requests(answers: Answers) -> tuple[Request, ...]:
+    """Return the requests that waited for the store instead of the store timeout."""
+    stuck_us = timeouts.STUCK_REQUEST * SECOND_US
+    return tuple(each for each in answers.requests if each.duration_us >= stuck_us)
 
 
 def beyond(

@@ -6,8 +6,9 @@ pytest.importorskip("kr8s", reason="the kind suite needs the extra e2e")
 
 from support import e2e_outage
 from support.e2e_load import Answers, Request, Stream
-from support.e2e_outage import ALLOW, DENY, LOCAL, NONE, Outage
+from support.e2e_outage import ALLOW, DENY, LOCAL, Outage
 from support.e2e_setup import QUOTAS, STORE_TIMEOUT
+from support.e2e_timeouts import STUCK_REQUEST
 
 SECOND = 1_000_000
 OUTAGE = Outage(10 * SECOND, 11 * SECOND, 20 * SECOND, 21 * SECOND, 23 * SECOND)
@@ -66,21 +67,11 @@ def test_recovery_is_the_time_until_the_last_failure() -> None:
     )
 
 
-def test_too_slow_on_a_fast_cluster() -> None:
-    """The given time is the limit."""
-    within = STORE_TIMEOUT + 0.1
-    slow = request(LOCAL, 12, duration=within + 0.01)
-    fast = request(LOCAL, 12, duration=within - 0.01)
-    found = answers(request(NONE, 12, 404, duration=0.09), fast, slow)
-    assert e2e_outage.too_slow(found, within) == (slow,)
-
-
-def test_too_slow_on_a_slow_cluster() -> None:
-    """The limit is the store timeout plus the slowest request that needs no store."""
-    slow = request(LOCAL, 12, duration=STORE_TIMEOUT + 0.21)
-    waited = request(LOCAL, 12, duration=STORE_TIMEOUT + 0.19)
-    found = answers(request(NONE, 12, 404, duration=0.2), waited, slow)
-    assert e2e_outage.too_slow(found, STORE_TIMEOUT + 0.1) == (slow,)
+def test_stuck_request_waited_for_the_store() -> None:
+    """A request that outlives the store timeout many times over waited for the store."""
+    stuck = request(LOCAL, 12, duration=STUCK_REQUEST)
+    slow = request(LOCAL, 12, duration=STORE_TIMEOUT + 0.6)
+    assert e2e_outage.stuck_requests(answers(slow, stuck)) == (stuck,)
 
 
 def test_requests_decided_without_the_store_may_exceed_a_quota() -> None:

@@ -17,6 +17,7 @@ from fleetlimit.errors import (
     StoreUnavailable,
 )
 from fleetlimit.stores.embedded import EmbeddedValkey
+from support.frozen import frozen
 from support.stores import (
     BUCKET,
     SHORT_TIMEOUTS,
@@ -55,22 +56,12 @@ async def send(admin: redis.asyncio.Redis, *command: str) -> None:
     await admin.execute_command(*command)  # type: ignore[no-untyped-call]  # untyped driver
 
 
-@contextlib.contextmanager
-def stopped(server: EmbeddedValkey) -> Iterator[None]:
-    """Pause the server's process, and resume it."""
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
-
-
 @exact_cancellation
 @pytest.mark.usefixtures("admin")
 async def test_paused_process_is_a_timeout(server: EmbeddedValkey) -> None:
     """While the server's process is paused each call fails after its own timeout."""
     async with open_store(server, SHORT_TIMEOUTS) as store:
-        with stopped(server):
+        with frozen(server):
             async with raises_store_error(StoreUnavailable, "timeout"):
                 await spend(store, QUOTA)
             async with raises_store_error(StoreUnavailable, "timeout"):
@@ -91,7 +82,7 @@ async def test_probes_of_a_paused_process_leave_no_connection(
     store = redis_store(f"{server.url}?max_connections=1", timeouts=SHORT_TIMEOUTS)
     await store.open()
     await store.delete([BUCKET])
-    with stopped(server):
+    with frozen(server):
         for _ in range(3):
             async with raises_store_error(StoreUnavailable, "timeout"):
                 await store.open()
@@ -108,7 +99,7 @@ async def test_probes_of_a_paused_process_leave_no_connection(
 async def test_open_can_be_cancelled(server: EmbeddedValkey) -> None:
     """A probe that is cancelled while the server hangs raises CancelledError."""
     async with open_store(server) as store:
-        with stopped(server):
+        with frozen(server):
             opening = asyncio.ensure_future(store.open())
             for _ in range(20):
                 await asyncio.sleep(0)
@@ -120,7 +111,7 @@ async def test_open_can_be_cancelled(server: EmbeddedValkey) -> None:
 async def test_late_replies_are_not_mixed_up(server: EmbeddedValkey) -> None:
     """After a timeout, later calls get their own results."""
     async with open_store(server, SHORT_TIMEOUTS) as store, open_store(server) as patient:
-        with stopped(server):
+        with frozen(server):
             late = [store.acquire([charge(QUOTA, number, key="late")]) for number in range(20)]
             answers = await asyncio.gather(*late, return_exceptions=True)
         assert {type(answer) for answer in answers} == {StoreUnavailable}

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 
@@ -19,15 +19,25 @@ class Address:
 
 
 @contextlib.asynccontextmanager
-async def address_of(target: int) -> AsyncIterator[Address]:
-    """Forward connections to a port; at the end, refuse and close them."""
+async def address_of(
+    target: int, rewrite: Callable[[bytes], bytes] = lambda reply: reply
+) -> AsyncIterator[Address]:
+    """Forward connections to a port; at the end, refuse and close them.
+
+    Args:
+        target: The first port.
+        rewrite: Changes the bytes that come from the server.
+    """
     tasks: set[asyncio.Task[None] | None] = set()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.current_task())
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", address.target)
         try:
-            await asyncio.gather(_copy(reader, server_writer), _copy(server_reader, writer))
+            await asyncio.gather(
+                _copy(reader, server_writer, lambda request: request),
+                _copy(server_reader, writer, rewrite),
+            )
         finally:
             writer.close()
             server_writer.close()
@@ -44,10 +54,12 @@ async def address_of(target: int) -> AsyncIterator[Address]:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rewrite: Callable[[bytes], bytes]
+) -> None:
     """Copy bytes until either side ends."""
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65_536):
-            writer.write(data)
+            writer.write(rewrite(data))
             await writer.drain()
     writer.close()

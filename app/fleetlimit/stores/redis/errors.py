@@ -1,5 +1,7 @@
 """Translation of redis-py's errors to `StoreError`."""
 
+from typing import Final
+
 from redis import exceptions as driver
 
 from fleetlimit.errors import BucketCorrupt, StoreError, StoreRejected, StoreUnavailable
@@ -15,6 +17,7 @@ _BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (driver.ReadOnlyError, StoreRejected, "read_only"),
     (driver.OutOfMemoryError, StoreRejected, "out_of_memory"),
     (driver.NoPermissionError, StoreRejected, "permission"),
+    (driver.MasterDownError, StoreUnavailable, "stale_replica"),
     (driver.ClusterDownError, StoreUnavailable, "cluster_down"),
     (driver.SlotNotCoveredError, StoreUnavailable, "cluster_down"),
     # Of a Cluster's client, redis-py follows the redirection.
@@ -41,7 +44,7 @@ _MARKERS_AFTER_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
     ("The user executing the script", StoreRejected, "permission"),  # Redis
     ("MISCONF", StoreRejected, "misconfigured"),
     ("NOREPLICAS", StoreRejected, "no_replicas"),
-    ("MASTERDOWN", StoreUnavailable, "cluster_down"),
+    ("MASTERDOWN", StoreUnavailable, "stale_replica"),
     ("BUSY", StoreUnavailable, "busy"),
 )
 _HINTS = {
@@ -54,6 +57,9 @@ _HINTS = {
     "permission": "run ACL LOG on the store to see which command or key its user lacks",
 }
 """Hints for errors that a retry does not fix, by kind."""
+RECONNECT_KINDS: Final = frozenset({"authentication", "read_only", "stale_replica"})
+"""Kinds of error replies that a new connection may fix: the host name or Sentinel may lead to a new
+primary, and the credentials may have changed."""
 
 
 def to_store_error(error: Exception) -> StoreError:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 import pytest
@@ -17,6 +18,7 @@ from fleetlimit.errors import (
     StoreUnavailable,
 )
 from fleetlimit.stores.embedded import EmbeddedValkey
+from support.forwarder import address_of
 from support.frozen import frozen
 from support.stores import (
     BUCKET,
@@ -239,6 +241,37 @@ async def test_replica_is_a_read_only_error(
         finally:
             await admin.replicaof("NO", "ONE")
         assert (await spend(store, QUOTA)).remaining == 999
+
+
+def as_redis_6(replies: bytes) -> bytes:
+    """Return replies with the error text of a script on a replica before Redis 7."""
+    return re.sub(
+        rb"-READONLY (You can't write against a read only replica\.)[^\r]*",
+        rb"-ERR Error running script (call to f_a7795298): @user_script:763: "
+        rb"@user_script: 763: -READONLY \1",
+        replies,
+    )
+
+
+@pytest.mark.parametrize("rewrite", [as_redis_6, bytes])
+async def test_demoted_primary_is_left(
+    server: EmbeddedValkey, admin: redis.asyncio.Redis, rewrite: Callable[[bytes], bytes]
+) -> None:
+    """After one `read_only` error, the calls go to the server that the address leads to."""
+    with EmbeddedValkey() as promoted:
+        async with address_of(server.port, rewrite) as address:
+            store = redis_store(f"redis://127.0.0.1:{address.port}")
+            await store.open()
+            await spend(store, QUOTA)
+            await admin.replicaof("127.0.0.1", "1")
+            try:
+                address.move(promoted.port)
+                async with raises_store_error(StoreRejected, "read_only"):
+                    await spend(store, QUOTA)
+                assert (await spend(store, QUOTA)).remaining == 999
+            finally:
+                await admin.replicaof("NO", "ONE")
+                await store.aclose()
 
 
 async def test_full_server_is_an_out_of_memory_error(

@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
 from fleetlimit.errors import ConfigError
+from fleetlimit.stores.redis.credentials import Credentials
 
 _SENTINEL_OPTION_PREFIXES = ("socket_", "ssl", "retry")
 
@@ -186,9 +187,7 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def create_client(
-    url: str, timeouts: Timeouts, *, username: str | None = None, password: str | None = None
-) -> Client:
+def create_client(url: str, timeouts: Timeouts, credentials: Credentials | None = None) -> Client:
     """Return a client that never retries: a check that is sent twice is spent twice.
 
     Args:
@@ -197,11 +196,10 @@ def create_client(
             `rediss+sentinel://`, with redis-py's options as a query; `sentinel_username` and
             `sentinel_password` are the credentials for the sentinels.
         timeouts: Timeouts of the client.
-        username: ACL user; overrides the URL's.
-        password: Password; overrides the URL's, so that it can come from a file.
+        credentials: Credentials apart from the URL's.
 
     Raises:
-        ConfigError: The URL is invalid.
+        ConfigError: The URL is invalid, or the credentials are given twice.
     """
     options: dict[str, Any] = {
         "socket_connect_timeout": timeouts.connect,
@@ -214,11 +212,8 @@ def create_client(
     parts = _split(url)
     user, _, hosts = parts.netloc.rpartition("@")
     name, _, secret = user.partition(":")
-    # Removed from the URL, because credentials in the URL would override the arguments.
-    if username := username or unquote(name):
-        options["username"] = username
-    if password := password or unquote(secret):
-        options["password"] = password
+    # Removed from the URL, because credentials in the URL would override the options.
+    options |= (credentials or Credentials()).options(unquote(name), unquote(secret))
     build: dict[str, Callable[[str, dict[str, Any]], Client]] = {
         "redis": _standalone,
         "rediss": _standalone,

@@ -6,6 +6,11 @@ from redis import exceptions as driver
 
 from fleetlimit.errors import BucketCorrupt, StoreError, StoreRejected, StoreUnavailable
 
+
+class CredentialError(driver.AuthenticationError):
+    """No credentials for a new connection. redis-py closes the connection."""
+
+
 _BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     # The first match counts, so subclasses stand before their base classes.
     (driver.AuthenticationError, StoreRejected, "authentication"),
@@ -48,8 +53,9 @@ _MARKERS_AFTER_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
     ("BUSY", StoreUnavailable, "busy"),
 )
 _HINTS = {
-    "authentication": "set FLEETLIMIT_STORE_USERNAME and FLEETLIMIT_STORE_PASSWORD, or for "
-    "sentinels ?sentinel_username= and ?sentinel_password= in FLEETLIMIT_STORE",
+    "authentication": "set FLEETLIMIT_STORE_USERNAME and FLEETLIMIT_STORE_PASSWORD or "
+    "FLEETLIMIT_STORE_CREDENTIALS_FILE, or for sentinels ?sentinel_username= and "
+    "?sentinel_password= in FLEETLIMIT_STORE",
     "cluster_mode": "the server belongs to a Cluster: write redis+cluster:// or rediss+cluster:// "
     "in FLEETLIMIT_STORE",
     "certificate": "set the CA of the store with ?ssl_ca_certs= in FLEETLIMIT_STORE, and use a "
@@ -74,7 +80,8 @@ def to_store_error(error: Exception) -> StoreError:
     text = str(error)
     error_type, kind = _classify(error, text)
     message = f"{'unexpected reply' if kind == 'response' else kind}: {text}"
-    if kind in _HINTS:
+    # The text of a `CredentialError` says what to write.
+    if kind in _HINTS and not isinstance(error, CredentialError):
         message += f"; {_HINTS[kind]}"
     return error_type(message, kind=kind)
 

@@ -14,14 +14,15 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 import fleetlimit
 from fleetlimit.errors import ConfigError
 from fleetlimit.stores.redis.client import Timeouts, create_client, redacted_url
+from fleetlimit.stores.redis.credentials import Credentials
 from support.certificates import CertificateAuthority
 
 TIMEOUTS = Timeouts(connect=0.5, operation=0.125)
 
 
-def options(url: str, **credentials: str) -> dict[str, Any]:
+def options(url: str, **credentials: Any) -> dict[str, Any]:
     """Return the connection options of the client for a URL."""
-    client = create_client(url, TIMEOUTS, **credentials)
+    client = create_client(url, TIMEOUTS, Credentials(**credentials))
     if isinstance(client, redis.asyncio.RedisCluster):
         (node,) = client.nodes_manager.startup_nodes.values()
         endpoint = {"host": node.host, "port": node.port, "retry": client.retry}

@@ -1,17 +1,25 @@
 """A Redis Cluster whose slots move and whose nodes fail, under a store that is open."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import StoreError, StoreRejected
+from fleetlimit.stores.embedded import EmbeddedValkey, free_port
+from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.cluster import slot_of
 from support.cluster import Cluster, cluster
+from support.eventually import eventually_async
+from support.forwarder import address_of
+from support.frozen import frozen
 from support.stores import charge, quota_of, redis_store
 
 QUOTA = quota_of(Algorithm.TOKEN_BUCKET, 10)
+TIMEOUTS = Timeouts(connect=2, operation=2)
+"""Connecting to two silent servers, one after the other, takes longer than an opening."""
 
 
 @pytest.fixture
@@ -75,6 +83,71 @@ async def test_stopped_node_fails_only_the_calls_of_its_slots(own_cluster: Clust
                 await store.acquire([charge(QUOTA, key=down)])
             result = await store.acquire([charge(QUOTA, key=up)])
             assert [status.remaining for status in result.statuses] == [left]
+    finally:
+        await store.aclose()
+
+
+async def test_cluster_with_new_addresses_is_found_at_the_address_in_the_url() -> None:
+    """The URL's address is asked again, also when none of the known nodes replies in time."""
+    with cluster() as before, cluster() as after:
+        async with address_of(before.nodes[0].port) as address:
+            store = redis_store(f"redis+cluster://127.0.0.1:{address.port}", timeouts=TIMEOUTS)
+            try:
+                await store.open()
+                await store.acquire([charge(QUOTA, 4)])
+                with contextlib.ExitStack() as stack:
+                    for node in before.nodes:
+                        stack.enter_context(frozen(node))
+                    address.move(after.nodes[0].port)
+                    await store.open()
+                result = await store.acquire([charge(QUOTA)])
+                assert [status.remaining for status in result.statuses] == [9]
+            finally:
+                await store.aclose()
+
+
+async def test_cluster_with_new_addresses_is_found_by_a_check() -> None:
+    """A failed check starts the search; the following checks are decided without a probe."""
+    with cluster() as before, cluster() as after:
+        async with address_of(before.nodes[0].port) as address:
+            store = redis_store(f"redis+cluster://127.0.0.1:{address.port}")
+            try:
+                await store.open()
+                for node in before.nodes:
+                    node.stop()
+                address.move(after.nodes[0].port)
+
+                async def decided() -> bool:
+                    with contextlib.suppress(StoreError):
+                        return (await store.acquire([charge(QUOTA)])).spent
+                    return False
+
+                assert await eventually_async(decided)
+            finally:
+                await store.aclose()
+
+
+async def test_cluster_is_found_by_any_address_in_the_url(own_cluster: Cluster) -> None:
+    """Addresses that refuse connections or do not reply do not hide those that do."""
+    with EmbeddedValkey() as silent, EmbeddedValkey() as mute, frozen(silent), frozen(mute):
+        ports = (silent.port, mute.port, free_port(), own_cluster.nodes[1].port)
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        store = redis_store(f"redis+cluster://{hosts}", timeouts=TIMEOUTS)
+        try:
+            await store.open()
+            assert (await store.acquire([charge(QUOTA)])).spent
+        finally:
+            await store.aclose()
+
+
+async def test_cluster_is_found_when_the_address_in_the_url_is_gone(own_cluster: Cluster) -> None:
+    """The nodes that redis-py discovered are asked, too."""
+    async with address_of(own_cluster.nodes[0].port) as address:
+        store = redis_store(f"redis+cluster://127.0.0.1:{address.port}")
+        await store.open()
+    try:
+        await store.open()
+        assert (await store.acquire([charge(QUOTA)])).spent
     finally:
         await store.aclose()
 

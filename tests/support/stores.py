@@ -14,6 +14,7 @@ from fleetlimit.errors import StoreError
 from fleetlimit.limiter.ports import AcquireResult, Store
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.client import Timeouts
+from fleetlimit.stores.redis.credentials import Credentials
 from fleetlimit.stores.redis.store import RedisStore
 
 MINUTE_US = 60 * SECOND_US
@@ -88,10 +89,14 @@ def allowed(result: AcquireResult) -> list[bool]:
 
 
 def redis_store(
-    url: str, *, timeouts: Timeouts = LONG_TIMEOUTS, now_us: Callable[[], int] | None = None
+    url: str,
+    *,
+    timeouts: Timeouts = LONG_TIMEOUTS,
+    now_us: Callable[[], int] | None = None,
+    credentials: Credentials | None = None,
 ) -> RedisStore:
     """Return an unopened store."""
-    return RedisStore(url, KeyScheme(), timeouts=timeouts, now_us=now_us)
+    return RedisStore(url, KeyScheme(), timeouts=timeouts, now_us=now_us, credentials=credentials)
 
 
 @contextlib.asynccontextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
+from redis.credentials import CredentialProvider
 
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.core.keys import KeyScheme
@@ -13,6 +14,7 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.stores.memory import MemoryStore, wall_clock_us
 from fleetlimit.stores.redis.client import Timeouts
+from fleetlimit.stores.redis.credentials import Credentials
 from fleetlimit.stores.redis.store import RedisStore
 from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
 
@@ -50,6 +52,7 @@ def build_store(
     *,
     on_pipeline_sent: Callable[[int], None] = lambda _: None,
     tracer: Tracer | None = None,
+    credential_provider: CredentialProvider | None = None,
 ) -> Store:
     """Build the store that the settings name.
 
@@ -59,19 +62,25 @@ def build_store(
         clock: Clock of the buckets, for tests; by default the clock of the store's server.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
         tracer: Tracer of the checks; store calls use its OpenTelemetry tracer for their spans.
+        credential_provider: Provider of the credentials of each new connection.
 
     Raises:
-        ConfigError: The URL is not a store URL.
+        ConfigError: The URL is not a store URL, or the credentials cannot be used.
     """
     if settings.store in {"memory://", "memory"}:
         return build_local_store(settings, clock)
+    credentials = Credentials(
+        settings.store_username,
+        reveal(settings.store_password),
+        settings.store_credentials_file,
+        credential_provider,
+    )
     with _naming_variables("FLEETLIMIT_STORE"):
         return RedisStore(
             settings.store,
             keys,
             timeouts=Timeouts(settings.store_connect_timeout, settings.store_timeout),
-            username=settings.store_username,
-            password=reveal(settings.store_password),
+            credentials=credentials,
             now_us=clock.monotonic_us if clock else None,
             on_pipeline_sent=on_pipeline_sent,
             tracer=tracer.tracer if isinstance(tracer, OpenTelemetryTracer) else None,

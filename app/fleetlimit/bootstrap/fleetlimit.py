@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from prometheus_client import CollectorRegistry
+from redis.credentials import CredentialProvider
 from starlette.applications import Starlette
 
 from fleetlimit.bootstrap.build import (
@@ -62,6 +63,8 @@ class Fleetlimit(wiring.LimiterLifespan):
         settings: Settings in place of the environment; `store` and `policies` override them.
         resolver: Async function of the request that verifies credentials that are neither API keys
             nor bearer tokens, within `FLEETLIMIT_RESOLVER_TIMEOUT`.
+        credential_provider: Provider of the store's user and password, such as an IAM token. Each
+            new connection asks it, within `FLEETLIMIT_STORE_CONNECT_TIMEOUT`.
         registry: Prometheus registry of the metrics, which has them until the end; by default a
             new one.
         observers: Further observers of every event.
@@ -81,6 +84,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         *,
         settings: Settings | None = None,
         resolver: PrincipalResolver | None = None,
+        credential_provider: CredentialProvider | None = None,
         registry: CollectorRegistry | None = None,
         observers: Sequence[Observer] = (),
         tracer: Tracer | None = None,
@@ -112,6 +116,7 @@ class Fleetlimit(wiring.LimiterLifespan):
                 clock,
                 on_pipeline_sent=self.metrics.on_pipeline_sent,
                 tracer=tracer,
+                credential_provider=credential_provider,
             ),
             local=build_local_store(self.settings, clock),
             key_scheme=keys,
@@ -149,7 +154,12 @@ class Fleetlimit(wiring.LimiterLifespan):
             observers=tuple(observers),
             unshareable=tuple(
                 name
-                for name, value in (("registry", registry), ("tracer", tracer), ("clock", clock))
+                for name, value in (
+                    ("credential_provider", credential_provider),
+                    ("registry", registry),
+                    ("tracer", tracer),
+                    ("clock", clock),
+                )
                 if value is not None
             ),
         )

@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     store: str = Field("memory://", description="URL of the store that all replicas share.")
     store_username: str | None = Field(None, description="ACL user of the store.")
     store_password: SecretStr | None = Field(None, description="Password of the store.")
+    store_credentials_file: Path | None = Field(
+        None,
+        description="File with the password of the store, or with the user and the password on two "
+        "lines, which each new connection reads.",
+    )
     store_connect_timeout: Seconds = Field(0.25, description="Connect timeout in seconds.")
     store_timeout: Seconds = Field(0.05, description="Reply timeout in seconds.")
     breaker_failures: Annotated[int, Field(ge=1, le=1_000)] = Field(

@@ -156,7 +156,7 @@ In the pod template, the number of pods would make every scaling replace all pod
 {{- if $values.valkey.enabled -}}
 {{- $sources = append $sources (fromYaml (include "fleetlimit.secretSource" (list (include "fleetlimit.valkey.secret" .) (include "fleetlimit.valkey.secretKey" .) "fleetlimit_store_password"))) -}}
 {{- end -}}
-{{- range $file, $existing := dict "fleetlimit_store" $values.externalRedis.existingSecret "fleetlimit_store_password" $values.externalRedis.passwordExistingSecret "fleetlimit_key_secret" $values.keySecret.existingSecret "fleetlimit_admin_token" $values.adminToken.existingSecret -}}
+{{- range $file, $existing := dict "fleetlimit_store" $values.externalRedis.existingSecret "store_credentials" $values.externalRedis.passwordExistingSecret "fleetlimit_key_secret" $values.keySecret.existingSecret "fleetlimit_admin_token" $values.adminToken.existingSecret -}}
 {{- if $existing.name -}}
 {{- $sources = append $sources (fromYaml (include "fleetlimit.secretSource" (list $existing.name $existing.key $file))) -}}
 {{- end -}}
@@ -207,6 +207,9 @@ the chart renders the live number once more. */}}
 {{- end }}
 {{- with .Values.externalRedis.username }}
 - {name: FLEETLIMIT_STORE_USERNAME, value: {{ . | quote }}}
+{{- end }}
+{{- if .Values.externalRedis.passwordExistingSecret.name }}
+- {name: FLEETLIMIT_STORE_CREDENTIALS_FILE, value: /etc/fleetlimit/secrets/store_credentials}
 {{- end }}
 - {name: FLEETLIMIT_STORE_CONNECT_TIMEOUT, value: {{ .Values.settings.storeConnectTimeoutSeconds | quote }}}
 - {name: FLEETLIMIT_STORE_TIMEOUT, value: {{ .Values.settings.storeTimeoutSeconds | quote }}}

@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry import trace
-from redis.exceptions import AskError, InvalidResponse, NoScriptError, ReadOnlyError, TryAgainError
+from redis.exceptions import AskError, InvalidResponse, NoScriptError, TryAgainError
 
 from fleetlimit.errors import ConfigError, StoreError, StoreUnavailable
 from fleetlimit.stores.redis.client import Client, Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
-from fleetlimit.stores.redis.errors import to_store_error
+from fleetlimit.stores.redis.errors import RECONNECT_KINDS, to_store_error
 from fleetlimit.stores.redis.scripts import (
     Script,
     ScriptCall,
@@ -76,7 +76,8 @@ class CommandBatcher:
         timeouts: Timeouts of calls.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
         slot_of: Maps a key to its Cluster slot; None without a Cluster.
-        relocate: Looks up the primary again, after this server failed or became a replica.
+        relocate: Looks up the primary again, after this server failed or became a replica, or
+            rejected the credentials.
         tracer: Starts a span for each call of a traced check; None for OpenTelemetry's global
             tracer.
     """
@@ -206,6 +207,8 @@ class CommandBatcher:
             # The first connection may be one that the server has closed since.
         for each in [outcome] if isinstance(outcome, Exception) else outcome:
             if isinstance(each, Exception):
+                # A new connection may lead to another server, with other credentials.
+                self._connections.close()
                 raise each
 
     async def _load(
@@ -360,9 +363,10 @@ class CommandBatcher:
                     # If SCRIPT LOAD failed, its error is the reason for NOSCRIPT.
                     failed_loads = [each for each in loads if isinstance(each, Exception)]
                     reason = failed_loads[0] if failed_loads else part
-                    call.fail(errors.setdefault(str(reason), to_store_error(reason)))
-                    if isinstance(part, ReadOnlyError):
-                        # The server became a replica: its host name may lead to a new primary.
+                    error = errors.setdefault(str(reason), to_store_error(reason))
+                    call.fail(error)
+                    # Not by redis-py's class: Redis 6.2 has the code in the text of a script error.
+                    if error.kind in RECONNECT_KINDS:
                         self._connections.close()
                         self._start_relocation()
         if missing:

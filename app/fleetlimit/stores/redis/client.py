@@ -9,14 +9,16 @@ from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import redis.asyncio
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
 from fleetlimit.errors import ConfigError
+from fleetlimit.stores.redis.credentials import Credentials
 
-_SENTINEL_OPTION_PREFIXES = ("socket_", "ssl")
+_SENTINEL_OPTION_PREFIXES = ("socket_", "ssl", "retry")
 
 
 class _Sentinel(redis.asyncio.Redis):
@@ -39,6 +41,22 @@ class _Sentinel(redis.asyncio.Redis):
         return f"sentinel {kwargs['host']}:{kwargs['port']}: {self._failure}"
 
 
+class _Sentinels(redis.asyncio.Sentinel):
+    """Sentinels that are asked in another order after a search that failed.
+
+    redis-py asks them one after the other. With several that do not reply, the time limit of the
+    search ends before the first one that does.
+    """
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        try:
+            address: tuple[str, int] = await super().discover_master(service_name)
+        except BaseException:
+            self.sentinels.append(self.sentinels.pop(0))
+            raise
+        return address
+
+
 class _SentinelPrimary(redis.asyncio.Redis):
     """Client of the primary behind Sentinel; closes the connections to the sentinels too."""
 
@@ -48,6 +66,29 @@ class _SentinelPrimary(redis.asyncio.Redis):
             await each.aclose()
 
 
+def _form(parts: SplitResult) -> str:
+    """Return an example of a store URL with this scheme."""
+    if "sentinel" in parts.scheme:
+        return f"{parts.scheme}://host:26379,host:26379/service-name"
+    if "cluster" in parts.scheme:
+        return f"{parts.scheme}://host:6379,host:6379"
+    return f"{parts.scheme}://host:6379/0"
+
+
+def _addresses(parts: SplitResult, *, default_port: int) -> list[tuple[str, int]]:
+    """Return the host and the port of each server that a URL without credentials names.
+
+    Raises:
+        ConfigError: A server has no host.
+        ValueError: A port is no number up to 65,535.
+    """
+    servers = [urlsplit(f"//{server}") for server in parts.netloc.split(",")]
+    addresses = [(each.hostname, each.port or default_port) for each in servers]
+    if any(not host or " " in host for host, _ in addresses):
+        raise ConfigError(f"write {_form(parts)}")
+    return [(host, port) for host, port in addresses if host]
+
+
 def sentinel_client(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
     """Return a client of the primary behind Sentinel.
 
@@ -55,17 +96,16 @@ def sentinel_client(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
         url: `redis+sentinel://host:port,host:port/service[/db]` or `rediss+sentinel://`, without
             credentials.
         options: redis-py's options for connections to the primary; the socket and TLS options
-            also apply to the sentinels.
+            and the retries also apply to the sentinels.
 
     Raises:
         ConfigError: The URL names no sentinel or no service.
     """
     parts = urlsplit(url)
     service, _, database = parts.path.strip("/").partition("/")
-    hosts = [urlsplit(f"//{host}") for host in parts.netloc.split(",")]
-    sentinels = [(each.hostname, each.port or 26379) for each in hosts if each.hostname]
-    if not service or len(sentinels) < len(hosts):
-        raise ConfigError("write redis+sentinel://host:26379,host:26379/service-name")
+    sentinels = _addresses(parts, default_port=26379)
+    if not service:
+        raise ConfigError(f"write {_form(parts)}")
     if database:
         options["db"] = int(database)
     if parts.scheme == "rediss+sentinel":
@@ -78,7 +118,7 @@ def sentinel_client(url: str, options: dict[str, Any]) -> redis.asyncio.Redis:
         key: value for key, value in options.items() if key.startswith(_SENTINEL_OPTION_PREFIXES)
     }
     kwargs = {**shared, **{key: value for key, value in credentials.items() if value}}
-    manager = redis.asyncio.Sentinel([], **options)  # type: ignore[no-untyped-call]  # redis-py has no types here
+    manager = _Sentinels([], **options)  # type: ignore[no-untyped-call]  # redis-py has no types here
     manager.sentinels = [_Sentinel(host=host, port=port, **kwargs) for host, port in sentinels]
     client: redis.asyncio.Redis = manager.master_for(service, redis_class=_SentinelPrimary)
     return client
@@ -147,22 +187,19 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def create_client(
-    url: str, timeouts: Timeouts, *, username: str | None = None, password: str | None = None
-) -> Client:
+def create_client(url: str, timeouts: Timeouts, credentials: Credentials | None = None) -> Client:
     """Return a client that never retries: a check that is sent twice is spent twice.
 
     Args:
-        url: `redis://`, `rediss://` (TLS), `redis+cluster://`, `rediss+cluster://` or
-            `redis+sentinel://host:port,host:port/service[/db]` or `rediss+sentinel://`, with
-            redis-py's options as a query; `sentinel_username` and `sentinel_password` are the
-            credentials for the sentinels.
+        url: `redis://`, `rediss://` (TLS), `redis+cluster://host:port,host:port`,
+            `rediss+cluster://`, `redis+sentinel://host:port,host:port/service[/db]` or
+            `rediss+sentinel://`, with redis-py's options as a query; `sentinel_username` and
+            `sentinel_password` are the credentials for the sentinels.
         timeouts: Timeouts of the client.
-        username: ACL user; overrides the URL's.
-        password: Password; overrides the URL's, so that it can come from a file.
+        credentials: Credentials apart from the URL's.
 
     Raises:
-        ConfigError: The URL is invalid.
+        ConfigError: The URL is invalid, or the credentials are given twice.
     """
     options: dict[str, Any] = {
         "socket_connect_timeout": timeouts.connect,
@@ -175,11 +212,8 @@ def create_client(
     parts = _split(url)
     user, _, hosts = parts.netloc.rpartition("@")
     name, _, secret = user.partition(":")
-    # Removed from the URL, because credentials in the URL would override the arguments.
-    if username := username or unquote(name):
-        options["username"] = username
-    if password := password or unquote(secret):
-        options["password"] = password
+    # Removed from the URL, because credentials in the URL would override the options.
+    options |= (credentials or Credentials()).options(unquote(name), unquote(secret))
     build: dict[str, Callable[[str, dict[str, Any]], Client]] = {
         "redis": _standalone,
         "rediss": _standalone,
@@ -205,21 +239,34 @@ def create_client(
 
 
 def _check_address(parts: SplitResult, url: str) -> None:
-    """Raise unless the URL names a host and a database, which redis-py would choose in silence.
+    """Check that redis-py would not choose the host or the database in silence.
 
     Raises:
-        ConfigError: There is no host, or the path is no number of a database.
+        ConfigError: There is no host, or several for one server; the path is no number of a
+            database; or the user and the password stand before each of several hosts.
     """
+    user, _, hosts = parts.netloc.rpartition("@")
+    form = f"write {_form(parts)}"
+    if "+" in parts.scheme and "@" in user:
+        raise ConfigError(
+            f"the store URL {redacted_url(url)} has several '@': write the user and the password "
+            "once, before the first host, and percent-encode '@' in them"
+        )
     if "sentinel" in parts.scheme:
         return
-    form = f"write {parts.scheme}://host:6379"
-    if not parts.netloc.rpartition("@")[2]:
+    if not hosts:
         raise ConfigError(f"the store URL {redacted_url(url)} names no host: {form}")
+    if "," in hosts and "+" not in parts.scheme:
+        raise ConfigError(
+            f"the store URL {redacted_url(url)} names several hosts: write "
+            f"{parts.scheme}+cluster://host:6379,host:6379 for a Cluster, or "
+            f"{parts.scheme}+sentinel://host:26379,host:26379/service-name for Sentinel"
+        )
     database = parts.path.strip("/")
     if database and not database.isdecimal():
         raise ConfigError(
             f"the store URL {redacted_url(url)} names the database {database!r}, which is no "
-            f"number: {form}/0"
+            f"number: {form}"
         )
 
 
@@ -268,7 +315,13 @@ def _standalone(url: str, options: dict[str, Any]) -> Client:
 
 
 def _cluster(url: str, options: dict[str, Any]) -> Client:
-    return redis.asyncio.RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
+    parts = urlsplit(url)
+    query: dict[str, Any] = {**parse_url(f"redis://host{parts.path}?{parts.query}")}
+    del query["host"]
+    if parts.scheme == "rediss+cluster":
+        options["ssl"] = True
+    seeds = [ClusterNode(host, port) for host, port in _addresses(parts, default_port=6379)]
+    return redis.asyncio.RedisCluster(startup_nodes=seeds, **options, **query)
 
 
 def _check_tls_files(url: str, query: str) -> None:

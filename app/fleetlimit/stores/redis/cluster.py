@@ -9,15 +9,18 @@ never too many.
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import compress
 from typing import Any, Protocol, TypeVar
 
 from opentelemetry import trace
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.crc import key_slot
+from redis.exceptions import RedisError
 
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
@@ -30,6 +33,10 @@ from fleetlimit.stores.redis.errors import to_store_error
 from fleetlimit.stores.redis.scripts import Script
 
 Result = TypeVar("Result")
+
+MAX_ASKED_NODES = 8
+"""Known nodes that are asked for the topology beside the URL's nodes: in a large Cluster with a
+failed node, every replica asks."""
 
 SlotIndices = list[int]
 """Indices of the charges whose buckets share a slot."""
@@ -44,7 +51,8 @@ class ClusterBatchers:
     """Batchers of a Cluster's primaries, by node.
 
     redis-py maps slots to nodes. It reads the topology again after a node failed (`_relocate`), and
-    it updates the topology when it follows a redirection.
+    it updates the topology when it follows a redirection. The addresses in the URL are asked again,
+    too: a Cluster whose nodes all have new addresses is found again.
 
     Args:
         client: redis-py's client of the Cluster.
@@ -73,6 +81,7 @@ class ClusterBatchers:
             tracer=tracer,
         )
         self._batchers: dict[str, CommandBatcher] = {}
+        self._seeds = dict(client.nodes_manager.startup_nodes)
 
     async def open(self, *scripts: Script) -> None:
         """Read the topology, connect to every primary and load scripts there.
@@ -85,10 +94,36 @@ class ClusterBatchers:
         await asyncio.gather(*(self._batcher_of(node).open(*scripts) for node in primaries))
 
     async def _relocate(self) -> None:
+        await self._choose_startup_nodes()
         await self._client.initialize()
         await self._client.nodes_manager.initialize()
         for name in self._batchers.keys() - {node.name for node in self._client.get_nodes()}:
             self._batchers.pop(name).disconnect()
+
+    async def _choose_startup_nodes(self) -> None:
+        """Make redis-py read the topology from nodes that reply.
+
+        redis-py replaces the URL's nodes by those that it discovers, and asks them one after the
+        other. With several that do not reply, the time limit ends before the first one that does.
+        """
+        manager = self._client.nodes_manager
+        known = list(manager.startup_nodes.values())
+        asked = self._seeds | {
+            node.name: node for node in random.sample(known, min(len(known), MAX_ASKED_NODES))
+        }
+        answers = await asyncio.gather(*map(self._answers, asked.values()))
+        answering = dict(compress(asked.items(), answers))
+        # If none replies, redis-py raises the error of the last one.
+        manager.startup_nodes = answering or asked
+
+    async def _answers(self, node: ClusterNode) -> bool:
+        """Return whether a node replies within the connect timeout."""
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                await node.execute_command("CLUSTER SLOTS")
+        except (RedisError, OSError):
+            return False
+        return True
 
     async def call(
         self, script: Script, keys: list[str], args: list[Any], decode: Callable[[Any], Result]

@@ -1,8 +1,15 @@
 """Translation of redis-py's errors to `StoreError`."""
 
+from typing import Final
+
 from redis import exceptions as driver
 
 from fleetlimit.errors import BucketCorrupt, StoreError, StoreRejected, StoreUnavailable
+
+
+class CredentialError(driver.AuthenticationError):
+    """No credentials for a new connection. redis-py closes the connection."""
+
 
 _BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     # The first match counts, so subclasses stand before their base classes.
@@ -15,6 +22,7 @@ _BY_TYPE: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (driver.ReadOnlyError, StoreRejected, "read_only"),
     (driver.OutOfMemoryError, StoreRejected, "out_of_memory"),
     (driver.NoPermissionError, StoreRejected, "permission"),
+    (driver.MasterDownError, StoreUnavailable, "stale_replica"),
     (driver.ClusterDownError, StoreUnavailable, "cluster_down"),
     (driver.SlotNotCoveredError, StoreUnavailable, "cluster_down"),
     # Of a Cluster's client, redis-py follows the redirection.
@@ -41,12 +49,13 @@ _MARKERS_AFTER_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
     ("The user executing the script", StoreRejected, "permission"),  # Redis
     ("MISCONF", StoreRejected, "misconfigured"),
     ("NOREPLICAS", StoreRejected, "no_replicas"),
-    ("MASTERDOWN", StoreUnavailable, "cluster_down"),
+    ("MASTERDOWN", StoreUnavailable, "stale_replica"),
     ("BUSY", StoreUnavailable, "busy"),
 )
 _HINTS = {
-    "authentication": "set FLEETLIMIT_STORE_USERNAME and FLEETLIMIT_STORE_PASSWORD, or for "
-    "sentinels ?sentinel_username= and ?sentinel_password= in FLEETLIMIT_STORE",
+    "authentication": "set FLEETLIMIT_STORE_USERNAME and FLEETLIMIT_STORE_PASSWORD or "
+    "FLEETLIMIT_STORE_CREDENTIALS_FILE, or for sentinels ?sentinel_username= and "
+    "?sentinel_password= in FLEETLIMIT_STORE",
     "cluster_mode": "the server belongs to a Cluster: write redis+cluster:// or rediss+cluster:// "
     "in FLEETLIMIT_STORE",
     "certificate": "set the CA of the store with ?ssl_ca_certs= in FLEETLIMIT_STORE, and use a "
@@ -54,6 +63,9 @@ _HINTS = {
     "permission": "run ACL LOG on the store to see which command or key its user lacks",
 }
 """Hints for errors that a retry does not fix, by kind."""
+RECONNECT_KINDS: Final = frozenset({"authentication", "read_only", "stale_replica"})
+"""Kinds of error replies that a new connection may fix: the host name or Sentinel may lead to a new
+primary, and the credentials may have changed."""
 
 
 def to_store_error(error: Exception) -> StoreError:
@@ -68,7 +80,8 @@ def to_store_error(error: Exception) -> StoreError:
     text = str(error)
     error_type, kind = _classify(error, text)
     message = f"{'unexpected reply' if kind == 'response' else kind}: {text}"
-    if kind in _HINTS:
+    # The text of a `CredentialError` says what to write.
+    if kind in _HINTS and not isinstance(error, CredentialError):
         message += f"; {_HINTS[kind]}"
     return error_type(message, kind=kind)
 

@@ -19,6 +19,7 @@ from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Client, Timeouts, create_client, redacted_url
 from fleetlimit.stores.redis.cluster import ClusterBatchers, acquire_across_slots, slot_of
 from fleetlimit.stores.redis.connection import ConnectionHolder
+from fleetlimit.stores.redis.credentials import Credentials
 from fleetlimit.stores.redis.errors import to_store_error
 from fleetlimit.stores.redis.scripts import FIELDS_PER_CHARGE, load_script
 
@@ -94,15 +95,14 @@ class RedisStore:
         url: URL of the store; see `create_client`.
         keys: Names of the keys of heartbeat and audit.
         timeouts: Timeouts of store calls.
-        username: ACL user; overrides the URL's.
-        password: Password; overrides the URL's.
+        credentials: Credentials apart from the URL's.
         now_us: Clock of buckets in place of the server's, for tests, in microseconds since any
             instant; all replicas must share it.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
         tracer: Starts the spans of store calls; None for OpenTelemetry's global tracer.
 
     Raises:
-        ConfigError: The URL is invalid.
+        ConfigError: The URL or the credentials are invalid.
     """
 
     shared = True
@@ -113,8 +113,7 @@ class RedisStore:
         keys: KeyScheme,
         *,
         timeouts: Timeouts | None = None,
-        username: str | None = None,
-        password: str | None = None,
+        credentials: Credentials | None = None,
         now_us: Callable[[], int] | None = None,
         on_pipeline_sent: Callable[[int], None] | None = None,
         tracer: trace.Tracer | None = None,
@@ -122,7 +121,7 @@ class RedisStore:
         self.location = redacted_url(url)
         self._keys = keys
         self._timeouts = timeouts or Timeouts()
-        self.client = create_client(url, self._timeouts, username=username, password=password)
+        self.client = create_client(url, self._timeouts, credentials)
         self._batcher: CommandBatcher | ClusterBatchers
         self._slot_of: Callable[[str], int] | None = None
         self._close_pooled: Callable[[], Awaitable[None]] | None = None

@@ -7,10 +7,16 @@ from typing import Any
 
 import anyio
 import pytest
+from redis.exceptions import (
+    AuthenticationError,
+    MasterDownError,
+    NoPermissionError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 
-from fleetlimit.errors import ConfigError, StoreRejected, StoreUnavailable
+from fleetlimit.errors import ConfigError, StoreError, StoreRejected, StoreUnavailable
 from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT, TICKS
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.scripts import Script
@@ -294,22 +300,56 @@ async def test_reply_wins_over_a_timeout_in_the_same_iteration() -> None:
     assert await batcher.call(SCRIPT, ["late"], [], unchanged) == "late"
 
 
-async def test_read_only_reply_disconnects_and_relocates() -> None:
-    """The host name of a server that became a replica may lead to a new primary."""
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (ReadOnlyError("replica"), "read_only"),
+        # Replies of Redis 6.2 to a script, without and with `pcall` in it.
+        (
+            ResponseError(
+                "Error running script (call to f_a7795298d463da90be77fbf3edd7343e32189f60): "
+                "@user_script:763: @user_script: 763: -READONLY You can't write against a read "
+                "only replica."
+            ),
+            "read_only",
+        ),
+        (
+            ResponseError(
+                "@user_script: 66: -READONLY You can't write against a read only replica."
+            ),
+            "read_only",
+        ),
+        (MasterDownError("Link with MASTER is down"), "stale_replica"),
+        (AuthenticationError("Authentication required."), "authentication"),
+    ],
+)
+async def test_reply_that_a_new_connection_may_fix_disconnects(reply: Exception, kind: str) -> None:
+    """The host name may lead to a new primary, and the credentials may have changed."""
     client, lookups = FakeServer(), list[str]()
-    client.reply_to = lambda _: ReadOnlyError("replica")
+    client.reply_to = lambda _: reply
 
     async def relocate() -> None:
         lookups.append("primary")
 
     batcher = batcher_for(client, relocate=relocate)
-    with pytest.raises(StoreRejected) as caught:
+    with pytest.raises(StoreError) as caught:
         await batcher.call(SCRIPT, ["a"], [], unchanged)
     await loop_turns()
-    assert (caught.value.kind, lookups, client.connection) == ("read_only", ["primary"], None)
+    assert (caught.value.kind, lookups, client.connection) == (kind, ["primary"], None)
     client.reply_to = lambda command: command[3]
     assert await batcher.call(SCRIPT, ["b"], [], unchanged) == "b"
     assert client.opened == 2
+
+
+async def test_rejected_script_disconnects() -> None:
+    """A probe after a rejected one connects again, perhaps to another server."""
+    client = FakeServer()
+    batcher = batcher_for(client)
+    await batcher.open(SCRIPT)
+    client.load = lambda _: AuthenticationError("required")  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(AuthenticationError):
+        await batcher.open(SCRIPT)
+    assert client.connection is None
 
 
 async def test_relocation_runs_once_at_a_time() -> None:

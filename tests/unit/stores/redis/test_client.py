@@ -14,14 +14,15 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 import fleetlimit
 from fleetlimit.errors import ConfigError
 from fleetlimit.stores.redis.client import Timeouts, create_client, redacted_url
+from fleetlimit.stores.redis.credentials import Credentials
 from support.certificates import CertificateAuthority
 
 TIMEOUTS = Timeouts(connect=0.5, operation=0.125)
 
 
-def options(url: str, **credentials: str) -> dict[str, Any]:
+def options(url: str, **credentials: Any) -> dict[str, Any]:
     """Return the connection options of the client for a URL."""
-    client = create_client(url, TIMEOUTS, **credentials)
+    client = create_client(url, TIMEOUTS, Credentials(**credentials))
     if isinstance(client, redis.asyncio.RedisCluster):
         (node,) = client.nodes_manager.startup_nodes.values()
         endpoint = {"host": node.host, "port": node.port, "retry": client.retry}
@@ -47,6 +48,24 @@ def options(url: str, **credentials: str) -> dict[str, Any]:
 def test_url_options_reach_the_client(url: str, expected: dict[str, Any]) -> None:
     """Host, port, database, credentials, TLS and further options come from the URL."""
     assert expected.items() <= options(url).items()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_cluster_url_has_several_nodes(scheme: str) -> None:
+    """A Cluster may have several addresses, each with its port, as Sentinel has."""
+    url = f"{scheme}+cluster://ann:p%40w@one,two:7000,[::1]:7001/0?client_name=me"
+    client = create_client(url, TIMEOUTS)
+    assert isinstance(client, redis.asyncio.RedisCluster)
+    nodes = list(client.nodes_manager.startup_nodes.values())
+    assert [(node.host, node.port) for node in nodes] == [
+        ("one", 6379),
+        ("two", 7000),
+        ("::1", 7001),
+    ]
+    for node in nodes:
+        assert issubclass(node.connection_class, SSLConnection) is (scheme == "rediss")
+        expected = {"username": "ann", "password": "p@w", "client_name": "me"}
+        assert expected.items() <= node.connection_kwargs.items()
 
 
 URLS = ["redis://ann:pw@store", "redis+cluster://ann:pw@store", "redis+sentinel://ann:pw@store/s"]
@@ -91,6 +110,8 @@ def test_sentinel_url_has_sentinels_and_service() -> None:
         ("::1", 27001),
     ]
     assert all(each["socket_timeout"] == 0.625 for each in asked)
+    # With retries, a search would end at its time limit before it asks the next sentinel.
+    assert all(each["retry"].get_retries() == 0 for each in asked)
     assert all(each.get("password") is None for each in asked)
     assert pool.service_name == "main"
     found = options(url)
@@ -123,7 +144,16 @@ def test_sentinels_have_tls_options_and_their_own_credentials() -> None:
         ("redis://store:99999", "cannot be used"),
         ("redis://store?no_such_option=1", "cannot be used.*no_such_option"),
         ("rediss://store?ssl_cert_reqs=maybe", "cannot be used"),
-        ("redis+cluster://", "names no host: write redis[+]cluster://host:6379"),
+        ("redis+cluster://", "names no host: write redis[+]cluster://host:6379,host:6379"),
+        ("redis+cluster://one,,two", "write redis[+]cluster://host:6379,host:6379"),
+        ("redis+cluster://one, two", "write redis[+]cluster://host:6379,host:6379"),
+        ("redis+cluster://one,:7000", "write redis[+]cluster://host:6379,host:6379"),
+        ("redis+cluster://one:7000,two:x", "cannot be used"),
+        ("redis+cluster://one/1", "cannot be used.*db"),
+        ("redis+cluster://a:pw@one,a:pw@two", "several '@': write the user and the password once"),
+        ("redis+sentinel://a:pw@one,a:pw@two/s", "several '@'"),
+        ("redis://one:6379,two:6379", "several hosts: write redis[+]cluster://host:6379,host:6379"),
+        ("rediss://one,two/0", "or rediss[+]sentinel://host:26379,host:26379/service-name"),
         ("redis://", "names no host: write redis://host:6379"),
         ("redis:/localhost", "names no host"),
         ("rediss://user:secret@/0", "names no host: write rediss://host:6379"),

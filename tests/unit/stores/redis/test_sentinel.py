@@ -1,5 +1,6 @@
 """Store behind Sentinel: it finds the primary, and errors name the failed sentinels."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -9,8 +10,9 @@ from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import StoreError, StoreRejected, StoreUnavailable
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
 from support.eventually import eventually_async
+from support.frozen import frozen
 from support.sentinel import PASSWORD, sentinel
-from support.stores import quota_of, redis_store, spend
+from support.stores import SHORT_TIMEOUTS, quota_of, redis_store, spend
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +70,26 @@ async def test_unavailable_sentinels_are_in_the_error() -> None:
     for port in (one, two):
         assert f"sentinel 127.0.0.1:{port}: Error 111 connecting" in str(caught.value)
     assert "redis.asyncio" not in str(caught.value)
+
+
+async def test_primary_is_found_behind_sentinels_that_do_not_reply(port: int) -> None:
+    """Each failed search asks the sentinels in another order, and one finds the primary."""
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(EmbeddedValkey()) for _ in range(3)]
+        for each in silent:
+            stack.enter_context(frozen(each))
+        hosts = ",".join(f"127.0.0.1:{each}" for each in [*(s.port for s in silent), port])
+        store = redis_store(
+            f"redis+sentinel://{hosts}/main?sentinel_password={PASSWORD}", timeouts=SHORT_TIMEOUTS
+        )
+
+        async def opened() -> bool:
+            with contextlib.suppress(StoreError):
+                await store.open()
+                return True
+            return False
+
+        try:
+            assert await eventually_async(opened)
+        finally:
+            await store.aclose()

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 import pytest
@@ -17,6 +18,8 @@ from fleetlimit.errors import (
     StoreUnavailable,
 )
 from fleetlimit.stores.embedded import EmbeddedValkey
+from support.forwarder import address_of
+from support.frozen import frozen
 from support.stores import (
     BUCKET,
     SHORT_TIMEOUTS,
@@ -55,22 +58,12 @@ async def send(admin: redis.asyncio.Redis, *command: str) -> None:
     await admin.execute_command(*command)  # type: ignore[no-untyped-call]  # untyped driver
 
 
-@contextlib.contextmanager
-def stopped(server: EmbeddedValkey) -> Iterator[None]:
-    """Pause the server's process, and resume it."""
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
-
-
 @exact_cancellation
 @pytest.mark.usefixtures("admin")
 async def test_paused_process_is_a_timeout(server: EmbeddedValkey) -> None:
     """While the server's process is paused each call fails after its own timeout."""
     async with open_store(server, SHORT_TIMEOUTS) as store:
-        with stopped(server):
+        with frozen(server):
             async with raises_store_error(StoreUnavailable, "timeout"):
                 await spend(store, QUOTA)
             async with raises_store_error(StoreUnavailable, "timeout"):
@@ -91,7 +84,7 @@ async def test_probes_of_a_paused_process_leave_no_connection(
     store = redis_store(f"{server.url}?max_connections=1", timeouts=SHORT_TIMEOUTS)
     await store.open()
     await store.delete([BUCKET])
-    with stopped(server):
+    with frozen(server):
         for _ in range(3):
             async with raises_store_error(StoreUnavailable, "timeout"):
                 await store.open()
@@ -108,7 +101,7 @@ async def test_probes_of_a_paused_process_leave_no_connection(
 async def test_open_can_be_cancelled(server: EmbeddedValkey) -> None:
     """A probe that is cancelled while the server hangs raises CancelledError."""
     async with open_store(server) as store:
-        with stopped(server):
+        with frozen(server):
             opening = asyncio.ensure_future(store.open())
             for _ in range(20):
                 await asyncio.sleep(0)
@@ -120,7 +113,7 @@ async def test_open_can_be_cancelled(server: EmbeddedValkey) -> None:
 async def test_late_replies_are_not_mixed_up(server: EmbeddedValkey) -> None:
     """After a timeout, later calls get their own results."""
     async with open_store(server, SHORT_TIMEOUTS) as store, open_store(server) as patient:
-        with stopped(server):
+        with frozen(server):
             late = [store.acquire([charge(QUOTA, number, key="late")]) for number in range(20)]
             answers = await asyncio.gather(*late, return_exceptions=True)
         assert {type(answer) for answer in answers} == {StoreUnavailable}
@@ -248,6 +241,37 @@ async def test_replica_is_a_read_only_error(
         finally:
             await admin.replicaof("NO", "ONE")
         assert (await spend(store, QUOTA)).remaining == 999
+
+
+def as_redis_6(replies: bytes) -> bytes:
+    """Return replies with the error text of a script on a replica before Redis 7."""
+    return re.sub(
+        rb"-READONLY (You can't write against a read only replica\.)[^\r]*",
+        rb"-ERR Error running script (call to f_a7795298): @user_script:763: "
+        rb"@user_script: 763: -READONLY \1",
+        replies,
+    )
+
+
+@pytest.mark.parametrize("rewrite", [as_redis_6, bytes])
+async def test_demoted_primary_is_left(
+    server: EmbeddedValkey, admin: redis.asyncio.Redis, rewrite: Callable[[bytes], bytes]
+) -> None:
+    """After one `read_only` error, the calls go to the server that the address leads to."""
+    with EmbeddedValkey() as promoted:
+        async with address_of(server.port, rewrite) as address:
+            store = redis_store(f"redis://127.0.0.1:{address.port}")
+            await store.open()
+            await spend(store, QUOTA)
+            await admin.replicaof("127.0.0.1", "1")
+            try:
+                address.move(promoted.port)
+                async with raises_store_error(StoreRejected, "read_only"):
+                    await spend(store, QUOTA)
+                assert (await spend(store, QUOTA)).remaining == 999
+            finally:
+                await admin.replicaof("NO", "ONE")
+                await store.aclose()
 
 
 async def test_full_server_is_an_out_of_memory_error(

@@ -112,7 +112,7 @@ class RequestLimits:
             principal.tier if principal else UNVERIFIED_TIER if unverified else "",
         )
         key_headers = applicable.key_headers
-        headers = _key_headers(scope, key_headers) if key_headers else NO_HEADERS
+        headers = join_headers(scope, key_headers) if key_headers else NO_HEADERS
         subject = Subject(identity.client_address, principal, route.name, headers, unverified)
         self.decision = None
         policy_costs = applicable.policy_costs
@@ -143,8 +143,8 @@ class RequestLimits:
                 await reservation.release()
 
 
-def _key_headers(scope: Scope, names: Iterable[str]) -> Mapping[str, str]:
-    """Return the request headers that are part of a key; repeated headers as one list."""
+def join_headers(scope: Scope, names: Iterable[str]) -> Mapping[str, str]:
+    """Return the request headers of these names; a repeated header as one list."""
     headers = HTTPConnection(scope).headers
     found = {name: headers.getlist(name) for name in names}
     return {name: ", ".join(values) for name, values in found.items() if values}

@@ -2,7 +2,8 @@
 
 FleetlimitError
 ├── ConfigError             a setting, argument or file is invalid; the message says what to write
-│   └── DocumentError       the same, with file and line
+│   ├── DocumentError       the same, with file and line
+│   └── KeySecretError      the replicas name their buckets with another key secret
 ├── CostError               a cost that no bucket can ever hold
 ├── IdentityError           a credential that was presented is not valid
 └── StoreError              a call of the shared store failed
@@ -43,6 +44,10 @@ class DocumentError(ConfigError):
         self.message = message
         self.source = source
         self.line = line
+
+
+class KeySecretError(ConfigError):
+    """This process cannot find the buckets of callers: the replicas use another key secret."""
 
 
 class CostError(FleetlimitError, ValueError):

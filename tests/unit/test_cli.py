@@ -1,5 +1,6 @@
 """Command `fleetlimit`: output and exit status."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fleetlimit import cli
+from fleetlimit import Fleetlimit, cli
 from fleetlimit.bootstrap.explain import render
 from fleetlimit.errors import ConfigError
 from fleetlimit.server import runner
@@ -181,11 +182,36 @@ def test_explain_text_without_a_policy(tmp_path: Path) -> None:
 
 def test_explain_reads_the_state_from_the_store(valkey: EmbeddedValkey, file: str) -> None:
     """With the URL of a shared store, the state comes from it; waits are in seconds."""
+    with pytest.raises(ConfigError, match="no replica has used the key prefix 'fl' at redis"):
+        explain("GET", "/", "--policies", file, "--store", valkey.url)
+    asyncio.run(serve_once(valkey.url))
     explanation = explain("GET", "/", "--policies", file, "--store", valkey.url)
     assert explanation["policies"][0]["status"][0]["limits"][0]["remaining"] == 3
     limits = explanation["policies"][0]["status"][0]["limits"]
     limits[0].update(remaining=0, retry_after_seconds=12.34)
     assert "    0 left, rejected for 12.3 s" in render(explanation)
+
+
+async def serve_once(url: str) -> None:
+    """Start and end a replica."""
+    async with Fleetlimit(store=url):
+        pass
+
+
+def test_explain_refuses_another_key_secret(
+    valkey: EmbeddedValkey, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another secret the buckets have other names, so the remaining units are unknown."""
+    monkeypatch.setenv("FLEETLIMIT_KEY_PREFIX", "another-secret")
+    monkeypatch.setenv("FLEETLIMIT_KEY_SECRET", "the secret of the fleet")
+    asyncio.run(serve_once(valkey.url))
+    arguments = ("GET", "/", "--policies", file, "--store", valkey.url)
+    for secret in ("", "another secret of 16 bytes"):
+        monkeypatch.setenv("FLEETLIMIT_KEY_SECRET", secret)
+        with pytest.raises(ConfigError, match="hash callers with another key secret"):
+            explain(*arguments)
+    monkeypatch.setenv("FLEETLIMIT_KEY_SECRET", "the secret of the fleet")
+    assert explain(*arguments)["policies"][0]["status"]
 
 
 def test_explain_works_without_the_store(file: str) -> None:

@@ -135,7 +135,16 @@ async def explain(
     Returns:
         The route, the identity (the principal's name, but no credential), and each policy with its
         limits and, if the store replies, their state.
+
+    Raises:
+        ConfigError: The state in the store is not that of the fleet's callers: its replicas use
+            another key secret, or there is no fleet.
     """
+    store_error = None
+    try:
+        await http_limiter.limiter.membership.require_fleet()
+    except StoreError as error:
+        store_error = error.kind
     method, path = request.method, request.path
     raw = [(name.encode(), value.encode()) for name, value in request.headers]
     scope = {"type": "http", "method": method, "path": path, "headers": raw}
@@ -162,7 +171,7 @@ async def explain(
         "route": route.name,
         "identity": identity_to_dict(identity, http_limiter, subject),
         "policies": [
-            await _current_state(http_limiter, each.policy, subject)
+            await _current_state(http_limiter, each.policy, subject, store_error)
             for each in applicable.policy_costs
         ],
     }
@@ -184,9 +193,11 @@ def identity_to_dict(
 
 
 async def _current_state(
-    http_limiter: HTTPLimiter, policy: Policy, subject: Subject
+    http_limiter: HTTPLimiter, policy: Policy, subject: Subject, store_error: str | None
 ) -> dict[str, Any]:
     description = policy_to_dict(policy, subject.tier)
+    if store_error is not None:
+        return {**description, "status": None, "store_error": store_error}
     try:
         decision = await http_limiter.limiter.peek(policy, subject=subject)
     except StoreError as error:

@@ -16,12 +16,16 @@ from fleetlimit import Fleetlimit, Policy, PolicySet
 from fleetlimit.core.policy import KeyKind, KeyPart, Match
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreUnavailable
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.ports import HeartbeatReply
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.server.admin.token import FailedLogins
 from fleetlimit.server.wrap import WrappedApp
 from fleetlimit.testing import ManualClock
 from fleetlimit.web.route_table import RouteTable
+from support.clock import ManualClock as StoreClock
+from support.limiter import FakeStore
 from support.traced_apps import get
 
 TOKEN = {"Authorization": "Bearer s3cret-token"}
@@ -374,6 +378,19 @@ def test_reset_rejects_an_invalid_body(served: Served, body: Any) -> None:
     status, response = served.reset(body)
     assert (status, response["status"]) == (400, 400)
     assert response["detail"]
+
+
+@pytest.mark.parametrize("path", ["/explain", "/reset"])
+def test_another_key_secret_is_a_conflict(served: Served, path: str) -> None:
+    """While replicas use another secret, neither can find the buckets of all replicas."""
+    store = FakeStore(StoreClock())
+    store.heartbeat_reply = HeartbeatReply(2, "first", key_secrets=frozenset({"another"}))
+    limiter = Limiter(store, local=store.memory)
+    served.fleetlimit.limiter.membership = limiter.membership
+    body = {"path": "/"} if path == "/explain" else {"policy": "default", "principal": "alice"}
+    status, answer = served.post(path, body)
+    assert (status, answer["status"]) == (409, 409)
+    assert "wait until every replica has it" in answer["detail"]
 
 
 def test_reset_returns_503_without_the_store(served: Served) -> None:

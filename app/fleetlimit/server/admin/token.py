@@ -13,7 +13,7 @@ from fleetlimit.bootstrap.build import build_logger
 from fleetlimit.core.algorithms import token_bucket
 from fleetlimit.core.decision import ceil_seconds
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.errors import ConfigError, StoreError
+from fleetlimit.errors import ConfigError, KeySecretError, StoreError
 from fleetlimit.limiter.limiter import MonotonicClock
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.server.admin.problem import problem_response
@@ -30,8 +30,8 @@ def token_required(
     """Return an endpoint that requires the admin token, and then reads the JSON body.
 
     Args:
-        endpoint: Function of the request and its body. Its `ConfigError` becomes a 400 and its
-            `StoreError` a 503.
+        endpoint: Function of the request and its body. Its `ConfigError` becomes a 400, its
+            `KeySecretError` a 409 and its `StoreError` a 503.
     """
 
     @functools.wraps(endpoint)
@@ -40,6 +40,8 @@ def token_required(
             return rejection
         try:
             return await endpoint(request, await _read_json(request))
+        except KeySecretError as error:
+            return problem_response(409, str(error))
         except ConfigError as error:
             return problem_response(400, str(error))
         except StoreError as error:

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     )
     from fleetlimit.web.exceptions import (
         CostTooLarge,
+        CredentialsUnverified,
         InvalidCredentials,
         RateLimitExceeded,
         RequestRejected,
@@ -137,6 +138,7 @@ _NAMES_BY_MODULE = {
     "web.dependency": ("ConcurrencyLimit", "PolicyLimit", "RateLimit", "rate_limit"),
     "web.exceptions": (
         "CostTooLarge",
+        "CredentialsUnverified",
         "InvalidCredentials",
         "RateLimitExceeded",
         "RequestRejected",
@@ -161,6 +163,7 @@ __all__ = [
     "ConfigError",
     "CostError",
     "CostTooLarge",
+    "CredentialsUnverified",
     "Decision",
     "DocumentError",
     "DocumentErrors",

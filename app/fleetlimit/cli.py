@@ -182,20 +182,19 @@ def explain_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the policies that apply to a request and the state of their limits; spend nothing."""
-    from fleetlimit.bootstrap.explain import explain, render
+    from fleetlimit.bootstrap.explain import explain, parse_request, render
     from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-    from fleetlimit.core.subject import Principal
     from fleetlimit.server.settings import ServerSettings
     from fleetlimit.server.wrap import WrappedApp, import_app
 
-    if tier and principal is None:
-        raise typer.BadParameter("a tier belongs to a principal: write --principal NAME --tier")
-    headers = {}
-    for each in header or []:
-        name, colon, value = each.partition(":")
-        if not colon:
-            raise typer.BadParameter(f"{each!r} is not a header: write 'Name: value'")
-        headers[name.strip()] = value.strip()
+    request = parse_request(
+        method,
+        path,
+        headers=header or (),
+        client_address=address,
+        principal=principal,
+        tier=tier,
+    )
     settings = ServerSettings.load(target=target, store=store, policies=policies, factory=factory)
 
     async def run() -> dict[str, Any]:
@@ -204,15 +203,7 @@ def explain_command(
         try:
             app = import_app(settings.target, factory=settings.factory)
             wrapped = WrappedApp(app, fleetlimit)
-            return await explain(
-                fleetlimit.http_limiter,
-                wrapped.routes,
-                method=method,
-                path=path,
-                headers=headers,
-                peer=address,
-                principal=Principal(principal, tier) if principal is not None else None,
-            )
+            return await explain(fleetlimit.http_limiter, wrapped.routes, request)
         finally:
             await fleetlimit.aclose()
 

@@ -2,9 +2,10 @@
 
 FleetlimitError
 ├── ConfigError             a setting, argument or file is invalid; the message says what to write
-│   └── DocumentError       the same, with file and line
+│   ├── DocumentError       the same, with file and line
+│   └── KeySecretError      the replicas name their buckets with another key secret
 ├── CostError               a cost that no bucket can ever hold
-├── IdentityError           a credential that was presented is not valid
+├── IdentityError           a credential that was presented is not valid, or not verifiable now
 └── StoreError              a call of the shared store failed
     ├── StoreUnavailable    not reached, timed out, or still loading: a retry may succeed
     ├── StoreRejected       the store replied with an error: a retry alone does not help
@@ -45,28 +46,37 @@ class DocumentError(ConfigError):
         self.line = line
 
 
+class KeySecretError(ConfigError):
+    """This process cannot find the buckets of callers: the replicas use another key secret."""
+
+
 class CostError(FleetlimitError, ValueError):
     """A cost is negative, not an integer, or more than a limit can ever hold."""
 
 
 class IdentityError(FleetlimitError):
-    """A credential was presented and is not valid.
+    """A credential was presented and is not valid, or cannot be verified at the moment.
 
     Args:
         message: What is wrong, without the credential itself.
         reason: Short stable identifier for logs and responses, such as `expired`.
         scheme: Authentication scheme of the credential, for the `WWW-Authenticate` header.
+        retry_after: Seconds after which a retry may succeed, if the service that verifies the
+            credential is unavailable; None for an invalid credential.
 
     Raises:
         ConfigError: The scheme is not a token (RFC 9110 §11.1).
     """
 
-    def __init__(self, message: str, *, reason: str, scheme: str = "Custom") -> None:
+    def __init__(
+        self, message: str, *, reason: str, scheme: str = "Custom", retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
         if not _SCHEME.fullmatch(scheme):
             raise ConfigError(f"{scheme!r} is not an authentication scheme: write Bearer, or such")
         self.reason = reason
         self.scheme = scheme
+        self.retry_after = retry_after
 
 
 class StoreError(FleetlimitError):

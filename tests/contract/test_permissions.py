@@ -47,6 +47,7 @@ async def test_documented_rule_permits_every_call(
         pulse = await store.heartbeat("replica", SECOND_US)
         assert pulse.server, "the server's run_id"
         await store.heartbeat("replica", 0)
+        assert await store.key_secrets()
         assert (await store.exchange_reports("replica", "", "bounds", SECOND_US)).reports
         await store.exchange_reports("replica", "", "", SECOND_US, last=True)
         denied = await send(shared_store, "ACL LOG")

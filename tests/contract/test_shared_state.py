@@ -2,13 +2,14 @@
 
 import pytest
 
+from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.limiter.ports import Store
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.store import RedisStore
 from support.batching import Batching, make_store
 from support.clock import ManualClock
-from support.stores import BUCKET, MINUTE_US, adjustment, charge, quota_of, spend
+from support.stores import BUCKET, LONG_TIMEOUTS, MINUTE_US, adjustment, charge, quota_of, spend
 
 ALGORITHMS = list(Algorithm)
 BOTH = pytest.mark.parametrize("shared_store", ["valkey", "cluster"], indirect=True)
@@ -110,6 +111,30 @@ async def test_replica_counts_from_its_heartbeat_until_its_expiry(
     assert (await shared_store.heartbeat("c", ttl_us)).replicas == 2
     clock.advance_us(1)
     assert (await shared_store.heartbeat("c", ttl_us)).replicas == 1
+
+
+@BOTH
+async def test_fingerprints_expire_with_the_replicas(
+    shared_store: RedisStore, clock: ManualClock
+) -> None:
+    """A fingerprint is removed after the last replica with it, but the last of all stays."""
+    keys = KeyScheme(b"another secret of 16 bytes")
+    other = RedisStore(
+        shared_store.location, keys, timeouts=LONG_TIMEOUTS, now_us=clock.monotonic_us
+    )
+    old, new = KeyScheme().fingerprint, keys.fingerprint
+    ttl_us = 10 * SECOND_US
+    assert await shared_store.key_secrets() == frozenset()
+    assert (await shared_store.heartbeat("a", ttl_us)).key_secrets == {old}
+    clock.advance_us(SECOND_US)
+    assert (await other.heartbeat("b", ttl_us)).key_secrets == {old, new}
+    await shared_store.heartbeat("a", 0)
+    clock.advance_us(ttl_us - SECOND_US)
+    assert (await other.heartbeat("b", ttl_us)).key_secrets == {new}
+    await other.heartbeat("b", 0)
+    clock.advance_us(60 * ttl_us)
+    assert await shared_store.key_secrets() == {new}
+    await other.aclose()
 
 
 @BOTH

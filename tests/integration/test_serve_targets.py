@@ -12,6 +12,7 @@ from support.eventually import eventually_async
 from support.server import ServeProcess, fetch, send
 
 DEBUG = {"FLEETLIMIT_LOG_LEVEL": "DEBUG"}
+TOKEN = "a-token-of-the-admin"  # noqa: S105 - of this test alone
 PLAIN = """
 async def app(scope, receive, send):
     if scope["type"] == "http":
@@ -97,6 +98,7 @@ async def test_fastapi_app_is_limited_by_its_routes(tmp_path: Path) -> None:
         settings={
             "FLEETLIMIT_TARGET": "shop.main:app",
             "FLEETLIMIT_POLICIES": "policies.yaml",
+            "FLEETLIMIT_ADMIN_TOKEN": TOKEN,
             **DEBUG,
         },
     ) as service:
@@ -107,7 +109,13 @@ async def test_fastapi_app_is_limited_by_its_routes(tmp_path: Path) -> None:
             line["route"]: line["policies"] for line in service.logged("route.limited")
         }
         assert policies_by_route["/v1/orders/{order_id}"] == ["orders"]
-        explanation = await service.admin("/explain?method=GET&path=/v1/orders/9")
+        explanation = await fetch(
+            service.admin_port,
+            "/explain",
+            method="POST",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            body=b'{"path": "/v1/orders/9"}',
+        )
         assert explanation.json["route"] == "GET /v1/orders/{order_id}"
         assert explanation.json["policies"][0]["status"][0]["outcome"] == "denied"
 

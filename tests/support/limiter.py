@@ -193,6 +193,14 @@ class FakeStore:
         reply: HeartbeatReply = await self._do("heartbeat", work)
         return reply
 
+    async def key_secrets(self) -> frozenset[str]:
+        """Return the fingerprints of the current heartbeat reply."""
+        found: frozenset[str] = await self._do("key_secrets", self._key_secrets)
+        return found
+
+    async def _key_secrets(self) -> frozenset[str]:
+        return self.heartbeat_reply.key_secrets
+
     async def exchange_reports(
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:

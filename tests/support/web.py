@@ -63,6 +63,8 @@ class FallibleStore(MemoryStore):
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Adjust after some iterations of the event loop."""
         await _round_trip()
+        if self.unavailable:
+            raise StoreUnavailable("no answer", kind="timeout")
         return await super().adjust(adjustments)
 
 

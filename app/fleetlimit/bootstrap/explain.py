@@ -1,17 +1,21 @@
 """Explanation of one request: the policies that apply, their keys and the state of their limits."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 from fleetlimit.bootstrap.route_report import checked_dependencies, policy_to_dict
 from fleetlimit.core.decision import BucketStatus, PolicyResult
-from fleetlimit.core.policy import ALL_PERCENT, Policy
+from fleetlimit.core.policy import ALL_PERCENT, HEADER_NAME, Policy
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.core.subject import Identity, Principal, Subject
 from fleetlimit.errors import ConfigError, StoreError
 from fleetlimit.web.http_limiter import HTTPLimiter
+from fleetlimit.web.request_limits import join_headers
 from fleetlimit.web.route_policies import METHODS, select_policies
 from fleetlimit.web.route_table import RouteTable
+
+DEFAULT_ADDRESS: Final = "127.0.0.1"
 
 
 def render(explanation: Mapping[str, Any]) -> str:
@@ -64,50 +68,98 @@ def _describe_state(state: Mapping[str, Any]) -> str:
     return f"{state['remaining']} left{rejected}"
 
 
-async def explain(
-    http_limiter: HTTPLimiter,
-    routes: RouteTable,
-    *,
+@dataclass(frozen=True, slots=True)
+class ExplainedRequest:
+    """Request to explain, as `parse_request` returns it."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    client_address: str
+    principal: Principal | None
+
+
+def parse_request(
     method: str,
     path: str,
-    headers: Mapping[str, str],
-    peer: str = "127.0.0.1",
-    principal: Principal | None = None,
+    *,
+    headers: Iterable[str] = (),
+    client_address: str = DEFAULT_ADDRESS,
+    principal: str | None = None,
+    tier: str = "",
+) -> ExplainedRequest:
+    """Return the request that the command line or the admin port describes.
+
+    Args:
+        method: Method of the request in any case, or WEBSOCKET.
+        path: Path of the request, without a query.
+        headers: Header lines of the request, as `Name: value`. A name may be repeated.
+        client_address: Address of the client or of the last proxy.
+        principal: Caller to explain for; by default the one that the headers identify.
+        tier: Tier of that principal; empty for none.
+
+    Raises:
+        ConfigError: An argument is invalid; the message says what to write.
+    """
+    if (upper := method.upper()) not in METHODS:
+        raise ConfigError(f"{method} is no method: write one of {', '.join(sorted(METHODS))}")
+    if not path.startswith("/") or set("?#") & set(path):
+        raise ConfigError(f"{path!r} is not a path: write one without a query, such as /items/1")
+    if principal == "":
+        raise ConfigError("the principal is empty: write its name, or leave it out")
+    if tier and principal is None:
+        raise ConfigError("a tier belongs to a principal: write the principal too, or no tier")
+    lines = tuple(_parse_header(line) for line in headers)
+    caller = Principal(principal, tier) if principal is not None else None
+    return ExplainedRequest(upper, path, lines, client_address, caller)
+
+
+def _parse_header(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if not colon or not HEADER_NAME.fullmatch(name.strip()):
+        # Without the line, which may be a credential.
+        raise ConfigError("a header has no name: write 'Name: value'")
+    return name.strip().lower(), value.strip()
+
+
+async def explain(
+    http_limiter: HTTPLimiter, routes: RouteTable, request: ExplainedRequest
 ) -> dict[str, Any]:
     """Explain a request without spending anything.
 
     Args:
         http_limiter: Limiter whose policies and identity section apply.
         routes: Routes of the app.
-        method: Method of the request, or WEBSOCKET.
-        path: Path of the request.
-        headers: Headers of the request.
-        peer: Address of the client or of the last proxy.
-        principal: Caller to explain for; by default the one that the headers identify.
+        request: The request.
 
     Returns:
         The route, the identity (the principal's name, but no credential), and each policy with its
         limits and, if the store replies, their state.
 
     Raises:
-        ConfigError: There is no such method.
+        ConfigError: The state in the store is not that of the fleet's callers: its replicas use
+            another key secret, or there is no fleet.
     """
-    method = method.upper()
-    if method not in METHODS:
-        raise ConfigError(f"{method} is no method: write one of {', '.join(sorted(METHODS))}")
-    lower_case_headers = {name.lower(): value for name, value in headers.items()}
-    route = routes.match(method, path, lower_case_headers.get("host", ""))
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    store_error = None
+    try:
+        await http_limiter.limiter.membership.require_fleet()
+    except StoreError as error:
+        store_error = error.kind
+    method, path = request.method, request.path
+    raw = [(name.encode(), value.encode()) for name, value in request.headers]
+    scope = {"type": "http", "method": method, "path": path, "headers": raw}
     identity = await http_limiter.identifier.identify(
-        {"type": "http", "method": method, "path": path, "headers": raw, "client": (peer, 0)}
+        {**scope, "client": (request.client_address, 0)}
     )
-    if principal is not None:
-        identity = Identity(identity.client_address, principal)
+    if request.principal is not None:
+        identity = Identity(identity.client_address, request.principal)
+    headers = join_headers(scope, {name for name, _ in request.headers})
+    route = routes.match(method, path, headers.get("host", ""))
     subject = Subject(
         identity.client_address,
         identity.principal,
         route.name,
-        lower_case_headers,
+        headers,
         unverified=identity.error is not None,
     )
     applicable = select_policies(
@@ -119,7 +171,7 @@ async def explain(
         "route": route.name,
         "identity": identity_to_dict(identity, http_limiter, subject),
         "policies": [
-            await _current_state(http_limiter, each.policy, subject)
+            await _current_state(http_limiter, each.policy, subject, store_error)
             for each in applicable.policy_costs
         ],
     }
@@ -141,9 +193,11 @@ def identity_to_dict(
 
 
 async def _current_state(
-    http_limiter: HTTPLimiter, policy: Policy, subject: Subject
+    http_limiter: HTTPLimiter, policy: Policy, subject: Subject, store_error: str | None
 ) -> dict[str, Any]:
     description = policy_to_dict(policy, subject.tier)
+    if store_error is not None:
+        return {**description, "status": None, "store_error": store_error}
     try:
         decision = await http_limiter.limiter.peek(policy, subject=subject)
     except StoreError as error:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from fleetlimit.core.policy import Mode
-from fleetlimit.core.quota import SECOND_US, Quota
+from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 
 
 def ceil_seconds(duration_us: int) -> int:
@@ -54,6 +54,33 @@ class BucketStatus:
     def reset_after(self) -> float:
         """Seconds until the bucket is full."""
         return self.reset_after_us / SECOND_US
+
+
+def correct_status(status: BucketStatus, quota: Quota, delta: int) -> BucketStatus:
+    """Return the status of a bucket after its charge was corrected.
+
+    The bucket has at least these units if no other request spent: of a refund, units that have
+    refilled meanwhile are not returned again, but they are not in `status` either.
+
+    Args:
+        status: Status after the charge.
+        quota: Quota of the bucket.
+        delta: Units that were spent in addition; negative for a refund.
+    """
+    remaining = min(max(status.remaining - delta, 0), quota.burst)
+    if remaining == quota.burst:
+        return BucketStatus(status.allowed, remaining, status.retry_after_us, 0, 0)
+    if quota.algorithm is Algorithm.TOKEN_BUCKET:
+        # A bucket owes at most two bursts.
+        reset_us = status.reset_after_us - (-delta * quota.period_us // quota.limit)
+        reset_us = min(max(reset_us, 0), 2 * quota.refill_us)
+        later_units = quota.burst - remaining - 1
+        next_us = max(0, reset_us - later_units * quota.period_us // quota.limit)
+    else:
+        # A full bucket has no times: its window begins with the correction.
+        reset_us = status.reset_after_us or quota.period_us
+        next_us = status.next_unit_after_us or quota.period_us
+    return BucketStatus(status.allowed, remaining, status.retry_after_us, next_us, reset_us)
 
 
 class Outcome(StrEnum):

@@ -45,6 +45,7 @@ class KeyScheme:
         if not prefix or len(prefix) > 32 or set("{}\n\r ") & set(prefix):  # noqa: PLR2004
             raise ConfigError("the key prefix is 1 to 32 characters, without braces and spaces")
         self._mac = hmac.new(secret, digestmod=hashlib.sha256) if secret else hashlib.sha256()
+        self.prefix = prefix
         self._prefix = f"{prefix}1:"
         # A caller is hashed for its bucket and for its log lines, in each of its requests.
         self._cached_digest = lru_cache(_CACHE_SIZE)(self._digest)
@@ -69,6 +70,16 @@ class KeyScheme:
     def epoch_key(self) -> str:
         """Key of a random value that is lost when the store loses its state."""
         return self._prefix + "{fleet}:epoch"
+
+    @property
+    def secrets_key(self) -> str:
+        """Key of the set of fingerprints of the replicas' secrets."""
+        return self._prefix + "{fleet}:secrets"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash that is the same for two schemes with the same secret; it does not disclose it."""
+        return self._digest("fingerprint")
 
     def digest(self, text: str) -> str:
         """Return a hash of 16 characters of a text of any length."""

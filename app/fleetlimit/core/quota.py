@@ -86,6 +86,8 @@ class Quota:
         burst: Most units that can be spent at one instant; differs from `limit` for token buckets
             only.
         cost: Units of this quota that one unit of a request's cost spends.
+        name: Short name, unique within a policy, for clients and for the bucket's key in the store;
+            by default made from the algorithm and the period.
 
     Raises:
         ConfigError: The values cannot work together; the message says what to write.
@@ -96,8 +98,7 @@ class Quota:
     period_us: int
     burst: int
     cost: int = 1
-    name: str = field(init=False, repr=False, compare=False)
-    """Short name, unique within a policy and part of the bucket's key in the store."""
+    name: str = field(default="", repr=False)
     _hash: int = field(init=False, repr=False, compare=False)
     """The hash of the other fields: quotas are keys of caches that are read in every request."""
 
@@ -131,7 +132,7 @@ class Quota:
                 f"burst belongs to token_bucket only: leave it out for {self.algorithm}"
             )
         self._check_size()
-        object.__setattr__(self, "name", self._name())
+        object.__setattr__(self, "name", self.name or self._default_name())
         figures = (self.algorithm, self.limit, self.period_us, self.burst, self.cost)
         object.__setattr__(self, "_hash", hash(figures))
 
@@ -167,7 +168,7 @@ class Quota:
             return -(-self.burst * self.period_us // self.limit)
         return self.period_us
 
-    def _name(self) -> str:
+    def _default_name(self) -> str:
         code = "".join(word[0] for word in self.algorithm.split("_"))
         seconds, rest = divmod(self.period_us, SECOND_US)
         return f"{code}{seconds}" if not rest else f"{code}{self.period_us // MILLISECOND_US}ms"
@@ -192,7 +193,8 @@ class Quota:
         """Return one replica's share of this quota, for use while the store is unavailable.
 
         The shares of `replicas` replicas add up to the limit, or to one unit of cost per replica
-        if the limit is smaller than that.
+        if the limit is smaller than that. A share has the name of its quota, so that clients see
+        the same limit during an outage.
         """
         if replicas <= 1:
             return self
@@ -202,8 +204,8 @@ class Quota:
             # least one request, and takes at most MAX_REFILL_US to fill.
             period_us = min(self.period_us * replicas, MAX_REFILL_US * self.limit // burst)
             period_us -= period_us % MILLISECOND_US
-            return Quota(self.algorithm, self.limit, period_us, burst, self.cost)
-        return Quota(self.algorithm, burst, self.period_us, burst, self.cost)
+            return Quota(self.algorithm, self.limit, period_us, burst, self.cost, self.name)
+        return Quota(self.algorithm, burst, self.period_us, burst, self.cost, self.name)
 
 
 def parse_rate(text: str) -> tuple[int, int]:

@@ -36,6 +36,8 @@ class CredentialVerifier(Protocol):
 
 
 DEFAULT_RESOLVER_TIMEOUT_S: Final = 1.0
+_RESOLVER_RETRY_S: Final = 1
+"""Nothing is known of the resolver's recovery: as after a failure of the store."""
 
 
 class RequestIdentifier:
@@ -84,7 +86,8 @@ class RequestIdentifier:
 
         Returns:
             The principal of the first credential that verifies. If none verifies, `error` is the
-            error of the first one that the request presented.
+            error of the first one that the request presented. An error of a service that cannot
+            verify a credential at the moment comes before those of invalid credentials.
         """
         address = self._client_address.resolve(scope)
         first: IdentityError | None = None
@@ -92,13 +95,16 @@ class RequestIdentifier:
             try:
                 principal = await resolver(scope)
             except IdentityError as error:
-                first = first or error
+                if first is None or (first.retry_after is None and error.retry_after is not None):
+                    first = error
             except Exception as error:  # noqa: BLE001 - it must not fail the request
                 self._failure_log.write("identity.resolver_failed", error)
-                first = first or IdentityError(
-                    "the credential could not be verified",
-                    reason=IdentityErrorReason.RESOLVER_FAILED,
-                )
+                if first is None or first.retry_after is None:
+                    first = IdentityError(
+                        "the credential could not be verified",
+                        reason=IdentityErrorReason.RESOLVER_FAILED,
+                        retry_after=_RESOLVER_RETRY_S,
+                    )
             else:
                 if principal is not None:
                     return Identity(address, principal)

@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import math
 import time
 import urllib.error
 import urllib.request
@@ -243,12 +244,15 @@ class JwksUrl:
         self._loaded_at = 0.0
         self._attempted_at: float | None = None
         self._refresh: asyncio.Task[None] | None = None
+        self._is_current = False
+        """Whether the last fetch has succeeded."""
 
     async def find(self, kid: str | None, algorithm: str) -> VerifyingKey:
         """Return the key with this id for this algorithm.
 
         Raises:
-            IdentityError: There is no such key, or no fetch has succeeded yet.
+            IdentityError: There is no such key, or the last fetch has not succeeded. The issuer
+                may then have a key of this id.
         """
         key = self._find_cached(kid, algorithm)
         if key is None:
@@ -260,13 +264,18 @@ class JwksUrl:
             self._start_refresh()
         if key is not None:
             return key
-        if self._keys is None:
-            raise IdentityError(
-                "the keys to verify tokens are not available",
-                reason=IdentityErrorReason.KEYS_UNAVAILABLE,
-                scheme=BEARER_SCHEME,
-            )
-        raise _unknown_key()
+        if self._is_current:
+            raise _unknown_key()
+        raise IdentityError(
+            "the keys to verify tokens are not available",
+            reason=IdentityErrorReason.KEYS_UNAVAILABLE,
+            scheme=BEARER_SCHEME,
+            retry_after=self._seconds_to_next_fetch(),
+        )
+
+    def _seconds_to_next_fetch(self) -> int:
+        attempted_at = self._attempted_at if self._attempted_at is not None else self._clock()
+        return max(1, math.ceil(attempted_at + self._min_interval - self._clock()))
 
     def _find_cached(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
         return self._keys.find(kid, algorithm) if self._keys else None
@@ -286,6 +295,7 @@ class JwksUrl:
         return self._refresh
 
     async def _fetch_keys(self) -> None:
+        self._is_current = False
         try:
             # Its own limiter, so that the app's blocking endpoints do not delay it.
             self._keys = await anyio.to_thread.run_sync(
@@ -297,6 +307,7 @@ class JwksUrl:
             _log.warning("identity.jwks_unavailable url=%s error=%r", self._url, error)
         else:
             self._loaded_at = self._clock()
+            self._is_current = True
 
 
 def _unknown_key() -> IdentityError:

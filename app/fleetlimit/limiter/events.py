@@ -159,6 +159,17 @@ class OvershootFound:
     units: int
 
 
+@dataclass(frozen=True, slots=True)
+class KeySecretsCounted:
+    """The number of key secrets of the fleet other than this replica's has changed.
+
+    Args:
+        others: Key secrets of other replicas that differ from this replica's.
+    """
+
+    others: int
+
+
 Event = (
     CheckDecided
     | CheckCancelled
@@ -171,6 +182,7 @@ Event = (
     | PoliciesRejected
     | AuditReported
     | OvershootFound
+    | KeySecretsCounted
 )
 
 

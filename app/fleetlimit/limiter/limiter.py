@@ -89,7 +89,12 @@ class Limiter:
         self._denial_cache = DenialCache(self._clock, self._bucket_events)
         self._breaker = CircuitBreaker(breaker or BreakerSettings(), self._probe, self.emit)
         self.membership = ReplicaMembership(
-            store, self._breaker, self.emit, replica=replica, min_replicas=min_replicas
+            store,
+            self._breaker,
+            self.emit,
+            key_scheme=self.key_scheme,
+            replica=replica,
+            min_replicas=min_replicas,
         )
         self._fallback = Fallback(local)
         sample = UsageSample(audit_callers, self._bucket_events)
@@ -250,6 +255,7 @@ class Limiter:
 
         Raises:
             ConfigError: There is no policy of that name.
+            KeySecretError: Replicas use another key secret, so that their buckets are not found.
             StoreError: The store is unavailable.
         """
         costs = self._policy_costs(policies, 1)
@@ -258,6 +264,7 @@ class Limiter:
         )
         await self._local.delete(keys)
         try:
+            await self.membership.verify_key_secret()
             return await self._breaker.call("delete", self.store.delete, keys)
         finally:
             # After the reply: a denial that is cached before the store has deleted is dropped,

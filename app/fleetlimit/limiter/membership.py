@@ -1,4 +1,4 @@
-"""Replica membership: the number of live replicas, and whether the store still has its state.
+"""Replica membership: the live replicas, their key secrets, and whether the store has its state.
 
 Each replica sends a heartbeat to the store. While the store is unavailable the last number is used,
 and after its return until all replicas had time for a heartbeat. A replica that counted only itself
@@ -13,10 +13,17 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import SECOND_US
-from fleetlimit.errors import StoreError
+from fleetlimit.errors import ConfigError, KeySecretError, StoreError
 from fleetlimit.limiter.circuit_breaker import CircuitBreaker
-from fleetlimit.limiter.events import Event, ReplicasCounted, StoreServerChanged, StoreStateLost
+from fleetlimit.limiter.events import (
+    Event,
+    KeySecretsCounted,
+    ReplicasCounted,
+    StoreServerChanged,
+    StoreStateLost,
+)
 from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Sleep, Store
 
@@ -35,6 +42,7 @@ class ReplicaMembership:
         breaker: Circuit breaker for calls of the store.
         emit: Receives events of changes.
         replica: Name of this replica; generated if left out.
+        key_scheme: Names of buckets, of which the replicas must share the secret.
         min_replicas: Lower bound of the number, also used before the first reply of the store.
         sleep: Pause between heartbeats.
     """
@@ -45,6 +53,7 @@ class ReplicaMembership:
         breaker: CircuitBreaker,
         emit: Callable[[Event], None],
         *,
+        key_scheme: KeyScheme,
         replica: str = "",
         min_replicas: int = 1,
         sleep: Sleep = asyncio.sleep,
@@ -56,6 +65,9 @@ class ReplicaMembership:
         self._breaker = breaker
         self._emit = emit
         self._min_replicas = min_replicas
+        self._key_scheme = key_scheme
+        self._fingerprint = key_scheme.fingerprint
+        self._other_secrets = 0
         self._epoch = ""
         self._server = ""
         self._reported = 0
@@ -106,6 +118,45 @@ class ReplicaMembership:
             self._emit(StoreServerChanged())
         self._epoch, self._server = reply.epoch, reply.server
         self._update_count(max(self._min_replicas, reply.replicas))
+        others = len(reply.key_secrets - {self._fingerprint})
+        if others != self._other_secrets:
+            self._other_secrets = others
+            self._emit(KeySecretsCounted(others))
+
+    async def verify_key_secret(self) -> bool:
+        """Return whether replicas use this process's key secret; without any, return False.
+
+        A memory store belongs to this process alone, so the result is True.
+
+        Raises:
+            KeySecretError: Replicas use another secret, so their buckets have other names.
+            StoreError: The store is unavailable.
+        """
+        if not self._store.shared:
+            return True
+        secrets_in_use = await self._breaker.call("key_secrets", self._store.key_secrets)
+        if secrets_in_use - {self._fingerprint}:
+            raise KeySecretError(
+                f"replicas at {self._store.location} hash callers with another key secret, so that "
+                "their buckets are not found: give this process their FLEETLIMIT_KEY_SECRET; while "
+                "a new secret is rolled out, wait until every replica has it"
+            )
+        return bool(secrets_in_use)
+
+    async def require_fleet(self) -> None:
+        """Raise if this process names buckets in another way than the replicas.
+
+        Raises:
+            KeySecretError: Replicas use another secret.
+            ConfigError: No replica has used the key prefix.
+            StoreError: The store is unavailable.
+        """
+        if not await self.verify_key_secret():
+            raise ConfigError(
+                f"no replica has used the key prefix {self._key_scheme.prefix!r} at "
+                f"{self._store.location} for a day: correct the store or FLEETLIMIT_KEY_PREFIX, or "
+                "leave out the store to see the policies without the state of their limits"
+            )
 
     def _update_count(self, replicas: int) -> None:
         if replicas < self.replicas and self._recovery_heartbeats:

@@ -53,11 +53,13 @@ class HeartbeatReply:
         replicas: Replicas whose heartbeat has not expired, this one included.
         epoch: Random value that changes when the store has lost its state.
         server: The server's identifier of its current run; empty if the server has none.
+        key_secrets: Fingerprints of the key secrets that the replicas use.
     """
 
     replicas: int
     epoch: str
     server: str = ""
+    key_secrets: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,13 @@ class Store(Protocol):
 
     async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:
         """Register a replica for `ttl_us` microseconds; 0 removes it."""
+        ...
+
+    async def key_secrets(self) -> frozenset[str]:
+        """Return the fingerprints of the key secrets that replicas use, or used before they ended.
+
+        They are empty if no replica has used the key prefix for a day.
+        """
         ...
 
     async def exchange_reports(

@@ -3,11 +3,12 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, Self
 from weakref import WeakSet, finalize
 
 from fleetlimit.core.charge import Adjustment, Charge
-from fleetlimit.core.decision import ALLOWED, Decision
+from fleetlimit.core.decision import ALLOWED, Decision, correct_status
 from fleetlimit.core.quota import SECOND_US, check_cost
 from fleetlimit.limiter.periodic import DONE, PeriodicTask
 from fleetlimit.limiter.plan import Plan
@@ -18,7 +19,8 @@ RENEWAL_CHUNK: Final = 100
 """Most leases in one call of the store, which takes it about 3 ms. One call for thousands of leases
 would exceed the timeout, and block the server for all replicas meanwhile."""
 
-Adjust = Callable[[Sequence[Adjustment]], Awaitable[object]]
+Adjust = Callable[[Sequence[Adjustment]], Awaitable[Sequence[int] | None]]
+"""Corrects charges, and returns the store time of each; None while the store is unavailable."""
 Renew = Callable[[Sequence[Charge]], Awaitable[object]]
 _SpentCharge = tuple[Charge, int]
 """A charge, and the time at which its units were spent on the clock of the server of its bucket."""
@@ -35,6 +37,11 @@ class Reservation:
         plan: Plan that was decided.
         acquired: Reply of the store that the units were spent from; None if none were spent.
         adjust: Corrects charges; never raises.
+
+    Attributes:
+        decision: The decision, with the status of each bucket after the last correction.
+        leases: Charges of the leases that are held.
+        on_corrected: Callback after a correction has changed `decision`.
     """
 
     __slots__ = (
@@ -44,8 +51,10 @@ class Reservation:
         "_plan",
         "_policy",
         "_uncorrected",
+        "_whole",
         "decision",
         "leases",
+        "on_corrected",
     )
 
     def __init__(
@@ -61,6 +70,9 @@ class Reservation:
         self._policy = ""
         # Spent charges by policy, computed when needed: few requests correct their cost.
         self._uncorrected: dict[str, list[_SpentCharge]] | None = None
+        # The reservation of which this is the part of one policy.
+        self._whole: Reservation | None = None
+        self.on_corrected: Callable[[], object] | None = None
         if plan.has_leases:
             spent = self._spent().values()
             self.leases = [charge for pairs in spent for charge, _ in pairs if charge.lease]
@@ -80,6 +92,7 @@ class Reservation:
         self._spent()
         part = copy.copy(self)
         part._policy = policy  # noqa: SLF001 - an object of this class
+        part._whole = self._whole or self  # noqa: SLF001
         part.leases = []
         return part
 
@@ -125,8 +138,31 @@ class Reservation:
         leases = [*self.leases]
         self.leases.clear()
         adjustments += self.releases_of(leases)
-        if adjustments:
-            await self._adjust(adjustments)
+        if adjustments and await self._adjust(adjustments) is not None:
+            whole = self._whole or self
+            whole.decision = whole._corrected_decision(adjustments)  # noqa: SLF001 - of this class
+            self.decision = whole.decision
+            if whole.on_corrected is not None:
+                whole.on_corrected()
+
+    def _corrected_decision(self, adjustments: Iterable[Adjustment]) -> Decision:
+        """Return the decision with the bucket statuses after a correction.
+
+        The decision itself stays as it is, because events contain it.
+        """
+        delta_by_key = {each.key: each.delta for each in adjustments}
+        results = [*self.decision.results]
+        # A fallback may have added results at the end.
+        for index, each in enumerate(self._plan.policy_plans):
+            result, charges = results[index], self._plan.charges_of(each)
+            statuses = tuple(
+                correct_status(status, charge.quota, delta_by_key[charge.key])
+                if status is not None and charge.key in delta_by_key
+                else status
+                for charge, status in zip(charges, result.statuses, strict=True)
+            )
+            results[index] = replace(result, statuses=statuses)
+        return replace(self.decision, results=tuple(results))
 
     @staticmethod
     def releases_of(leases: Iterable[Charge]) -> list[Adjustment]:

@@ -90,12 +90,17 @@ class StoreGateway:
             self._lease_renewer.track(reservation)
         return reservation
 
-    async def adjust(self, adjustments: Sequence[Adjustment]) -> None:
-        """Correct charges. While the store is unavailable they expire without a correction."""
-        # The shield completes a refund whose request is cancelled while the store answers.
-        await asyncio.shield(self._tasks.spawn(self._adjust(adjustments)))
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int] | None:
+        """Correct charges. While the store is unavailable they expire without a correction.
 
-    async def _adjust(self, adjustments: Sequence[Adjustment]) -> None:
+        Returns:
+            Store time of each correction; None if the store is unavailable.
+        """
+        # The shield completes a refund whose request is cancelled while the store answers.
+        return await asyncio.shield(self._tasks.spawn(self._adjust(adjustments)))
+
+    async def _adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int] | None:
+        store_adjusted_at_us = None
         try:
             store_adjusted_at_us = await self._breaker.call(
                 "adjust", self._store.adjust, adjustments
@@ -109,6 +114,7 @@ class StoreGateway:
             self._sample.record_refunds(adjustments, store_adjusted_at_us)
         # After the reply: a denial that is cached before the store has adjusted is dropped, too.
         self._bucket_events.emit_adjusted([each.key for each in adjustments])
+        return store_adjusted_at_us
 
     async def renew(self, leases: Sequence[Charge]) -> None:
         """Renew leases. While the store is unavailable they expire without a renewal."""

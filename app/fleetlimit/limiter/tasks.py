@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
 
 _log = logging.getLogger("fleetlimit")
+Result = TypeVar("Result")
 
 
 class TaskSet:
@@ -14,11 +15,11 @@ class TaskSet:
 
     def __init__(self) -> None:
         # The event loop holds tasks only weakly: without a reference they may be collected.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(
-        self, coroutine: Coroutine[Any, Any, None], *, context: Context | None = None
-    ) -> asyncio.Task[None]:
+        self, coroutine: Coroutine[Any, Any, Result], *, context: Context | None = None
+    ) -> asyncio.Task[Result]:
         """Start a task and return it.
 
         Args:
@@ -30,7 +31,7 @@ class TaskSet:
         task.add_done_callback(self._on_done)
         return task
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             _log.error("background.failed", exc_info=error)

@@ -123,8 +123,8 @@ class IdentitySection(StrictModel):
     reject_invalid: bool = Field(
         default=False,
         strict=True,
-        description="Answer 401 to a credential that does not verify; otherwise the request is "
-        "counted by its client address.",
+        description="Answer 401 to a credential that does not verify, and 503 to one that cannot "
+        "be verified at the moment; otherwise the request is counted by its client address.",
     )
 
     @property

@@ -35,8 +35,8 @@ class ServerSettings(Settings):
     admin_port: Port = Field(9090, description="Port for metrics, health and administration.")
     admin_token: Annotated[SecretStr, AfterValidator(_require_long_token)] | None = Field(
         None,
-        description="Bearer token of POST /reset, of at least 16 characters; without one, "
-        "/reset is disabled.",
+        description="Bearer token of POST /explain and /reset, of at least 16 characters; "
+        "without one, both are disabled.",
     )
     shutdown_seconds: Seconds = Field(
         25, description="Time limit for the requests in flight after SIGTERM."

@@ -136,6 +136,10 @@ class MemoryStore:
         """Return this process as the only replica."""
         return HeartbeatReply(1, self._epoch)
 
+    async def key_secrets(self) -> frozenset[str]:
+        """Return no fingerprint, because no other process uses these buckets."""
+        return frozenset()
+
     async def exchange_reports(
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:

@@ -11,7 +11,9 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Final, TypedDict, Unpack
+from weakref import ref
 
 from fastapi import BackgroundTasks, Response
 from starlette.requests import HTTPConnection
@@ -309,8 +311,20 @@ async def _check_together(
         await _release(request_limits)
         raise make_exception(rejection, request_limits.decision, connection)
     if not request_limits.headers_sent_by_middleware:
-        # FastAPI copies these headers to the final response. Replace the headers that an earlier
-        # limit of this route has set.
+        # A weak reference: in a cycle, a dropped reservation would not release its leases at once.
+        write = partial(_write_headers, response, ref(request_limits))
+        write()
+        # An endpoint may correct the cost before FastAPI sends the response.
+        request_limits.reservations[-1].on_corrected = write
+
+
+def _write_headers(response: Response, request_limits_ref: ref[RequestLimits]) -> None:
+    """Set the headers that FastAPI copies to the final response.
+
+    They replace the headers that an earlier limit of this route has set.
+    """
+    request_limits = request_limits_ref()
+    if request_limits is not None:
         response.raw_headers[:] = merge_headers(
             response.raw_headers, request_limits.raw_response_headers()
         )

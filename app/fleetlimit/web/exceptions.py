@@ -1,8 +1,9 @@
 """Rejection of a request: as a response, as the answer to a WebSocket handshake, as an exception.
 
-RequestRejected            an HTTPException; `except` or a handler for it covers the three
+RequestRejected            an HTTPException; `except` or a handler for it covers all
 ├── RateLimitExceeded      429, or 503 where the store is unavailable and a policy denies
 ├── InvalidCredentials     401
+├── CredentialsUnverified  503 where the issuer's keys or the resolver are unavailable
 └── CostTooLarge           413
 """
 
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
 from fleetlimit.core.decision import Decision
-from fleetlimit.web.responses import CONTENT_TOO_LARGE, UNAUTHORIZED, RejectionResponse
+from fleetlimit.web.responses import RejectionCause, RejectionResponse
 
 TRY_AGAIN_LATER = 1013
 """Close code of the IANA WebSocket registry; a server turns it into 403 before the handshake."""
@@ -76,11 +77,20 @@ class InvalidCredentials(RequestRejected):
     """The request's credential did not verify (401)."""
 
 
+class CredentialsUnverified(RequestRejected):
+    """The request's credential cannot be verified at the moment (503), and may be valid."""
+
+
 class CostTooLarge(RequestRejected):
     """The request's cost is above what a limit can ever admit (413)."""
 
 
-_CLASS_BY_STATUS = {UNAUTHORIZED: InvalidCredentials, CONTENT_TOO_LARGE: CostTooLarge}
+_CLASS_BY_CAUSE = {
+    RejectionCause.LIMIT: RateLimitExceeded,
+    RejectionCause.CREDENTIAL_INVALID: InvalidCredentials,
+    RejectionCause.CREDENTIAL_UNVERIFIED: CredentialsUnverified,
+    RejectionCause.COST: CostTooLarge,
+}
 
 
 def make_exception(
@@ -93,7 +103,7 @@ def make_exception(
     handlers = connection.scope.get("starlette.exception_handlers")
     if handlers is not None:
         handlers[0].setdefault(RequestRejected, _handle_rejection)
-    return _CLASS_BY_STATUS.get(response.status, RateLimitExceeded)(response, decision)
+    return _CLASS_BY_CAUSE[response.cause](response, decision)
 
 
 async def _handle_rejection(connection: Any, error: RequestRejected) -> Response | None:

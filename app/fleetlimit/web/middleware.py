@@ -22,6 +22,7 @@ from fleetlimit.web.request_limits import (
     get_request_limits,
     start_request_limits,
 )
+from fleetlimit.web.responses import RejectionCause
 from fleetlimit.web.route_table import RouteInfo, RouteTable, match_route
 from fleetlimit.web.wiring import get_limiter, has_other_limiter
 
@@ -170,7 +171,9 @@ class RateLimitMiddleware:
                 return
             if rejection is None:
                 await self.app(scope, receive, SendWithHeaders(request_limits, scope, send))
-            elif not (cors := (*self._cors, *route.cors)) and rejection.includes_limit_headers:
+            elif (
+                not (cors := (*self._cors, *route.cors)) and rejection.cause is RejectionCause.LIMIT
+            ):
                 await send_rejection(rejection, scope, receive, send)
             else:
                 wrapped_send = SendWithHeaders(request_limits, scope, send)

@@ -20,7 +20,7 @@ from fleetlimit.web.ratelimit_headers import RawHeaders
 from fleetlimit.web.responses import (
     RejectionResponse,
     cost_too_large_response,
-    unauthorized_response,
+    credential_response,
 )
 from fleetlimit.web.route_policies import RateLimitDependency
 from fleetlimit.web.route_table import RouteInfo, get_method
@@ -39,7 +39,7 @@ class RequestLimits:
     """
 
     __slots__ = (
-        "_raw_response_headers",
+        "__weakref__",
         "app",
         "decision",
         "has_leases",
@@ -69,15 +69,12 @@ class RequestLimits:
         self.decision: Decision | None = None
         # Whether concurrency units are held until the request ends.
         self.has_leases = False
-        self._raw_response_headers: RawHeaders | None = None
 
     def raw_response_headers(self) -> RawHeaders:
-        """Return the limit headers for all decisions; none if no check reached a decision."""
-        if self._raw_response_headers is None:
-            self._raw_response_headers = self._build_raw_headers()
-        return self._raw_response_headers
+        """Return the limit headers for all decisions; none if no check reached a decision.
 
-    def _build_raw_headers(self) -> RawHeaders:
+        They state the units after the last correction of a cost.
+        """
         if not self.reservations:
             return []
         if len(self.reservations) == 1:
@@ -112,7 +109,7 @@ class RequestLimits:
             principal.tier if principal else UNVERIFIED_TIER if unverified else "",
         )
         key_headers = applicable.key_headers
-        headers = _key_headers(scope, key_headers) if key_headers else NO_HEADERS
+        headers = join_headers(scope, key_headers) if key_headers else NO_HEADERS
         subject = Subject(identity.client_address, principal, route.name, headers, unverified)
         self.decision = None
         policy_costs = applicable.policy_costs
@@ -124,7 +121,6 @@ class RequestLimits:
             return cost_too_large_response(str(error), http_limiter.exposed_headers)
         decision = self.decision = reservation.decision
         self.reservations.append(reservation)
-        self._raw_response_headers = None
         if reservation.leases:
             self.has_leases = True
         for name in applicable.names:
@@ -132,7 +128,7 @@ class RequestLimits:
         if not decision.allowed:
             return http_limiter.rejection_response(decision)
         if identity.error is not None and http_limiter.reject_invalid:
-            return unauthorized_response(identity.error, http_limiter.exposed_headers)
+            return credential_response(identity.error, http_limiter.exposed_headers)
         return None
 
     async def release_leases(self) -> None:
@@ -143,8 +139,8 @@ class RequestLimits:
                 await reservation.release()
 
 
-def _key_headers(scope: Scope, names: Iterable[str]) -> Mapping[str, str]:
-    """Return the request headers that are part of a key; repeated headers as one list."""
+def join_headers(scope: Scope, names: Iterable[str]) -> Mapping[str, str]:
+    """Return the request headers of these names; a repeated header as one list."""
     headers = HTTPConnection(scope).headers
     found = {name: headers.getlist(name) for name in names}
     return {name: ", ".join(values) for name, values in found.items() if values}

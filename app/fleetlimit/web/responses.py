@@ -2,12 +2,22 @@
 
 import json
 from collections.abc import Iterable
+from enum import Enum, auto
 from functools import cached_property
 from typing import Any
 
 from fleetlimit.core.decision import Decision, Outcome
 from fleetlimit.errors import IdentityError
 from fleetlimit.web.ratelimit_headers import Headers, encode_headers, retry_after
+
+
+class RejectionCause(Enum):
+    """Cause of a rejection, which selects the exception class of the dependencies."""
+
+    LIMIT = auto()
+    CREDENTIAL_INVALID = auto()
+    CREDENTIAL_UNVERIFIED = auto()
+    COST = auto()
 
 
 class RejectionResponse:
@@ -17,16 +27,16 @@ class RejectionResponse:
         status: HTTP status.
         headers: Headers, in the case in which they are documented.
         body: Problem details as JSON.
-        includes_limit_headers: Whether the limit headers are among the headers.
+        cause: Cause of the rejection. The limit headers are among the headers of `LIMIT` alone.
     """
 
     def __init__(
-        self, status: int, headers: Headers, body: bytes, *, includes_limit_headers: bool = False
+        self, status: int, headers: Headers, body: bytes, *, cause: RejectionCause
     ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
-        self.includes_limit_headers = includes_limit_headers
+        self.cause = cause
 
     @cached_property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
@@ -61,11 +71,17 @@ def rate_limited_response(
     members = {"type": problem_type, "title": title, "detail": detail}
     body = _body(status, members, {"violated-policies": list(denied_by)})
     headers = _headers(exposed_headers, body, limit_headers)
-    return RejectionResponse(status, headers, body, includes_limit_headers=True)
+    return RejectionResponse(status, headers, body, cause=RejectionCause.LIMIT)
 
 
-def unauthorized_response(error: IdentityError, exposed_headers: str) -> RejectionResponse:
-    """Return 401 for a credential that did not verify (RFC 9110, 15.5.2)."""
+def credential_response(error: IdentityError, exposed_headers: str) -> RejectionResponse:
+    """Return 401 for an invalid credential (RFC 9110, 15.5.2), or 503 for an unverified one.
+
+    A client that gets a 401 discards its credential (RFC 6750, section 3.1: `invalid_token`). One
+    that could not be verified may be valid, so its client is asked to retry (RFC 9110, 15.6.4).
+    """
+    if error.retry_after is not None:
+        return _unverified_response(error.reason, error.retry_after, exposed_headers)
     members = {
         "type": "about:blank",
         "title": "Unauthorized",
@@ -75,7 +91,20 @@ def unauthorized_response(error: IdentityError, exposed_headers: str) -> Rejecti
     # RFC 6750, section 3.1, defines the parameter.
     challenge = 'Bearer error="invalid_token"' if error.scheme == "Bearer" else error.scheme
     headers = _headers(exposed_headers, body, [("WWW-Authenticate", challenge)])
-    return RejectionResponse(UNAUTHORIZED, headers, body)
+    return RejectionResponse(UNAUTHORIZED, headers, body, cause=RejectionCause.CREDENTIAL_INVALID)
+
+
+def _unverified_response(reason: str, wait_seconds: int, exposed_headers: str) -> RejectionResponse:
+    members = {
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "detail": f"The credential cannot be verified at the moment: {reason}; try again in "
+        f"{wait_seconds} s.",
+    }
+    body = _body(SERVICE_UNAVAILABLE, members, {})
+    headers = _headers(exposed_headers, body, [("Retry-After", str(wait_seconds))])
+    cause = RejectionCause.CREDENTIAL_UNVERIFIED
+    return RejectionResponse(SERVICE_UNAVAILABLE, headers, body, cause=cause)
 
 
 def cost_too_large_response(message: str, exposed_headers: str) -> RejectionResponse:
@@ -85,7 +114,8 @@ def cost_too_large_response(message: str, exposed_headers: str) -> RejectionResp
     """
     members = {"type": "about:blank", "title": "Content Too Large", "detail": f"{message}."}
     body = _body(CONTENT_TOO_LARGE, members, {})
-    return RejectionResponse(CONTENT_TOO_LARGE, _headers(exposed_headers, body, []), body)
+    headers = _headers(exposed_headers, body, [])
+    return RejectionResponse(CONTENT_TOO_LARGE, headers, body, cause=RejectionCause.COST)
 
 
 def _body(status: int, members: dict[str, str], extension: dict[str, Any]) -> bytes:
@@ -138,6 +168,8 @@ def _openapi_response(description: str) -> dict[str, Any]:
 
 RATE_LIMIT_RESPONSES: dict[int | str, dict[str, Any]] = {
     TOO_MANY_REQUESTS: _openapi_response("A limit is exceeded."),
-    SERVICE_UNAVAILABLE: _openapi_response("A limit cannot be checked at the moment."),
+    SERVICE_UNAVAILABLE: _openapi_response(
+        "A limit or a credential cannot be checked at the moment."
+    ),
 }
 """OpenAPI documentation of rejections, for `responses=` of a FastAPI route, router or app."""

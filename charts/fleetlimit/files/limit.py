@@ -1,16 +1,15 @@
 # ruff: noqa: INP001 - the text of a pod's command, not a package
 """Test of a release: spend all remaining units of this pod and send one more request.
 
-Exactly that last request must be rejected, whichever replicas the requests reach.
+Exactly that last request must be rejected, whichever replicas the requests reach. The remaining
+units are those of the response headers, so the test needs no access to the admin port.
 """
 
-import json
 import os
+import re
 import sys
 import time
 from http.client import HTTPConnection, HTTPResponse
-from typing import Any
-from urllib.parse import urlencode
 
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 MAX_REQUESTS = 500
@@ -32,60 +31,72 @@ def connect(server: str) -> HTTPConnection:
             return connection
 
 
-def send(server: str, method: str, target: str) -> tuple[HTTPResponse, bytes]:
+def send(server: str, method: str, target: str) -> HTTPResponse:
     """Send a request on a new connection, so that it can reach any replica."""
     connection = connect(server)
     try:
         connection.request(method, target)
         response = connection.getresponse()
-        return response, response.read()
+        response.read()
+        return response
     finally:
         connection.close()
 
 
-def remaining_requests(method: str, path: str) -> tuple[int, float]:
-    """Return how many requests of this pod the limits still admit, and the seconds until one."""
-    query = urlencode({"method": method, "path": path, "address": os.environ["POD_IP"]})
-    response, body = send(os.environ["ADMIN"], "GET", f"/explain?{query}")
-    explanation: dict[str, Any] = json.loads(body)
-    left, wait = [], 0.0
-    for policy in explanation["policies"]:
-        if policy["status"] is None:
-            sys.exit(f"the store is unavailable: {policy['store_error']}")
-        if policy["mode"] != "enforce" or policy["enforce_percent"] < 100:  # noqa: PLR2004 - percent
-            continue
-        for limit, figures in zip(policy["limits"], policy["status"][0]["limits"], strict=True):
-            if "concurrency" not in limit:
-                left.append(figures["remaining"] // limit["cost"])
-                wait = max(wait, figures["retry_after_seconds"])
-    if not left or min(left) >= MAX_REQUESTS:
-        sys.exit(
-            f"no policy with a limit below {MAX_REQUESTS} requests applies to {method} {path} "
-            f"(status {response.status} of /explain): set another test.method or test.path"
-        )
-    return min(left), wait
+def send_admitted(server: str, method: str, target: str) -> HTTPResponse:
+    """Send a request, and repeat it after each rejection until it is admitted."""
+    while (response := send(server, method, target)).status == TOO_MANY_REQUESTS:
+        time.sleep(float(response.getheader("Retry-After") or 1))
+    return response
+
+
+def remaining_units(response: HTTPResponse) -> dict[str, int]:
+    """Return the remaining units of each limit that the response states."""
+    listed = re.findall(r'("[^"]*");r=(\d+)', response.getheader("RateLimit") or "")
+    if not listed and (single := response.getheader("X-RateLimit-Remaining")):
+        listed = [("", single)]
+    return {name: int(units) for name, units in listed}
+
+
+def remaining_requests(before: HTTPResponse, after: HTTPResponse) -> int | None:
+    """Return how many requests fit after the second of two; None if no limit counts them.
+
+    The cost of a request is the difference between the remaining units of both responses.
+    """
+    first, second = remaining_units(before), remaining_units(after)
+    costs = {name: first[name] - second.get(name, first[name]) for name in first}
+    left = [second[name] // cost for name, cost in costs.items() if cost > 0]
+    return min(left, default=None)
 
 
 def main() -> None:
     """Run the test. Exit with status 1 and the reason if it fails."""
-    method, path = os.environ["METHOD"], os.environ["TARGET"]
-    left, wait = remaining_requests(method, path)
-    while not left:
-        time.sleep(wait + 0.1)
-        left, wait = remaining_requests(method, path)
-    responses = [send(os.environ["API"], method, path)[0] for _ in range(left + 1)]
+    api, method, path = os.environ["API"], os.environ["METHOD"], os.environ["TARGET"]
+    responses = [send_admitted(api, method, path), send(api, method, path)]
+    if responses[1].status != TOO_MANY_REQUESTS:
+        left = remaining_requests(*responses)
+        if left is None or left >= MAX_REQUESTS:
+            sys.exit(
+                f"no policy with a limit below {MAX_REQUESTS} requests counts {method} {path} "
+                f"(status {responses[1].status}, RateLimit {responses[1].getheader('RateLimit')}): "
+                "set another test.method or test.path; FLEETLIMIT_HEADERS must not be none, and "
+                "the store must be available"
+            )
+        responses += [send(api, method, path) for _ in range(left + 1)]
     statuses = [response.status for response in responses]
     rejected = [response for response in responses if response.status == TOO_MANY_REQUESTS]
     if len(rejected) != 1 or max(statuses) >= SERVER_ERROR:
         sys.exit(
-            f"{left + 1} requests {method} {path} had the statuses {statuses}, instead of one 429. "
-            "A limit that refills during the test cannot be tested: set test.path to another route"
+            f"{len(statuses)} requests {method} {path} had the statuses {statuses}, instead of one "
+            "429. A limit that refills during the test cannot be tested: set test.path to another "
+            "route. If the store is unavailable, the pods do not share their limits"
         )
     retry_after = rejected[0].getheader("Retry-After")
     if retry_after is None:
         sys.exit("the response 429 has no header Retry-After")
     # The output is the report of `helm test`.
-    print(f"{method} {path}: {left} requests admitted, 1 rejected for {retry_after} s")  # noqa: T201
+    admitted = len(responses) - 1
+    print(f"{method} {path}: {admitted} requests admitted, 1 rejected for {retry_after} s")  # noqa: T201
 
 
 main()

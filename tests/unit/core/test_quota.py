@@ -1,6 +1,7 @@
 """Quotas and limits: parsing, validation, and shares of replicas."""
 
 import math
+from dataclasses import replace
 from datetime import timedelta
 from fractions import Fraction
 from functools import partial
@@ -257,7 +258,16 @@ def test_per_replica_share_of_one_replica_is_the_limit() -> None:
     quota = rate_quota("9/minute", burst=20, cost=2)
     assert quota.per_replica(1) is quota
     assert quota.per_replica(0) is quota
-    assert quota.per_replica(4) == Quota(Algorithm.TOKEN_BUCKET, 9, 240 * SECOND_US, 5, 2)
+    share = Quota(Algorithm.TOKEN_BUCKET, 9, 240 * SECOND_US, 5, 2, name="tb60")
+    assert quota.per_replica(4) == share
+
+
+@given(quota=any_quota(), replicas=st.integers(1, 500))
+def test_per_replica_share_has_the_name_of_the_quota(quota: Quota, replicas: int) -> None:
+    """A limit has one name for clients; a share differs from a quota with its figures."""
+    share = quota.per_replica(replicas)
+    assert share.name == quota.name
+    assert replace(share, name="other") != share
 
 
 @pytest.mark.parametrize(

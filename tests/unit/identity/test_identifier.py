@@ -122,14 +122,18 @@ async def test_invalid_credential_is_an_error_without_a_principal(
 async def test_failing_resolver_does_not_fail_the_request(
     identifier: Identifier, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception or a wrong result of a resolver is logged, and the request is anonymous."""
+    """An exception or a wrong result of a resolver is logged, and the request is anonymous.
+
+    The resolver might have accepted the request, so its failure comes before an invalid key.
+    """
     identity = await identifier.identify(request(("X-Custom", name)))
     again = await identifier.identify(request(BAD_KEY, ("X-Custom", name)))
     assert identity.principal is None
     assert identity.error is not None
     assert identity.error.reason == IdentityErrorReason.RESOLVER_FAILED
     assert again.error is not None
-    assert again.error.reason == IdentityErrorReason.UNKNOWN_API_KEY
+    assert again.error.reason == IdentityErrorReason.RESOLVER_FAILED
+    assert (identity.error.retry_after, again.error.retry_after) == (1, 1)
     assert [(each.name, each.message) for each in caplog.records] == [
         ("fleetlimit", "identity.resolver_failed")
     ] * 2

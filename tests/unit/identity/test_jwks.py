@@ -196,6 +196,46 @@ async def test_failed_fetch_keeps_the_last_good_keys(
     assert issuer.fetches == 2
 
 
+async def test_unknown_key_is_unverified_while_the_issuer_is_unavailable() -> None:
+    """A token of a new key is not invalid if the new keys cannot be fetched."""
+    clock = ManualClock()
+    issuer = Issuer(jwks(rsa_jwk("one")), OSError("down"), jwks(rsa_jwk("two")))
+    keys = JwksUrl(URL, fetch=issuer, clock=clock.seconds)
+    assert await reason(keys, "two") == "unknown_key"
+    clock.advance(10)
+    for waited, wait in ((0, 10), (3.5, 7), (6, 1)):
+        clock.advance(waited)
+        with pytest.raises(IdentityError) as caught:
+            await keys.find("two", "RS256")
+        assert (caught.value.reason, caught.value.retry_after) == ("keys_unavailable", wait)
+    assert await reason(keys, "one") == ""
+    clock.advance(0.5)
+    assert await reason(keys, "two") == ""
+    assert await reason(keys, "three") == "unknown_key"
+
+
+async def test_unknown_key_is_unverified_while_a_fetch_is_slow() -> None:
+    """A fetch that takes longer than the timeout may bring the key."""
+    released, clock = threading.Event(), ManualClock()
+    documents = [jwks(rsa_jwk("one"))]
+
+    def fetch(_url: str, _timeout: float) -> bytes:
+        if documents:
+            return documents.pop()
+        assert released.wait(10)
+        return jwks(rsa_jwk("two"))
+
+    keys = JwksUrl(URL, fetch=fetch, timeout=0.01, clock=clock.seconds)
+    await reason(keys, "one")
+    await refreshed(keys)
+    assert await reason(keys, "one") == ""
+    clock.advance(10)
+    assert await reason(keys, "two") == "keys_unavailable"
+    released.set()
+    await refreshed(keys)
+    assert await reason(keys, "two") == ""
+
+
 async def test_reason_without_any_keys() -> None:
     """Until a first fetch succeeds no token verifies, and fetches respect their interval."""
     clock = ManualClock()

@@ -41,6 +41,31 @@ class UnavailableStoreBench(Bench):
         return self
 
 
+async def test_fallback_local_keeps_the_names_of_the_limits() -> None:
+    """Clients see one name of a limit, whether the store or this replica decides."""
+    policy = rate_policy("local", "80/minute", "900/hour", on_store_error=OnStoreError.LOCAL)
+    async with UnavailableStoreBench(policy, replicas=3) as bench:
+        bench.store.down = None
+        shared = await bench.limiter.check("local", principal="ann")
+        bench.store.down = timeout_error()
+        local = await bench.limiter.check("local", principal="ann")
+        assert local.source is Source.LOCAL
+        assert [
+            [limit.quota.name for limit in decision.results[0].limits]
+            for decision in (shared, local)
+        ] == [["tb60", "tb3600"]] * 2
+
+
+async def test_commit_of_a_local_decision_corrects_its_status() -> None:
+    """The local bucket is corrected, and so is the decision for the headers."""
+    policy = rate_policy("local", "80/minute", on_store_error=OnStoreError.LOCAL)
+    async with UnavailableStoreBench(policy, ALLOW, replicas=2) as bench:
+        reservation = await bench.limiter.reserve("local", "allow", principal="ann", cost=1)
+        await reservation.commit(11)
+        assert remaining(reservation.decision.results[0].limits[0]) == 29
+        assert reservation.decision.results[1].limits[0].status is None
+
+
 async def test_fallback_allow_admits_every_request() -> None:
     """Every request is admitted, counted as failed open and not as spent."""
     async with UnavailableStoreBench(ALLOW) as bench:

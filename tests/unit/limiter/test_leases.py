@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 
 from fleetlimit.core.charge import Charge
-from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source
+from fleetlimit.core.decision import Decision, Outcome, Source
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Mode, ModeName, Policy
 from fleetlimit.core.quota import SECOND_US, concurrency_quota
@@ -54,10 +53,8 @@ class RenewerBench:
         result = await self.store.acquire([charge])
         assert result.spent
         policy = Policy("c", (charge.quota,))
-        decision = replace(
-            ALLOWED, results=(PolicyResult("c", Mode.ENFORCE, Outcome.ALLOWED, (), ()),)
-        )
         plan = Plan((PolicyPlan(policy, Mode.ENFORCE, 0, 1),), (charge,), "caller", has_leases=True)
+        decision = plan.decision(result.statuses, source=Source.STORE, spent=True)
         held = Reservation(decision, plan, result, self.store.adjust)
         self.renewer.track(held)
         return held

@@ -6,8 +6,11 @@ from typing import Final
 
 import pytest
 
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.errors import ConfigError, KeySecretError
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.events import (
+    KeySecretsCounted,
     ReplicasCounted,
     StoreFailed,
     StoreServerChanged,
@@ -20,6 +23,9 @@ from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock
 from support.limiter import Bench, FakeStore, ManualSleep, Recorder, timeout_error
 
+KEYS: Final = KeyScheme(b"the secret of the fleet")
+OTHER: Final = KeyScheme(b"another secret of theirs").fingerprint
+
 
 class MembershipBench:
     """A membership with its collaborators."""
@@ -31,7 +37,7 @@ class MembershipBench:
         emit = self.recorder.on_event
         breaker = CircuitBreaker(BreakerSettings(failures=1_000), self.store.open, emit)
         self.membership = ReplicaMembership(
-            self.store, breaker, emit, replica="me", sleep=self.pauses
+            self.store, breaker, emit, key_scheme=KEYS, replica="me", sleep=self.pauses
         )
 
 
@@ -70,6 +76,45 @@ async def test_membership_emits_a_lost_state_once() -> None:
         bench.store.heartbeat_reply = HeartbeatReply(1, epoch)
         await bench.membership.heartbeat()
     assert bench.recorder.of(StoreStateLost) == [StoreStateLost()] * 2
+
+
+async def test_membership_emits_other_key_secrets_once() -> None:
+    """A secret that differs is emitted when it appears and when it is gone."""
+    bench = MembershipBench()
+    own = KEYS.fingerprint
+    for found in ({own}, {own, OTHER}, {own, OTHER}, {own}):
+        bench.store.heartbeat_reply = HeartbeatReply(2, "first", key_secrets=frozenset(found))
+        await bench.membership.heartbeat()
+    assert bench.recorder.of(KeySecretsCounted) == [KeySecretsCounted(1), KeySecretsCounted(0)]
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "message"),
+    [
+        ({OTHER}, KeySecretError, "give this process their FLEETLIMIT_KEY_SECRET"),
+        ({OTHER, KEYS.fingerprint}, KeySecretError, "wait until every replica has it"),
+        (set(), ConfigError, "no replica has used the key prefix 'fl' at fake:// for a day"),
+    ],
+)
+async def test_require_fleet_refuses_buckets_that_are_not_the_fleets(
+    found: set[str], error: type[ConfigError], message: str
+) -> None:
+    """Another secret, two secrets, and a key prefix of no replica are errors with the fix."""
+    bench = MembershipBench()
+    bench.store.heartbeat_reply = HeartbeatReply(1, "first", key_secrets=frozenset(found))
+    with pytest.raises(error, match=message):
+        await bench.membership.require_fleet()
+
+
+async def test_require_fleet_accepts_the_secret_of_the_fleet() -> None:
+    """The fleet's secret is accepted, and so is a memory store."""
+    bench = MembershipBench()
+    bench.store.heartbeat_reply = HeartbeatReply(
+        1, "first", key_secrets=frozenset({KEYS.fingerprint})
+    )
+    await bench.membership.require_fleet()
+    memory = MemoryStore(ManualClock().monotonic_us)
+    await Limiter(memory, local=memory).membership.require_fleet()
 
 
 async def test_membership_emits_a_changed_server_once() -> None:

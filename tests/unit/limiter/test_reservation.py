@@ -9,8 +9,9 @@ import pytest
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import Algorithm, rate_quota
 from fleetlimit.errors import CostError
+from fleetlimit.limiter.events import CheckDecided
 from fleetlimit.limiter.ports import AcquireResult
-from support.limiter import Bench, concurrency_policy, rate_policy, timeout_error
+from support.limiter import Bench, concurrency_policy, rate_policy, remaining, timeout_error
 
 
 async def test_commit_refunds_the_unused_cost_limitador_506() -> None:
@@ -19,6 +20,28 @@ async def test_commit_refunds_the_unused_cost_limitador_506() -> None:
         reservation = await bench.limiter.reserve("a", principal="ann", cost=8)
         await reservation.commit(3)
         assert await bench.remaining("a") == 7
+
+
+async def test_corrections_change_the_status_and_no_event() -> None:
+    """The reservation states the units after each correction; the event has those of the check."""
+    policies = (rate_policy("a", "10/minute"), concurrency_policy("c", 4))
+    async with Bench(*policies) as bench:
+        reservation = await bench.limiter.reserve("a", "c", principal="ann", cost=3)
+        decided = reservation.decision
+
+        def left() -> list[int]:
+            return [remaining(each.limits[0]) for each in reservation.decision.results]
+
+        assert left() == [7, 1]
+        corrected: list[list[int]] = []
+        reservation.on_corrected = lambda: corrected.append(left())
+        await reservation.for_policy("a").commit(1)
+        assert left() == [9, 1]
+        await reservation.release()
+        assert left() == [9, 4]
+        assert corrected == [[9, 1], [9, 4]]
+        assert bench.recorder.of(CheckDecided)[0].decision is decided
+        assert [remaining(each.limits[0]) for each in decided.results] == [7, 1]
 
 
 async def test_commit_spends_a_cost_above_the_reservation() -> None:

@@ -13,15 +13,19 @@ from prometheus_client.registry import Collector
 from starlette.testclient import TestClient
 
 from fleetlimit import Fleetlimit, Policy, PolicySet
-from fleetlimit.core.policy import KeyKind, KeyPart
+from fleetlimit.core.policy import KeyKind, KeyPart, Match
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreUnavailable
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.ports import HeartbeatReply
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
-from fleetlimit.server.admin.reset import FailedLogins
+from fleetlimit.server.admin.token import FailedLogins
 from fleetlimit.server.wrap import WrappedApp
 from fleetlimit.testing import ManualClock
 from fleetlimit.web.route_table import RouteTable
+from support.clock import ManualClock as StoreClock
+from support.limiter import FakeStore
 from support.traced_apps import get
 
 TOKEN = {"Authorization": "Bearer s3cret-token"}
@@ -43,8 +47,8 @@ POLICIES = PolicySet(
 class Served:
     """App behind the limiter and its admin app, without sockets."""
 
-    def __init__(self, token: str | None = None) -> None:
-        self.fleetlimit = Fleetlimit(policies=POLICIES, clock=ManualClock())
+    def __init__(self, token: str | None = None, policies: PolicySet = POLICIES) -> None:
+        self.fleetlimit = Fleetlimit(policies=policies, clock=ManualClock())
         self.fleetlimit.activate_policies()
         app = FastAPI(openapi_url=None)
         app.add_api_route("/items/{item_id}", lambda: None)
@@ -53,13 +57,23 @@ class Served:
         self.api = TestClient(app, client=("192.0.2.1", 1))
         self.port = TestClient(create_admin_app(self.admin))
 
-    def reset(self, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-        """Send a reset, and return status and body."""
+    def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        """Send a body with the admin token, and return status and answer."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         response = self.port.post(
-            "/reset", content=content, headers=TOKEN if headers is None else headers
+            path, content=content, headers=TOKEN if headers is None else headers
         )
         return response.status_code, response.json()
+
+    def reset(self, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        """Send a reset, and return status and answer."""
+        return self.post("/reset", body, headers)
+
+    def explain(self, **body: Any) -> Any:
+        """Return the explanation of a request."""
+        status, answer = self.post("/explain", body)
+        assert status == 200, answer
+        return answer
 
     def statuses(self, times: int) -> list[int]:
         """Send requests to the API, and return each status."""
@@ -157,51 +171,105 @@ def test_policies_lists_policies_and_routes(served: Served) -> None:
 
 def test_explain_spends_nothing(served: Served) -> None:
     """The explanation has route, identity and state of the limits, and spends no units."""
-    query = {"path": "/items/7", "method": "get", "header": "X-Some: thing", "address": "192.0.2.1"}
+    request = {
+        "path": "/items/7",
+        "method": "get",
+        "headers": ["X-Some: thing"],
+        "client_address": "192.0.2.1",
+    }
     for _ in range(5):
-        body = served.port.get("/explain", params=query).json()
+        body = served.explain(**request)
         assert (body["method"], body["route"]) == ("GET", "GET /items/{item_id}")
         assert body["identity"]["client_address"] == "192.0.2.1"
         assert body["policies"][0]["status"][0]["limits"][0]["remaining"] == 2
     assert served.statuses(3) == [200, 200, 429]
-    body = served.port.get("/explain", params=query).json()
+    body = served.explain(**request)
     assert body["policies"][0]["status"][0]["outcome"] == "denied"
     assert body["policies"][0]["status"][0]["limits"][0]["retry_after_seconds"] > 0
 
 
 def test_explain_answers_for_the_named_principal(served: Served) -> None:
     """The limits and the key are those of the principal and its tier."""
-    query = {"path": "/items/7", "principal": "alice", "tier": "pro"}
-    body = served.port.get("/explain", params=query).json()
+    body = served.explain(path="/items/7", principal="alice", tier="pro")
     assert (body["identity"]["principal"], body["identity"]["tier"]) == ("alice", "pro")
     subject = served.fleetlimit.limiter.subject_hash(Subject(principal=Principal("alice")))
     assert body["identity"]["subject"] == subject
     assert body["policies"][0]["status"][0]["limits"][0]["remaining"] == 9
 
 
+def test_explain_joins_repeated_headers() -> None:
+    """A header that is part of the key counts as in a request that repeats it."""
+    policy = Policy("teams", "2/day", match=Match(), key=(KeyPart(KeyKind.HEADER, "x-team"),))
+    served = Served("s3cret-token", PolicySet([policy]))
+    lines = [("X-Team", "a"), ("x-team", "b")]
+    assert served.api.get("/items/1", headers=lines).status_code == 200
+    body = served.explain(path="/items/1", headers=[f"{name}: {value}" for name, value in lines])
+    assert body["policies"][0]["status"][0]["limits"][0]["remaining"] == 1
+
+
 @pytest.mark.parametrize(
-    "query",
+    ("body", "detail"),
     [
-        "",
-        "?path=items",
-        "?path=/&header=nonsense",
-        "?path=/&methode=GET",
-        "?path=/&method=FETCH",
-        "?path=/&tier=pro",
+        (b"", "not JSON"),
+        (b'{"path": "/"', "not JSON"),
+        ([], "write path"),
+        ({}, "path: Field required; write path, method"),
+        ({"path": "items"}, "write one without a query, such as /items/1"),
+        ({"path": "/items/1?page=2"}, "write one without a query, such as /items/1"),
+        ({"path": "/", "headers": ["s3cret-key"]}, "write 'Name: value'"),
+        ({"path": "/", "headers": ["a name: s3cret-key"]}, "write 'Name: value'"),
+        ({"path": "/", "headers": {"X-API-Key": "s3cret-key"}}, "headers: "),
+        ({"path": "/", "headers": ["a: b"] * 101}, "headers: "),
+        ({"path": "/", "methode": "GET"}, "methode: "),
+        ({"path": "/", "method": "FETCH"}, "write one of "),
+        ({"path": "/", "method": 7}, "method: "),
+        ({"path": "/", "tier": "pro"}, "write the principal"),
+        ({"path": "/", "principal": ""}, "write its name"),
+        ({"path": "/", "address": "192.0.2.1"}, "write path, method, headers, client_address"),
+        (b'"' + b"x" * 70_000 + b'"', "write fewer"),
     ],
 )
-def test_explain_rejects_an_invalid_query(served: Served, query: str) -> None:
-    """An invalid query is a 400 with the fix."""
-    response = served.port.get(f"/explain{query}")
-    assert response.status_code == 400
-    assert response.headers["content-type"] == "application/problem+json"
-    assert "write" in response.json()["detail"]
+def test_explain_rejects_an_invalid_body(served: Served, body: Any, detail: str) -> None:
+    """An invalid body is a 400 with the fix and without the values."""
+    status, answer = served.post("/explain", body)
+    assert (status, answer["status"]) == (400, 400)
+    assert detail in answer["detail"]
+    assert "s3cret" not in answer["detail"]
 
 
 @pytest.mark.parametrize("address", ["", "nonsense", "::ffff:192.0.2.1", "2001:db8::1%eth0"])
 def test_explain_accepts_any_address(served: Served, address: str) -> None:
     """An address that does not parse is not an error."""
-    assert served.port.get("/explain", params={"path": "/", "address": address}).status_code == 200
+    assert served.explain(path="/", client_address=address)["policies"]
+
+
+@pytest.mark.parametrize("path", ["/explain", "/reset"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+def test_protected_endpoints_require_post(served: Served, path: str, method: str) -> None:
+    """Another method is a 405 with the right one, also if its URL contains a credential."""
+    response = served.port.request(method, f"{path}?path=/&header=X-API-Key:s3cret", headers=TOKEN)
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert response.headers["content-type"] == "application/problem+json"
+    if method != "HEAD":
+        assert response.json()["detail"] == (
+            f"{path} does not accept {method}: send POST with a JSON body and the admin token"
+        )
+
+
+def test_unknown_paths_are_problem_details(served: Served) -> None:
+    """A wrong path and a wrong method of a page are named."""
+    assert served.port.get("/nothing").json()["detail"] == "there is no /nothing"
+    response = served.port.post("/policies")
+    assert response.status_code == 405
+    assert sorted(response.headers["allow"].split(", ")) == ["GET", "HEAD"]
+    detail = f"/policies does not accept POST: send {response.headers['allow']}"
+    assert response.json()["detail"] == detail
+
+
+@pytest.mark.parametrize("path", ["/livez", "/metrics", "/policies", "/top"])
+def test_pages_without_secrets_need_no_token(served: Served, path: str) -> None:
+    """Pages that disclose neither credentials nor names of callers stay open."""
+    assert served.port.get(path).status_code == 200
 
 
 def test_reset_deletes_the_buckets_of_a_caller(served: Served) -> None:
@@ -235,7 +303,8 @@ def test_wrong_tokens_are_logged_and_limited(
     served.admin.failed_logins = FailedLogins(ManualClock())
     wrong = {"Authorization": "Bearer wrong"}
     body = {"policy": "default", "client_address": "192.0.2.1"}
-    answers = [served.reset(body, wrong) for _ in range(12)]
+    paths = ["/reset", "/explain"] * 6
+    answers = [served.post(path, body, wrong) for path in paths]
     assert [status for status, _ in answers] == [401] * 10 + [429] * 2
     assert "too many wrong tokens: wait 6 s" in answers[-1][1]["detail"]
     assert caplog.text.count("event=admin.rejected client=testclient") == 10
@@ -252,6 +321,7 @@ async def test_reset_finds_a_bucket_by_its_route() -> None:
     assert served.reset(request)[1]["buckets"] == 1
 
 
+@pytest.mark.parametrize("path", ["/explain", "/reset"])
 @pytest.mark.parametrize(
     "headers",
     [
@@ -263,23 +333,26 @@ async def test_reset_finds_a_bucket_by_its_route() -> None:
         {"Authorization": "s3cret-token"},
     ],
 )
-def test_reset_requires_the_token(served: Served, headers: dict[str, str]) -> None:
-    """A missing or wrong token is a 401, and the bucket stays."""
+def test_protected_endpoints_require_the_token(
+    served: Served, path: str, headers: dict[str, str]
+) -> None:
+    """A missing or wrong token is a 401 before the body is read, and the bucket stays."""
     served.statuses(3)
     raw = [(name, value.encode("latin-1")) for name, value in headers.items()]
-    response = served.port.post("/reset", content=b"{}", headers=raw)  # type: ignore[arg-type]  # bytes
+    response = served.port.post(path, content=b"not JSON", headers=raw)  # type: ignore[arg-type]  # bytes
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
     assert "s3cret" not in response.text
     assert served.statuses(1) == [429]
 
 
-def test_reset_is_disabled_without_a_token() -> None:
+@pytest.mark.parametrize("path", ["/explain", "/reset"])
+def test_protected_endpoints_are_disabled_without_a_token(path: str) -> None:
     """Without a configured token, no token is accepted, not even an empty one."""
     served = Served()
     for headers in ({}, {"Authorization": "Bearer "}, TOKEN):
-        status, body = served.reset({"policy": "default", "principal": "alice"}, headers)
-        assert (status, body["detail"]) == (404, "set FLEETLIMIT_ADMIN_TOKEN to offer POST /reset")
+        status, body = served.post(path, {"policy": "default", "principal": "alice"}, headers)
+        assert (status, body["detail"]) == (404, f"set FLEETLIMIT_ADMIN_TOKEN to offer POST {path}")
 
 
 @pytest.mark.parametrize(
@@ -307,6 +380,19 @@ def test_reset_rejects_an_invalid_body(served: Served, body: Any) -> None:
     assert response["detail"]
 
 
+@pytest.mark.parametrize("path", ["/explain", "/reset"])
+def test_another_key_secret_is_a_conflict(served: Served, path: str) -> None:
+    """While replicas use another secret, neither can find the buckets of all replicas."""
+    store = FakeStore(StoreClock())
+    store.heartbeat_reply = HeartbeatReply(2, "first", key_secrets=frozenset({"another"}))
+    limiter = Limiter(store, local=store.memory)
+    served.fleetlimit.limiter.membership = limiter.membership
+    body = {"path": "/"} if path == "/explain" else {"policy": "default", "principal": "alice"}
+    status, answer = served.post(path, body)
+    assert (status, answer["status"]) == (409, 409)
+    assert "wait until every replica has it" in answer["detail"]
+
+
 def test_reset_returns_503_without_the_store(served: Served) -> None:
     """A failure of the store is a 503 with its kind."""
 
@@ -316,11 +402,6 @@ def test_reset_returns_503_without_the_store(served: Served) -> None:
     served.fleetlimit.limiter.store.delete = fail  # type: ignore[method-assign, assignment]  # a fake
     status, body = served.reset({"policy": "default", "principal": "alice"})
     assert (status, body["detail"]) == (503, "the store is unavailable: timeout")
-
-
-def test_reset_requires_post(served: Served) -> None:
-    """A GET request, such as a followed link, does not reset."""
-    assert served.port.get("/reset", headers=TOKEN).status_code == 405
 
 
 def test_admin_port_is_not_limited(served: Served) -> None:

@@ -15,6 +15,7 @@ from fleetlimit.core.quota import concurrency_quota
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.dependency import ConcurrencyLimit, PolicyLimit, RateLimit, rate_limit
+from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_policies import RateLimitDependency
 from support.exports import count_allowed, limited_app
 from support.limiter import rate_policy
@@ -172,7 +173,7 @@ def test_cost_function_that_returns_a_fraction_spends_nothing() -> None:
 
 
 def test_reservation_commits_and_refunds() -> None:
-    """The dependency's value corrects the cost of the request."""
+    """The dependency's value corrects the cost of the request, and its headers."""
     app = LimiterBench().install(FastAPI())
 
     @app.get("/rows/{count}")
@@ -186,7 +187,7 @@ def test_reservation_commits_and_refunds() -> None:
         return limit.decision.allowed
 
     client = TestClient(app)
-    for count, left in ((3, 90), (0, 87), (25, 87), (1, 62)):
+    for count, left in ((3, 97), (0, 97), (25, 72), (1, 71)):
         response = client.get(f"/rows/{count}")
         assert response.json() is True
         assert parse_limits(response)["100/3600s"]["r"] == left
@@ -206,7 +207,42 @@ def test_commit_corrects_only_the_policy_of_its_dependency() -> None:
     client = TestClient(app)
     client.get("/rows")
     found = parse_limits(client.get("/rows"))
-    assert (found["calls"]["r"], found["rows"]["r"]) == (8, 89)
+    assert (found["calls"]["r"], found["rows"]["r"]) == (8, 98)
+
+
+@pytest.mark.parametrize("with_middleware", [True, False])
+def test_headers_state_the_units_after_a_commit(with_middleware: bool) -> None:  # noqa: FBT001
+    """With and without the middleware, and for each of several limits and corrections."""
+    bench = LimiterBench(rate_policy("rows", "1000/hour"), rate_policy("calls", "10/hour"))
+    app = bench.install(FastAPI())
+    if with_middleware:
+        app.add_middleware(RateLimitMiddleware)
+
+    @app.get("/rows")
+    async def rows(
+        calls: Annotated[Reservation, Depends(PolicyLimit("calls"))],
+        rows: Annotated[Reservation, Depends(PolicyLimit("rows", cost=100))],
+    ) -> None:
+        await rows.commit(37)
+        await calls.commit(3)
+
+    found = parse_limits(TestClient(app).get("/rows"))
+    assert (found["rows"]["r"], found["calls"]["r"]) == (963, 7)
+
+
+def test_headers_state_the_spent_units_if_the_refund_failed() -> None:
+    """Without the store nothing is refunded, and the headers stay as they were."""
+    bench = LimiterBench()
+    app = bench.install(FastAPI())
+
+    @app.get("/rows")
+    async def rows(
+        limit: Annotated[Reservation, Depends(RateLimit("100/hour", cost=10))],
+    ) -> None:
+        bench.store.unavailable = True
+        await limit.commit(3)
+
+    assert parse_limits(TestClient(app).get("/rows"))["100/3600s"]["r"] == 90
 
 
 def test_each_route_has_its_own_buckets() -> None:

@@ -14,9 +14,11 @@ from starlette.testclient import TestClient
 from fleetlimit.core.decision import EXEMPT
 from fleetlimit.core.policy import Mode, OnStoreError
 from fleetlimit.errors import IdentityError
+from fleetlimit.identity import ClientAddressResolver, RequestIdentifier
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.exceptions import (
     CostTooLarge,
+    CredentialsUnverified,
     InvalidCredentials,
     RateLimitExceeded,
     RequestRejected,
@@ -26,8 +28,9 @@ from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 from fleetlimit.web.responses import (
     RATE_LIMIT_RESPONSES,
+    RejectionCause,
     RejectionResponse,
-    unauthorized_response,
+    credential_response,
 )
 from support.limiter import rate_policy
 from support.web import LimiterBench, assert_each_once, caller, http_scope, parse_limits
@@ -139,7 +142,7 @@ def test_unavailable_store_and_allow_or_local_is_no_error(make_app: AppFactory) 
 def test_challenge_names_the_scheme_that_failed(scheme: str, challenge: str) -> None:
     """`WWW-Authenticate` is for the credential that was presented (RFC 9110, 11.6.1)."""
     error = IdentityError("no", reason="expired", scheme=scheme)
-    response = unauthorized_response(error, "")
+    response = credential_response(error, "")
     assert dict(response.headers)["WWW-Authenticate"] == challenge
     assert json.loads(response.body)["detail"] == "The credential was not accepted: expired."
 
@@ -190,6 +193,46 @@ def test_invalid_credential_is_a_401_and_counts(make_app: AppFactory) -> None:
     assert client.get("/items").status_code == 200
     assert client.get("/items", headers=caller("invalid")).status_code == 429
     assert client.get("/items", headers=caller("ann")).status_code == 200
+
+
+@by_both
+def test_unverified_credential_is_a_503_and_counts(make_app: AppFactory) -> None:
+    """A credential that may be valid is not called invalid; the attempt counts by address."""
+    bench = LimiterBench(rate_policy("default", "2/minute"), reject_invalid=True)
+
+    async def resolve(_request: object) -> None:
+        raise IdentityError("the directory is down", reason="directory_down", retry_after=7)
+
+    bench.http_limiter.identifier = RequestIdentifier(ClientAddressResolver(), resolver=resolve)
+    client = TestClient(make_app(bench))
+    response = client.get("/items")
+    assert response.status_code == 503
+    assert_each_once(response.headers)
+    assert response.headers["Retry-After"] == "7"
+    assert "WWW-Authenticate" not in response.headers
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.json() == {
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "The credential cannot be verified at the moment: directory_down; try again in "
+        "7 s.",
+    }
+    assert [client.get("/items").status_code for _ in range(2)] == [503, 429]
+
+
+@by_both
+def test_failing_resolver_is_a_503(make_app: AppFactory) -> None:
+    """An exception of the app's own resolver says nothing of the credential."""
+    bench = LimiterBench(rate_policy("default", "2/minute"), reject_invalid=True)
+
+    async def resolve(_request: object) -> None:
+        raise OSError("no route to the directory")
+
+    bench.http_limiter.identifier = RequestIdentifier(ClientAddressResolver(), resolver=resolve)
+    response = TestClient(make_app(bench)).get("/items")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+    assert "resolver_failed" in response.json()["detail"]
 
 
 @by_both
@@ -272,20 +315,21 @@ def test_handler_for_rejections_replaces_the_response(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "retry_after"),
+    ("status", "cause", "kind", "retry_after"),
     [
-        (429, RateLimitExceeded, 7),
-        (503, RateLimitExceeded, 7),
-        (401, InvalidCredentials, None),
-        (413, CostTooLarge, None),
+        (429, RejectionCause.LIMIT, RateLimitExceeded, 7),
+        (503, RejectionCause.LIMIT, RateLimitExceeded, 7),
+        (401, RejectionCause.CREDENTIAL_INVALID, InvalidCredentials, None),
+        (503, RejectionCause.CREDENTIAL_UNVERIFIED, CredentialsUnverified, 7),
+        (413, RejectionCause.COST, CostTooLarge, None),
     ],
 )
 def test_exception_class_names_the_cause(
-    status: int, kind: type[RequestRejected], retry_after: int | None
+    status: int, cause: RejectionCause, kind: type[RequestRejected], retry_after: int | None
 ) -> None:
-    """Each status has its class, with the response, the decision and the wait."""
+    """Each cause has its class, with the response, the decision and the wait."""
     headers = [("Retry-After", "7")] if retry_after else []
-    response = RejectionResponse(status, headers, b"")
+    response = RejectionResponse(status, headers, b"", cause=cause)
     error = make_exception(response, EXEMPT, HTTPConnection(http_scope()))
     assert type(error) is kind
     assert error.response is response
@@ -320,7 +364,9 @@ def test_exception_has_the_decision_where_there_is_one() -> None:
 
 def test_rejection_without_an_app_is_a_plain_http_error() -> None:
     """Without an app's exception handlers the rejection is an HTTP error with a wait."""
-    response = RejectionResponse(429, [("Content-Type", "x"), ("Retry-After", "7")], b"")
+    response = RejectionResponse(
+        429, [("Content-Type", "x"), ("Retry-After", "7")], b"", cause=RejectionCause.LIMIT
+    )
     error = make_exception(response, None, HTTPConnection(http_scope()))
     assert (error.status_code, error.headers) == (429, {"Retry-After": "7"})
 

@@ -1,1 +1,1 @@
-"""Admin port: metrics, health, the policies and resets. It is never rate limited."""
+"""Admin port: metrics, health, policies, explanations and resets. It is never rate limited."""

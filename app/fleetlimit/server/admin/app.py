@@ -4,13 +4,16 @@ import asyncio
 from dataclasses import asdict, dataclass, field
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-from fleetlimit.server.admin import health, policies, reset
+from fleetlimit.server.admin import explain, health, policies, reset
 from fleetlimit.server.admin.health import ReplicaStatus
+from fleetlimit.server.admin.problem import http_exception
+from fleetlimit.server.admin.token import FailedLogins
 from fleetlimit.web.route_table import RouteTable
 
 
@@ -21,7 +24,7 @@ class AdminState:
     Args:
         fleetlimit: The limiter.
         routes: The routes of the limited app.
-        token: Bearer token of POST /reset; None disables it.
+        token: Bearer token of POST /explain and /reset; None disables them.
         failed_logins: Limit on wrong tokens.
         status: Status of this replica, for readiness.
     """
@@ -29,7 +32,7 @@ class AdminState:
     fleetlimit: Fleetlimit
     routes: RouteTable
     token: str | None = None
-    failed_logins: reset.FailedLogins = field(default_factory=reset.FailedLogins)
+    failed_logins: FailedLogins = field(default_factory=FailedLogins)
     status: ReplicaStatus = ReplicaStatus.STARTING
 
 
@@ -56,9 +59,10 @@ def create_admin_app(state: AdminState) -> Starlette:
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
             Route("/policies", policies.list_policies),
-            Route("/explain", policies.explain_request),
+            Route("/explain", explain.explain_request, methods=["POST"]),
             Route("/reset", reset.reset, methods=["POST"]),
-        ]
+        ],
+        exception_handlers={HTTPException: http_exception},
     )
     app.state.admin = state
     return app

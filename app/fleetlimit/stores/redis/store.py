@@ -220,9 +220,18 @@ class RedisStore:
 
     async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:
         """Announce a replica for `ttl_us` microseconds, or remove it with 0; count live ones."""
-        keys = [self._keys.replicas_key, self._keys.epoch_key]
-        args = [self._now_us(), replica, ttl_us, secrets.token_hex(8)]
+        keys = [self._keys.replicas_key, self._keys.epoch_key, self._keys.secrets_key]
+        args = [self._now_us(), replica, ttl_us, secrets.token_hex(8), self._keys.fingerprint]
         return await self._batcher.call(_HEARTBEAT, keys, args, _decode_heartbeat)
+
+    async def key_secrets(self) -> frozenset[str]:
+        """Return the fingerprints of the key secrets that replicas use."""
+        try:
+            async with asyncio.timeout(self._timeouts.opening):
+                reply: Any = await self.client.zrange(self._keys.secrets_key, 0, -1)
+                return _decode_fingerprints(reply)
+        except Exception as error:
+            raise to_store_error(error) from error
 
     async def exchange_reports(
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
@@ -260,5 +269,11 @@ def _decode(charges: int, reply: list[int]) -> AcquireResult:
 
 
 def _decode_heartbeat(reply: list[Any]) -> HeartbeatReply:
-    replicas, epoch, server = reply
-    return HeartbeatReply(int(replicas), epoch.decode(), server.decode())
+    replicas, epoch, server, fingerprints = reply
+    return HeartbeatReply(
+        int(replicas), epoch.decode(), server.decode(), _decode_fingerprints(fingerprints)
+    )
+
+
+def _decode_fingerprints(reply: list[bytes]) -> frozenset[str]:
+    return frozenset(each.decode() for each in reply)

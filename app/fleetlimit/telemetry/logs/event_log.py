@@ -1,6 +1,7 @@
 """Log of store, replica, policy and audit events."""
 
 import contextvars
+from typing import Final
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -10,6 +11,7 @@ from fleetlimit.limiter.events import (
     BreakerState,
     CheckDecided,
     Event,
+    KeySecretsCounted,
     OvershootFound,
     PoliciesLoaded,
     PoliciesRejected,
@@ -21,6 +23,11 @@ from fleetlimit.limiter.events import (
 from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW, OTHERS, WINDOW_US, LogSampler
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.telemetry import names
+
+_KEY_SECRETS_DETAIL: Final = (
+    "each value of FLEETLIMIT_KEY_SECRET has buckets of its own, and callers have their limits in "
+    "each of them: write the same value for all replicas"
+)
 
 
 class EventLog:
@@ -79,6 +86,9 @@ class EventLog:
             case ReplicasCounted() if event.replicas != self._replicas:
                 self._log.info(names.LOG_REPLICAS, replicas=event.replicas, previous=self._replicas)
                 self._replicas = event.replicas
+            case KeySecretsCounted():
+                log = self._log.warning if event.others else self._log.info
+                log(names.LOG_KEY_SECRETS, others=event.others, detail=_KEY_SECRETS_DETAIL)
             case PoliciesLoaded():
                 policies = event.policies
                 self._log.info(

@@ -9,6 +9,7 @@ from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
     Event,
+    KeySecretsCounted,
     OvershootFound,
     PoliciesLoaded,
     PoliciesRejected,
@@ -73,10 +74,19 @@ def test_only_a_failed_call_of_a_request_has_its_trace(provider: TracerProvider)
             PoliciesLoaded(PolicySet([])),
             PoliciesRejected(("a",)),
             OvershootFound("a", "b", "c", 1),
+            KeySecretsCounted(1),
         ):
             log.on_event(event)
     found = [(line.get("trace_id"), line.get("request")) for line in lines.written]
-    assert found == [(f"{span.get_span_context().trace_id:032x}", "r1"), *[(None, None)] * 8]
+    assert found == [(f"{span.get_span_context().trace_id:032x}", "r1"), *[(None, None)] * 9]
+
+
+def test_key_secrets_that_differ_are_a_warning() -> None:
+    """Replicas that agree again are logged, too, so that the end of a rollout is seen."""
+    assert written(KeySecretsCounted(1), KeySecretsCounted(0)) == [
+        ("warning", "replicas.key_secrets"),
+        ("info", "replicas.key_secrets"),
+    ]
 
 
 def test_store_failures_are_rate_limited_with_an_exact_summary() -> None:

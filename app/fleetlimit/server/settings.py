@@ -38,6 +38,18 @@ class ServerSettings(Settings):
         description="Bearer token of POST /reset, of at least 16 characters; without one, "
         "/reset is disabled.",
     )
+    max_head_bytes: Annotated[int, Field(ge=4_096, le=16_777_216)] = Field(
+        65_536, description="Most bytes of a request line with its headers, on both ports."
+    )
+    max_headers: Annotated[int, Field(ge=20, le=10_000)] = Field(
+        100, description="Most headers of a request, on both ports."
+    )
+    head_timeout: Seconds = Field(
+        10, description="Time limit for the head of a request in seconds, on both ports."
+    )
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        2_000, description="Most open connections of the API, idle ones and WebSockets included."
+    )
     shutdown_seconds: Seconds = Field(
         25, description="Time limit for the requests in flight after SIGTERM."
     )

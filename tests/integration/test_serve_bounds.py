@@ -30,6 +30,15 @@ async def test_both_ports_refuse_large_heads(service: ServeProcess) -> None:
     assert any("FLEETLIMIT_MAX_HEAD_BYTES" in line["event"] for line in service.lines)
 
 
+async def test_admin_port_rejects_unknown_hosts(service: ServeProcess) -> None:
+    """The names of other sites are rejected on the admin port; the API serves any name."""
+    evil = {"Host": "evil.example"}
+    for path in ("/livez", "/metrics", "/nothing"):
+        assert (await fetch(service.admin_port, path, headers=evil)).status == 421
+    assert (await fetch(service.port, "/items/1", headers=evil)).status == 200
+    assert service.logged("admin.host_rejected")[0]["host"] == "evil.example"
+
+
 async def test_both_ports_disconnect_slow_clients(service: ServeProcess) -> None:
     """The server itself checks the time limit."""
     for port in ports_of(service).values():

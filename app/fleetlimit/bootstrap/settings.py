@@ -36,6 +36,7 @@ SERVE_SETTINGS: Final = frozenset(
         "admin_host",
         "admin_port",
         "admin_token",
+        "admin_allowed_hosts",
         "max_head_bytes",
         "max_headers",
         "head_timeout",

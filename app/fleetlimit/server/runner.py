@@ -20,6 +20,7 @@ from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.gc_tuning import freeze_heap
 from fleetlimit.bootstrap.settings import reveal
 from fleetlimit.errors import ConfigError
+from fleetlimit.server.admin.allowed_hosts import parse_hosts
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.server.bounded_protocol import BoundedProtocol, RequestBounds
@@ -120,7 +121,7 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] 
             ws="auto",
         )
         admin_server = _make_server(
-            create_admin_app(admin_state),
+            create_admin_app(admin_state, parse_hosts(settings.admin_allowed_hosts)),
             settings.admin_host,
             settings.admin_port,
             settings,

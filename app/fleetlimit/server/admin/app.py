@@ -1,15 +1,18 @@
 """App of the admin port: its state, its routes and the endpoints of the metrics."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.server.admin import health, policies, reset
+from fleetlimit.server.admin.allowed_hosts import AllowedHosts
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.web.route_table import RouteTable
 
@@ -47,8 +50,13 @@ async def top_denied(request: Request) -> Response:
     return JSONResponse({"denied": [asdict(each) for each in top.report()]})
 
 
-def create_admin_app(state: AdminState) -> Starlette:
-    """Create the app of the admin port."""
+def create_admin_app(state: AdminState, allowed_hosts: Collection[str] = ()) -> Starlette:
+    """Create the app of the admin port.
+
+    Args:
+        state: State that the endpoints read.
+        allowed_hosts: See `AllowedHosts`.
+    """
     app = Starlette(
         routes=[
             Route("/metrics", metrics),
@@ -58,7 +66,8 @@ def create_admin_app(state: AdminState) -> Starlette:
             Route("/policies", policies.list_policies),
             Route("/explain", policies.explain_request),
             Route("/reset", reset.reset, methods=["POST"]),
-        ]
+        ],
+        middleware=[Middleware(AllowedHosts, hosts=allowed_hosts)],
     )
     app.state.admin = state
     return app

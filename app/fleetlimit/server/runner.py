@@ -10,7 +10,8 @@ import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import uvicorn
 
@@ -19,8 +20,10 @@ from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.gc_tuning import freeze_heap
 from fleetlimit.bootstrap.settings import reveal
 from fleetlimit.errors import ConfigError
+from fleetlimit.server.admin.allowed_hosts import parse_hosts
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
+from fleetlimit.server.bounded_protocol import BoundedProtocol, RequestBounds
 from fleetlimit.server.settings import ServerSettings
 from fleetlimit.server.wrap import WrappedApp, import_app
 from fleetlimit.telemetry import (
@@ -31,9 +34,16 @@ from fleetlimit.telemetry import (
 from fleetlimit.version import __version__
 from fleetlimit.web import wiring
 
+MAX_ADMIN_CONNECTIONS: Final = 100
+"""Far above what scrapers, probes and operators open."""
+_TICKS_PER_SECOND: Final = 10
+
 
 class _UvicornServer(uvicorn.Server):
-    """uvicorn server with an event for the start of listening, and without signal handlers."""
+    """uvicorn server with an event for the start of listening, and without signal handlers.
+
+    Once a second it closes the connections whose clients did not complete a head in time.
+    """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -43,6 +53,14 @@ class _UvicornServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self.listening.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_PER_SECOND == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, BoundedProtocol):
+                    connection.close_if_late(now)
+        return await super().on_tick(counter)
 
     @property
     def listening_port(self) -> int:
@@ -94,14 +112,22 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] 
         )
         admin_state = AdminState(fleetlimit, wrapped.routes, reveal(settings.admin_token))
         api_server = _make_server(
-            wrapped.app, settings.host, settings.port, settings, lifespan="auto"
+            wrapped.app,
+            settings.host,
+            settings.port,
+            settings,
+            settings.max_connections,
+            lifespan="auto",
+            ws="auto",
         )
         admin_server = _make_server(
-            create_admin_app(admin_state),
+            create_admin_app(admin_state, parse_hosts(settings.admin_allowed_hosts)),
             settings.admin_host,
             settings.admin_port,
             settings,
+            MAX_ADMIN_CONNECTIONS,
             lifespan="off",
+            ws="none",
         )
         opaque = wiring.serving_opaque_app(fleetlimit)
         with opaque if wrapped.opaque else contextlib.nullcontext():
@@ -111,13 +137,28 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] 
 
 
 def _make_server(
-    app: object, host: str, port: int, settings: ServerSettings, *, lifespan: str
+    app: object,
+    host: str,
+    port: int,
+    settings: ServerSettings,
+    max_connections: int,
+    *,
+    lifespan: str,
+    ws: str,
 ) -> _UvicornServer:
+    bounds = RequestBounds(
+        max_head_bytes=settings.max_head_bytes,
+        max_headers=settings.max_headers,
+        head_timeout_s=settings.head_timeout,
+        max_connections=max_connections,
+    )
     return _UvicornServer(
         uvicorn.Config(
             app,  # type: ignore[arg-type]  # uvicorn's types of an ASGI app are narrower
             host=host,
             port=port,
+            http=partial(BoundedProtocol, bounds=bounds),  # type: ignore[arg-type]  # called only
+            ws=ws,
             lifespan=lifespan,  # type: ignore[arg-type]  # "auto" or "off"
             log_config=None,
             access_log=False,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 
 from fleetlimit.bootstrap.settings import Seconds, Settings
+from fleetlimit.server.admin.allowed_hosts import parse_hosts
 from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
 
 EXAMPLE_POLICIES = Path(str(files("fleetlimit.server") / "policies.yaml"))
@@ -20,6 +21,11 @@ def _require_long_token(token: SecretStr) -> SecretStr:
     if 0 < len(token.get_secret_value()) < MIN_TOKEN_CHARS:
         raise ValueError(f"write at least {MIN_TOKEN_CHARS} characters: openssl rand -hex 32")
     return token
+
+
+def _require_hosts(text: str) -> str:
+    parse_hosts(text)
+    return text
 
 
 class ServerSettings(Settings):
@@ -37,6 +43,23 @@ class ServerSettings(Settings):
         None,
         description="Bearer token of POST /explain and /reset, of at least 16 characters; "
         "without one, both are disabled.",
+    )
+    admin_allowed_hosts: Annotated[str, AfterValidator(_require_hosts)] = Field(
+        "",
+        description="Further host names of the admin port, with commas between them; IP addresses, "
+        "names without a dot and names below .svc and .cluster.local are always allowed.",
+    )
+    max_head_bytes: Annotated[int, Field(ge=4_096, le=16_777_216)] = Field(
+        65_536, description="Most bytes of a request line with its headers, on both ports."
+    )
+    max_headers: Annotated[int, Field(ge=20, le=10_000)] = Field(
+        100, description="Most headers of a request, on both ports."
+    )
+    head_timeout: Seconds = Field(
+        10, description="Time limit for the head of a request in seconds, on both ports."
+    )
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        2_000, description="Most open connections of the API, idle ones and WebSockets included."
     )
     shutdown_seconds: Seconds = Field(
         25, description="Time limit for the requests in flight after SIGTERM."

@@ -221,6 +221,9 @@ the chart renders the live number once more. */}}
 - {name: FLEETLIMIT_LOG_LEVEL, value: {{ .Values.settings.logLevel | quote }}}
 - {name: FLEETLIMIT_LOG_FORMAT, value: {{ .Values.settings.logFormat | quote }}}
 - {name: FLEETLIMIT_SHUTDOWN_SECONDS, value: {{ .Values.shutdownSeconds | int | quote }}}
+{{- with .Values.adminService.allowedHosts }}
+- {name: FLEETLIMIT_ADMIN_ALLOWED_HOSTS, value: {{ join "," . | quote }}}
+{{- end }}
 {{- with .Values.tracing.endpoint }}
 - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
 - {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ $.Values.tracing.protocol | quote }}}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetlimit.errors import ConfigError
 from fleetlimit.server.settings import EXAMPLE_POLICIES, ServerSettings
 
 
@@ -29,3 +30,22 @@ def test_pod_has_two_variables(monkeypatch: pytest.MonkeyPatch, name: str) -> No
     monkeypatch.setenv(name, "web-1")
     assert ServerSettings.load().pod == "web-1"
     assert ServerSettings.load(pod="web-2").pod == "web-2"
+
+
+@pytest.mark.parametrize(
+    "hosts", ["http://metrics.example.com", "metrics.example.com:9090", "a b", "*evil", "a,.b", "é"]
+)
+def test_allowed_hosts_must_be_names(hosts: str) -> None:
+    """What is not a host name would allow nothing, so it is an error with the form to write."""
+    with pytest.raises(ConfigError, match=r"ADMIN_ALLOWED_HOSTS.* is not a host name: write names"):
+        ServerSettings.load(admin_allowed_hosts=hosts)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_head_bytes", 100), ("max_headers", 0), ("head_timeout", 0), ("max_connections", 0)],
+)
+def test_bounds_on_heads_must_permit_requests(name: str, value: int) -> None:
+    """A bound that no request could pass is an error."""
+    with pytest.raises(ConfigError, match=f"FLEETLIMIT_{name.upper()}"):
+        ServerSettings.load(**{name: value})

@@ -1,16 +1,19 @@
 """App of the admin port: its state, its routes and the endpoints of the metrics."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.server.admin import explain, health, policies, reset
+from fleetlimit.server.admin.allowed_hosts import AllowedHosts
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.server.admin.problem import http_exception
 from fleetlimit.server.admin.token import FailedLogins
@@ -50,8 +53,13 @@ async def top_denied(request: Request) -> Response:
     return JSONResponse({"denied": [asdict(each) for each in top.report()]})
 
 
-def create_admin_app(state: AdminState) -> Starlette:
-    """Create the app of the admin port."""
+def create_admin_app(state: AdminState, allowed_hosts: Collection[str] = ()) -> Starlette:
+    """Create the app of the admin port.
+
+    Args:
+        state: State that the endpoints read.
+        allowed_hosts: See `AllowedHosts`.
+    """
     app = Starlette(
         routes=[
             Route("/metrics", metrics),
@@ -63,6 +71,7 @@ def create_admin_app(state: AdminState) -> Starlette:
             Route("/reset", reset.reset, methods=["POST"]),
         ],
         exception_handlers={HTTPException: http_exception},
+        middleware=[Middleware(AllowedHosts, hosts=allowed_hosts)],
     )
     app.state.admin = state
     return app

@@ -1,0 +1,216 @@
+"""HTTP/1.1 protocol of uvicorn with bounds on request heads, pipelines and connections.
+
+uvicorn's httptools protocol buffers a header line of any length, accepts any number of headers, and
+waits for the end of a head without a time limit. All of this happens before the app, and before the
+limiter, sees the request.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MAX_PIPELINED: Final = 16
+"""Requests that wait on one connection for earlier responses. Each has a scope of its own."""
+_PIECE_BYTES: Final = 16_384
+"""Bytes that are parsed before the bounds are checked again. uvloop reads 256 KiB at a time, which
+can be 65,000 headers of four bytes."""
+_BYTES_PER_HEADER: Final = len(b": \r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBounds:
+    """Bounds on the requests of one port.
+
+    Args:
+        max_head_bytes: Bytes of a request line with its headers; also of the trailers and of a
+            chunk header of a chunked body.
+        max_headers: Headers of a request, trailers included.
+        head_timeout_s: Seconds from the connection, or from the first byte of a later request, to
+            the end of the head.
+        max_connections: Open connections, idle ones and WebSockets included.
+    """
+
+    max_head_bytes: int
+    max_headers: int
+    head_timeout_s: float
+    max_connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Error response that ends a connection.
+
+    Args:
+        status: HTTP status.
+        message: Body of the response, and part of the log line.
+        setting: Setting of the violated bound, for the log line; empty without one.
+    """
+
+    status: int
+    message: str
+    setting: str = ""
+
+
+class _HeadOutOfBoundsError(Exception):
+    """Ends the parsing of a request."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Protocol of one connection.
+
+    Args:
+        bounds: Bounds of the port.
+        given: Arguments that uvicorn gives to its protocols.
+    """
+
+    def __init__(self, *, bounds: RequestBounds, **given: Any) -> None:
+        super().__init__(**given)
+        self._bounds = bounds
+        # Bytes received since the end of the last head, and since the last byte of a body.
+        self._unparsed_bytes = 0
+        # Event-loop time at which the server began to wait for the rest of a head; None while a
+        # request is processed, and while uvicorn's keep-alive timer runs.
+        self._waiting_since: float | None = None
+        # Refusal of the head that is being parsed.
+        self._refusal: _Refusal | None = None
+        self._refused = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Register the connection, or close it if there are too many."""
+        super().connection_made(transport)
+        self._waiting_since = self.loop.time()
+        if len(self.connections) > self._bounds.max_connections:
+            self._refuse(
+                _Refusal(503, "The server has too many connections.", "FLEETLIMIT_MAX_CONNECTIONS")
+            )
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes of the client, up to the first violated bound."""
+        for start in range(0, len(data), _PIECE_BYTES):
+            if self._refused or self.transport.is_closing():
+                # The rest of a refused request is read and dropped: closing the socket over unread
+                # bytes would reset the connection, and the client would lose the response.
+                return
+            if start and self.transport.get_protocol() is not self:
+                # A WebSocket protocol has taken over.
+                return
+            piece = data if len(data) <= _PIECE_BYTES else data[start : start + _PIECE_BYTES]
+            self._unparsed_bytes += len(piece)
+            super().data_received(piece)
+            if self._unparsed_bytes > self._bounds.max_head_bytes:
+                self._refuse(self._head_too_large())
+            elif self.headers is not None and len(self.headers) > self._bounds.max_headers:
+                self._refuse(self._too_many_headers())
+        cycle = self.cycle
+        if cycle is not None and cycle.scope is self.scope and not cycle.response_complete:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        """Start the request if its head is within the bounds."""
+        bounds = self._bounds
+        if len(self.headers) > bounds.max_headers:
+            self._refusal = self._too_many_headers()
+        elif (
+            # Counted only if it can be too large. The counter lacks up to a piece of a head that
+            # began behind another request.
+            self._unparsed_bytes > bounds.max_head_bytes - _PIECE_BYTES
+            and self._head_bytes() > bounds.max_head_bytes
+        ):
+            self._refusal = self._head_too_large()
+        elif len(self.pipeline) >= MAX_PIPELINED:
+            self._refusal = _Refusal(503, "Too many requests wait on this connection.")
+        else:
+            self._unparsed_bytes = 0
+            super().on_headers_complete()
+            return
+        raise _HeadOutOfBoundsError
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a part of the body to the app."""
+        self._unparsed_bytes = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that could not be parsed, or whose head is out of bounds."""
+        self._refuse(self._refusal or _Refusal(400, msg))
+
+    def close_if_late(self, now: float) -> None:
+        """Close the connection if the client did not complete a head in time.
+
+        Args:
+            now: Event-loop time in seconds.
+        """
+        since, cycle = self._waiting_since, self.cycle
+        if since is None or now - since <= self._bounds.head_timeout_s:
+            return
+        if cycle is not None and not (cycle.response_complete or cycle.disconnected):
+            # A response is in flight, and part of the next head waits behind it.
+            return
+        if self.scope is not None and (cycle is None or cycle.scope is not self.scope):
+            message = "The request head was not complete in time."
+            self._refuse(_Refusal(408, message, "FLEETLIMIT_HEAD_TIMEOUT"))
+        self.transport.close()
+
+    def _head_bytes(self) -> int:
+        headers = sum(len(name) + len(value) + _BYTES_PER_HEADER for name, value in self.headers)
+        return len(self.url) + headers
+
+    def _head_too_large(self) -> _Refusal:
+        message = f"The request head is above {self._bounds.max_head_bytes:,} bytes."
+        return _Refusal(431, message, "FLEETLIMIT_MAX_HEAD_BYTES")
+
+    def _too_many_headers(self) -> _Refusal:
+        message = f"The request has more than {self._bounds.max_headers:,} headers."
+        return _Refusal(431, message, "FLEETLIMIT_MAX_HEADERS")
+
+    def _refuse(self, refusal: _Refusal) -> None:
+        """Read no further requests; send an error response, after the responses in flight."""
+        if self._refused:
+            return
+        self._refused = True
+        if refusal.setting:
+            self.logger.warning(
+                "Refused with %d: %s See %s.", refusal.status, refusal.message, refusal.setting
+            )
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._end(refusal)
+        elif cycle.scope is self.scope and cycle.more_body:
+            # The body of the request that the app is processing cannot be parsed further.
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+            else:
+                self._end(refusal)
+        else:
+            # The refusal must not break into an earlier response.
+            cycle.on_response = partial(self._end_after_response, refusal)
+
+    def _end_after_response(self, refusal: _Refusal) -> None:
+        self.on_response_complete()
+        if not self.transport.is_closing():
+            self._end(refusal)
+
+    def _end(self, refusal: _Refusal) -> None:
+        """Send an error response, and nothing after it."""
+        # The client has this time to read the response.
+        self._waiting_since = self.loop.time()
+        self.transport.write(self._error_response(refusal.status, refusal.message.encode()))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _error_response(self, status: int, body: bytes) -> bytes:
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        return STATUS_LINE[status] + lines + b"\r\n" + body

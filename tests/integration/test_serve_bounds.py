@@ -1,0 +1,49 @@
+"""Bounds on the requests of both ports of `fleetlimit serve`."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from support.server import ServeProcess, fetch
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[ServeProcess]:
+    """Return a service whose clients have little time."""
+    settings = {"FLEETLIMIT_HEAD_TIMEOUT": "0.1", "FLEETLIMIT_MAX_HEAD_BYTES": "8192"}
+    with ServeProcess(settings=settings) as service:
+        yield await service.ready()
+
+
+def ports_of(service: ServeProcess) -> dict[str, int]:
+    """Return both ports by the path to request there."""
+    return {"/items/1": service.port, "/livez": service.admin_port}
+
+
+async def test_both_ports_refuse_large_heads(service: ServeProcess) -> None:
+    """A head above the setting is refused with 431, and the log names the setting."""
+    for path, port in ports_of(service).items():
+        assert (await fetch(port, path, headers={"X": "a" * 8_000})).status == 200
+        assert (await fetch(port, path, headers={"X": "a" * 8_192})).status == 431
+    assert any("FLEETLIMIT_MAX_HEAD_BYTES" in line["event"] for line in service.lines)
+
+
+async def test_admin_port_rejects_unknown_hosts(service: ServeProcess) -> None:
+    """The names of other sites are rejected on the admin port; the API serves any name."""
+    evil = {"Host": "evil.example"}
+    for path in ("/livez", "/metrics", "/nothing"):
+        assert (await fetch(service.admin_port, path, headers=evil)).status == 421
+    assert (await fetch(service.port, "/items/1", headers=evil)).status == 200
+    assert service.logged("admin.host_rejected")[0]["host"] == "evil.example"
+
+
+async def test_both_ports_disconnect_slow_clients(service: ServeProcess) -> None:
+    """The server itself checks the time limit."""
+    for port in ports_of(service).values():
+        for begin, expected in ((b"", b""), (b"GET /livez HTTP/1.1\r\nX", b"HTTP/1.1 408")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.closing(writer):
+                writer.write(begin)
+                assert (await reader.read()).startswith(expected)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,24 @@ def test_images_are_those_of_images_env() -> None:
     running = {image for document in MANIFESTS for image in images_in(document)}
     assert running
     assert running <= set(IMAGES.values())
+
+
+def test_compose_trusts_the_proxy_alone() -> None:
+    """The proxy has the one trusted address, which Docker gives to no other container."""
+    compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+    (network,) = compose["networks"]["default"]["ipam"]["config"]
+    fixed = {
+        name: service["networks"]["default"]["ipv4_address"]
+        for name, service in SERVICES.items()
+        if "networks" in service
+    }
+    policies = yaml.safe_load((DEPLOY / "compose/policies/policies.yaml").read_text("utf-8"))
+    (trusted,) = map(ip_network, policies["identity"]["trusted_proxies"])
+    assert fixed.keys() == {"proxy"}
+    assert [*trusted] == [ip_address(fixed["proxy"])]
+    assert trusted.subnet_of(ip_network(network["subnet"]))
+    assert not trusted.overlaps(ip_network(network["ip_range"]))
+    assert ip_address(network["gateway"]) not in trusted
 
 
 def test_compose_policies_are_valid(tmp_path: Path) -> None:

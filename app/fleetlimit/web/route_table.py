@@ -1,17 +1,16 @@
 """Lookup of a request's route before routing, alike for every FastAPI version.
 
-One scan of the app's routes makes a table of full templates, with include prefixes and mount paths
-resolved. A request's path is then looked up in a dictionary, or matched against the templates in
-the order in which the app would try them. FastAPI 0.137 stopped flattening included routers into
-`app.routes`; `iter_route_contexts` gives the flat view where it exists (slowapi #281 shows how a
-limiter fails without it).
+One scan of the app's routes makes a tree: the routes of the app, and those of each mount and host
+below it, with full templates. A request's path is looked up in a dictionary, or matched against
+the tree as Starlette's routers do: the first mount or host that matches decides. FastAPI 0.137
+stopped flattening included routers into `app.routes`; `iter_route_contexts` gives the flat view
+where it exists (slowapi #281 shows how a limiter fails without it).
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count
 from typing import Any
 
 from fastapi import routing as fastapi_routing
@@ -25,7 +24,7 @@ from starlette.types import Scope
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
 from fleetlimit.web.cors import iter_cors
-from fleetlimit.web.route_policies import WEBSOCKET, PolicyCache, RateLimitDependency
+from fleetlimit.web.route_policies import METHODS, WEBSOCKET, PolicyCache, RateLimitDependency
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,32 @@ def _rate_limits(calls: Iterable[Any]) -> tuple[RateLimitDependency, ...]:
     return tuple(dict.fromkeys(limits))
 
 
+@dataclass(frozen=True, slots=True)
+class RouteNode:
+    """A route, a mount or a host, with the pattern by which its app finds it.
+
+    Args:
+        pattern: Pattern of the path below the mounts around it; of the host name for a host.
+        route: The route; for a mount, the route of the paths that its app serves without routes.
+        children: What a mount or host serves, in order; None for a route.
+        is_host: Whether it is a host.
+    """
+
+    pattern: re.Pattern[str]
+    route: RouteInfo
+    children: tuple["RouteNode", ...] | None = None
+    is_host: bool = False
+
+    def routes(self) -> Iterator[RouteInfo]:
+        """Yield the route, after the routes of a mount or host."""
+        for child in self.children or ():
+            yield from child.routes()
+        if not self.is_host:
+            yield self.route
+
+
 class RouteTable:
-    """Table of an app's routes.
+    """Table of routes.
 
     Args:
         routes: The routes, in the order in which the app tries them.
@@ -116,55 +139,97 @@ class RouteTable:
         self.replace(routes)
 
     def replace(self, routes: Iterable[RouteInfo]) -> None:
-        """Replace all routes."""
-        self.routes = tuple(routes)
-        self._patterns = [(_pattern(route.template), route) for route in self.routes]
-        self._hosts = {route.host: _pattern(route.host) for route in self.routes if route.host}
-        self.has_hosts = bool(self._hosts)
-        """Whether some route is limited to a host."""
-        self._exact: dict[str, tuple[RouteInfo, ...]] = {}
-        for route in self.routes:
-            if "{" not in route.template and route.template not in self._exact:
-                self._exact[route.template] = tuple(self._iter_matching(route.template))
+        """Replace all routes by those of an app without mounts and hosts."""
+        self._replace_nodes([RouteNode(compile_path(route.template)[0], route) for route in routes])
 
-    def match(self, method: str, path: str, host: str = "") -> RouteInfo:
+    def _replace_nodes(self, nodes: Iterable[RouteNode]) -> None:
+        self._nodes = tuple(nodes)
+        self.routes = tuple(route for node in self._nodes for route in node.routes())
+        self.has_hosts = any(route.host for route in self.routes)
+        """Whether some route is limited to a host."""
+        self._has_mounts = any(node.children is not None for node in self._nodes)
+        # By path without parameters and by method; a host may choose another route.
+        self._exact: dict[str, dict[str, RouteInfo]] = {
+            route.template: {}
+            for route in self.routes
+            if "{" not in route.template and not self.has_hosts
+        }
+
+    def match(self, method: str, path: str, host: str = "", *, root: str = "") -> RouteInfo:
         """Return the route for a method and path, or for the path alone, or `UNMATCHED`.
 
         The route for the path alone has no `dependency_calls` and no middleware: the app answers
         405 without running them.
+
+        Args:
+            method: Method of the request, `WEBSOCKET` for a handshake.
+            path: Path of the request, with `root` if the server knows one.
+            host: Name of the host.
+            root: `root_path` of the outermost app.
         """
-        exact = self._exact.get(path)
-        candidates = self._iter_matching(path) if exact is None else exact
-        path_match = UNMATCHED
-        for route in candidates:
-            if route.host and not self._hosts[route.host].match(host):
-                continue
-            if not route.methods or method in route.methods:
-                return route
-            if path_match is UNMATCHED and method != WEBSOCKET:
-                path_match = replace(
-                    route, dependency_calls=(), overrides_provider=None, route_cors=()
-                )
-        return path_match
-
-    def _iter_matching(self, path: str) -> Iterator[RouteInfo]:
-        return (route for pattern, route in self._patterns if pattern.match(path))
-
-
-def _pattern(template: str) -> re.Pattern[str]:
-    """Compile a template; a mounted app may use a parameter name of the app around it."""
-    numbers = count()
-    return compile_path(re.sub(r"{\w+", lambda _: f"{{p{next(numbers)}", template))[0]
+        below_root = _relative_path(path, root) if root else path
+        # Starlette serves mounts below the root path only.
+        exact = (
+            None
+            if root and below_root is path and self._has_mounts
+            else self._exact.get(below_root)
+        )
+        if exact is None:
+            return _find_route(self._nodes, method, path, root, host)
+        route = exact.get(method)
+        if route is None:
+            route = _find_route(self._nodes, method, path, root, host)
+            # Some servers accept any word as a method; invented ones must not fill the table.
+            if method in METHODS:
+                exact[method] = route
+        return route
 
 
-def iter_routes(
+def _relative_path(path: str, root: str) -> str:
+    """Return the path below a root, as `starlette._utils.get_route_path` does."""
+    if not path.startswith(root) or path[len(root) : len(root) + 1] not in {"", "/"}:
+        return path
+    return path[len(root) :]
+
+
+def _find_route(
+    nodes: Sequence[RouteNode], method: str, path: str, root: str, host: str
+) -> RouteInfo:
+    """Return the route that `starlette.routing.Router` runs among these.
+
+    A path that a mount matches is never tried with later routes. Starlette's patterns end with `$`
+    and have `.` in them, so a path with a line break may match a route and not the mount before it.
+    """
+    relative = _relative_path(path, root) if root else path
+    path_match = UNMATCHED
+    for node in nodes:
+        if node.is_host:
+            if node.pattern.match(host):
+                return _find_route(node.children or (), method, path, root, host)
+            continue
+        match = node.pattern.match(relative)
+        if match is None:
+            continue
+        if node.children is not None:
+            mounted_at = relative[: -len(match["path"]) - 1]
+            route = _find_route(node.children, method, path, root + mounted_at, host)
+            return node.route if route is UNMATCHED else route
+        route = node.route
+        if not route.methods or method in route.methods:
+            return route
+        if path_match is UNMATCHED and method != WEBSOCKET and WEBSOCKET not in route.methods:
+            path_match = replace(route, dependency_calls=(), overrides_provider=None, route_cors=())
+    return path_match
+
+
+def iter_nodes(
     routes: Sequence[BaseRoute],
     prefix: str = "",
     host: str = "",
     mounted_app: Starlette | None = None,
     mount_cors: tuple[CORSMiddleware, ...] = (),
-) -> Iterator[RouteInfo]:
-    """Yield the routes below `prefix`, and those of mounted apps.
+) -> Iterator[RouteNode]:
+    """Yield the routes, mounts and hosts of an app.
 
     Args:
         routes: Routes as Starlette or FastAPI holds them.
@@ -177,36 +242,39 @@ def iter_routes(
         path = getattr(route, "path", None) or ""
         inner = getattr(route, "original_route", route)
         if isinstance(inner, Mount):
-            mount_path = prefix + path.rstrip("/")
+            path = path.rstrip("/")
             cors = (*mount_cors, *iter_cors(inner.app))
-            yield from _mounted_routes(route, mount_path, host, mounted_app, cors)
+            children = tuple(_mounted_nodes(route, prefix + path, host, mounted_app, cors))
             # Paths that the mounted app serves without routes, such as static files.
-            yield RouteInfo(f"{mount_path}/{{path:path}}", host=host, mount_cors=cors)
+            info = RouteInfo(f"{prefix}{path}/{{path:path}}", host=host, mount_cors=cors)
+            yield RouteNode(compile_path(f"{path}/{{path:path}}")[0], info, children)
         elif isinstance(inner, Host):
             cors = (*mount_cors, *iter_cors(route.app))
-            yield from _mounted_routes(route, prefix, route.host, mounted_app, cors)
+            children = tuple(_mounted_nodes(route, prefix, route.host, mounted_app, cors))
+            yield RouteNode(compile_path(route.host)[0], UNMATCHED, children, is_host=True)
         elif path or prefix:
             info = _route_info(route, prefix + path, socket=isinstance(inner, WebSocketRoute))
-            yield replace(
+            info = replace(
                 info,
                 host=host,
                 mounted_app=mounted_app,
                 mount_cors=mount_cors,
                 route_cors=tuple(iter_cors(getattr(route, "app", None))),
             )
+            yield RouteNode(compile_path(path)[0], info)
 
 
-def _mounted_routes(
+def _mounted_nodes(
     route: Any,
     prefix: str,
     host: str,
     mounted_app: Starlette | None,
     mount_cors: tuple[CORSMiddleware, ...],
-) -> Iterator[RouteInfo]:
+) -> Iterator[RouteNode]:
     app = get_mounted_app(route)
     if app is not None:
         nearest = app if isinstance(app, Starlette) else mounted_app
-        yield from iter_routes(app.routes or (), prefix, host, nearest, mount_cors)
+        yield from iter_nodes(app.routes or (), prefix, host, nearest, mount_cors)
 
 
 def get_mounted_app(route: Any) -> Any:
@@ -260,7 +328,7 @@ class AppRouteTable(RouteTable):
         """Replace all routes by those that the app has now."""
         self.route_lists = tuple(_route_lists(routes))
         self.size = sum(map(len, self.route_lists))
-        self.replace(iter_routes(routes))
+        self._replace_nodes(iter_nodes(routes))
 
 
 def _route_lists(routes: Sequence[BaseRoute]) -> Iterator[Sequence[BaseRoute]]:
@@ -285,8 +353,10 @@ def match_route(scope: Scope, table: RouteTable | None = None) -> RouteInfo:
         table: Routes of an app that is not Starlette's.
     """
     table = table or _get_route_table(scope)
-    path = _get_route_path(scope, root) if (root := scope.get("root_path")) else scope["path"]
-    return table.match(get_method(scope), path, _get_host(scope) if table.has_hosts else "")
+    host = _get_host(scope) if table.has_hosts else ""
+    # In a mounted app `root_path` has the mount; `app_root_path` is the outermost app's.
+    root = scope.get("root_path") and scope.get("app_root_path", scope["root_path"])
+    return table.match(get_method(scope), scope["path"], host, root=root or "")
 
 
 def get_method(scope: Scope) -> str:
@@ -315,13 +385,3 @@ def get_app_route_table(router: Any) -> RouteTable:
     elif sum(map(len, table.route_lists)) != table.size or table.route_lists[0] is not routes:
         table.rebuild(routes)
     return table
-
-
-def _get_route_path(scope: Scope, root: str) -> str:
-    """Return the path relative to the outermost app.
-
-    `root` is the current app's `root_path`; `app_root_path` is the outermost one's.
-    """
-    path: str = scope["path"]
-    root = scope.get("app_root_path", root)
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path

@@ -3,7 +3,7 @@
 import pytest
 from starlette.routing import Route
 
-from fleetlimit.web.route_table import UNMATCHED, RouteInfo, RouteTable, iter_routes
+from fleetlimit.web.route_table import UNMATCHED, RouteInfo, RouteTable, iter_nodes
 
 
 def test_route_table_matches_method_and_path() -> None:
@@ -39,4 +39,4 @@ def test_route_without_a_path_is_left_out() -> None:
         def __init__(self) -> None:
             self.path = ""
 
-    assert list(iter_routes([Odd()])) == []
+    assert list(iter_nodes([Odd()])) == []

@@ -128,7 +128,7 @@ class CommandBatcher:
             keys: KEYS.
             args: ARGV.
             decode: Converts the script's raw reply to the result type; raises `TypeError`,
-                `ValueError` or `AttributeError` for an invalid reply.
+                `ValueError`, `AttributeError` or `OverflowError` for an invalid reply.
 
         Raises:
             ConfigError: Another event loop, which is running, uses this batcher.

@@ -108,8 +108,11 @@ class RedisConnection(asyncio.Protocol):
 
         Args:
             commands: The commands, each with its arguments.
-            on_replies: Callback, called once.
+            on_replies: Callback, called once; at once if the connection is closed.
         """
+        if self.closed:
+            on_replies(Disconnected("the connection was closed"))
+            return
         self._pending.append(_PendingPipeline(len(commands), on_replies))
         self._writer.transport.write(b"".join(map(hiredis.pack_command, commands)))
 
@@ -123,30 +126,35 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse replies, and complete pipelines."""
-        try:
-            self._reader.feed(data)
-            while not self.closed and (reply := self._reader.gets()) is not _NOT_ENOUGH_DATA:
-                if isinstance(reply, hiredis.PushNotification):
-                    continue
-                if not self._pending:
-                    # A reply to no command: later replies would reach the wrong calls.
-                    self._end()
-                    return
-                pipeline = self._pending[0]
-                pipeline.replies.append(reply)
-                if len(pipeline.replies) == pipeline.commands:
-                    self._pending.popleft()
-                    pipeline.on_replies(pipeline.replies)
-        except hiredis.ProtocolError:
-            self._end()
+        self._reader.feed(data)
+        while not self.closed:
+            try:
+                reply = self._reader.gets()
+            except Exception as error:  # noqa: BLE001 - hiredis and redis-py raise more than ProtocolError
+                # TypeError for a map with a list as a key, ValueError for an incomplete MOVED.
+                self._end(Disconnected(f"the server sent an invalid reply: {error}"))
+                return
+            if reply is _NOT_ENOUGH_DATA:
+                return
+            if isinstance(reply, hiredis.PushNotification):
+                continue
+            if not self._pending:
+                # A reply to no command: later replies would reach the wrong calls.
+                self._end()
+                return
+            pipeline = self._pending[0]
+            pipeline.replies.append(reply)
+            if len(pipeline.replies) == pipeline.commands:
+                self._pending.popleft()
+                pipeline.on_replies(pipeline.replies)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Fail pipelines without replies."""
         if not self.closed:
             self._end()
 
-    def _end(self) -> None:
+    def _end(self, error: Exception | None = None) -> None:
         """Close the connection because of the server or the network."""
-        self.close()
+        self.close(error)
         if self._on_lost is not None:
             self._on_lost()

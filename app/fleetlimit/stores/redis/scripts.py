@@ -77,7 +77,7 @@ class ScriptCall:
             return
         try:
             result = self.decode(reply)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InvalidResponse(str(error)) from error
         else:
             self.future.set_result(result)

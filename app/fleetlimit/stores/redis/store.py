@@ -251,12 +251,16 @@ def _by_slot(charges: Sequence[Charge]) -> list[list[int]]:
 
 
 def _decode_single(reply: list[int]) -> AcquireResult:
+    if type(sum(reply)) is not int or min(reply) < 0:
+        raise _not_counts(reply)
     now_us, spent, fits, remaining, retry_us, next_us, reset_us = reply
     status = BucketStatus(fits == 1, remaining, retry_us, next_us, reset_us)
     return AcquireResult(now_us, (status,), spent == 1)
 
 
 def _decode(charges: int, reply: list[int]) -> AcquireResult:
+    if type(sum(reply)) is not int or min(reply) < 0:
+        raise _not_counts(reply)
     now_us, spent, *fields = reply
     statuses = tuple(
         BucketStatus(bool(allowed), remaining, retry_us, next_us, reset_us)
@@ -266,6 +270,10 @@ def _decode(charges: int, reply: list[int]) -> AcquireResult:
         )
     )
     return AcquireResult(now_us, statuses, bool(spent))
+
+
+def _not_counts(reply: list[int]) -> ValueError:
+    return ValueError(f"{reply!r:.100} is not a list of whole numbers from 0")
 
 
 def _decode_heartbeat(reply: list[Any]) -> HeartbeatReply:

@@ -73,18 +73,28 @@ async def test_replies_arrive_in_order_in_any_chunks() -> None:
     assert driver_connection.transport.written[1] == b"*2\r\n$3\r\nGET\r\n$1\r\nc\r\n"
 
 
-@pytest.mark.parametrize("end", ["lost", "nonsense"])
-async def test_closed_connection_fails_pending_pipelines(end: str) -> None:
+# The last two raise TypeError in hiredis and ValueError in redis-py.
+@pytest.mark.parametrize("end", [b"", b"nonsense\r\n", b"%1\r\n*0\r\n:1\r\n", b"-MOVED 1\r\n"])
+async def test_closed_connection_fails_pending_pipelines(end: bytes) -> None:
     """A lost connection, or an invalid reply, fails every pending pipeline."""
     connection = RedisConnection(Connection())
     outcomes: list[Any] = []
     connection.send([("GET", "a")], outcomes.append)
-    if end == "lost":
-        connection.connection_lost(None)
+    if end:
+        connection.data_received(end)
     else:
-        connection.data_received(b"nonsense\r\n")
+        connection.connection_lost(None)
     assert [type(each) for each in outcomes] == [Disconnected]
     assert connection.closed
+
+
+async def test_closed_connection_fails_a_pipeline_at_once() -> None:
+    """A pipeline that is sent on a closed connection fails, because no timeout would end it."""
+    connection = RedisConnection(Connection())
+    connection.close()
+    outcomes: list[Any] = []
+    connection.send([("GET", "a")], outcomes.append)
+    assert [type(each) for each in outcomes] == [Disconnected]
 
 
 async def test_holder_opens_one_connection_and_replaces_it() -> None:

@@ -32,7 +32,7 @@ class ReplicaMembership:
 
     Args:
         store: Where replicas register.
-        breaker: Circuit breaker for calls of the store.
+        get_breaker: Returns the circuit breaker of the server that has the membership.
         emit: Receives events of changes.
         replica: Name of this replica; generated if left out.
         min_replicas: Lower bound of the number, also used before the first reply of the store.
@@ -42,7 +42,7 @@ class ReplicaMembership:
     def __init__(
         self,
         store: Store,
-        breaker: CircuitBreaker,
+        get_breaker: Callable[[], CircuitBreaker],
         emit: Callable[[Event], None],
         *,
         replica: str = "",
@@ -53,7 +53,7 @@ class ReplicaMembership:
         self._replica = replica
         self._generated: tuple[int, str] = (0, "")
         self._store = store
-        self._breaker = breaker
+        self._get_breaker = get_breaker
         self._emit = emit
         self._min_replicas = min_replicas
         self._epoch = ""
@@ -88,7 +88,7 @@ class ReplicaMembership:
     async def heartbeat(self) -> None:
         """Send a heartbeat, and evaluate the reply."""
         try:
-            await self._breaker.call("heartbeat", self.send_heartbeat)
+            await self._get_breaker().call("heartbeat", self.send_heartbeat)
         except StoreError:
             self._recovery_heartbeats = _RECOVERY_HEARTBEATS
 
@@ -120,4 +120,4 @@ class ReplicaMembership:
         """Unregister this replica, so that the shares of the others grow at once."""
         if await self._heartbeat_task.stop():
             with contextlib.suppress(StoreError):
-                await self._breaker.call("heartbeat", self._store.heartbeat, self.replica, 0)
+                await self._get_breaker().call("heartbeat", self._store.heartbeat, self.replica, 0)

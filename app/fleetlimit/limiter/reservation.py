@@ -35,12 +35,14 @@ class Reservation:
         plan: Plan that was decided.
         acquired: Reply of the store that the units were spent from; None if none were spent.
         adjust: Corrects charges; never raises.
+        local: Part of the policies whose server in a Cluster is unavailable, decided locally.
     """
 
     __slots__ = (
         "__weakref__",  # `LeaseRenewer` holds reservations weakly
         "_acquired",
         "_adjust",
+        "_local",
         "_plan",
         "_policy",
         "_uncorrected",
@@ -49,9 +51,15 @@ class Reservation:
     )
 
     def __init__(
-        self, decision: Decision, plan: Plan, acquired: AcquireResult | None, adjust: Adjust
+        self,
+        decision: Decision,
+        plan: Plan,
+        acquired: AcquireResult | None,
+        adjust: Adjust,
+        local: "Reservation | None" = None,
     ) -> None:
         self.decision = decision
+        self._local = local
         # Shared with the finalizer of `LeaseRenewer`, so a release empties this list in place.
         self.leases: list[Charge] = []
         self._plan = plan
@@ -71,17 +79,28 @@ class Reservation:
             self._uncorrected = _spent_charges(self._plan, self.decision, self._acquired)
         return self._uncorrected
 
-    def for_policy(self, policy: str) -> Self:
+    def for_policy(self, policy: str) -> "Reservation":
         """Return the part of one policy, for a separate correction; leases stay with the whole."""
-        plans = self._plan.policy_plans
-        if not self.leases and len(plans) == 1 and plans[0].policy.name == policy:
+        if self._local is not None:
+            if self._local._includes(policy):  # noqa: SLF001 - an object of this class
+                return self._local.for_policy(policy)
+        elif not self.leases and len(self._plan.policy_plans) == 1 and self._includes(policy):
             return self
         # The copy shares the uncorrected charges, so that nothing is refunded twice.
         self._spent()
         part = copy.copy(self)
-        part._policy = policy  # noqa: SLF001 - an object of this class
+        part._policy = policy  # noqa: SLF001 - as above
+        part._local = None  # noqa: SLF001 - as above
         part.leases = []
         return part
+
+    def _includes(self, policy: str) -> bool:
+        return any(each.policy.name == policy for each in self._plan.policy_plans)
+
+    @property
+    def holds_leases(self) -> bool:
+        """Whether leases must be released when the request ends."""
+        return bool(self.leases) or (self._local is not None and self._local.holds_leases)
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,6 +131,8 @@ class Reservation:
                 if not charge.lease and (delta := actual * charge.quota.cost - charge.units)
             ]
         )
+        if self._local is not None:
+            await self._local.commit(actual)
 
     async def refund(self) -> None:
         """Refund the whole cost, and release the leases."""
@@ -120,6 +141,8 @@ class Reservation:
     async def release(self) -> None:
         """Release the leases, because the request has ended; the cost stays spent."""
         await self._apply([])
+        if self._local is not None:
+            await self._local.release()
 
     async def _apply(self, adjustments: list[Adjustment]) -> None:
         leases = [*self.leases]

@@ -125,7 +125,7 @@ class RequestLimits:
         decision = self.decision = reservation.decision
         self.reservations.append(reservation)
         self._raw_response_headers = None
-        if reservation.leases:
+        if reservation.holds_leases:
             self.has_leases = True
         for name in applicable.names:
             self.reservation_by_policy[name] = reservation

@@ -31,7 +31,7 @@ class MembershipBench:
         emit = self.recorder.on_event
         breaker = CircuitBreaker(BreakerSettings(failures=1_000), self.store.open, emit)
         self.membership = ReplicaMembership(
-            self.store, breaker, emit, replica="me", sleep=self.pauses
+            self.store, lambda: breaker, emit, replica="me", sleep=self.pauses
         )
 
 

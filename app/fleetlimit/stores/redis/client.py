@@ -268,6 +268,8 @@ def _standalone(url: str, options: dict[str, Any]) -> Client:
 
 
 def _cluster(url: str, options: dict[str, Any]) -> Client:
+    # Slots without a primary fail alone: the shards of the other slots are used.
+    options.setdefault("require_full_coverage", False)
     return redis.asyncio.RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
 
 

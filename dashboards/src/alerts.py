@@ -233,8 +233,8 @@ def _store_alerts() -> Iterator[Alert]:
         "30s",
         PAGE,
         "No replica reaches the store",
-        "No replica of {{ $labels.job }} reaches the store. Each policy applies its "
-        "on_store_error.",
+        "No replica of {{ $labels.job }} reaches the store, or one of its servers in a Cluster. "
+        "Each policy applies its on_store_error.",
         (HEALTHY, "Circuit breaker"),
     )
     yield Alert(
@@ -243,7 +243,8 @@ def _store_alerts() -> Iterator[Alert]:
         "2m",
         TICKET,
         "One replica does not reach the store",
-        "{{ $labels.pod }} of {{ $labels.job }} does not reach the store, while other replicas do.",
+        "{{ $labels.pod }} of {{ $labels.job }} does not reach the store, or one of its servers in "
+        "a Cluster, while other replicas do.",
         (HEALTHY, "Circuit breaker"),
     )
     yield Alert(

@@ -71,8 +71,8 @@ def _overview() -> Iterator[Panel]:
         small(
             102,
             "Open breakers",
-            "Pods whose circuit breaker is open: the store failed, and a probe has not succeeded "
-            "yet.",
+            "Pods with an open circuit breaker: the store failed, or one of its servers in a "
+            "Cluster, and a probe has not succeeded yet.",
         ),
         queries.open_breakers(),
         steps=ZERO_IS_GOOD,
@@ -176,8 +176,9 @@ def _store_calls() -> Iterator[Panel]:
         Card(
             302,
             "Circuit breaker",
-            "State of each pod's circuit breaker. If all are open, check the store. If one is "
-            "open, check that pod and its network.",
+            "State of each pod's circuit breaker; in a Cluster it is open while the one of any "
+            "server is. If all are open, check the store. If one is open, check that pod and its "
+            "network.",
         ),
         Query(queries.breaker(POD), "{{pod}}"),
         {0: ("closed", GREEN), 1: ("open", RED)},

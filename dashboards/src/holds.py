@@ -99,7 +99,8 @@ def _overview() -> Iterator[Panel]:
         small(
             107,
             "Open breakers",
-            "Pods whose circuit breaker is open. They apply `on_store_error` of each policy.",
+            "Pods with an open circuit breaker. They apply `on_store_error` of each policy; in a "
+            "Cluster only for the buckets of the lost server.",
             3,
         ),
         queries.open_breakers(),

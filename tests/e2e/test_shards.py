@@ -1,36 +1,62 @@
-"""Experiment 10: a Cluster of three shards."""
+"""Experiment 10: a Cluster of three shards, all of them alive, or one of them lost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
+from fleetlimit.core.decision import Outcome, Source
 from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.quota import SECOND_US
+from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.stores.redis.cluster import slot_of
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.acl import ACL_RULES, CLUSTER_RULES
 from support.e2e_cluster import images
 from support.e2e_external import PORT, External, values
-from support.e2e_load import Load
+from support.e2e_load import Answers, Load
+from support.e2e_outage import (
+    DENY,
+    LOCAL,
+    Outage,
+    beyond,
+    check_counters_in_outages,
+    check_results_in_outages,
+    until_over,
+    until_seen,
+    until_used,
+)
+from support.e2e_process import Process
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_setup import EXPERIMENTS, callers, streams
+from support.e2e_series import overshoot_of_all
+from support.e2e_setup import EXPERIMENTS, QUOTAS, callers, streams
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
 NAME = "shards"
-SHARDS = ("shards-0", "shards-1", "shards-2")
+SHARDS = 3
+LOST = "lost-shard"
+"""Name of the experiment with a lost shard."""
+CALLERS_OF_A_SHARD = 2
 LOGIN, ADMIN = "of-the-user", "of-the-operator"
-KEYS = KeyScheme()
+KEYS = KeyScheme(b"of all experiments")
 OF_THE_FLEET = {KEYS.replicas_key, KEYS.epoch_key, KEYS.reports_key, KEYS.auditors_key}
 SERVER = (
     *("valkey-server", "--save", "", "--maxmemory-policy", "noeviction"),
     *("--cluster-enabled", "yes", "--cluster-announce-ip", "$(POD_IP)"),
+    # The living shards serve their slots while one is lost.
+    *("--cluster-require-full-coverage", "no"),
     *("--requirepass", ADMIN, "--user", "fleetlimit", "on", f">{LOGIN}"),
     *ACL_RULES,
     *CLUSTER_RULES,
 )
+USER = {"username": "fleetlimit", "password": LOGIN}
+DECIDED_LOCALLY = (f"{names.CHECK_DURATION.name}_count", Source.LOCAL.value)
+"""Series of the checks that a pod decided by its own share."""
 CLI = ("valkey-cli", "--pass", ADMIN, "--no-auth-warning")
 
 
@@ -44,17 +70,8 @@ def test_cluster_of_three_shards_admits_as_much_as_one_server(
 ) -> None:
     """Buckets are spread over all shards, and each caller gets the limit of a single server."""
     release = another_release(NAME)
-    store = External(release, images()["VALKEY_IMAGE"], image)
-    addresses = store.start(NAME, len(SHARDS), *SERVER)
-    nodes = [f"{address}:{PORT}" for address in addresses]
-    store.run(SHARDS[0], *CLI, "--cluster", "create", *nodes, "--cluster-yes")
-    eventually(
-        lambda: all(_is_up(store, shard) for shard in SHARDS),
-        within=timeouts.POD,
-        what="every shard serves",
-    )
-    login = {"username": "fleetlimit", "password": LOGIN}
-    release.install(installed, values(f"redis+cluster://{NAME}:{PORT}", **login))
+    store, shards = _start(release, NAME, image)
+    release.install(installed, values(f"redis+cluster://{NAME}:{PORT}", **USER))
     # Few callers exceed their limits; many stay below, which makes many keys.
     others = [each for each in EXPERIMENTS if each != NAME]
     crowd = [streams(each, per_second=0.3, policies=["bucket"]) for each in others]
@@ -62,19 +79,122 @@ def test_cluster_of_three_shards_admits_as_much_as_one_server(
     with Watch(release, folder) as watch:
         with Load(release, image, NAME, load, 20) as loading:
             eventually(
-                lambda: all(_buckets(store, shard) for shard in SHARDS),
+                lambda: all(_buckets(store, shard) for shard in shards),
                 within=timeouts.POD,
                 what="every shard has buckets",
             )
             answers = loading.answers()
-        more = {"calls": [_calls(store, shard) for shard in SHARDS]}
+        more = {"calls": [_calls(store, shard) for shard in shards]}
         row = report.record("three shards", answers, watch, more)
         row.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
         below = (answers.of(caller=caller) for each in others for caller in callers(each))
         assert {status for mine in below for status in mine.statuses} == {200}
         row.expect_pods(2)
         assert not any(+each for each in watch.counted(names.STORE_ERRORS).values())
-    assert not any(store.run(shard, *CLI, "acl", "log") for shard in SHARDS)
+    assert not any(store.run(shard, *CLI, "acl", "log") for shard in shards)
+
+
+@pytest.mark.experiment(number=10)
+def test_lost_shard_is_noticed_by_its_callers_only(
+    another_release: Callable[[str], Release],
+    installed: dict[str, object],
+    image: str,
+    folder: Path,
+    report: Report,
+) -> None:
+    """The store decides the callers of the living shards, without a 5xx and within the limit.
+
+    The lost shard also has the keys of membership and audit.
+    """
+    release = another_release(LOST)
+    store, shards = _start(release, LOST, image)
+    release.install(installed, values(f"redis+cluster://{LOST}:{PORT}", **USER))
+    slots = {shard: _slots(store, shard) for shard in shards}
+    (lost,) = (shard for shard in shards if slot_of(KEYS.replicas_key) in slots[shard])
+    # Of each shard a few callers, who exceed their limits.
+    everyone = [caller for each in EXPERIMENTS for caller in callers(each)]
+    chosen = {
+        shard: [each for each in everyone if _slot(each) in slots[shard]][:CALLERS_OF_A_SHARD]
+        for shard in shards
+    }
+    load = [
+        stream
+        for each in EXPERIMENTS
+        for stream in streams(each, per_second=3)
+        if stream.caller in chain.from_iterable(chosen.values())
+    ]
+    process = Process(release.cluster, f"{release.pods}/{lost}", "server")
+    with Watch(release, folder) as watch:
+        with Load(release, image, LOST, load, 240) as loading:
+            until_used(watch)
+            start_us = watch.mark("shard frozen")
+            with process.frozen():
+                seen_us = until_seen(watch)
+                closed = watch.decided(DENY, Outcome.FAIL_CLOSED)
+                eventually(
+                    lambda: watch.decided(DENY, Outcome.FAIL_CLOSED) >= closed + 40,
+                    within=timeouts.POD,
+                    what="the callers of the lost shard are decided without the store",
+                )
+                end_us = watch.mark("shard returns")
+            # A primary that was away serves seconds after its return.
+            eventually(lambda: _is_up(store, lost), within=timeouts.POD, what="the shard serves")
+            back_us = watch.mark("shard is back")
+            outage = Outage(start_us, seen_us, end_us, back_us, until_over(watch))
+            until_used(watch)
+            loading.stop()
+            answers = loading.answers()
+        theirs = _of(answers, chosen[lost])
+        living = _of(answers, {caller for shard in {*shards} - {lost} for caller in chosen[shard]})
+        figures = {
+            "fail_closed": len(theirs.server_errors),
+            "slowest_of_living_shards_ms": living.slowest_ms(),
+        }
+        above = beyond(theirs, [outage])
+        row = report.record("one lost shard", answers, watch, figures, beyond=above)
+        row.expect(overshoot=0, refused=0, broken=0)
+        check_results_in_outages(theirs, [outage])
+        # Equal to the rejections of the lost shard's callers, so no other caller was degraded.
+        check_counters_in_outages(watch, theirs, [outage])
+        assert {*living.statuses} == {HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS}
+        for policy, quota in QUOTAS.items():
+            mine = living.of(policy=policy)
+            assert not mine.requests or not overshoot_of_all(quota, mine), policy
+        local = sum(watch.scrape(pod).get(DECIDED_LOCALLY, 0) for pod in watch.ready())
+        during = theirs.of(policy=LOCAL).between(outage.start_us - SECOND_US, outage.over_us)
+        assert 0 < local <= len(during.requests)
+
+
+def _start(release: Release, name: str, image: str) -> tuple[External, list[str]]:
+    """Form a Cluster, and return its servers and the names of their pods."""
+    store = External(release, images()["VALKEY_IMAGE"], image)
+    nodes = [f"{address}:{PORT}" for address in store.start(name, SHARDS, *SERVER)]
+    shards = [f"{name}-{number}" for number in range(SHARDS)]
+    store.run(shards[0], *CLI, "--cluster", "create", *nodes, "--cluster-yes")
+    eventually(
+        lambda: all(_is_up(store, shard) for shard in shards),
+        within=timeouts.POD,
+        what="every shard serves",
+    )
+    return store, shards
+
+
+def _slots(store: External, shard: str) -> range:
+    """Return the slots of a shard."""
+    nodes = store.run(shard, *CLI, "cluster", "nodes").splitlines()
+    (own,) = (line.split()[8] for line in nodes if "myself" in line)
+    first, _, last = own.partition("-")
+    return range(int(first), int(last) + 1)
+
+
+def _slot(caller: str) -> int:
+    """Return the slot of a caller's buckets."""
+    return slot_of(f"{{{KEYS.subject_hash(Subject(principal=Principal(caller)))}}}")
+
+
+def _of(answers: Answers, some: Collection[str]) -> Answers:
+    """Return the requests of some callers."""
+    return Answers(tuple(each for each in answers.requests if each.stream.caller in some))
 
 
 def _is_up(store: External, shard: str) -> bool:

@@ -14,7 +14,7 @@ from fleetlimit.errors import StoreError, StoreUnavailable
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Event
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply
+from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, Topology
 from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock
 from support.eventually import PATIENCE_SECONDS
@@ -122,6 +122,7 @@ class FakeStore:
 
     shared = True
     location = "fake://"
+    topology: Topology | None = None
 
     def __init__(self, clock: ManualClock) -> None:
         self.memory = MemoryStore(clock.monotonic_us)
@@ -152,7 +153,7 @@ class FakeStore:
         """Wait until a method was executed this many times."""
         await self.done.wait_until(lambda done: done.count(verb) >= times)
 
-    async def open(self) -> None:
+    async def open(self, _node: str = "") -> None:
         """Reply to the probe."""
 
         async def work() -> None:

@@ -1,7 +1,8 @@
 """Admission: decides a plan by the denial cache, then the store, then the fallback."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Final
 
 from fleetlimit.core.charge import ENFORCED_GROUP
@@ -12,10 +13,10 @@ from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import CheckCancelled, CheckDecided, Event
-from fleetlimit.limiter.fallback import Fallback
+from fleetlimit.limiter.fallback import Fallback, unchecked_result
 from fleetlimit.limiter.membership import ReplicaMembership
 from fleetlimit.limiter.plan import Plan
-from fleetlimit.limiter.ports import AcquireResult, Clock
+from fleetlimit.limiter.ports import AcquireResult, Clock, KeysFailed
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
 
@@ -70,16 +71,19 @@ class Admission:
             reservation = Reservation(decided, plan, None, self._gateway.adjust)
         else:
             try:
-                reply = await self._gateway.acquire(plan)
+                try:
+                    reply = await self._gateway.acquire(plan)
+                except KeysFailed as failed:
+                    reservation = await self._decide_partly(plan, failed.errors.keys())
+                except StoreError:
+                    reservation = await self._fallback.decide(plan, self._membership.replicas)
+                else:
+                    reservation = self._decide_by_reply(plan, reply)
             except asyncio.CancelledError:
                 # The store may have spent the units, which no decision will report.
                 policies = tuple(each.policy.name for each in plan.policy_plans)
                 self._emit(CheckCancelled(policies, plan.subject_hash, subject.route))
                 raise
-            except StoreError:
-                reservation = await self._fallback.decide(plan, self._membership.replicas)
-            else:
-                reservation = self._decide_by_reply(plan, reply)
         seconds = (self._clock.monotonic_us() - mono_started_at_us) / SECOND_US
         decision, anonymous = reservation.decision, subject.principal is None
         self._emit(
@@ -89,15 +93,68 @@ class Admission:
         )
         return reservation
 
-    def _decide_by_reply(self, plan: Plan, reply: AcquireResult) -> Reservation:
-        """Decide by the store's reply."""
+    async def _decide_partly(self, plan: Plan, failed: Collection[str]) -> Reservation:
+        """Decide the policies of failed servers of a Cluster locally, and the others in the store.
+
+        Args:
+            plan: Charges of the check.
+            failed: Keys of the buckets on the failed servers.
+        """
+        failed_plans = [
+            each
+            for each in plan.policy_plans
+            if any(charge.key in failed for charge in plan.charges_of(each))
+        ]
+        other_plans = [each for each in plan.policy_plans if each not in failed_plans]
+        others = plan.part(other_plans)
+        replicas = self._membership.replicas
+        if not others.charges:
+            return await self._fallback.decide(plan, replicas)
+        # Before the store: units of this process are refunded at once if the store denies.
+        local = await self._fallback.decide(plan.part(failed_plans), replicas)
+        if not local.decision.allowed:
+            results = (*local.decision.results, *map(unchecked_result, other_plans))
+            local.decision = replace(local.decision, results=results)
+            return local
+        try:
+            reply = await self._gateway.acquire(others)
+        except KeysFailed as more:
+            await local.refund()
+            return await self._decide_partly(plan, {*failed, *more.errors})
+        except StoreError:
+            await local.refund()
+            return await self._fallback.decide(plan, replicas)
+        except asyncio.CancelledError:
+            await local.refund()
+            raise
+        reservation = self._decide_by_reply(others, reply, local)
+        if not reservation.decision.allowed:
+            await local.refund()
+        return reservation
+
+    def _decide_by_reply(
+        self, plan: Plan, reply: AcquireResult, local: Reservation | None = None
+    ) -> Reservation:
+        """Decide by the store's reply.
+
+        Args:
+            plan: Charges that the store decided.
+            reply: The reply.
+            local: Part of the policies that were admitted without the store.
+        """
         self._sample.record(plan.charges, reply)
         decision = plan.decision(reply.statuses, source=_STORE, spent=reply.spent)
+        if local is not None and local.decision.results:
+            # The source is the one of the part without the store, unless the store denied: a check
+            # that is partly degraded counts as degraded.
+            source = local.decision.source if decision.allowed else _STORE
+            results = (*decision.results, *local.decision.results)
+            decision = replace(decision, source=source, results=results)
         if decision.outcome is DENIED:
             for charge, status in zip(plan.charges, reply.statuses, strict=True):
                 if charge.group == ENFORCED_GROUP and not status.allowed:
                     self._denial_cache.add(charge, status)
-        return self._gateway.open_reservation(plan, decision, reply)
+        return self._gateway.open_reservation(plan, decision, reply, local)
 
 
 def decide_without_store(plan: Plan) -> Decision:

@@ -63,17 +63,30 @@ class CheckCancelled:
 
 @dataclass(frozen=True, slots=True)
 class StoreFailed:
-    """A store call failed; `operation` is the name of the method of `Store`."""
+    """A store call failed.
+
+    Args:
+        operation: Name of the method of `Store`.
+        error: The error.
+        node: Address of the server in a Cluster; empty for a store of one server.
+    """
 
     operation: str
     error: StoreError
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerChanged:
-    """The circuit breaker opened or closed."""
+    """A circuit breaker opened or closed.
+
+    Args:
+        state: The new state.
+        node: Address of its server in a Cluster; empty for a store of one server.
+    """
 
     state: BreakerState
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Fallback:
         closed = [each for each in enforced if self._fails_closed(plan, each, replicas)]
         if closed:
             results = tuple(
-                _unchecked_result(each, Outcome.FAIL_CLOSED if each in closed else Outcome.ALLOWED)
+                unchecked_result(each, Outcome.FAIL_CLOSED if each in closed else Outcome.ALLOWED)
                 for each in enforced
             )
             rejection = Decision(Outcome.FAIL_CLOSED, Source.NONE, results, RETRY_US)
@@ -49,7 +49,7 @@ class Fallback:
         failed_open = [
             each for each in enforced if each.policy.on_store_error is OnStoreError.ALLOW
         ]
-        unchecked = tuple(_unchecked_result(each, Outcome.FAIL_OPEN) for each in failed_open)
+        unchecked = tuple(unchecked_result(each, Outcome.FAIL_OPEN) for each in failed_open)
         local = [each for each in enforced if each not in failed_open]
         if not local:
             admission = Decision(Outcome.FAIL_OPEN, Source.NONE, unchecked)
@@ -75,7 +75,8 @@ class Fallback:
         return policy_plan.policy.on_store_error is OnStoreError.DENY
 
 
-def _unchecked_result(policy_plan: PolicyPlan, outcome: Outcome) -> PolicyResult:
+def unchecked_result(policy_plan: PolicyPlan, outcome: Outcome = Outcome.ALLOWED) -> PolicyResult:
+    """Return the result of a policy whose buckets were not checked."""
     statuses = (None,) * len(policy_plan.quotas)
     return PolicyResult(
         policy_plan.policy.name, policy_plan.mode, outcome, policy_plan.quotas, statuses

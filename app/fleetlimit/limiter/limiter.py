@@ -1,8 +1,10 @@
 """Rate limiter: decides requests under policies, and resets the buckets of a caller."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from fleetlimit.core.decision import Decision, Source
@@ -16,13 +18,13 @@ from fleetlimit.limiter.admission import Admission, decide_without_store
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS, AuditService
 from fleetlimit.limiter.bucket_events import BucketEvents
-from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
+from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreakers
 from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Observer
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.membership import ReplicaMembership
 from fleetlimit.limiter.plan import PlanCache, PolicyCost, all_bucket_keys
-from fleetlimit.limiter.ports import Clock, Store, Tracer
+from fleetlimit.limiter.ports import ONE_NODE, Clock, Store, Tracer
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
 
@@ -87,10 +89,14 @@ class Limiter:
         self.active_policies = ActivePolicies(self.emit, self._bucket_events)
         self._plan_cache = PlanCache(self.key_scheme, self._bucket_events)
         self._denial_cache = DenialCache(self._clock, self._bucket_events)
-        self._breaker = CircuitBreaker(breaker or BreakerSettings(), self._probe, self.emit)
+        self._breakers = CircuitBreakers(
+            breaker or BreakerSettings(), store.topology, self._probe, self.emit
+        )
+        # The keys of membership and audit share a slot.
+        get_breaker = partial(self._breakers.of_key, self.key_scheme.replicas_key)
         self.membership = ReplicaMembership(
             store,
-            self._breaker,
+            get_breaker,
             self.emit,
             key_scheme=self.key_scheme,
             replica=replica,
@@ -100,14 +106,16 @@ class Limiter:
         sample = UsageSample(audit_callers, self._bucket_events)
         self.audit = AuditService(
             store,
-            self._breaker,
+            get_breaker,
             self.emit,
             self._clock,
             policies=self.active_policies,
             sample=sample,
             get_replica=lambda: self.membership.replica,
         )
-        self._gateway = StoreGateway(store, self._breaker, self._bucket_events, sample, self._clock)
+        self._gateway = StoreGateway(
+            store, self._breakers, self._bucket_events, sample, self._clock
+        )
         self._admission = Admission(
             self._gateway,
             denial_cache=self._denial_cache,
@@ -120,11 +128,16 @@ class Limiter:
 
     async def start(self) -> None:
         """Connect and register this replica. If the store is unavailable, an event reports it."""
-        self._breaker.start()
-        with contextlib.suppress(StoreError):
-            await self._breaker.call("open", self.store.open)
+        self._breakers.start()
+        await self._open(ONE_NODE)
+        if self.store.topology is not None:
+            await asyncio.gather(*map(self._open, self.store.topology.nodes))
         await self.membership.start()
         self.audit.start()
+
+    async def _open(self, node: str) -> None:
+        with contextlib.suppress(StoreError):
+            await self._breakers.of_node(node).call("open", self.store.open, node)
 
     async def aclose(self) -> None:
         """Unregister this replica and close the stores."""
@@ -132,7 +145,7 @@ class Limiter:
         await self._fallback.aclose()
         await self.audit.aclose()
         await self.membership.aclose()
-        await self._breaker.aclose()
+        await self._breakers.aclose()
         await self.store.aclose()
         await self._local.aclose()
 
@@ -142,13 +155,20 @@ class Limiter:
 
     @property
     def breaker_state(self) -> BreakerState:
-        """State of the circuit breaker."""
-        return self._breaker.state
+        """State of the circuit breaker; in a Cluster `open` if the breaker of any server is."""
+        return self._breakers.state
 
-    async def _probe(self) -> None:
-        await self.store.open()
-        # Detects a loss of state before the first check uses the store again.
-        await self.membership.send_heartbeat()
+    @property
+    def open_nodes(self) -> list[str]:
+        """Addresses of the servers of a Cluster whose circuit breaker is open."""
+        return self._breakers.open_nodes
+
+    async def _probe(self, node: str) -> None:
+        await self.store.open(node)
+        topology = self.store.topology
+        if topology is None or topology.node_of(self.key_scheme.replicas_key) == node:
+            # Detects a loss of state before the first check uses the server again.
+            await self.membership.send_heartbeat()
 
     async def check(
         self,
@@ -237,9 +257,7 @@ class Limiter:
         plan = self._plan_cache.plan_for(costs, _subject(subject, principal))
         if not plan.charges:
             return decide_without_store(plan)
-        result = await self._breaker.call(
-            "acquire", lambda: self.store.acquire(plan.charges, dry_run=True)
-        )
+        result = await self._gateway.peek(plan.charges)
         return plan.decision(result.statuses, source=Source.STORE, spent=False)
 
     async def reset(
@@ -265,7 +283,7 @@ class Limiter:
         await self._local.delete(keys)
         try:
             await self.membership.verify_key_secret()
-            return await self._breaker.call("delete", self.store.delete, keys)
+            return await self._gateway.delete(keys)
         finally:
             # After the reply: a denial that is cached before the store has deleted is dropped,
             # too. Also after a failure, because the store may have deleted the buckets.

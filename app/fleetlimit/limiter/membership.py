@@ -39,7 +39,7 @@ class ReplicaMembership:
 
     Args:
         store: Where replicas register.
-        breaker: Circuit breaker for calls of the store.
+        get_breaker: Returns the circuit breaker of the server that has the membership.
         emit: Receives events of changes.
         replica: Name of this replica; generated if left out.
         key_scheme: Names of buckets, of which the replicas must share the secret.
@@ -50,7 +50,7 @@ class ReplicaMembership:
     def __init__(
         self,
         store: Store,
-        breaker: CircuitBreaker,
+        get_breaker: Callable[[], CircuitBreaker],
         emit: Callable[[Event], None],
         *,
         key_scheme: KeyScheme,
@@ -62,7 +62,7 @@ class ReplicaMembership:
         self._replica = replica
         self._generated: tuple[int, str] = (0, "")
         self._store = store
-        self._breaker = breaker
+        self._get_breaker = get_breaker
         self._emit = emit
         self._min_replicas = min_replicas
         self._key_scheme = key_scheme
@@ -100,7 +100,7 @@ class ReplicaMembership:
     async def heartbeat(self) -> None:
         """Send a heartbeat, and evaluate the reply."""
         try:
-            await self._breaker.call("heartbeat", self.send_heartbeat)
+            await self._get_breaker().call("heartbeat", self.send_heartbeat)
         except StoreError:
             self._recovery_heartbeats = _RECOVERY_HEARTBEATS
 
@@ -134,7 +134,7 @@ class ReplicaMembership:
         """
         if not self._store.shared:
             return True
-        secrets_in_use = await self._breaker.call("key_secrets", self._store.key_secrets)
+        secrets_in_use = await self._get_breaker().call("key_secrets", self._store.key_secrets)
         if secrets_in_use - {self._fingerprint}:
             raise KeySecretError(
                 f"replicas at {self._store.location} hash callers with another key secret, so that "
@@ -171,4 +171,4 @@ class ReplicaMembership:
         """Unregister this replica, so that the shares of the others grow at once."""
         if await self._heartbeat_task.stop():
             with contextlib.suppress(StoreError):
-                await self._breaker.call("heartbeat", self._store.heartbeat, self.replica, 0)
+                await self._get_breaker().call("heartbeat", self._store.heartbeat, self.replica, 0)

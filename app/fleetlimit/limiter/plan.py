@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fleetlimit.core.bounded_cache import BoundedCache
@@ -76,6 +76,17 @@ class Plan:
     def charges_of(self, policy_plan: PolicyPlan) -> Sequence[Charge]:
         """Return the charges of one policy."""
         return self.charges[policy_plan.first : policy_plan.last]
+
+    def part(self, policy_plans: Iterable[PolicyPlan]) -> "Plan":
+        """Return the plan of some of the policies."""
+        charges: list[Charge] = []
+        parts: list[PolicyPlan] = []
+        for each in policy_plans:
+            first = len(charges)
+            charges += self.charges_of(each)
+            parts.append(replace(each, first=first, last=len(charges)))
+        has_leases = any(each.lease for each in charges)
+        return Plan(tuple(parts), tuple(charges), self.subject_hash, has_leases)
 
     def decision(
         self, statuses: Sequence[BucketStatus | None], *, source: Source, spent: bool

@@ -1,15 +1,45 @@
 """Ports of the limiter: the store, the clock and the tracer, and the values that they exchange."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus, Decision
+from fleetlimit.errors import StoreError, StoreUnavailable
 
 Sleep = Callable[[float], Awaitable[None]]
 """Async function that pauses for a number of seconds."""
+
+ONE_NODE: Final = ""
+"""Node of a store of one server. In a Cluster, the node of keys whose server is not known."""
+
+
+class KeysFailed(StoreUnavailable):
+    """Some keys of a call failed, and nothing was spent from the other ones.
+
+    Args:
+        errors: Error of each failed key, at least one. Keys of one failed pipeline share the error.
+    """
+
+    def __init__(self, errors: Mapping[str, StoreError]) -> None:
+        first = next(iter(errors.values()))
+        super().__init__(str(first), kind=first.kind)
+        self.errors = errors
+
+
+class Topology(Protocol):
+    """Servers of a store that spreads its keys over several."""
+
+    @property
+    def nodes(self) -> Collection[str]:
+        """Addresses of the servers that serve keys; empty before the first lookup."""
+        ...
+
+    def node_of(self, key: str) -> str:
+        """Return the address of the server that serves a key; `ONE_NODE` if it is not known."""
+        ...
 
 
 @dataclass(slots=True)
@@ -90,6 +120,11 @@ class Store(Protocol):
     """Storage of buckets. Each method is atomic, or raises a `StoreError`."""
 
     @property
+    def topology(self) -> Topology | None:
+        """Servers of a Cluster; None if one server has all keys."""
+        ...
+
+    @property
     def shared(self) -> bool:
         """Whether other processes use the same buckets."""
         ...
@@ -99,8 +134,13 @@ class Store(Protocol):
         """URL of the store without credentials, for people."""
         ...
 
-    async def open(self) -> None:
-        """Prepare for calls within the operation timeout; also the probe of the circuit breaker."""
+    async def open(self, node: str = ONE_NODE) -> None:
+        """Prepare for calls within the operation timeout; also the probe of the circuit breaker.
+
+        Args:
+            node: Server to prepare. In a Cluster, `ONE_NODE` finds the servers of all keys, and a
+                server that has no keys any more needs no preparation.
+        """
         ...
 
     def acquire(
@@ -111,6 +151,9 @@ class Store(Protocol):
         Args:
             charges: Units requested of each bucket.
             dry_run: Whether to decide without spending.
+
+        Raises:
+            KeysFailed: Only some of the charges failed, in a Cluster.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Self
 from weakref import WeakSet, finalize
@@ -19,8 +19,8 @@ RENEWAL_CHUNK: Final = 100
 """Most leases in one call of the store, which takes it about 3 ms. One call for thousands of leases
 would exceed the timeout, and block the server for all replicas meanwhile."""
 
-Adjust = Callable[[Sequence[Adjustment]], Awaitable[Sequence[int] | None]]
-"""Corrects charges, and returns the store time of each; None while the store is unavailable."""
+Adjust = Callable[[Sequence[Adjustment]], Awaitable[Sequence[int | None]]]
+"""Corrects charges, and returns the store time of each; None where the server is unavailable."""
 Renew = Callable[[Sequence[Charge]], Awaitable[object]]
 _SpentCharge = tuple[Charge, int]
 """A charge, and the time at which its units were spent on the clock of the server of its bucket."""
@@ -37,6 +37,7 @@ class Reservation:
         plan: Plan that was decided.
         acquired: Reply of the store that the units were spent from; None if none were spent.
         adjust: Corrects charges; never raises.
+        local: Part of the policies whose server in a Cluster is unavailable, decided locally.
 
     Attributes:
         decision: The decision, with the status of each bucket after the last correction.
@@ -48,6 +49,7 @@ class Reservation:
         "__weakref__",  # `LeaseRenewer` holds reservations weakly
         "_acquired",
         "_adjust",
+        "_local",
         "_plan",
         "_policy",
         "_uncorrected",
@@ -58,9 +60,15 @@ class Reservation:
     )
 
     def __init__(
-        self, decision: Decision, plan: Plan, acquired: AcquireResult | None, adjust: Adjust
+        self,
+        decision: Decision,
+        plan: Plan,
+        acquired: AcquireResult | None,
+        adjust: Adjust,
+        local: "Reservation | None" = None,
     ) -> None:
         self.decision = decision
+        self._local = local
         # Shared with the finalizer of `LeaseRenewer`, so a release empties this list in place.
         self.leases: list[Charge] = []
         self._plan = plan
@@ -83,18 +91,45 @@ class Reservation:
             self._uncorrected = _spent_charges(self._plan, self.decision, self._acquired)
         return self._uncorrected
 
-    def for_policy(self, policy: str) -> Self:
+    def for_policy(self, policy: str) -> "Reservation":
         """Return the part of one policy, for a separate correction; leases stay with the whole."""
-        plans = self._plan.policy_plans
-        if not self.leases and len(plans) == 1 and plans[0].policy.name == policy:
+        local = self._local_part()
+        if local is not None:
+            if local._includes(policy):  # noqa: SLF001 - an object of this class
+                return local.for_policy(policy)
+        elif not self.leases and len(self._plan.policy_plans) == 1 and self._includes(policy):
             return self
-        # The copy shares the uncorrected charges, so that nothing is refunded twice.
-        self._spent()
-        part = copy.copy(self)
-        part._policy = policy  # noqa: SLF001 - an object of this class
+        part = self._part()
+        part._policy = policy  # noqa: SLF001 - as above
+        part._local = None  # noqa: SLF001
         part._whole = self._whole or self  # noqa: SLF001
         part.leases = []
         return part
+
+    def _part(self) -> "Reservation":
+        """Return a copy. It shares the uncorrected charges, so that nothing is refunded twice."""
+        self._spent()
+        return copy.copy(self)
+
+    def _local_part(self) -> "Reservation | None":
+        """Return the local part, whose corrections change the decision of this whole, too.
+
+        The local reservation itself does not refer to the whole: in a cycle, a dropped reservation
+        would not release its leases at once.
+        """
+        if self._local is None:
+            return None
+        part = self._local._part()  # noqa: SLF001 - an object of this class
+        part._whole = self  # noqa: SLF001 - as above
+        return part
+
+    def _includes(self, policy: str) -> bool:
+        return any(each.policy.name == policy for each in self._plan.policy_plans)
+
+    @property
+    def holds_leases(self) -> bool:
+        """Whether leases must be released when the request ends."""
+        return bool(self.leases) or (self._local is not None and self._local.holds_leases)
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,6 +160,9 @@ class Reservation:
                 if not charge.lease and (delta := actual * charge.quota.cost - charge.units)
             ]
         )
+        local = self._local_part()
+        if local is not None:
+            await local.commit(actual)
 
     async def refund(self) -> None:
         """Refund the whole cost, and release the leases."""
@@ -133,36 +171,49 @@ class Reservation:
     async def release(self) -> None:
         """Release the leases, because the request has ended; the cost stays spent."""
         await self._apply([])
+        local = self._local_part()
+        if local is not None:
+            await local.release()
 
     async def _apply(self, adjustments: list[Adjustment]) -> None:
         leases = [*self.leases]
         self.leases.clear()
         adjustments += self.releases_of(leases)
-        if adjustments and await self._adjust(adjustments) is not None:
+        if not adjustments:
+            return
+        replies = await self._adjust(adjustments)
+        delta_by_key = {
+            each.key: each.delta
+            for each, store_adjusted_at_us in zip(adjustments, replies, strict=True)
+            if store_adjusted_at_us is not None
+        }
+        if delta_by_key:
             whole = self._whole or self
-            whole.decision = whole._corrected_decision(adjustments)  # noqa: SLF001 - of this class
+            whole._correct_decision(self._plan, delta_by_key)  # noqa: SLF001 - of this class
             self.decision = whole.decision
-            if whole.on_corrected is not None:
-                whole.on_corrected()
 
-    def _corrected_decision(self, adjustments: Iterable[Adjustment]) -> Decision:
-        """Return the decision with the bucket statuses after a correction.
+    def _correct_decision(self, plan: Plan, delta_by_key: Mapping[str, int]) -> None:
+        """Replace the decision by one with the bucket statuses after a correction.
 
         The decision itself stays as it is, because events contain it.
+
+        Args:
+            plan: Plan whose charges were corrected, in the store or locally.
+            delta_by_key: Units that were added to each corrected bucket.
         """
-        delta_by_key = {each.key: each.delta for each in adjustments}
-        results = [*self.decision.results]
-        # A fallback may have added results at the end.
-        for index, each in enumerate(self._plan.policy_plans):
-            result, charges = results[index], self._plan.charges_of(each)
+        results = {each.policy: each for each in self.decision.results}
+        for each in plan.policy_plans:
+            result, charges = results[each.policy.name], plan.charges_of(each)
             statuses = tuple(
                 correct_status(status, charge.quota, delta_by_key[charge.key])
                 if status is not None and charge.key in delta_by_key
                 else status
                 for charge, status in zip(charges, result.statuses, strict=True)
             )
-            results[index] = replace(result, statuses=statuses)
-        return replace(self.decision, results=tuple(results))
+            results[each.policy.name] = replace(result, statuses=statuses)
+        self.decision = replace(self.decision, results=tuple(results.values()))
+        if self.on_corrected is not None:
+            self.on_corrected()
 
     @staticmethod
     def releases_of(leases: Iterable[Charge]) -> list[Adjustment]:

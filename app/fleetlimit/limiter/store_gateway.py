@@ -6,19 +6,24 @@ Its calls go through the circuit breaker and are safe to cancel.
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from functools import partial
+from itertools import starmap
+from operator import attrgetter
+from typing import Any, Final
 
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import Decision
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
-from fleetlimit.limiter.circuit_breaker import CIRCUIT_OPEN, CircuitBreaker
+from fleetlimit.limiter.circuit_breaker import CIRCUIT_OPEN, CircuitBreaker, CircuitBreakers
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Clock, Store
 from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
 from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
 from fleetlimit.limiter.tasks import TaskSet
+
+_KEY: Final = attrgetter("key")
 
 
 class StoreGateway:
@@ -26,7 +31,7 @@ class StoreGateway:
 
     Args:
         store: The shared store.
-        breaker: Circuit breaker for calls of the store.
+        breakers: Circuit breakers for calls of the store.
         bucket_events: Receives the buckets whose charges were adjusted.
         sample: Records refunds and prefetches for the audit.
         clock: Clock of this process.
@@ -35,13 +40,13 @@ class StoreGateway:
     def __init__(
         self,
         store: Store,
-        breaker: CircuitBreaker,
+        breakers: CircuitBreakers,
         bucket_events: BucketEvents,
         sample: UsageSample,
         clock: Clock,
     ) -> None:
         self._store = store
-        self._breaker = breaker
+        self._breakers = breakers
         self._bucket_events = bucket_events
         self._sample = sample
         self._lease_renewer = LeaseRenewer(self.renew, self.adjust)
@@ -52,15 +57,22 @@ class StoreGateway:
         """Spend all charges of a plan, from the store or from prefetched units.
 
         Raises:
+            KeysFailed: Only some of the charges failed, in a Cluster.
             StoreError: The store is unavailable.
         """
         if plan.prefetch is not None:
             return self._prefetcher.acquire(plan, plan.prefetch)
-        acquiring = self._breaker.call("acquire", self._store.acquire, plan.charges)
+        breaker = self._breakers.only
+        if breaker is None:
+            acquiring = self._acquire(plan.charges)
+        else:
+            # As `_acquire`, without its Python call in every check.
+            acquiring = breaker.call("acquire", self._store.acquire, plan.charges)
         return self._acquire_leases(plan, acquiring) if plan.has_leases else acquiring
 
     def _acquire(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, AcquireResult]:
-        return self._breaker.call("acquire", self._store.acquire, charges)
+        keys = [each.key for each in charges]
+        return self._breakers.call("acquire", keys, self._store.acquire, charges)
 
     async def _acquire_leases(
         self, plan: Plan, acquiring: Coroutine[Any, Any, AcquireResult]
@@ -82,44 +94,97 @@ class StoreGateway:
                 await self._adjust(Reservation.releases_of(leases))
 
     def open_reservation(
-        self, plan: Plan, decision: Decision, acquired: AcquireResult
+        self,
+        plan: Plan,
+        decision: Decision,
+        acquired: AcquireResult,
+        local: Reservation | None = None,
     ) -> Reservation:
-        """Return the reservation of a decision, and renew its leases until they are released."""
-        reservation = Reservation(decision, plan, acquired, self.adjust)
+        """Return the reservation of a decision, and renew its leases until they are released.
+
+        Args:
+            plan: Charges that the store decided.
+            decision: The decision.
+            acquired: Reply of the store.
+            local: Part of the policies that were decided without the store.
+        """
+        reservation = Reservation(decision, plan, acquired, self.adjust, local)
         if plan.has_leases:
             self._lease_renewer.track(reservation)
         return reservation
 
-    async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int] | None:
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int | None]:
         """Correct charges. While the store is unavailable they expire without a correction.
 
         Returns:
-            Store time of each correction; None if the store is unavailable.
+            Store time of each correction; None for one whose server is unavailable.
         """
         # The shield completes a refund whose request is cancelled while the store answers.
         return await asyncio.shield(self._tasks.spawn(self._adjust(adjustments)))
 
-    async def _adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int] | None:
-        store_adjusted_at_us = None
+    async def _adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int | None]:
+        groups = self._breakers.group(adjustments, _KEY)
+        replies = await asyncio.gather(*starmap(self._adjust_node, groups.items()))
+        adjusted_at_us = {
+            each.key: at_us
+            for group, reply in zip(groups.values(), replies, strict=True)
+            for each, at_us in zip(group, reply, strict=True)
+        }
+        return [adjusted_at_us[each.key] for each in adjustments]
+
+    async def _adjust_node(
+        self, breaker: CircuitBreaker, adjustments: Sequence[Adjustment]
+    ) -> Sequence[int | None]:
+        store_adjusted_at_us: Sequence[int | None] = [None] * len(adjustments)
         try:
-            store_adjusted_at_us = await self._breaker.call(
-                "adjust", self._store.adjust, adjustments
-            )
+            replies = await breaker.call("adjust", self._store.adjust, adjustments)
         except StoreError as error:
             if error.kind != CIRCUIT_OPEN:
                 # The store may have made the refund although its reply was lost.
                 refunds = [each.key for each in adjustments if each.delta < 0]
                 self._bucket_events.emit_refund_lost(refunds)
         else:
-            self._sample.record_refunds(adjustments, store_adjusted_at_us)
+            self._sample.record_refunds(adjustments, replies)
+            store_adjusted_at_us = replies
         # After the reply: a denial that is cached before the store has adjusted is dropped, too.
         self._bucket_events.emit_adjusted([each.key for each in adjustments])
         return store_adjusted_at_us
 
     async def renew(self, leases: Sequence[Charge]) -> None:
         """Renew leases. While the store is unavailable they expire without a renewal."""
+        groups = self._breakers.group(leases, _KEY)
+        await asyncio.gather(*starmap(self._renew_node, groups.items()))
+
+    async def _renew_node(self, breaker: CircuitBreaker, leases: Sequence[Charge]) -> None:
         with contextlib.suppress(StoreError):
-            await self._breaker.call("renew", self._store.renew, leases)
+            await breaker.call("renew", self._store.renew, leases)
+
+    async def peek(self, charges: Sequence[Charge]) -> AcquireResult:
+        """Decide charges without spending.
+
+        Raises:
+            StoreError: The store is unavailable, or one of the servers that have the buckets.
+        """
+        keys = [each.key for each in charges]
+        acquire = partial(self._store.acquire, dry_run=True)
+        return await self._breakers.call("acquire", keys, acquire, charges)
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        """Delete buckets, and return how many existed.
+
+        Raises:
+            StoreError: The store is unavailable, or one of the servers that have the buckets. The
+                other servers have deleted theirs.
+        """
+        groups = self._breakers.group(keys, str)
+        outcomes = await asyncio.gather(
+            *(breaker.call("delete", self._store.delete, each) for breaker, each in groups.items()),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return sum(each for each in outcomes if isinstance(each, int))
 
     async def aclose(self) -> None:
         """Stop renewing leases, refund prefetched units, and wait for calls in the background."""

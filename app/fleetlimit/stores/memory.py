@@ -10,7 +10,13 @@ from typing import Final
 from fleetlimit.core.algorithms import State, algorithm_for, concurrency
 from fleetlimit.core.charge import ENFORCED_GROUP, Adjustment, Charge
 from fleetlimit.core.quota import SECOND_US, Quota
-from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, StoredReport
+from fleetlimit.limiter.ports import (
+    ONE_NODE,
+    AcquireResult,
+    AuditReply,
+    HeartbeatReply,
+    StoredReport,
+)
 
 
 def wall_clock_us() -> int:
@@ -41,6 +47,7 @@ class MemoryStore:
 
     shared = False
     location = "memory://"
+    topology = None
 
     def __init__(
         self,
@@ -64,7 +71,7 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    async def open(self) -> None:
+    async def open(self, node: str = ONE_NODE) -> None:
         """Do nothing; there is no connection."""
 
     async def aclose(self) -> None:

@@ -153,7 +153,8 @@ STORE_BATCH_SIZE: Final = MetricSpec(
 BREAKER_OPEN: Final = MetricSpec(
     "fleetlimit_breaker_open",
     MetricType.GAUGE,
-    "1 while the circuit breaker is open and no check calls the store, else 0.",
+    "1 while a circuit breaker is open, and checks do not call the store, or in a Cluster one of "
+    "its servers; else 0.",
 )
 REPLICAS: Final = MetricSpec(
     "fleetlimit_replicas",
@@ -289,6 +290,9 @@ ATTR_OUTCOME: Final = "fleetlimit.outcome"
 ATTR_SOURCE: Final = "fleetlimit.source"
 ATTR_RETRY_AFTER_MS: Final = "fleetlimit.retry_after_ms"
 ATTR_DB_SYSTEM: Final = "db.system.name"
+
+NODE: Final = "node"
+"""Field of log lines with the address of a Cluster's server."""
 
 LOG_DENIED: Final = "request.denied"
 LOG_SHADOW_DENIED: Final = "request.shadow_denied"

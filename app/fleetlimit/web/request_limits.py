@@ -121,7 +121,7 @@ class RequestLimits:
             return cost_too_large_response(str(error), http_limiter.exposed_headers)
         decision = self.decision = reservation.decision
         self.reservations.append(reservation)
-        if reservation.leases:
+        if reservation.holds_leases:
             self.has_leases = True
         for name in applicable.names:
             self.reservation_by_policy[name] = reservation

@@ -15,7 +15,7 @@ from fleetlimit.core.subject import Subject
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
-from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
+from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreakers
 from fleetlimit.limiter.events import StoreFailed
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.plan import Plan, PolicyCost, PolicyPlan, make_plan
@@ -320,8 +320,8 @@ async def test_failed_renewal_is_emitted_and_raises_nothing() -> None:
     clock, recorder, events = ManualClock(), Recorder(), BucketEvents()
     store = FakeStore(clock)
     store.errors["renew"] = timeout_error()
-    breaker = CircuitBreaker(BreakerSettings(), store.open, recorder.on_event)
-    gateway = StoreGateway(store, breaker, events, UsageSample(0, events), clock)
+    breakers = CircuitBreakers(BreakerSettings(), None, store.open, recorder.on_event)
+    gateway = StoreGateway(store, breakers, events, UsageSample(0, events), clock)
     await gateway.renew([Charge("k", concurrency_quota(1), 1, "lease")])
     assert [event.operation for event in recorder.of(StoreFailed)] == ["renew"]
     await gateway.aclose()

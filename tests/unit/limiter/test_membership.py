@@ -37,7 +37,12 @@ class MembershipBench:
         emit = self.recorder.on_event
         breaker = CircuitBreaker(BreakerSettings(failures=1_000), self.store.open, emit)
         self.membership = ReplicaMembership(
-            self.store, breaker, emit, key_scheme=KEYS, replica="me", sleep=self.pauses
+            self.store,
+            lambda: breaker,
+            emit,
+            key_scheme=KEYS,
+            replica="me",
+            sleep=self.pauses,
         )
 
 

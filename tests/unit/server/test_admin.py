@@ -25,7 +25,8 @@ from fleetlimit.server.wrap import WrappedApp
 from fleetlimit.testing import ManualClock
 from fleetlimit.web.route_table import RouteTable
 from support.clock import ManualClock as StoreClock
-from support.limiter import FakeStore
+from support.cluster_nodes import ClusterBench
+from support.limiter import FakeStore, rate_policy
 from support.traced_apps import get
 
 TOKEN = {"Authorization": "Bearer s3cret-token"}
@@ -407,3 +408,28 @@ def test_reset_returns_503_without_the_store(served: Served) -> None:
 def test_admin_port_is_not_limited(served: Served) -> None:
     """The policies do not apply to the admin port."""
     assert {served.port.get("/livez").status_code for _ in range(20)} == {200}
+
+
+async def test_readyz_names_the_lost_servers_of_a_cluster(served: Served) -> None:
+    """A Cluster without some of its servers is degraded; without all of them it is unavailable."""
+    async with ClusterBench(rate_policy("a", "9/day"), rate_policy("b", "9/day")) as bench:
+        served.fleetlimit.limiter = bench.limiter
+        bench.store.errors["open"] = StoreUnavailable("lost", kind="connection")
+        reports = [served.port.get("/readyz").json()["store"]]
+        for node in ("a", "b"):
+            bench.store.lost[node] = StoreUnavailable("lost", kind="connection")
+            for _ in range(3):
+                await bench.limiter.check(node, principal="ann")
+            reports.append(served.port.get("/readyz").json()["store"])
+        bench.store.errors["heartbeat"] = bench.store.errors["open"]
+        for _ in range(3):
+            await bench.limiter.membership.heartbeat()
+        response = served.port.get("/readyz")
+        reports.append(response.json()["store"])
+    found = [(each["status"], each.get("unavailable_nodes")) for each in reports]
+    assert found == [
+        ("ok", None),
+        ("degraded", ["a"]),
+        ("degraded", ["a", "b"]),
+        ("unavailable", ["a", "b", "replicas"]),
+    ]

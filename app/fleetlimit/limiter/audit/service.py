@@ -50,7 +50,8 @@ class AuditService:
 
     Args:
         store: Where reports are exchanged.
-        breaker: Circuit breaker, whose state decides whether to call the store.
+        get_breaker: Returns the circuit breaker of the server that has the reports, whose state
+            decides whether to call the store.
         emit: Receives events of the results.
         clock: Clock of this process.
         policies: The active policies.
@@ -62,7 +63,7 @@ class AuditService:
     def __init__(
         self,
         store: Store,
-        breaker: CircuitBreaker,
+        get_breaker: Callable[[], CircuitBreaker],
         emit: Callable[[Event], None],
         clock: Clock,
         *,
@@ -73,7 +74,7 @@ class AuditService:
     ) -> None:
         self.sample = sample
         self._store = store
-        self._breaker = breaker
+        self._get_breaker = get_breaker
         self._emit = emit
         self._clock = clock
         self._policies = policies
@@ -93,12 +94,13 @@ class AuditService:
     async def run_once(self, *, last: bool = False) -> None:
         """Send a report, compare all reports if this replica has that role, and emit the result."""
         findings: Mapping[str, Finding] = {}
-        if self._breaker.state is BreakerState.CLOSED:
+        breaker = self._get_breaker()
+        if breaker.state is BreakerState.CLOSED:
             try:
                 findings = await self._exchange(last=last)
             except StoreError as error:
                 # Without the circuit breaker: a failed report must not open it for requests.
-                self._emit(StoreFailed("exchange_reports", error))
+                self._emit(StoreFailed("exchange_reports", error, breaker.node))
         self._retain(findings)
         self._publish(findings)
 

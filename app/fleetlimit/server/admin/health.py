@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-from fleetlimit.limiter.events import BreakerState
+from fleetlimit.limiter.limiter import Limiter
 
 _OK, _NOT_READY = 200, 503
 
@@ -42,14 +42,9 @@ def _report(fleetlimit: Fleetlimit, status: ReplicaStatus) -> dict[str, Any]:
     """Return the status of the replica, its store, its policies and its membership as JSON."""
     limiter = fleetlimit.limiter
     policies = limiter.active_policies.current
-    closed = limiter.breaker_state is BreakerState.CLOSED
     return {
         "status": status,
-        "store": {
-            "location": limiter.store.location,
-            "shared": limiter.store.shared,
-            "status": "ok" if closed else "unavailable",
-        },
+        "store": _store_report(limiter),
         "policies": {
             "generation": policies.generation,
             "digest": policies.digest,
@@ -59,3 +54,17 @@ def _report(fleetlimit: Fleetlimit, status: ReplicaStatus) -> dict[str, Any]:
         "replica": limiter.membership.replica,
         "replicas": limiter.membership.replicas,
     }
+
+
+def _store_report(limiter: Limiter) -> dict[str, Any]:
+    """Return the status of the store; in a Cluster `degraded` while it lacks some servers."""
+    report = {
+        "location": limiter.store.location,
+        "shared": limiter.store.shared,
+        "status": "unavailable" if limiter.open_nodes else "ok",
+    }
+    if limiter.store.topology is not None and limiter.open_nodes:
+        report["unavailable_nodes"] = limiter.open_nodes
+        if not {*limiter.open_nodes} >= {*limiter.store.topology.nodes}:
+            report["status"] = "degraded"
+    return report

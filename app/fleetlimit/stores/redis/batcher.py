@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from opentelemetry import trace
 from redis.exceptions import AskError, InvalidResponse, NoScriptError, TryAgainError
 
 from fleetlimit.errors import ConfigError, StoreError, StoreUnavailable
-from fleetlimit.stores.redis.client import Client, Timeouts
+from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
 from fleetlimit.stores.redis.errors import RECONNECT_KINDS, to_store_error
 from fleetlimit.stores.redis.scripts import (
@@ -67,12 +67,20 @@ class InFlightBatch:
     loads: int
 
 
+class CommandClient(Protocol):
+    """Client that runs single commands, outside the batcher."""
+
+    async def execute_command(self, *command: Any) -> Any:
+        """Run a command and return its reply."""
+        ...
+
+
 class CommandBatcher:
     """Sends the script calls to one server, in pipelines.
 
     Args:
         connections: Holder of the connection to the server.
-        client: redis-py's client, for redirected calls.
+        client: Client for redirected calls.
         timeouts: Timeouts of calls.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
         slot_of: Maps a key to its Cluster slot; None without a Cluster.
@@ -85,7 +93,7 @@ class CommandBatcher:
     def __init__(
         self,
         connections: ConnectionHolder,
-        client: Client,
+        client: CommandClient,
         timeouts: Timeouts,
         *,
         on_pipeline_sent: Callable[[int], None] | None = None,
@@ -375,7 +383,7 @@ class CommandBatcher:
             self._spawn(self._redirect(moved))
 
     async def _redirect(self, moved: list[ScriptCall]) -> None:
-        """Send calls through redis-py, which follows redirections and updates its topology."""
+        """Send calls through the client, which follows redirections."""
         commands = coalesce(moved, self._slot_of)
         try:
             for command in commands:

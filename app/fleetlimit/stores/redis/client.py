@@ -321,7 +321,9 @@ def _cluster(url: str, options: dict[str, Any]) -> Client:
     if parts.scheme == "rediss+cluster":
         options["ssl"] = True
     seeds = [ClusterNode(host, port) for host, port in _addresses(parts, default_port=6379)]
-    return redis.asyncio.RedisCluster(startup_nodes=seeds, **options, **query)
+    # Slots without a primary fail alone: the shards of the other slots are used.
+    arguments = {"require_full_coverage": False, **options, **query}
+    return redis.asyncio.RedisCluster(startup_nodes=seeds, **arguments)
 
 
 def _check_tls_files(url: str, query: str) -> None:

@@ -1,4 +1,4 @@
-"""Redis Cluster: one batcher for each node, and checks over several slots.
+"""Redis Cluster: its topology, one batcher for each node, and checks over several slots.
 
 A script sees one slot only. So a check over several slots first does a dry run in each slot, and
 stops if one denies. Then it acquires in each slot. If one denies now, because of a concurrent
@@ -14,18 +14,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from opentelemetry import trace
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
+from redis.cluster import PRIMARY, get_node_name
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+    SlotNotCoveredError,
+)
 
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.ports import ONE_NODE, AcquireResult, KeysFailed
 from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder
@@ -47,16 +55,23 @@ def slot_of(key: str) -> int:
     return key_slot(key.encode())
 
 
-class ClusterBatchers:
-    """Batchers of a Cluster's primaries, by node.
+_NO_PRIMARY: Final = "the Cluster has slots without a primary"
 
-    redis-py maps slots to nodes. It reads the topology again after a node failed (`_relocate`), and
-    it updates the topology when it follows a redirection. The addresses in the URL are asked again,
-    too: a Cluster whose nodes all have new addresses is found again.
+
+class ClusterBatchers:
+    """Topology of a Cluster, and the batchers of its primaries.
+
+    redis-py maps slots to nodes. The topology is read again after a node failed (`_relocate`), also
+    from the addresses in the URL: a Cluster whose nodes all have new addresses is found again.
+    Calls use the last one meanwhile: the search for the nodes may wait for a lost one, which the
+    callers of the other nodes must not. For the same reason no command goes through redis-py's
+    client: it reads a table of commands from its default node first, and no command succeeds while
+    that node is lost.
 
     Args:
         client: redis-py's client of the Cluster.
         timeouts: Timeouts of calls.
+        scripts: Scripts to load on every primary.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
         tracer: See `CommandBatcher`.
     """
@@ -65,15 +80,17 @@ class ClusterBatchers:
         self,
         client: RedisCluster,
         timeouts: Timeouts,
+        scripts: Sequence[Script],
         *,
         on_pipeline_sent: Callable[[int], None] | None,
         tracer: trace.Tracer | None,
     ) -> None:
         self._client = client
         self._timeouts = timeouts
+        self._scripts = scripts
         self._new = partial(
             CommandBatcher,
-            client=client,
+            client=self,
             timeouts=timeouts,
             on_pipeline_sent=on_pipeline_sent,
             slot_of=slot_of,
@@ -82,20 +99,53 @@ class ClusterBatchers:
         )
         self._batchers: dict[str, CommandBatcher] = {}
         self._seeds = dict(client.nodes_manager.startup_nodes)
+        self._relocation: asyncio.Task[None] | None = None
 
-    async def open(self, *scripts: Script) -> None:
-        """Read the topology, connect to every primary and load scripts there.
+    @property
+    def nodes(self) -> set[str]:
+        """Addresses of the primaries."""
+        return {node.name for node in self._client.get_primaries()}
+
+    def node_of(self, key: str) -> str:
+        """Return the address of the primary of a key; `ONE_NODE` if it is not known."""
+        node = self._primary_of(key)
+        return ONE_NODE if node is None else node.name
+
+    def _primary_of(self, key: str) -> ClusterNode | None:
+        nodes = self._client.nodes_manager.slots_cache.get(slot_of(key))
+        return nodes[0] if nodes else None
+
+    async def open(self, node: str) -> None:
+        """Read the topology, connect to a primary and load the scripts there.
+
+        Args:
+            node: Address of the primary; `ONE_NODE` to read the topology only.
 
         Raises:
-            RedisError: No node replies, or a primary does not accept the connection or a script.
+            RedisError: No node replies, or the primary does not accept the connection or a script.
+            SlotNotCoveredError: For `ONE_NODE`, if some slots have no primary.
         """
         await self._relocate()
-        primaries = self._client.get_primaries()
-        await asyncio.gather(*(self._batcher_of(node).open(*scripts) for node in primaries))
+        if node == ONE_NODE and len(self._client.nodes_manager.slots_cache) < SLOTS:
+            raise SlotNotCoveredError(_NO_PRIMARY)
+        for primary in self._client.get_primaries():
+            if primary.name == node:
+                # Pooled connections that a restarted server has closed would fail a command.
+                await primary.disconnect()
+                await self._batcher_of(primary).open(*self._scripts)
 
     async def _relocate(self) -> None:
+        """Read the topology. Concurrent calls share one search, which outlives their timeouts."""
+        relocation = self._relocation
+        loop = asyncio.get_running_loop()
+        if relocation is None or relocation.done() or relocation.get_loop() is not loop:
+            relocation = self._relocation = loop.create_task(self._read_topology())
+            # Marks an error as retrieved, for which every caller may have stopped waiting.
+            relocation.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(relocation)
+
+    async def _read_topology(self) -> None:
         await self._choose_startup_nodes()
-        await self._client.initialize()
         await self._client.nodes_manager.initialize()
         for name in self._batchers.keys() - {node.name for node in self._client.get_nodes()}:
             self._batchers.pop(name).disconnect()
@@ -125,17 +175,73 @@ class ClusterBatchers:
             return False
         return True
 
-    async def call(
+    def call(
+        self, script: Script, keys: list[str], args: list[Any], decode: Callable[[Any], Result]
+    ) -> Awaitable[Result]:
+        """Run a script on the node that serves the slot of its keys."""
+        node = self._primary_of(keys[0])
+        if node is None:
+            return self._find_and_call(script, keys, args, decode)
+        return self._batcher_of(node).call(script, keys, args, decode)
+
+    async def _find_and_call(
         self, script: Script, keys: list[str], args: list[Any], decode: Callable[[Any], Result]
     ) -> Result:
-        """Run a script on the node that serves the slot of its keys."""
         try:
             async with asyncio.timeout(self._timeouts.connect):
-                await self._client.initialize()
-            node = self._client.nodes_manager.get_node_from_slot(slot_of(keys[0]))
+                await self._relocate()
         except Exception as error:
             raise to_store_error(error) from error
+        node = self._primary_of(keys[0])
+        if node is None:
+            raise to_store_error(SlotNotCoveredError(_NO_PRIMARY))
         return await self._batcher_of(node).call(script, keys, args, decode)
+
+    async def execute_command(self, *command: Any) -> Any:
+        """Run an EVALSHA on the node of its first key, and follow redirections."""
+        return await self.execute(command[3], *command)
+
+    async def execute(self, key: str, *command: Any) -> Any:
+        """Run a command on the node of a key, outside the batcher, and follow one redirection.
+
+        Args:
+            key: A key of the command.
+            command: The command and its arguments.
+
+        Raises:
+            RedisError: The node does not reply, or replies with an error.
+        """
+        node = self._primary_of(key)
+        if node is None:
+            await self._relocate()
+            node = self._primary_of(key)
+        if node is None:
+            raise SlotNotCoveredError(_NO_PRIMARY)
+        try:
+            return await node.execute_command(*command)
+        except AskError as error:
+            redirection = error
+        target = await self._target_of(redirection, node)
+        asking = not isinstance(redirection, MovedError)
+        if not asking:
+            self._client.nodes_manager.slots_cache[slot_of(key)] = [target]
+        try:
+            return await _send(target, command, asking=asking)
+        except NoScriptError:
+            # The target is new in the Cluster, or has lost its scripts.
+            await self._batcher_of(target).open(*self._scripts)
+            return await _send(target, command, asking=asking)
+
+    async def _target_of(self, redirection: AskError, node: ClusterNode) -> ClusterNode:
+        """Return the node that a reply redirects to. An empty host is the one of the reply."""
+        address = get_node_name(redirection.host or node.host, redirection.port)
+        target = self._client.get_node(node_name=address)
+        if target is None or target.server_type != PRIMARY:
+            await self._relocate()
+            target = self._client.get_node(node_name=address)
+        if target is None:
+            raise redirection
+        return target
 
     def _batcher_of(self, node: ClusterNode) -> CommandBatcher:
         batcher = self._batchers.get(node.name)
@@ -145,8 +251,22 @@ class ClusterBatchers:
         return batcher
 
     async def aclose(self) -> None:
-        """Close all batchers."""
+        """Close all batchers and the connections that read the topology."""
         await asyncio.gather(*(batcher.aclose() for batcher in self._batchers.values()))
+        relocation = self._relocation
+        if relocation is not None and relocation.get_loop() is asyncio.get_running_loop():
+            relocation.cancel()
+            await asyncio.wait({relocation})
+        await asyncio.gather(*(node.disconnect() for node in self._seeds.values()))
+        # redis-py closes them only if one of its own commands has read the topology.
+        for attribute in ("nodes_cache", "startup_nodes"):
+            await self._client.nodes_manager.aclose(attribute)
+
+
+async def _send(node: ClusterNode, command: Sequence[Any], *, asking: bool) -> Any:
+    if asking:
+        await node.execute_command("ASKING")
+    return await node.execute_command(*command)
 
 
 class SlotStore(Protocol):
@@ -175,12 +295,12 @@ async def acquire_across_slots(
         dry_run: Whether to spend nothing.
 
     Raises:
-        StoreError: A slot did not reply; the units acquired in the other slots were refunded.
+        KeysFailed: Some slots did not reply; the units acquired in the other slots were refunded.
     """
-    previews = await asyncio.gather(
-        *(_acquire(store, charges, slot, dry_run=True) for slot in slots)
-    )
-    preview = _merge(charges, slots, previews)
+    previews, failures = await _acquire_all(store, charges, slots, dry_run=True)
+    if failures:
+        raise KeysFailed(failures)
+    preview = _merge(charges, slots, [each for each in previews if each is not None])
     denied = _denied_groups(charges, preview.statuses)
     if dry_run or 0 in denied:
         return preview
@@ -189,19 +309,35 @@ async def acquire_across_slots(
     kept = [slot for slot in kept if slot]
     if not kept:
         return replace(preview, spent=True)
-    outcomes = await asyncio.gather(
-        *(_acquire(store, charges, slot, dry_run=False) for slot in kept), return_exceptions=True
-    )
-    results = [each for each in outcomes if isinstance(each, AcquireResult)]
-    failures = [each for each in outcomes if isinstance(each, BaseException)]
+    outcomes, failures = await _acquire_all(store, charges, kept, dry_run=False)
+    results = [each for each in outcomes if each is not None]
     if not failures and all(each.spent for each in results):
         return _merge(charges, kept, results, base=preview)
     await _refund(store, charges, kept, outcomes)
-    for failure in failures:
-        raise failure
+    if failures:
+        raise KeysFailed(failures)
     # For refunded buckets, the dry run has the current status.
     unspent = [index for index, each in enumerate(results) if not each.spent]
     return _merge(charges, [kept[i] for i in unspent], [results[i] for i in unspent], base=preview)
+
+
+async def _acquire_all(
+    store: SlotStore, charges: Sequence[Charge], slots: Sequence[SlotIndices], *, dry_run: bool
+) -> tuple[list[AcquireResult | None], dict[str, StoreError]]:
+    """Return the result of each slot, None if it failed, and the errors by key."""
+    outcomes = await asyncio.gather(
+        *(_acquire(store, charges, slot, dry_run=dry_run) for slot in slots),
+        return_exceptions=True,
+    )
+    results: list[AcquireResult | None] = []
+    errors: dict[str, StoreError] = {}
+    for slot, outcome in zip(slots, outcomes, strict=True):
+        if isinstance(outcome, StoreError):
+            errors.update(dict.fromkeys((charges[index].key for index in slot), outcome))
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        results.append(outcome if isinstance(outcome, AcquireResult) else None)
+    return results, errors
 
 
 async def _acquire(
@@ -220,11 +356,11 @@ async def _refund(
     store: SlotStore,
     charges: Sequence[Charge],
     slots: Sequence[SlotIndices],
-    outcomes: Sequence[AcquireResult | BaseException],
+    outcomes: Sequence[AcquireResult | None],
 ) -> None:
     adjustments = []
     for slot, outcome in zip(slots, outcomes, strict=True):
-        if isinstance(outcome, AcquireResult) and outcome.spent:
+        if outcome is not None and outcome.spent:
             in_slot = [charges[index] for index in slot]
             denied = _denied_groups(in_slot, outcome.statuses)
             adjustments += [

@@ -14,9 +14,15 @@ from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Quota
-from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, StoredReport
+from fleetlimit.limiter.ports import (
+    ONE_NODE,
+    AcquireResult,
+    AuditReply,
+    HeartbeatReply,
+    StoredReport,
+)
 from fleetlimit.stores.redis.batcher import CommandBatcher
-from fleetlimit.stores.redis.client import Client, Timeouts, create_client, redacted_url
+from fleetlimit.stores.redis.client import Timeouts, create_client, redacted_url
 from fleetlimit.stores.redis.cluster import ClusterBatchers, acquire_across_slots, slot_of
 from fleetlimit.stores.redis.connection import ConnectionHolder
 from fleetlimit.stores.redis.credentials import Credentials
@@ -49,13 +55,17 @@ _encode_cached = lru_cache(_MAX_CACHED_CHARGES)(_encode_charge)
 _EXCHANGE_REPORTS = load_script("exchange_reports")
 
 
+Execute = Callable[..., Awaitable[Any]]
+"""Runs a command on the server of a key; the arguments are the key and the command."""
+
+
 async def _exchange_reports(
-    client: Client, timeouts: Timeouts, keys: list[str], args: list[Any]
+    execute: Execute, timeouts: Timeouts, keys: list[str], args: list[Any]
 ) -> AuditReply:
     """Run `exchange_reports.lua` outside the batcher, because its reply can be large.
 
     Args:
-        client: redis-py's client.
+        execute: Runs a command outside the batcher.
         timeouts: Timeouts of the call; a large reply may take as long as a connection.
         keys: KEYS of the script.
         args: ARGV of the script.
@@ -63,14 +73,14 @@ async def _exchange_reports(
     Raises:
         StoreError: The store did not reply, or replied with an error.
     """
-    call = (_EXCHANGE_REPORTS.sha, len(keys), *keys, *args)
+    call = ("EVALSHA", _EXCHANGE_REPORTS.sha, len(keys), *keys, *args)
     try:
         async with asyncio.timeout(timeouts.opening):
             try:
-                reply: Any = await client.evalsha(*call)
+                reply: Any = await execute(keys[0], *call)
             except NoScriptError:
-                await client.script_load(_EXCHANGE_REPORTS.text)
-                reply = await client.evalsha(*call)
+                await execute(keys[0], "SCRIPT", "LOAD", _EXCHANGE_REPORTS.text)
+                reply = await execute(keys[0], *call)
         now_us, bounds, *fields = reply
         pairs = zip(fields[::2], fields[1::2], strict=True)
         reports = {name.decode(): _parse_report(text) for name, text in pairs}
@@ -86,6 +96,7 @@ def _parse_report(text: bytes) -> StoredReport:
 
 _ACQUIRE = load_script("acquire", batchable=True)
 _ADJUST, _HEARTBEAT = load_script("adjust"), load_script("heartbeat")
+_SCRIPTS = _ACQUIRE, _ADJUST, _HEARTBEAT, _EXCHANGE_REPORTS
 
 
 class RedisStore:
@@ -124,13 +135,20 @@ class RedisStore:
         self.client = create_client(url, self._timeouts, credentials)
         self._batcher: CommandBatcher | ClusterBatchers
         self._slot_of: Callable[[str], int] | None = None
+        self._execute: Execute
         self._close_pooled: Callable[[], Awaitable[None]] | None = None
         if isinstance(self.client, redis.asyncio.RedisCluster):
             self._slot_of = slot_of
             self._batcher = ClusterBatchers(
-                self.client, self._timeouts, on_pipeline_sent=on_pipeline_sent, tracer=tracer
+                self.client,
+                self._timeouts,
+                _SCRIPTS,
+                on_pipeline_sent=on_pipeline_sent,
+                tracer=tracer,
             )
+            self._execute = self._batcher.execute
         else:
+            self._execute = self._execute_on_server
             pool = self.client.connection_pool
             self._close_pooled = partial(pool.disconnect, inuse_connections=False)
             self._batcher = CommandBatcher(
@@ -143,8 +161,16 @@ class RedisStore:
             )
         self._now_us = now_us or (lambda: 0)
 
-    async def open(self) -> None:
+    @property
+    def topology(self) -> ClusterBatchers | None:
+        """Servers of a Cluster; None if one server has all keys."""
+        return self._batcher if isinstance(self._batcher, ClusterBatchers) else None
+
+    async def open(self, node: str = ONE_NODE) -> None:
         """Connect, and load the scripts.
+
+        Args:
+            node: Primary of a Cluster; `ONE_NODE` reads the Cluster's topology.
 
         Raises:
             StoreError: The store is unavailable, or rejects the connection.
@@ -154,9 +180,15 @@ class RedisStore:
                 if self._close_pooled is not None:
                     # Pooled connections that a restarted server has closed would fail a command.
                     await self._close_pooled()
-                await self._batcher.open(_ACQUIRE, _ADJUST, _HEARTBEAT, _EXCHANGE_REPORTS)
+                if isinstance(self._batcher, ClusterBatchers):
+                    await self._batcher.open(node)
+                else:
+                    await self._batcher.open(*_SCRIPTS)
         except Exception as error:
             raise to_store_error(error) from error
+
+    async def _execute_on_server(self, _key: str, *command: Any) -> Any:
+        return await self.client.execute_command(*command)
 
     async def aclose(self) -> None:
         """Close connections."""
@@ -210,11 +242,10 @@ class RedisStore:
         """Delete buckets and return how many existed."""
         try:
             async with asyncio.timeout(self._timeouts.opening):
-                # One round trip for each server.
-                pipeline: Any = self.client.pipeline(transaction=False)
-                for key in keys:
-                    pipeline.delete(key)
-                return sum(await pipeline.execute())
+                if self._slot_of is None:
+                    return int(await self._execute("", "DEL", *keys)) if keys else 0
+                # One by one: in a slot that migrates, only single keys are redirected.
+                return sum([int(await self._execute(key, "DEL", key)) for key in keys])
         except Exception as error:
             raise to_store_error(error) from error
 
@@ -239,7 +270,7 @@ class RedisStore:
         """Store a replica's report, and return all reports to the first replica by name."""
         keys = [self._keys.reports_key, self._keys.auditors_key]
         args = [self._now_us(), replica, report, bounds, ttl_us, int(last)]
-        return await _exchange_reports(self.client, self._timeouts, keys, args)
+        return await _exchange_reports(self._execute, self._timeouts, keys, args)
 
 
 def _by_slot(charges: Sequence[Charge]) -> list[list[int]]:

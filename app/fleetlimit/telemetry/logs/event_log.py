@@ -76,9 +76,9 @@ class EventLog:
     def _write(self, event: Event) -> None:
         match event:
             case BreakerChanged(state=BreakerState.OPEN):
-                self._log.error(names.LOG_BREAKER_OPEN)
+                self._log.error(names.LOG_BREAKER_OPEN, **_node_field(event))
             case BreakerChanged():
-                self._log.info(names.LOG_BREAKER_CLOSED)
+                self._log.info(names.LOG_BREAKER_CLOSED, **_node_field(event))
             case StoreStateLost():
                 self._log.warning(names.LOG_STATE_LOST)
             case StoreServerChanged():
@@ -121,7 +121,8 @@ class EventLog:
         error = event.error
         name = names.LOG_STORE_UNAVAILABLE if error.transient else names.LOG_STORE_REJECTED
         if self._failure_sampler.should_log((name, event.operation, error.kind)):
-            self._log.warning(name, operation=event.operation, kind=error.kind, error=str(error))
+            fields = {"operation": event.operation, "kind": error.kind, "error": str(error)}
+            self._log.warning(name, **fields, **_node_field(event))
 
     def _write_summary(self, key: tuple[str, str, str], count: int) -> None:
         name, operation, kind = key
@@ -131,3 +132,8 @@ class EventLog:
                 name + names.SUPPRESSED, operation=operation, kind=kind, suppressed=count
             )
         )
+
+
+def _node_field(event: BreakerChanged | StoreFailed) -> dict[str, str]:
+    """Return the address of a Cluster's server as a field."""
+    return {names.NODE: event.node} if event.node else {}

@@ -92,6 +92,7 @@ class PrometheusMetrics:
         }
         self._batches = histogram(names.STORE_BATCH_SIZE, own)
         self._breaker_open = gauge(names.BREAKER_OPEN, own)
+        self._open_nodes: set[str] = set()
         self._replicas = gauge(names.REPLICAS, own)
         reloads = counter(names.POLICY_RELOADS, own)
         self._reloads = {result: reloads.labels(result) for result in names.RELOAD_RESULTS}
@@ -136,7 +137,7 @@ class PrometheusMetrics:
             case StoreFailed():
                 self._store_errors.labels(event.error.kind).inc()
             case BreakerChanged():
-                self._breaker_open.set(event.state is BreakerState.OPEN)
+                self._on_breaker_changed(event)
             case ReplicasCounted():
                 self._replicas.set(event.replicas)
             case PoliciesLoaded():
@@ -184,6 +185,13 @@ class PrometheusMetrics:
         """
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+    def _on_breaker_changed(self, event: BreakerChanged) -> None:
+        if event.state is BreakerState.OPEN:
+            self._open_nodes.add(event.node)
+        else:
+            self._open_nodes.discard(event.node)
+        self._breaker_open.set(bool(self._open_nodes))
 
     def _on_decision(self, event: CheckDecided) -> None:
         exemplar = _current_exemplar()

@@ -37,7 +37,7 @@ class AuditServiceBench:
         events = BucketEvents()
         self.audit = AuditService(
             self.store,
-            self.breaker,
+            lambda: self.breaker,
             emit,
             ManualClock(),
             policies=ActivePolicies(emit, events),

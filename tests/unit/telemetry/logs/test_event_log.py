@@ -103,6 +103,18 @@ def test_store_failures_are_rate_limited_with_an_exact_summary() -> None:
     assert (summary["operation"], summary["kind"], summary["suppressed"]) == ("take", "timeout", 95)
 
 
+def test_lines_of_a_cluster_name_the_server() -> None:
+    """Failures and breakers of one shard have its address; those of a single server have none."""
+    lines = Lines()
+    log = EventLog(ManualClock(), lines.logger)
+    node = "10.0.0.1:6379"
+    log.on_event(StoreFailed("acquire", TIMEOUT.error, node))
+    log.on_event(BreakerChanged(BreakerState.OPEN, node))
+    log.on_event(BreakerChanged(BreakerState.CLOSED, node))
+    log.on_event(BreakerChanged(BreakerState.OPEN))
+    assert [line.get("node") for line in lines.written] == [node, node, node, None]
+
+
 def test_breaker_and_lost_state_have_lines() -> None:
     """The breaker's changes and a store without its state each have a line."""
     events = (

@@ -135,6 +135,19 @@ def test_store_and_replica_events_have_metrics() -> None:
     assert observed.value("fleetlimit_breaker_open") == 0
 
 
+def test_breaker_gauge_is_open_while_the_breaker_of_any_server_is() -> None:
+    """A Cluster has a breaker for each server; no address is a label."""
+    observed = ObservedMetrics()
+    for state, node, gauge in (
+        (BreakerState.OPEN, "10.0.0.1:6379", 1),
+        (BreakerState.OPEN, "10.0.0.2:6379", 1),
+        (BreakerState.CLOSED, "10.0.0.1:6379", 1),
+        (BreakerState.CLOSED, "10.0.0.2:6379", 0),
+    ):
+        observed.on_events(BreakerChanged(state, node))
+        assert observed.value("fleetlimit_breaker_open") == gauge
+
+
 def test_common_store_errors_start_at_zero() -> None:
     """The first error is an increase from 0."""
     shown = ObservedMetrics().samples("fleetlimit_store_errors_total")

@@ -259,8 +259,8 @@ class RedisStore:
         """Return the fingerprints of the key secrets that replicas use."""
         try:
             async with asyncio.timeout(self._timeouts.opening):
-                reply: Any = await self.client.zrange(self._keys.secrets_key, 0, -1)
-                return _decode_fingerprints(reply)
+                key = self._keys.secrets_key
+                return _decode_fingerprints(await self._execute(key, "ZRANGE", key, 0, -1))
         except Exception as error:
             raise to_store_error(error) from error
 

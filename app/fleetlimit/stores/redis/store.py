@@ -205,7 +205,9 @@ class RedisStore:
             quota = each.quota
             args += (quota.algorithm.value, quota.limit, quota.period_us, quota.burst)
             args += (each.delta, each.store_acquired_at_us, each.units, each.lease)
-        return await self._batcher.call(_ADJUST, [each.key for each in adjustments], args, int)
+        return await self._batcher.call(
+            _ADJUST, [each.key for each in adjustments], args, _decode_count
+        )
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many existed."""
@@ -268,6 +270,12 @@ def _not_counts(reply: list[int]) -> ValueError:
     return ValueError(f"{reply!r:.100} is not a list of whole numbers from 0")
 
 
+def _decode_count(reply: int) -> int:
+    if type(reply) is not int or reply < 0:
+        raise ValueError(f"{reply!r:.100} is not a whole number from 0")
+    return reply
+
+
 def _decode_heartbeat(reply: list[Any]) -> HeartbeatReply:
     replicas, epoch, server = reply
-    return HeartbeatReply(int(replicas), epoch.decode(), server.decode())
+    return HeartbeatReply(_decode_count(replicas), epoch.decode(), server.decode())

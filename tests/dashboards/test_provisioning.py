@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +119,12 @@ def test_compose_trusts_the_proxy_alone() -> None:
         if "networks" in service
     }
     policies = yaml.safe_load((DEPLOY / "compose/policies/policies.yaml").read_text("utf-8"))
-    (trusted,) = map(ip_network, policies["identity"]["trusted_proxies"])
+    (trusted,) = map(IPv4Network, policies["identity"]["trusted_proxies"])
     assert fixed.keys() == {"proxy"}
-    assert [*trusted] == [ip_address(fixed["proxy"])]
-    assert trusted.subnet_of(ip_network(network["subnet"]))
-    assert not trusted.overlaps(ip_network(network["ip_range"]))
-    assert ip_address(network["gateway"]) not in trusted
+    assert [*trusted] == [IPv4Address(fixed["proxy"])]
+    assert trusted.subnet_of(IPv4Network(network["subnet"]))
+    assert not trusted.overlaps(IPv4Network(network["ip_range"]))
+    assert IPv4Address(network["gateway"]) not in trusted
 
 
 def test_compose_policies_are_valid(tmp_path: Path) -> None:

@@ -34,28 +34,28 @@ class HostileStore:
     """The server.
 
     Args:
-        replies: Replies to the next commands after the handshake; honest ones follow. None ends the
+        replies: Replies to the next commands; honest ones follow. None ends the
             connection in place of a reply.
         split_at: Number of bytes after which a reply is split into two writes.
+        in_handshake: Whether the replies are for the handshake, too.
     """
 
     url: str = ""
     replies: list[bytes | None] = field(default_factory=list)
     split_at: int = 0
-    connections: int = 0
+    in_handshake: bool = False
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reply to the commands of one connection."""
-        self.connections += 1
         self._writers.append(writer)
         commands = hiredis.Reader()
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65_536):
                 commands.feed(data)
                 while command := commands.gets():
-                    is_call = command[0] in {b"EVALSHA", b"SCRIPT"}
-                    reply = self.replies.pop(0) if is_call and self.replies else _honest(command)
+                    counts = self.in_handshake or command[0] in {b"EVALSHA", b"SCRIPT"}
+                    reply = self.replies.pop(0) if counts and self.replies else _honest(command)
                     if reply is None:
                         writer.close()
                         return

@@ -29,12 +29,15 @@ class Dispatched:
     def __init__(self) -> None:
         self.mounts: list[str] = []
         self.template: str | None = None
+        self.found_by_endpoint: RouteInfo | None = None
 
     def endpoint(self, template: str) -> Callable[[Request], PlainTextResponse]:
         """Return an endpoint of Starlette with this full template."""
 
         def run(request: Request) -> PlainTextResponse:
             self.template = template
+            # A dependency finds the route from the scope of the innermost app.
+            self.found_by_endpoint = match_route(request.scope)
             return PlainTextResponse(request.method)
 
         return run
@@ -227,9 +230,10 @@ async def _compare(name: str, path: str, method: str, root_path: str) -> None:
     seen, app = _built[name]
     router = getattr(app, "router", app)
     seen.mounts.clear()
-    seen.template = None
+    seen.template = seen.found_by_endpoint = None
     found = match_route(http_scope(path, method=method, root_path=root_path, router=router))
     scope = http_scope(path, method=method, root_path=root_path)
     messages = await collect_messages(app, scope)
     status = messages[0]["status"]
     assert _expected(seen, status, method, found), (found, seen.template, seen.mounts, status)
+    assert seen.found_by_endpoint in {None, found}

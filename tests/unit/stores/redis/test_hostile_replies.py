@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -26,6 +27,8 @@ from support.tracing import exact_cancellation
 
 TIMEOUTS = Timeouts(connect=5.0, operation=0.05)
 """A reply that never completes costs an example the operation timeout."""
+HANDSHAKE_TIMEOUTS = Timeouts(connect=0.2, operation=0.05)
+"""In a handshake it costs the timeout of a connection."""
 QUOTA = quota_of(Algorithm.TOKEN_BUCKET, 10)
 
 _line = st.binary(max_size=12).filter(lambda text: b"\r" not in text and b"\n" not in text)
@@ -117,41 +120,48 @@ def _is_own(number: int, result: AcquireResult) -> bool:
 
 def _assert_valid(result: AcquireResult) -> None:
     (status,) = result.statuses
-    numbers = (
+    _assert_count(
         result.store_now_us,
         status.remaining,
         status.retry_after_us,
         status.next_unit_after_us,
         status.reset_after_us,
     )
-    for number in numbers:
-        assert isinstance(number, int), result
-        assert 0 <= number < 2**63, result
     assert (type(status.allowed), type(result.spent)) == (bool, bool)
+
+
+def _assert_count(*numbers: int) -> None:
+    for number in numbers:
+        assert isinstance(number, int), numbers
+        assert 0 <= number < 2**63, numbers
 
 
 async def _calls(store: RedisStore) -> list[Any]:
     """Make calls of three scripts, in one pipeline where the connection is open."""
     refund = adjustment(charge(QUOTA), -1, STORE_NOW_US)
-    return await asyncio.gather(
+    results: Sequence[Any] = await asyncio.gather(
         acquire(store, 0),
         acquire(store, 1),
         store.heartbeat("replica", 1_000_000),
         store.adjust([refund]),
         return_exceptions=True,
     )
+    return [*results]
 
 
-async def _check(replies: Sequence[bytes | None], split_at: int, *, opened: bool) -> None:
+async def _check(
+    replies: Sequence[bytes | None], split_at: int, *, opened: bool, handshake: bool = False
+) -> None:
     unhandled: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     async with hostile_store(split_at=split_at) as hostile:
-        store = store_of(hostile, TIMEOUTS)
+        store = store_of(hostile, HANDSHAKE_TIMEOUTS if handshake else TIMEOUTS)
         if opened:
             with anyio.fail_after(30):
                 while not await _succeeds(store.open()):
                     pass
         hostile.replies.extend(replies)
+        hostile.in_handshake = handshake
         with anyio.fail_after(30):
             for _ in range(2):
                 *acquired, heartbeat, adjusted = await _calls(store)
@@ -161,7 +171,11 @@ async def _check(replies: Sequence[bytes | None], split_at: int, *, opened: bool
                         _assert_valid(each)
                         assert _is_own(number, each)
                 assert isinstance(heartbeat, HeartbeatReply | StoreError), repr(heartbeat)
+                if isinstance(heartbeat, HeartbeatReply):
+                    _assert_count(heartbeat.replicas)
                 assert isinstance(adjusted, list | StoreError), repr(adjusted)
+                if isinstance(adjusted, list):
+                    _assert_count(*adjusted)
             # An honest store is used again, with each reply at its own check.
             hostile.replies.clear()
             while not await _succeeds(acquire(store, 5)):
@@ -181,16 +195,13 @@ async def _succeeds(call: Any) -> bool:
     return True
 
 
-_settings = settings(
-    max_examples=150,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
+_settings = partial(
+    settings, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
 @exact_cancellation
-@_settings
+@_settings(max_examples=150)
 @given(
     replies=st.lists(_replies, min_size=1, max_size=5),
     split_at=st.integers(0, 12),
@@ -207,8 +218,16 @@ def test_any_replies_end_each_call(
 
 
 @exact_cancellation
-@_settings
+@_settings(max_examples=150)
 @given(replies=st.lists(_almost_valid, min_size=1, max_size=3))
 def test_almost_valid_replies_are_no_results(replies: list[bytes]) -> None:
     """A reply of the right length is a `StoreError` if one of its values is invalid."""
     asyncio.run(_check(replies, 0, opened=True))
+
+
+@exact_cancellation
+@_settings(max_examples=40)
+@given(replies=st.lists(_replies, min_size=1, max_size=4), split_at=st.integers(0, 12))
+def test_any_handshake_ends_each_call(replies: list[bytes | None], split_at: int) -> None:
+    """So it is if the server sends such replies to the commands of the handshake."""
+    asyncio.run(_check(replies, split_at, opened=False, handshake=True))

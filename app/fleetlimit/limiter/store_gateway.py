@@ -5,7 +5,7 @@ Its calls go through the circuit breaker and are safe to cancel.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
 from fleetlimit.core.charge import Adjustment, Charge
@@ -14,6 +14,7 @@ from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import CIRCUIT_OPEN, CircuitBreaker
+from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Clock, Store
 from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
@@ -30,6 +31,7 @@ class StoreGateway:
         bucket_events: Receives the buckets whose charges were adjusted.
         sample: Records refunds and prefetches for the audit.
         clock: Clock of this process.
+        own_loop: Event loop of the limiter.
     """
 
     def __init__(
@@ -38,8 +40,11 @@ class StoreGateway:
         breaker: CircuitBreaker,
         bucket_events: BucketEvents,
         sample: UsageSample,
+        *,
         clock: Clock,
+        own_loop: OwnLoop,
     ) -> None:
+        self._own_loop = own_loop
         self._store = store
         self._breaker = breaker
         self._bucket_events = bucket_events
@@ -90,10 +95,15 @@ class StoreGateway:
             self._lease_renewer.track(reservation)
         return reservation
 
-    async def adjust(self, adjustments: Sequence[Adjustment]) -> None:
-        """Correct charges. While the store is unavailable they expire without a correction."""
+    def adjust(self, adjustments: Sequence[Adjustment]) -> Awaitable[None]:
+        """Correct charges. While the store is unavailable they expire without a correction.
+
+        Raises:
+            ConfigError: The limiter belongs to another event loop.
+        """
+        self._own_loop.require()
         # The shield completes a refund whose request is cancelled while the store answers.
-        await asyncio.shield(self._tasks.spawn(self._adjust(adjustments)))
+        return asyncio.shield(self._tasks.spawn(self._adjust(adjustments)))
 
     async def _adjust(self, adjustments: Sequence[Adjustment]) -> None:
         try:

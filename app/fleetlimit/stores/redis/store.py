@@ -14,6 +14,7 @@ from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Quota
+from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, StoredReport
 from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Client, Timeouts, create_client, redacted_url
@@ -120,6 +121,7 @@ class RedisStore:
     ) -> None:
         self.location = redacted_url(url)
         self._keys = keys
+        self._own_loop = OwnLoop()
         self._timeouts = timeouts or Timeouts()
         self.client = create_client(url, self._timeouts, credentials)
         self._batcher: CommandBatcher | ClusterBatchers
@@ -148,7 +150,9 @@ class RedisStore:
 
         Raises:
             StoreError: The store is unavailable, or rejects the connection.
+            ConfigError: Another event loop, which is running, uses this store.
         """
+        self._require_own_loop()
         try:
             async with asyncio.timeout(self._timeouts.opening):
                 if self._close_pooled is not None:
@@ -157,6 +161,11 @@ class RedisStore:
                 await self._batcher.open(_ACQUIRE, _ADJUST, _HEARTBEAT, _EXCHANGE_REPORTS)
         except Exception as error:
             raise to_store_error(error) from error
+
+    def _require_own_loop(self) -> None:
+        """Check that pooled connections belong to the running event loop, and drop older ones."""
+        if self._own_loop.require() and not isinstance(self.client, redis.asyncio.RedisCluster):
+            self.client.connection_pool.reset()  # type: ignore[no-untyped-call]  # untyped driver
 
     async def aclose(self) -> None:
         """Close connections."""
@@ -207,7 +216,13 @@ class RedisStore:
         return await self._batcher.call(_ADJUST, [each.key for each in adjustments], args, int)
 
     async def delete(self, keys: Sequence[str]) -> int:
-        """Delete buckets and return how many existed."""
+        """Delete buckets and return how many existed.
+
+        Raises:
+            StoreError: The store is unavailable.
+            ConfigError: Another event loop, which is running, uses this store.
+        """
+        self._require_own_loop()
         try:
             async with asyncio.timeout(self._timeouts.opening):
                 # One round trip for each server.
@@ -228,6 +243,7 @@ class RedisStore:
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:
         """Store a replica's report, and return all reports to the first replica by name."""
+        self._require_own_loop()
         keys = [self._keys.reports_key, self._keys.auditors_key]
         args = [self._now_us(), replica, report, bounds, ttl_us, int(last)]
         return await _exchange_reports(self.client, self._timeouts, keys, args)

@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Final
 
 from fleetlimit.core.decision import Decision, Source
@@ -234,7 +234,7 @@ class Limiter:
         mono_started_at_us = self._clock.monotonic_us()
         if LIMIT_SWITCH.is_off:
             costs = ()
-        elif get_running_loop() is not self._own_loop.loop:
+        elif get_ident() != self._own_loop.thread_id:
             self._own_loop.require()
         plan = self._plan_cache.plan_for(costs, subject)
         tracer = self._tracer

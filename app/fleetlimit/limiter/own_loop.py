@@ -5,6 +5,7 @@ or wait forever.
 """
 
 import asyncio
+from threading import get_ident
 
 from fleetlimit.errors import ConfigError
 
@@ -29,10 +30,13 @@ class OwnLoop:
     Starlette's `TestClient` without a lifespan runs each request in its own event loop.
     """
 
-    __slots__ = ("loop",)
+    __slots__ = ("_loop", "thread_id")
 
     def __init__(self) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.thread_id = 0
+        """Identifier of the loop's thread. A check compares it: before Python 3.12
+        `asyncio.get_running_loop` makes a system call."""
 
     def require(self) -> bool:
         """Require the limiter's event loop, and return whether it is another one than before.
@@ -41,8 +45,9 @@ class OwnLoop:
             ConfigError: The limiter's event loop is running in another thread.
         """
         loop = asyncio.get_running_loop()
-        if loop is self.loop:
+        if loop is self._loop:
             return False
-        require_ended(self.loop)
-        self.loop = loop
+        require_ended(self._loop)
+        self._loop = loop
+        self.thread_id = get_ident()
         return True

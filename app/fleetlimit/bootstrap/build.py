@@ -20,12 +20,12 @@ from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
 
 
 @contextlib.contextmanager
-def _naming_variables(*variables: str) -> Iterator[None]:
-    """Prefix a `ConfigError` with the names of the variables that caused it."""
+def _naming(source: str) -> Iterator[None]:
+    """Prefix a `ConfigError` with the argument, variable or file that caused it."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{' or '.join(variables)}: {error}") from error
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def build_key_scheme(settings: Settings) -> KeyScheme:
@@ -35,8 +35,11 @@ def build_key_scheme(settings: Settings) -> KeyScheme:
         ConfigError: The secret or the prefix is invalid.
     """
     key = reveal(settings.key_secret)
-    with _naming_variables("FLEETLIMIT_KEY_SECRET", "FLEETLIMIT_KEY_PREFIX"):
-        return KeyScheme(key.encode() if key else None, prefix=settings.key_prefix)
+    secret = key.encode() if key else None
+    with _naming(settings.where("key_secret")):
+        KeyScheme(secret)
+    with _naming(settings.where("key_prefix")):
+        return KeyScheme(secret, prefix=settings.key_prefix)
 
 
 def build_local_store(settings: Settings, clock: Clock | None = None) -> MemoryStore:
@@ -75,7 +78,7 @@ def build_store(
         settings.store_credentials_file,
         credential_provider,
     )
-    with _naming_variables("FLEETLIMIT_STORE"):
+    with _naming(settings.where("store")):
         return RedisStore(
             settings.store,
             keys,

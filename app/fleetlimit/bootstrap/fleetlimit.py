@@ -266,7 +266,12 @@ class Fleetlimit(wiring.LimiterLifespan):
         self.metrics.flush()
 
     async def aclose(self) -> None:
-        """Stop the background tasks, leave the membership, close the store and flush the logs."""
+        """Stop the background tasks, leave the membership, close the store and flush the logs.
+
+        Raises:
+            ConfigError: This was started in another event loop, which is running; call it there.
+        """
+        self.limiter.require_own_loop()
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             await task.stop()

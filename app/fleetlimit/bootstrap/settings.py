@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -83,7 +84,8 @@ class Settings(BaseSettings):
     variable in lower case.
 
     Raises:
-        ConfigError: A setting is unknown or invalid; the message names its variable.
+        ConfigError: A setting is unknown or invalid; the message names its argument, variable or
+            file, and what to write.
     """
 
     model_config = SettingsConfigDict(
@@ -92,6 +94,7 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         populate_by_name=True,
+        str_strip_whitespace=True,
     )
 
     store: str = Field("memory://", description="URL of the store that all replicas share.")
@@ -146,10 +149,40 @@ class Settings(BaseSettings):
             super().__init__(**given)
         except ValidationError as error:
             messages = [
-                f"{_PREFIX}{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
+                f"{_written_as(name, given)}: {self._what_to_write(name, each)}"
                 for each in error.errors(include_input=False)
+                for name in map(str, each["loc"][:1])
             ]
             raise ConfigError("; ".join(messages)) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _reject_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject True for a number, which pydantic takes for 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise PydanticCustomError("truth_value", "no number")
+        return value
+
+    @classmethod
+    def _what_to_write(cls, name: str, error: ErrorDetails) -> str:
+        """Return what a setting may be: pydantic's messages do not say it."""
+        if error["type"] == "value_error":
+            return error["msg"].removeprefix("Value error, ")
+        schema = cls.model_json_schema(by_alias=False)
+        expected = schema["properties"].get(name, {})
+        expected = expected.get("anyOf", [expected])[0]
+        if "$ref" in expected:
+            expected = schema["$defs"][expected["$ref"].rpartition("/")[2]]
+        return f"write {_description(expected, cls.model_fields[name].default)}"
+
+    def where(self, name: str) -> str:
+        """Return the variable or file that a setting is from, or its name as an argument."""
+        value = getattr(self, name)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for source, outside in _outside_values(name):
+            return source if outside.strip() == text.strip() else name
+        return name
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -180,6 +213,7 @@ class Settings(BaseSettings):
         _require_known(_own_variables(), [*_all_settings(), "secrets_dir"], prefix=_PREFIX)
         if directory:
             _require_known(_own_files(directory), _all_settings(), prefix=_PREFIX.lower())
+            _require_readable(directory)
         return (
             init_settings,
             _Variables(settings_cls),
@@ -193,10 +227,18 @@ class Settings(BaseSettings):
         """Return `base`, or the settings of the environment, with a store and policies over them.
 
         Raises:
-            ConfigError: A setting is invalid; the message names its variable.
+            ConfigError: A setting is invalid; the message names its argument, variable or file.
         """
+        if store is not None and not isinstance(store, str):
+            raise ConfigError(
+                "store: write the URL of a store as text, such as redis://host:6379/0"
+            )
+        if policies is not None and not isinstance(policies, (str, Path)):
+            raise ConfigError("policies: write the path of a policy file, or PolicySet(...)")
         if base is None:
             return cls.load(store=store, policies=policies)
+        if not isinstance(base, Settings):
+            raise ConfigError("settings: write Settings(...), from fleetlimit")
         changes = {"store": store, "policies": Path(policies) if policies is not None else None}
         return base.model_copy(
             update={name: each for name, each in changes.items() if each is not None}
@@ -220,6 +262,59 @@ def _own_files(directory: str) -> Iterator[str]:
     for path in sorted(Path(directory).iterdir()):
         if path.name.upper().startswith(_PREFIX):
             yield path.name
+
+
+def _require_readable(directory: str) -> None:
+    """Check that the files of settings are texts.
+
+    Raises:
+        ConfigError: One is not, or cannot be read.
+    """
+    for name in _own_files(directory):
+        path = Path(directory) / name
+        try:
+            path.read_text("utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}: is not in UTF-8") from None
+
+
+def _outside_values(name: str) -> Iterator[tuple[str, str]]:
+    """Yield the variable and the file of a setting that exist, each with its text."""
+    for variable in _own_variables():
+        if variable.upper() == f"{_PREFIX}{name.upper()}":
+            yield variable, os.environ[variable]
+    directory = os.environ.get(_SECRETS_DIR)
+    for file in _own_files(directory) if directory else ():
+        if file.upper() == f"{_PREFIX}{name.upper()}":
+            path = Path(str(directory)) / file
+            yield str(path), path.read_text("utf-8")
+
+
+def _written_as(name: str, given: Collection[str]) -> str:
+    """Return the argument, the variable or the file of an invalid setting."""
+    if name in given:
+        return name
+    return next((source for source, _ in _outside_values(name)), name)
+
+
+def _description(schema: Mapping[str, Any], default: object) -> str:
+    """Return in words which values a JSON schema accepts."""
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    match schema.get("type"):
+        case "boolean":
+            return "true or false"
+        case "integer":
+            most = f" to {schema['maximum']}" if "maximum" in schema else " on"
+            return f"a whole number from {schema['minimum']}{most}, such as {default}"
+        case "number":
+            return (
+                f"a number of seconds, without a unit, above {schema['exclusiveMinimum']:g} and at "
+                f"most {schema['maximum']:g}, such as {default}"
+            )
+    return "the path of a file" if schema.get("format") == "path" else "text"
 
 
 def _require_known(names: Iterable[str], known: Collection[str], *, prefix: str) -> None:

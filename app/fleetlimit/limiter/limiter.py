@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from threading import get_ident
 from typing import Final
 
 from fleetlimit.core.decision import Decision, Source
@@ -23,6 +24,7 @@ from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Observer
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.membership import ReplicaMembership
+from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import PlanCache, PolicyCost, all_bucket_keys
 from fleetlimit.limiter.ports import ONE_NODE, Clock, Store, Tracer
 from fleetlimit.limiter.reservation import Reservation
@@ -113,8 +115,14 @@ class Limiter:
             sample=sample,
             get_replica=lambda: self.membership.replica,
         )
+        self._own_loop = OwnLoop()
         self._gateway = StoreGateway(
-            store, self._breakers, self._bucket_events, sample, self._clock
+            store,
+            self._breakers,
+            self._bucket_events,
+            sample,
+            clock=self._clock,
+            own_loop=self._own_loop,
         )
         self._admission = Admission(
             self._gateway,
@@ -127,7 +135,12 @@ class Limiter:
         )
 
     async def start(self) -> None:
-        """Connect and register this replica. If the store is unavailable, an event reports it."""
+        """Connect and register this replica. If the store is unavailable, an event reports it.
+
+        Raises:
+            ConfigError: The limiter runs in another event loop.
+        """
+        self.require_own_loop()
         self._breakers.start()
         await self._open(ONE_NODE)
         if self.store.topology is not None:
@@ -140,7 +153,12 @@ class Limiter:
             await self._breakers.of_node(node).call("open", self.store.open, node)
 
     async def aclose(self) -> None:
-        """Unregister this replica and close the stores."""
+        """Unregister this replica and close the stores.
+
+        Raises:
+            ConfigError: The limiter runs in another event loop.
+        """
+        self.require_own_loop()
         await self._gateway.aclose()
         await self._fallback.aclose()
         await self.audit.aclose()
@@ -148,6 +166,14 @@ class Limiter:
         await self._breakers.aclose()
         await self.store.aclose()
         await self._local.aclose()
+
+    def require_own_loop(self) -> None:
+        """Check that the running event loop is the one of this limiter.
+
+        Raises:
+            ConfigError: The limiter runs in another event loop.
+        """
+        self._own_loop.require()
 
     def add_observers(self, observers: Sequence[Observer]) -> None:
         """Pass the events from now on to further observers, each of them once."""
@@ -188,7 +214,8 @@ class Limiter:
             cost: Cost of the request.
 
         Raises:
-            ConfigError: There is no policy of that name, or it has a `concurrency` limit.
+            ConfigError: There is no policy of that name, or it has a `concurrency` limit; or the
+                limiter runs in another event loop.
             CostError: The cost is negative, no whole number, or more than an enforced limit can
                 ever hold.
         """
@@ -223,12 +250,15 @@ class Limiter:
             subject: The caller and the route.
 
         Raises:
+            ConfigError: The limiter runs in another event loop.
             CostError: A cost is negative, no whole number, or more than an enforced limit can
                 ever hold.
         """
         mono_started_at_us = self._clock.monotonic_us()
         if LIMIT_SWITCH.is_off:
             costs = ()
+        elif get_ident() != self._own_loop.thread_id:
+            self._own_loop.require()
         plan = self._plan_cache.plan_for(costs, subject)
         tracer = self._tracer
         if tracer is None or not tracer.is_sampled():
@@ -253,6 +283,7 @@ class Limiter:
         Raises:
             StoreError: The store is unavailable.
         """
+        self.require_own_loop()
         costs = [] if LIMIT_SWITCH.is_off else self._policy_costs(policies, cost)
         plan = self._plan_cache.plan_for(costs, _subject(subject, principal))
         if not plan.charges:
@@ -272,10 +303,11 @@ class Limiter:
             How many buckets existed.
 
         Raises:
-            ConfigError: There is no policy of that name.
+            ConfigError: There is no policy of that name, or the limiter runs in another event loop.
             KeySecretError: Replicas use another key secret, so that their buckets are not found.
             StoreError: The store is unavailable.
         """
+        self.require_own_loop()
         costs = self._policy_costs(policies, 1)
         keys = all_bucket_keys(
             [each.policy for each in costs], _subject(subject, principal), self.key_scheme

@@ -36,7 +36,8 @@ class Reservation:
         decision: Decision on the request.
         plan: Plan that was decided.
         acquired: Reply of the store that the units were spent from; None if none were spent.
-        adjust: Corrects charges; never raises.
+        adjust: Corrects charges. It raises `ConfigError` when it is called in another event loop;
+            its awaitable never raises.
         local: Part of the policies whose server in a Cluster is unavailable, decided locally.
 
     Attributes:
@@ -147,19 +148,19 @@ class Reservation:
             actual: Actual cost of the request, at least 0.
 
         Raises:
+            ConfigError: This is not the event loop of the limiter; nothing was corrected.
             CostError: The cost is negative, or no whole number.
         """
         actual = check_cost(actual)
         uncorrected = self._spent()
         policies = (self._policy,) if self._policy else tuple(uncorrected)
-        spent = [each for policy in policies for each in uncorrected.pop(policy, ())]
-        await self._apply(
-            [
-                charge.adjustment(delta, store_acquired_at_us)
-                for charge, store_acquired_at_us in spent
-                if not charge.lease and (delta := actual * charge.quota.cost - charge.units)
-            ]
-        )
+        spent = [each for policy in policies for each in uncorrected.get(policy, ())]
+        adjustments = [
+            charge.adjustment(delta, store_acquired_at_us)
+            for charge, store_acquired_at_us in spent
+            if not charge.lease and (delta := actual * charge.quota.cost - charge.units)
+        ]
+        await self._apply(adjustments, policies)
         local = self._local_part()
         if local is not None:
             await local.commit(actual)
@@ -175,16 +176,20 @@ class Reservation:
         if local is not None:
             await local.release()
 
-    async def _apply(self, adjustments: list[Adjustment]) -> None:
-        leases = [*self.leases]
+    async def _apply(
+        self, adjustments: list[Adjustment], corrected_policies: Sequence[str] = ()
+    ) -> None:
+        adjustments += self.releases_of(self.leases)
+        # In another event loop this raises: the charges and leases remain for the right one.
+        adjusting = self._adjust(adjustments) if adjustments else None
         self.leases.clear()
-        adjustments += self.releases_of(leases)
-        if not adjustments:
+        for policy in corrected_policies:
+            self._spent().pop(policy, None)
+        if adjusting is None:
             return
-        replies = await self._adjust(adjustments)
         delta_by_key = {
             each.key: each.delta
-            for each, store_adjusted_at_us in zip(adjustments, replies, strict=True)
+            for each, store_adjusted_at_us in zip(adjustments, await adjusting, strict=True)
             if store_adjusted_at_us is not None
         }
         if delta_by_key:

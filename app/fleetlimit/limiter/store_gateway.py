@@ -5,7 +5,7 @@ Its calls go through the circuit breaker and are safe to cancel.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from functools import partial
 from itertools import starmap
 from operator import attrgetter
@@ -17,6 +17,7 @@ from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import CIRCUIT_OPEN, CircuitBreaker, CircuitBreakers
+from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Clock, Store
 from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
@@ -35,6 +36,7 @@ class StoreGateway:
         bucket_events: Receives the buckets whose charges were adjusted.
         sample: Records refunds and prefetches for the audit.
         clock: Clock of this process.
+        own_loop: Event loop of the limiter.
     """
 
     def __init__(
@@ -43,8 +45,11 @@ class StoreGateway:
         breakers: CircuitBreakers,
         bucket_events: BucketEvents,
         sample: UsageSample,
+        *,
         clock: Clock,
+        own_loop: OwnLoop,
     ) -> None:
+        self._own_loop = own_loop
         self._store = store
         self._breakers = breakers
         self._bucket_events = bucket_events
@@ -113,14 +118,18 @@ class StoreGateway:
             self._lease_renewer.track(reservation)
         return reservation
 
-    async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int | None]:
+    def adjust(self, adjustments: Sequence[Adjustment]) -> Awaitable[Sequence[int | None]]:
         """Correct charges. While the store is unavailable they expire without a correction.
 
         Returns:
             Store time of each correction; None for one whose server is unavailable.
+
+        Raises:
+            ConfigError: The limiter belongs to another event loop.
         """
+        self._own_loop.require()
         # The shield completes a refund whose request is cancelled while the store answers.
-        return await asyncio.shield(self._tasks.spawn(self._adjust(adjustments)))
+        return asyncio.shield(self._tasks.spawn(self._adjust(adjustments)))
 
     async def _adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int | None]:
         groups = self._breakers.group(adjustments, _KEY)

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.credentials import CredentialProvider
@@ -34,13 +35,30 @@ async def test_redis_url_builds_a_redis_store() -> None:
     await store.aclose()
 
 
-def test_invalid_store_url_names_the_variable() -> None:
-    """The error of another URL names the variable and the fix."""
-    settings = Settings.load(store="postgres://db")
-    with pytest.raises(
-        ConfigError, match="FLEETLIMIT_STORE: 'postgres://db' is not a store: write"
-    ):
-        build_store(settings, build_key_scheme(settings))
+@pytest.mark.parametrize("url", ["localhost:6379", "postgres://db", "", "redis://", "redis://a,b"])
+@pytest.mark.parametrize("source", ["argument", "settings", "variable", "file"])
+def test_invalid_store_url_names_its_source(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, url: str
+) -> None:
+    """The error names the argument, variable or file that the URL is from."""
+    given: dict[str, Any] = {}
+    expected = "store"
+    if source == "argument":
+        monkeypatch.setenv("FLEETLIMIT_STORE", "redis://another")
+        given = {"store": url}
+    elif source == "settings":
+        given = {"settings": Settings(store=url)}
+    elif source == "variable":
+        # An empty variable counts as unset.
+        monkeypatch.setenv("FLEETLIMIT_STORE", url or " ")
+        expected = "FLEETLIMIT_STORE"
+    else:
+        (tmp_path / "fleetlimit_store").write_text(f"{url}\n")
+        monkeypatch.setenv("FLEETLIMIT_SECRETS_DIR", str(tmp_path))
+        expected = str(tmp_path / "fleetlimit_store")
+    with pytest.raises(ConfigError, match=rf"^{expected}: .*write (memory|redis)") as caught:
+        Fleetlimit(policies=PolicySet(), **given)
+    assert "another" not in str(caught.value)
 
 
 class Token(CredentialProvider):
@@ -71,12 +89,20 @@ def test_missing_credentials_file_prevents_the_start(tmp_path: Path) -> None:
         Fleetlimit(policies=PolicySet(), settings=settings)
 
 
-def test_short_key_secret_names_the_variable() -> None:
+def test_short_key_secret_names_the_argument() -> None:
     """The error of a secret that is too short does not repeat it."""
     settings = Settings.load(key_secret=SHORT)
-    with pytest.raises(ConfigError, match="FLEETLIMIT_KEY_SECRET") as raised:
+    with pytest.raises(ConfigError, match=r"^key_secret: ") as raised:
         build_key_scheme(settings)
     assert "s3cret" not in str(raised.value)
+
+
+def test_invalid_key_prefix_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of a prefix does not blame the secret."""
+    monkeypatch.setenv("FLEETLIMIT_KEY_PREFIX", "a{b}")
+    with pytest.raises(ConfigError, match=r"^FLEETLIMIT_KEY_PREFIX: ") as raised:
+        build_key_scheme(Settings())
+    assert "SECRET" not in str(raised.value)
 
 
 def test_key_secret_changes_the_hashes() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -136,6 +137,131 @@ def test_error_names_the_variable(
     assert "s3cret" not in str(raised.value)
 
 
+SECONDS = "write a number of seconds, without a unit, above 0 and at most 3600, such as {}"
+EXPECTED = {
+    "store_connect_timeout": SECONDS.format(0.25),
+    "store_timeout": SECONDS.format(0.05),
+    "breaker_probe": SECONDS.format(0.5),
+    "resolver_timeout": SECONDS.format("1.0"),
+    "shutdown_seconds": SECONDS.format(25),
+    "breaker_failures": "write a whole number from 1 to 1000, such as 3",
+    "min_replicas": "write a whole number from 1 to 10000, such as 1",
+    "memory_buckets": "write a whole number from 1 on, such as 100000",
+    "audit_callers": "write a whole number from 0 to 1000, such as 32",
+    "port": "write a whole number from 0 to 65535, such as 8000",
+    "admin_port": "write a whole number from 0 to 65535, such as 9090",
+    "trace_parents_per_second": "write a whole number from 0 to 1000000, such as 100",
+    "headers": "write one of draft-11, x-ratelimit, x-ratelimit-epoch, none",
+    "log_level": "write one of DEBUG, INFO, WARNING, ERROR",
+    "log_format": "write one of json, console",
+    "factory": "write true or false",
+}
+"""What the error of each setting says that is not a text of any kind."""
+
+
+@pytest.mark.parametrize("text", ["50ms", "-1", "nan", " "])
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("source", ["argument", "variable", "file"])
+def test_error_says_what_to_write(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, name: str, text: str
+) -> None:
+    """The error names the argument, variable or file, and what the setting may be."""
+    given: dict[str, object] = {}
+    if source == "argument":
+        given, written_as = {name: text}, name
+    elif source == "variable":
+        written_as = f"FLEETLIMIT_{name.upper()}"
+        monkeypatch.setenv(written_as, text)
+    else:
+        written_as = str(tmp_path / f"fleetlimit_{name}")
+        Path(written_as).write_text(text)
+        monkeypatch.setenv("FLEETLIMIT_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(ConfigError) as raised:
+        ServerSettings(**given)  # type: ignore[arg-type]  # wrong on purpose
+    assert str(raised.value) == f"{written_as}: {EXPECTED[name]}"
+
+
+@pytest.mark.parametrize("value", [True, [1], {}, object(), None, b"\xff"])
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name != "factory"])
+def test_argument_of_another_type_is_an_error(name: str, value: object) -> None:
+    """True is no number, and no other type becomes one."""
+    with pytest.raises(ConfigError) as raised:
+        ServerSettings(**{name: value})  # type: ignore[arg-type]  # wrong on purpose
+    assert str(raised.value) == f"{name}: {EXPECTED[name]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("store", "text"),
+        ("store_username", "text"),
+        ("store_password", "text"),
+        ("key_secret", "text"),
+        ("key_prefix", "text"),
+        ("replica", "text"),
+        ("target", "text"),
+        ("host", "text"),
+        ("policies", "the path of a file"),
+        ("store_credentials_file", "the path of a file"),
+    ],
+)
+def test_text_of_another_type_is_an_error(name: str, expected: str) -> None:
+    """A number in place of a text or a path is an error."""
+    with pytest.raises(ConfigError) as raised:
+        ServerSettings(**{name: 5})  # type: ignore[arg-type]  # wrong on purpose
+    assert str(raised.value) == f"{name}: write {expected}"
+
+
+def test_white_space_around_a_value_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blank around a URL or a number does not change it."""
+    for name, text in {"STORE": " redis://store ", "STORE_TIMEOUT": " 0.1\n"}.items():
+        monkeypatch.setenv(f"FLEETLIMIT_{name}", text)
+    settings = Settings()
+    assert (settings.store, settings.store_timeout) == ("redis://store", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.mkdir(), "cannot be read: Is a directory"),
+        (lambda path: path.write_bytes(b"\xff"), "is not in UTF-8"),
+    ],
+)
+def test_unreadable_file_of_a_setting_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    make: Callable[[Path], object],
+    message: str,
+) -> None:
+    """The error names the file."""
+    make(tmp_path / "fleetlimit_store")
+    monkeypatch.setenv("FLEETLIMIT_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/fleetlimit_store: {message}$"):
+        Settings()
+
+
+@pytest.mark.parametrize("settings", [None, Settings.model_construct()])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"store": 5}, "store: write the URL of a store as text"),
+        ({"policies": []}, "policies: write the path of a policy file, or PolicySet"),
+    ],
+)
+def test_wrong_argument_of_a_limiter_is_an_error(
+    settings: Settings | None, given: dict[str, Any], message: str
+) -> None:
+    """The error names the argument, with `settings` and without."""
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        Fleetlimit(settings=settings, **given)
+
+
+def test_settings_of_another_type_are_an_error() -> None:
+    """A dictionary is no settings."""
+    with pytest.raises(ConfigError, match=r"^settings: write Settings"):
+        Fleetlimit(settings={"store": "memory://"})  # type: ignore[arg-type]  # wrong on purpose
+
+
 def test_error_names_every_invalid_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names all invalid variables, not only the first."""
     monkeypatch.setenv("FLEETLIMIT_AUDIT_CALLERS", "many")
@@ -207,7 +333,7 @@ def test_keyword_of_serve_is_unknown_to_the_library() -> None:
 
 def test_error_of_the_constructor_names_the_setting() -> None:
     """`Settings(...)` raises the same error as `Settings.load(...)`."""
-    with pytest.raises(ConfigError, match=r"^FLEETLIMIT_STORE_TIMEOUT: "):
+    with pytest.raises(ConfigError, match=r"^store_timeout: "):
         Settings(store_timeout=0)
 
 
@@ -264,7 +390,7 @@ def test_serve_settings_are_those_of_the_server() -> None:
 @pytest.mark.parametrize("given", [None, Settings.model_construct()])
 def test_empty_store_is_an_error(given: Settings | None) -> None:
     """An empty URL, perhaps of an unset variable of the app's own, does not mean the default."""
-    with pytest.raises(ConfigError, match="FLEETLIMIT_STORE: "):
+    with pytest.raises(ConfigError, match=r"^store: '' is not a store"):
         Fleetlimit(store="", settings=given)
 
 

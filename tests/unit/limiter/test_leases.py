@@ -18,6 +18,7 @@ from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreakers
 from fleetlimit.limiter.events import StoreFailed
 from fleetlimit.limiter.fallback import Fallback
+from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan, PolicyCost, PolicyPlan, make_plan
 from fleetlimit.limiter.reservation import RENEWAL_CHUNK, LeaseRenewer, Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
@@ -321,7 +322,9 @@ async def test_failed_renewal_is_emitted_and_raises_nothing() -> None:
     store = FakeStore(clock)
     store.errors["renew"] = timeout_error()
     breakers = CircuitBreakers(BreakerSettings(), None, store.open, recorder.on_event)
-    gateway = StoreGateway(store, breakers, events, UsageSample(0, events), clock)
+    gateway = StoreGateway(
+        store, breakers, events, UsageSample(0, events), clock=clock, own_loop=OwnLoop()
+    )
     await gateway.renew([Charge("k", concurrency_quota(1), 1, "lease")])
     assert [event.operation for event in recorder.of(StoreFailed)] == ["renew"]
     await gateway.aclose()

@@ -1,5 +1,6 @@
 """Endpoints of the admin port."""
 
+import asyncio
 import json
 import logging
 import threading
@@ -313,10 +314,10 @@ def test_wrong_tokens_are_logged_and_limited(
     assert served.reset(body)[0] == 200
 
 
-async def test_reset_finds_a_bucket_by_its_route() -> None:
+def test_reset_finds_a_bucket_by_its_route() -> None:
     """A policy that is keyed by route has a bucket for each route."""
     served = Served("s3cret-token")
-    assert (await served.fleetlimit.limiter.check("routes", principal="alice")).allowed
+    assert asyncio.run(served.fleetlimit.limiter.check("routes", principal="alice")).allowed
     request = {"policy": "routes", "principal": "alice"}
     assert served.reset({**request, "route": "POST /other"})[0] == 404
     assert served.reset(request)[1]["buckets"] == 1

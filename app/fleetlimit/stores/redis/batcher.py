@@ -18,7 +18,8 @@ from typing import Any, Protocol, TypeVar
 from opentelemetry import trace
 from redis.exceptions import AskError, InvalidResponse, NoScriptError, TryAgainError
 
-from fleetlimit.errors import ConfigError, StoreError, StoreUnavailable
+from fleetlimit.errors import StoreError, StoreUnavailable
+from fleetlimit.limiter.own_loop import require_ended
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
 from fleetlimit.stores.redis.errors import RECONNECT_KINDS, to_store_error
@@ -177,12 +178,7 @@ class CommandBatcher:
             ConfigError: The previous event loop is running, in another thread.
         """
         previous = self._loop
-        if previous is not None and previous.is_running():
-            raise ConfigError(
-                "this limiter belongs to the event loop that started it, which is running in "
-                "another thread: call it there, with asyncio.run_coroutine_threadsafe, or create "
-                "a Fleetlimit for this event loop"
-            )
+        require_ended(previous)
         if previous is not None and not previous.is_closed():
             error = StoreUnavailable("the event loop of the call has ended", kind="connection")
             for call in [

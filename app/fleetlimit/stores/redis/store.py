@@ -15,6 +15,7 @@ from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Quota
+from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.ports import (
     ONE_NODE,
     AcquireResult,
@@ -96,8 +97,9 @@ def _parse_report(text: bytes) -> StoredReport:
 
 
 _ACQUIRE = load_script("acquire", batchable=True)
-_ADJUST, _HEARTBEAT = load_script("adjust"), load_script("heartbeat")
-_SCRIPTS = _ACQUIRE, _ADJUST, _HEARTBEAT, _EXCHANGE_REPORTS
+_ADJUST, _DELETE = load_script("adjust"), load_script("delete")
+_HEARTBEAT = load_script("heartbeat")
+_SCRIPTS = _ACQUIRE, _ADJUST, _DELETE, _HEARTBEAT, _EXCHANGE_REPORTS
 
 
 class RedisStore:
@@ -132,6 +134,7 @@ class RedisStore:
     ) -> None:
         self.location = redacted_url(url)
         self._keys = keys
+        self._own_loop = OwnLoop()
         self._timeouts = timeouts or Timeouts()
         self.client = create_client(url, self._timeouts, credentials)
         self._batcher: CommandBatcher | ClusterBatchers
@@ -175,7 +178,9 @@ class RedisStore:
 
         Raises:
             StoreError: The store is unavailable, or rejects the connection.
+            ConfigError: Another event loop, which is running, uses this store.
         """
+        self._require_own_loop()
         try:
             async with asyncio.timeout(self._timeouts.opening):
                 if self._close_pooled is not None:
@@ -190,6 +195,11 @@ class RedisStore:
 
     async def _execute_on_server(self, _key: str, *command: Any) -> Any:
         return await self.client.execute_command(*command)
+
+    def _require_own_loop(self) -> None:
+        """Check that pooled connections belong to the running event loop, and drop older ones."""
+        if self._own_loop.require() and not isinstance(self.client, redis.asyncio.RedisCluster):
+            self.client.connection_pool.reset()  # type: ignore[no-untyped-call]  # untyped driver
 
     async def aclose(self) -> None:
         """Close connections."""
@@ -242,15 +252,22 @@ class RedisStore:
         )
 
     async def delete(self, keys: Sequence[str]) -> int:
-        """Delete buckets and return how many existed."""
-        try:
-            async with asyncio.timeout(self._timeouts.opening):
-                if self._slot_of is None:
-                    return int(await self._execute("", "DEL", *keys)) if keys else 0
-                # One by one: in a slot that migrates, only single keys are redirected.
-                return sum([int(await self._execute(key, "DEL", key)) for key in keys])
-        except Exception as error:
-            raise to_store_error(error) from error
+        """Delete buckets and return how many existed.
+
+        Raises:
+            StoreError: The store is unavailable.
+            ConfigError: Another event loop, which is running, uses this store.
+        """
+        by_slot: dict[int, list[str]] = {}
+        for key in keys:
+            by_slot.setdefault(self._slot_of(key) if self._slot_of else 0, []).append(key)
+        counts = await asyncio.gather(
+            *(
+                self._batcher.call(_DELETE, each, [self._now_us()], _decode_count)
+                for each in by_slot.values()
+            )
+        )
+        return sum(counts)
 
     async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:
         """Announce a replica for `ttl_us` microseconds, or remove it with 0; count live ones."""
@@ -260,6 +277,7 @@ class RedisStore:
 
     async def key_secrets(self) -> frozenset[str]:
         """Return the fingerprints of the key secrets that replicas use."""
+        self._require_own_loop()
         try:
             async with asyncio.timeout(self._timeouts.opening):
                 key = self._keys.secrets_key
@@ -271,6 +289,7 @@ class RedisStore:
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:
         """Store a replica's report, and return all reports to the first replica by name."""
+        self._require_own_loop()
         keys = [self._keys.reports_key, self._keys.auditors_key]
         args = [self._now_us(), replica, report, bounds, ttl_us, int(last)]
         return await _exchange_reports(self._execute, self._timeouts, keys, args)

@@ -159,6 +159,21 @@ class OvershootFound:
     units: int
 
 
+@dataclass(frozen=True, slots=True)
+class RouteRewritten:
+    """A middleware behind the rate-limit middleware led a request to another route.
+
+    It is emitted once for each pair of routes.
+
+    Args:
+        decided: Method and template that the policies were selected by.
+        routed: Method and template that the app then served.
+    """
+
+    decided: str
+    routed: str
+
+
 Event = (
     CheckDecided
     | CheckCancelled
@@ -171,6 +186,7 @@ Event = (
     | PoliciesRejected
     | AuditReported
     | OvershootFound
+    | RouteRewritten
 )
 
 

@@ -326,3 +326,11 @@ def test_reset_requires_post(served: Served) -> None:
 def test_admin_port_is_not_limited(served: Served) -> None:
     """The policies do not apply to the admin port."""
     assert {served.port.get("/livez").status_code for _ in range(20)} == {200}
+
+
+def test_reset_bounds_the_body(served: Served) -> None:
+    """A body above 64 KiB is not read to its end."""
+    status, problem = served.reset(b" " * 65_537)
+    assert status == 400
+    assert problem["detail"] == "the body is above 65,536 bytes: write fewer values"
+    assert served.reset(b" " * 65_536)[1]["detail"] == "the body is not JSON"

@@ -27,6 +27,7 @@ async def test_both_ports_refuse_large_heads(service: ServeProcess) -> None:
     for path, port in ports_of(service).items():
         assert (await fetch(port, path, headers={"X": "a" * 8_000})).status == 200
         assert (await fetch(port, path, headers={"X": "a" * 8_192})).status == 431
+        assert (await fetch(port, path, headers={"X": "a" * 1_000_000})).status == 431
     assert any("FLEETLIMIT_MAX_HEAD_BYTES" in line["event"] for line in service.lines)
 
 

@@ -20,6 +20,7 @@ from fleetlimit.bootstrap.build import (
 from fleetlimit.bootstrap.code_arguments import CodeArguments
 from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unfreeze_heap
 from fleetlimit.bootstrap.identity import IdentifierBuilder
+from fleetlimit.bootstrap.rewriting_middleware import find_rewriting_middlewares
 from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.bootstrap.worker_processes import worker_processes
@@ -40,10 +41,12 @@ from fleetlimit.telemetry import (
     EventLoopLagMonitor,
     PrometheusMetrics,
     TopDenied,
+    names,
 )
 from fleetlimit.version import __version__
 from fleetlimit.web import wiring
 from fleetlimit.web.http_limiter import HTTPLimiter
+from fleetlimit.web.rewrite_detector import watch_routers
 from fleetlimit.web.route_table import get_app_route_table
 
 _FLUSH_SECONDS = 5.0
@@ -367,6 +370,17 @@ class Fleetlimit(wiring.LimiterLifespan):
 
     def _install(self, app: Starlette, *, match_policies: bool) -> None:
         wiring.install(app, self.http_limiter)
+        if match_policies:
+            watch_routers(app)
+            for each in find_rewriting_middlewares(app):
+                self._log.warning(
+                    names.LOG_MIDDLEWARE_REWRITES,
+                    middleware=each.name,
+                    changes=list(each.changes),
+                    detail="policies are selected before this middleware runs: call "
+                    "app.add_middleware(RateLimitMiddleware) before app.add_middleware of this "
+                    "middleware",
+                )
         self.route_reporter.log_routes(
             get_app_route_table(app.router), match_policies=match_policies
         )

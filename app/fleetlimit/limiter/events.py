@@ -183,6 +183,21 @@ class KeySecretsCounted:
     others: int
 
 
+@dataclass(frozen=True, slots=True)
+class RouteRewritten:
+    """A middleware behind the rate-limit middleware led a request to another route.
+
+    It is emitted once for each pair of routes.
+
+    Args:
+        decided: Method and template that the policies were selected by.
+        routed: Method and template that the app then served.
+    """
+
+    decided: str
+    routed: str
+
+
 Event = (
     CheckDecided
     | CheckCancelled
@@ -196,6 +211,7 @@ Event = (
     | AuditReported
     | OvershootFound
     | KeySecretsCounted
+    | RouteRewritten
 )
 
 

@@ -90,12 +90,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse bytes of the client, up to the first violated bound."""
         for start in range(0, len(data), _PIECE_BYTES):
-            if self._refused or self.transport.is_closing():
+            if self._refused:
                 # The rest of a refused request is read and dropped: closing the socket over unread
                 # bytes would reset the connection, and the client would lose the response.
                 return
-            if start and self.transport.get_protocol() is not self:
-                # A WebSocket protocol has taken over.
+            if start and (self.transport.is_closing() or self.transport.get_protocol() is not self):
+                # The connection ends, or a WebSocket protocol has taken over.
                 return
             piece = data if len(data) <= _PIECE_BYTES else data[start : start + _PIECE_BYTES]
             self._unparsed_bytes += len(piece)

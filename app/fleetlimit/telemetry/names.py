@@ -315,6 +315,8 @@ LOG_ROUTES: Final = "routes.found"
 LOG_NO_ROUTE_LIMITED: Final = "routes.unlimited"
 LOG_ROUTE_LIMITED: Final = "route.limited"
 LOG_ROUTE_UNLIMITED: Final = "route.unlimited"
+LOG_ROUTE_REWRITTEN: Final = "route.rewritten"
+LOG_MIDDLEWARE_REWRITES: Final = "middleware.rewrites"
 LOG_POLICY_UNUSED: Final = "policy.unused"
 
 SUPPRESSED: Final = ".suppressed"

@@ -157,7 +157,13 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         request_limits = start_request_limits(
-            scope, http_limiter, route, headers_sent_by_middleware=True
+            scope,
+            http_limiter,
+            route,
+            headers_sent_by_middleware=True,
+            routing_key=(scope["path"], scope.get("method"), scope.get("root_path", ""))
+            if self._routes is None
+            else None,
         )
         dependencies = route.active_rate_limits()
         if route.mounted_app is not None and has_other_limiter(route.mounted_app, http_limiter):

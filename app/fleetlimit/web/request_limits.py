@@ -5,7 +5,7 @@ The middleware or the first dependency runs the check; later dependencies reuse 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from anyio import CancelScope
 from starlette.requests import HTTPConnection
@@ -25,7 +25,10 @@ from fleetlimit.web.responses import (
 from fleetlimit.web.route_policies import RateLimitDependency
 from fleetlimit.web.route_table import RouteInfo, get_method
 
-_SCOPE_KEY = "fleetlimit_request_limits"
+REQUEST_LIMITS_KEY: Final = "fleetlimit_request_limits"
+"""Name of the state in the ASGI scope; copies of the scope share the state."""
+RoutingKey = tuple[str, str | None, str]
+"""Path, method and root path of a scope: the app's router selects the route by them."""
 
 
 class RequestLimits:
@@ -36,6 +39,8 @@ class RequestLimits:
         route: Route of the request.
         app: Starlette app that the request had reached when the first check ran.
         headers_sent_by_middleware: Whether a middleware adds the headers to the response.
+        routing_key: Values in the scope that the route was selected by; None after routing, or for
+            an app whose router is not watched.
     """
 
     __slots__ = (
@@ -48,6 +53,7 @@ class RequestLimits:
         "reservation_by_policy",
         "reservations",
         "route",
+        "routing_key",
     )
 
     def __init__(
@@ -57,7 +63,9 @@ class RequestLimits:
         app: Any,
         *,
         headers_sent_by_middleware: bool,
+        routing_key: RoutingKey | None,
     ) -> None:
+        self.routing_key = routing_key
         self.http_limiter = http_limiter
         self.route = route
         self.app = app
@@ -148,7 +156,7 @@ def join_headers(scope: Scope, names: Iterable[str]) -> Mapping[str, str]:
 
 def get_request_limits(scope: Scope) -> RequestLimits | None:
     """Return the state that the middleware or an earlier dependency started."""
-    request_limits: RequestLimits | None = scope.get(_SCOPE_KEY)
+    request_limits: RequestLimits | None = scope.get(REQUEST_LIMITS_KEY)
     return request_limits
 
 
@@ -158,12 +166,14 @@ def start_request_limits(
     route: RouteInfo,
     *,
     headers_sent_by_middleware: bool = False,
+    routing_key: RoutingKey | None = None,
 ) -> RequestLimits:
     """Start the state of a request and put it into the scope."""
-    request_limits = scope[_SCOPE_KEY] = RequestLimits(
+    request_limits = scope[REQUEST_LIMITS_KEY] = RequestLimits(
         http_limiter,
         route,
         scope.get("app"),
         headers_sent_by_middleware=headers_sent_by_middleware,
+        routing_key=routing_key,
     )
     return request_limits

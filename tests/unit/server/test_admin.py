@@ -434,3 +434,11 @@ async def test_readyz_names_the_lost_servers_of_a_cluster(served: Served) -> Non
         ("degraded", ["a", "b"]),
         ("unavailable", ["a", "b", "replicas"]),
     ]
+
+
+def test_reset_bounds_the_body(served: Served) -> None:
+    """A body above 64 KiB is not read to its end."""
+    status, problem = served.reset(b" " * 65_537)
+    assert status == 400
+    assert problem["detail"] == "the body is above 65,536 bytes: write fewer values"
+    assert served.reset(b" " * 65_536)[1]["detail"] == "the body is not JSON"

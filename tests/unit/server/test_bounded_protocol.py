@@ -189,6 +189,17 @@ async def test_large_body_is_served(bounded: Bounded) -> None:
     assert response.endswith(b"\r\n40000")
 
 
+async def test_head_in_single_bytes_is_served(bounded: Bounded) -> None:
+    """The bounds do not depend on how the network splits a head."""
+    reader, writer = await bounded.open()
+    with contextlib.closing(writer):
+        for index, each in enumerate(closing(HEAD)[:-1]):
+            writer.write(bytes([each]))
+            await bounded.received(index + 1)
+        writer.write(b"\n")
+        assert status_of(await reader.read()) == 200
+
+
 async def test_bound_applies_to_each_request_of_a_connection(bounded: Bounded) -> None:
     """Heads do not add up, and one behind other requests is bounded as well."""
     head = HEAD + b"X: " + b"a" * 30_000 + b"\r\n"

@@ -24,8 +24,8 @@ from fleetlimit.telemetry import names
 _ANY: Final = "*"
 _MAX_SHOWN_CHARS: Final = 255
 _LOCAL_SUFFIXES: Final = (".localhost", ".svc", ".cluster.local", ".internal")
-"""Suffixes that cannot be registered in the public DNS: `localhost` (RFC 6761), those of Kubernetes,
-and `internal` (ICANN's resolution 2024.07.29.06)."""
+"""Suffixes that cannot be registered in the public DNS: `localhost` (RFC 6761), those of a
+cluster, and `internal` (ICANN's resolution 2024.07.29.06)."""
 _HOST: Final = re.compile(r"(?P<host>\[[^\[\]]+\]|[a-z0-9_.-]+)(:\d*)?", re.IGNORECASE)
 _ENTRY: Final = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 

@@ -1,4 +1,4 @@
-"""Log of store, replica, policy and audit events."""
+"""Log of store, replica, policy, audit and routing events."""
 
 import contextvars
 from typing import Final
@@ -16,6 +16,7 @@ from fleetlimit.limiter.events import (
     PoliciesLoaded,
     PoliciesRejected,
     ReplicasCounted,
+    RouteRewritten,
     StoreFailed,
     StoreServerChanged,
     StoreStateLost,
@@ -107,6 +108,16 @@ class EventLog:
                     limit=event.limit,
                     caller=event.caller,
                     units=event.units,
+                )
+            case RouteRewritten():
+                self._log.error(
+                    names.LOG_ROUTE_REWRITTEN,
+                    decided=event.decided,
+                    routed=event.routed,
+                    detail="a middleware changed the path or the method after RateLimitMiddleware, "
+                    "so the policies of another route were checked: call "
+                    "app.add_middleware(RateLimitMiddleware) before app.add_middleware of that "
+                    "middleware",
                 )
 
     def flush(self) -> None:

@@ -14,6 +14,7 @@ from fleetlimit.limiter.events import (
     PoliciesLoaded,
     PoliciesRejected,
     ReplicasCounted,
+    RouteRewritten,
     StoreFailed,
     StoreServerChanged,
     StoreStateLost,
@@ -182,3 +183,13 @@ def test_overshoot_line_has_the_hash_of_the_caller() -> None:
             "units": 12,
         }
     ]
+
+
+def test_rewritten_route_line_has_both_routes_and_the_order() -> None:
+    """The line says which policies were checked, which route was served, and what to write."""
+    lines = Lines()
+    EventLog(ManualClock(), lines.logger).on_event(RouteRewritten("GET /a", "POST /b"))
+    [line] = lines.written
+    assert (line["event"], line["level"]) == ("route.rewritten", "error")
+    assert (line["decided"], line["routed"]) == ("GET /a", "POST /b")
+    assert "add_middleware(RateLimitMiddleware) before" in line["detail"]

@@ -176,12 +176,12 @@ async def test_search_for_lost_servers_delays_no_caller_of_a_living_one(shards: 
             bench.stop(lost)
         living = bench.callers(1)
         for round_ in range(20):
-            lost = asyncio.ensure_future(bench.check_all(bench.callers(0, 2)))
+            theirs = asyncio.ensure_future(bench.check_all(bench.callers(0, 2)))
             decisions = await bench.check_all(living)
             assert {each.source for each in decisions} == {Source.STORE}
             left = {remaining(each.results[0].limits[0]) for each in decisions}
             assert left == {99 - round_}
-            assert {each.source for each in await lost} == {Source.LOCAL}
+            assert {each.source for each in await theirs} == {Source.LOCAL}
         for lost in (0, 2):
             bench.resume(lost)
 

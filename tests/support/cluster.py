@@ -87,8 +87,8 @@ def replica_of(found: Cluster, index: int) -> Iterator[EmbeddedValkey]:
 
         def follows() -> bool:
             with contextlib.suppress(redis.ResponseError):  # until it knows the primary
-                link.execute_command("CLUSTER REPLICATE", primary)  # type: ignore[no-untyped-call]  # untyped driver
-            return link.info("replication").get("master_link_status") == "up"
+                link.execute_command("CLUSTER REPLICATE", primary)
+            return bool(link.info("replication").get("master_link_status") == "up")
 
         eventually(
             follows, within=PATIENCE_SECONDS, what="the replica follows", poll_s=LOCAL_POLL_S

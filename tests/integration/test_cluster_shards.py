@@ -182,8 +182,12 @@ async def test_search_for_lost_servers_delays_no_caller_of_a_living_one(shards: 
             left = {remaining(each.results[0].limits[0]) for each in decisions}
             assert left == {99 - round_}
             assert {each.source for each in await theirs} == {Source.LOCAL}
-        for lost in (0, 2):
-            bench.resume(lost)
+        await bench.open_breaker(0)
+        bench.resume(0)
+        await bench.recorder.wait_for(BreakerChanged(BreakerState.CLOSED, bench.address(0)))
+        decisions = await bench.check_all(bench.callers(0))
+        assert {each.source for each in decisions} == {Source.STORE}
+        bench.resume(2)
 
 
 async def test_replica_that_becomes_primary_decides_the_callers_of_its_shard(

@@ -137,7 +137,7 @@ def test_lost_shard_is_noticed_by_its_callers_only(
                     what="the callers of the lost shard are decided without the store",
                 )
                 end_us = watch.mark("shard returns")
-            # A primary that was away serves seconds after its return.
+            # A primary that returns serves after seconds.
             eventually(lambda: _is_up(store, lost), within=timeouts.POD, what="the shard serves")
             back_us = watch.mark("shard is back")
             outage = Outage(start_us, seen_us, end_us, back_us, until_over(watch))

@@ -20,7 +20,7 @@ from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.cluster import slot_of
 from fleetlimit.stores.redis.store import RedisStore
-from support.cluster import NODES, Cluster, cluster
+from support.cluster import NODES, Cluster, cluster, replica_of
 from support.eventually import PATIENCE_SECONDS
 from support.limiter import Recorder, concurrency_policy, rate_policy, remaining
 
@@ -167,6 +167,45 @@ async def test_lost_shard_degrades_only_its_callers(
         assert {each.node for each in bench.recorder.of(BreakerChanged)} == {bench.address(lost)}
         if lose is Shards.stop:
             bench.resume(lost)
+
+
+async def test_search_for_lost_servers_delays_no_caller_of_a_living_one(shards: Cluster) -> None:
+    """With two frozen servers of three the search takes long; checks use the last topology."""
+    async with started(shards) as bench:
+        for lost in (0, 2):
+            bench.stop(lost)
+        living = bench.callers(1)
+        for round_ in range(20):
+            theirs = asyncio.ensure_future(bench.check_all(bench.callers(0, 2)))
+            decisions = await bench.check_all(living)
+            assert {each.source for each in decisions} == {Source.STORE}
+            left = {remaining(each.results[0].limits[0]) for each in decisions}
+            assert left == {99 - round_}
+            assert {each.source for each in await theirs} == {Source.LOCAL}
+        await bench.open_breaker(0)
+        bench.resume(0)
+        await bench.recorder.wait_for(BreakerChanged(BreakerState.CLOSED, bench.address(0)))
+        decisions = await bench.check_all(bench.callers(0))
+        assert {each.source for each in decisions} == {Source.STORE}
+        bench.resume(2)
+
+
+async def test_replica_that_becomes_primary_decides_the_callers_of_its_shard(
+    shards: Cluster,
+) -> None:
+    """The breaker of the lost primary closes, because it has no keys any more."""
+    with replica_of(shards, 1) as replica:
+        async with started(shards) as bench:
+            theirs = bench.callers(1)
+            bench.kill(1)
+            await bench.open_breaker(1)
+            await bench.recorder.wait_for(BreakerChanged(BreakerState.CLOSED, bench.address(1)))
+            topology = bench.limiter.store.topology
+            assert topology is not None
+            assert f"127.0.0.1:{replica.port}" in topology.nodes
+            decisions = await bench.check_all(theirs)
+            assert {each.source for each in decisions} == {Source.STORE}
+            assert bench.limiter.open_nodes == []
 
 
 async def test_returned_shard_decides_again(shards: Cluster) -> None:

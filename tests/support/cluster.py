@@ -69,6 +69,33 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(f"redis+cluster://127.0.0.1:{nodes[0].port}", nodes, links)
 
 
+@contextlib.contextmanager
+def replica_of(found: Cluster, index: int) -> Iterator[EmbeddedValkey]:
+    """Add a replica of a server, which replaces it within seconds once it is lost."""
+    bus = free_port()
+    with (
+        EmbeddedValkey(
+            *("--cluster-enabled", "yes", "--cluster-port", str(bus)),
+            *("--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "1000"),
+        ) as node,
+        redis.Redis(port=node.port) as link,
+    ):
+        for each in range(NODES):
+            found.run(each, "CONFIG SET", "cluster-node-timeout", 1_000)
+        found.run(0, "CLUSTER MEET", "127.0.0.1", node.port, bus)
+        primary = found.node_id(index)
+
+        def follows() -> bool:
+            with contextlib.suppress(redis.ResponseError):  # until it knows the primary
+                link.execute_command("CLUSTER REPLICATE", primary)
+            return bool(link.info("replication").get("master_link_status") == "up")
+
+        eventually(
+            follows, within=PATIENCE_SECONDS, what="the replica follows", poll_s=LOCAL_POLL_S
+        )
+        yield node
+
+
 def _agrees(link: redis.Redis) -> bool:
     info = link.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]  # untyped driver
     known = int(info["cluster_known_nodes"]), int(info["cluster_slots_ok"])

@@ -116,33 +116,44 @@ class ClusterBatchers:
         return nodes[0] if nodes else None
 
     async def open(self, node: str) -> None:
-        """Read the topology, connect to a primary and load the scripts there.
+        """Read the topology, or connect to a primary and load the scripts there.
 
         Args:
-            node: Address of the primary; `ONE_NODE` to read the topology only.
+            node: Address of the primary; `ONE_NODE` to read the topology.
 
         Raises:
             RedisError: No node replies, or the primary does not accept the connection or a script.
             SlotNotCoveredError: For `ONE_NODE`, if some slots have no primary.
         """
-        await self._relocate()
-        if node == ONE_NODE and len(self._client.nodes_manager.slots_cache) < SLOTS:
-            raise SlotNotCoveredError(_NO_PRIMARY)
+        if node == ONE_NODE:
+            await self._relocate()
+            if len(self._client.nodes_manager.slots_cache) < SLOTS:
+                raise SlotNotCoveredError(_NO_PRIMARY)
+            return
         for primary in self._client.get_primaries():
             if primary.name == node:
-                # Pooled connections that a restarted server has closed would fail a command.
-                await primary.disconnect()
-                await self._batcher_of(primary).open(*self._scripts)
+                try:
+                    # Pooled connections that a restarted server has closed would fail a command.
+                    await primary.disconnect()
+                    await self._batcher_of(primary).open(*self._scripts)
+                except BaseException:
+                    # A replica may have replaced it. The search is not awaited: it may take longer
+                    # than this call may, if other nodes are lost too.
+                    self._start_relocation()
+                    raise
 
     async def _relocate(self) -> None:
         """Read the topology. Concurrent calls share one search, which outlives their timeouts."""
+        await asyncio.shield(self._start_relocation())
+
+    def _start_relocation(self) -> asyncio.Task[None]:
         relocation = self._relocation
         loop = asyncio.get_running_loop()
         if relocation is None or relocation.done() or relocation.get_loop() is not loop:
             relocation = self._relocation = loop.create_task(self._read_topology())
             # Marks an error as retrieved, for which every caller may have stopped waiting.
             relocation.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(relocation)
+        return relocation
 
     async def _read_topology(self) -> None:
         await self._choose_startup_nodes()

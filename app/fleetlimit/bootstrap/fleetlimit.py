@@ -186,6 +186,8 @@ class Fleetlimit(wiring.LimiterLifespan):
             )
         self.metrics.register()
         self._exit_stack.callback(self.metrics.unregister)
+        wiring.mark_started(self.limiter, repr(self))
+        self._exit_stack.callback(wiring.mark_closed, self.limiter)
         self.activate_policies()
         self.warn_of_missing_settings()
         await self.start_background_work()

@@ -23,7 +23,7 @@ from fleetlimit.web.request_limits import (
     start_request_limits,
 )
 from fleetlimit.web.route_table import RouteInfo, RouteTable, match_route
-from fleetlimit.web.wiring import get_limiter, has_other_limiter
+from fleetlimit.web.wiring import get_limiter, has_other_limiter, mark_used
 
 WRAPPED_KEY: Final = "fleetlimit_wrapped"
 """Attribute of an app that a middleware wraps without being one of the app's own middlewares."""
@@ -129,6 +129,8 @@ class RateLimitMiddleware:
         routes: RouteTable | None = None,
     ) -> None:
         self.app = app
+        if http_limiter is not None:
+            mark_used(http_limiter.limiter)
         self._http_limiter = http_limiter
         self._routes = routes
         self._cors = tuple(iter_cors(app))

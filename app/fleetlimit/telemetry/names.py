@@ -310,6 +310,7 @@ LOG_NO_ROUTE_LIMITED: Final = "routes.unlimited"
 LOG_ROUTE_LIMITED: Final = "route.limited"
 LOG_ROUTE_UNLIMITED: Final = "route.unlimited"
 LOG_POLICY_UNUSED: Final = "policy.unused"
+LOG_COST_TOO_LARGE: Final = "policy.cost_too_large"
 
 SUPPRESSED: Final = ".suppressed"
 """Suffix of a rate-limited event, for the line with the number of suppressed lines."""

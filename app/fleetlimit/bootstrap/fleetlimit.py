@@ -26,9 +26,10 @@ from fleetlimit.core.policy import PolicySet
 from fleetlimit.errors import ConfigError
 from fleetlimit.identity import PrincipalResolver
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
-from fleetlimit.limiter.events import Observer, PoliciesRejected
+from fleetlimit.limiter.clock import MonotonicClock
+from fleetlimit.limiter.events import Observer, PoliciesRejected, check_observers
 from fleetlimit.limiter.failure_log import FailureLog
-from fleetlimit.limiter.limiter import Limiter, MonotonicClock
+from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Clock, Tracer
 from fleetlimit.limiter.tasks import TaskSet
@@ -61,7 +62,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         policies: Policy file or policy set; by default `FLEETLIMIT_POLICIES`, or no policies.
         settings: Settings in place of the environment; `store` and `policies` override them.
         resolver: Async function of the request that verifies credentials that are neither API keys
-            nor bearer tokens, within `FLEETLIMIT_RESOLVER_TIMEOUT`.
+            nor bearer tokens, within `FLEETLIMIT_FUNCTION_TIMEOUT`.
         registry: Prometheus registry of the metrics, which has them until the end; by default a
             new one.
         observers: Further observers of every event.
@@ -71,7 +72,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             higher generation-0 threshold, and a frozen heap in a lifespan.
 
     Raises:
-        ConfigError: A setting or the policy file is invalid; nothing was started.
+        ConfigError: A setting, the policy file or an observer is invalid; nothing was started.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         if isinstance(store, Starlette):
             # An app calls its lifespan with itself.
             raise ConfigError("lifespan=Fleetlimit is the class: write lifespan=Fleetlimit()")
+        observers = check_observers(observers)
         if isinstance(policies, PolicySet):
             policy_set, file = policies, None
         else:
@@ -128,10 +130,11 @@ class Fleetlimit(wiring.LimiterLifespan):
             replica=self.settings.replica,
             min_replicas=self.settings.min_replicas,
             audit_callers=self.settings.audit_callers,
+            failure_log=self._failure_log,
         )
         self._identifier_builder = IdentifierBuilder(
             resolver,
-            resolver_timeout_s=self.settings.resolver_timeout,
+            resolver_timeout_s=self.settings.function_timeout,
             failure_log=self._failure_log,
         )
         self._policies_path = None if policy_set else self.settings.policies
@@ -146,7 +149,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             if policies is not None or (settings is not None and settings.policies is not None)
             else None,
             resolver=resolver,
-            observers=tuple(observers),
+            observers=observers,
             unshareable=tuple(
                 name
                 for name, value in (("registry", registry), ("tracer", tracer), ("clock", clock))
@@ -160,6 +163,8 @@ class Fleetlimit(wiring.LimiterLifespan):
             wiring.NotStarted(repr(self)),
             header_format=self.settings.headers,
             reject_invalid=section.reject_invalid,
+            function_timeout_s=self.settings.function_timeout,
+            failure_log=self._failure_log,
         )
         self.route_reporter = RouteReporter(self._log, self.http_limiter)
         self._tasks: list[PeriodicTask | EventLoopLagMonitor] = []

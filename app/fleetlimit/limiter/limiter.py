@@ -1,7 +1,6 @@
 """Rate limiter: decides requests under policies, and resets the buckets of a caller."""
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -17,8 +16,10 @@ from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS, AuditService
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
+from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Observer
+from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.membership import ReplicaMembership
 from fleetlimit.limiter.plan import PlanCache, PolicyCost, all_bucket_keys
@@ -37,14 +38,6 @@ class LimitSwitch:
 LIMIT_SWITCH: Final = LimitSwitch()
 
 
-class MonotonicClock:
-    """Monotonic clock of this process."""
-
-    def monotonic_us(self) -> int:
-        """Return monotonic microseconds."""
-        return time.monotonic_ns() // 1_000
-
-
 class Limiter:
     """Checks requests against policies.
 
@@ -60,6 +53,10 @@ class Limiter:
         min_replicas: Replicas that share a limit while the store is unavailable, unless more are
             known.
         audit_callers: Audited callers of each limit; 0 for no audit.
+        failure_log: Log of failures of observers; by default one of this limiter.
+
+    Raises:
+        ConfigError: An object is not an observer.
     """
 
     def __init__(
@@ -75,13 +72,15 @@ class Limiter:
         replica: str = "",
         min_replicas: int = 1,
         audit_callers: int = DEFAULT_AUDIT_CALLERS,
+        failure_log: FailureLog | None = None,
     ) -> None:
         self.store = store
         self.key_scheme = key_scheme or KeyScheme()
         self._local = local
         self._clock = clock or MonotonicClock()
         self._tracer = tracer
-        self._dispatcher = EventDispatcher(observers)
+        self._failure_log = failure_log or FailureLog(self._clock)
+        self._dispatcher = EventDispatcher(observers, self._failure_log)
         self.emit: Callable[[Event], None] = self._dispatcher.emit
         self._bucket_events = BucketEvents()
         self.active_policies = ActivePolicies(self.emit, self._bucket_events)
@@ -130,9 +129,14 @@ class Limiter:
         await self._breaker.aclose()
         await self.store.aclose()
         await self._local.aclose()
+        self._failure_log.close()
 
     def add_observers(self, observers: Sequence[Observer]) -> None:
-        """Pass the events from now on to further observers, each of them once."""
+        """Pass the events from now on to further observers, each of them once.
+
+        Raises:
+            ConfigError: An object is not an observer.
+        """
         self._dispatcher.add(observers)
 
     @property

@@ -5,7 +5,6 @@ It buffers nothing: bodies stream through it.
 
 from collections.abc import Awaitable, Iterable
 from functools import partial
-from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
@@ -14,7 +13,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleetlimit.web.cors import is_preflight, iter_cors, send_with_cors
-from fleetlimit.web.exceptions import send_rejection
+from fleetlimit.web.exceptions import exception_handlers, send_rejection
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import EXPOSED_HEADERS, merge_headers
 from fleetlimit.web.request_limits import (
@@ -201,12 +200,7 @@ class RateLimitMiddleware:
             raise error
 
         app = route.mounted_app or scope.get("app")
-        handlers = {
-            kind: handler
-            for kind, handler in getattr(app, "exception_handlers", {}).items()
-            if kind not in {HTTPStatus.INTERNAL_SERVER_ERROR, Exception}
-        }
-        handling = ExceptionMiddleware(fail, handlers)
+        handling = ExceptionMiddleware(fail, exception_handlers(app))
         await send_with_cors(handling, (*self._cors, *route.cors), scope, receive, send)
 
 

@@ -13,7 +13,7 @@ from fleetlimit.core.decision import ceil_seconds
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import UNMATCHED_ROUTE, Principal, Subject
 from fleetlimit.errors import ConfigError, StoreError
-from fleetlimit.limiter.limiter import MonotonicClock
+from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.server.admin.problem import problem_response
 from fleetlimit.telemetry import names

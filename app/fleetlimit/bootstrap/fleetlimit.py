@@ -24,7 +24,7 @@ from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.bootstrap.worker_processes import worker_processes
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.errors import ConfigError
-from fleetlimit.identity import PrincipalResolver
+from fleetlimit.identity import PrincipalResolver, RequestIdentifier
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.events import Observer, PoliciesRejected, check_observers
@@ -157,7 +157,8 @@ class Fleetlimit(wiring.LimiterLifespan):
             ),
         )
         section = self.policy_file.identity
-        self._identifier = self._identifier_builder.build(section)
+        # A wrong section is an error here, before anything is started.
+        self._identifier_builder.build(section)
         self.http_limiter = HTTPLimiter(
             self.limiter,
             wiring.NotStarted(repr(self)),
@@ -226,7 +227,7 @@ class Fleetlimit(wiring.LimiterLifespan):
     def activate_policies(self) -> None:
         """Activate the policies and the identity; before this, each request is an error."""
         self.limiter.active_policies.replace(self.policy_file.policy_set)
-        self.http_limiter.identifier = self._identifier
+        self.http_limiter.identifier = self._identifier_builder.build(self.policy_file.identity)
 
     def warn_of_missing_settings(self) -> None:
         """Log a warning if limits are per process, or identities are hashed without a secret."""
@@ -245,15 +246,22 @@ class Fleetlimit(wiring.LimiterLifespan):
 
     async def _on_reload(self, policy_file: PolicyFile) -> None:
         self.route_reporter.require_named_policies(policy_file.policy_set)
-        # A file with many keys takes about a second to read, which must not block the event loop.
-        self.http_limiter.identifier = await asyncio.to_thread(
-            self._identifier_builder.build, policy_file.identity
-        )
+        self.http_limiter.identifier = await self._build_identifier(policy_file.identity)
         self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
         self.limiter.active_policies.replace(policy_file.policy_set)
         # In a thread: many routes and policies take some 100 ms to compare.
         await asyncio.to_thread(self.route_reporter.warn_of_unused, policy_file.policy_set)
         self.policy_file = policy_file
+
+    async def _build_identifier(self, section: IdentitySection) -> RequestIdentifier:
+        builder = self._identifier_builder
+        while True:
+            resolver = builder.resolver
+            # A file with many keys takes about a second to read, which must not block the event
+            # loop. An app may meanwhile start and have its resolver adopted.
+            identifier = await asyncio.to_thread(builder.build, section)
+            if builder.resolver is resolver:
+                return identifier
 
     async def _flush(self) -> None:
         """Log the counts of suppressed lines even when no further event triggers it."""

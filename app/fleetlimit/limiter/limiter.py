@@ -91,7 +91,7 @@ class Limiter:
             store, self._breaker, self.emit, replica=replica, min_replicas=min_replicas
         )
         self._fallback = Fallback(local)
-        sample = UsageSample(audit_callers, self._bucket_events)
+        sample = UsageSample(audit_callers, self._bucket_events, self._failure_log)
         self.audit = AuditService(
             store,
             self._breaker,

@@ -15,6 +15,7 @@ from fleetlimit.limiter.admission import Admission, decide_without_store
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS, AuditService
 from fleetlimit.limiter.bucket_events import BucketEvents
+from fleetlimit.limiter.check_span import FAILED, SafeCheckSpan
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.denial_cache import DenialCache
@@ -210,9 +211,15 @@ class Limiter:
             costs = ()
         plan = self._plan_cache.plan_for(costs, subject)
         tracer = self._tracer
-        if tracer is None or not tracer.is_sampled():
+        try:
+            is_sampled = tracer is not None and tracer.is_sampled()
+        except Exception as error:  # noqa: BLE001 - it must not fail the check
+            self._failure_log.write(FAILED, error)
+            is_sampled = False
+        if tracer is None or not is_sampled:
             return await self._admission.admit(plan, subject, mono_started_at_us)
-        with tracer.start_check([each.policy.name for each in plan.policy_plans]) as span:
+        policies = [each.policy.name for each in plan.policy_plans]
+        with SafeCheckSpan(tracer, policies, self._failure_log) as span:
             # The decision is emitted within the span, which the metrics' exemplars point to.
             reservation = await self._admission.admit(plan, subject, mono_started_at_us)
             span.set_decision(reservation.decision)

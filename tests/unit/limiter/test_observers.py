@@ -197,7 +197,18 @@ class Returning:
 async def later() -> None: ...
 
 
-@pytest.mark.parametrize("make", [later, asyncio.CancelledError, RuntimeError])
+def future() -> Any:
+    """Return an awaitable that is no coroutine."""
+    return asyncio.get_running_loop().create_future()
+
+
+async def test_other_result_of_an_observer_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    """Only an awaitable would be lost."""
+    EventDispatcher([Returning(lambda: 1)]).emit(StoreStateLost())
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("make", [later, future, asyncio.CancelledError, RuntimeError])
 async def test_observer_never_fails_a_check_and_its_log_is_sampled(
     make: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from fleetlimit import Fleetlimit, Policy, PolicySet
-from fleetlimit.bootstrap.explain import explain
+from fleetlimit.bootstrap.explain import explain, parse_request
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
@@ -49,9 +49,7 @@ async def _explain(fleetlimit: Fleetlimit, _held: Reservation) -> Any:
     found = await explain(
         fleetlimit.http_limiter,
         get_app_route_table(FastAPI().router),
-        method="GET",
-        path="/docs",
-        headers={},
+        parse_request("GET", "/docs"),
     )
     return await fleetlimit.limiter.peek("plain", principal="alice") or found
 

@@ -26,11 +26,12 @@ from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.bootstrap.worker_processes import worker_processes
 from fleetlimit.core.policy import PolicySet
 from fleetlimit.errors import ConfigError
-from fleetlimit.identity import PrincipalResolver
+from fleetlimit.identity import PrincipalResolver, RequestIdentifier
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
-from fleetlimit.limiter.events import Observer, PoliciesRejected
+from fleetlimit.limiter.clock import MonotonicClock
+from fleetlimit.limiter.events import Observer, PoliciesRejected, check_observers
 from fleetlimit.limiter.failure_log import FailureLog
-from fleetlimit.limiter.limiter import Limiter, MonotonicClock
+from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Clock, Tracer
 from fleetlimit.limiter.tasks import TaskSet
@@ -65,7 +66,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         policies: Policy file or policy set; by default `FLEETLIMIT_POLICIES`, or no policies.
         settings: Settings in place of the environment; `store` and `policies` override them.
         resolver: Async function of the request that verifies credentials that are neither API keys
-            nor bearer tokens, within `FLEETLIMIT_RESOLVER_TIMEOUT`.
+            nor bearer tokens, within `FLEETLIMIT_FUNCTION_TIMEOUT`.
         credential_provider: Provider of the store's user and password, such as an IAM token. Each
             new connection asks it, within `FLEETLIMIT_STORE_CONNECT_TIMEOUT`.
         registry: Prometheus registry of the metrics, which has them until the end; by default a
@@ -77,7 +78,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             higher generation-0 threshold, and a frozen heap in a lifespan.
 
     Raises:
-        ConfigError: A setting or the policy file is invalid; nothing was started.
+        ConfigError: A setting, the policy file or an observer is invalid; nothing was started.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         if isinstance(store, Starlette):
             # An app calls its lifespan with itself.
             raise ConfigError("lifespan=Fleetlimit is the class: write lifespan=Fleetlimit()")
+        observers = check_observers(observers)
         if isinstance(policies, PolicySet):
             policy_set, file = policies, None
         else:
@@ -136,10 +138,11 @@ class Fleetlimit(wiring.LimiterLifespan):
             replica=self.settings.replica,
             min_replicas=self.settings.min_replicas,
             audit_callers=self.settings.audit_callers,
+            failure_log=self._failure_log,
         )
         self._identifier_builder = IdentifierBuilder(
             resolver,
-            resolver_timeout_s=self.settings.resolver_timeout,
+            resolver_timeout_s=self.settings.function_timeout,
             failure_log=self._failure_log,
         )
         self._policies_path = None if policy_set else self.settings.policies
@@ -154,7 +157,7 @@ class Fleetlimit(wiring.LimiterLifespan):
             if policies is not None or (settings is not None and settings.policies is not None)
             else None,
             resolver=resolver,
-            observers=tuple(observers),
+            observers=observers,
             unshareable=tuple(
                 name
                 for name, value in (
@@ -167,12 +170,15 @@ class Fleetlimit(wiring.LimiterLifespan):
             ),
         )
         section = self.policy_file.identity
-        self._identifier = self._identifier_builder.build(section)
+        # A wrong section is an error here, before anything is started.
+        self._identifier_builder.build(section)
         self.http_limiter = HTTPLimiter(
             self.limiter,
             wiring.NotStarted(repr(self)),
             header_format=self.settings.headers,
             reject_invalid=section.reject_invalid,
+            function_timeout_s=self.settings.function_timeout,
+            failure_log=self._failure_log,
         )
         self.route_reporter = RouteReporter(self._log, self.http_limiter)
         self._tasks: list[PeriodicTask | EventLoopLagMonitor] = []
@@ -199,6 +205,8 @@ class Fleetlimit(wiring.LimiterLifespan):
             )
         self.metrics.register()
         self._exit_stack.callback(self.metrics.unregister)
+        wiring.mark_started(self.limiter, repr(self))
+        self._exit_stack.callback(wiring.mark_closed, self.limiter)
         self.activate_policies()
         self.warn_of_missing_settings()
         await self.start_background_work()
@@ -232,7 +240,7 @@ class Fleetlimit(wiring.LimiterLifespan):
     def activate_policies(self) -> None:
         """Activate the policies and the identity; before this, each request is an error."""
         self.limiter.active_policies.replace(self.policy_file.policy_set)
-        self.http_limiter.identifier = self._identifier
+        self.http_limiter.identifier = self._identifier_builder.build(self.policy_file.identity)
 
     def warn_of_missing_settings(self) -> None:
         """Log a warning if limits are per process, or identities are hashed without a secret."""
@@ -251,15 +259,22 @@ class Fleetlimit(wiring.LimiterLifespan):
 
     async def _on_reload(self, policy_file: PolicyFile) -> None:
         self.route_reporter.require_named_policies(policy_file.policy_set)
-        # A file with many keys takes about a second to read, which must not block the event loop.
-        self.http_limiter.identifier = await asyncio.to_thread(
-            self._identifier_builder.build, policy_file.identity
-        )
+        self.http_limiter.identifier = await self._build_identifier(policy_file.identity)
         self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
         self.limiter.active_policies.replace(policy_file.policy_set)
         # In a thread: many routes and policies take some 100 ms to compare.
         await asyncio.to_thread(self.route_reporter.warn_of_unused, policy_file.policy_set)
         self.policy_file = policy_file
+
+    async def _build_identifier(self, section: IdentitySection) -> RequestIdentifier:
+        builder = self._identifier_builder
+        while True:
+            resolver = builder.resolver
+            # A file with many keys takes about a second to read, which must not block the event
+            # loop. An app may meanwhile start and have its resolver adopted.
+            identifier = await asyncio.to_thread(builder.build, section)
+            if builder.resolver is resolver:
+                return identifier
 
     async def _flush(self) -> None:
         """Log the counts of suppressed lines even when no further event triggers it."""

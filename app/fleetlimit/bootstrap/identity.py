@@ -15,7 +15,7 @@ from fleetlimit.identity import (
     jwt_verifier,
     open_jwks,
 )
-from fleetlimit.identity.identifier import DEFAULT_RESOLVER_TIMEOUT_S
+from fleetlimit.limiter.app_function import DEFAULT_TIMEOUT_S
 from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.policy_file import ApiKeysSection, IdentitySection, JwtSection
 
@@ -50,7 +50,7 @@ class IdentifierBuilder:
         self,
         resolver: PrincipalResolver | None = None,
         *,
-        resolver_timeout_s: float = DEFAULT_RESOLVER_TIMEOUT_S,
+        resolver_timeout_s: float = DEFAULT_TIMEOUT_S,
         failure_log: FailureLog | None = None,
     ) -> None:
         self.resolver = resolver

@@ -10,6 +10,11 @@ from typing import Any
 
 from starlette.applications import Starlette
 
+from fleetlimit.bootstrap.constant_costs import (
+    callers_below_cost,
+    constant_cost,
+    require_possible_cost,
+)
 from fleetlimit.bootstrap.unused_policies import UnusedPolicy, find_unused_policies
 from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
@@ -88,7 +93,8 @@ class RouteReporter:
     def __init__(self, log: Any, http_limiter: HTTPLimiter) -> None:
         self._log = log
         self._http_limiter = http_limiter
-        self._required_policies: set[str] = set()
+        # The dependency with the largest constant cost under each policy, if one has such a cost.
+        self._dependency_by_policy: dict[str, RateLimitDependency] = {}
         self._inline_policies: dict[str, Policy] = {}
         self._tables: list[RouteTable] = []
         self._match_policies = False
@@ -102,8 +108,8 @@ class RouteReporter:
                 match.
 
         Raises:
-            ConfigError: A dependency names a policy that does not exist, or two different limits
-                have one name.
+            ConfigError: A dependency names a policy that does not exist, or has a cost that it can
+                never admit; or two different limits have one name.
         """
         policies = self._http_limiter.limiter.active_policies.current
         self.add_routes(routes, match_policies=match_policies)
@@ -138,6 +144,7 @@ class RouteReporter:
         policies = self._http_limiter.limiter.active_policies.current
         self._collect_policies(routes, policies)
         self._require_other_names(policies)
+        self._require_possible_costs(policies)
         # The lifespan of an app may run several times.
         if routes not in self._tables:
             self._tables.append(routes)
@@ -145,9 +152,12 @@ class RouteReporter:
 
     def _collect_policies(self, routes: RouteTable, policies: PolicySet) -> None:
         for route in routes.routes:
-            for policy in _dependency_policies(route, self._http_limiter):
+            for dependency in checked_dependencies(route):
+                policy = dependency.resolve_policy(self._http_limiter)
                 if policies.get(policy.name) is policy:
-                    self._required_policies.add(policy.name)
+                    found = self._dependency_by_policy.setdefault(policy.name, dependency)
+                    if constant_cost(dependency) > constant_cost(found):
+                        self._dependency_by_policy[policy.name] = dependency
                 else:
                     same_name = self._inline_policies.setdefault(policy.name, policy)
                     require_same_policy(same_name, policy)
@@ -158,35 +168,50 @@ class RouteReporter:
             if inline is not None:
                 require_same_policy(policy, inline)
 
+    def _require_possible_costs(self, policies: PolicySet) -> None:
+        for name, dependency in self._dependency_by_policy.items():
+            policy = policies.get(name)
+            if policy is not None:
+                require_possible_cost(dependency, policy, policies.source)
+
     def find_unused(self, policies: PolicySet) -> Iterator[UnusedPolicy]:
         """Yield the policies of a set that apply to no request of the logged routes."""
         return find_unused_policies(
             policies,
             [route for table in self._tables for route in table.routes],
-            named=self._required_policies,
+            named=self._dependency_by_policy.keys(),
             known_tiers=self._http_limiter.identifier.known_tiers,
             match_policies=self._match_policies,
         )
 
     def warn_of_unused(self, policies: PolicySet) -> None:
-        """Log a warning for each policy of a set that applies to no request."""
+        """Log a warning for each policy of a set that applies to no request, or admits none."""
         for unused in self.find_unused(policies):
             self._log.warning(names.LOG_POLICY_UNUSED, policy=unused.policy, detail=unused.detail)
+        for name, dependency in self._dependency_by_policy.items():
+            policy = policies.get(name)
+            if policy is not None and (callers := callers_below_cost(dependency, policy)):
+                self._log.warning(
+                    names.LOG_COST_TOO_LARGE,
+                    policy=name,
+                    detail=f"{dependency!r} can never pass the limits of {', '.join(callers)}",
+                )
 
     def require_named_policies(self, policies: PolicySet) -> None:
         """Check that a new set has every policy that a dependency names, and no limit's name.
 
         Raises:
-            ConfigError: A policy is missing, or has the name of a limit in code; requests to the
-                routes would fail.
+            ConfigError: A policy is missing, has the name of a limit in code, or can never admit
+                the cost of a dependency; requests to the routes would fail.
         """
         if missing := sorted(
-            name for name in self._required_policies if policies.get(name) is None
+            name for name in self._dependency_by_policy if policies.get(name) is None
         ):
             raise ConfigError(
                 f"{policies.source}: routes depend on {', '.join(missing)}: keep these policies"
             )
         self._require_other_names(policies)
+        self._require_possible_costs(policies)
 
 
 def has_middleware(app: Starlette) -> bool:

@@ -19,7 +19,7 @@ from pydantic_settings import (
 )
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.identity.identifier import DEFAULT_RESOLVER_TIMEOUT_S
+from fleetlimit.limiter.app_function import DEFAULT_TIMEOUT_S
 from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS
 from fleetlimit.stores.memory import DEFAULT_MAX_BUCKETS
 from fleetlimit.web.ratelimit_headers import HeaderFormat
@@ -132,8 +132,9 @@ class Settings(BaseSettings):
         description="Audited callers of each limit; 0 turns the audit off.",
     )
 
-    resolver_timeout: Seconds = Field(
-        DEFAULT_RESOLVER_TIMEOUT_S, description="Timeout of the app's own resolver in seconds."
+    function_timeout: Seconds = Field(
+        DEFAULT_TIMEOUT_S,
+        description="Timeout of the app's own async functions (resolver, costs) in seconds.",
     )
 
     policies: Path | None = Field(None, description="Policy file.")

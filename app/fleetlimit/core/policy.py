@@ -14,6 +14,8 @@ from fleetlimit.core.subject import UNVERIFIED_TIER
 from fleetlimit.errors import ConfigError
 
 DEFAULT_POLICY = "default"
+IN_CODE: Final = "code"
+"""Source of a policy set that no file defines."""
 ALL_PERCENT = 100
 _CACHE_SIZE = 4_096
 _MAX_METHOD_CHARS = 32
@@ -324,7 +326,7 @@ class PolicySet:
         *,
         generation: int = 0,
         digest: str = "",
-        source: str = "code",
+        source: str = IN_CODE,
     ) -> None:
         self.policies: Final = tuple(policies)
         self.generation: Final = generation

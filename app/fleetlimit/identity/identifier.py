@@ -11,9 +11,9 @@ from fleetlimit.errors import ConfigError, IdentityError
 from fleetlimit.identity.api_keys import ApiKeyVerifier
 from fleetlimit.identity.client_address import ClientAddressResolver
 from fleetlimit.identity.credentials import DEFAULT_MAX_HEADER_BYTES, IdentityErrorReason
-from fleetlimit.limiter.app_function import AppFunction
+from fleetlimit.limiter.app_function import DEFAULT_TIMEOUT_S, AppFunction
+from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.failure_log import FailureLog
-from fleetlimit.limiter.limiter import MonotonicClock
 
 if TYPE_CHECKING:  # it needs PyJWT, an extra
     from fleetlimit.identity.jwks import JwksSource
@@ -35,7 +35,6 @@ class CredentialVerifier(Protocol):
         ...
 
 
-DEFAULT_RESOLVER_TIMEOUT_S: Final = 1.0
 _RESOLVER_RETRY_S: Final = 1
 """Nothing is known of the resolver's recovery: as after a failure of the store."""
 
@@ -64,7 +63,7 @@ class RequestIdentifier:
         api_keys: ApiKeyVerifier | None = None,
         jwt: CredentialVerifier | None = None,
         resolver: PrincipalResolver | None = None,
-        resolver_timeout_s: float = DEFAULT_RESOLVER_TIMEOUT_S,
+        resolver_timeout_s: float = DEFAULT_TIMEOUT_S,
         failure_log: FailureLog | None = None,
     ) -> None:
         self._client_address = client_address

@@ -1,11 +1,16 @@
 """Active policies: the immutable policy set that checks use, replaced as a whole."""
 
 from collections.abc import Callable
+from typing import Final
 
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import IN_CODE, Policy, PolicySet
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.events import Event, PoliciesLoaded
+
+_HOW_TO_GIVE: Final = (
+    '; write FastAPI(lifespan=Fleetlimit(policies="policies.yaml")), or set FLEETLIMIT_POLICIES'
+)
 
 
 class ActivePolicies:
@@ -40,5 +45,11 @@ class ActivePolicies:
         policy = self.current.get(name)
         if policy is None:
             known = ", ".join(each.name for each in self.current.policies) or "none"
-            raise ConfigError(f"there is no policy {name!r} in {self.current.source}: {known}")
+            # A policy file that is empty is named, and can be edited.
+            advice = (
+                _HOW_TO_GIVE if not self.current.policies and self.current.source == IN_CODE else ""
+            )
+            raise ConfigError(
+                f"there is no policy {name!r} in {self.current.source}: {known}{advice}"
+            )
         return policy

@@ -1,14 +1,15 @@
-"""Async functions that the app supplies: judged when they are given, and bounded in time."""
+"""Functions that the app supplies: judged when they are given, and async ones bounded in time."""
 
 import asyncio
 import inspect
 import types
 import typing
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from fleetlimit.errors import ConfigError
 
+DEFAULT_TIMEOUT_S: Final = 1.0
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
@@ -36,8 +37,15 @@ class AppFunction(Generic[Argument, Result]):
         returns: type[Result],
         timeout_s: float,
     ) -> None:
-        _check_async(function, role)
-        _check_signature(function, role, returns)
+        subject = f"the {role} {function!r}"
+        if not callable(function) or isinstance(function, type):
+            raise ConfigError(f"{subject} is not a function: write an `async def`")
+        if not is_async(function):
+            raise ConfigError(f"{subject} is not async: write `async def`")
+        require_one_argument(function, subject, f"async def {role}(request)")
+        if _promises_other(function, (returns, type(None))):
+            promised = _signature(function).return_annotation
+            raise ConfigError(f"{subject} returns {promised!r}: return {returns.__name__} or None")
         self._function = function
         self._role = role
         self._returns = returns
@@ -51,20 +59,7 @@ class AppFunction(Generic[Argument, Result]):
             TypeError: The result is of another class.
             RuntimeError: The function was cancelled, although the request was not.
         """
-        try:
-            async with asyncio.timeout(self._timeout_s) as timeout:
-                result = await self._function(argument)
-        except TimeoutError:
-            if timeout.expired():
-                raise TimeoutError(
-                    f"the {self._role} did not return within {self._timeout_s:g} s"
-                ) from None
-            raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise RuntimeError(f"the {self._role} was cancelled by its own task") from None
+        result = await await_result(self._function(argument), self._role, self._timeout_s)
         if result is not None and not isinstance(result, self._returns):
             raise TypeError(
                 f"the {self._role} returned {type(result).__name__}: return "
@@ -73,36 +68,110 @@ class AppFunction(Generic[Argument, Result]):
         return result
 
 
-def _check_async(function: Any, role: str) -> None:
-    if not callable(function) or isinstance(function, type):
-        raise ConfigError(f"the {role} {function!r} is not a function: write an `async def`")
-    call = getattr(function, "__call__", None)  # noqa: B004 - the method of an object
-    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)):
-        raise ConfigError(f"the {role} {function!r} is not async: write `async def`")
+async def await_result(awaitable: Awaitable[Result], role: str, timeout_s: float) -> Result:
+    """Return the result of an awaitable that a function of the app returned.
 
+    Args:
+        awaitable: The awaitable.
+        role: What the function is for; for messages.
+        timeout_s: Seconds until the awaitable is cancelled.
 
-def _check_signature(function: Callable[..., Any], role: str, returns: type) -> None:
+    Raises:
+        TimeoutError: The function did not return in time.
+        RuntimeError: The function was cancelled, although the request was not.
+    """
     try:
-        signature = inspect.signature(function, eval_str=True)
-    except Exception:  # noqa: BLE001 - an annotation may need a name that is only there for editors
-        signature = inspect.signature(function)
+        async with asyncio.timeout(timeout_s) as timeout:
+            return await awaitable
+    except TimeoutError:
+        if timeout.expired():
+            raise TimeoutError(f"the {role} did not return within {timeout_s:g} s") from None
+        raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError(f"the {role} was cancelled by its own task") from None
+
+
+def require_cost_function(function: Any) -> None:
+    """Check that a function, plain or async, can compute a cost from a connection.
+
+    Raises:
+        ConfigError: It cannot; the message says what to write.
+    """
+    subject = f"the cost function {function!r}"
+    if isinstance(function, type):
+        raise ConfigError(f"{subject} is a class: write an object of it, or a function")
+    require_no_generator(function, subject)
+    require_one_argument(function, subject, "def cost(connection)")
+    if _promises_other(function, (int,)):
+        promised = _signature(function).return_annotation
+        raise ConfigError(f"{subject} returns {promised!r}: return int")
+
+
+def is_async(function: Any) -> bool:
+    """Return whether a function, or the `__call__` of an object, is a coroutine function."""
+    return _is_kind(function, inspect.iscoroutinefunction)
+
+
+def require_no_generator(function: Any, subject: str) -> None:
+    """Check that a call runs the function.
+
+    Raises:
+        ConfigError: It is a generator function, whose code runs only when it is iterated.
+    """
+    if _is_kind(function, inspect.isgeneratorfunction) or _is_kind(
+        function, inspect.isasyncgenfunction
+    ):
+        raise ConfigError(f"{subject} is a generator: write `return` in place of `yield`")
+
+
+def require_one_argument(function: Any, subject: str, example: str) -> None:
+    """Check that a function can be called with one positional argument.
+
+    Raises:
+        ConfigError: It cannot; the message has the example to write.
+    """
+    try:
+        signature = _signature(function)
+    except ValueError:
+        # Python knows no signature of some built-in functions.
+        return
     try:
         signature.bind(object())
     except TypeError:
         raise ConfigError(
-            f"the {role} {function!r} cannot be called with one argument: write "
-            f"`async def {role}(request)`"
+            f"{subject} cannot be called with one argument: write `{example}`"
         ) from None
-    promised = signature.return_annotation
+
+
+def _is_kind(function: Any, is_kind: Callable[[Any], bool]) -> bool:
+    call = getattr(function, "__call__", None)  # noqa: B004 - the method of an object
+    return is_kind(function) or is_kind(call)
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except Exception:  # noqa: BLE001 - an annotation may need a name that is only there for editors
+        return inspect.signature(function)
+
+
+def _promises_other(function: Callable[..., Any], allowed: tuple[type, ...]) -> bool:
+    """Return whether an annotation promises results such as `str`, and none that are allowed."""
+    try:
+        promised = _signature(function).return_annotation
+    except ValueError:
+        return False
     union = typing.get_origin(promised) in {typing.Union, types.UnionType}
     options = typing.get_args(promised) if union else (promised,)
-    if all(_is_other_builtin(option, returns) for option in options):
-        raise ConfigError(
-            f"the {role} {function!r} returns {promised!r}: return {returns.__name__} or None"
-        )
+    # In a union None is one of several results, and an error only if it is returned.
+    wanted = [each for each in options if not (union and each is type(None))]
+    return all(_is_other_builtin(each, allowed) for each in wanted)
 
 
-def _is_other_builtin(option: Any, returns: type) -> bool:
-    """Return whether an annotation is a class such as `str`, whose values are no result."""
+def _is_other_builtin(option: Any, allowed: tuple[type, ...]) -> bool:
+    option = type(None) if option is None else option
     builtin = isinstance(option, type) and option.__module__ == "builtins" and option is not object
-    return builtin and not issubclass(option, returns)
+    return builtin and not issubclass(option, allowed)

@@ -3,17 +3,21 @@
 Durations are in seconds.
 """
 
-import logging
-from collections.abc import Sequence
+import asyncio
+import inspect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from fleetlimit.core.decision import Decision
 from fleetlimit.core.policy import PolicySet
-from fleetlimit.errors import StoreError
+from fleetlimit.errors import ConfigError, StoreError
+from fleetlimit.limiter.app_function import is_async, require_no_generator, require_one_argument
+from fleetlimit.limiter.clock import MonotonicClock
+from fleetlimit.limiter.failure_log import FailureLog
 
-_log = logging.getLogger("fleetlimit")
+_EXAMPLE: Final = "def on_event(self, event)"
 
 
 class BreakerState(StrEnum):
@@ -216,11 +220,42 @@ Event = (
 
 
 class Observer(Protocol):
-    """Receiver of events. It never decides, and its failure is logged and ignored."""
+    """Receiver of events. It never decides, and its failure is logged and ignored.
+
+    It is not bounded in time: a method that blocks delays all requests of the process.
+    """
 
     def on_event(self, event: Event) -> None:
         """Handle an event. Runs in the event loop and must not block."""
         ...
+
+
+def check_observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    """Return the observers that the app has given.
+
+    Raises:
+        ConfigError: They are not a list, or the method of one would not receive events; the message
+            says what to write.
+    """
+    if not isinstance(observers, Iterable):
+        raise ConfigError(f"observers={observers!r} is not a list: write observers=[...]")
+    checked = tuple(observers)
+    for each in checked:
+        _check_observer(each)
+    return checked
+
+
+def _check_observer(observer: Any) -> None:
+    subject = f"the observer {observer!r}"
+    if isinstance(observer, type):
+        raise ConfigError(f"{subject} is a class: write {observer.__name__}()")
+    on_event = getattr(observer, "on_event", None)
+    if not callable(on_event):
+        raise ConfigError(f"{subject} has no method `on_event`: write a class with `{_EXAMPLE}`")
+    if is_async(on_event):
+        raise ConfigError(f"{subject} is async, and nothing awaits it: write `{_EXAMPLE}`")
+    require_no_generator(on_event, subject)
+    require_one_argument(on_event, subject, _EXAMPLE)
 
 
 class EventDispatcher:
@@ -228,20 +263,45 @@ class EventDispatcher:
 
     Args:
         observers: The observers, in this order.
+        failure_log: Log of the observers' failures; by default one of its own.
+
+    Raises:
+        ConfigError: An object is not an observer.
     """
 
-    def __init__(self, observers: Sequence[Observer] = ()) -> None:
-        self._observers = tuple(observers)
+    def __init__(
+        self, observers: Sequence[Observer] = (), failure_log: FailureLog | None = None
+    ) -> None:
+        self._observers = check_observers(observers)
+        self._failure_log = failure_log or FailureLog(MonotonicClock())
 
     def add(self, observers: Sequence[Observer]) -> None:
-        """Pass the events from now on to further observers, each of them once."""
-        added = [each for each in observers if not any(each is old for old in self._observers)]
+        """Pass the events from now on to further observers, each of them once.
+
+        Raises:
+            ConfigError: An object is not an observer.
+        """
+        added = [
+            each
+            for each in check_observers(observers)
+            if not any(each is old for old in self._observers)
+        ]
         self._observers = (*self._observers, *added)
 
     def emit(self, event: Event) -> None:
         """Call all observers; the failure of one is logged and does not affect the others."""
         for observer in self._observers:
             try:
-                observer.on_event(event)
-            except Exception:  # noqa: BLE001 - a failing observer must not fail the request
-                _log.exception("observer.failed")
+                returned: object = observer.on_event(event)  # type: ignore[func-returns-value]  # a wrong one may
+                if returned is not None:
+                    _require_no_awaitable(returned)
+            # A plain method is never cancelled: a `CancelledError` is a failure of its own.
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it must not fail the request
+                self._failure_log.write("observer.failed", error)
+
+
+def _require_no_awaitable(returned: object) -> None:
+    if inspect.iscoroutine(returned):
+        returned.close()
+    if inspect.isawaitable(returned):
+        raise TypeError(f"on_event returned an awaitable, which nothing awaits: write `{_EXAMPLE}`")

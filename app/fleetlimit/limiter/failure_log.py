@@ -3,7 +3,7 @@
 import logging
 from contextvars import Context
 
-from fleetlimit.limiter.log_sampler import OTHERS, LogSampler
+from fleetlimit.limiter.log_sampler import OTHERS, SUPPRESSED, LogSampler
 from fleetlimit.limiter.ports import Clock
 
 _log = logging.getLogger("fleetlimit")
@@ -40,4 +40,4 @@ class FailureLog:
     def _write_summary(self, key: tuple[str, str], count: int) -> None:
         event, error = key
         # A summary belongs to many traces, so it is logged without the current one.
-        Context().run(_log.error, "%s.suppressed error=%s suppressed=%d", event, error, count)
+        Context().run(_log.error, "%s%s error=%s suppressed=%d", event, SUPPRESSED, error, count)

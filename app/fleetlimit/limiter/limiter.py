@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import get_ident
@@ -19,9 +18,12 @@ from fleetlimit.limiter.admission import Admission, decide_without_store
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS, AuditService
 from fleetlimit.limiter.bucket_events import BucketEvents
+from fleetlimit.limiter.check_span import FAILED, SafeCheckSpan
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreakers
+from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Observer
+from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.membership import ReplicaMembership
 from fleetlimit.limiter.own_loop import OwnLoop
@@ -41,14 +43,6 @@ class LimitSwitch:
 LIMIT_SWITCH: Final = LimitSwitch()
 
 
-class MonotonicClock:
-    """Monotonic clock of this process."""
-
-    def monotonic_us(self) -> int:
-        """Return monotonic microseconds."""
-        return time.monotonic_ns() // 1_000
-
-
 class Limiter:
     """Checks requests against policies.
 
@@ -64,6 +58,10 @@ class Limiter:
         min_replicas: Replicas that share a limit while the store is unavailable, unless more are
             known.
         audit_callers: Audited callers of each limit; 0 for no audit.
+        failure_log: Log of failures of observers; by default one of this limiter.
+
+    Raises:
+        ConfigError: An object is not an observer.
     """
 
     def __init__(
@@ -79,13 +77,15 @@ class Limiter:
         replica: str = "",
         min_replicas: int = 1,
         audit_callers: int = DEFAULT_AUDIT_CALLERS,
+        failure_log: FailureLog | None = None,
     ) -> None:
         self.store = store
         self.key_scheme = key_scheme or KeyScheme()
         self._local = local
         self._clock = clock or MonotonicClock()
         self._tracer = tracer
-        self._dispatcher = EventDispatcher(observers)
+        self._failure_log = failure_log or FailureLog(self._clock)
+        self._dispatcher = EventDispatcher(observers, self._failure_log)
         self.emit: Callable[[Event], None] = self._dispatcher.emit
         self._bucket_events = BucketEvents()
         self.active_policies = ActivePolicies(self.emit, self._bucket_events)
@@ -105,7 +105,7 @@ class Limiter:
             min_replicas=min_replicas,
         )
         self._fallback = Fallback(local)
-        sample = UsageSample(audit_callers, self._bucket_events)
+        sample = UsageSample(audit_callers, self._bucket_events, self._failure_log)
         self.audit = AuditService(
             store,
             get_breaker,
@@ -166,6 +166,7 @@ class Limiter:
         await self._breakers.aclose()
         await self.store.aclose()
         await self._local.aclose()
+        self._failure_log.close()
 
     def require_own_loop(self) -> None:
         """Check that the running event loop is the one of this limiter.
@@ -176,7 +177,11 @@ class Limiter:
         self._own_loop.require()
 
     def add_observers(self, observers: Sequence[Observer]) -> None:
-        """Pass the events from now on to further observers, each of them once."""
+        """Pass the events from now on to further observers, each of them once.
+
+        Raises:
+            ConfigError: An object is not an observer.
+        """
         self._dispatcher.add(observers)
 
     @property
@@ -261,9 +266,15 @@ class Limiter:
             self._own_loop.require()
         plan = self._plan_cache.plan_for(costs, subject)
         tracer = self._tracer
-        if tracer is None or not tracer.is_sampled():
+        try:
+            is_sampled = tracer is not None and tracer.is_sampled()
+        except Exception as error:  # noqa: BLE001 - it must not fail the check
+            self._failure_log.write(FAILED, error)
+            is_sampled = False
+        if tracer is None or not is_sampled:
             return await self._admission.admit(plan, subject, mono_started_at_us)
-        with tracer.start_check([each.policy.name for each in plan.policy_plans]) as span:
+        policies = [each.policy.name for each in plan.policy_plans]
+        with SafeCheckSpan(tracer, policies, self._failure_log) as span:
             # The decision is emitted within the span, which the metrics' exemplars point to.
             reservation = await self._admission.admit(plan, subject, mono_started_at_us)
             span.set_decision(reservation.decision)

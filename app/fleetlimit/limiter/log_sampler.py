@@ -10,6 +10,8 @@ from fleetlimit.limiter.ports import Clock
 LINES_PER_WINDOW = 5
 WINDOW_US = 10 * SECOND_US
 CAPACITY = 1000
+SUPPRESSED: Final = ".suppressed"
+"""Suffix of a rate-limited event, for the line with the number of suppressed lines."""
 OTHERS: Final = "(others)"
 """Key of events beyond the capacity of a bounded table."""
 

@@ -1,19 +1,21 @@
 """Background tasks that end by themselves: referenced until then, with failures logged."""
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
-_log = logging.getLogger("fleetlimit")
+from fleetlimit.limiter.clock import MonotonicClock
+from fleetlimit.limiter.failure_log import FailureLog
+
 Result = TypeVar("Result")
 
 
 class TaskSet:
-    """Set of background tasks of one owner."""
+    """Set of background tasks of one owner. The log of their failures is sampled."""
 
     def __init__(self) -> None:
+        self._failure_log = FailureLog(MonotonicClock())
         # The event loop holds tasks only weakly: without a reference they may be collected.
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -34,9 +36,10 @@ class TaskSet:
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            _log.error("background.failed", exc_info=error)
+            self._failure_log.write("background.failed", error)
 
     async def wait(self) -> None:
-        """Wait until the running tasks have ended."""
+        """Wait until the running tasks have ended, and log the number of suppressed failures."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._failure_log.close()

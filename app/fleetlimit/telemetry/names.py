@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from fleetlimit.core.decision import Outcome, Source
+from fleetlimit.limiter import log_sampler
 
 
 class MetricType(StrEnum):
@@ -318,6 +319,6 @@ LOG_ROUTE_UNLIMITED: Final = "route.unlimited"
 LOG_ROUTE_REWRITTEN: Final = "route.rewritten"
 LOG_MIDDLEWARE_REWRITES: Final = "middleware.rewrites"
 LOG_POLICY_UNUSED: Final = "policy.unused"
+LOG_COST_TOO_LARGE: Final = "policy.cost_too_large"
 
-SUPPRESSED: Final = ".suppressed"
-"""Suffix of a rate-limited event, for the line with the number of suppressed lines."""
+SUPPRESSED: Final = log_sampler.SUPPRESSED

@@ -39,6 +39,7 @@ from fleetlimit.core.quota import (
     rate_quota,
 )
 from fleetlimit.errors import ConfigError, CostError
+from fleetlimit.limiter.app_function import require_cost_function
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.default_limiter import open_default_limiter
 from fleetlimit.web.exceptions import make_exception
@@ -387,13 +388,14 @@ def _check_cost(cost: Cost) -> Cost:
     """Return a cost as an `int` from 0, or as a function.
 
     Raises:
-        ConfigError: The cost is neither.
+        ConfigError: The cost is neither, or the function cannot be called with the connection.
     """
     if not callable(cost):
         try:
             return check_cost(cost)
         except CostError as error:
             raise ConfigError(f"{error}: write a number from 0, or a function") from error
+    require_cost_function(cost)
     return cost
 
 

@@ -7,6 +7,7 @@ RequestRejected            an HTTPException; `except` or a handler for it covers
 └── CostTooLarge           413
 """
 
+from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -20,6 +21,21 @@ from fleetlimit.web.responses import RejectionCause, RejectionResponse
 
 TRY_AGAIN_LATER = 1013
 """Close code of the IANA WebSocket registry; a server turns it into 403 before the handshake."""
+
+
+def exception_handlers(app: Any) -> dict[Any, Any]:
+    """Return the exception handlers of an app, except those for unexpected errors."""
+    return {
+        kind: handler
+        for kind, handler in getattr(app, "exception_handlers", {}).items()
+        if kind not in {HTTPStatus.INTERNAL_SERVER_ERROR, Exception}
+    }
+
+
+def has_handler(app: Any, error: Exception) -> bool:
+    """Return whether an app answers an exception by itself."""
+    handlers = exception_handlers(app)
+    return isinstance(error, HTTPException) or any(kind in handlers for kind in type(error).__mro__)
 
 
 async def send_rejection(

@@ -9,6 +9,9 @@ from fleetlimit.core.decision import ALLOWED, Decision, Outcome, ceil_seconds
 from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import Quota
 from fleetlimit.core.subject import Identity
+from fleetlimit.limiter.app_function import DEFAULT_TIMEOUT_S
+from fleetlimit.limiter.clock import MonotonicClock
+from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.web.ratelimit_headers import (
     EXPOSED_HEADERS,
@@ -54,6 +57,8 @@ class HTTPLimiter:
         identifier: Identifies callers; a reload of the policy file replaces it.
         header_format: Format of the limit headers.
         reject_invalid: Whether a credential that does not verify is rejected with 401.
+        function_timeout_s: Seconds that an async cost function may take.
+        failure_log: Log of the failures of cost functions; by default one of its own.
     """
 
     def __init__(
@@ -63,11 +68,15 @@ class HTTPLimiter:
         *,
         header_format: HeaderFormat = HeaderFormat.DRAFT_11,
         reject_invalid: bool = False,
+        function_timeout_s: float = DEFAULT_TIMEOUT_S,
+        failure_log: FailureLog | None = None,
     ) -> None:
         self.limiter = limiter
         self.identifier = identifier
         self.header_format = header_format
         self.reject_invalid = reject_invalid
+        self.function_timeout_s = function_timeout_s
+        self.failure_log = failure_log or FailureLog(MonotonicClock())
         self._rejection_cache: BoundedCache[_CacheKey | _HeadersKey, RejectionResponse] = (
             BoundedCache(MAX_CACHED_REJECTIONS)
         )

@@ -5,7 +5,6 @@ It buffers nothing: bodies stream through it.
 
 from collections.abc import Awaitable, Iterable
 from functools import partial
-from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
@@ -14,7 +13,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleetlimit.web.cors import is_preflight, iter_cors, send_with_cors
-from fleetlimit.web.exceptions import send_rejection
+from fleetlimit.web.exceptions import exception_handlers, send_rejection
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import EXPOSED_HEADERS, merge_headers
 from fleetlimit.web.request_limits import (
@@ -24,7 +23,7 @@ from fleetlimit.web.request_limits import (
 )
 from fleetlimit.web.responses import RejectionCause
 from fleetlimit.web.route_table import RouteInfo, RouteTable, match_route
-from fleetlimit.web.wiring import get_limiter, has_other_limiter
+from fleetlimit.web.wiring import get_limiter, has_other_limiter, mark_used
 
 WRAPPED_KEY: Final = "fleetlimit_wrapped"
 """Attribute of an app that a middleware wraps without being one of the app's own middlewares."""
@@ -130,6 +129,8 @@ class RateLimitMiddleware:
         routes: RouteTable | None = None,
     ) -> None:
         self.app = app
+        if http_limiter is not None:
+            mark_used(http_limiter.limiter)
         self._http_limiter = http_limiter
         self._routes = routes
         self._cors = tuple(iter_cors(app))
@@ -208,12 +209,7 @@ class RateLimitMiddleware:
             raise error
 
         app = route.mounted_app or scope.get("app")
-        handlers = {
-            kind: handler
-            for kind, handler in getattr(app, "exception_handlers", {}).items()
-            if kind not in {HTTPStatus.INTERNAL_SERVER_ERROR, Exception}
-        }
-        handling = ExceptionMiddleware(fail, handlers)
+        handling = ExceptionMiddleware(fail, exception_handlers(app))
         await send_with_cors(handling, (*self._cors, *route.cors), scope, receive, send)
 
 

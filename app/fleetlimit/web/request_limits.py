@@ -14,7 +14,9 @@ from starlette.types import Scope
 from fleetlimit.core.decision import Decision
 from fleetlimit.core.subject import NO_HEADERS, UNVERIFIED_TIER, Subject
 from fleetlimit.errors import CostError
+from fleetlimit.limiter.plan import PolicyCost
 from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.web.exceptions import has_handler
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import RawHeaders
 from fleetlimit.web.responses import (
@@ -22,7 +24,7 @@ from fleetlimit.web.responses import (
     cost_too_large_response,
     credential_response,
 )
-from fleetlimit.web.route_policies import RateLimitDependency
+from fleetlimit.web.route_policies import ApplicablePolicies, RateLimitDependency
 from fleetlimit.web.route_table import RouteInfo, get_method
 
 REQUEST_LIMITS_KEY: Final = "fleetlimit_request_limits"
@@ -123,7 +125,7 @@ class RequestLimits:
         policy_costs = applicable.policy_costs
         try:
             if applicable.cost_functions:
-                policy_costs = await applicable.resolve_costs(scope)
+                policy_costs = await self._resolve_costs(applicable, scope)
             reservation = await http_limiter.limiter.admit(policy_costs, subject)
         except CostError as error:
             return cost_too_large_response(str(error), http_limiter.exposed_headers)
@@ -138,6 +140,17 @@ class RequestLimits:
         if identity.error is not None and http_limiter.reject_invalid:
             return credential_response(identity.error, http_limiter.exposed_headers)
         return None
+
+    async def _resolve_costs(
+        self, applicable: ApplicablePolicies, scope: Scope
+    ) -> list[PolicyCost]:
+        """Return the costs, and log a failure that the app has no handler for."""
+        try:
+            return await applicable.resolve_costs(scope, self.http_limiter.function_timeout_s)
+        except Exception as error:
+            if not has_handler(self.route.mounted_app or scope.get("app"), error):
+                self.http_limiter.failure_log.write("cost.failed", error)
+            raise
 
     async def release_leases(self) -> None:
         """Return the concurrency units that the request held."""

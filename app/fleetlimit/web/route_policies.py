@@ -15,6 +15,7 @@ from fleetlimit.core.policy import Policy, PolicySet
 from fleetlimit.core.quota import check_cost
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
+from fleetlimit.limiter.app_function import await_result
 from fleetlimit.limiter.plan import PolicyCost
 from fleetlimit.web.http_limiter import HTTPLimiter
 
@@ -70,16 +71,23 @@ class ApplicablePolicies:
     names: tuple[str, ...]
     key_headers: frozenset[str]
 
-    async def resolve_costs(self, scope: Scope) -> list[PolicyCost]:
+    async def resolve_costs(self, scope: Scope, timeout_s: float) -> list[PolicyCost]:
         """Return each policy with the cost of this request.
+
+        Args:
+            scope: ASGI scope of the request.
+            timeout_s: Seconds that an async function may take.
 
         Raises:
             CostError: A function returned a negative number, or no whole number.
+            TimeoutError: A function did not return in time.
         """
         policy_costs = [*self.policy_costs]
         for index, cost_function in self.cost_functions.items():
             returned = cost_function(HTTPConnection(scope))
-            cost = check_cost(await returned if inspect.isawaitable(returned) else returned)
+            if inspect.isawaitable(returned):
+                returned = await await_result(returned, "cost function", timeout_s)
+            cost = check_cost(returned)
             policy_costs[index] = PolicyCost(policy_costs[index].policy, cost)
         return policy_costs
 

@@ -44,6 +44,7 @@ class RouteInfo:
         mount_cors: CORS middlewares of the mounts and mounted apps around the route, the outermost
             first.
         route_cors: CORS middlewares of the route itself.
+        endpoint: Function or app that handles requests; None where no route of the app does.
         policy_cache: Cache of the policies that apply to requests of this route.
     """
 
@@ -56,6 +57,7 @@ class RouteInfo:
     mounted_app: Starlette | None = field(default=None, repr=False, compare=False)
     mount_cors: tuple[CORSMiddleware, ...] = field(default=(), repr=False, compare=False)
     route_cors: tuple[CORSMiddleware, ...] = field(default=(), repr=False, compare=False)
+    endpoint: Any = field(default=None, repr=False, compare=False)
     policy_cache: PolicyCache = field(
         init=False, repr=False, compare=False, default_factory=PolicyCache
     )
@@ -73,9 +75,16 @@ class RouteInfo:
     def active_rate_limits(self) -> tuple[RateLimitDependency, ...]:
         """Return the rate limits that FastAPI runs for a request, each once."""
         provider = self.overrides_provider
-        if provider is None or not (overrides := provider.dependency_overrides):
+        if provider is None or not provider.dependency_overrides:
             return self.rate_limits
-        return _rate_limits(_dependency_calls(self.dependant, overrides))
+        return _rate_limits(self.active_calls())
+
+    def active_calls(self) -> tuple[Any, ...]:
+        """Return the callables of the dependencies that FastAPI runs for a request."""
+        provider = self.overrides_provider
+        if provider is None or not (overrides := provider.dependency_overrides):
+            return self.dependency_calls
+        return tuple(_dependency_calls(self.dependant, overrides))
 
     @cached_property
     def name(self) -> str:
@@ -295,12 +304,16 @@ def flatten(routes: Sequence[BaseRoute]) -> Iterator[Any]:
 
 def _route_info(route: Any, template: str, *, socket: bool) -> RouteInfo:
     methods = {WEBSOCKET} if socket else getattr(route, "methods", None) or ()
+    info = RouteInfo(template, frozenset(methods), endpoint=getattr(route, "endpoint", None))
     dependant = getattr(route, "dependant", None)
     if dependant is None:
-        return RouteInfo(template, frozenset(methods))
-    calls = tuple(_dependency_calls(dependant, {}))
-    provider = getattr(route, "dependency_overrides_provider", None)
-    return RouteInfo(template, frozenset(methods), calls, dependant, provider)
+        return info
+    return replace(
+        info,
+        dependency_calls=tuple(_dependency_calls(dependant, {})),
+        dependant=dependant,
+        overrides_provider=getattr(route, "dependency_overrides_provider", None),
+    )
 
 
 def _dependency_calls(dependant: Any, overrides: Mapping[Any, Any]) -> Iterator[Any]:

@@ -6,29 +6,26 @@ was not started: `find_limiter` raises instead.
 """
 
 import contextlib
-import dis
-import inspect
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from functools import partial
-from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
+from weakref import WeakKeyDictionary, WeakSet
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Host, Mount, Router
 
 from fleetlimit.core.subject import Identity
 from fleetlimit.errors import ConfigError
+from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.web.code_search import find_reference
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.route_table import flatten, get_mounted_app
+from fleetlimit.web.route_table import flatten, get_app_route_table, get_mounted_app
 
 LIMITER_KEY: Final = "fleetlimit_http_limiter"
 """Attribute of an app, and name in the lifespan state. Not in `app.state`: its `__getattr__` costs
 each request several times as much."""
 _OWNER_KEY: Final = "fleetlimit_owns_limiter"
 _SERVING_KEY: Final = "fleetlimit_serving_limiter"
-_PACKAGE: Final = "fleetlimit"
 
 _HOW_TO_START: Final = (
     "run the app's lifespan, in a test with `with TestClient(app)`; in your own lifespan write "
@@ -39,6 +36,10 @@ _NOT_WIRED: Final = (
     "RateLimitMiddleware has no limiter: write FastAPI(lifespan=Fleetlimit(policies=...)), or "
     "`async with Fleetlimit(policies=...)(app)` in the app's own lifespan, and run that lifespan, "
     "in a test with `with TestClient(app)`"
+)
+_HOW_TO_USE: Final = (
+    "write `async with fleetlimit(app)` in the app's lifespan, or FastAPI(lifespan=fleetlimit); an "
+    "app that needs a limiter of its own has FastAPI(lifespan=Fleetlimit())"
 )
 _NOT_STARLETTE: Final = (
     "an app that is not Starlette's needs RateLimitMiddleware(app, http_limiter=...)"
@@ -55,6 +56,18 @@ class LimiterLifespan:
 _opaque_serving_limiter: ContextVar[LimiterLifespan | None] = ContextVar(
     "fleetlimit_opaque_serving_limiter", default=None
 )
+
+
+class _Unused:
+    """The running limiters that no app uses, and the apps that have a default one."""
+
+    def __init__(self) -> None:
+        self.used: WeakSet[Limiter] = WeakSet()
+        self.descriptions: WeakKeyDictionary[Limiter, str] = WeakKeyDictionary()
+        self.default_limiters: WeakKeyDictionary[Any, HTTPLimiter] = WeakKeyDictionary()
+
+
+_unused: Final = _Unused()
 
 
 class NotStarted:
@@ -85,6 +98,7 @@ class NotStarted:
 
 def install(app: Starlette, http_limiter: HTTPLimiter) -> None:
     """Make a limiter the one of an app and of the mounted apps that have none of their own."""
+    mark_used(http_limiter.limiter)
     setattr(app, _OWNER_KEY, True)
     for each in _apps_sharing_limiter(app):
         setattr(each, LIMITER_KEY, http_limiter)
@@ -97,6 +111,74 @@ def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
             delattr(each, LIMITER_KEY)
     if hasattr(app, _OWNER_KEY):
         delattr(app, _OWNER_KEY)
+
+
+def mark_started(limiter: Limiter, description: str) -> None:
+    """Record a limiter that was started.
+
+    An app that uses the dependencies alone gets no default limiter while there is one that no app
+    uses: its limits would not be those of the limiter that a container started.
+
+    Args:
+        limiter: The limiter.
+        description: The call that made it, for the error.
+    """
+    if limiter in _unused.used:
+        return
+    _unused.descriptions[limiter] = description
+    # Their next request finds no limiter, and `use_default_limiter` checks again.
+    for app, http_limiter in list(_unused.default_limiters.items()):
+        if getattr(app, LIMITER_KEY, None) is http_limiter:
+            delattr(app, LIMITER_KEY)
+
+
+def mark_used(limiter: Limiter) -> None:
+    """Record that an app uses a limiter, started or not."""
+    _unused.used.add(limiter)
+    mark_closed(limiter)
+
+
+def mark_closed(limiter: Limiter) -> None:
+    """Record that a limiter was closed."""
+    _unused.descriptions.pop(limiter, None)
+
+
+def use_default_limiter(app: Starlette, open_limiter: Callable[[], HTTPLimiter]) -> HTTPLimiter:
+    """Make a default limiter the app's, and return it.
+
+    Args:
+        app: App without a limiter.
+        open_limiter: Opens the limiter, at the app's first request.
+
+    Raises:
+        ConfigError: A limiter runs that no app uses, or the app's routes refer to a limiter.
+    """
+    _require_none_unused()
+    http_limiter = _unused.default_limiters.get(app)
+    if http_limiter is None:
+        _require_none_in_routes(app)
+        http_limiter = open_limiter()
+        _unused.default_limiters[app] = http_limiter
+    setattr(app, LIMITER_KEY, http_limiter)
+    return http_limiter
+
+
+def _require_none_unused() -> None:
+    for description in _unused.descriptions.values():
+        raise ConfigError(
+            f"this app has no limiter, and {description} was started without an app: {_HOW_TO_USE}"
+        )
+
+
+def _require_none_in_routes(app: Starlette) -> None:
+    calls: list[Any] = []
+    for route in get_app_route_table(app.router).routes:
+        calls += [route.endpoint, *route.active_calls()]
+    found = find_reference(calls, _is_any_limiter)
+    if found is not None:
+        raise ConfigError(
+            f"this app has no limiter, and its routes refer to {_name_of(found)}: {_HOW_TO_USE}"
+        )
 
 
 def set_serving_limiter(app: Starlette, serving: LimiterLifespan) -> None:
@@ -186,8 +268,7 @@ def _require_none_to_start(router: Router) -> None:
     """
     found = _find_in_lifespan(router)
     if found is not None:
-        name = found.__name__ if isinstance(found, type) else repr(found)
-        raise ConfigError(f"the {name} of this app was not started: {_HOW_TO_START}")
+        raise ConfigError(f"the {_name_of(found)} of this app was not started: {_HOW_TO_START}")
 
 
 def _apps_sharing_limiter(app: Starlette) -> Iterator[Starlette]:
@@ -213,88 +294,25 @@ def _find_in_lifespan(router: Router) -> Any:
     """Return the `Fleetlimit` in an app's lifespan, or the class of one; None without.
 
     The lifespan may be a `Fleetlimit`, or code of the app that refers to one. FastAPI's
-    `include_router` makes a function of the lifespans of app and router. The search does not find
-    a limiter that a container holds, or that is imported from a module that is not loaded yet.
+    `include_router` makes a function of the lifespans of app and router.
     """
     # FastAPI has handlers in place of a lifespan, too, and Starlette no longer has them.
-    pending = [router.lifespan_context, *getattr(router, "on_startup", ())]
-    seen: list[Any] = []
-    while pending:
-        each = pending.pop()
-        if _is_limiter(each):
-            return each
-        if not any(each is other for other in seen):
-            seen.append(each)
-            pending += _parts(each)
-    return None
+    return find_reference(
+        [router.lifespan_context, *getattr(router, "on_startup", ())], _is_lifespan
+    )
 
 
-_ENTRIES: Final = ("__init__", "__call__", "__enter__", "__aenter__")
-_FRAMEWORKS: Final = frozenset({"contextlib", "fastapi", "starlette"})
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """Yield the values through which a part of a lifespan can reach a limiter."""
-    if isinstance(value, partial):
-        yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, MethodType):
-        yield from (value.__func__, *getattr(value.__self__, "__dict__", {}).values())
-    elif isinstance(value, type):
-        yield from (vars(value)[name] for name in _ENTRIES if name in vars(value))
-    elif inspect.isfunction(value):
-        function = inspect.unwrap(value)
-        enclosing = list(_enclosing_values(function))
-        yield from enclosing
-        package = _package_of(function)
-        for each in _named_values(function, enclosing):
-            # The code of other packages does not refer to the app's limiter.
-            if _is_limiter(each) or (package not in _FRAMEWORKS and _package_of(each) == package):
-                yield each
-    elif callable(value) and _package_of(value) not in _FRAMEWORKS:
-        yield from (type(value), *getattr(value, "__dict__", {}).values())
-
-
-def _package_of(value: Any) -> str:
-    """Return the top-level package of a function, of a class, or of an object's class."""
-    if isinstance(value, ModuleType):
-        return ""
-    owner = value if isinstance(value, type | FunctionType) else type(value)
-    return owner.__module__.partition(".")[0]
-
-
-def _is_limiter(value: Any) -> bool:
+def _is_lifespan(value: Any) -> bool:
     """Return whether a value is a lifespan that installs a limiter, or the class of one."""
     return isinstance(value, LimiterLifespan) or (
         isinstance(value, type) and issubclass(value, LimiterLifespan)
     )
 
 
-def _enclosing_values(function: FunctionType) -> Iterator[Any]:
-    """Yield the values of the variables that a function uses of the functions around it."""
-    for cell in function.__closure__ or ():
-        # The cell of a variable without a value raises ValueError.
-        with contextlib.suppress(ValueError):
-            yield cell.cell_contents
+def _is_any_limiter(value: Any) -> bool:
+    is_class = value is Limiter or value is HTTPLimiter
+    return is_class or isinstance(value, Limiter | HTTPLimiter) or _is_lifespan(value)
 
 
-def _named_values(function: FunctionType, enclosing: Sequence[Any]) -> Iterator[Any]:
-    """Yield the values that a function names: globals, enclosing ones and modules' attributes."""
-    pending = [*enclosing]
-    for instruction in dis.get_instructions(function):
-        if instruction.opname == "LOAD_GLOBAL":
-            pending.append(function.__globals__.get(instruction.argval))
-        elif instruction.opname == "IMPORT_NAME":
-            pending.append(sys.modules.get(instruction.argval))
-    names, seen = function.__code__.co_names, set()
-    while pending:
-        value = pending.pop()
-        yield value
-        if isinstance(value, ModuleType) and value not in seen:
-            seen.add(value)
-            pending += [_get_attribute(value, name) for name in names]
-
-
-def _get_attribute(module: ModuleType, name: str) -> Any:
-    # This package imports its public names on first use. In other modules `getattr` could import
-    # or warn, too, for a name that the function uses elsewhere.
-    return getattr(module, name, None) if module.__name__ == _PACKAGE else vars(module).get(name)
+def _name_of(found: Any) -> str:
+    return found.__name__ if isinstance(found, type) else repr(found)

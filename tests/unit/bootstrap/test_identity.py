@@ -55,8 +55,8 @@ async def hang(_connection: HTTPConnection) -> Principal | None:
 def test_hanging_resolver_does_not_hang_the_app(
     monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
-    """A request waits for `FLEETLIMIT_RESOLVER_TIMEOUT`, and is then counted by its address."""
-    monkeypatch.setenv("FLEETLIMIT_RESOLVER_TIMEOUT", "0.001")
+    """A request waits for `FLEETLIMIT_FUNCTION_TIMEOUT`, and is then counted by its address."""
+    monkeypatch.setenv("FLEETLIMIT_FUNCTION_TIMEOUT", "0.001")
     app = FastAPI(lifespan=Fleetlimit(resolver=hang))
     app.add_api_route("/", lambda: None, dependencies=[Depends(RateLimit("5/day"))])
     with TestClient(app) as client:

@@ -9,8 +9,9 @@ from fleetlimit.core.policy import KeyKind, KeyPart, Mode, PolicySet
 from fleetlimit.core.quota import Algorithm, rate_quota
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import ConfigError, CostError
+from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.events import CheckCancelled, CheckDecided, PoliciesLoaded
-from fleetlimit.limiter.limiter import Limiter, MonotonicClock
+from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.plan import PolicyCost
 from fleetlimit.stores.memory import MemoryStore
 from support.limiter import Bench, concurrency_policy, fixed_window, rate_policy, remaining

@@ -1,9 +1,14 @@
 """Event dispatcher: every event reaches every observer, and a failing one has no effect."""
 
+import asyncio
+import functools
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from fleetlimit import ConfigError, Fleetlimit
 from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
@@ -13,6 +18,7 @@ from fleetlimit.limiter.events import (
     StoreStateLost,
 )
 from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW
 from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock
 from support.limiter import Bench, FakeStore, Recorder, rate_policy, timeout_error
@@ -79,7 +85,10 @@ async def test_failing_observer_does_not_affect_checks(
     await recorder.wait_for(BreakerChanged(BreakerState.CLOSED))
     await limiter.aclose()
     assert len(recorder.of(CheckDecided)) == 4
-    assert {record.message for record in caplog.records} == {"observer.failed"}
+    assert {record.message.split(" ")[0] for record in caplog.records} == {
+        "observer.failed",
+        "observer.failed.suppressed",
+    }
 
 
 async def test_every_decision_is_emitted() -> None:
@@ -111,3 +120,111 @@ async def test_each_decision_is_emitted_once() -> None:
     await limiter.aclose()
     assert [each.source for each in found] == ["store", "store", "cache"]
     assert [each.decision for each in recorder.of(CheckDecided)] == found
+
+
+class AsyncObserver:
+    """Observer whose method is never awaited."""
+
+    async def on_event(self, event: Event) -> None:
+        """Handle an event."""
+
+
+class GeneratorObserver:
+    """Observer whose method never runs."""
+
+    def on_event(self, event: Event) -> Any:
+        """Handle an event."""
+        yield event
+
+
+class NoArgument:
+    """Observer that receives nothing."""
+
+    def on_event(self) -> None:
+        """Handle an event."""
+
+
+class Partial:
+    """Observer whose method is async behind a partial."""
+
+    on_event = functools.partial(AsyncObserver().on_event)
+
+
+@pytest.mark.parametrize(
+    ("observer", "message"),
+    [
+        (AsyncObserver(), "is async, and nothing awaits it: write `def on_event"),
+        (Partial(), "is async, and nothing awaits it"),
+        (GeneratorObserver(), r"is a generator: write `return` in place of `yield`"),
+        (NoArgument(), r"cannot be called with one argument: write `def on_event\(self, event\)`"),
+        (Recorder, r"is a class: write Recorder\(\)"),
+        (print, r"has no method `on_event`: write a class with `def on_event\(self, event\)`"),
+        (None, "has no method `on_event`"),
+    ],
+)
+async def test_mistakes_are_errors_when_the_observer_is_given(observer: Any, message: str) -> None:
+    """Such an observer would receive nothing, or fail at each event."""
+    limiter = Limiter(MemoryStore(), local=MemoryStore())
+    for give in (
+        lambda: Limiter(MemoryStore(), local=MemoryStore(), observers=[observer]),
+        lambda: Fleetlimit(observers=[observer]),
+        lambda: limiter.add_observers([observer]),
+    ):
+        with pytest.raises(ConfigError, match=f"the observer .*{message}"):
+            give()
+
+
+def test_single_observer_in_place_of_a_list_is_an_error() -> None:
+    """The message has the list to write."""
+    with pytest.raises(ConfigError, match=r"observers=.* is not a list: write observers=\["):
+        Fleetlimit(observers=Recorder())  # type: ignore[arg-type]  # the mistake
+
+
+class Returning:
+    """Observer that returns, or raises, what it was given."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def on_event(self, _event: Event) -> Any:
+        """Return or raise."""
+        made = self._make()
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+
+async def later() -> None: ...
+
+
+def future() -> Any:
+    """Return an awaitable that is no coroutine."""
+    return asyncio.get_running_loop().create_future()
+
+
+async def test_other_result_of_an_observer_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    """Only an awaitable would be lost."""
+    EventDispatcher([Returning(lambda: 1)]).emit(StoreStateLost())
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("make", [later, future, asyncio.CancelledError, RuntimeError])
+async def test_observer_never_fails_a_check_and_its_log_is_sampled(
+    make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a cancellation of its own nor a result that nothing awaits is lost in silence."""
+    clock, recorder = ManualClock(), Recorder()
+    limiter = Limiter(
+        MemoryStore(clock.monotonic_us),
+        local=MemoryStore(),
+        clock=clock,
+        observers=[Returning(make), recorder],
+    )
+    for _ in range(LINES_PER_WINDOW + 3):
+        assert (await limiter.check(rate_policy("a", "99/minute"), principal="ann")).allowed
+    assert len(recorder.of(CheckDecided)) == LINES_PER_WINDOW + 3
+    assert caplog.messages == ["observer.failed"] * LINES_PER_WINDOW
+    await limiter.aclose()
+    (summary,) = caplog.messages[LINES_PER_WINDOW:]
+    assert summary.startswith("observer.failed.suppressed error=")
+    assert summary.endswith(" suppressed=3")

@@ -5,6 +5,7 @@ import contextvars
 
 import pytest
 
+from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW
 from fleetlimit.limiter.tasks import TaskSet
 
 
@@ -19,6 +20,22 @@ async def test_failed_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     await tasks.wait()
     assert caplog.messages == ["background.failed"]
     assert "LookupError: gone" in caplog.text
+
+
+async def test_failures_of_many_tasks_are_sampled(caplog: pytest.LogCaptureFixture) -> None:
+    """Requests start such tasks, so the first failures are logged, and the others counted."""
+
+    async def fail() -> None:
+        raise LookupError("gone")
+
+    tasks = TaskSet()
+    for _ in range(LINES_PER_WINDOW + 2):
+        tasks.spawn(fail())
+    await tasks.wait()
+    assert caplog.messages == [
+        *["background.failed"] * LINES_PER_WINDOW,
+        "background.failed.suppressed error=LookupError suppressed=2",
+    ]
 
 
 async def test_cancelled_task_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:

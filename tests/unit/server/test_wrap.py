@@ -33,6 +33,7 @@ from fleetlimit import (
     RateLimitMiddleware,
     Settings,
 )
+from fleetlimit.bootstrap.identity import IdentifierBuilder
 from fleetlimit.core.policy import Match
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.policy_file import IdentitySection, PolicyFile
@@ -327,14 +328,45 @@ async def adopted(fleetlimit: Fleetlimit, own: Fleetlimit) -> None:
         pass
 
 
+ANN = {"type": "http", "headers": [(b"x-caller", b"ann")], "client": ("192.0.2.1", 1)}
+
+
+async def test_activation_keeps_the_adopted_resolver() -> None:
+    """Policies that are activated again, as at a restart, come with the adopted resolver."""
+    fleetlimit = enforced(ORDERS)
+    fleetlimit.policy_file = PolicyFile(PolicySet([ORDERS]), IdentitySection())
+    await adopted(fleetlimit, Fleetlimit(resolver=resolve_x_caller))
+    fleetlimit.activate_policies()
+    identity = await fleetlimit.http_limiter.identifier.identify(ANN)
+    assert identity.principal == Principal("ann")
+
+
+async def test_resolver_adopted_during_a_reload_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload whose identifier was built before the adoption builds another one."""
+    fleetlimit = Fleetlimit()
+    fleetlimit.activate_policies()
+    build, adopting = IdentifierBuilder.build, True
+
+    def build_and_adopt(builder: IdentifierBuilder, section: IdentitySection) -> Any:
+        nonlocal adopting
+        built = build(builder, section)
+        if adopting:
+            adopting = False
+            fleetlimit.adopt(Fleetlimit(resolver=resolve_x_caller)._code_arguments)
+        return built
+
+    monkeypatch.setattr(IdentifierBuilder, "build", build_and_adopt)
+    await fleetlimit._on_reload(fleetlimit.policy_file)
+    identity = await fleetlimit.http_limiter.identifier.identify(ANN)
+    assert identity.principal == Principal("ann")
+
+
 async def test_reload_keeps_the_adopted_resolver() -> None:
     """A reload of the policy file builds the identity with the resolver of the app."""
     fleetlimit = enforced(ORDERS)
     await adopted(fleetlimit, Fleetlimit(resolver=resolve_x_caller))
     await fleetlimit._on_reload(PolicyFile(PolicySet([ORDERS]), IdentitySection()))
-    identity = await fleetlimit.http_limiter.identifier.identify(
-        {"type": "http", "headers": [(b"x-caller", b"ann")], "client": ("192.0.2.1", 1)}
-    )
+    identity = await fleetlimit.http_limiter.identifier.identify(ANN)
     assert identity.principal == Principal("ann")
 
 

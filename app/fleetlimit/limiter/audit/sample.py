@@ -23,6 +23,8 @@ from fleetlimit.limiter.audit.report import (
     dump_report,
 )
 from fleetlimit.limiter.bucket_events import BucketEvents
+from fleetlimit.limiter.clock import MonotonicClock
+from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.ports import AcquireResult
 
 MAX_INTERVALS: Final = 6
@@ -42,10 +44,12 @@ class CallerUsage:
 
     __slots__ = (
         "bottom_k",
+        "earlier",
         "first_interval",
         "has_refunds",
         "interval_us",
         "intervals",
+        "is_shared",
         "key",
         "quota",
         "rank",
@@ -64,6 +68,10 @@ class CallerUsage:
         self.has_refunds = False
         self.intervals: dict[int, IntervalUsage] = {}
         self.unreported = 0
+        # Usage under other limits of the bucket, which decided before and may do so again.
+        self.earlier: dict[AuditedLimit, CallerUsage] = {}
+        # Whether several limits decide, as for tiers that share a bucket.
+        self.is_shared = False
 
     def add(self, store_at_us: int, spent_before: int, units: int) -> None:
         """Count units.
@@ -130,7 +138,10 @@ IDLE_CALLER_US: Final = 300 * SECOND_US
 INVALIDATION_TTL_US: Final = 3_600 * SECOND_US
 """How long an invalidation is reported: as long as a ledger may be continued after a gap."""
 MAX_INVALIDATIONS: Final = 256
+_FAILED: Final = "audit.failed"
 _MAX_QUOTAS = 1_000
+_MAX_EARLIER = 8
+"""Limits of one bucket that are remembered besides those that are reported."""
 _MAX_OUTSIDE = 8_192
 
 
@@ -140,10 +151,20 @@ class UsageSample:
     Args:
         audit_callers: Callers counted for each limit; 0 counts nothing.
         bucket_events: Reports which buckets' usage is not certain any more.
+        failure_log: Log of failures: the methods that decisions call raise nothing. By default one
+            of its own.
     """
 
-    def __init__(self, audit_callers: int, bucket_events: BucketEvents) -> None:
+    def __init__(
+        self,
+        audit_callers: int,
+        bucket_events: BucketEvents,
+        failure_log: FailureLog | None = None,
+    ) -> None:
         self._audit_callers = audit_callers
+        self._failure_log = failure_log or FailureLog(MonotonicClock())
+        # The usage that a bucket was last counted for: tiers may share a bucket, and have limits
+        # and counts of their own.
         self._buckets: dict[str, CallerUsage] = {}
         self._limits: dict[AuditedLimit, BottomK] = {}
         # By policy and quota: making an `AuditedLimit` takes longer than this lookup.
@@ -169,6 +190,12 @@ class UsageSample:
         # A prefetch was counted as a whole when it was acquired.
         if not self._audit_callers or result.prefetched:
             return
+        try:
+            self._record(charges, result)
+        except Exception as error:  # noqa: BLE001 - it must not fail the decision
+            self._failure_log.write(_FAILED, error)
+
+    def _record(self, charges: Sequence[Charge], result: AcquireResult) -> None:
         for index, charge in enumerate(charges):
             # Only enforced charges that stay spent.
             if charge.group != ENFORCED_GROUP or charge.lease:
@@ -195,6 +222,14 @@ class UsageSample:
             adjustments: Adjustments that the store made.
             store_adjusted_at_us: Store time of each.
         """
+        try:
+            self._record_refunds(adjustments, store_adjusted_at_us)
+        except Exception as error:  # noqa: BLE001 - it must not fail the request
+            self._failure_log.write(_FAILED, error)
+
+    def _record_refunds(
+        self, adjustments: Sequence[Adjustment], store_adjusted_at_us: Sequence[int]
+    ) -> None:
         for each, store_at_us in zip(adjustments, store_adjusted_at_us, strict=True):
             if not self._audit_callers or each.lease or each.delta >= 0:
                 continue
@@ -216,13 +251,25 @@ class UsageSample:
         """
         if not self._audit_callers:
             return
+        try:
+            self._invalidate(keys)
+        except Exception as error:  # noqa: BLE001 - it must not fail the request
+            self._failure_log.write(_FAILED, error)
+
+    def _invalidate(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._invalidated.pop(key, None)
             self._invalidated[key] = PENDING
             # A report that is in flight does not contain this invalidation.
             self._pending_ack.discard(key)
             if key in self._buckets:
-                self._buckets[key].intervals.clear()
+                current = self._buckets[key]
+                for bottom_k in self._limits.values():
+                    usage = bottom_k.by_caller.get(current.rank.caller)
+                    if usage is not None and usage.key == key:
+                        usage.intervals.clear()
+                for usage in current.earlier.values():
+                    usage.intervals.clear()
         while len(self._invalidated) > MAX_INVALIDATIONS:
             del self._invalidated[next(iter(self._invalidated))]
 
@@ -249,9 +296,10 @@ class UsageSample:
         for key in [key for key, at in self._invalidated.items() if 0 <= at < oldest_us]:
             del self._invalidated[key]
         idle_since_us = store_now_us - IDLE_CALLER_US
-        for usage in list(self._buckets.values()):
-            if usage.store_last_seen_at_us < idle_since_us:
-                self._drop(usage)
+        for bottom_k in self._limits.values():
+            for usage in list(bottom_k.by_caller.values()):
+                if usage.store_last_seen_at_us < idle_since_us:
+                    self._drop(usage)
         unused = [limit for limit, bottom_k in self._limits.items() if not bottom_k.by_caller]
         for limit in unused:
             del self._limits[limit]
@@ -287,16 +335,44 @@ class UsageSample:
         if rank > bottom_k.threshold:
             self._outside.put(key, quota)
             return None
-        usage = self._buckets.get(key)
+        usage = bottom_k.by_caller.get(rank.caller)
         if usage is not None:
-            if usage.bottom_k is bottom_k:
-                usage.quota = quota
-                return usage
-            self._drop(usage)
-        usage = self._buckets[key] = CallerUsage(bottom_k, key, quota, rank)
+            current = self._buckets.get(key)
+            if current is not None and current is not usage:
+                usage.earlier, current.earlier = current.earlier, {}
+            usage.quota = quota
+            self._buckets[key] = usage
+            return usage
+        usage = self._replace(self._buckets.get(key), bottom_k, key, rank)
+        usage.quota = quota
+        self._buckets[key] = usage
         removed = bottom_k.insert(usage)
         if removed is not None:
-            del self._buckets[removed.key]
+            self._forget(removed)
+        return usage
+
+    def _replace(
+        self, current: CallerUsage | None, bottom_k: BottomK, key: str, rank: SampleRank
+    ) -> CallerUsage:
+        """Return the usage under another limit than the one that last decided.
+
+        After a reload the earlier limit does not decide again, and is not reported. If it does
+        decide again, tiers share the bucket, and each limit is reported.
+        """
+        if current is None:
+            return CallerUsage(bottom_k, key, bottom_k.limit.quota, rank)
+        usage = current.earlier.pop(bottom_k.limit, None)
+        if usage is not None:
+            usage.bottom_k, usage.is_shared, current.is_shared = bottom_k, True, True
+        else:
+            usage = CallerUsage(bottom_k, key, bottom_k.limit.quota, rank)
+        usage.earlier = current.earlier
+        current.earlier = {}
+        if not current.is_shared:
+            self._drop(current)
+            usage.earlier[current.bottom_k.limit] = current
+            if len(usage.earlier) > _MAX_EARLIER:
+                del usage.earlier[next(iter(usage.earlier))]
         return usage
 
     def _bottom_k_of(self, policy: str, quota: Quota) -> BottomK:
@@ -308,6 +384,10 @@ class UsageSample:
         return bottom_k
 
     def _drop(self, usage: CallerUsage) -> None:
-        del self._buckets[usage.key]
+        self._forget(usage)
         usage.bottom_k.remove(usage)
         self._outside.clear()
+
+    def _forget(self, usage: CallerUsage) -> None:
+        if self._buckets.get(usage.key) is usage:
+            del self._buckets[usage.key]

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fleetlimit.bootstrap.build import build_logger
-from fleetlimit.limiter.limiter import MonotonicClock
+from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.log_sampler import LogSampler
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.server.admin.problem import problem_response

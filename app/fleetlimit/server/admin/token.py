@@ -14,7 +14,7 @@ from fleetlimit.core.algorithms import token_bucket
 from fleetlimit.core.decision import ceil_seconds
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.errors import ConfigError, KeySecretError, StoreError
-from fleetlimit.limiter.limiter import MonotonicClock
+from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.server.admin.problem import problem_response
 from fleetlimit.telemetry import names

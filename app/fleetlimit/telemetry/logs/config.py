@@ -10,7 +10,7 @@ from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.limiter.limiter import MonotonicClock
+from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.logs.server_log import ServerLogFilter
 

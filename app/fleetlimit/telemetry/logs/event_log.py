@@ -90,6 +90,13 @@ class EventLog:
             case KeySecretsCounted():
                 log = self._log.warning if event.others else self._log.info
                 log(names.LOG_KEY_SECRETS, others=event.others, detail=_KEY_SECRETS_DETAIL)
+            case PoliciesLoaded() | PoliciesRejected() | OvershootFound() | RouteRewritten():
+                self._write_policies(event)
+
+    def _write_policies(
+        self, event: PoliciesLoaded | PoliciesRejected | OvershootFound | RouteRewritten
+    ) -> None:
+        match event:
             case PoliciesLoaded():
                 policies = event.policies
                 self._log.info(

@@ -4,7 +4,7 @@ import logging
 from contextvars import Context
 from typing import Final
 
-from fleetlimit.limiter.log_sampler import OTHERS, LogSampler
+from fleetlimit.limiter.log_sampler import OTHERS, SUPPRESSED, LogSampler
 from fleetlimit.limiter.ports import Clock
 
 _LOGGER: Final = "uvicorn.error"
@@ -43,4 +43,4 @@ class ServerLogFilter(logging.Filter):
 
 def _write_summary(message: str, count: int) -> None:
     # A summary belongs to many requests, so it is logged without the trace of the current one.
-    Context().run(_log.warning, "server.suppressed message=%r suppressed=%d", message, count)
+    Context().run(_log.warning, "server%s message=%r suppressed=%d", SUPPRESSED, message, count)

@@ -32,7 +32,7 @@ from starlette.types import Scope
 
 from fleetlimit.core.algorithms import token_bucket
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
-from fleetlimit.limiter.limiter import MonotonicClock
+from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.telemetry.tracing.unsampled import UnsampledContext
 

@@ -4,15 +4,19 @@ import json
 
 import pytest
 
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.keys import parse_bucket_key
 from fleetlimit.core.policy import KeyPart, Mode, Policy
 from fleetlimit.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.audit.ledger import INTERVAL_US, sample_rank
 from fleetlimit.limiter.audit.sample import IDLE_CALLER_US, MAX_INTERVALS, UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
+from fleetlimit.limiter.failure_log import FailureLog
+from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW
 from fleetlimit.limiter.plan import PolicyCost, make_plan
 from fleetlimit.limiter.ports import AcquireResult
-from support.clock import EPOCH_US
+from support.clock import EPOCH_US, ManualClock
 from support.limiter import rate_policy
 from support.sample import KEY_SCHEME, accounts, acquire_result, caller_hashes, intervals, plan_for
 from support.stores import MINUTE_US, allowed_status
@@ -251,3 +255,132 @@ def test_sample_bounds_the_callers_outside(monkeypatch: pytest.MonkeyPatch) -> N
         assert len(sample._outside) <= 4
     sample.acknowledge(EPOCH_US + 2 * IDLE_CALLER_US)
     assert len(sample._outside) == 0
+
+
+SHARED = Policy(
+    "p",
+    tiers={"free": "10/minute", "pro": "99/minute"},
+    key=(KeyPart.parse("global"),),
+)
+
+
+def tier_charges(tier: str) -> tuple[Charge, ...]:
+    """Return the charges of a caller of a tier, of the bucket that all tiers share."""
+    subject = Subject(principal=Principal(tier, tier))
+    return make_plan([PolicyCost(SHARED, 1)], subject, KEY_SCHEME).charges
+
+
+def admitted_by_limit(sample: UsageSample) -> dict[str, int]:
+    """Return the units of all intervals in the report, by limit."""
+    return {
+        limit: sum(figures[-1] for _, _, found in callers.values() for figures in found.values())
+        for limit, callers in json.loads(sample.snapshot())["accounts"].items()
+    }
+
+
+def test_bucket_that_tiers_share_is_counted_by_limit() -> None:
+    """The checks of one tier do not drop the counts of another."""
+    sample, tiers = UsageSample(8, BucketEvents()), [tier_charges(each) for each in ("free", "pro")]
+    assert tiers[0][0].key == tiers[1][0].key
+    for number in range(1_000):
+        sample.record(tiers[number % 2], acquire_result(EPOCH_US + number, 5))
+    assert sorted(admitted_by_limit(sample).values()) == [500, 500]
+    assert sample.drain_admitted({}) == {"p": 1_000}
+
+
+def test_bucket_that_many_tiers_share_is_counted_by_limit() -> None:
+    """Also if each tier is used once before any is used again."""
+    policy = Policy(
+        "p", tiers={f"t{n}": f"{9 + n}/minute" for n in range(5)}, key=(KeyPart.parse("global"),)
+    )
+    sample = UsageSample(8, BucketEvents())
+    for number in range(50):
+        subject = Subject(principal=Principal("ann", f"t{number % 5}"))
+        charges = make_plan([PolicyCost(policy, 1)], subject, KEY_SCHEME).charges
+        sample.record(charges, acquire_result(EPOCH_US + number, 5))
+    assert sorted(admitted_by_limit(sample).values()) == [10] * 5
+
+
+def test_reset_of_a_bucket_that_tiers_share_clears_all_limits() -> None:
+    """After a reset, the counts of no tier are compared with what the bucket admits."""
+    events = BucketEvents()
+    sample, tiers = UsageSample(8, events), [tier_charges(each) for each in ("free", "pro")]
+    for charges in (*tiers, *tiers):
+        sample.record(charges, acquire_result(EPOCH_US, 5))
+    events.emit_reset([tiers[0][0].key])
+    assert list(admitted_by_limit(sample).values()) == [0, 0]
+
+
+def test_reset_clears_an_earlier_limit_of_the_bucket() -> None:
+    """Its counts from before the reset do not come back with the limit."""
+    events = BucketEvents()
+    sample, (free, pro) = UsageSample(8, events), [tier_charges(each) for each in ("free", "pro")]
+    sample.record(free, acquire_result(EPOCH_US, 5))
+    sample.record(pro, acquire_result(EPOCH_US, 5))
+    events.emit_reset([free[0].key])
+    sample.record(free, acquire_result(EPOCH_US, 5))
+    assert sorted(admitted_by_limit(sample).values()) == [0, 1]
+
+
+def test_idle_limits_of_a_shared_bucket_are_dropped_each() -> None:
+    """A tier without requests is dropped, and the other one is still counted."""
+    sample, (free, pro) = (
+        UsageSample(8, BucketEvents()),
+        [tier_charges(each) for each in ("free", "pro")],
+    )
+    later_us = EPOCH_US + IDLE_CALLER_US + 1
+    for charges in (free, pro, free, pro):
+        sample.record(charges, acquire_result(EPOCH_US, 5))
+    sample.record(pro, acquire_result(later_us, 5))
+    sample.acknowledge(later_us)
+    sample.record(pro, acquire_result(later_us, 5))
+    assert list(admitted_by_limit(sample).values()) == [4]
+    sample.acknowledge(later_us + IDLE_CALLER_US + 1)
+    assert admitted_by_limit(sample) == {}
+
+
+def test_caller_that_one_limit_removes_is_still_counted_for_another() -> None:
+    """Of one limit, a caller with a lower rank replaces it."""
+    policy = Policy("p", tiers={"free": "10/minute", "pro": "99/minute"})
+
+    def charges(name: str, tier: str) -> tuple[Charge, ...]:
+        subject = Subject(principal=Principal(name, tier))
+        return make_plan([PolicyCost(policy, 1)], subject, KEY_SCHEME).charges
+
+    names = sorted(
+        map(str, range(20)),
+        key=lambda name: sample_rank(parse_bucket_key(charges(name, "free")[0].key).caller),
+    )
+    low, high = names[0], names[-1]
+    sample = UsageSample(1, BucketEvents())
+    for tier in ("free", "pro", "free", "pro"):
+        sample.record(charges(high, tier), acquire_result(EPOCH_US, 5))
+    sample.record(charges(low, "pro"), acquire_result(EPOCH_US, 5))
+    for tier in ("pro", "free"):
+        sample.record(charges(high, tier), acquire_result(EPOCH_US, 5))
+    assert sorted(admitted_by_limit(sample).values()) == [1, 3]
+
+
+def test_earlier_limits_of_a_bucket_are_bounded() -> None:
+    """Limits that come and go are forgotten, the oldest one first."""
+    sample = UsageSample(8, BucketEvents())
+    for number in (*range(20), 0):
+        plan = plan_for(rate_policy("p", f"{10 + number}/minute"))
+        sample.record(plan.charges, acquire_result(EPOCH_US, 5))
+    assert sum(admitted_by_limit(sample).values()) == 1
+
+
+def test_failure_of_the_sample_is_logged_with_sampling(caplog: pytest.LogCaptureFixture) -> None:
+    """A fault in the audit's code fails neither a decision nor a refund nor a reset."""
+    clock = ManualClock()
+    events, log = BucketEvents(), FailureLog(clock)
+    sample = UsageSample(8, events, log)
+    charges = plan_for().charges
+    for _ in range(LINES_PER_WINDOW + 2):
+        sample.record(charges, AcquireResult(EPOCH_US, (), spent=True))
+    sample.record_refunds([charges[0].adjustment(-1, EPOCH_US)], [])
+    events.emit_refund_lost(None)  # type: ignore[arg-type]  # a fault
+    log.close()
+    lines = [each for each in caplog.messages if each == "audit.failed"]
+    assert len(lines) == LINES_PER_WINDOW + 2
+    assert caplog.messages[-1] == "audit.failed.suppressed error=IndexError suppressed=2"

@@ -1,0 +1,414 @@
+"""Limiters that the app holds and that no app uses: an error, never the default limiter."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI, Request
+from starlette.testclient import TestClient
+
+import fleetlimit.bootstrap.fleetlimit as bootstrap
+from fleetlimit import ConfigError, Fleetlimit, Limiter, PolicySet, RateLimit, RateLimitMiddleware
+from fleetlimit.web.http_limiter import HTTPLimiter
+from support.web import LimiterBench
+
+STARTED = (
+    r"Fleetlimit\(store='memory://', policies='0 in code'\) was started without an app: write `a"
+)
+NAMED = "no limiter, and its routes refer to .*: write `async with fleetlimit"
+NOT_STARTED = "the .* of this app was not started: run the app's lifespan"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[LimiterBench]:
+    """Open a bench in place of the environment's limiter, and return those that were opened."""
+    benches: list[LimiterBench] = []
+
+    def open_bench() -> HTTPLimiter:
+        benches.append(LimiterBench())
+        return benches[-1].http_limiter
+
+    monkeypatch.setattr(bootstrap, "open_limiter_from_env", open_bench)
+    return benches
+
+
+def make() -> Fleetlimit:
+    return Fleetlimit(policies=PolicySet())
+
+
+def limited(lifespan: Any = None, **options: Any) -> FastAPI:
+    """Return an app with a limited route, and with nothing that refers to a limiter."""
+    app = FastAPI(lifespan=lifespan, **options)
+    app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(lambda: None)
+    return app
+
+
+def statuses(app: FastAPI, times: int = 2) -> list[int]:
+    client = TestClient(app)
+    return [client.get("/items").status_code for _ in range(times)]
+
+
+class Container:
+    """Container whose objects no search of code can see."""
+
+    def __init__(self, make_object: Callable[[], Any] = make) -> None:
+        self._objects: list[Any] = []
+        self._make_object = make_object
+
+    def __getitem__(self, name: str) -> Any:
+        if not self._objects:
+            self._objects.append(self._make_object())
+        return self._objects[0]
+
+
+class Objects:
+    """Container with an attribute, a property and a method for its limiter."""
+
+    other = ()
+
+    def __init__(self) -> None:
+        self.limiter = make()
+
+    @property
+    def as_property(self) -> Fleetlimit:
+        """The limiter."""
+        return self.limiter
+
+    def as_method(self) -> Fleetlimit:
+        """Return the limiter."""
+        return self.limiter
+
+
+class Slots:
+    """Container without a dictionary."""
+
+    __slots__ = ("limiter",)
+
+    def __init__(self) -> None:
+        self.limiter = make()
+
+
+class Provider:
+    """Provider of a dependency-injection library, which makes an object when it is called."""
+
+    def __init__(self) -> None:
+        self._make = make
+
+    def __call__(self) -> Fleetlimit:
+        """Make the limiter."""
+        return self._make()
+
+
+class Providers:
+    """Container of providers."""
+
+    limiter = Provider()
+
+
+def lifespan_of(get: Callable[[], Fleetlimit]) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with get()(app):
+            yield
+
+    return lifespan
+
+
+def by_an_attribute() -> Any:
+    objects = Objects()
+    return lifespan_of(lambda: objects.limiter)
+
+
+def by_a_property() -> Any:
+    objects = Objects()
+    return lifespan_of(lambda: objects.as_property)
+
+
+def by_a_method() -> Any:
+    objects = Objects()
+    return lifespan_of(lambda: objects.as_method())  # noqa: PLW0108 - the case
+
+
+def by_an_object_in_an_object() -> Any:
+    outer = SimpleNamespace(inner=SimpleNamespace(limiter=make()))
+    return lifespan_of(lambda: outer.inner.limiter)
+
+
+def by_a_slot() -> Any:
+    objects = Slots()
+    return lifespan_of(lambda: objects.limiter)
+
+
+def by_an_entry() -> Any:
+    objects = {"limiter": make()}
+    return lifespan_of(lambda: objects["limiter"])
+
+
+def by_a_provider() -> Any:
+    return lifespan_of(lambda: Providers.limiter())  # noqa: PLW0108 - the case
+
+
+def by_a_default_argument() -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI, limiter: Fleetlimit = make()) -> AsyncIterator[None]:  # noqa: B008 - the case
+        async with limiter(app):
+            yield
+
+    return lifespan
+
+
+@pytest.mark.parametrize(
+    "make_lifespan",
+    [
+        by_an_attribute,
+        by_a_property,
+        by_a_method,
+        by_an_object_in_an_object,
+        by_a_slot,
+        by_an_entry,
+        by_a_provider,
+        by_a_default_argument,
+    ],
+)
+def test_lifespan_that_takes_its_limiter_from_a_container_is_seen(
+    make_lifespan: Callable[[], Any], opened: list[LimiterBench]
+) -> None:
+    """Before its lifespan has run, the app gets no default limiter in place of the container's."""
+    app = limited(make_lifespan())
+    with pytest.raises(ConfigError, match=NOT_STARTED):
+        TestClient(app).get("/items")
+    with TestClient(app) as client:
+        assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
+    assert not opened
+
+
+def test_lifespan_that_takes_another_object_from_the_container_is_its_own(
+    opened: list[LimiterBench],
+) -> None:
+    """An app that shares a container with the app of the limiter has none of its own."""
+    objects, builtin = Objects(), len
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        assert not builtin(objects.other)
+        yield
+
+    with TestClient(limited(lifespan)) as client:
+        assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
+    assert len(opened) == 1
+
+
+def test_limiter_that_was_started_without_its_app_is_an_error(opened: list[LimiterBench]) -> None:
+    """`async with limiter` runs it, and `async with limiter(app)` also makes it the app's."""
+    container = Container()
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with container["limiter"]:
+            yield
+
+    with TestClient(limited(lifespan)) as client:
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=STARTED):
+                client.get("/items")
+    assert not opened
+
+
+async def test_limiter_started_after_the_default_one_is_an_error(
+    opened: list[LimiterBench],
+) -> None:
+    """The requests while a limiter runs without an app are errors; the default one is kept."""
+    app = limited()
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test"
+    ) as client:
+        assert (await client.get("/items")).status_code == 200
+        async with make():
+            with pytest.raises(ConfigError, match=STARTED):
+                await client.get("/items")
+        assert (await client.get("/items")).status_code == 429
+    assert len(opened) == 1
+
+
+async def test_limiters_of_other_apps_leave_the_default_one(opened: list[LimiterBench]) -> None:
+    """A limiter of another app or of a middleware is no error, nor one that was not started."""
+    other, given, held = make(), make(), make()
+    RateLimitMiddleware(FastAPI(), http_limiter=given.http_limiter)
+    app = limited()
+    async with given, other(limited(other)):
+        assert statuses(app) == [200, 429]
+    assert held
+    assert len(opened) == 1
+
+
+def a_lambda() -> FastAPI:
+    fleetlimit = make()
+    return limited(dependencies=[Depends(lambda: fleetlimit)])
+
+
+def a_lambda_of_its_limiter() -> FastAPI:
+    limiter = make().limiter
+    return limited(dependencies=[Depends(lambda: limiter)])
+
+
+def a_closure() -> FastAPI:
+    limiter = make().http_limiter
+
+    def get() -> Any:
+        return limiter
+
+    def dependency(found: Annotated[Any, Depends(get)]) -> Any:
+        return found
+
+    return limited(dependencies=[Depends(dependency)])
+
+
+def a_partial_function() -> FastAPI:
+    def get(limiter: Any) -> Any:
+        return limiter
+
+    return limited(dependencies=[Depends(partial(get, make().limiter))])
+
+
+def make_holder() -> Any:
+    """Return a class that has a limiter and gives it to requests."""
+
+    class Holder:
+        limiter = make().limiter
+
+        def get(self) -> Any:
+            return self.limiter
+
+        @classmethod
+        def get_of_class(cls) -> Any:
+            return cls.limiter
+
+        __call__ = get
+
+    return Holder
+
+
+def a_class_attribute() -> FastAPI:
+    return limited(dependencies=[Depends(make_holder()().get)])
+
+
+def a_class_method() -> FastAPI:
+    return limited(dependencies=[Depends(make_holder().get_of_class)])
+
+
+def a_callable_object() -> FastAPI:
+    return limited(dependencies=[Depends(make_holder()())])
+
+
+def an_attribute_of_a_class_it_names() -> FastAPI:
+    holder = make_holder()
+    return limited(dependencies=[Depends(lambda: holder.limiter)])
+
+
+class CallableSlots(Slots):
+    """The same, as a dependency."""
+
+    __slots__ = ()
+
+    def __call__(self) -> Any:
+        """Return the limiter."""
+        return self.limiter
+
+
+def an_object_with_slots() -> FastAPI:
+    return limited(dependencies=[Depends(CallableSlots())])
+
+
+def a_collection() -> FastAPI:
+    found = {"limiters": {"main": make().limiter}}
+    return limited(dependencies=[Depends(lambda: found["limiters"]["main"])])
+
+
+def one_for_each_request() -> FastAPI:
+    async def get() -> AsyncIterator[Limiter]:
+        async with Fleetlimit(policies=PolicySet()) as fleetlimit:
+            yield fleetlimit.limiter
+
+    return limited(dependencies=[Depends(get)])
+
+
+def one_made_by_a_function_of_the_app() -> FastAPI:
+    return limited(dependencies=[Depends(make)])
+
+
+def an_annotation() -> FastAPI:
+    def get() -> None: ...
+
+    async def check(limiter: Annotated[Limiter, Depends(get)]) -> None: ...
+
+    return limited(dependencies=[Depends(check)])
+
+
+def an_endpoint() -> FastAPI:
+    fleetlimit, app = make(), limited()
+
+    async def check() -> None:
+        await fleetlimit.limiter.check()
+
+    app.post("/checks")(check)
+    return app
+
+
+def a_default_argument() -> FastAPI:
+    app = limited()
+
+    async def check(request: Request, limiter: Any = Depends(make)) -> None: ...  # noqa: B008 - the case
+
+    app.post("/checks")(check)
+    return app
+
+
+def an_override_of_a_dependency() -> FastAPI:
+    def get() -> None: ...
+
+    app = limited(dependencies=[Depends(get)])
+    app.dependency_overrides[get] = make
+    return app
+
+
+def a_mounted_app() -> FastAPI:
+    outer = FastAPI()
+    outer.mount("/sub", an_endpoint())
+    outer.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(lambda: None)
+    return outer
+
+
+@pytest.mark.parametrize(
+    "make_app",
+    [
+        a_lambda,
+        a_lambda_of_its_limiter,
+        a_closure,
+        a_partial_function,
+        a_class_attribute,
+        a_class_method,
+        a_callable_object,
+        an_attribute_of_a_class_it_names,
+        an_object_with_slots,
+        a_collection,
+        one_for_each_request,
+        one_made_by_a_function_of_the_app,
+        an_annotation,
+        an_endpoint,
+        a_default_argument,
+        an_override_of_a_dependency,
+        a_mounted_app,
+    ],
+)
+def test_limiter_that_code_of_the_app_refers_to_is_an_error(
+    make_app: Callable[[], FastAPI], opened: list[LimiterBench]
+) -> None:
+    """The first request is an error, whichever way the app's dependencies reach the limiter."""
+    app = make_app()
+    with pytest.raises(ConfigError, match=f"{NAMED}|{STARTED}"):
+        TestClient(app).get("/items")
+    assert not opened

@@ -20,6 +20,7 @@ from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Observer
 from fleetlimit.limiter.fallback import Fallback
+from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.membership import ReplicaMembership
 from fleetlimit.limiter.plan import PlanCache, PolicyCost, all_bucket_keys
 from fleetlimit.limiter.ports import Clock, Store, Tracer
@@ -91,7 +92,8 @@ class Limiter:
         self.membership = ReplicaMembership(
             store, self._breaker, self.emit, replica=replica, min_replicas=min_replicas
         )
-        self._fallback = Fallback(local)
+        self._held_times = HeldTimes(self._clock)
+        self._fallback = Fallback(local, self._held_times)
         sample = UsageSample(audit_callers, self._bucket_events)
         self.audit = AuditService(
             store,
@@ -102,7 +104,14 @@ class Limiter:
             sample=sample,
             get_replica=lambda: self.membership.replica,
         )
-        self._gateway = StoreGateway(store, self._breaker, self._bucket_events, sample, self._clock)
+        self._gateway = StoreGateway(
+            store,
+            self._breaker,
+            self._bucket_events,
+            sample,
+            held_times=self._held_times,
+            clock=self._clock,
+        )
         self._admission = Admission(
             self._gateway,
             denial_cache=self._denial_cache,
@@ -235,7 +244,10 @@ class Limiter:
         result = await self._breaker.call(
             "acquire", lambda: self.store.acquire(plan.charges, dry_run=True)
         )
-        return plan.decision(result.statuses, source=Source.STORE, spent=False)
+        statuses = result.statuses
+        if plan.has_leases:
+            statuses = self._held_times.estimate(plan, statuses)
+        return plan.decision(statuses, source=Source.STORE, spent=False)
 
     async def reset(
         self,

@@ -6,6 +6,7 @@ Its calls go through the circuit breaker and are safe to cancel.
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fleetlimit.core.charge import Adjustment, Charge
@@ -14,6 +15,7 @@ from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import CIRCUIT_OPEN, CircuitBreaker
+from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Clock, Store
 from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
@@ -29,6 +31,7 @@ class StoreGateway:
         breaker: Circuit breaker for calls of the store.
         bucket_events: Receives the buckets whose charges were adjusted.
         sample: Records refunds and prefetches for the audit.
+        held_times: How long requests hold the units of concurrency limits.
         clock: Clock of this process.
     """
 
@@ -38,13 +41,16 @@ class StoreGateway:
         breaker: CircuitBreaker,
         bucket_events: BucketEvents,
         sample: UsageSample,
+        *,
+        held_times: HeldTimes,
         clock: Clock,
     ) -> None:
         self._store = store
         self._breaker = breaker
         self._bucket_events = bucket_events
         self._sample = sample
-        self._lease_renewer = LeaseRenewer(self.renew, self.adjust)
+        self._held_times = held_times
+        self._lease_renewer = LeaseRenewer(self.renew, self.adjust, held_times)
         self._tasks = TaskSet()
         self._prefetcher = Prefetcher(self._acquire, self.adjust, bucket_events, sample, clock)
 
@@ -69,10 +75,11 @@ class StoreGateway:
         # leases held until they expire.
         task = asyncio.ensure_future(acquiring)
         try:
-            return await asyncio.shield(task)
+            reply = await asyncio.shield(task)
         except asyncio.CancelledError:
             self._tasks.spawn(self._release_abandoned(task, plan))
             raise
+        return replace(reply, statuses=self._held_times.estimate(plan, reply.statuses))
 
     async def _release_abandoned(self, task: asyncio.Future[AcquireResult], plan: Plan) -> None:
         with contextlib.suppress(StoreError):

@@ -11,6 +11,7 @@ from fleetlimit.core.algorithms import State, algorithm_for, concurrency
 from fleetlimit.core.charge import ENFORCED_GROUP, Adjustment, Charge
 from fleetlimit.core.quota import SECOND_US, Quota
 from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, StoredReport
+from fleetlimit.stores.bucket_clock import BucketClock
 
 
 def wall_clock_us() -> int:
@@ -48,7 +49,9 @@ class MemoryStore:
         *,
         max_buckets: int = DEFAULT_MAX_BUCKETS,
     ) -> None:
-        self._now_us = now_us
+        # Without a wrapper, because each check reads the clock.
+        self._test_clock = None if now_us is wall_clock_us else BucketClock(now_us)
+        self._now_us = self._test_clock.now_us if self._test_clock else now_us
         self._max_buckets = max_buckets
         self._dropped = 0
         self._next_warning_us = 0
@@ -130,6 +133,8 @@ class MemoryStore:
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many existed."""
+        if self._test_clock is not None:
+            self._test_clock.on_reset()
         return sum(self._buckets.pop(key, None) is not None for key in keys)
 
     async def heartbeat(self, _replica: str, _ttl_us: int) -> HeartbeatReply:

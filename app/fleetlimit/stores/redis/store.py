@@ -15,6 +15,7 @@ from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Quota
 from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, StoredReport
+from fleetlimit.stores.bucket_clock import BucketClock
 from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Client, Timeouts, create_client, redacted_url
 from fleetlimit.stores.redis.cluster import ClusterBatchers, acquire_across_slots, slot_of
@@ -142,7 +143,8 @@ class RedisStore:
                 relocate=self._close_pooled,
                 tracer=tracer,
             )
-        self._now_us = now_us or (lambda: 0)
+        self._test_clock = BucketClock(now_us) if now_us else None
+        self._now_us = self._test_clock.now_us if self._test_clock else lambda: 0
 
     async def open(self) -> None:
         """Connect, and load the scripts.
@@ -215,9 +217,12 @@ class RedisStore:
                 pipeline: Any = self.client.pipeline(transaction=False)
                 for key in keys:
                     pipeline.delete(key)
-                return sum(await pipeline.execute())
+                deleted: int = sum(await pipeline.execute())
         except Exception as error:
             raise to_store_error(error) from error
+        if self._test_clock is not None:
+            self._test_clock.on_reset()
+        return deleted
 
     async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:
         """Announce a replica for `ttl_us` microseconds, or remove it with 0; count live ones."""

@@ -27,6 +27,7 @@ from fleetlimit.limiter.ports import Clock
 MAX_POLICIES: Final = 1_024
 """Policies with a mean; the oldest one is dropped first."""
 _WEIGHT: Final = 1 / 8
+_EULER_GAMMA: Final = 0.577_215_664_9
 
 
 class HeldTimes:
@@ -88,8 +89,7 @@ class HeldTimes:
             mean_us = float(quota.period_us - status.next_unit_after_us)
 
         def wait_us(units: int, most_us: int) -> int:
-            # H(n) - H(n - k) of the harmonic numbers, to a few per cent.
-            share = math.log((held + 0.5) / (held - min(units, held) + 0.5))
+            share = _harmonic(held) - _harmonic(held - min(units, held))
             return min(most_us, max(1, math.ceil(mean_us * share)))
 
         missing = charge.units - remaining
@@ -99,3 +99,10 @@ class HeldTimes:
             next_unit_after_us=wait_us(1, status.next_unit_after_us),
             reset_after_us=wait_us(held, status.reset_after_us),
         )
+
+
+def _harmonic(number: int) -> float:
+    """Return 1 + 1/2 + ... + 1/number, within 1 %, in constant time (Euler, 1740)."""
+    if not number:
+        return 0.0
+    return math.log(number) + _EULER_GAMMA + 1 / (2 * number) - 1 / (12 * number**2)

@@ -33,7 +33,7 @@ async def test_retry_time_follows_how_long_units_are_held() -> None:
         await held.enter_async_context(await bench.limiter.reserve("c", principal="ann"))
         denied = (await bench.limiter.reserve("c", principal="ann")).decision
         assert not denied.allowed
-        assert 0.3 <= denied.retry_after < 0.4
+        assert denied.retry_after == pytest.approx(0.3, rel=0.01)
         assert status(denied).next_unit_after_us == denied.retry_after_us
         assert status(denied).reset_after_us == denied.retry_after_us
 
@@ -44,7 +44,7 @@ async def test_estimate_is_shared_by_the_callers_of_a_policy() -> None:
         await hold(bench, 2)
         await held.enter_async_context(await bench.limiter.reserve("c", principal="bob"))
         denied = (await bench.limiter.reserve("c", principal="bob")).decision
-        assert 2 <= denied.retry_after < 2.5
+        assert denied.retry_after == pytest.approx(2, rel=0.01)
 
 
 async def test_retry_time_of_many_units_is_shorter() -> None:
@@ -54,9 +54,9 @@ async def test_retry_time_of_many_units_is_shorter() -> None:
         await held.enter_async_context(await bench.limiter.reserve("c", principal="ann", cost=10))
         one = (await bench.limiter.reserve("c", principal="ann")).decision
         five = (await bench.limiter.reserve("c", principal="ann", cost=5)).decision
-        assert one.retry_after == pytest.approx(20 / 10, rel=0.01)
+        assert one.retry_after == pytest.approx(20 / 10, rel=0.02)
         harmonic = sum(1 / units for units in range(6, 11))
-        assert five.retry_after == pytest.approx(20 * harmonic, rel=0.01)
+        assert five.retry_after == pytest.approx(20 * harmonic, rel=0.02)
         assert status(five).next_unit_after_us == one.retry_after_us
         assert five.retry_after_us < status(five).reset_after_us <= 30 * SECOND_US
 
@@ -80,7 +80,7 @@ async def test_before_the_first_release_the_age_of_the_lease_counts() -> None:
         assert first.retry_after_us == 1
         bench.clock.advance(1)
         denied = (await bench.limiter.reserve("c", principal="ann")).decision
-        assert 1 <= denied.retry_after < 1.2
+        assert denied.retry_after == pytest.approx(1, rel=0.01)
 
 
 async def test_estimate_follows_a_change() -> None:
@@ -140,7 +140,7 @@ async def test_dropped_reservation_is_recorded() -> None:
         await bench.store.wait_until_done("adjust")
         await held.enter_async_context(await bench.limiter.reserve("c", principal="ann"))
         denied = (await bench.limiter.reserve("c", principal="ann")).decision
-        assert denied.retry_after == pytest.approx(4, rel=0.1)
+        assert denied.retry_after == pytest.approx(4, rel=0.01)
 
 
 async def test_replicas_without_requests_of_their_own_use_the_age() -> None:
@@ -151,7 +151,7 @@ async def test_replicas_without_requests_of_their_own_use_the_age() -> None:
         await held.enter_async_context(await bench.limiter.reserve("c", principal="ann"))
         bench.clock.advance(0.5)
         denied = (await other.reserve("c", principal="ann")).decision
-        assert 0.5 <= denied.retry_after < 0.6
+        assert denied.retry_after == pytest.approx(0.5, rel=0.01)
 
 
 def test_number_of_policies_is_bounded() -> None:

@@ -84,7 +84,7 @@ async def test_reports_expire(shared_store: RedisStore, clock: ManualClock) -> N
         assert 0 < await shared_store.client.pttl(key) <= 3_600_000 + TTL_US // 1_000 + 1
     clock.advance_us(TTL_US)
     await shared_store.exchange_reports("c", "", "", TTL_US)
-    fields = await shared_store.client.hkeys("fl1:{fleet}:reports")
+    fields = await shared_store.client.hkeys("fl2:{fleet}:reports")
     assert sorted(fields) == [b"", b"c"]
 
 
@@ -97,7 +97,7 @@ async def test_noscript_is_retried(shared_store: RedisStore) -> None:
 @pytest.mark.parametrize("key", ["reports", "auditors"])
 async def test_foreign_value_is_an_error(shared_store: RedisStore, key: str) -> None:
     """A foreign value is an error, and is not changed."""
-    await shared_store.client.set(f"fl1:{{fleet}}:{key}", "foreign")
+    await shared_store.client.set(f"fl2:{{fleet}}:{key}", "foreign")
     with pytest.raises(StoreError) as failure:
         await shared_store.exchange_reports("a", "", "", TTL_US)
     assert failure.value.kind == "wrong_type"
@@ -105,7 +105,7 @@ async def test_foreign_value_is_an_error(shared_store: RedisStore, key: str) -> 
 
 async def test_malformed_report_is_removed(shared_store: RedisStore) -> None:
     """Malformed fields are removed from the hash."""
-    await shared_store.client.hset("fl1:{fleet}:reports", mapping={"x": "1", "y": "z:"})
+    await shared_store.client.hset("fl2:{fleet}:reports", mapping={"x": "1", "y": "z:"})
     reply = await shared_store.exchange_reports("a", "", "", TTL_US)
     assert reply.reports.keys() == {"a"}
-    assert await shared_store.client.hkeys("fl1:{fleet}:reports") == [b"a"]
+    assert await shared_store.client.hkeys("fl2:{fleet}:reports") == [b"a"]

@@ -39,7 +39,7 @@ async def test_documented_rule_permits_every_call(
     try:
         await store.open()
         for algorithm in Algorithm:
-            spent = charge(quota_of(algorithm, 2), key=f"fl1:{{{algorithm}}}:policy:limit")
+            spent = charge(quota_of(algorithm, 2), key=f"fl2:{{{algorithm}}}:policy:limit")
             result = [await store.acquire([spent]) for _ in range(3)]
             await store.adjust([adjustment(spent, 1, result[0].store_now_us)])
             await store.adjust([adjustment(spent, -1, result[0].store_now_us)])

@@ -31,7 +31,7 @@ def own_cluster() -> Iterator[Cluster]:
 
 def key_on(found: Cluster, index: int) -> str:
     """Return the key of a bucket on one of the servers."""
-    keys = (f"fl1:{{caller{number}}}:policy:limit" for number in range(1_000))
+    keys = (f"fl2:{{caller{number}}}:policy:limit" for number in range(1_000))
     return next(key for key in keys if found.owner_of(slot_of(key)) == index)
 
 

@@ -139,8 +139,8 @@ from fleetlimit.core.quota import rate_quota
 from fleetlimit.stores.redis.store import RedisStore
 
 async def spend_and_delete():
-    await store.acquire([Charge("fl1:{a}:b", rate_quota("5/minute"), 1, "", 0)])
-    assert await store.delete(["fl1:{a}:b"]) == 1
+    await store.acquire([Charge("fl2:{a}:b", rate_quota("5/minute"), 1, "", 0)])
+    assert await store.delete(["fl2:{a}:b"]) == 1
 
 store = RedisStore(sys.argv[1], KeyScheme())
 for _ in range(2):

@@ -139,7 +139,7 @@ async def test_pyratelimiter_55_clocks_of_replicas_do_not_matter(
     """The store's clock decides, so a replica's clock may be wrong."""
     (limiter,) = replicas(1, "p55")
     before = await client.time()
-    charge = Charge("fl1:{c}:p:l", rate_quota("5/minute"), 1)
+    charge = Charge("fl2:{c}:p:l", rate_quota("5/minute"), 1)
     result = await limiter.store.acquire([charge])
     after = await client.time()
     assert before[0] * 10**6 + before[1] <= result.store_now_us <= after[0] * 10**6 + after[1]

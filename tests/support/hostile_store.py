@@ -122,4 +122,4 @@ def store_of(hostile: HostileStore, timeouts: Timeouts) -> RedisStore:
 
 async def acquire(store: RedisStore, number: int) -> AcquireResult:
     """Acquire a unit of the bucket with this number."""
-    return await store.acquire([charge(_QUOTA, key=f"fl1:bucket:{FIRST_NUMBER + number}")])
+    return await store.acquire([charge(_QUOTA, key=f"fl2:bucket:{FIRST_NUMBER + number}")])

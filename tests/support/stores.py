@@ -22,7 +22,7 @@ LONG_TIMEOUTS = Timeouts(connect=10.0, operation=10.0)
 """For tests without timeouts, because a shared machine may pause."""
 SHORT_TIMEOUTS = Timeouts(connect=0.3, operation=0.1)
 """For tests of a store that does not reply."""
-BUCKET = "fl1:{caller}:policy:limit"
+BUCKET = "fl2:{caller}:policy:limit"
 
 
 def quota_of(

@@ -1,8 +1,8 @@
 """Keys in the store: versioned, of bounded length, and without identities in clear text.
 
-The key of a bucket is `fl1:{<tag>}:<policy>:<limit>[:<hash>]`. The tag is the hash of the first
+The key of a bucket is `fl2:{<tag>}:<policy>:<limit>[:<hash>]`. The tag is the hash of the first
 component of the policy's key: buckets of one principal share a Cluster slot, whatever their policy,
-and buckets of different principals are spread over all slots. `1` is the version of the layout of
+and buckets of different principals are spread over all slots. `2` is the version of the layout of
 keys and values.
 """
 
@@ -46,7 +46,7 @@ class KeyScheme:
             raise ConfigError("the key prefix is 1 to 32 characters, without braces and spaces")
         self._mac = hmac.new(secret, digestmod=hashlib.sha256) if secret else hashlib.sha256()
         self.prefix = prefix
-        self._prefix = f"{prefix}1:"
+        self._prefix = f"{prefix}2:"
         # A caller is hashed for its bucket and for its log lines, in each of its requests.
         self._cached_digest = lru_cache(_CACHE_SIZE)(self._digest)
         self._cached_principal_digest = lru_cache(_CACHE_SIZE)(self._principal_digest)

@@ -8,6 +8,7 @@ from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import Mode, OnStoreError
 from fleetlimit.core.quota import SECOND_US
+from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.plan import Plan, PolicyPlan
 from fleetlimit.limiter.ports import Sleep, Store
 from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
@@ -21,12 +22,16 @@ class Fallback:
 
     Args:
         local: Store of this process, for policies with `on_store_error: local`.
+        held_times: How long requests hold the units of concurrency limits.
         sleep: Pause between renewals of local leases.
     """
 
-    def __init__(self, local: Store, *, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self, local: Store, held_times: HeldTimes, *, sleep: Sleep = asyncio.sleep
+    ) -> None:
         self._local = local
-        self._lease_renewer = LeaseRenewer(local.renew, local.adjust, sleep=sleep)
+        self._held_times = held_times
+        self._lease_renewer = LeaseRenewer(local.renew, local.adjust, held_times, sleep=sleep)
 
     async def decide(self, plan: Plan, replicas: int) -> Reservation:
         """Return the decision, with the units that were spent locally.
@@ -56,7 +61,10 @@ class Fallback:
             return Reservation(admission, plan, None, self._local.adjust)
         share = _per_replica_plan(plan, local, replicas)
         reply = await self._local.acquire(share.charges)
-        decision = share.decision(reply.statuses, source=Source.LOCAL, spent=reply.spent)
+        statuses = reply.statuses
+        if share.has_leases:
+            statuses = self._held_times.estimate(share, statuses)
+        decision = share.decision(statuses, source=Source.LOCAL, spent=reply.spent)
         decision = replace(decision, results=(*decision.results, *unchecked))
         reservation = Reservation(decision, share, reply, self._local.adjust)
         self._lease_renewer.track(reservation)

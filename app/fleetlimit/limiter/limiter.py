@@ -25,6 +25,7 @@ from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Observer
 from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.fallback import Fallback
+from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.membership import ReplicaMembership
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import PlanCache, PolicyCost, all_bucket_keys
@@ -104,7 +105,8 @@ class Limiter:
             replica=replica,
             min_replicas=min_replicas,
         )
-        self._fallback = Fallback(local)
+        self._held_times = HeldTimes(self._clock)
+        self._fallback = Fallback(local, self._held_times)
         sample = UsageSample(audit_callers, self._bucket_events, self._failure_log)
         self.audit = AuditService(
             store,
@@ -121,6 +123,7 @@ class Limiter:
             self._breakers,
             self._bucket_events,
             sample,
+            held_times=self._held_times,
             clock=self._clock,
             own_loop=self._own_loop,
         )
@@ -300,7 +303,10 @@ class Limiter:
         if not plan.charges:
             return decide_without_store(plan)
         result = await self._gateway.peek(plan.charges)
-        return plan.decision(result.statuses, source=Source.STORE, spent=False)
+        statuses = result.statuses
+        if plan.has_leases:
+            statuses = self._held_times.estimate(plan, statuses)
+        return plan.decision(statuses, source=Source.STORE, spent=False)
 
     async def reset(
         self,

@@ -10,6 +10,7 @@ from weakref import WeakSet, finalize
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import ALLOWED, Decision, correct_status
 from fleetlimit.core.quota import SECOND_US, check_cost
+from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.periodic import DONE, PeriodicTask
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Sleep
@@ -58,6 +59,7 @@ class Reservation:
         "decision",
         "leases",
         "on_corrected",
+        "on_released",
     )
 
     def __init__(
@@ -72,6 +74,7 @@ class Reservation:
         self._local = local
         # Shared with the finalizer of `LeaseRenewer`, so a release empties this list in place.
         self.leases: list[Charge] = []
+        self.on_released: Callable[[], None] | None = None
         self._plan = plan
         self._acquired = acquired
         self._adjust = adjust
@@ -132,6 +135,12 @@ class Reservation:
         """Whether leases must be released when the request ends."""
         return bool(self.leases) or (self._local is not None and self._local.holds_leases)
 
+    @property
+    def policies_with_leases(self) -> list[str]:
+        """Names of the policies with a `concurrency` limit."""
+        plans = self._plan.policy_plans
+        return [each.policy.name for each in plans if each.policy.has_leases]
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -182,7 +191,10 @@ class Reservation:
         adjustments += self.releases_of(self.leases)
         # In another event loop this raises: the charges and leases remain for the right one.
         adjusting = self._adjust(adjustments) if adjustments else None
+        has_leases = bool(self.leases)
         self.leases.clear()
+        if has_leases and self.on_released is not None:
+            self.on_released()
         for policy in corrected_policies:
             self._spent().pop(policy, None)
         if adjusting is None:
@@ -257,12 +269,21 @@ class LeaseRenewer:
         renew: Renews leases; never raises.
         adjust: Releases the leases of a dropped reservation, and a lease that was renewed after
             its release; never raises.
+        held_times: Records how long leases are held.
         sleep: Pause between renewals.
     """
 
-    def __init__(self, renew: Renew, adjust: Adjust, *, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        renew: Renew,
+        adjust: Adjust,
+        held_times: HeldTimes,
+        *,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         self._renew = renew
         self._adjust = adjust
+        self._held_times = held_times
         self._sleep = sleep
         self._tracked: dict[int, WeakSet[Reservation]] = {}
         self._tasks: dict[int, PeriodicTask] = {}
@@ -275,7 +296,9 @@ class LeaseRenewer:
         # One task for each lifetime: a short lease cannot wait for the renewal of a long one.
         lifetime_us = min(each.quota.period_us for each in reservation.leases)
         loop = asyncio.get_running_loop()
-        dropped = finalize(reservation, self._on_dropped, loop, reservation.leases)
+        on_released = self._held_times.start(reservation.policies_with_leases)
+        reservation.on_released = on_released
+        dropped = finalize(reservation, self._on_dropped, loop, reservation.leases, on_released)
         # At exit there is no event loop that could release; the leases expire.
         dropped.atexit = False
         self._tracked.setdefault(lifetime_us, WeakSet()).add(reservation)
@@ -289,12 +312,18 @@ class LeaseRenewer:
             )
             task.start()
 
-    def _on_dropped(self, loop: asyncio.AbstractEventLoop, leases: list[Charge]) -> None:
+    def _on_dropped(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        leases: list[Charge],
+        on_released: Callable[[], None],
+    ) -> None:
         """Release what a dropped reservation still held; runs in any thread."""
         if leases and not loop.is_closed():
-            loop.call_soon_threadsafe(self._release_dropped, leases)
+            loop.call_soon_threadsafe(self._release_dropped, leases, on_released)
 
-    def _release_dropped(self, leases: list[Charge]) -> None:
+    def _release_dropped(self, leases: list[Charge], on_released: Callable[[], None]) -> None:
+        on_released()
         self._releases.spawn(self._release(Reservation.releases_of(leases)))
 
     async def _release(self, releases: list[Adjustment]) -> None:

@@ -6,6 +6,7 @@ Its calls go through the circuit breaker and are safe to cancel.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import starmap
 from operator import attrgetter
@@ -17,6 +18,7 @@ from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import CIRCUIT_OPEN, CircuitBreaker, CircuitBreakers
+from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, Clock, Store
@@ -35,6 +37,7 @@ class StoreGateway:
         breakers: Circuit breakers for calls of the store.
         bucket_events: Receives the buckets whose charges were adjusted.
         sample: Records refunds and prefetches for the audit.
+        held_times: How long requests hold the units of concurrency limits.
         clock: Clock of this process.
         own_loop: Event loop of the limiter.
     """
@@ -46,6 +49,7 @@ class StoreGateway:
         bucket_events: BucketEvents,
         sample: UsageSample,
         *,
+        held_times: HeldTimes,
         clock: Clock,
         own_loop: OwnLoop,
     ) -> None:
@@ -54,7 +58,8 @@ class StoreGateway:
         self._breakers = breakers
         self._bucket_events = bucket_events
         self._sample = sample
-        self._lease_renewer = LeaseRenewer(self.renew, self.adjust)
+        self._held_times = held_times
+        self._lease_renewer = LeaseRenewer(self.renew, self.adjust, held_times)
         self._tasks = TaskSet()
         self._prefetcher = Prefetcher(self._acquire, self.adjust, bucket_events, sample, clock)
 
@@ -86,10 +91,11 @@ class StoreGateway:
         # leases held until they expire.
         task = asyncio.ensure_future(acquiring)
         try:
-            return await asyncio.shield(task)
+            reply = await asyncio.shield(task)
         except asyncio.CancelledError:
             self._tasks.spawn(self._release_abandoned(task, plan))
             raise
+        return replace(reply, statuses=self._held_times.estimate(plan, reply.statuses))
 
     async def _release_abandoned(self, task: asyncio.Future[AcquireResult], plan: Plan) -> None:
         with contextlib.suppress(StoreError):

@@ -17,6 +17,7 @@ from fleetlimit.limiter.ports import (
     HeartbeatReply,
     StoredReport,
 )
+from fleetlimit.stores.bucket_clock import BucketClock
 
 
 def wall_clock_us() -> int:
@@ -55,7 +56,9 @@ class MemoryStore:
         *,
         max_buckets: int = DEFAULT_MAX_BUCKETS,
     ) -> None:
-        self._now_us = now_us
+        # Without a wrapper, because each check reads the clock.
+        self._test_clock = None if now_us is wall_clock_us else BucketClock(now_us)
+        self._now_us = self._test_clock.now_us if self._test_clock else now_us
         self._max_buckets = max_buckets
         self._dropped = 0
         self._next_warning_us = 0
@@ -137,6 +140,8 @@ class MemoryStore:
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many existed."""
+        if self._test_clock is not None:
+            self._test_clock.on_reset()
         return sum(self._buckets.pop(key, None) is not None for key in keys)
 
     async def heartbeat(self, _replica: str, _ttl_us: int) -> HeartbeatReply:

@@ -51,7 +51,7 @@ def test_bucket_key_contains_version_tag_policy_and_limit() -> None:
     first, second = KEY_SCHEME.bucket_keys(
         policy_with_key("principal"), subject_named("ann"), QUOTAS
     )
-    assert re.fullmatch(r"fl1:\{[\w-]{16}\}:exports:tb60", first)
+    assert re.fullmatch(r"fl2:\{[\w-]{16}\}:exports:tb60", first)
     assert second == first.replace("tb60", "tb86400")
 
 
@@ -205,9 +205,9 @@ def test_rollout_percentile_is_stable_and_even() -> None:
 def test_replica_keys_share_one_slot() -> None:
     """The keys of the heartbeat and of the audit share a slot that no policy uses."""
     keys = KeyScheme(prefix="mine")
-    assert (keys.replicas_key, keys.epoch_key) == ("mine1:{fleet}:replicas", "mine1:{fleet}:epoch")
-    assert keys.reports_key == "mine1:{fleet}:reports"
-    assert keys.auditors_key == "mine1:{fleet}:auditors"
+    assert (keys.replicas_key, keys.epoch_key) == ("mine2:{fleet}:replicas", "mine2:{fleet}:epoch")
+    assert keys.reports_key == "mine2:{fleet}:reports"
+    assert keys.auditors_key == "mine2:{fleet}:auditors"
 
 
 @pytest.mark.parametrize("parts", [["principal"], ["route", "principal"], ["global"]])

@@ -18,6 +18,7 @@ from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreakers
 from fleetlimit.limiter.events import StoreFailed
 from fleetlimit.limiter.fallback import Fallback
+from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan, PolicyCost, PolicyPlan, make_plan
 from fleetlimit.limiter.reservation import RENEWAL_CHUNK, LeaseRenewer, Reservation
@@ -46,7 +47,9 @@ class RenewerBench:
         self.clock = ManualClock()
         self.store = FakeStore(self.clock)
         self.pauses = ManualSleep()
-        self.renewer = LeaseRenewer(self.store.renew, self.store.adjust, sleep=self.pauses)
+        self.renewer = LeaseRenewer(
+            self.store.renew, self.store.adjust, HeldTimes(self.clock), sleep=self.pauses
+        )
 
     async def track(self, key: str = "k", *, lease_us: int = LEASE_US) -> Reservation:
         """Acquire a lease on a bucket of one unit, and track it."""
@@ -323,7 +326,13 @@ async def test_failed_renewal_is_emitted_and_raises_nothing() -> None:
     store.errors["renew"] = timeout_error()
     breakers = CircuitBreakers(BreakerSettings(), None, store.open, recorder.on_event)
     gateway = StoreGateway(
-        store, breakers, events, UsageSample(0, events), clock=clock, own_loop=OwnLoop()
+        store,
+        breakers,
+        events,
+        UsageSample(0, events),
+        held_times=HeldTimes(clock),
+        clock=clock,
+        own_loop=OwnLoop(),
     )
     await gateway.renew([Charge("k", concurrency_quota(1), 1, "lease")])
     assert [event.operation for event in recorder.of(StoreFailed)] == ["renew"]
@@ -335,7 +344,7 @@ async def test_local_leases_are_renewed() -> None:
     before = asyncio.all_tasks()
     clock, pauses = ManualClock(), ManualSleep()
     local = MemoryStore(clock.monotonic_us)
-    fallback = Fallback(local, sleep=pauses)
+    fallback = Fallback(local, HeldTimes(ManualClock()), sleep=pauses)
     costs = [PolicyCost(concurrency_policy("c", 2), 1)]
     plans = [make_plan(costs, Subject(), KeyScheme()) for _ in range(2)]
     held = await fallback.decide(plans[0], 2)

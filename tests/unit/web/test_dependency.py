@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any
 
+import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.requests import HTTPConnection
@@ -92,6 +93,27 @@ def test_concurrency_limit_holds_a_unit_while_the_request_lasts() -> None:
     found = [parse_limits(client.get("/items")) for _ in range(2)]
     assert [list(each) for each in found] == [["4/30s-concurrency-global"]] * 2
     assert remaining == [2, 2]
+
+
+async def test_concurrency_limit_states_how_long_units_are_held() -> None:
+    """After a request of 2 s, a rejected one is sent 2 s in all fields; the lease is 30 s."""
+    rejected: list[httpx.Response] = []
+    async with LimiterBench() as bench:
+        app = bench.install(FastAPI())
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+
+            @app.get("/items", dependencies=[Depends(ConcurrencyLimit(1, key="global"))])
+            async def items(*, other: bool = False) -> None:
+                if other:
+                    rejected.append(await client.get("/items"))
+                bench.clock.advance(2)
+
+            await client.get("/items")
+            await client.get("/items?other=true")
+    (response,) = rejected
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "2")
+    assert response.headers["RateLimit"] == '"1/30s-concurrency-global";r=0;t=2'
 
 
 def test_concurrency_limit_rejects_a_cost_above_its_units() -> None:

@@ -6,7 +6,7 @@ units of the previous window were spread evenly. If they were not, up to almost 
 admitted in an interval of one period. Each aligned window keeps the limit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fleetlimit.core.charge import Adjustment
 from fleetlimit.core.decision import BucketStatus
@@ -15,20 +15,30 @@ from fleetlimit.core.quota import MILLISECOND_US, Quota
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Index of a window since the epoch, the units spent in it, and in the one before."""
+    """State of two windows.
+
+    Args:
+        index: Index of the current window since the epoch.
+        current: Units spent in it.
+        previous: Units spent in the window before.
+        store_born_at_us: Store time of the first charge since both counters were 0.
+    """
 
     index: int
     current: int
     previous: int
+    store_born_at_us: int
 
 
 def _current(quota: Quota, state: Windows | None, now_us: int) -> Windows:
     index = now_us // quota.period_us
     if state is None:
-        return Windows(index, 0, 0)
+        return Windows(index, 0, 0, now_us)
     if state.index >= index:
         return state
-    return Windows(index, 0, state.current if state.index == index - 1 else 0)
+    if state.index < index - 1 or not state.current:
+        return Windows(index, 0, 0, now_us)
+    return Windows(index, 0, state.current, state.store_born_at_us)
 
 
 def _wait_us(quota: Quota, windows: Windows, now_us: int, free: int) -> int:
@@ -57,7 +67,7 @@ def _used(quota: Quota, windows: Windows, now_us: int) -> int:
 def bounded(quota: Quota, state: Windows, now_us: int) -> Windows:
     """Return the state with a window that is current or the next one, also after a step back."""
     latest = now_us // quota.period_us + 1
-    return state if state.index <= latest else Windows(latest, state.current, state.previous)
+    return state if state.index <= latest else replace(state, index=latest)
 
 
 def acquire(
@@ -68,7 +78,8 @@ def acquire(
     allowed = _used(quota, windows, now_us) + units <= quota.limit
     retry_after_us = 0 if allowed else _wait_us(quota, windows, now_us, units)
     if allowed:
-        windows = Windows(windows.index, windows.current + units, windows.previous)
+        current, previous = windows.current + units, windows.previous
+        windows = Windows(windows.index, current, previous, windows.store_born_at_us)
     used = _used(quota, windows, now_us)
     remaining = max(0, quota.limit - used)
     status = BucketStatus(
@@ -86,18 +97,22 @@ def adjust(
 ) -> Windows | None:
     """Spend units in the current window, or refund them in the window that they were spent in.
 
-    Units spent without a check make at most twice the limit.
+    Nothing is refunded to a bucket that is younger than the charge, because it was reset or lost in
+    between: its counters do not include the charge. Units spent without a check make at most twice
+    the limit.
     """
     windows = _current(quota, state, now_us)
     current, previous = windows.current, windows.previous
     spent_in = adjustment.store_acquired_at_us // quota.period_us
     if adjustment.delta > 0:
         current = max(current, min(current + adjustment.delta, 2 * quota.limit))
+    elif adjustment.store_acquired_at_us < windows.store_born_at_us:
+        pass
     elif spent_in == windows.index:
         current = max(0, current + adjustment.delta)
     elif spent_in == windows.index - 1:
         previous = max(0, previous + adjustment.delta)
-    return _non_empty(Windows(windows.index, current, previous))
+    return _non_empty(Windows(windows.index, current, previous, windows.store_born_at_us))
 
 
 def _non_empty(windows: Windows) -> Windows | None:

@@ -1,8 +1,9 @@
 """Token bucket, implemented as the generic cell rate algorithm (GCRA); the default algorithm.
 
-The state is one time: the theoretical arrival time (TAT, ITU-T I.371, annex A), at which the bucket
-will be full. A bucket with a debt of `d` holds `burst - d / T` units; `T` is the refill time of one
-unit. At most `burst + rate * t` units are admitted in any interval of length `t`.
+The state is the theoretical arrival time (TAT, ITU-T I.371, annex A), at which the bucket will be
+full, and the time at which it was last full, which refunds need. A bucket with a debt of `d` holds
+`burst - d / T` units; `T` is the refill time of one unit. At most `burst + rate * t` units are
+admitted in any interval of length `t`.
 
 Times are computed in ticks of 1/limit microsecond. `T = period/limit` is then the integer
 `period_us`, and nothing is rounded.
@@ -17,10 +18,17 @@ from fleetlimit.core.quota import Quota
 
 @dataclass(frozen=True, slots=True)
 class GcraState:
-    """Theoretical arrival time: `store_tat_us` plus `tat_fraction`/limit microseconds."""
+    """State of a bucket that is not full.
+
+    Args:
+        store_tat_us: Theoretical arrival time, in whole microseconds.
+        tat_fraction: Fraction of a microsecond to add to it, in units of 1/limit.
+        store_born_at_us: Store time of the first charge since the bucket was full.
+    """
 
     store_tat_us: int
-    tat_fraction: int = 0
+    tat_fraction: int
+    store_born_at_us: int
 
 
 def _debt_ticks(quota: Quota, state: GcraState | None, now_us: int) -> int:
@@ -44,14 +52,19 @@ def bounded(quota: Quota, state: GcraState, now_us: int) -> GcraState:
     """
     if _debt_ticks(quota, state, now_us) <= _max_debt_ticks(quota):
         return state
-    return _state_of(quota, now_us, _max_debt_ticks(quota)) or state
+    whole, fraction = divmod(_max_debt_ticks(quota), quota.limit)
+    return GcraState(now_us + whole, fraction, state.store_born_at_us)
 
 
-def _state_of(quota: Quota, now_us: int, debt: int) -> GcraState | None:
-    if debt == 0:
+def _with_debt(
+    quota: Quota, state: GcraState | None, now_us: int, before: int, after: int
+) -> GcraState | None:
+    """Return the state after a change of its debt, in ticks."""
+    if after == 0:
         return None
-    whole, fraction = divmod(debt, quota.limit)
-    return GcraState(now_us + whole, fraction)
+    whole, fraction = divmod(after, quota.limit)
+    born_at_us = now_us if state is None or before == 0 else state.store_born_at_us
+    return GcraState(now_us + whole, fraction, born_at_us)
 
 
 def _ticks_to_us(quota: Quota, ticks: int) -> int:
@@ -66,6 +79,7 @@ def acquire(
     capacity = quota.burst * quota.period_us
     excess = debt + units * quota.period_us - capacity
     allowed = excess <= 0
+    before = debt
     if allowed:
         debt += units * quota.period_us
     remaining = max(0, capacity - debt) // quota.period_us
@@ -78,7 +92,7 @@ def acquire(
         else _ticks_to_us(quota, debt - (quota.burst - remaining - 1) * quota.period_us),
         reset_after_us=_ticks_to_us(quota, debt),
     )
-    return status, _state_of(quota, now_us, debt)
+    return status, _with_debt(quota, state, now_us, before, debt)
 
 
 def adjust(
@@ -87,16 +101,20 @@ def adjust(
     """Refund or spend units; a refund never fills the bucket above its capacity.
 
     A refund returns no more than the part of its charge that has not refilled since. Otherwise the
-    units would come back twice, and more than `burst + rate * t` could be spent and kept.
+    units would come back twice, and more than `burst + rate * t` could be spent and kept. For the
+    same reason nothing is refunded to a bucket that is younger than the charge, because it was
+    reset or lost in between.
     """
     debt = _debt_ticks(quota, state, now_us)
     ticks = adjustment.delta * quota.period_us
     if ticks < 0:
+        if state is None or adjustment.store_acquired_at_us < state.store_born_at_us:
+            return state
         elapsed_us = max(0, now_us - adjustment.store_acquired_at_us)
         unfilled = max(0, adjustment.units * quota.period_us - elapsed_us * quota.limit)
-        return _state_of(quota, now_us, max(0, debt - min(-ticks, unfilled)))
+        return _with_debt(quota, state, now_us, debt, max(0, debt - min(-ticks, unfilled)))
     # Unconditional charges stop at a debt of two bursts, so that no caller is denied for long.
-    return _state_of(quota, now_us, min(debt + ticks, _max_debt_ticks(quota)))
+    return _with_debt(quota, state, now_us, debt, min(debt + ticks, _max_debt_ticks(quota)))
 
 
 def expires_at_us(_quota: Quota, state: GcraState | None) -> int | None:

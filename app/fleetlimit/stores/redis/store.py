@@ -23,6 +23,7 @@ from fleetlimit.limiter.ports import (
     HeartbeatReply,
     StoredReport,
 )
+from fleetlimit.stores.bucket_clock import BucketClock
 from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Timeouts, create_client, redacted_url
 from fleetlimit.stores.redis.cluster import ClusterBatchers, acquire_across_slots, slot_of
@@ -163,7 +164,8 @@ class RedisStore:
                 relocate=self._close_pooled,
                 tracer=tracer,
             )
-        self._now_us = now_us or (lambda: 0)
+        self._test_clock = BucketClock(now_us) if now_us else None
+        self._now_us = self._test_clock.now_us if self._test_clock else lambda: 0
 
     @property
     def topology(self) -> ClusterBatchers | None:
@@ -267,6 +269,8 @@ class RedisStore:
                 for each in by_slot.values()
             )
         )
+        if self._test_clock is not None:
+            self._test_clock.on_reset()
         return sum(counts)
 
     async def heartbeat(self, replica: str, ttl_us: int) -> HeartbeatReply:

@@ -34,7 +34,7 @@ def report_of(
         NOW + interval: [7, *figures] for interval, figures in (figures_by_interval or {}).items()
     }
     account = (first and NOW + first, int(has_refunds), intervals)
-    invalidations = {} if invalidated_at_us is None else {"fl1:{ann}:p:fw86400": invalidated_at_us}
+    invalidations = {} if invalidated_at_us is None else {"fl2:{ann}:p:fw86400": invalidated_at_us}
     return UsageReport.parse(dump_report({str(LIMIT): {"ann": account}}, invalidations))
 
 

@@ -27,7 +27,7 @@ NOTHING = UsageReport({}, {})
 def test_usage_report_round_trip() -> None:
     """Limits, callers, intervals and invalidations are preserved."""
     intervals = {1: [7, 3, 2], 2: [INTERVAL_US - 1, UNKNOWN, -1]}
-    breaks = {"fl1:{ann}:exports:tb60": PENDING, "fl1:{route}:exports:fw1:ann": 7}
+    breaks = {"fl2:{ann}:exports:tb60": PENDING, "fl2:{route}:exports:fw1:ann": 7}
     text = dump_report({str(LIMIT): {"ann": (1, 0, intervals), "bob": (0, 1, {})}}, breaks)
     found = UsageReport.parse(text)
     assert found.invalidations == {
@@ -69,8 +69,8 @@ def test_audited_limit_ignores_the_cost_factor() -> None:
         '{"accounts": {}}',
         '{"accounts": [], "invalidations": {}}',
         '{"accounts": {}, "invalidations": {"bucket": 7}}',
-        '{"accounts": {}, "invalidations": {"fl1:{ann}:exports": 7}}',
-        '{"accounts": {}, "invalidations": {"fl1:{ann}:exports:tb60": "never"}}',
+        '{"accounts": {}, "invalidations": {"fl2:{ann}:exports": 7}}',
+        '{"accounts": {}, "invalidations": {"fl2:{ann}:exports:tb60": "never"}}',
         '{"accounts": {"exports": {}}, "invalidations": {}}',
         '{"accounts": {"exports no_algorithm 1 1000 1": {}}, "invalidations": {}}',
         '{"accounts": {"exports token_bucket 0 60000000 20": {}}, "invalidations": {}}',

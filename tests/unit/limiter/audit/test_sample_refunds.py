@@ -65,11 +65,11 @@ def test_invalidation_ends_with_its_first_report() -> None:
     sample = UsageSample(8, BucketEvents())
     sample.record(plan_for().charges, acquire_result(EPOCH_US, 9))
     bucket = plan_for().charges[0].key
-    sample.invalidate([bucket, "fl1:{another}:p:tb60"])
+    sample.invalidate([bucket, "fl2:{another}:p:tb60"])
     assert intervals(sample) == []
     assert invalidations(sample)[bucket] == PENDING
     sample.acknowledge(EPOCH_US + 7)
-    assert invalidations(sample) == {bucket: EPOCH_US + 7, "fl1:{another}:p:tb60": EPOCH_US + 7}
+    assert invalidations(sample) == {bucket: EPOCH_US + 7, "fl2:{another}:p:tb60": EPOCH_US + 7}
     sample.acknowledge(EPOCH_US + 7 + INVALIDATION_TTL_US)
     assert len(invalidations(sample)) == 2
     sample.acknowledge(EPOCH_US + 8 + INVALIDATION_TTL_US)

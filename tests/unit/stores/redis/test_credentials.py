@@ -87,7 +87,7 @@ async def test_changed_file_is_read_at_the_next_connection(
         write(file, "second\n")
         await change_password(server, "first", "second")
         assert await eventually_async(lambda: decides(store))
-        assert await store.delete(["fl1:{caller}:policy:limit"]) == 1
+        assert await store.delete(["fl2:{caller}:policy:limit"]) == 1
 
 
 async def test_old_password_is_an_error_until_the_file_changes(

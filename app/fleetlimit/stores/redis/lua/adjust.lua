@@ -19,9 +19,9 @@ local function adjust(i)
     units = tonumber(ARGV[at + 7]),
     lease = ARGV[at + 8],
   }
-  local a, b, c = algorithm.load(KEYS[i], q)
+  local a, b, c, d = algorithm.load(KEYS[i], q)
   if type(a) == 'table' then error(a) end
-  algorithm.adjust(KEYS[i], q, tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), a, b, c)
+  algorithm.adjust(KEYS[i], q, tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), a, b, c, d)
 end
 
 local reply = now

@@ -1,16 +1,21 @@
 -- Algorithms and their helpers. load_script() wraps this file and every algorithm's file in
 -- `library()`. A script calls it only when needed, because Lua builds the closures in each call.
 --
--- Each algorithm is a factory of a table of functions. Its state is up to three numbers:
+-- Each algorithm is a factory of a table of functions. Its state is up to four values:
 --
---   load(key, q)                 read the bucket: a, b, c; a is an error table for a foreign value.
---                                Writes it where a lower limit or a step back of the clock left it
---                                too far ahead, so that no caller waits for that long.
+--   load(key, q)                 read the bucket: a, b, c, d; a is an error table for a foreign
+--                                value. Writes it where a lower limit or a step back of the clock
+--                                left it too far ahead, so that no caller waits for that long.
 --   check(key, q, a, b, c)       allowed, retry_after_us for q.units
---   spend(q, a, b, c)            the state after spending q.units: a, b, c
+--   spend(q, a, b, c, d)         the state after spending q.units: a, b, c, d
 --   status(key, q, a, b, c)      remaining, next_unit_after_us, reset_after_us
---   save(key, q, a, b, c)        write the bucket and its expiry
---   adjust(key, q, delta, acquired_at, a, b, c)   correct an earlier charge, and save
+--   save(key, q, a, b, c, d)     write the bucket and its expiry
+--   adjust(key, q, delta, acquired_at, a, b, c, d)   correct an earlier charge, and save
+--
+-- `born` is the last value of the state of counters. It is the time at which the bucket was created,
+-- or was last found full. A charge of an earlier time is not in the bucket and is not refunded: the
+-- bucket was reset, its key was evicted, or the server lost its state. It stays text, because only
+-- adjust() computes with it.
 --
 -- `q` is a charge: limit, period and burst of its quota, its units and its lease.
 
@@ -34,6 +39,17 @@ local function text(n)  -- all digits: `..` prints a number with only 14
   return string.format('%.0f', n)
 end
 
+-- A time with 16 digits, which are those of any time from 2001 to 2286.
+local function time_text(at)
+  return string.format('%016.0f', at)
+end
+
+local now_digits
+local function now_text()
+  now_digits = now_digits or time_text(now)
+  return now_digits
+end
+
 -- The key's expiry on the server's clock, in milliseconds, rounded up and always in the future. It
 -- is an instant and not a TTL: a TTL counts from the start of the current millisecond, and the key
 -- would expire up to a millisecond before its state does.
@@ -48,17 +64,6 @@ end
 
 local function corrupt()
   return redis.error_reply('WRONGTYPE a bucket holds a value of another program')
-end
-
--- Parse a string of `few` to `many` numbers joined by ':'. Returns nil for nil, and an error table
--- for any other value.
-local function numbers(value, few, many)
-  if not value then return nil end
-  local a, b, c = string.match(value, '^(%d+):?(%d*):?(%d*)$')
-  a, b, c = tonumber(a), tonumber(b), tonumber(c)
-  local count = c and (b and 3 or 0) or b and 2 or a and 1 or 0
-  if count < few or count > many then return corrupt() end
-  return a, b, c
 end
 
 lib.text, lib.expiry_ms = text, expiry_ms

@@ -1,7 +1,8 @@
 -- Sliding window over two counters, the twin of core/algorithms/sliding_window.py.
 --
--- KEYS   one string: `index:current:previous`
--- STATE  a = index, b = current, c = previous
+-- KEYS   one string: `index:current:previous:born`; born is the time of the first charge since both
+--        counters were 0
+-- STATE  a = index, b = current, c = previous, d = born, as text
 
 factories.sliding_window = function()
   local function used(q, index, current, previous)
@@ -24,30 +25,34 @@ factories.sliding_window = function()
     return math.max(0, ends - rest_ms * 1000 - now)
   end
 
-  local function save(key, q, index, current, previous)
+  local function save(key, q, index, current, previous, born)
     if current == 0 and previous == 0 then
       redis.call('DEL', key)
       return
     end
     -- A period is at least a millisecond, so an index has at most 13 digits.
-    local value = index .. ':' .. current .. ':' .. previous
+    local value = index .. ':' .. current .. ':' .. previous .. ':' .. born
     set(key, value, (index + (current > 0 and 2 or 1)) * q.period)
   end
 
   return {
     load = function(key, q)
-      local index, current, previous = numbers(redis.call('GET', key), 3, 3)
-      if type(index) == 'table' then return index end
-      local latest = div(now, q.period)
-      if not index then return latest, 0, 0 end
-      if index < latest then return latest, 0, index == latest - 1 and current or 0 end
+      local value, latest = redis.call('GET', key), div(now, q.period)
+      if not value then return latest, 0, 0, now_text() end
+      local index, current, previous, born = string.match(value, '^(%d+):(%d+):(%d+):(%d+)$')
+      if not index then return corrupt() end
+      index, current, previous = tonumber(index), tonumber(current), tonumber(previous)
+      if index < latest then
+        if index < latest - 1 or current == 0 then return latest, 0, 0, now_text() end
+        return latest, 0, current, born
+      end
       -- If the clock went back, the later window stays current: an earlier one must not reopen.
       if index > latest + 1 then
         -- After a larger step, it is the next window, so that its end comes soon.
         index = latest + 1
-        save(key, q, index, current, previous)
+        save(key, q, index, current, previous, born)
       end
-      return index, current, previous
+      return index, current, previous, born
     end,
 
     check = function(_, q, index, current, previous)
@@ -55,8 +60,8 @@ factories.sliding_window = function()
       return false, wait_for(q, index, current, previous, q.units)
     end,
 
-    spend = function(q, index, current, previous)
-      return index, current + q.units, previous
+    spend = function(q, index, current, previous, born)
+      return index, current + q.units, previous, born
     end,
 
     status = function(_, q, index, current, previous)
@@ -70,16 +75,18 @@ factories.sliding_window = function()
 
     save = save,
 
-    adjust = function(key, q, delta, acquired_at, index, current, previous)
+    adjust = function(key, q, delta, acquired_at, index, current, previous, born)
       local acquired_in = div(acquired_at, q.period)
       if delta > 0 then
         current = math.max(current, math.min(current + delta, 2 * q.limit))
+      elseif acquired_at < tonumber(born) then
+        return
       elseif acquired_in == index then
         current = math.max(0, current + delta)
       elseif acquired_in == index - 1 then
         previous = math.max(0, previous + delta)
       end
-      save(key, q, index, current, previous)
+      save(key, q, index, current, previous, born)
     end,
   }
 end

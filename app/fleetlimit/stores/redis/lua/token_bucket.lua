@@ -1,9 +1,13 @@
 -- Token bucket (GCRA), the twin of core/algorithms/token_bucket.py.
 --
--- KEYS   one string: the theoretical arrival time (TAT), at which the bucket is full. Written as
---        `whole`, or `whole:fraction` with the fraction in 1/limit of a microsecond
+-- KEYS   one string: the theoretical arrival time (TAT), at which the bucket is full, and the time
+--        at which it was last full, from which on its charges can be refunded. Written as
+--        `tat:born`, or `fraction:tat:born` with the fraction in 1/limit of a microsecond. Times
+--        have 16 digits, so a check overwrites the TAT in place (SETRANGE): that takes less time
+--        than writing the value, and keeps the rest of it and the expiry.
 -- STATE  a, b = debt: whole microseconds until the bucket is full, and the fraction; at most two
 --        bursts, which load() enforces
+--        c = born, as text
 --
 -- The arithmetic stands here twice, with the same steps: without fractions, for limits whose period
 -- is a multiple of the limit, and with them, for all others. load_script() copies the first block
@@ -12,8 +16,10 @@
 
 -- Acquire `cost` from a bucket without fractions.
 --
--- In    key; tat (0 for an absent key); step: microseconds for a unit; burst in units;
---       size = step * burst; cost = step * units
+-- In    key; tat (long ago for an absent key); step: microseconds for a unit; burst in units;
+--       size = step * burst; cost = step * units; new_bucket: nil, or the value of a bucket after
+--       its first charge, which is the same for all such buckets
+--       call = redis.call, as a local, which is found faster
 -- Out   allowed, remaining, retry_after, next_unit_after; debt is also reset_after
 --
 -- begin whole_token_bucket
@@ -25,10 +31,18 @@
       local new_tat = now + debt
       local expires_at = new_tat + ttl_quantum - 1
       expires_at = expires_at - expires_at % ttl_quantum
-      if tat > expires_at - ttl_quantum then  -- the key expires at this time already
-        redis.call('SET', key, new_tat, 'KEEPTTL')
+      local keeps_ttl = tat > expires_at - ttl_quantum  -- the key expires at this time already
+      local expires_at_ms = keeps_ttl or math.ceil((expires_at + test_clock_offset) / 1000)
+      if tat > now then
+        call('SETRANGE', key, '0', new_tat)
+        if not keeps_ttl then call('PEXPIREAT', key, expires_at_ms) end
       else
-        redis.call('SET', key, new_tat, 'PXAT', math.ceil((expires_at + test_clock_offset) / 1000))
+        new_bucket = new_bucket or string.format('%.0f:%.0f', new_tat, now)
+        if keeps_ttl then
+          call('SET', key, new_bucket, 'KEEPTTL')
+        else
+          call('SET', key, new_bucket, 'PXAT', expires_at_ms)
+        end
       end
     end
     local free, remaining, next_unit_after = size - debt, 0, 0
@@ -67,31 +81,34 @@ factories.token_bucket = function()
     return a, b
   end
 
-  -- Expiry times are multiples of ttl_quantum here too: the fast path relies on it for KEEPTTL.
-  local function save(key, _, a, b)
+  -- Expiry times are multiples of ttl_quantum here too: the fast path relies on it to leave them.
+  local function save(key, _, a, b, born)
     if a == 0 and b == 0 then
       redis.call('DEL', key)
     else
-      local value = b == 0 and now + a or text(now + a) .. ':' .. b
+      local value = time_text(now + a) .. ':' .. born
+      if b > 0 then value = b .. ':' .. value end
       set(key, value, ceil_div(now + up(a, b), ttl_quantum) * ttl_quantum)
     end
   end
 
   return {
     load = function(key, q)
-      local whole, fraction = numbers(redis.call('GET', key), 1, 2)
-      if not whole then return 0, 0 end
-      if type(whole) == 'table' then return whole end
-      fraction = fraction or 0
+      local value = redis.call('GET', key)
+      if not value then return 0, 0, now_text() end
+      local fraction, whole, born = string.match(value, '^(%d-):?(%d+):(%d+)$')
+      if not whole or #whole ~= 16 then return corrupt() end
+      whole, fraction = tonumber(whole), tonumber(fraction) or 0
       -- A state written under another limit may have a fraction that this limit cannot.
       if fraction >= q.limit then whole, fraction = whole + 1, 0 end
       local a, b = at_least_0(whole - now, fraction)
+      if a == 0 and b == 0 then return 0, 0, now_text() end
       local c, d = intervals(q, 2 * q.burst)
       if less(c, d, a, b) then
         a, b = c, d
-        save(key, q, a, b)
+        save(key, q, a, b, born)
       end
-      return a, b
+      return a, b, born
     end,
 
     check = function(_, q, a, b)
@@ -100,8 +117,9 @@ factories.token_bucket = function()
       return false, up(minus(q, a, b, c, d))
     end,
 
-    spend = function(q, a, b)
-      return plus(q, a, b, intervals(q, q.units))
+    spend = function(q, a, b, born)
+      a, b = plus(q, a, b, intervals(q, q.units))
+      return a, b, born
     end,
 
     status = function(_, q, a, b)
@@ -129,8 +147,10 @@ factories.token_bucket = function()
 
     save = save,
 
-    adjust = function(key, q, delta, acquired_at, a, b)
+    adjust = function(key, q, delta, acquired_at, a, b, born)
       if delta < 0 then
+        -- The bucket was reset, lost or full since.
+        if acquired_at < tonumber(born) then return end
         local c, d = intervals(q, -delta)
         -- What has refilled since is not refunded again.
         local left_a, left_b = intervals(q, q.units)
@@ -142,7 +162,7 @@ factories.token_bucket = function()
         local c, d = intervals(q, 2 * q.burst)
         if less(c, d, a, b) then a, b = c, d end
       end
-      save(key, q, a, b)
+      save(key, q, a, b, born)
     end,
   }
 end

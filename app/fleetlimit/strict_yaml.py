@@ -25,6 +25,7 @@ bound, by its size."""
 _BYTES_PER_VALUE = 10
 """Lower bound of a real file's bytes per value, for the bound by size."""
 
+_TOO_DEEP = f"values are nested more than {MAX_DEPTH} deep"
 NodePath = tuple[int | str, ...]
 
 # The C parser takes tens of milliseconds for a megabyte, the Python parser tens of seconds.
@@ -148,6 +149,9 @@ class _Composer:
             line = _line(error.problem_mark)
             # The Python parser quotes the start of a tag, which may be part of a secret.
             problem = (error.problem or "").partition(" handle ")[0]
+            if "nesting depth" in problem:
+                # The C parser of PyYAML 6.0.4 has a bound too, and reads ahead of the events.
+                raise _fatal_error(self._source, line, _TOO_DEEP) from None
             what = " ".join(part for part in (problem, error.context) if part)
         # The Python parser raises these for escapes and directives out of range.
         except (yaml.YAMLError, ValueError, OverflowError) as error:
@@ -189,7 +193,7 @@ class _Composer:
         if isinstance(event, yaml.ScalarEvent):
             return _resolve_scalar(event.value) if event.implicit[0] else event.value
         if len(path) >= MAX_DEPTH:
-            raise self._error_at(event, f"values are nested more than {MAX_DEPTH} deep")
+            raise self._error_at(event, _TOO_DEEP)
         if isinstance(event, yaml.SequenceStartEvent):
             return [
                 self._value(item, (*path, index))

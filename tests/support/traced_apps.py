@@ -94,6 +94,25 @@ def mounting() -> FastAPI:
     return app
 
 
+def instrumented_mounting() -> FastAPI:
+    """Return an app that OpenTelemetry instruments, whose route is in a mounted FastAPI app."""
+    app = mounting()
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=THEIRS)
+    return app
+
+
+def starlette_with_middleware() -> Starlette:
+    """Return a Starlette app with OpenTelemetry's middleware that mounts a FastAPI app."""
+    app = starlette()
+    app.add_middleware(OpenTelemetryMiddleware, tracer_provider=THEIRS)
+    return app
+
+
+def wrapped_function() -> ASGIApp:
+    """Return OpenTelemetry's middleware around a function around a FastAPI app."""
+    return OpenTelemetryMiddleware(hidden(), tracer_provider=THEIRS)
+
+
 def starlette() -> Starlette:
     """Return a Starlette app that mounts a FastAPI app."""
     return Starlette(routes=[Mount("/", plain())])
@@ -117,6 +136,9 @@ APPS: tuple[Callable[[], ASGIApp], ...] = (
     mounting,
     starlette,
     hidden,
+    instrumented_mounting,
+    starlette_with_middleware,
+    wrapped_function,
 )
 
 

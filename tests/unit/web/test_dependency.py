@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
+from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
@@ -232,13 +233,11 @@ def test_commit_corrects_only_the_policy_of_its_dependency() -> None:
     assert (found["calls"]["r"], found["rows"]["r"]) == (8, 98)
 
 
-@pytest.mark.parametrize("with_middleware", [True, False])
-def test_headers_state_the_units_after_a_commit(with_middleware: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("middleware", [[Middleware(RateLimitMiddleware)], []])
+def test_headers_state_the_units_after_a_commit(middleware: list[Middleware]) -> None:
     """With and without the middleware, and for each of several limits and corrections."""
     bench = LimiterBench(rate_policy("rows", "1000/hour"), rate_policy("calls", "10/hour"))
-    app = bench.install(FastAPI())
-    if with_middleware:
-        app.add_middleware(RateLimitMiddleware)
+    app = bench.install(FastAPI(middleware=middleware))
 
     @app.get("/rows")
     async def rows(

@@ -34,6 +34,9 @@ def instrument_fastapi(
     """Create a server span for each request of a FastAPI app, unless it is traced already."""
     if _is_traced(app):
         _log_left_to_app()
+        if _enters_middleware(app):
+            build_traced = app.build_middleware_stack
+            app.build_middleware_stack = lambda: _NativeSpansOff(build_traced())  # type: ignore[method-assign]  # as the instrumentation does
         return
     _opt_in_to_stable_semconv()
     FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, exclude_spans=_MESSAGE_SPANS)
@@ -60,7 +63,7 @@ def instrument_asgi(
     """Return an ASGI app that creates a server span for each request, or a traced app itself."""
     if _is_traced(app):
         _log_left_to_app()
-        return app
+        return _NativeSpansOff(app) if _enters_middleware(app) else app
     _opt_in_to_stable_semconv()
     traced = OpenTelemetryMiddleware(
         app,
@@ -73,6 +76,25 @@ def instrument_asgi(
 
 def _log_left_to_app() -> None:
     _log.info("tracing.left_to_app detail=%r", "the app creates its server spans itself")
+
+
+class _NativeSpansOff:
+    """ASGI middleware that prevents the spans of FastAPI apps in an app with OpenTelemetry's.
+
+    Otherwise each of the two creates a server span for a request. FastAPI itself creates none if
+    OpenTelemetry's middleware is one of its own, but not if it is outside of it.
+
+    Args:
+        app: App of which every request passes OpenTelemetry's middleware.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in _SCOPE_TYPES:
+            scope[_FASTAPI_SCOPE_KEY] = None
+        await self.app(scope, receive, send)
 
 
 class _ServerSpanMiddleware:
@@ -160,11 +182,19 @@ def _has_own_provider(target: Any) -> bool:
 
 
 def _traces_itself(app: Any) -> bool:
+    return _has_middleware(app) or _has_native_spans(app)
+
+
+def _enters_middleware(target: Any) -> bool:
+    """Return whether every request of an app passes OpenTelemetry's middleware."""
+    return any(_has_middleware(app) for app in _chain(target))
+
+
+def _has_middleware(app: Any) -> bool:
     return (
         isinstance(app, OpenTelemetryMiddleware)
         or getattr(app, "_is_instrumented_by_opentelemetry", False)
         or any(_is_tracing_class(each.cls) for each in getattr(app, "user_middleware", ()))
-        or _has_native_spans(app)
     )
 
 

@@ -7,7 +7,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import (
@@ -146,13 +153,18 @@ class Settings(BaseSettings):
         # A name with an underscore in front is an option of pydantic-settings.
         keywords = [name for name in given if not name.startswith("_")]
         _require_known(keywords, type(self).model_fields, prefix="")
+        aliases = {_alias(name, field): name for name, field in type(self).model_fields.items()}
+        # By alias, because up to pydantic-settings 2.11 the variable of a setting with an alias
+        # takes precedence over an argument by name.
+        keys = {name: alias for alias, name in aliases.items()}
+        by_alias = {keys.get(name, name): value for name, value in given.items()}
         try:
-            super().__init__(**given)
+            super().__init__(**by_alias)
         except ValidationError as error:
             messages = [
                 f"{_written_as(name, given)}: {self._what_to_write(name, each)}"
                 for each in error.errors(include_input=False)
-                for name in map(str, each["loc"][:1])
+                for name in [aliases.get(str(each["loc"][0]), str(each["loc"][0]))]
             ]
             raise ConfigError("; ".join(messages)) from None
 
@@ -244,6 +256,12 @@ class Settings(BaseSettings):
         return base.model_copy(
             update={name: each for name, each in changes.items() if each is not None}
         )
+
+
+def _alias(name: str, field: FieldInfo) -> str:
+    """Return the first alias of a setting, or its name."""
+    alias = field.validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else name
 
 
 def _all_settings() -> list[str]:

@@ -201,6 +201,7 @@ def test_argument_of_another_type_is_an_error(name: str, value: object) -> None:
         ("replica", "text"),
         ("target", "text"),
         ("host", "text"),
+        ("pod", "text"),
         ("policies", "the path of a file"),
         ("store_credentials_file", "the path of a file"),
     ],

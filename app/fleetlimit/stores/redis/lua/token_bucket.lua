@@ -96,7 +96,8 @@ factories.token_bucket = function()
     load = function(key, q)
       local value = redis.call('GET', key)
       if not value then return 0, 0, now_text() end
-      local fraction, whole, born = string.match(value, '^(%d-):?(%d+):(%d+)$')
+      local fraction, whole, born = string.match(value, '^(%d+):(%d+):(%d+)$')
+      if not fraction then whole, born = string.match(value, '^(%d+):(%d+)$') end
       if not whole or #whole ~= 16 then return corrupt() end
       whole, fraction = tonumber(whole), tonumber(fraction) or 0
       -- A state written under another limit may have a fraction that this limit cannot.

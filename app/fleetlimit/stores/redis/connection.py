@@ -14,6 +14,7 @@ from typing import Any, Final
 import hiredis
 from redis.asyncio.connection import BaseParser  # type: ignore[attr-defined]  # not in __all__
 from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import InvalidResponse
 
 _NOT_ENOUGH_DATA: Final = object()
 
@@ -97,9 +98,7 @@ class RedisConnection(asyncio.Protocol):
         # The reference is needed: a StreamWriter closes its transport when it is collected.
         self._writer, connection._writer = connection._writer, None  # noqa: SLF001 - taken over
         connection._reader = None  # noqa: SLF001 - as above
-        self._reader = hiredis.Reader(
-            replyError=BaseParser.parse_error, notEnoughData=_NOT_ENOUGH_DATA
-        )
+        self._reader = hiredis.Reader(replyError=_parse_error, notEnoughData=_NOT_ENOUGH_DATA)
         self._pending: deque[_PendingPipeline] = deque()
         self._writer.transport.set_protocol(self)
 
@@ -130,9 +129,10 @@ class RedisConnection(asyncio.Protocol):
         while not self.closed:
             try:
                 reply = self._reader.gets()
-            except Exception as error:  # noqa: BLE001 - hiredis and redis-py raise more than ProtocolError
-                # TypeError for a map with a list as a key, ValueError for an incomplete MOVED.
-                self._end(Disconnected(f"the server sent an invalid reply: {error}"))
+            except Exception as error:  # noqa: BLE001 - TypeError for a map with a list as a key
+                reply = InvalidResponse(str(error))
+            if isinstance(reply, InvalidResponse):
+                self._end(Disconnected(f"the server sent an invalid reply: {reply}"))
                 return
             if reply is _NOT_ENOUGH_DATA:
                 return
@@ -158,3 +158,16 @@ class RedisConnection(asyncio.Protocol):
         self.close(error)
         if self._on_lost is not None:
             self._on_lost()
+
+
+def _parse_error(text: str) -> Exception:
+    """Return the exception of an error reply; `InvalidResponse` for a malformed one.
+
+    redis-py raises ValueError for `-MOVED 1`. If this function raised within a nested reply, hiredis
+    3.5 would end the process with a segmentation fault.
+    """
+    try:
+        error: Exception = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]  # driver
+    except ValueError as reason:
+        return InvalidResponse(f"{text!r:.100}: {reason}")
+    return error

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import NoScriptError
+from redis.exceptions import InvalidResponse, NoScriptError
 
 from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
 
@@ -73,7 +73,7 @@ async def test_replies_arrive_in_order_in_any_chunks() -> None:
     assert driver_connection.transport.written[1] == b"*2\r\n$3\r\nGET\r\n$1\r\nc\r\n"
 
 
-# The last two raise TypeError in hiredis and ValueError in redis-py.
+# The last but one raises TypeError in hiredis, and the last one ValueError in redis-py.
 @pytest.mark.parametrize("end", [b"", b"nonsense\r\n", b"%1\r\n*0\r\n:1\r\n", b"-MOVED 1\r\n"])
 async def test_closed_connection_fails_pending_pipelines(end: bytes) -> None:
     """A lost connection, or an invalid reply, fails every pending pipeline."""
@@ -86,6 +86,17 @@ async def test_closed_connection_fails_pending_pipelines(end: bytes) -> None:
         connection.connection_lost(None)
     assert [type(each) for each in outcomes] == [Disconnected]
     assert connection.closed
+
+
+async def test_malformed_error_in_a_nested_reply_is_a_value() -> None:
+    """Hiredis would end the process if the function that makes exceptions raised one."""
+    connection = RedisConnection(Connection())
+    outcomes: list[Any] = []
+    connection.send([("GET", "a")], outcomes.append)
+    connection.data_received(b"*2\r\n:1\r\n*1\r\n-MOVED 1\r\n")
+    ((reply,),) = outcomes
+    assert reply[0] == 1
+    assert isinstance(reply[1][0], InvalidResponse)
 
 
 async def test_closed_connection_fails_a_pipeline_at_once() -> None:

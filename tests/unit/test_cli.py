@@ -180,9 +180,12 @@ def test_explain_text_without_a_policy(tmp_path: Path) -> None:
     assert out.endswith("no policy applies: the request is not limited\n")
 
 
-def test_explain_reads_the_state_from_the_store(valkey: EmbeddedValkey, file: str) -> None:
+def test_explain_reads_the_state_from_the_store(
+    valkey: EmbeddedValkey, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the URL of a shared store, the state comes from it; waits are in seconds."""
-    with pytest.raises(ConfigError, match="no replica has used the key prefix 'fl' at redis"):
+    monkeypatch.setenv("FLEETLIMIT_KEY_PREFIX", "explained")
+    with pytest.raises(ConfigError, match="no replica has used the key prefix 'explained' at"):
         explain("GET", "/", "--policies", file, "--store", valkey.url)
     asyncio.run(serve_once(valkey.url))
     explanation = explain("GET", "/", "--policies", file, "--store", valkey.url)

@@ -142,7 +142,7 @@ EXPECTED = {
     "store_connect_timeout": SECONDS.format(0.25),
     "store_timeout": SECONDS.format(0.05),
     "breaker_probe": SECONDS.format(0.5),
-    "resolver_timeout": SECONDS.format("1.0"),
+    "function_timeout": SECONDS.format("1.0"),
     "shutdown_seconds": SECONDS.format(25),
     "breaker_failures": "write a whole number from 1 to 1000, such as 3",
     "min_replicas": "write a whole number from 1 to 10000, such as 1",

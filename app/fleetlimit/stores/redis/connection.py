@@ -163,8 +163,8 @@ class RedisConnection(asyncio.Protocol):
 def _parse_error(text: str) -> Exception:
     """Return the exception of an error reply; `InvalidResponse` for a malformed one.
 
-    redis-py raises ValueError for `-MOVED 1`. If this function raised within a nested reply, hiredis
-    3.5 would end the process with a segmentation fault.
+    redis-py raises ValueError for `-MOVED 1`. If this function raised within a nested reply,
+    hiredis 3.5 would end the process with a segmentation fault.
     """
     try:
         error: Exception = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]  # driver

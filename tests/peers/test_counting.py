@@ -127,7 +127,7 @@ async def test_pyratelimiter_74_every_key_expires(replicas: ReplicaFactory, clie
     (limiter,) = replicas(1, "p74", now_us=ManualClock().monotonic_us)
     # Kept, because a reservation that is dropped releases its unit.
     reservations = [await limiter.reserve(policy, principal="alice") for _ in range(8)]
-    lives = [await client.pttl(key) async for key in client.scan_iter("p741:*")]
+    lives = [await client.pttl(key) async for key in client.scan_iter("p742:*")]
     assert len(lives) == 5
     assert all(life > 0 for life in lives)
     del reservations
@@ -250,6 +250,6 @@ async def test_cancelled_request_leaves_no_key_without_expiry(
         task.cancel()
         await asyncio.wait({task})
     await limiter.check(policy, principal="alice")
-    lives = [await client.pttl(key) async for key in client.scan_iter("cancel1:*")]
+    lives = [await client.pttl(key) async for key in client.scan_iter("cancel2:*")]
     assert lives
     assert all(life > 0 for life in lives)

@@ -70,15 +70,18 @@ class Admission:
         if decided is not None:
             reservation = Reservation(decided, plan, None, self._gateway.adjust)
         else:
+            # The fallback runs after the handler: in a compiled coroutine, an exception whose
+            # handler awaits would stay the current one of the event loop.
+            failed: Collection[str] | None = None
             try:
                 try:
                     reply = await self._gateway.acquire(plan)
-                except KeysFailed as failed:
-                    reservation = await self._decide_partly(plan, failed.errors.keys())
-                except StoreError:
-                    reservation = await self._fallback.decide(plan, self._membership.replicas)
-                else:
+                except StoreError as error:
+                    failed = _failed_keys(error, plan)
+                if failed is None:
                     reservation = self._decide_by_reply(plan, reply)
+                else:
+                    reservation = await self._decide_partly(plan, failed)
             except asyncio.CancelledError:
                 # The store may have spent the units, which no decision will report.
                 policies = tuple(each.policy.name for each in plan.policy_plans)
@@ -116,17 +119,17 @@ class Admission:
             results = (*local.decision.results, *map(unchecked_result, other_plans))
             local.decision = replace(local.decision, results=results)
             return local
+        all_failed: Collection[str] | None = None
         try:
             reply = await self._gateway.acquire(others)
-        except KeysFailed as more:
-            await local.refund()
-            return await self._decide_partly(plan, {*failed, *more.errors})
-        except StoreError:
-            await local.refund()
-            return await self._fallback.decide(plan, replicas)
+        except StoreError as error:
+            all_failed = {*failed, *_failed_keys(error, others)}
         except asyncio.CancelledError:
             await local.refund()
             raise
+        if all_failed is not None:
+            await local.refund()
+            return await self._decide_partly(plan, all_failed)
         reservation = self._decide_by_reply(others, reply, local)
         if not reservation.decision.allowed:
             await local.refund()
@@ -155,6 +158,13 @@ class Admission:
                 if charge.group == ENFORCED_GROUP and not status.allowed:
                     self._denial_cache.add(charge, status)
         return self._gateway.open_reservation(plan, decision, reply, local)
+
+
+def _failed_keys(error: StoreError, plan: Plan) -> Collection[str]:
+    """Return the keys of the buckets whose servers failed: in a Cluster some of them, else all."""
+    if isinstance(error, KeysFailed):
+        return error.errors.keys()
+    return [each.key for each in plan.charges]
 
 
 def decide_without_store(plan: Plan) -> Decision:

@@ -39,7 +39,7 @@ class OwnLoop:
         `asyncio.get_running_loop` makes a system call."""
 
     def require(self) -> bool:
-        """Require the limiter's event loop, and return whether it is another one than before.
+        """Require the limiter's event loop, and return whether it replaces one that has ended.
 
         Raises:
             ConfigError: The limiter's event loop is running in another thread.
@@ -48,6 +48,6 @@ class OwnLoop:
         if loop is self._loop:
             return False
         require_ended(self._loop)
-        self._loop = loop
+        ended, self._loop = self._loop, loop
         self.thread_id = get_ident()
-        return True
+        return ended is not None

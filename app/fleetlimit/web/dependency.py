@@ -48,6 +48,7 @@ from fleetlimit.web.ratelimit_headers import merge_headers
 from fleetlimit.web.request_limits import (
     RequestLimits,
     get_request_limits,
+    raw_headers_of,
     start_request_limits,
 )
 from fleetlimit.web.route_policies import Cost, RateLimitDependency
@@ -312,23 +313,25 @@ async def _check_together(
         await _release(request_limits)
         raise make_exception(rejection, request_limits.decision, connection)
     if not request_limits.headers_sent_by_middleware:
-        # A weak reference: in a cycle, a dropped reservation would not release its leases at once.
-        write = partial(_write_headers, response, ref(request_limits))
+        # Weak references: in a cycle, a dropped reservation would not release its leases at once.
+        reservations = [ref(each) for each in request_limits.reservations]
+        write = partial(_write_headers, response, request_limits.http_limiter, reservations)
         write()
         # An endpoint may correct the cost before FastAPI sends the response.
         request_limits.reservations[-1].on_corrected = write
 
 
-def _write_headers(response: Response, request_limits_ref: ref[RequestLimits]) -> None:
+def _write_headers(
+    response: Response, http_limiter: HTTPLimiter, reservations: Sequence[ref[Reservation]]
+) -> None:
     """Set the headers that FastAPI copies to the final response.
 
     They replace the headers that an earlier limit of this route has set.
     """
-    request_limits = request_limits_ref()
-    if request_limits is not None:
-        response.raw_headers[:] = merge_headers(
-            response.raw_headers, request_limits.raw_response_headers()
-        )
+    held = [each for reference in reservations if (each := reference()) is not None]
+    response.raw_headers[:] = merge_headers(
+        response.raw_headers, raw_headers_of(http_limiter, held)
+    )
 
 
 def _release_at_end(request_limits: RequestLimits, scope: Scope) -> None:

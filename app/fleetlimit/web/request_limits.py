@@ -46,7 +46,6 @@ class RequestLimits:
     """
 
     __slots__ = (
-        "__weakref__",
         "app",
         "decision",
         "has_leases",
@@ -85,13 +84,7 @@ class RequestLimits:
 
         They state the units after the last correction of a cost.
         """
-        if not self.reservations:
-            return []
-        if len(self.reservations) == 1:
-            return self.http_limiter.raw_response_headers(self.reservations[0].decision)
-        first, *others = [each.decision for each in self.reservations]
-        results = sum((each.results for each in others), first.results)
-        return self.http_limiter.raw_response_headers(replace(first, results=results))
+        return raw_headers_of(self.http_limiter, self.reservations)
 
     async def check(
         self,
@@ -158,6 +151,17 @@ class RequestLimits:
         with CancelScope(shield=True):
             for reservation in self.reservations:
                 await reservation.release()
+
+
+def raw_headers_of(http_limiter: HTTPLimiter, reservations: Sequence[Reservation]) -> RawHeaders:
+    """Return the limit headers for the decisions of all reservations; none without any."""
+    if not reservations:
+        return []
+    if len(reservations) == 1:
+        return http_limiter.raw_response_headers(reservations[0].decision)
+    first, *others = [each.decision for each in reservations]
+    results = sum((each.results for each in others), first.results)
+    return http_limiter.raw_response_headers(replace(first, results=results))
 
 
 def join_headers(scope: Scope, names: Iterable[str]) -> Mapping[str, str]:

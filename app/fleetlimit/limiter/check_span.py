@@ -55,6 +55,4 @@ class SafeCheckSpan:
             try:
                 self._context.__exit__(kind, error, traceback)
             except Exception as own:  # noqa: BLE001 - as above
-                # A context manager that is a generator raises the error of the check again.
-                if own is not error:
-                    self._failure_log.write(FAILED, own)
+                self._failure_log.write(FAILED, own)

@@ -1,6 +1,7 @@
-"""Experiment 10: a Cluster of three shards, all of them alive, or one of them lost."""
+"""Experiment 10: a Cluster of three shards: alive, with a lost shard, or with new addresses."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
@@ -25,6 +26,8 @@ from support.e2e_outage import (
     beyond,
     check_counters_in_outages,
     check_results_in_outages,
+    record_outages,
+    run_with_fault,
     until_over,
     until_seen,
     until_used,
@@ -41,10 +44,15 @@ NAME = "shards"
 SHARDS = 3
 LOST = "lost-shard"
 """Name of the experiment with a lost shard."""
+MOVED = "moved"
+"""Name of the experiment with new addresses."""
 CALLERS_OF_A_SHARD = 2
 LOGIN, ADMIN = "of-the-user", "of-the-operator"
 KEYS = KeyScheme(b"of all experiments")
-OF_THE_FLEET = {KEYS.replicas_key, KEYS.epoch_key, KEYS.reports_key, KEYS.auditors_key}
+OF_THE_FLEET = {
+    *(KEYS.replicas_key, KEYS.epoch_key, KEYS.secrets_key),
+    *(KEYS.reports_key, KEYS.auditors_key),
+}
 SERVER = (
     *("valkey-server", "--save", "", "--maxmemory-policy", "noeviction"),
     *("--cluster-enabled", "yes", "--cluster-announce-ip", "$(POD_IP)"),
@@ -165,18 +173,60 @@ def test_lost_shard_is_noticed_by_its_callers_only(
         assert 0 < local <= len(during.requests)
 
 
+@pytest.mark.experiment(number=10)
+def test_cluster_whose_nodes_all_have_new_addresses_is_found_again(
+    another_release: Callable[[str], Release],
+    installed: dict[str, object],
+    image: str,
+    folder: Path,
+    report: Report,
+) -> None:
+    """The pods ask the name in the URL again, and use the new Cluster without a restart."""
+    release = another_release(MOVED)
+    store, _ = _start(release, MOVED, image)
+    release.install(installed, values(f"redis+cluster://{MOVED}:{PORT}", **USER))
+    with Watch(release, folder) as watch:
+        pods = watch.ready()
+        answers, outage = run_with_fault(
+            MOVED, _replaced(store), release, image, watch, what="all servers lost"
+        )
+        record_outages("new addresses", answers, [outage], watch, report, forgotten=True)
+        assert watch.ready() == pods
+
+
+@contextmanager
+def _replaced(store: External) -> Iterator[None]:
+    """Lose all servers of a Cluster, and at the end form an empty one at other addresses."""
+    lost = {store.address(shard) for shard in _names(MOVED)}
+    for shard in _names(MOVED):
+        store.kill(shard)
+    yield
+    _form(store, MOVED)
+    assert not lost & {store.address(shard) for shard in _names(MOVED)}
+
+
 def _start(release: Release, name: str, image: str) -> tuple[External, list[str]]:
     """Form a Cluster, and return its servers and the names of their pods."""
     store = External(release, images()["VALKEY_IMAGE"], image)
+    _form(store, name)
+    return store, _names(name)
+
+
+def _names(name: str) -> list[str]:
+    """Return the names of a Cluster's pods."""
+    return [f"{name}-{number}" for number in range(SHARDS)]
+
+
+def _form(store: External, name: str) -> None:
+    """Start the servers of a Cluster, and wait until they serve."""
     nodes = [f"{address}:{PORT}" for address in store.start(name, SHARDS, *SERVER)]
-    shards = [f"{name}-{number}" for number in range(SHARDS)]
+    shards = _names(name)
     store.run(shards[0], *CLI, "--cluster", "create", *nodes, "--cluster-yes")
     eventually(
         lambda: all(_is_up(store, shard) for shard in shards),
         within=timeouts.POD,
         what="every shard serves",
     )
-    return store, shards
 
 
 def _slots(store: External, shard: str) -> range:

@@ -69,7 +69,11 @@ class External:
         self._release.kubectl(
             "wait", *ready, f"--selector=app={name}", "pod", timeout=timeouts.POD + timeouts.COMMAND
         )
-        return [str(self._found(pod)["status"]["podIP"]) for pod in pods]
+        return [self.address(pod) for pod in pods]
+
+    def address(self, pod: str) -> str:
+        """Return the IP address of a server's pod."""
+        return str(self._found(pod)["status"]["podIP"])
 
     def run(self, pod: str, *command: str) -> str:
         """Run a command in a server's pod and return what it printed."""

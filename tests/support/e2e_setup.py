@@ -16,7 +16,7 @@ STORE_TIMEOUT: Final = 0.5
 stall for longer than the default of 50 ms."""
 EXPERIMENTS: Final = (
     *("many-pods", "killed", "rolling", "scaled", "autoscaled", "drained", "store", "cut-off"),
-    *("paused", "slow", "reload", "external-tls", "sentinel", "shards"),
+    *("paused", "slow", "reload", "external-tls", "sentinel", "shards", "moved"),
     *("observed", "collector-down", "collector-frozen"),
 )
 QUOTAS: Final = {

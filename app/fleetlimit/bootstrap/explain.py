@@ -13,7 +13,7 @@ from fleetlimit.errors import ConfigError, StoreError
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.request_limits import join_headers
 from fleetlimit.web.route_policies import METHODS, select_policies
-from fleetlimit.web.route_table import RouteTable
+from fleetlimit.web.route_table import RouteTable, match_route
 
 DEFAULT_ADDRESS: Final = "127.0.0.1"
 
@@ -154,7 +154,7 @@ async def explain(
     if request.principal is not None:
         identity = Identity(identity.client_address, request.principal)
     headers = join_headers(scope, {name for name, _ in request.headers})
-    route = routes.match(method, path, headers.get("host", ""))
+    route = match_route(scope, routes)
     subject = Subject(
         identity.client_address,
         identity.principal,

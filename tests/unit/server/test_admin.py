@@ -252,6 +252,19 @@ def test_explain_routes_by_host(served: Served, host: str) -> None:
     assert served.explain(path="/orders", headers=[f"Host: {host}"])["route"] == "GET /orders"
 
 
+@pytest.mark.parametrize("path", ["/items/a%20b", "/%69tems/7", "/items/%3F", "/items/%"])
+def test_explain_decodes_the_path(served: Served, path: str) -> None:
+    """A path is written as in the URL, and routed as the server routes it."""
+    assert served.api.get(path).status_code == 200
+    assert served.explain(path=path)["route"] == "GET /items/{item_id}"
+
+
+def test_explain_decodes_a_separator(served: Served) -> None:
+    """An encoded slash separates, as for the server."""
+    assert served.api.get("/items/a%2Fb").status_code == 404
+    assert served.explain(path="/items/a%2Fb")["route"] == "unmatched"
+
+
 @pytest.mark.parametrize("address", ["", "nonsense", "::ffff:192.0.2.1", "2001:db8::1%eth0"])
 def test_explain_accepts_any_address(served: Served, address: str) -> None:
     """An address that does not parse is not an error."""

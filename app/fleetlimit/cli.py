@@ -108,6 +108,9 @@ def validate(
         str | None,
         typer.Option(help="App as package.module:app, whose routes the policies must match."),
     ] = None,
+    factory: Annotated[
+        bool, typer.Option("--factory", help="The app is a function that creates it.")
+    ] = False,
 ) -> None:
     """Check a policy file and the files that it names; exit with 1 and each error if invalid."""
     from fleetlimit.bootstrap.identity import IdentifierBuilder
@@ -117,11 +120,11 @@ def validate(
     # Reads the API keys and the JWKS: a wrong one prevents the start of a server.
     IdentifierBuilder().build(policy_file.identity)
     if target is not None:
-        _check_routes(file, target)
+        _check_routes(file, target, factory=factory)
     typer.echo(f"{file}: {len(policy_file.policy_set.policies)} policies, no error", err=True)
 
 
-def _check_routes(file: Path, target: str) -> None:
+def _check_routes(file: Path, target: str, *, factory: bool) -> None:
     """Print a warning for each policy that may apply to no request.
 
     Raises:
@@ -134,7 +137,7 @@ def _check_routes(file: Path, target: str) -> None:
     from fleetlimit.server.wrap import import_app
     from fleetlimit.web.route_table import get_app_route_table
 
-    app = import_app(target)
+    app = import_app(target, factory=factory)
     if not isinstance(app, Starlette):
         raise ConfigError(
             f"the routes of {target} cannot be read: it is no FastAPI or Starlette app"

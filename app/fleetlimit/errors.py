@@ -65,7 +65,8 @@ class IdentityError(FleetlimitError):
             credential is unavailable; None for an invalid credential.
 
     Raises:
-        ConfigError: The scheme is not a token (RFC 9110 §11.1).
+        ConfigError: The scheme is not a token (RFC 9110 §11.1), or `retry_after` is no whole number
+            (§10.2.3).
     """
 
     def __init__(
@@ -74,6 +75,10 @@ class IdentityError(FleetlimitError):
         super().__init__(message)
         if not _SCHEME.fullmatch(scheme):
             raise ConfigError(f"{scheme!r} is not an authentication scheme: write Bearer, or such")
+        if retry_after is not None and (type(retry_after) is not int or retry_after < 0):
+            raise ConfigError(
+                f"retry_after={retry_after!r} is not a number of seconds: write a whole one from 0"
+            )
         self.reason = reason
         self.scheme = scheme
         self.retry_after = retry_after

@@ -303,6 +303,8 @@ def test_validate_compares_the_policies_with_the_routes_of_an_app(
         "app = FastAPI()\n"
         "app.get('/v1/reports/{report_id}')(lambda report_id: None)\n"
         "other = app.router.__call__\n"
+        "def create():\n"
+        "    return app\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -319,5 +321,7 @@ def test_validate_compares_the_policies_with_the_routes_of_an_app(
     status, _, err = run("policies", "validate", str(path), "--target", "app_of_validate:app")
     assert status == 0
     assert "warning: policy a names tier pro, which no API key has" in err
+    target = ("--target", "app_of_validate:create", "--factory")
+    assert run("policies", "validate", str(path), *target)[0] == 0
     with pytest.raises(ConfigError, match="cannot be read"):
         run("policies", "validate", str(path), "--target", "app_of_validate:other")

@@ -1,5 +1,7 @@
 """Exceptions: one tree, with the location and the kind of the error."""
 
+from typing import Any
+
 import pytest
 
 from fleetlimit import errors
@@ -44,6 +46,14 @@ def test_document_error_contains_the_location(source: str, line: int, text: str)
 def test_identity_error_has_a_stable_reason() -> None:
     """An invalid credential has a stable reason beside its message."""
     assert IdentityError("the token is too old", reason="expired").reason == "expired"
+
+
+@pytest.mark.parametrize("seconds", [-1, 1.5, True, "5", "5\r\nSet-Cookie: a=b"])
+def test_retry_after_is_a_whole_number_of_seconds(seconds: Any) -> None:
+    """It is the value of a header, which has no other form."""
+    with pytest.raises(ConfigError, match="is not a number of seconds: write a whole one from 0"):
+        IdentityError("the directory is down", reason="directory_down", retry_after=seconds)
+    assert IdentityError("it is down", reason="directory_down", retry_after=0).retry_after == 0
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def require_possible_cost(dependency: RateLimitDependency, policy: Policy, sourc
         ConfigError: No caller can, so that each request to the route would be rejected with 413.
     """
     largest = max(_largest_costs(policy).values())
-    if policy.mode is Mode.ENFORCE and constant_cost(dependency) > largest:
+    enforces = policy.mode is Mode.ENFORCE and policy.enforce_percent > 0
+    if enforces and constant_cost(dependency) > largest:
         raise ConfigError(
             f"{dependency!r} can never pass policy {policy.name} in {source}: write a cost from 0 "
             f"to {largest}, or a larger burst"

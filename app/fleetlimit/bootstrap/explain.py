@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote
 
 from fleetlimit.bootstrap.route_report import checked_dependencies, policy_to_dict
 from fleetlimit.core.decision import BucketStatus, PolicyResult
@@ -13,7 +14,7 @@ from fleetlimit.errors import ConfigError, StoreError
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.request_limits import join_headers
 from fleetlimit.web.route_policies import METHODS, select_policies
-from fleetlimit.web.route_table import RouteTable
+from fleetlimit.web.route_table import RouteTable, match_route
 
 DEFAULT_ADDRESS: Final = "127.0.0.1"
 
@@ -92,7 +93,7 @@ def parse_request(
 
     Args:
         method: Method of the request in any case, or WEBSOCKET.
-        path: Path of the request, without a query.
+        path: Path of the request as in its URL, without a query.
         headers: Header lines of the request, as `Name: value`. A name may be repeated.
         client_address: Address of the client or of the last proxy.
         principal: Caller to explain for; by default the one that the headers identify.
@@ -111,7 +112,8 @@ def parse_request(
         raise ConfigError("a tier belongs to a principal: write the principal too, or no tier")
     lines = tuple(_parse_header(line) for line in headers)
     caller = Principal(principal, tier) if principal is not None else None
-    return ExplainedRequest(upper, path, lines, client_address, caller)
+    # As a server decodes it before routing.
+    return ExplainedRequest(upper, unquote(path), lines, client_address, caller)
 
 
 def _parse_header(line: str) -> tuple[str, str]:
@@ -154,7 +156,7 @@ async def explain(
     if request.principal is not None:
         identity = Identity(identity.client_address, request.principal)
     headers = join_headers(scope, {name for name, _ in request.headers})
-    route = routes.match(method, path, headers.get("host", ""))
+    route = match_route(scope, routes)
     subject = Subject(
         identity.client_address,
         identity.principal,

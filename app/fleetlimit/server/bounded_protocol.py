@@ -127,6 +127,9 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._unparsed_bytes = 0
             super().on_headers_complete()
+            # uvicorn would add the trailers to the headers that the app has: a client could write a
+            # forwarding header behind a proxy that checks heads alone (RFC 9110, section 6.5.1).
+            self.headers = self.headers.copy()
             return
         raise _HeadOutOfBoundsError
 
@@ -134,6 +137,13 @@ class BoundedProtocol(HttpToolsProtocol):
         """Pass a part of the body to the app."""
         self._unparsed_bytes = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the body if its trailers are within the bounds."""
+        if len(self.headers) > self._bounds.max_headers:
+            self._refusal = self._too_many_headers()
+            raise _HeadOutOfBoundsError
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that could not be parsed, or whose head is out of bounds."""
@@ -178,9 +188,12 @@ class BoundedProtocol(HttpToolsProtocol):
                 "Refused with %d: %s See %s.", refusal.status, refusal.message, refusal.setting
             )
         cycle = self.cycle
+        # Whether the bytes belong to the request of the last response, or follow it directly.
+        is_late = cycle is not None and cycle.scope is self.scope
         if cycle is None or cycle.response_complete:
-            self._end(refusal)
-        elif cycle.scope is self.scope and cycle.more_body:
+            # A second response to one request would be taken for that to the next one.
+            self._end(None if is_late else refusal)
+        elif is_late and cycle.more_body:
             # The body of the request that the app is processing cannot be parsed further.
             cycle.disconnected = True
             cycle.message_event.set()
@@ -190,18 +203,19 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._end(refusal)
         else:
             # The refusal must not break into an earlier response.
-            cycle.on_response = partial(self._end_after_response, refusal)
+            cycle.on_response = partial(self._end_after_response, None if is_late else refusal)
 
-    def _end_after_response(self, refusal: _Refusal) -> None:
+    def _end_after_response(self, refusal: _Refusal | None) -> None:
         self.on_response_complete()
         if not self.transport.is_closing():
             self._end(refusal)
 
-    def _end(self, refusal: _Refusal) -> None:
-        """Send an error response, and nothing after it."""
+    def _end(self, refusal: _Refusal | None) -> None:
+        """Send an error response if there is one, and nothing after it."""
         # The client has this time to read the response.
         self._waiting_since = self.loop.time()
-        self.transport.write(self._error_response(refusal.status, refusal.message.encode()))
+        if refusal is not None:
+            self.transport.write(self._error_response(refusal.status, refusal.message.encode()))
         if self.transport.can_write_eof():
             self.transport.write_eof()
 

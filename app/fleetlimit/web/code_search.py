@@ -12,13 +12,35 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    ClassMethodDescriptorType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any, Final
 
 _ENTRIES: Final = ("__init__", "__call__", "__enter__", "__aenter__")
 _PACKAGE: Final = "fleetlimit"
 _LIBRARIES: Final = frozenset({"contextlib", "fastapi", "starlette", _PACKAGE})
 """Packages whose code does not refer to an object of the app."""
+_TYPING: Final = frozenset({"types", "typing"})
+_CODE: Final = (
+    type,
+    FunctionType,
+    ModuleType,
+    MethodType,
+    BuiltinFunctionType,
+    MethodWrapperType,
+    MethodDescriptorType,
+    ClassMethodDescriptorType,
+    WrapperDescriptorType,
+)
 
 
 def find_reference(roots: Iterable[Any], is_wanted: Callable[[Any], bool]) -> Any:
@@ -41,34 +63,43 @@ def find_reference(roots: Iterable[Any], is_wanted: Callable[[Any], bool]) -> An
     return None
 
 
+def is_instance(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    """Return whether a value is of a class, by its type alone.
+
+    `isinstance` reads `__class__`, which runs the code of a lazy object.
+    """
+    return issubclass(type(value), kinds)
+
+
 def _parts(value: Any, is_wanted: Callable[[Any], bool]) -> Iterator[Any]:
     """Yield the values that a value refers to."""
-    if isinstance(value, partial):
+    if is_instance(value, partial):
         yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, MethodType) and inspect.isfunction(value.__func__):
-        yield from _function_parts(inspect.unwrap(value.__func__), is_wanted, value.__self__)
+    elif is_instance(value, MethodType) and is_instance(value.__func__, FunctionType):
+        yield from _function_parts(value.__func__, is_wanted, value.__self__)
         yield from _attributes(value.__self__)
-    elif isinstance(value, property):
+    elif is_instance(value, property):
         yield value.fget
-    elif isinstance(value, classmethod | staticmethod):
+    elif is_instance(value, (classmethod, staticmethod)):
         yield value.__func__
-    elif isinstance(value, type):
+    elif is_instance(value, type):
         yield from (vars(value)[name] for name in _ENTRIES if name in vars(value))
-    elif inspect.isfunction(value):
-        yield from _function_parts(inspect.unwrap(value), is_wanted)
-    elif typing.get_origin(value) is not None:
+    elif is_instance(value, FunctionType):
+        yield from _function_parts(value, is_wanted)
+    elif type(value).__module__ in _TYPING and typing.get_origin(value) is not None:
         yield from typing.get_args(value)
     elif callable(value) and _package_of(value) not in _LIBRARIES:
         yield from (type(value), *_attributes(value))
         # A built-in one has a `__call__` of its own, and so on.
-        if isinstance(value.__call__, MethodType):
-            yield value.__call__
+        call = inspect.getattr_static(type(value), "__call__", None)
+        if is_instance(call, FunctionType):
+            yield MethodType(call, value)
 
 
 def _attributes(value: Any) -> list[Any]:
     """Return the values of an object's attributes, those in slots and of C code included."""
     own = gc.get_referents(value)
-    return [*own, *(each for one in own if isinstance(one, dict) for each in one.values())]
+    return [*own, *(each for one in own if is_instance(one, dict) for each in one.values())]
 
 
 def _function_parts(
@@ -76,6 +107,8 @@ def _function_parts(
 ) -> Iterator[Any]:
     enclosing = [*owners, *_enclosing_values(function)]
     yield from enclosing
+    if (wrapped := vars(function).get("__wrapped__")) is not None:
+        yield wrapped
     package = _package_of(function)
     if package in _LIBRARIES:
         return
@@ -89,19 +122,22 @@ def _function_parts(
 
 
 def _is_provider(value: Any) -> bool:
-    is_code = isinstance(value, type | FunctionType | ModuleType) or inspect.isroutine(value)
-    return callable(value) and not is_code and _package_of(value) not in _LIBRARIES
+    return (
+        callable(value) and not is_instance(value, _CODE) and _package_of(value) not in _LIBRARIES
+    )
 
 
 def _package_of(value: Any) -> str:
     """Return the top-level package of a function, of a class, or of an object's class."""
-    if isinstance(value, ModuleType):
+    if is_instance(value, ModuleType):
         return ""
-    if isinstance(value, property | classmethod | staticmethod):
+    if is_instance(value, (property, classmethod, staticmethod)):
         # The function has a package; an attribute of a class of the app's is one of the app's.
-        value = value.fget if isinstance(value, property) else value.__func__
-    owner = value if isinstance(value, type | FunctionType) else type(value)
-    return owner.__module__.partition(".")[0]
+        value = value.fget if is_instance(value, property) else value.__func__
+    owner = value if is_instance(value, (type, FunctionType)) else type(value)
+    # A function that `exec` made has none.
+    module = owner.__module__
+    return module.partition(".")[0] if is_instance(module, str) else ""
 
 
 def _enclosing_values(function: FunctionType) -> Iterator[Any]:
@@ -118,7 +154,7 @@ def _named_values(function: FunctionType, enclosing: Sequence[Any]) -> Iterator[
     Parts are attributes of modules, classes and other objects, and entries of dictionaries.
     """
     pending = [*enclosing]
-    if function.__code__.co_argcount and isinstance(function.__defaults__, tuple):
+    if function.__code__.co_argcount and function.__defaults__:
         pending += function.__defaults__
     for instruction in dis.get_instructions(function):
         if instruction.opname == "LOAD_GLOBAL":
@@ -131,26 +167,27 @@ def _named_values(function: FunctionType, enclosing: Sequence[Any]) -> Iterator[
         yield value
         if id(value) not in seen:
             seen.add(id(value))
-            if isinstance(value, dict):
-                pending += [value[each] for each in code.co_consts if _is_key(each, value)]
-            elif not isinstance(value, _SCALARS):
+            if is_instance(value, dict):
+                # A subclass of `dict` may have methods of its own.
+                pending += [
+                    dict.__getitem__(value, each)
+                    for each in code.co_consts
+                    if isinstance(each, str) and dict.__contains__(value, each)
+                ]
+            elif not is_instance(value, _SCALARS):
                 pending += [_get_attribute(value, name) for name in code.co_names]
 
 
 _SCALARS: Final = (type(None), str, bytes, int, float, FunctionType)
 
 
-def _is_key(value: Any, entries: dict[Any, Any]) -> bool:
-    return isinstance(value, str) and value in entries
-
-
 def _get_attribute(value: Any, name: str) -> Any:
-    if isinstance(value, ModuleType):
+    if is_instance(value, ModuleType):
         # This package imports its public names on first use. In other modules `getattr` could
         # import or warn, too, for a name that the function uses elsewhere.
         public = value.__name__ == _PACKAGE
         return getattr(value, name, None) if public else vars(value).get(name)
     # Without running the code of a property or of a container.
     found = inspect.getattr_static(value, name, None)
-    is_slot = isinstance(found, MemberDescriptorType) and not isinstance(value, type)
+    is_slot = is_instance(found, MemberDescriptorType) and not is_instance(value, type)
     return getattr(value, name, None) if is_slot else found

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Host, Mount, Router
 from fleetlimit.core.subject import Identity
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.web.code_search import find_reference
+from fleetlimit.web.code_search import find_reference, is_instance
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.route_table import flatten, get_app_route_table, get_mounted_app
 
@@ -304,14 +304,14 @@ def _find_in_lifespan(router: Router) -> Any:
 
 def _is_lifespan(value: Any) -> bool:
     """Return whether a value is a lifespan that installs a limiter, or the class of one."""
-    return isinstance(value, LimiterLifespan) or (
-        isinstance(value, type) and issubclass(value, LimiterLifespan)
+    return is_instance(value, LimiterLifespan) or (
+        is_instance(value, type) and issubclass(value, LimiterLifespan)
     )
 
 
 def _is_any_limiter(value: Any) -> bool:
     is_class = value is Limiter or value is HTTPLimiter
-    return is_class or isinstance(value, Limiter | HTTPLimiter) or _is_lifespan(value)
+    return is_class or is_instance(value, (Limiter, HTTPLimiter)) or _is_lifespan(value)
 
 
 def _name_of(found: Any) -> str:

@@ -200,6 +200,10 @@ the chart renders the live number once more. */}}
 {{- define "fleetlimit.env" -}}
 - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+{{- with .Values.app.target }}
+{{- /* Also for `fleetlimit policies explain` in the pod. */}}
+- {name: FLEETLIMIT_TARGET, value: {{ . | quote }}}
+{{- end }}
 - {name: FLEETLIMIT_POLICIES, value: {{ printf "/etc/fleetlimit/policies/%s" .Values.policies.key | quote }}}
 - {name: FLEETLIMIT_SECRETS_DIR, value: /etc/fleetlimit/secrets}
 {{- if .Values.valkey.enabled }}

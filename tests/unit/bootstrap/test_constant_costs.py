@@ -63,15 +63,22 @@ def test_cost_that_no_caller_can_pass_prevents_the_start(
         assert client.get("/0").status_code == (413 if policy.tiers else 200)
 
 
-@pytest.mark.parametrize("mode", [Mode.SHADOW, Mode.OFF])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy("exports", "5/day", mode=Mode.SHADOW),
+        Policy("exports", "5/day", mode=Mode.OFF),
+        Policy("exports", "5/day", enforce_percent=0),
+    ],
+    ids=["shadow", "off", "enforced_for_nobody"],
+)
 def test_cost_under_a_policy_that_is_not_enforced_is_at_most_a_warning(
-    mode: Mode, log: pytest.LogCaptureFixture
+    policy: Policy, log: pytest.LogCaptureFixture
 ) -> None:
-    """A policy in shadow mode rejects nothing, and its result is of no use."""
-    policies = PolicySet([Policy("exports", "5/day", mode=mode)])
-    with TestClient(depending(policies, 6)) as client:
+    """A policy that is not enforced rejects nothing, and its result is of no use."""
+    with TestClient(depending(PolicySet([policy]), 6)) as client:
         assert client.get("/0").status_code == 200
-    assert len(warned(log)) == (mode is Mode.SHADOW)
+    assert len(warned(log)) == (policy.mode is not Mode.OFF)
 
 
 def test_cost_that_some_tiers_can_never_pass_is_warned_about(log: pytest.LogCaptureFixture) -> None:

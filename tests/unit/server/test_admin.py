@@ -229,6 +229,8 @@ def test_explain_joins_repeated_headers() -> None:
         ({"path": "/", "principal": ""}, "write its name"),
         ({"path": "/", "address": "192.0.2.1"}, "write path, method, headers, client_address"),
         (b'"' + b"x" * 70_000 + b'"', "write fewer"),
+        (rb'{"path": "/\ud800"}', "not JSON"),
+        (rb'{"path": "/", "headers": ["X-Some: \ud800"]}', "not JSON"),
     ],
 )
 def test_explain_rejects_an_invalid_body(served: Served, body: Any, detail: str) -> None:
@@ -237,6 +239,30 @@ def test_explain_rejects_an_invalid_body(served: Served, body: Any, detail: str)
     assert (status, answer["status"]) == (400, 400)
     assert detail in answer["detail"]
     assert "s3cret" not in answer["detail"]
+
+
+@pytest.mark.parametrize("host", ["api.example.com", "api.example.com:8000", "API.example.com"])
+def test_explain_routes_by_host(served: Served, host: str) -> None:
+    """A port in the Host header is not part of the name, as in a request."""
+    app = FastAPI(openapi_url=None)
+    hosted = FastAPI(openapi_url=None)
+    hosted.add_api_route("/orders", lambda: None)
+    app.host("api.example.com", hosted)
+    served.admin.routes = WrappedApp(app, served.fleetlimit).routes
+    assert served.explain(path="/orders", headers=[f"Host: {host}"])["route"] == "GET /orders"
+
+
+@pytest.mark.parametrize("path", ["/items/a%20b", "/%69tems/7", "/items/%3F", "/items/%"])
+def test_explain_decodes_the_path(served: Served, path: str) -> None:
+    """A path is written as in the URL, and routed as the server routes it."""
+    assert served.api.get(path).status_code == 200
+    assert served.explain(path=path)["route"] == "GET /items/{item_id}"
+
+
+def test_explain_decodes_a_separator(served: Served) -> None:
+    """An encoded slash separates, as for the server."""
+    assert served.api.get("/items/a%2Fb").status_code == 404
+    assert served.explain(path="/items/a%2Fb")["route"] == "unmatched"
 
 
 @pytest.mark.parametrize("address", ["", "nonsense", "::ffff:192.0.2.1", "2001:db8::1%eth0"])
@@ -346,6 +372,14 @@ def test_protected_endpoints_require_the_token(
     assert response.headers["www-authenticate"] == "Bearer"
     assert "s3cret" not in response.text
     assert served.statuses(1) == [429]
+
+
+def test_token_beyond_ascii_is_sent_in_utf_8() -> None:
+    """The token that the settings accept is the one that a client sends."""
+    served = Served("s3cret-tokén")
+    header = [(b"Authorization", "Bearer s3cret-tokén".encode())]
+    response = served.port.post("/explain", json={"path": "/"}, headers=header)
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/explain", "/reset"])

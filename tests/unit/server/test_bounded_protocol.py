@@ -27,6 +27,7 @@ class EchoApp:
         self.gate.set()
         self.requests = 0
         self.received: list[Message] = []
+        self.headers: list[tuple[bytes, bytes]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -46,6 +47,7 @@ class EchoApp:
             size += len(message.get("body", b""))
             more = message.get("more_body", False)
         await self.gate.wait()
+        self.headers = scope["headers"]
         await self.answer(send, b"%d" % size)
 
     async def answer(self, send: Send, body: bytes) -> None:
@@ -169,14 +171,42 @@ async def test_many_headers_are_refused(bounded: Bounded, end: bytes) -> None:
     [
         [b"5\r\nhello\r\n0\r\nX: ", b"a" * 2 * MAX_BYTES],
         [b"5\r\nhello\r\n0\r\n", b"a:\r\n" * 1_000],
+        [b"5\r\nhello\r\n0\r\n" + b"a:\r\n" * (MAX_HEADERS + 1) + b"\r\n"],
         [b"5;x=", b"a" * 2 * MAX_BYTES],
     ],
-    ids=["trailer", "trailers", "chunk extension"],
+    ids=["trailer", "trailers", "complete trailers", "chunk extension"],
 )
 async def test_bytes_around_a_body_are_refused(bounded: Bounded, parts: list[bytes]) -> None:
     """Trailers and chunk headers are bounded like a head, and the app sees a disconnect."""
     assert status_of(await bounded.exchange(CHUNKED, *parts)) == 431
     await eventually_async(lambda: bounded.app.received[-1:] == [{"type": "http.disconnect"}])
+
+
+async def test_trailers_are_no_headers(bounded: Bounded) -> None:
+    """A proxy that sets a header such as X-Forwarded-For leaves the trailers as they are."""
+    head = closing(CHUNKED.removesuffix(b"\r\n"))
+    trailer = b"X-Forwarded-For: 192.0.2.1\r\n\r\n"
+    assert status_of(await bounded.exchange(head + b"1\r\na\r\n0\r\n" + trailer)) == 200
+    assert [name for name, _ in bounded.app.headers] == [
+        b"host",
+        b"transfer-encoding",
+        b"connection",
+    ]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"0\r\n" + b"a:\r\n" * (MAX_HEADERS + 1) + b"\r\n", b"5;x=" + b"a" * 2 * MAX_BYTES, b"wrong"],
+    ids=["trailers", "chunk extension", "chunk"],
+)
+async def test_request_has_one_response(bounded: Bounded, rest: bytes) -> None:
+    """A refusal after the response would be taken for the response to the next request."""
+    reader, writer = await bounded.open(CHUNKED.replace(b"POST /", b"POST /early"))
+    with contextlib.closing(writer):
+        response = await reader.readuntil(b"early")
+        writer.write(rest)
+        assert status_of(response) == 200
+        assert await reader.read() == b""
 
 
 async def test_large_body_is_served(bounded: Bounded) -> None:

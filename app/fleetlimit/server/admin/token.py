@@ -78,7 +78,9 @@ def _check_token(request: Request) -> Response | None:
             404, f"set FLEETLIMIT_ADMIN_TOKEN to offer {request.method} {request.url.path}"
         )
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and hmac.compare_digest(token.encode(), admin.token.encode()):
+    # Headers are decoded as Latin-1; clients send a token beyond ASCII in UTF-8.
+    given = token.encode("latin-1")
+    if scheme.lower() == "bearer" and hmac.compare_digest(given, admin.token.encode()):
         return None
     retry_after = admin.failed_logins.spend()
     if retry_after:
@@ -103,6 +105,9 @@ async def _read_json(request: Request) -> Any:
         if len(body) > _MAX_BODY_BYTES:
             raise ConfigError(f"the body is above {_MAX_BODY_BYTES:,} bytes: write fewer values")
     try:
-        return json.loads(body)
+        parsed = json.loads(body)
+        # Half of a surrogate pair, such as "\ud800", is no text that can be sent or hashed.
+        json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ConfigError("the body is not JSON") from error
+    return parsed

@@ -17,7 +17,7 @@ from fleetlimit.limiter.events import (
     CheckDecided,
     StoreFailed,
 )
-from fleetlimit.limiter.ports import ONE_NODE, AcquireResult
+from fleetlimit.limiter.ports import ONE_NODE, AcquireResult, KeysFailed
 from support.cluster_nodes import ClusterBench
 from support.limiter import (
     concurrency_policy,
@@ -223,6 +223,25 @@ async def test_failures_of_servers_are_counted_one_by_one() -> None:
         bench.store.lost = {"b": timeout_error()}
         await bench.limiter.check("b", principal="ann")
         assert bench.limiter.open_nodes == []
+
+
+@pytest.mark.parametrize("error", [timeout_error(), BucketCorrupt("no bucket", kind="wrong_type")])
+async def test_checks_over_slots_of_one_server_count_a_shared_failure_once(
+    error: StoreError,
+) -> None:
+    """A late pipeline of several checks opens no breaker, and neither does a corrupt bucket."""
+    async with ClusterBench(A, B) as bench:
+        bench.store.servers.moved = {"a": "b"}
+
+        async def failing(charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
+            assert not dry_run
+            raise KeysFailed({charges[0].key: error})
+
+        bench.store.acquire = failing  # type: ignore[method-assign]
+        for _ in range(3):
+            await bench.limiter.check("a", "b", principal="ann")
+        assert bench.limiter.open_nodes == []
+        assert {each.error for each in bench.recorder.of(StoreFailed)} == {error}
 
 
 async def test_leases_of_both_sides_are_held_and_released() -> None:

@@ -178,6 +178,11 @@ class Reservation:
         """Refund the whole cost, and release the leases."""
         await self.commit(0)
 
+    async def withdraw(self) -> None:
+        """Refund the cost of a request that is not admitted; its leases tell no held time."""
+        self.on_released = None
+        await self.refund()
+
     async def release(self) -> None:
         """Release the leases, because the request has ended; the cost stays spent."""
         await self._apply([])

@@ -153,8 +153,26 @@ async def test_denial_of_a_living_server_refunds_the_local_share() -> None:
             bench.clock.advance(2)
             decision = await bench.limiter.check("a", "b", principal="ann")
             assert (decision.denied_by, decision.source) == (("a",), Source.STORE)
+            assert [remaining(each.limits[0]) for each in decision.results] == [0, 10]
         local = (await bench.limiter.check("b", principal="ann")).results[0].limits[0]
         assert remaining(local) == 9
+
+
+async def test_denied_requests_tell_no_held_time() -> None:
+    """Local leases that a denial of the store gives back do not shorten the estimated waits."""
+    async with ClusterBench(A, concurrency_policy("b", 1)) as bench:
+        bench.store.lost["b"] = timeout_error()
+        held = await bench.limiter.reserve("b", principal="ann")
+        bench.clock.advance(20)
+        await held.release()
+        await bench.limiter.check("a", principal="ann", cost=10)
+        for _ in range(12):
+            bench.clock.advance(2)
+            denied = await bench.limiter.reserve("a", "b", principal="ann")
+            assert denied.decision.denied_by == ("a",)
+        async with await bench.limiter.reserve("b", principal="ann"):
+            denied = await bench.limiter.reserve("b", principal="ann")
+            assert denied.decision.retry_after == pytest.approx(20, rel=0.01)
 
 
 @pytest.mark.parametrize("error", [timeout_error(), BucketCorrupt("no bucket", kind="wrong_type")])

@@ -307,7 +307,8 @@ class LeaseRenewer:
         # At exit there is no event loop that could release; the leases expire.
         dropped.atexit = False
         self._tracked.setdefault(lifetime_us, WeakSet()).add(reservation)
-        if lifetime_us not in self._tasks:
+        task = self._tasks.get(lifetime_us)
+        if task is None:
             task = self._tasks[lifetime_us] = PeriodicTask(
                 lambda: self._run(lifetime_us),
                 # Three renewals in a lifetime: two may be lost.
@@ -315,7 +316,8 @@ class LeaseRenewer:
                 failure_event="lease.renewal_failed",
                 sleep=self._sleep,
             )
-            task.start()
+        # No effect while it runs; its event loop may have been closed.
+        task.start()
 
     def _on_dropped(
         self,

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
+import redis.asyncio
 
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import StoreError, StoreRejected
@@ -62,6 +63,29 @@ async def test_migrating_slot_redirects_the_call_to_the_new_node(own_cluster: Cl
         source, target = own_cluster.node_id(0), own_cluster.node_id(1)
         own_cluster.run(1, "CLUSTER SETSLOT", slot, "IMPORTING", source)
         own_cluster.run(0, "CLUSTER SETSLOT", slot, "MIGRATING", target)
+        for left in (9, 8):
+            result = await store.acquire([charge(QUOTA, key=key)])
+            assert [status.remaining for status in result.statuses] == [left]
+    finally:
+        await store.aclose()
+
+
+async def test_migrating_slot_redirects_over_one_of_several_connections(
+    own_cluster: Cluster,
+) -> None:
+    """`ASKING` goes over the connection of the call, also when the pool has more of them."""
+    key = key_on(own_cluster, 0)
+    slot = slot_of(key)
+    store = redis_store(own_cluster.url)
+    await store.open()
+    try:
+        source, target = own_cluster.node_id(0), own_cluster.node_id(1)
+        own_cluster.run(1, "CLUSTER SETSLOT", slot, "IMPORTING", source)
+        own_cluster.run(0, "CLUSTER SETSLOT", slot, "MIGRATING", target)
+        assert isinstance(store.client, redis.asyncio.RedisCluster)
+        node = store.client.get_node("127.0.0.1", own_cluster.nodes[1].port)
+        assert node is not None
+        await asyncio.gather(*(node.execute_command("PING") for _ in range(2)))
         for left in (9, 8):
             result = await store.acquire([charge(QUOTA, key=key)])
             assert [status.remaining for status in result.statuses] == [left]

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from opentelemetry import trace
 from redis.asyncio import RedisCluster
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.cluster import PRIMARY, get_node_name
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
@@ -275,9 +275,15 @@ class ClusterBatchers:
 
 
 async def _send(node: ClusterNode, command: Sequence[Any], *, asking: bool) -> Any:
-    if asking:
-        await node.execute_command("ASKING")
-    return await node.execute_command(*command)
+    if not asking:
+        return await node.execute_command(*command)
+    # ASKING applies to the next command of its connection, so one connection sends both.
+    commands = [PipelineCommand(0, "ASKING"), PipelineCommand(1, *command)]
+    await node.execute_pipeline(commands)
+    for each in commands:
+        if isinstance(each.result, Exception):
+            raise each.result
+    return commands[-1].result
 
 
 class SlotStore(Protocol):

@@ -245,19 +245,24 @@ class ClusterBatchers:
         if node is None:
             raise SlotNotCoveredError(_NO_PRIMARY)
         try:
-            return await node.execute_command(*command)
+            return await self._send(node, command)
         except AskError as error:
             redirection = error
         target = await self._target_of(redirection, node)
         asking = not isinstance(redirection, MovedError)
         if not asking:
             self._client.nodes_manager.slots_cache[slot_of(key)] = [target]
+        return await self._send(target, command, asking=asking)
+
+    async def _send(
+        self, node: ClusterNode, command: Sequence[Any], *, asking: bool = False
+    ) -> Any:
         try:
-            return await _send(target, command, asking=asking)
+            return await _send(node, command, asking=asking)
         except NoScriptError:
-            # The target is new in the Cluster, or has lost its scripts.
-            await self._batcher_of(target).open(*self._scripts)
-            return await _send(target, command, asking=asking)
+            # The node is new in the Cluster, or has lost its scripts.
+            await self._batcher_of(node).open(*self._scripts)
+            return await _send(node, command, asking=asking)
 
     async def _target_of(self, redirection: AskError, node: ClusterNode) -> ClusterNode:
         """Return the node that a reply redirects to. An empty host is the one of the reply."""

@@ -169,10 +169,12 @@ class Reservation:
             for charge, store_acquired_at_us in spent
             if not charge.lease and (delta := actual * charge.quota.cost - charge.units)
         ]
-        await self._apply(adjustments, policies)
+        adjusting = self._start(adjustments, policies)
         local = self._local_part()
         if local is not None:
+            # Before the wait for the store, in which the request may be cancelled.
             await local.commit(actual)
+        await self._finish(adjustments, adjusting)
 
     async def refund(self) -> None:
         """Refund the whole cost, and release the leases."""
@@ -185,14 +187,17 @@ class Reservation:
 
     async def release(self) -> None:
         """Release the leases, because the request has ended; the cost stays spent."""
-        await self._apply([])
+        releases: list[Adjustment] = []
+        releasing = self._start(releases)
         local = self._local_part()
         if local is not None:
             await local.release()
+        await self._finish(releases, releasing)
 
-    async def _apply(
+    def _start(
         self, adjustments: list[Adjustment], corrected_policies: Sequence[str] = ()
-    ) -> None:
+    ) -> Awaitable[Sequence[int | None]] | None:
+        """Add the releases of the leases, and start the adjustments if there are any."""
         adjustments += self.releases_of(self.leases)
         # In another event loop this raises: the charges and leases remain for the right one.
         adjusting = self._adjust(adjustments) if adjustments else None
@@ -202,6 +207,11 @@ class Reservation:
             self.on_released()
         for policy in corrected_policies:
             self._spent().pop(policy, None)
+        return adjusting
+
+    async def _finish(
+        self, adjustments: list[Adjustment], adjusting: Awaitable[Sequence[int | None]] | None
+    ) -> None:
         if adjusting is None:
             return
         delta_by_key = {

@@ -226,6 +226,23 @@ async def test_cancelled_check_over_several_servers_refunds_the_local_share() ->
         assert remaining(local) == 9
 
 
+async def test_cancelled_commit_over_several_servers_corrects_the_local_share() -> None:
+    """A commit that is cancelled while the living servers reply corrects both sides."""
+    async with ClusterBench(A, B) as bench:
+        bench.store.lost["b"] = timeout_error()
+        reservation = await bench.limiter.reserve("a", "b", principal="ann", cost=5)
+        hold = bench.store.hold("adjust")
+        async with running(reservation.commit(1)) as commit:
+            await hold.wait()
+            commit.cancel()
+            await asyncio.wait({commit})
+        hold.released.set()
+        await bench.store.wait_until_done("adjust")
+        assert await bench.remaining("a") == 9
+        local = (await bench.limiter.check("b", principal="ann", cost=0)).results[0].limits[0]
+        assert remaining(local) == 9
+
+
 async def test_failures_of_servers_are_counted_one_by_one() -> None:
     """A check over several servers counts failures and successes of each."""
     async with ClusterBench(A, B, failures=2) as bench:

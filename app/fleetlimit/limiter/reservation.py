@@ -181,7 +181,7 @@ class Reservation:
         await self.commit(0)
 
     async def withdraw(self) -> None:
-        """Refund the cost of a request that is not admitted; its leases tell no held time."""
+        """Refund the cost of a request that is not admitted, and record no held time."""
         self.on_released = None
         await self.refund()
 

@@ -158,7 +158,7 @@ async def test_denial_of_a_living_server_refunds_the_local_share() -> None:
         assert remaining(local) == 9
 
 
-async def test_denied_requests_tell_no_held_time() -> None:
+async def test_denied_requests_record_no_held_time() -> None:
     """Local leases that a denial of the store gives back do not shorten the estimated waits."""
     async with ClusterBench(A, concurrency_policy("b", 1)) as bench:
         bench.store.lost["b"] = timeout_error()

@@ -5,12 +5,14 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
+import redis.asyncio
 
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import StoreError, StoreRejected
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.cluster import slot_of
+from fleetlimit.stores.redis.scripts import load_script
 from support.cluster import Cluster, cluster
 from support.eventually import eventually_async
 from support.forwarder import address_of
@@ -65,6 +67,45 @@ async def test_migrating_slot_redirects_the_call_to_the_new_node(own_cluster: Cl
         for left in (9, 8):
             result = await store.acquire([charge(QUOTA, key=key)])
             assert [status.remaining for status in result.statuses] == [left]
+    finally:
+        await store.aclose()
+
+
+async def test_migrating_slot_redirects_over_one_of_several_connections(
+    own_cluster: Cluster,
+) -> None:
+    """`ASKING` goes over the connection of the call, also when the pool has more of them."""
+    key = key_on(own_cluster, 0)
+    slot = slot_of(key)
+    store = redis_store(own_cluster.url)
+    await store.open()
+    try:
+        source, target = own_cluster.node_id(0), own_cluster.node_id(1)
+        own_cluster.run(1, "CLUSTER SETSLOT", slot, "IMPORTING", source)
+        own_cluster.run(0, "CLUSTER SETSLOT", slot, "MIGRATING", target)
+        assert isinstance(store.client, redis.asyncio.RedisCluster)
+        node = store.client.get_node("127.0.0.1", own_cluster.nodes[1].port)
+        assert node is not None
+        await asyncio.gather(*(node.execute_command("PING") for _ in range(2)))
+        for left in (9, 8):
+            result = await store.acquire([charge(QUOTA, key=key)])
+            assert [status.remaining for status in result.statuses] == [left]
+    finally:
+        await store.aclose()
+
+
+async def test_redirected_call_loads_the_scripts_of_a_node_that_is_known_by_then(
+    own_cluster: Cluster,
+) -> None:
+    """The node may have become the known one by another call, whose load has not ended."""
+    key, script = key_on(own_cluster, 0), load_script("delete")
+    store = redis_store(own_cluster.url)
+    await store.open()
+    try:
+        assert store.topology is not None
+        await store.topology.open(store.topology.node_of(key))
+        own_cluster.run(0, "SCRIPT FLUSH")
+        assert await store.topology.execute_command("EVALSHA", script.sha, 1, key, 0) == 0
     finally:
         await store.aclose()
 

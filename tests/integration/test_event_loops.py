@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.web.route_table import get_app_route_table
-from support.cluster import cluster
+from support.cluster import Cluster, cluster
 from support.eventually import PATIENCE_SECONDS
 from support.stores import quota_of, redis_store
 
@@ -139,18 +140,26 @@ from fleetlimit.core.quota import rate_quota
 from fleetlimit.stores.redis.store import RedisStore
 
 async def spend_and_delete():
+    await store.open()
     await store.acquire([Charge("fl2:{a}:b", rate_quota("5/minute"), 1, "", 0)])
     assert await store.delete(["fl2:{a}:b"]) == 1
+    assert await store.key_secrets() == set()
+
+async def close():
+    await store.aclose()
 
 store = RedisStore(sys.argv[1], KeyScheme())
-for _ in range(2):
-    asyncio.run(spend_and_delete())
+for work in (spend_and_delete, spend_and_delete, close):
+    asyncio.run(work())
 """
 
 
-def test_pool_is_usable_in_the_next_event_loop() -> None:
+@pytest.mark.parametrize("kind", [EmbeddedValkey, cluster])
+def test_pool_is_usable_in_the_next_event_loop(
+    kind: Callable[[], AbstractContextManager[EmbeddedValkey | Cluster]],
+) -> None:
     """The connections of an event loop that has ended are not used in the next one."""
-    with EmbeddedValkey() as server:
+    with kind() as server:
         # In a process of its own, because nothing closes the connections of the first event loop.
         subprocess.run([sys.executable, "-c", NEXT_LOOP, server.url], check=True)
 

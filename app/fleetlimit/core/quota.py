@@ -54,7 +54,9 @@ class Algorithm(StrEnum):
 
 
 def check_cost(cost: object) -> int:
-    """Return the cost of a request as an `int`.
+    """Return the cost of a request as an `int`, at most `MAX_SAFE_INTEGER`, which no limit holds.
+
+    Python converts no number of thousands of digits to text, and the driver ends the process then.
 
     Args:
         cost: An integer, of another type too, such as numpy's; a float is none, 2.0 included.
@@ -67,6 +69,7 @@ def check_cost(cost: object) -> int:
         whole = int(index(cost))  # type: ignore[arg-type]  # the error is reported below
     except TypeError:
         raise CostError(f"a cost is a whole number, not {cost!r}") from None
+    whole = max(-MAX_SAFE_INTEGER, min(whole, MAX_SAFE_INTEGER))
     if whole < 0:
         raise CostError(f"a cost cannot be negative: {whole}")
     return whole

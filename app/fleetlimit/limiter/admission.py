@@ -125,15 +125,15 @@ class Admission:
         except StoreError as error:
             all_failed = {*failed, *_failed_keys(error, others)}
         except asyncio.CancelledError:
-            await local.refund()
+            await local.withdraw()
             raise
         if all_failed is not None:
-            await local.refund()
+            await local.withdraw()
             return await self._decide_partly(plan, all_failed)
-        reservation = self._decide_by_reply(others, reply, local)
-        if not reservation.decision.allowed:
-            await local.refund()
-        return reservation
+        if not reply.spent:
+            # Before the decision, which states the units that are left in the end.
+            await local.withdraw()
+        return self._decide_by_reply(others, reply, local)
 
     def _decide_by_reply(
         self, plan: Plan, reply: AcquireResult, local: Reservation | None = None

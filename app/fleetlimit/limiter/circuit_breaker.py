@@ -118,6 +118,12 @@ class CircuitBreaker:
         generation = self.generation
         try:
             result = await function(*args)
+        except KeysFailed as failed:
+            # Of a check over several slots of this server: each has an error object of its own, and
+            # shares those within it with the other checks of a failed pipeline.
+            for each in dict.fromkeys(failed.errors.values()):
+                self.on_failure(operation, each, generation)
+            raise
         except StoreError as error:
             self.on_failure(operation, error, generation)
             raise

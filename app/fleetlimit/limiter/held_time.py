@@ -82,7 +82,7 @@ class HeldTimes:
     def _estimated(self, policy: str, charge: Charge, status: BucketStatus) -> BucketStatus:
         quota, remaining = charge.quota, status.remaining
         held = quota.limit - remaining
-        if not held:
+        if held <= 0:
             return status
         mean_us = self._mean_us.get(policy)
         if mean_us is None:

@@ -169,25 +169,35 @@ class Reservation:
             for charge, store_acquired_at_us in spent
             if not charge.lease and (delta := actual * charge.quota.cost - charge.units)
         ]
-        await self._apply(adjustments, policies)
+        adjusting = self._start(adjustments, policies)
         local = self._local_part()
         if local is not None:
+            # Before the wait for the store, in which the request may be cancelled.
             await local.commit(actual)
+        await self._finish(adjustments, adjusting)
 
     async def refund(self) -> None:
         """Refund the whole cost, and release the leases."""
         await self.commit(0)
 
+    async def withdraw(self) -> None:
+        """Refund the cost of a request that is not admitted, and record no held time."""
+        self.on_released = None
+        await self.refund()
+
     async def release(self) -> None:
         """Release the leases, because the request has ended; the cost stays spent."""
-        await self._apply([])
+        releases: list[Adjustment] = []
+        releasing = self._start(releases)
         local = self._local_part()
         if local is not None:
             await local.release()
+        await self._finish(releases, releasing)
 
-    async def _apply(
+    def _start(
         self, adjustments: list[Adjustment], corrected_policies: Sequence[str] = ()
-    ) -> None:
+    ) -> Awaitable[Sequence[int | None]] | None:
+        """Add the releases of the leases, and start the adjustments if there are any."""
         adjustments += self.releases_of(self.leases)
         # In another event loop this raises: the charges and leases remain for the right one.
         adjusting = self._adjust(adjustments) if adjustments else None
@@ -197,6 +207,11 @@ class Reservation:
             self.on_released()
         for policy in corrected_policies:
             self._spent().pop(policy, None)
+        return adjusting
+
+    async def _finish(
+        self, adjustments: list[Adjustment], adjusting: Awaitable[Sequence[int | None]] | None
+    ) -> None:
         if adjusting is None:
             return
         delta_by_key = {
@@ -302,7 +317,8 @@ class LeaseRenewer:
         # At exit there is no event loop that could release; the leases expire.
         dropped.atexit = False
         self._tracked.setdefault(lifetime_us, WeakSet()).add(reservation)
-        if lifetime_us not in self._tasks:
+        task = self._tasks.get(lifetime_us)
+        if task is None:
             task = self._tasks[lifetime_us] = PeriodicTask(
                 lambda: self._run(lifetime_us),
                 # Three renewals in a lifetime: two may be lost.
@@ -310,7 +326,8 @@ class LeaseRenewer:
                 failure_event="lease.renewal_failed",
                 sleep=self._sleep,
             )
-            task.start()
+        # No effect while it runs; its event loop may have been closed.
+        task.start()
 
     def _on_dropped(
         self,

@@ -15,6 +15,7 @@ from fleetlimit.core.quota import (
     MAX_ENTRIES,
     MAX_LIMIT,
     MAX_REFILL_US,
+    MAX_SAFE_INTEGER,
     MILLISECOND_US,
     SECOND_US,
     Algorithm,
@@ -183,6 +184,15 @@ class Seven:
     def __index__(self) -> int:
         """Return the integer."""
         return 7
+
+
+def test_check_cost_is_bounded() -> None:
+    """A product of two long numbers of a request has too many digits for Python's `str`."""
+    assert check_cost(10**5_000) == MAX_SAFE_INTEGER
+    with pytest.raises(CostError, match="can never pass"):
+        Quota(Algorithm.FIXED_WINDOW, 1, SECOND_US, 1).units_for(check_cost(10**5_000))
+    with pytest.raises(CostError, match="negative"):
+        check_cost(-(10**5_000))
 
 
 def test_check_cost_returns_an_int() -> None:

@@ -17,7 +17,7 @@ from fleetlimit.limiter.events import (
     CheckDecided,
     StoreFailed,
 )
-from fleetlimit.limiter.ports import ONE_NODE, AcquireResult
+from fleetlimit.limiter.ports import ONE_NODE, AcquireResult, KeysFailed
 from support.cluster_nodes import ClusterBench
 from support.limiter import (
     concurrency_policy,
@@ -153,8 +153,26 @@ async def test_denial_of_a_living_server_refunds_the_local_share() -> None:
             bench.clock.advance(2)
             decision = await bench.limiter.check("a", "b", principal="ann")
             assert (decision.denied_by, decision.source) == (("a",), Source.STORE)
+            assert [remaining(each.limits[0]) for each in decision.results] == [0, 10]
         local = (await bench.limiter.check("b", principal="ann")).results[0].limits[0]
         assert remaining(local) == 9
+
+
+async def test_denied_requests_record_no_held_time() -> None:
+    """Local leases that a denial of the store gives back do not shorten the estimated waits."""
+    async with ClusterBench(A, concurrency_policy("b", 1)) as bench:
+        bench.store.lost["b"] = timeout_error()
+        held = await bench.limiter.reserve("b", principal="ann")
+        bench.clock.advance(20)
+        await held.release()
+        await bench.limiter.check("a", principal="ann", cost=10)
+        for _ in range(12):
+            bench.clock.advance(2)
+            denied = await bench.limiter.reserve("a", "b", principal="ann")
+            assert denied.decision.denied_by == ("a",)
+        async with await bench.limiter.reserve("b", principal="ann"):
+            denied = await bench.limiter.reserve("b", principal="ann")
+            assert denied.decision.retry_after == pytest.approx(20, rel=0.01)
 
 
 @pytest.mark.parametrize("error", [timeout_error(), BucketCorrupt("no bucket", kind="wrong_type")])
@@ -208,6 +226,23 @@ async def test_cancelled_check_over_several_servers_refunds_the_local_share() ->
         assert remaining(local) == 9
 
 
+async def test_cancelled_commit_over_several_servers_corrects_the_local_share() -> None:
+    """A commit that is cancelled while the living servers reply corrects both sides."""
+    async with ClusterBench(A, B) as bench:
+        bench.store.lost["b"] = timeout_error()
+        reservation = await bench.limiter.reserve("a", "b", principal="ann", cost=5)
+        hold = bench.store.hold("adjust")
+        async with running(reservation.commit(1)) as commit:
+            await hold.wait()
+            commit.cancel()
+            await asyncio.wait({commit})
+        hold.released.set()
+        await bench.store.wait_until_done("adjust")
+        assert await bench.remaining("a") == 9
+        local = (await bench.limiter.check("b", principal="ann", cost=0)).results[0].limits[0]
+        assert remaining(local) == 9
+
+
 async def test_failures_of_servers_are_counted_one_by_one() -> None:
     """A check over several servers counts failures and successes of each."""
     async with ClusterBench(A, B, failures=2) as bench:
@@ -223,6 +258,25 @@ async def test_failures_of_servers_are_counted_one_by_one() -> None:
         bench.store.lost = {"b": timeout_error()}
         await bench.limiter.check("b", principal="ann")
         assert bench.limiter.open_nodes == []
+
+
+@pytest.mark.parametrize("error", [timeout_error(), BucketCorrupt("no bucket", kind="wrong_type")])
+async def test_checks_over_slots_of_one_server_count_a_shared_failure_once(
+    error: StoreError,
+) -> None:
+    """A late pipeline of several checks opens no breaker, and neither does a corrupt bucket."""
+    async with ClusterBench(A, B) as bench:
+        bench.store.servers.moved = {"a": "b"}
+
+        async def failing(charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
+            assert not dry_run
+            raise KeysFailed({charges[0].key: error})
+
+        bench.store.acquire = failing  # type: ignore[method-assign]
+        for _ in range(3):
+            await bench.limiter.check("a", "b", principal="ann")
+        assert bench.limiter.open_nodes == []
+        assert {each.error for each in bench.recorder.of(StoreFailed)} == {error}
 
 
 async def test_leases_of_both_sides_are_held_and_released() -> None:

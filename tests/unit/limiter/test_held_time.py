@@ -1,13 +1,17 @@
 """Waits of concurrency limits: estimated from how long requests hold their units."""
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
+from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import BucketStatus, Decision
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.limiter.held_time import MAX_POLICIES, HeldTimes
 from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.ports import AcquireResult
 from support.clock import ManualClock
 from support.limiter import Bench, concurrency_policy, rate_policy, timeout_error
 
@@ -96,6 +100,20 @@ async def test_estimate_follows_a_change() -> None:
         await held.enter_async_context(await bench.limiter.reserve("c", principal="ann"))
         denied = (await bench.limiter.reserve("c", principal="ann")).decision
         assert denied.retry_after == pytest.approx(9, rel=0.11)
+
+
+async def test_store_with_more_units_than_the_limit_has_no_waits() -> None:
+    """A reply that no script sends raises nothing in a request."""
+    async with Bench(concurrency_policy("c", 1)) as bench:
+        acquire = bench.store.acquire
+
+        async def generous(charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
+            result = await acquire(charges, dry_run=dry_run)
+            return replace(result, statuses=(replace(result.statuses[0], remaining=7),))
+
+        bench.store.acquire = generous  # type: ignore[method-assign]
+        async with await bench.limiter.reserve("c", principal="ann") as held:
+            assert status(held.decision).remaining == 7
 
 
 async def test_only_waits_of_leases_are_estimated() -> None:

@@ -121,6 +121,27 @@ async def test_lease_renewer_runs_no_task_without_leases() -> None:
             await asyncio.wait({task})
 
 
+def test_leases_are_renewed_in_a_later_event_loop() -> None:
+    """A renewal task whose event loop has ended is started again in the next one."""
+    bench = RenewerBench()
+
+    async def track_and_release() -> None:
+        held = await bench.track("a")
+        await held.release()
+
+    async def hold() -> None:
+        pauses = len(bench.pauses.requested.entries)
+        held = await bench.track("b")
+        await bench.pauses.wait_for_calls(pauses + 1)
+        bench.pauses.finish()
+        await bench.store.wait_until_done("renew")
+        await held.release()
+
+    asyncio.run(track_and_release())
+    asyncio.run(hold())
+    assert [each.key for each in bench.store.renewed] == ["b"]
+
+
 async def test_lease_of_a_dead_owner_expires() -> None:
     """A lease that is not renewed expires one lifetime after its last renewal."""
     async with renewer_bench() as bench:

@@ -164,6 +164,23 @@ async def test_prefetch_reclaims_every_second() -> None:
     assert [each.delta for each in counter.store.adjustments] == [-3]
 
 
+def test_prefetch_reclaims_in_a_later_event_loop() -> None:
+    """Prefetches of an event loop that has ended are refunded in the next one."""
+    counter = PrefetchBench()
+
+    async def spend_and_reclaim() -> None:
+        pauses = len(counter.pauses.requested.entries)
+        await counter.spend("bob")
+        await counter.pauses.wait_for_calls(pauses + 1)
+        counter.clock.advance(6)
+        counter.pauses.finish()
+        await counter.store.wait_until_done("adjust")
+
+    asyncio.run(counter.spend("ann", times=4))
+    asyncio.run(spend_and_reclaim())
+    assert [each.delta for each in counter.store.adjustments] == [-3]
+
+
 async def test_prefetch_state_is_bounded() -> None:
     """The oldest bucket's state is dropped, and its prefetch refunded."""
     counter = PrefetchBench(max_buckets=2)

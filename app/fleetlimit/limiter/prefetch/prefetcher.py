@@ -65,7 +65,6 @@ class Prefetcher:
         self._reclaim_task = PeriodicTask(
             self.reclaim, RECLAIM_INTERVAL_SECONDS, failure_event="prefetch.failed", sleep=sleep
         )
-        self._started = False
         bucket_events.subscribe(on_reset=self.drop, on_policies_replaced=self.retire_all)
 
     async def acquire(self, plan: Plan, terms: PrefetchTerms) -> AcquireResult:
@@ -87,9 +86,6 @@ class Prefetcher:
     def _open_bucket(
         self, bucket_id: _BucketId, plan: Plan, terms: PrefetchTerms
     ) -> PrefetchedBucket:
-        if not self._started:
-            self._started = True
-            self._reclaim_task.start()
         if len(self._buckets) >= self._max_buckets:
             self._retired += self._buckets.pop(next(iter(self._buckets))).retire()
         bucket = PrefetchedBucket(frozenset(each.key for each in plan.charges), terms)
@@ -97,6 +93,8 @@ class Prefetcher:
         return bucket
 
     async def _wait(self, bucket: PrefetchedBucket, waiter: Waiter) -> AcquireResult:
+        # No effect while it runs; its event loop may have been closed.
+        self._reclaim_task.start()
         bucket.waiters.append(waiter)
         if not bucket.refilling:
             bucket.refilling = True
@@ -191,8 +189,8 @@ class Prefetcher:
 
     async def aclose(self) -> None:
         """Serve the waiters, and refund all unused units."""
-        await self._reclaim_task.stop()
         await self._refill_tasks.wait()
+        await self._reclaim_task.stop()
         self.retire_all()
         await self.reclaim()
 

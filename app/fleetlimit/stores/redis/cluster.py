@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from opentelemetry import trace
 from redis.asyncio import RedisCluster
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.cluster import PRIMARY, get_node_name
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
@@ -33,6 +33,7 @@ from redis.exceptions import (
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.errors import StoreError
+from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.ports import ONE_NODE, AcquireResult, KeysFailed
 from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Timeouts
@@ -100,6 +101,7 @@ class ClusterBatchers:
         self._batchers: dict[str, CommandBatcher] = {}
         self._seeds = dict(client.nodes_manager.startup_nodes)
         self._relocation: asyncio.Task[None] | None = None
+        self._own_loop = OwnLoop()
 
     @property
     def nodes(self) -> set[str]:
@@ -115,6 +117,17 @@ class ClusterBatchers:
         nodes = self._client.nodes_manager.slots_cache.get(slot_of(key))
         return nodes[0] if nodes else None
 
+    def _drop_ended_connections(self) -> None:
+        """Drop pooled connections of an event loop that has ended: their use, too, would raise."""
+        if not self._own_loop.require():
+            return
+        manager = self._client.nodes_manager
+        for nodes in (self._seeds, manager.startup_nodes, manager.nodes_cache):
+            for node in nodes.values():
+                # redis-py has no public method that does not close them.
+                node._connections.clear()  # noqa: SLF001
+                node._free.clear()  # noqa: SLF001
+
     async def open(self, node: str) -> None:
         """Read the topology, or connect to a primary and load the scripts there.
 
@@ -125,6 +138,7 @@ class ClusterBatchers:
             RedisError: No node replies, or the primary does not accept the connection or a script.
             SlotNotCoveredError: For `ONE_NODE`, if some slots have no primary.
         """
+        self._drop_ended_connections()
         if node == ONE_NODE:
             await self._relocate()
             if len(self._client.nodes_manager.slots_cache) < SLOTS:
@@ -156,6 +170,7 @@ class ClusterBatchers:
         return relocation
 
     async def _read_topology(self) -> None:
+        self._drop_ended_connections()
         await self._choose_startup_nodes()
         await self._client.nodes_manager.initialize()
         for name in self._batchers.keys() - {node.name for node in self._client.get_nodes()}:
@@ -222,6 +237,7 @@ class ClusterBatchers:
         Raises:
             RedisError: The node does not reply, or replies with an error.
         """
+        self._drop_ended_connections()
         node = self._primary_of(key)
         if node is None:
             await self._relocate()
@@ -229,19 +245,24 @@ class ClusterBatchers:
         if node is None:
             raise SlotNotCoveredError(_NO_PRIMARY)
         try:
-            return await node.execute_command(*command)
+            return await self._send(node, command)
         except AskError as error:
             redirection = error
         target = await self._target_of(redirection, node)
         asking = not isinstance(redirection, MovedError)
         if not asking:
             self._client.nodes_manager.slots_cache[slot_of(key)] = [target]
+        return await self._send(target, command, asking=asking)
+
+    async def _send(
+        self, node: ClusterNode, command: Sequence[Any], *, asking: bool = False
+    ) -> Any:
         try:
-            return await _send(target, command, asking=asking)
+            return await _send(node, command, asking=asking)
         except NoScriptError:
-            # The target is new in the Cluster, or has lost its scripts.
-            await self._batcher_of(target).open(*self._scripts)
-            return await _send(target, command, asking=asking)
+            # The node is new in the Cluster, or has lost its scripts.
+            await self._batcher_of(node).open(*self._scripts)
+            return await _send(node, command, asking=asking)
 
     async def _target_of(self, redirection: AskError, node: ClusterNode) -> ClusterNode:
         """Return the node that a reply redirects to. An empty host is the one of the reply."""
@@ -263,6 +284,7 @@ class ClusterBatchers:
 
     async def aclose(self) -> None:
         """Close all batchers and the connections that read the topology."""
+        self._drop_ended_connections()
         await asyncio.gather(*(batcher.aclose() for batcher in self._batchers.values()))
         relocation = self._relocation
         if relocation is not None and relocation.get_loop() is asyncio.get_running_loop():
@@ -275,9 +297,15 @@ class ClusterBatchers:
 
 
 async def _send(node: ClusterNode, command: Sequence[Any], *, asking: bool) -> Any:
-    if asking:
-        await node.execute_command("ASKING")
-    return await node.execute_command(*command)
+    if not asking:
+        return await node.execute_command(*command)
+    # ASKING applies to the next command of its connection, so one connection sends both.
+    commands = [PipelineCommand(0, "ASKING"), PipelineCommand(1, *command)]
+    await node.execute_pipeline(commands)
+    for each in commands:
+        if isinstance(each.result, Exception):
+            raise each.result
+    return commands[-1].result
 
 
 class SlotStore(Protocol):

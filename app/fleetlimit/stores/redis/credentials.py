@@ -6,7 +6,8 @@ closes it.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,8 @@ from fleetlimit.stores.redis.errors import CredentialError
 
 MAX_FILE_BYTES: Final = 65_536
 """Bytes of a credentials file. The longest tokens of cloud providers have a few thousand."""
+MAX_THREADS: Final = 16
+"""Most threads that wait for the credentials of a store, whose connections open together."""
 _FORM = "write the password on one line, or the user and the password on two"
 
 
@@ -86,7 +89,20 @@ class Credentials:
         return {name: value for name, value in given.items() if value}
 
 
-class _CredentialsFile(CredentialProvider):
+class _BlockingReader(CredentialProvider):
+    """Provider that reads in threads of its own.
+
+    In those of the event loop, reads that do not return would leave none for the app and for DNS.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(MAX_THREADS, "fleetlimit-credentials")
+
+    async def _in_thread(self, read: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+
+
+class _CredentialsFile(_BlockingReader):
     """Credentials in a file.
 
     Args:
@@ -95,15 +111,17 @@ class _CredentialsFile(CredentialProvider):
     """
 
     def __init__(self, path: Path, username: str | None) -> None:
+        super().__init__()
         self._path = path
         self._username = username
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
         try:
             # In a thread, because the file may be on a network.
-            return await asyncio.to_thread(self.read)
+            credentials: tuple[str] | tuple[str, str] = await self._in_thread(self.read)
         except ConfigError as error:
             raise CredentialError(str(error)) from error
+        return credentials
 
     def read(self) -> tuple[str] | tuple[str, str]:
         """Return the password, or the user and the password.
@@ -144,7 +162,7 @@ class _CredentialsFile(CredentialProvider):
         return text
 
 
-class _CheckedProvider(CredentialProvider):
+class _CheckedProvider(_BlockingReader):
     """Provider from code, whose failures fail a connection and no more.
 
     Args:
@@ -152,6 +170,7 @@ class _CheckedProvider(CredentialProvider):
     """
 
     def __init__(self, provider: CredentialProvider) -> None:
+        super().__init__()
         self._provider = provider
         # The method of the base class calls the other one, which may block the event loop.
         self._is_async = (
@@ -163,7 +182,7 @@ class _CheckedProvider(CredentialProvider):
             credentials: Any = (
                 await self._provider.get_credentials_async()
                 if self._is_async
-                else await asyncio.to_thread(self._provider.get_credentials)
+                else await self._in_thread(self._provider.get_credentials)
             )
         except Exception as error:
             raise CredentialError(

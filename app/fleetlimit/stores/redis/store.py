@@ -204,7 +204,12 @@ class RedisStore:
             self.client.connection_pool.reset()  # type: ignore[no-untyped-call]  # untyped driver
 
     async def aclose(self) -> None:
-        """Close connections."""
+        """Close connections.
+
+        Raises:
+            ConfigError: Another event loop, which is running, uses this store.
+        """
+        self._require_own_loop()
         await self._batcher.aclose()
         await self.client.aclose()
 

@@ -1,9 +1,12 @@
 """Credentials that change while the store is in use: from a file, and from a provider in code."""
 
+import asyncio
 import contextlib
 import os
 import re
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,10 @@ from redis.credentials import CredentialProvider
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import ConfigError, StoreError, StoreRejected
 from fleetlimit.stores.embedded import EmbeddedValkey
-from fleetlimit.stores.redis.credentials import MAX_FILE_BYTES, Credentials
+from fleetlimit.stores.redis.credentials import MAX_FILE_BYTES, MAX_THREADS, Credentials
 from fleetlimit.stores.redis.store import RedisStore
 from support.cluster import cluster
-from support.eventually import eventually_async
+from support.eventually import PATIENCE_SECONDS, eventually_async
 from support.sentinel import PASSWORD, sentinel
 from support.stores import quota_of, raises_store_error, redis_store, spend
 
@@ -283,6 +286,35 @@ async def test_failed_provider_fails_the_connection(
     provider.given = ("first",)
     assert await decides(store)
     await store.aclose()
+
+
+class HangingProvider(CredentialProvider):
+    """Provider that does not return until the test ends."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def get_credentials(self) -> tuple[str]:
+        """Wait."""
+        self.ended.wait()
+        return ("late",)
+
+
+async def test_provider_that_hangs_leaves_the_threads_of_the_event_loop_to_the_app() -> None:
+    """Any number of connections that wait for credentials occupy no thread of the app."""
+    provider = HangingProvider()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    checked = Credentials(provider=provider).options("", "")["credential_provider"]
+    waiting = [
+        asyncio.ensure_future(checked.get_credentials_async()) for _ in range(2 * MAX_THREADS)
+    ]
+    try:
+        await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await asyncio.to_thread(int)
+    finally:
+        provider.ended.set()
+        await asyncio.wait(waiting)
 
 
 @pytest.mark.parametrize("given", ["token", Provider, object()])

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 # Hashes of the files for every platform, because an image may be built for several. Only Windows needs
 # colorama.
 lock() {
-  uv pip compile --quiet --universal --python-version 3.11.4 --generate-hashes --no-annotate \
+  uv pip compile --quiet --universal --python-version 3.11.0 --generate-hashes --no-annotate \
     --no-emit-index-url --no-emit-package colorama --constraints constraints.txt --custom-compile-command deploy/image/lock.sh "$@"
 }
 

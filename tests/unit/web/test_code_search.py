@@ -70,6 +70,7 @@ def make_by_exec() -> Any:
     ids=["lazy_object", "lazy_argument", "made_by_exec", "decorated_object", "decorated_partial"],
 )
 def test_unusual_code_is_no_error(root: Any) -> None:
+    """Code that has no source, and objects that fail when they are read, are skipped."""
     assert find_reference([root], is_wanted) is None
 
 
@@ -84,4 +85,5 @@ def test_unusual_code_is_no_error(root: Any) -> None:
     ids=["decorator", "decorator_behind_another", "decorated_object", "decorated_partial"],
 )
 def test_object_behind_decorators_is_found(root: Any) -> None:
+    """The search follows closures and partials, not only the function that a decorator wraps."""
     assert is_wanted(find_reference([root], is_wanted))

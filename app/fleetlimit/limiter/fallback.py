@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import replace
 from typing import Final
 
-from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import Mode, OnStoreError
 from fleetlimit.core.quota import SECOND_US
@@ -92,12 +91,10 @@ def unchecked_result(policy_plan: PolicyPlan, outcome: Outcome = Outcome.ALLOWED
 
 
 def _per_replica_plan(plan: Plan, policy_plans: list[PolicyPlan], replicas: int) -> Plan:
-    charges: list[Charge] = []
-    shares: list[PolicyPlan] = []
-    for each in policy_plans:
-        first = len(charges)
-        quotas = tuple(quota.per_replica(replicas) for quota in each.quotas)
-        pairs = zip(plan.charges_of(each), quotas, strict=True)
-        charges += [replace(charge, quota=quota) for charge, quota in pairs]
-        shares.append(replace(each, first=first, last=len(charges), quotas=quotas))
-    return Plan(tuple(shares), tuple(charges), plan.subject_hash, plan.has_leases)
+    part = plan.part(policy_plans)
+    charges = [replace(each, quota=each.quota.per_replica(replicas)) for each in part.charges]
+    shares = [
+        replace(each, quotas=tuple(quota.per_replica(replicas) for quota in each.quotas))
+        for each in part.policy_plans
+    ]
+    return replace(part, policy_plans=tuple(shares), charges=tuple(charges))

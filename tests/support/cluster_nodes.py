@@ -3,14 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from fleetlimit.core.charge import Charge
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import Policy
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.circuit_breaker import BreakerSettings
-from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import AcquireResult, KeysFailed
-from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock
-from support.limiter import Bench, FakeStore, Recorder
+from support.limiter import Bench, FakeStore
 
 
 class FakeTopology:
@@ -69,16 +66,8 @@ class ClusterBench(Bench):
 
     def __init__(self, *policies: Policy, failures: int = 3) -> None:
         super().__init__(*policies, failures=failures)
-        self.store = FakeCluster(self.clock)
         self.store.servers.nodes = {each.name for each in policies} | {"replicas"}
-        self.local = MemoryStore(self.clock.monotonic_us)
-        self.recorder = Recorder()
-        self.limiter = Limiter(
-            self.store,
-            local=self.local,
-            clock=self.clock,
-            observers=[self.recorder],
-            breaker=BreakerSettings(failures=failures),
-            replica="me",
-        )
-        self.limiter.active_policies.replace(PolicySet(policies))
+
+    def make_store(self) -> FakeCluster:
+        """Return the store of the limiter."""
+        return FakeCluster(self.clock)

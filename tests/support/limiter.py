@@ -243,7 +243,7 @@ class Bench:
 
     def __init__(self, *policies: Policy, failures: int = 3) -> None:
         self.clock = ManualClock()
-        self.store = FakeStore(self.clock)
+        self.store = self.make_store()
         self.local = MemoryStore(self.clock.monotonic_us)
         self.recorder = Recorder()
         self.limiter = Limiter(
@@ -256,6 +256,10 @@ class Bench:
         )
         self.limiter.active_policies.replace(PolicySet(policies))
         self._tasks_before = asyncio.all_tasks()
+
+    def make_store(self) -> FakeStore:
+        """Return the store of the limiter."""
+        return FakeStore(self.clock)
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,9 +11,7 @@ import pytest
 from fastapi import Depends, FastAPI, Request
 from starlette.testclient import TestClient
 
-import fleetlimit.bootstrap.fleetlimit as bootstrap
 from fleetlimit import ConfigError, Fleetlimit, Limiter, PolicySet, RateLimit, RateLimitMiddleware
-from fleetlimit.web.http_limiter import HTTPLimiter
 from support.web import LimiterBench
 
 STARTED = (
@@ -21,19 +19,6 @@ STARTED = (
 )
 NAMED = "no limiter, and its routes refer to .*: write `async with fleetlimit"
 NOT_STARTED = "the .* of this app was not started: run the app's lifespan"
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[LimiterBench]:
-    """Open a bench in place of the environment's limiter, and return those that were opened."""
-    benches: list[LimiterBench] = []
-
-    def open_bench() -> HTTPLimiter:
-        benches.append(LimiterBench())
-        return benches[-1].http_limiter
-
-    monkeypatch.setattr(bootstrap, "open_limiter_from_env", open_bench)
-    return benches
 
 
 def make() -> Fleetlimit:

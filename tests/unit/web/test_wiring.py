@@ -15,7 +15,6 @@ from starlette.routing import Host, Mount, Router
 from starlette.testclient import TestClient
 
 import fleetlimit
-import fleetlimit.bootstrap.fleetlimit as bootstrap
 from fleetlimit import Fleetlimit, PolicySet
 from fleetlimit import Fleetlimit as Limiter
 from fleetlimit.errors import ConfigError
@@ -56,19 +55,6 @@ def limited_app(lifespan: Any = None, *, rate: str = "1/minute") -> FastAPI:
 
 def statuses(client: TestClient, path: str, times: int = 2) -> list[int]:
     return [client.get(path).status_code for _ in range(times)]
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[LimiterBench]:
-    """Open a bench in place of the environment's limiter, and return those that were opened."""
-    benches: list[LimiterBench] = []
-
-    def open_bench() -> HTTPLimiter:
-        benches.append(LimiterBench())
-        return benches[-1].http_limiter
-
-    monkeypatch.setattr(bootstrap, "open_limiter_from_env", open_bench)
-    return benches
 
 
 def test_dependency_alone_opens_the_default_limiter_once(opened: list[LimiterBench]) -> None:

@@ -10,8 +10,10 @@ import structlog
 from fleetlimit.stores.embedded import EmbeddedValkey
 from support.cluster import cluster
 
-# A shared machine may pause for longer than any useful deadline.
-hypothesis.settings.register_profile("fleetlimit", deadline=None)
+# A shared machine may pause for longer than any useful deadline. The same examples in each run, so
+# that a failure and the measured coverage repeat; `--hypothesis-profile=search` draws others.
+hypothesis.settings.register_profile("search", deadline=None)
+hypothesis.settings.register_profile("fleetlimit", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fleetlimit")
 
 

@@ -143,6 +143,21 @@ async def test_refund_does_not_cross_windows(
     assert (await peek(store, spent.quota)).remaining == 1
 
 
+@pytest.mark.parametrize("algorithm", WINDOWS)
+async def test_refund_does_not_cross_windows_of_a_bucket_in_use(
+    store: Store, clock: ManualClock, algorithm: Algorithm
+) -> None:
+    """A bucket that was used in each window is as old as the charge, and still refunds nothing."""
+    spent = charge(quota_of(algorithm, 3), 1)
+    result = await store.acquire([spent])
+    for _ in range(2):
+        clock.advance_us(MINUTE_US)
+        await spend(store, spent.quota, 1)
+    before = await peek(store, spent.quota)
+    await store.adjust([adjustment(spent, -1, result.store_now_us)])
+    assert await peek(store, spent.quota) == before
+
+
 async def test_refund_to_the_previous_window_counts_in_a_sliding_window(
     store: Store, clock: ManualClock
 ) -> None:

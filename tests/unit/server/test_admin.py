@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+import httpx
 import pytest
+import redis.asyncio
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
@@ -25,6 +27,7 @@ from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.server.admin.token import FailedLogins
 from fleetlimit.server.wrap import WrappedApp
+from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.testing import ManualClock
 from support.clock import ManualClock as StoreClock
 from support.cluster_nodes import ClusterBench
@@ -263,6 +266,24 @@ def test_explain_routes_by_host(served: Served, host: str) -> None:
     app.host("api.example.com", hosted)
     served.admin.wrapped = WrappedApp(app, served.fleetlimit)
     assert served.explain(path="/orders", headers=[f"Host: {host}"])["route"] == "GET /orders"
+
+
+async def test_explain_of_a_replica_answers_after_the_store_lost_its_state(
+    valkey: EmbeddedValkey,
+) -> None:
+    """Until the next heartbeat the store has no record of the replica that answers."""
+    fleetlimit = Fleetlimit(store=valkey.url, policies=POLICIES)
+    async with fleetlimit, redis.asyncio.from_url(valkey.url) as client:
+        wrapped = WrappedApp(FastAPI(), fleetlimit)
+        admin = create_admin_app(AdminState(fleetlimit, wrapped, "s3cret-token"))
+        transport = httpx.ASGITransport(admin)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as port:
+            await fleetlimit.limiter.check("default", principal="alice")
+            await client.flushall()
+            body = {"path": "/", "principal": "alice"}
+            response = await port.post("/explain", json=body, headers=TOKEN)
+    assert response.status_code == 200, response.text
+    assert response.json()["policies"][0]["status"][0]["limits"][0]["remaining"] == 2
 
 
 @pytest.mark.parametrize("wrapper", [None, GZipMiddleware])

@@ -104,6 +104,8 @@ def install(app: Starlette, http_limiter: HTTPLimiter) -> None:
     setattr(app, _OWNER_KEY, True)
     for each in _apps_sharing_limiter(app):
         setattr(each, LIMITER_KEY, http_limiter)
+        if each is not app and not _search_lifespan(each.router).is_complete:
+            _warn_of_cut_off("a mounted app uses the limiter of the app around it")
 
 
 def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
@@ -183,12 +185,16 @@ def _require_none_in_routes(app: Starlette) -> None:
             f"{_name_of(routes.found)}: {_HOW_TO_USE}"
         )
     if not (routes.is_complete and _search_lifespan(app.router).is_complete):
-        _log.warning(
-            "limiter.search_cut_off the app has no limiter and gets a default one; its routes or "
-            "its lifespan hold too many objects to search all of them for a limiter; if they hold "
-            "one, %s",
-            _HOW_TO_USE,
-        )
+        _warn_of_cut_off("an app gets a default limiter")
+
+
+def _warn_of_cut_off(consequence: str) -> None:
+    _log.warning(
+        "limiter.search_cut_off %s; its routes or its lifespan hold too many objects to search all "
+        "of them for a limiter of its own; if they hold one, %s",
+        consequence,
+        _HOW_TO_USE,
+    )
 
 
 def set_serving_limiter(app: Starlette, serving: LimiterLifespan) -> None:

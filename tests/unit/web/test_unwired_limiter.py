@@ -219,6 +219,19 @@ def test_search_that_was_cut_off_is_a_warning(
     assert len(lines) == (part != "neither")
 
 
+@pytest.mark.parametrize("large", [True, False])
+def test_mounted_app_whose_search_was_cut_off_is_a_warning(
+    log: pytest.LogCaptureFixture, *, large: bool
+) -> None:
+    """A mounted app gets the limiter of the app around it after a search of its lifespan."""
+    outer = FastAPI(lifespan=make())
+    outer.mount("/rows", FastAPI(lifespan=Rows().lifespan if large else None))
+    with TestClient(outer):
+        pass
+    lines = [each for each in log.messages if each.startswith("limiter.search_cut_off ")]
+    assert len(lines) == large
+
+
 def test_limiter_that_was_started_without_its_app_is_an_error(opened: list[LimiterBench]) -> None:
     """`async with limiter` runs it, and `async with limiter(app)` also makes it the app's."""
     container = Container()

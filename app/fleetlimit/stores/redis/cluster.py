@@ -13,7 +13,6 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import compress
 from typing import Any, Final, Protocol, TypeVar
 
 from opentelemetry import trace
@@ -24,9 +23,10 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
+    InvalidResponse,
     MovedError,
     NoScriptError,
-    RedisError,
+    RedisClusterException,
     SlotNotCoveredError,
 )
 
@@ -35,7 +35,7 @@ from fleetlimit.core.decision import BucketStatus
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.ports import ONE_NODE, AcquireResult, KeysFailed
-from fleetlimit.stores.redis.batcher import CommandBatcher
+from fleetlimit.stores.redis.batcher import CommandBatcher, timeout_error
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder
 from fleetlimit.stores.redis.errors import to_store_error
@@ -43,6 +43,7 @@ from fleetlimit.stores.redis.scripts import Script
 
 Result = TypeVar("Result")
 
+MAX_PORT: Final = 65_535
 MAX_ASKED_NODES = 8
 """Known nodes that are asked for the topology beside the URL's nodes: in a large Cluster with a
 failed node, every replica asks."""
@@ -187,19 +188,36 @@ class ClusterBatchers:
         asked = self._seeds | {
             node.name: node for node in random.sample(known, min(len(known), MAX_ASKED_NODES))
         }
-        answers = await asyncio.gather(*map(self._answers, asked.values()))
-        answering = dict(compress(asked.items(), answers))
-        # If none replies, redis-py raises the error of the last one.
-        manager.startup_nodes = answering or asked
+        # redis-py asks the first one again. The order is random: otherwise a server whose second
+        # reply is malformed could fail every search.
+        names = random.sample([*asked], len(asked))
+        errors: list[Exception | None] = []
+        for _ in range(2):
+            errors = await asyncio.gather(*(self._ask(asked[name]) for name in names))
+            answering = {
+                name: asked[name]
+                for name, error in zip(names, errors, strict=True)
+                if error is None
+            }
+            if answering:
+                manager.startup_nodes = answering
+                return
+            # The first connections may be ones that the servers have closed since.
+        reason = errors[-1]
+        raise RedisClusterException(
+            f"no server of the Cluster replied with its slots: {reason}"
+        ) from reason
 
-    async def _answers(self, node: ClusterNode) -> bool:
-        """Return whether a node replies within the connect timeout."""
+    async def _ask(self, node: ClusterNode) -> Exception | None:
+        """Return the error of a node that does not state the slots within the connect timeout."""
         try:
             async with asyncio.timeout(self._timeouts.connect):
-                await node.execute_command("CLUSTER SLOTS")
-        except (RedisError, OSError):
-            return False
-        return True
+                _check_topology(await node.execute_command("CLUSTER SLOTS"))
+        except TimeoutError:
+            return timeout_error(self._timeouts.connect)
+        except Exception as error:  # noqa: BLE001 - redis-py raises anything for a malformed reply
+            return error
+        return None
 
     def call(
         self, script: Script, keys: list[str], args: list[Any], decode: Callable[[Any], Result]
@@ -294,6 +312,26 @@ class ClusterBatchers:
         # redis-py closes them only if one of its own commands has read the topology.
         for attribute in ("nodes_cache", "startup_nodes"):
             await self._client.nodes_manager.aclose(attribute)
+
+
+def _check_topology(reply: Any) -> None:
+    """Check that redis-py can read a reply to CLUSTER SLOTS, and that it has a slot.
+
+    redis-py would count up to any last slot, and an error of its parser would end the search.
+
+    Raises:
+        InvalidResponse: There is no slot, or a number or an address is out of range.
+        TypeError: A part of the reply has another type.
+        ValueError: A part of the reply is missing.
+    """
+    if not reply:
+        raise InvalidResponse("the server knows no slots")
+    for first, last, primary, *replicas in reply:
+        if not 0 <= first <= last < SLOTS:
+            raise InvalidResponse(f"no slots: {first!r:.20} to {last!r:.20}")
+        for host, port, *_ in (primary, *replicas):
+            if not isinstance(host, bytes) or not 0 <= port <= MAX_PORT:
+                raise InvalidResponse(f"no address: {host!r:.100} {port!r:.20}")
 
 
 async def _send(node: ClusterNode, command: Sequence[Any], *, asking: bool) -> Any:

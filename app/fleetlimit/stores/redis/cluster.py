@@ -49,7 +49,7 @@ MAX_ASKED_NODES = 8
 failed node, every replica asks."""
 
 SlotIndices = list[int]
-"""Indices of the charges whose buckets share a slot."""
+"""Indices of the charges, adjustments or keys whose buckets share a slot."""
 
 
 def slot_of(key: str) -> int:

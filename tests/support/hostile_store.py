@@ -48,6 +48,12 @@ class HostileStore:
     topology: bytes = b"+OK\r\n"
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
+    @property
+    def address(self) -> list[bytes | int]:
+        """The host and the port, as in a reply to CLUSTER SLOTS."""
+        host, _, port = self.url.partition("//")[2].partition("?")[0].partition(":")
+        return [host.encode(), int(port)]
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reply to the commands of one connection."""
         self._writers.append(writer)

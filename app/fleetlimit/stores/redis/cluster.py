@@ -73,6 +73,8 @@ class ClusterBatchers:
     Args:
         client: redis-py's client of the Cluster.
         timeouts: Timeouts of calls.
+        own_loop: Event loop of the store, which has checked it before it calls any other method
+            than `call`. The store calls `reset` when another one replaces it.
         scripts: Scripts to load on every primary.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
         tracer: See `CommandBatcher`.
@@ -82,6 +84,7 @@ class ClusterBatchers:
         self,
         client: RedisCluster,
         timeouts: Timeouts,
+        own_loop: OwnLoop,
         scripts: Sequence[Script],
         *,
         on_pipeline_sent: Callable[[int], None] | None,
@@ -89,11 +92,13 @@ class ClusterBatchers:
     ) -> None:
         self._client = client
         self._timeouts = timeouts
+        self._own_loop = own_loop
         self._scripts = scripts
         self._new = partial(
             CommandBatcher,
             client=self,
             timeouts=timeouts,
+            own_loop=own_loop,
             on_pipeline_sent=on_pipeline_sent,
             slot_of=slot_of,
             relocate=self._relocate,
@@ -102,7 +107,6 @@ class ClusterBatchers:
         self._batchers: dict[str, CommandBatcher] = {}
         self._seeds = dict(client.nodes_manager.startup_nodes)
         self._relocation: asyncio.Task[None] | None = None
-        self._own_loop = OwnLoop()
 
     @property
     def nodes(self) -> set[str]:
@@ -118,16 +122,20 @@ class ClusterBatchers:
         nodes = self._client.nodes_manager.slots_cache.get(slot_of(key))
         return nodes[0] if nodes else None
 
-    def _drop_ended_connections(self) -> None:
-        """Drop pooled connections of an event loop that has ended: their use, too, would raise."""
-        if not self._own_loop.require():
-            return
+    def reset(self, ended: asyncio.AbstractEventLoop) -> None:
+        """Drop what belongs to an event loop that has ended, also the pooled connections.
+
+        Args:
+            ended: The event loop.
+        """
         manager = self._client.nodes_manager
         for nodes in (self._seeds, manager.startup_nodes, manager.nodes_cache):
             for node in nodes.values():
                 # redis-py has no public method that does not close them.
                 node._connections.clear()  # noqa: SLF001
                 node._free.clear()  # noqa: SLF001
+        for batcher in self._batchers.values():
+            batcher.reset(ended)
 
     async def open(self, node: str) -> None:
         """Read the topology, or connect to a primary and load the scripts there.
@@ -139,7 +147,6 @@ class ClusterBatchers:
             RedisError: No node replies, or the primary does not accept the connection or a script.
             SlotNotCoveredError: For `ONE_NODE`, if some slots have no primary.
         """
-        self._drop_ended_connections()
         if node == ONE_NODE:
             await self._relocate()
             if len(self._client.nodes_manager.slots_cache) < SLOTS:
@@ -171,7 +178,6 @@ class ClusterBatchers:
         return relocation
 
     async def _read_topology(self) -> None:
-        self._drop_ended_connections()
         await self._choose_startup_nodes()
         await self._client.nodes_manager.initialize()
         for name in self._batchers.keys() - {node.name for node in self._client.get_nodes()}:
@@ -231,6 +237,7 @@ class ClusterBatchers:
     async def _find_and_call(
         self, script: Script, keys: list[str], args: list[Any], decode: Callable[[Any], Result]
     ) -> Result:
+        self._own_loop.require()
         try:
             async with asyncio.timeout(self._timeouts.connect):
                 await self._relocate()
@@ -255,7 +262,6 @@ class ClusterBatchers:
         Raises:
             RedisError: The node does not reply, or replies with an error.
         """
-        self._drop_ended_connections()
         node = self._primary_of(key)
         if node is None:
             await self._relocate()
@@ -302,7 +308,6 @@ class ClusterBatchers:
 
     async def aclose(self) -> None:
         """Close all batchers and the connections that read the topology."""
-        self._drop_ended_connections()
         await asyncio.gather(*(batcher.aclose() for batcher in self._batchers.values()))
         relocation = self._relocation
         if relocation is not None and relocation.get_loop() is asyncio.get_running_loop():

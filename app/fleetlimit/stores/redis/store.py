@@ -142,6 +142,7 @@ class RedisStore:
         self.location = redacted_url(url)
         self._keys = keys
         self._own_loop = OwnLoop()
+        self._own_loop.on_ended = self._reset
         self._timeouts = timeouts or Timeouts()
         self.client = create_client(url, self._timeouts, credentials)
         self._batcher: CommandBatcher | ClusterBatchers
@@ -153,6 +154,7 @@ class RedisStore:
             self._batcher = ClusterBatchers(
                 self.client,
                 self._timeouts,
+                self._own_loop,
                 _SCRIPTS,
                 on_pipeline_sent=on_pipeline_sent,
                 tracer=tracer,
@@ -166,6 +168,7 @@ class RedisStore:
                 ConnectionHolder(pool.make_connection),
                 self.client,
                 self._timeouts,
+                self._own_loop,
                 on_pipeline_sent=on_pipeline_sent,
                 relocate=self._close_pooled,
                 tracer=tracer,
@@ -188,7 +191,7 @@ class RedisStore:
             StoreError: The store is unavailable, or rejects the connection.
             ConfigError: Another event loop, which is running, uses this store.
         """
-        self._require_own_loop()
+        self._own_loop.require()
         try:
             async with asyncio.timeout(self._timeouts.opening):
                 if self._close_pooled is not None:
@@ -204,9 +207,10 @@ class RedisStore:
     async def _execute_on_server(self, _key: str, *command: Any) -> Any:
         return await self.client.execute_command(*command)
 
-    def _require_own_loop(self) -> None:
-        """Check that pooled connections belong to the running event loop, and drop older ones."""
-        if self._own_loop.require() and not isinstance(self.client, redis.asyncio.RedisCluster):
+    def _reset(self, ended: asyncio.AbstractEventLoop) -> None:
+        """Drop what belongs to an event loop that has ended, also the pooled connections."""
+        self._batcher.reset(ended)
+        if not isinstance(self.client, redis.asyncio.RedisCluster):
             self.client.connection_pool.reset()  # type: ignore[no-untyped-call]  # untyped driver
 
     async def aclose(self) -> None:
@@ -215,7 +219,7 @@ class RedisStore:
         Raises:
             ConfigError: Another event loop, which is running, uses this store.
         """
-        self._require_own_loop()
+        self._own_loop.require()
         await self._batcher.aclose()
         await self.client.aclose()
 
@@ -300,7 +304,7 @@ class RedisStore:
 
     async def key_secrets(self) -> frozenset[str]:
         """Return the fingerprints of the key secrets that replicas use."""
-        self._require_own_loop()
+        self._own_loop.require()
         try:
             async with asyncio.timeout(self._timeouts.opening):
                 key = self._keys.secrets_key
@@ -312,7 +316,7 @@ class RedisStore:
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:
         """Store a replica's report, and return all reports to the first replica by name."""
-        self._require_own_loop()
+        self._own_loop.require()
         keys = [self._keys.reports_key, self._keys.auditors_key]
         args = [self._now_us(), replica, report, bounds, ttl_us, int(last)]
         return await _exchange_reports(self._execute, self._timeouts, keys, args)

@@ -34,15 +34,10 @@ MALFORMED = {
 }
 
 
-def port_of(server: HostileStore) -> int:
-    """Return the port of a server."""
-    return int(server.url.rpartition(":")[2].partition("?")[0])
-
-
 @contextlib.asynccontextmanager
 async def cluster_store(*servers: HostileStore) -> AsyncIterator[RedisStore]:
     """Return an unopened store of a Cluster with these servers."""
-    hosts = ",".join(f"127.0.0.1:{port_of(each)}" for each in servers)
+    hosts = ",".join(each.url.partition("//")[2].partition("?")[0] for each in servers)
     timeouts = Timeouts(connect=5.0, operation=5.0)
     store = RedisStore(f"redis+cluster://{hosts}?protocol=3", KeyScheme(), timeouts=timeouts)
     try:
@@ -60,7 +55,7 @@ async def test_malformed_topology_of_some_servers_is_left_out(reply: bytes) -> N
         hostile_store() as bad,
         hostile_store() as worse,
     ):
-        good.topology = encode([[0, SLOTS - 1, [HOST, port_of(good), b"id"]]])
+        good.topology = encode([[0, SLOTS - 1, [*good.address, b"id"]]])
         bad.topology = worse.topology = reply
         async with cluster_store(bad, worse, good) as store:
             await store.open()
@@ -76,6 +71,6 @@ async def test_malformed_topology_of_every_server_is_an_error(reply: bytes) -> N
         async with cluster_store(server) as store:
             with pytest.raises(StoreError, match=r"no server of the Cluster|unexpected reply"):
                 await store.open()
-            server.topology = encode([[0, SLOTS - 1, [HOST, port_of(server), b"id"]]])
+            server.topology = encode([[0, SLOTS - 1, [*server.address, b"id"]]])
             await store.open()
             assert (await acquire(store, 3)).spent

@@ -19,6 +19,7 @@ from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.web.route_table import UNMATCHED
 from support.cluster import Cluster, cluster
 from support.eventually import PATIENCE_SECONDS
+from support.hostile_store import encode, hostile_store
 from support.stores import quota_of, redis_store
 
 POLICIES = PolicySet(
@@ -161,6 +162,49 @@ def test_pool_is_usable_in_the_next_event_loop(
     with kind() as server:
         # In a process of its own, because nothing closes the connections of the first event loop.
         subprocess.run([sys.executable, "-c", NEXT_LOOP, server.url], check=True)
+
+
+SERVER_THAT_LEFT = """
+import asyncio, sys
+from fleetlimit.core.charge import Charge
+from fleetlimit.core.keys import KeyScheme
+from fleetlimit.core.quota import rate_quota
+from fleetlimit.stores.redis.client import Timeouts
+from fleetlimit.stores.redis.store import RedisStore
+
+async def spend():
+    await store.open()
+    for number in range(8):
+        await store.acquire([Charge(f"fl2:{number}", rate_quota("5/minute"), 1, "", 0)])
+
+store = RedisStore(sys.argv[1], KeyScheme(), timeouts=Timeouts(connect=5, operation=5))
+asyncio.run(spend())
+print("spent", flush=True)
+sys.stdin.readline()
+asyncio.run(spend())
+"""
+
+
+async def test_server_that_left_the_cluster_since_the_last_event_loop_is_dropped() -> None:
+    """Its connection belongs to the event loop that has ended, and cannot be closed."""
+    async with asyncio.timeout(PATIENCE_SECONDS), hostile_store() as stays, hostile_store() as left:
+        both = [[0, 8_191, stays.address], [8_192, 16_383, left.address]]
+        stays.topology = left.topology = encode(both)
+        client = await asyncio.create_subprocess_exec(
+            *(
+                sys.executable,
+                "-c",
+                SERVER_THAT_LEFT,
+                stays.url.replace("redis:", "redis+cluster:"),
+            ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert client.stdout is not None
+        assert await client.stdout.readline() == b"spent\n"
+        stays.topology = left.topology = encode([[0, 16_383, stays.address]])
+        await client.communicate(b"\n")
+        assert client.returncode == 0
 
 
 async def test_call_from_another_thread_without_a_loop_runs_in_the_right_one(url: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from redis.exceptions import NoScriptError
 
+from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Client, Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder, OnReplies
@@ -146,9 +147,12 @@ def batcher_for(
 ) -> CommandBatcher:
     """Return a batcher for a server that knows the first script."""
     server.known_scripts.add(SCRIPT.sha)
-    return CommandBatcher(
-        cast("ConnectionHolder", server), cast("Client", server), timeouts, **options
+    own_loop = OwnLoop()
+    batcher = CommandBatcher(
+        cast("ConnectionHolder", server), cast("Client", server), timeouts, own_loop, **options
     )
+    own_loop.on_ended = batcher.reset
+    return batcher
 
 
 def unchanged(reply: Any) -> Any:

@@ -38,13 +38,21 @@ class HostileStore:
             connection in place of a reply.
         split_at: Number of bytes after which a reply is split into two writes.
         in_handshake: Whether the replies are for the handshake, too.
+        topology: Reply to CLUSTER SLOTS.
     """
 
     url: str = ""
     replies: list[bytes | None] = field(default_factory=list)
     split_at: int = 0
     in_handshake: bool = False
+    topology: bytes = b"+OK\r\n"
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    @property
+    def address(self) -> list[bytes | int]:
+        """The host and the port, as in a reply to CLUSTER SLOTS."""
+        host, _, port = self.url.partition("//")[2].partition("?")[0].partition(":")
+        return [host.encode(), int(port)]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reply to the commands of one connection."""
@@ -54,8 +62,7 @@ class HostileStore:
             while data := await reader.read(65_536):
                 commands.feed(data)
                 while command := commands.gets():
-                    counts = self.in_handshake or command[0] in {b"EVALSHA", b"SCRIPT"}
-                    reply = self.replies.pop(0) if counts and self.replies else _honest(command)
+                    reply = self._reply_to(command)
                     if reply is None:
                         writer.close()
                         return
@@ -63,6 +70,11 @@ class HostileStore:
                     await writer.drain()
                     writer.write(reply[self.split_at :])
                     await writer.drain()
+
+    def _reply_to(self, command: Sequence[bytes]) -> bytes | None:
+        if self.replies and (self.in_handshake or command[0] in {b"EVALSHA", b"SCRIPT"}):
+            return self.replies.pop(0)
+        return self.topology if command[0] == b"CLUSTER" else _honest(command)
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -1,13 +1,16 @@
 """Fallback: decides while the shared store is unavailable, by each policy's `on_store_error`."""
 
 import asyncio
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from fleetlimit.core.charge import Adjustment
 from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import Mode, OnStoreError
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.limiter.held_time import HeldTimes
+from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan, PolicyPlan
 from fleetlimit.limiter.ports import Sleep, Store
 from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
@@ -22,15 +25,22 @@ class Fallback:
     Args:
         local: Store of this process, for policies with `on_store_error: local`.
         held_times: How long requests hold the units of concurrency limits.
+        own_loop: Event loop of the limiter.
         sleep: Pause between renewals of local leases.
     """
 
     def __init__(
-        self, local: Store, held_times: HeldTimes, *, sleep: Sleep = asyncio.sleep
+        self,
+        local: Store,
+        held_times: HeldTimes,
+        own_loop: OwnLoop,
+        *,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._local = local
         self._held_times = held_times
-        self._lease_renewer = LeaseRenewer(local.renew, local.adjust, held_times, sleep=sleep)
+        self._own_loop = own_loop
+        self._lease_renewer = LeaseRenewer(local.renew, self._adjust, held_times, sleep=sleep)
 
     async def decide(self, plan: Plan, replicas: int) -> Reservation:
         """Return the decision, with the units that were spent locally.
@@ -49,7 +59,7 @@ class Fallback:
                 for each in enforced
             )
             rejection = Decision(Outcome.FAIL_CLOSED, Source.NONE, results, RETRY_US)
-            return Reservation(rejection, plan, None, self._local.adjust)
+            return Reservation(rejection, plan, None, self._adjust)
         failed_open = [
             each for each in enforced if each.policy.on_store_error is OnStoreError.ALLOW
         ]
@@ -57,7 +67,7 @@ class Fallback:
         local = [each for each in enforced if each not in failed_open]
         if not local:
             admission = Decision(Outcome.FAIL_OPEN, Source.NONE, unchecked)
-            return Reservation(admission, plan, None, self._local.adjust)
+            return Reservation(admission, plan, None, self._adjust)
         share = _per_replica_plan(plan, local, replicas)
         reply = await self._local.acquire(share.charges)
         statuses = reply.statuses
@@ -65,9 +75,18 @@ class Fallback:
             statuses = self._held_times.estimate(share, statuses)
         decision = share.decision(statuses, source=Source.LOCAL, spent=reply.spent)
         decision = replace(decision, results=(*decision.results, *unchecked))
-        reservation = Reservation(decision, share, reply, self._local.adjust)
+        reservation = Reservation(decision, share, reply, self._adjust)
         self._lease_renewer.track(reservation)
         return reservation
+
+    def _adjust(self, adjustments: Sequence[Adjustment]) -> Awaitable[Sequence[int]]:
+        """Correct local charges.
+
+        Raises:
+            ConfigError: The limiter belongs to another event loop.
+        """
+        self._own_loop.require()
+        return self._local.adjust(adjustments)
 
     async def aclose(self) -> None:
         """Stop renewing local leases."""

@@ -106,7 +106,8 @@ class Limiter:
             min_replicas=min_replicas,
         )
         self._held_times = HeldTimes(self._clock)
-        self._fallback = Fallback(local, self._held_times)
+        self._own_loop = OwnLoop()
+        self._fallback = Fallback(local, self._held_times, self._own_loop)
         sample = UsageSample(audit_callers, self._bucket_events, self._failure_log)
         self.audit = AuditService(
             store,
@@ -117,7 +118,6 @@ class Limiter:
             sample=sample,
             get_replica=lambda: self.membership.replica,
         )
-        self._own_loop = OwnLoop()
         self._gateway = StoreGateway(
             store,
             self._breakers,

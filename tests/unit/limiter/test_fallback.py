@@ -1,5 +1,6 @@
 """Fallback: allow, deny or local limits while the store is unavailable."""
 
+import asyncio
 from typing import Self
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from fleetlimit.core.decision import Outcome, Source
 from fleetlimit.core.policy import Mode, OnStoreError, Policy
 from fleetlimit.core.quota import Algorithm, rate_quota
+from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.events import CheckDecided
 from fleetlimit.limiter.ports import HeartbeatReply
 from support.limiter import (
@@ -224,6 +226,27 @@ async def test_fallback_concurrency_share_is_held_and_released() -> None:
         assert (await bench.limiter.reserve("c", principal="ann")).decision.allowed
         for each in held:
             await each.release()
+
+
+@pytest.mark.parametrize("verb", ["commit", "refund", "release"])
+async def test_local_correction_in_another_event_loop_is_an_error(verb: str) -> None:
+    """The local share of another event loop is not changed, and its own one can correct it."""
+    policies = (LOCAL, concurrency_policy("c", 2))
+    async with UnavailableStoreBench(*policies) as bench:
+        reservation = await bench.limiter.reserve("local", "c", principal="ann", cost=2)
+        arguments = [1] if verb == "commit" else []
+
+        async def correct() -> None:
+            await getattr(reservation, verb)(*arguments)
+
+        with pytest.raises(ConfigError, match="belongs to the event loop that started it"):
+            await asyncio.to_thread(lambda: asyncio.run(correct()))
+        await reservation.refund()
+        again = await bench.limiter.reserve("local", "c", principal="ann", cost=2)
+        assert again.decision.allowed
+        left = [remaining(each.limits[0]) for each in again.decision.results]
+        assert left == [6, 0]
+        await again.refund()
 
 
 async def test_reset_deletes_the_local_bucket_without_the_store() -> None:

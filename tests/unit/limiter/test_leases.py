@@ -365,7 +365,7 @@ async def test_local_leases_are_renewed() -> None:
     before = asyncio.all_tasks()
     clock, pauses = ManualClock(), ManualSleep()
     local = MemoryStore(clock.monotonic_us)
-    fallback = Fallback(local, HeldTimes(ManualClock()), sleep=pauses)
+    fallback = Fallback(local, HeldTimes(ManualClock()), OwnLoop(), sleep=pauses)
     costs = [PolicyCost(concurrency_policy("c", 2), 1)]
     plans = [make_plan(costs, Subject(), KeyScheme()) for _ in range(2)]
     held = await fallback.decide(plans[0], 2)

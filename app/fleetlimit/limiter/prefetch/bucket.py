@@ -36,7 +36,6 @@ class Prefetch:
 
     Attributes:
         left: Part of `cost` that is unused.
-        reset_keys: Keys of the buckets that were reset since; they are refunded nothing.
     """
 
     __slots__ = (
@@ -45,7 +44,6 @@ class Prefetch:
         "left",
         "mono_expires_at_us",
         "mono_sent_at_us",
-        "reset_keys",
         "result",
     )
 
@@ -63,10 +61,12 @@ class Prefetch:
         self.mono_expires_at_us = mono_expires_at_us
         self.cost = cost
         self.left = cost
-        self.reset_keys: frozenset[str] = frozenset()
 
     def refunds(self, mono_now_us: int) -> list[Adjustment]:
-        """Return the refunds of the unused units that the buckets cannot have refilled yet."""
+        """Return the refunds of the unused units that the buckets cannot have refilled yet.
+
+        The store refunds nothing to a bucket that was reset since.
+        """
         age_us = mono_now_us - self.mono_sent_at_us + MAX_REFUND_LATENCY_US
         # Zero `left`, so that units returned later by a cancelled waiter are not refunded again.
         left, self.left = self.left, 0
@@ -74,7 +74,7 @@ class Prefetch:
         for index, charge in enumerate(self.charges):
             window_left_us = self.result.statuses[index].reset_after_us
             units = refundable_units(charge.quota, left * charge.quota.cost, age_us, window_left_us)
-            if units and charge.key not in self.reset_keys:
+            if units:
                 refunds.append(charge.adjustment(-units, self.result.store_acquired_at_us(index)))
         return refunds
 
@@ -105,8 +105,6 @@ class PrefetchedBucket:
 
     Attributes:
         retired: Whether the prefetcher has dropped this state; unused units are refunded.
-        reset_keys: Keys that were reset while a store call was in flight. The call may have spent
-            before the reset, so its units of these buckets are not refunded.
     """
 
     __slots__ = (
@@ -119,7 +117,6 @@ class PrefetchedBucket:
         "keys",
         "prefetches",
         "refilling",
-        "reset_keys",
         "retired",
         "terms",
         "waiters",
@@ -132,7 +129,6 @@ class PrefetchedBucket:
         self.waiters: deque[Waiter] = deque()
         self.refilling = False
         self.retired = False
-        self.reset_keys: frozenset[str] = frozenset()
         self._last_statuses: tuple[BucketStatus, ...] = ()
         self._mono_last_status_at_us = 0
         self._mono_expires_at_us = 0
@@ -264,17 +260,10 @@ class PrefetchedBucket:
         while (waiter := self.oldest_waiter()) is not None:
             waiter.reply.set_exception(error)
 
-    def retire(self, reset_keys: frozenset[str] = frozenset()) -> list[Prefetch]:
-        """Remove all prefetches and return them; none of them is spent any more.
-
-        Args:
-            reset_keys: Keys of buckets that were reset.
-        """
+    def retire(self) -> list[Prefetch]:
+        """Remove all prefetches and return them; none of them is spent any more."""
         self.retired = True
-        self.reset_keys |= reset_keys
         retired, self.prefetches = self.prefetches, []
-        for prefetch in retired:
-            prefetch.reset_keys |= self.reset_keys
         return retired
 
     def pop_expired(self, mono_now_us: int) -> list[Prefetch]:

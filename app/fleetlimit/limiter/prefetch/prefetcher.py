@@ -135,7 +135,6 @@ class Prefetcher:
         size = bucket.prefetch_size(demand, mono_now_us)
         while True:
             mono_sent_at_us = self._clock.monotonic_us()
-            bucket.reset_keys = frozenset()
             charges = _scale_charges(plan, size)
             result = await self._acquire(charges)
             if result.spent:
@@ -158,16 +157,10 @@ class Prefetcher:
             bucket.fulfil(waiter, prefetch, mono_now_us)
 
     def drop(self, keys: Sequence[str]) -> None:
-        """Stop spending the prefetches of buckets that were deleted.
-
-        Only buckets of the same prefetches that were not deleted are refunded.
-        """
-        reset_keys = frozenset(keys)
-        for prefetch in self._retired:
-            prefetch.reset_keys |= reset_keys
+        """Stop spending the prefetches of buckets that were deleted."""
         for bucket_id, bucket in list(self._buckets.items()):
-            if not bucket.keys.isdisjoint(reset_keys):
-                self._retired += self._buckets.pop(bucket_id).retire(reset_keys)
+            if not bucket.keys.isdisjoint(keys):
+                self._retired += self._buckets.pop(bucket_id).retire()
 
     def retire_all(self) -> None:
         """Stop spending the prefetches; the next run of the periodic task refunds them."""

@@ -19,7 +19,7 @@ from opentelemetry import trace
 from redis.exceptions import AskError, InvalidResponse, NoScriptError, TryAgainError
 
 from fleetlimit.errors import StoreError, StoreUnavailable
-from fleetlimit.limiter.own_loop import require_ended
+from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
 from fleetlimit.stores.redis.errors import RECONNECT_KINDS, to_store_error
@@ -83,6 +83,7 @@ class CommandBatcher:
         connections: Holder of the connection to the server.
         client: Client for redirected calls.
         timeouts: Timeouts of calls.
+        own_loop: Event loop of the store. The store calls `reset` when another one replaces it.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
         slot_of: Maps a key to its Cluster slot; None without a Cluster.
         relocate: Looks up the primary again, after this server failed or became a replica, or
@@ -96,6 +97,7 @@ class CommandBatcher:
         connections: ConnectionHolder,
         client: CommandClient,
         timeouts: Timeouts,
+        own_loop: OwnLoop,
         *,
         on_pipeline_sent: Callable[[int], None] | None = None,
         slot_of: Callable[[str], int] | None = None,
@@ -105,6 +107,7 @@ class CommandBatcher:
         self._connections = connections
         self._client = client
         self._timeouts = timeouts
+        self._own_loop = own_loop
         self._on_pipeline_sent = on_pipeline_sent
         self._slot_of = slot_of
         self._relocate = relocate
@@ -123,7 +126,6 @@ class CommandBatcher:
         self._queue_error_tick = 0
         self._scheduled = False
         connections.on_lost = self._connect
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def call(
         self, script: Script, keys: list[str], args: list[Any], decode: Callable[[Any], Result]
@@ -140,11 +142,11 @@ class CommandBatcher:
                 `ValueError`, `AttributeError` or `OverflowError` for an invalid reply.
 
         Raises:
-            ConfigError: Another event loop, which is running, uses this batcher.
+            ConfigError: Another event loop, which is running, uses the store.
         """
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._bind_loop(loop)
+        if loop is not self._own_loop.loop:
+            self._own_loop.require()
         future: asyncio.Future[Result] = loop.create_future()
         if trace.get_current_span().is_recording():
             self._trace(script, future)
@@ -169,24 +171,19 @@ class CommandBatcher:
 
         future.add_done_callback(end)
 
-    def _bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Use another event loop in place of one that has ended, and fail the calls left there.
+    def reset(self, ended: asyncio.AbstractEventLoop) -> None:
+        """Fail the calls that are left in an event loop that has ended, and drop its connection.
 
-        Starlette's `TestClient` without a lifespan runs each request in its own event loop.
-
-        Raises:
-            ConfigError: The previous event loop is running, in another thread.
+        Args:
+            ended: The event loop. If it is closed, nothing waits for its calls.
         """
-        previous = self._loop
-        require_ended(previous)
-        if previous is not None and not previous.is_closed():
+        if not ended.is_closed():
             error = StoreUnavailable("the event loop of the call has ended", kind="connection")
             for call in [
                 *self._queue,
                 *(call for batch in self._in_flight for call in batch.batch),
             ]:
                 call.fail(error)
-        self._loop = loop
         self._scheduled = False
         self._relocating = self._connecting = None
         self._ticking = False
@@ -200,9 +197,7 @@ class CommandBatcher:
         Raises:
             RedisError: The server does not accept the connection, or a script.
         """
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._bind_loop(loop)
+        self._own_loop.require()
         outcome: list[Any] | Exception = []
         for _ in range(2):
             outcome = await self._load(await self._connections.open(), scripts)
@@ -233,9 +228,7 @@ class CommandBatcher:
 
     async def aclose(self) -> None:
         """Wait for calls in flight, which have timeouts, and close the connection."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._bind_loop(loop)
+        self._own_loop.require()
         while self._in_flight or self._queue or self._tasks or self._abandoned:
             calls = [*self._queue, *(call for batch in self._in_flight for call in batch.batch)]
             await asyncio.wait({call.future for call in calls} | self._tasks | self._abandoned)

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, u
 
 import redis.asyncio
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, parse_url, to_bool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
@@ -270,14 +270,23 @@ def _check_address(parts: SplitResult, url: str) -> None:
         )
 
 
-_SWITCHES: Final = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "false": False,
-    "no": False,
-    "off": False,
-}
+_SWITCHES: Final = frozenset(
+    {
+        *(name for name, parse in URL_QUERY_ARGUMENT_PARSERS.items() if parse is to_bool),
+        # redis-py's table lacks most of its switches.
+        *(
+            name
+            for client in (redis.asyncio.Redis, redis.asyncio.RedisCluster)
+            for name, parameter in signature(client).parameters.items()
+            if isinstance(parameter.default, bool)
+        ),
+        # Of the connections behind Sentinel.
+        "check_connection",
+    }
+)
+"""Options of redis-py that are true or false."""
+_TRUE: Final = frozenset({"true", "t", "yes", "y", "on", "1"})
+_FALSE: Final = frozenset({"false", "f", "no", "n", "off", "0"})
 _REJECTED_OPTIONS: Final = {
     "decode_responses": "replies of the store are read as bytes",
     "retry_on_timeout": "a check that is sent twice is spent twice",
@@ -291,19 +300,22 @@ def _take_switches(query: str) -> tuple[str, dict[str, bool]]:
     for true.
 
     Raises:
-        ConfigError: An option cannot be set.
+        ConfigError: An option cannot be set, or is neither true nor false.
     """
     kept, switches = [], {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name in _REJECTED_OPTIONS and value.lower() not in {"false", "no", "off", "0"}:
+        if name not in _SWITCHES:
+            kept.append((name, value))
+            continue
+        word = value.lower()
+        if word not in _TRUE | _FALSE:
+            raise ConfigError(f"the store URL has the option {name}={value}: write true or false")
+        if name in _REJECTED_OPTIONS and word in _TRUE:
             raise ConfigError(
                 f"the store URL cannot have the option {name}, because {_REJECTED_OPTIONS[name]}: "
                 "leave it out"
             )
-        if value.lower() in _SWITCHES:
-            switches[name] = _SWITCHES[value.lower()]
-        else:
-            kept.append((name, value))
+        switches[name] = word in _TRUE
     return urlencode(kept), switches
 
 

@@ -13,7 +13,6 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import compress
 from typing import Any, Final, Protocol, TypeVar
 
 from opentelemetry import trace
@@ -24,9 +23,10 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
+    InvalidResponse,
     MovedError,
     NoScriptError,
-    RedisError,
+    RedisClusterException,
     SlotNotCoveredError,
 )
 
@@ -35,7 +35,7 @@ from fleetlimit.core.decision import BucketStatus
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.ports import ONE_NODE, AcquireResult, KeysFailed
-from fleetlimit.stores.redis.batcher import CommandBatcher
+from fleetlimit.stores.redis.batcher import CommandBatcher, timeout_error
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.connection import ConnectionHolder
 from fleetlimit.stores.redis.errors import to_store_error
@@ -43,12 +43,13 @@ from fleetlimit.stores.redis.scripts import Script
 
 Result = TypeVar("Result")
 
+MAX_PORT: Final = 65_535
 MAX_ASKED_NODES = 8
 """Known nodes that are asked for the topology beside the URL's nodes: in a large Cluster with a
 failed node, every replica asks."""
 
 SlotIndices = list[int]
-"""Indices of the charges whose buckets share a slot."""
+"""Indices of the charges, adjustments or keys whose buckets share a slot."""
 
 
 def slot_of(key: str) -> int:
@@ -72,6 +73,8 @@ class ClusterBatchers:
     Args:
         client: redis-py's client of the Cluster.
         timeouts: Timeouts of calls.
+        own_loop: Event loop of the store, which has checked it before it calls any other method
+            than `call`. The store calls `reset` when another one replaces it.
         scripts: Scripts to load on every primary.
         on_pipeline_sent: Callback with the number of calls of each pipeline.
         tracer: See `CommandBatcher`.
@@ -81,6 +84,7 @@ class ClusterBatchers:
         self,
         client: RedisCluster,
         timeouts: Timeouts,
+        own_loop: OwnLoop,
         scripts: Sequence[Script],
         *,
         on_pipeline_sent: Callable[[int], None] | None,
@@ -88,11 +92,13 @@ class ClusterBatchers:
     ) -> None:
         self._client = client
         self._timeouts = timeouts
+        self._own_loop = own_loop
         self._scripts = scripts
         self._new = partial(
             CommandBatcher,
             client=self,
             timeouts=timeouts,
+            own_loop=own_loop,
             on_pipeline_sent=on_pipeline_sent,
             slot_of=slot_of,
             relocate=self._relocate,
@@ -101,7 +107,6 @@ class ClusterBatchers:
         self._batchers: dict[str, CommandBatcher] = {}
         self._seeds = dict(client.nodes_manager.startup_nodes)
         self._relocation: asyncio.Task[None] | None = None
-        self._own_loop = OwnLoop()
 
     @property
     def nodes(self) -> set[str]:
@@ -117,16 +122,20 @@ class ClusterBatchers:
         nodes = self._client.nodes_manager.slots_cache.get(slot_of(key))
         return nodes[0] if nodes else None
 
-    def _drop_ended_connections(self) -> None:
-        """Drop pooled connections of an event loop that has ended: their use, too, would raise."""
-        if not self._own_loop.require():
-            return
+    def reset(self, ended: asyncio.AbstractEventLoop) -> None:
+        """Drop what belongs to an event loop that has ended, also the pooled connections.
+
+        Args:
+            ended: The event loop.
+        """
         manager = self._client.nodes_manager
         for nodes in (self._seeds, manager.startup_nodes, manager.nodes_cache):
             for node in nodes.values():
                 # redis-py has no public method that does not close them.
                 node._connections.clear()  # noqa: SLF001
                 node._free.clear()  # noqa: SLF001
+        for batcher in self._batchers.values():
+            batcher.reset(ended)
 
     async def open(self, node: str) -> None:
         """Read the topology, or connect to a primary and load the scripts there.
@@ -138,7 +147,6 @@ class ClusterBatchers:
             RedisError: No node replies, or the primary does not accept the connection or a script.
             SlotNotCoveredError: For `ONE_NODE`, if some slots have no primary.
         """
-        self._drop_ended_connections()
         if node == ONE_NODE:
             await self._relocate()
             if len(self._client.nodes_manager.slots_cache) < SLOTS:
@@ -170,7 +178,6 @@ class ClusterBatchers:
         return relocation
 
     async def _read_topology(self) -> None:
-        self._drop_ended_connections()
         await self._choose_startup_nodes()
         await self._client.nodes_manager.initialize()
         for name in self._batchers.keys() - {node.name for node in self._client.get_nodes()}:
@@ -187,19 +194,36 @@ class ClusterBatchers:
         asked = self._seeds | {
             node.name: node for node in random.sample(known, min(len(known), MAX_ASKED_NODES))
         }
-        answers = await asyncio.gather(*map(self._answers, asked.values()))
-        answering = dict(compress(asked.items(), answers))
-        # If none replies, redis-py raises the error of the last one.
-        manager.startup_nodes = answering or asked
+        # redis-py asks the first one again. The order is random: otherwise a server whose second
+        # reply is malformed could fail every search.
+        names = random.sample([*asked], len(asked))
+        errors: list[Exception | None] = []
+        for _ in range(2):
+            errors = await asyncio.gather(*(self._ask(asked[name]) for name in names))
+            answering = {
+                name: asked[name]
+                for name, error in zip(names, errors, strict=True)
+                if error is None
+            }
+            if answering:
+                manager.startup_nodes = answering
+                return
+            # The first connections may be ones that the servers have closed since.
+        reason = errors[-1]
+        raise RedisClusterException(
+            f"no server of the Cluster replied with its slots: {reason}"
+        ) from reason
 
-    async def _answers(self, node: ClusterNode) -> bool:
-        """Return whether a node replies within the connect timeout."""
+    async def _ask(self, node: ClusterNode) -> Exception | None:
+        """Return the error of a node that does not state the slots within the connect timeout."""
         try:
             async with asyncio.timeout(self._timeouts.connect):
-                await node.execute_command("CLUSTER SLOTS")
-        except (RedisError, OSError):
-            return False
-        return True
+                _check_topology(await node.execute_command("CLUSTER SLOTS"))
+        except TimeoutError:
+            return timeout_error(self._timeouts.connect)
+        except Exception as error:  # noqa: BLE001 - redis-py raises anything for a malformed reply
+            return error
+        return None
 
     def call(
         self, script: Script, keys: list[str], args: list[Any], decode: Callable[[Any], Result]
@@ -213,6 +237,7 @@ class ClusterBatchers:
     async def _find_and_call(
         self, script: Script, keys: list[str], args: list[Any], decode: Callable[[Any], Result]
     ) -> Result:
+        self._own_loop.require()
         try:
             async with asyncio.timeout(self._timeouts.connect):
                 await self._relocate()
@@ -237,7 +262,6 @@ class ClusterBatchers:
         Raises:
             RedisError: The node does not reply, or replies with an error.
         """
-        self._drop_ended_connections()
         node = self._primary_of(key)
         if node is None:
             await self._relocate()
@@ -284,7 +308,6 @@ class ClusterBatchers:
 
     async def aclose(self) -> None:
         """Close all batchers and the connections that read the topology."""
-        self._drop_ended_connections()
         await asyncio.gather(*(batcher.aclose() for batcher in self._batchers.values()))
         relocation = self._relocation
         if relocation is not None and relocation.get_loop() is asyncio.get_running_loop():
@@ -294,6 +317,26 @@ class ClusterBatchers:
         # redis-py closes them only if one of its own commands has read the topology.
         for attribute in ("nodes_cache", "startup_nodes"):
             await self._client.nodes_manager.aclose(attribute)
+
+
+def _check_topology(reply: Any) -> None:
+    """Check that redis-py can read a reply to CLUSTER SLOTS, and that it has a slot.
+
+    redis-py would count up to any last slot, and an error of its parser would end the search.
+
+    Raises:
+        InvalidResponse: There is no slot, or a number or an address is out of range.
+        TypeError: A part of the reply has another type.
+        ValueError: A part of the reply is missing.
+    """
+    if not reply:
+        raise InvalidResponse("the server knows no slots")
+    for first, last, primary, *replicas in reply:
+        if not 0 <= first <= last < SLOTS:
+            raise InvalidResponse(f"no slots: {first!r:.20} to {last!r:.20}")
+        for host, port, *_ in (primary, *replicas):
+            if not isinstance(host, bytes) or not 0 <= port <= MAX_PORT:
+                raise InvalidResponse(f"no address: {host!r:.100} {port!r:.20}")
 
 
 async def _send(node: ClusterNode, command: Sequence[Any], *, asking: bool) -> Any:

@@ -107,13 +107,19 @@ class RedisConnection(asyncio.Protocol):
 
         Args:
             commands: The commands, each with its arguments.
-            on_replies: Callback, called once; at once if the connection is closed.
+            on_replies: Callback, called once; at once if the connection is closed, or if an
+                argument cannot be sent (`TypeError`, or `ValueError` for text that is no UTF-8).
         """
         if self.closed:
             on_replies(Disconnected("the connection was closed"))
             return
+        try:
+            packed = b"".join(map(hiredis.pack_command, commands))
+        except (TypeError, ValueError) as error:
+            on_replies(error)
+            return
         self._pending.append(_PendingPipeline(len(commands), on_replies))
-        self._writer.transport.write(b"".join(map(hiredis.pack_command, commands)))
+        self._writer.transport.write(packed)
 
     def close(self, error: Exception | None = None) -> None:
         """Close the connection, and fail pipelines without replies with `error`."""

@@ -2,9 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache, partial, reduce
-from operator import or_
+from operator import attrgetter, or_
 from typing import Any
 
 import redis.asyncio
@@ -26,12 +26,18 @@ from fleetlimit.limiter.ports import (
 from fleetlimit.stores.bucket_clock import BucketClock
 from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Timeouts, create_client, redacted_url
-from fleetlimit.stores.redis.cluster import ClusterBatchers, acquire_across_slots, slot_of
+from fleetlimit.stores.redis.cluster import (
+    ClusterBatchers,
+    SlotIndices,
+    acquire_across_slots,
+    slot_of,
+)
 from fleetlimit.stores.redis.connection import ConnectionHolder
 from fleetlimit.stores.redis.credentials import Credentials
 from fleetlimit.stores.redis.errors import to_store_error
 from fleetlimit.stores.redis.scripts import FIELDS_PER_CHARGE, load_script
 
+_KEY = attrgetter("key")
 _MAX_CACHED_CHARGES = 4_096
 
 
@@ -136,6 +142,7 @@ class RedisStore:
         self.location = redacted_url(url)
         self._keys = keys
         self._own_loop = OwnLoop()
+        self._own_loop.on_ended = self._reset
         self._timeouts = timeouts or Timeouts()
         self.client = create_client(url, self._timeouts, credentials)
         self._batcher: CommandBatcher | ClusterBatchers
@@ -147,6 +154,7 @@ class RedisStore:
             self._batcher = ClusterBatchers(
                 self.client,
                 self._timeouts,
+                self._own_loop,
                 _SCRIPTS,
                 on_pipeline_sent=on_pipeline_sent,
                 tracer=tracer,
@@ -160,6 +168,7 @@ class RedisStore:
                 ConnectionHolder(pool.make_connection),
                 self.client,
                 self._timeouts,
+                self._own_loop,
                 on_pipeline_sent=on_pipeline_sent,
                 relocate=self._close_pooled,
                 tracer=tracer,
@@ -182,7 +191,7 @@ class RedisStore:
             StoreError: The store is unavailable, or rejects the connection.
             ConfigError: Another event loop, which is running, uses this store.
         """
-        self._require_own_loop()
+        self._own_loop.require()
         try:
             async with asyncio.timeout(self._timeouts.opening):
                 if self._close_pooled is not None:
@@ -198,9 +207,10 @@ class RedisStore:
     async def _execute_on_server(self, _key: str, *command: Any) -> Any:
         return await self.client.execute_command(*command)
 
-    def _require_own_loop(self) -> None:
-        """Check that pooled connections belong to the running event loop, and drop older ones."""
-        if self._own_loop.require() and not isinstance(self.client, redis.asyncio.RedisCluster):
+    def _reset(self, ended: asyncio.AbstractEventLoop) -> None:
+        """Drop what belongs to an event loop that has ended, also the pooled connections."""
+        self._batcher.reset(ended)
+        if not isinstance(self.client, redis.asyncio.RedisCluster):
             self.client.connection_pool.reset()  # type: ignore[no-untyped-call]  # untyped driver
 
     async def aclose(self) -> None:
@@ -209,16 +219,23 @@ class RedisStore:
         Raises:
             ConfigError: Another event loop, which is running, uses this store.
         """
-        self._require_own_loop()
+        self._own_loop.require()
         await self._batcher.aclose()
         await self.client.aclose()
+
+    def _by_slot(self, keys: Iterable[str]) -> list[SlotIndices]:
+        """Return the indices of keys, by Cluster slot; without a Cluster all share one."""
+        slots: dict[int, SlotIndices] = {}
+        for index, key in enumerate(keys):
+            slots.setdefault(self._slot_of(key) if self._slot_of else 0, []).append(index)
+        return [*slots.values()]
 
     def acquire(
         self, charges: Sequence[Charge], *, dry_run: bool = False
     ) -> Awaitable[AcquireResult]:
         """Acquire all charges together: in one script call, or in a Cluster one for each slot."""
         if self._slot_of is not None:
-            slots = _by_slot(charges)
+            slots = self._by_slot(map(_KEY, charges))
             if len(slots) > 1:
                 return acquire_across_slots(self, charges, slots, dry_run=dry_run)
         return self.acquire_in_slot(charges, dry_run=dry_run)
@@ -234,14 +251,16 @@ class RedisStore:
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Adjust charges that were spent, and return the store's time of each adjustment."""
-        by_slot: dict[int, list[Adjustment]] = {}
-        slot_of = self._slot_of or (lambda _: 0)
-        slots = [slot_of(each.key) for each in adjustments]
-        for slot, each in zip(slots, adjustments, strict=True):
-            by_slot.setdefault(slot, []).append(each)
-        store_times_us = await asyncio.gather(*map(self._adjust_in_slot, by_slot.values()))
-        store_time_us_of = dict(zip(by_slot, store_times_us, strict=True))
-        return [store_time_us_of[slot] for slot in slots]
+        slots = self._by_slot(map(_KEY, adjustments))
+        store_times_us = await asyncio.gather(
+            *(self._adjust_in_slot([adjustments[index] for index in slot]) for slot in slots)
+        )
+        store_time_us_of = {
+            index: time_us
+            for slot, time_us in zip(slots, store_times_us, strict=True)
+            for index in slot
+        }
+        return [store_time_us_of[index] for index in range(len(adjustments))]
 
     async def renew(self, leases: Sequence[Charge]) -> None:
         """Renew leases, and hold expired ones again."""
@@ -265,13 +284,12 @@ class RedisStore:
             StoreError: The store is unavailable.
             ConfigError: Another event loop, which is running, uses this store.
         """
-        by_slot: dict[int, list[str]] = {}
-        for key in keys:
-            by_slot.setdefault(self._slot_of(key) if self._slot_of else 0, []).append(key)
         counts = await asyncio.gather(
             *(
-                self._batcher.call(_DELETE, each, [self._now_us()], _decode_count)
-                for each in by_slot.values()
+                self._batcher.call(
+                    _DELETE, [keys[index] for index in slot], [self._now_us()], _decode_count
+                )
+                for slot in self._by_slot(keys)
             )
         )
         if self._test_clock is not None:
@@ -286,7 +304,7 @@ class RedisStore:
 
     async def key_secrets(self) -> frozenset[str]:
         """Return the fingerprints of the key secrets that replicas use."""
-        self._require_own_loop()
+        self._own_loop.require()
         try:
             async with asyncio.timeout(self._timeouts.opening):
                 key = self._keys.secrets_key
@@ -298,18 +316,10 @@ class RedisStore:
         self, replica: str, report: str, bounds: str, ttl_us: int, *, last: bool = False
     ) -> AuditReply:
         """Store a replica's report, and return all reports to the first replica by name."""
-        self._require_own_loop()
+        self._own_loop.require()
         keys = [self._keys.reports_key, self._keys.auditors_key]
         args = [self._now_us(), replica, report, bounds, ttl_us, int(last)]
         return await _exchange_reports(self._execute, self._timeouts, keys, args)
-
-
-def _by_slot(charges: Sequence[Charge]) -> list[list[int]]:
-    """Return the indices of the charges, by Cluster slot."""
-    slots: dict[int, list[int]] = {}
-    for index, charge in enumerate(charges):
-        slots.setdefault(slot_of(charge.key), []).append(index)
-    return list(slots.values())
 
 
 # `|` raises TypeError unless all values are integers, and the result is negative if one of them is.

@@ -162,6 +162,10 @@ def test_sentinels_have_tls_options_and_their_own_credentials() -> None:
         ("redis://store?decode_responses=true", "cannot have the option decode_responses"),
         ("redis+cluster://store?decode_responses=1", "cannot have the option decode_responses"),
         ("redis://store?retry_on_timeout=true", "cannot have the option retry_on_timeout"),
+        ("redis://store?socket_keepalive=nope", "socket_keepalive=nope: write true or false"),
+        ("redis+cluster://store?require_full_coverage=2", "require_full_coverage=2: write true or"),
+        ("redis://store?health_check_interval=on", "cannot be used: .*health_check_interval"),
+        ("rediss://store?ssl_cert_reqs=no", "cannot be used: .*no"),
         ("redis+cluster://store?no_such_option=1", "cannot be used.*no_such_option"),
         ("redis+sentinel://host", "write redis[+]sentinel://host:26379"),
         ("redis+sentinel:///service", "write redis[+]sentinel://host:26379"),
@@ -179,7 +183,11 @@ def test_invalid_url_fails_at_construction(url: str, message: str) -> None:
 
 @pytest.mark.parametrize("kind", ["rediss://host", "rediss+cluster://host"])
 @pytest.mark.parametrize(
-    ("text", "value"), [("false", False), ("False", False), ("no", False), ("true", True)]
+    ("text", "value"),
+    [
+        *(("false", False), ("False", False), ("no", False), ("off", False), ("0", False)),
+        *(("true", True), ("on", True), ("1", True)),
+    ],
 )
 @pytest.mark.parametrize("option", ["socket_keepalive", "ssl_check_hostname"])
 def test_options_can_be_switched_off(
@@ -193,7 +201,28 @@ def test_options_can_be_switched_off(
     assert options(url)[option] is value
 
 
-@pytest.mark.parametrize(("text", "value"), [("false", False), ("on", True)])
+@pytest.mark.parametrize("text", ["true", "on", "no", "1"])
+@pytest.mark.parametrize(
+    "kind", ["redis://host", "redis+cluster://host", "redis+sentinel://host/service"]
+)
+def test_text_options_stay_text(kind: str, text: str) -> None:
+    """A word such as `true` is the value of an option that is no switch."""
+    assert options(f"{kind}?client_name={text}")["client_name"] == text
+    assert options(f"{kind}?username={text}")["username"] == text
+
+
+@pytest.mark.parametrize("text", ["true", "on", "no", "1"])
+def test_password_of_sentinels_stays_text(text: str) -> None:
+    """Such a word is the password of the sentinels."""
+    client = create_client(f"redis+sentinel://one/main?sentinel_password={text}", TIMEOUTS)
+    assert isinstance(client, redis.asyncio.Redis)
+    pool = client.connection_pool
+    assert isinstance(pool, SentinelConnectionPool)
+    (sentinel,) = pool.sentinel_manager.sentinels
+    assert sentinel.connection_pool.connection_kwargs["password"] == text
+
+
+@pytest.mark.parametrize(("text", "value"), [("false", False), ("0", False), ("on", True)])
 def test_options_of_a_cluster_can_be_switched_off(
     text: str,
     value: bool,  # noqa: FBT001 - a case

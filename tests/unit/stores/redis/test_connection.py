@@ -99,6 +99,21 @@ async def test_malformed_error_in_a_nested_reply_is_a_value() -> None:
     assert isinstance(reply[1][0], InvalidResponse)
 
 
+@pytest.mark.parametrize("argument", ["\ud800", object()], ids=["surrogate", "object"])
+async def test_pipeline_that_cannot_be_sent_fails_at_once(argument: object) -> None:
+    """It fails, and the next reply is the one of the next pipeline."""
+    driver_connection = Connection()
+    connection = RedisConnection(driver_connection)
+    failed: list[Any] = []
+    outcomes: list[Any] = []
+    connection.send([("GET", "a"), ("GET", argument)], failed.append)
+    assert [type(each) for each in failed] in ([UnicodeEncodeError], [TypeError])
+    assert driver_connection.transport.written == []
+    connection.send([("GET", "b")], outcomes.append)
+    connection.data_received(b":1\r\n")
+    assert (outcomes, connection.closed) == ([[1]], False)
+
+
 async def test_closed_connection_fails_a_pipeline_at_once() -> None:
     """A pipeline that is sent on a closed connection fails, because no timeout would end it."""
     connection = RedisConnection(Connection())

@@ -18,6 +18,8 @@ from fleetlimit.errors import (
     StoreUnavailable,
 )
 from fleetlimit.stores.embedded import EmbeddedValkey
+from fleetlimit.stores.redis.client import Timeouts
+from support.eventually import PATIENCE_SECONDS
 from support.forwarder import address_of
 from support.frozen import frozen
 from support.stores import (
@@ -174,6 +176,17 @@ async def test_delete_is_one_round_trip(server: EmbeddedValkey, admin: redis.asy
         reads = after["total_reads_processed"] - before["total_reads_processed"]
         # INFO, the pipeline, and the commands of a new connection.
         assert reads < 10
+
+
+@pytest.mark.usefixtures("admin")
+async def test_key_that_cannot_be_sent_is_an_error(server: EmbeddedValkey) -> None:
+    """A key that is no UTF-8 fails at once, and not by the timeout; the next call works."""
+    timeouts = Timeouts(connect=PATIENCE_SECONDS, operation=PATIENCE_SECONDS)
+    async with open_store(server, timeouts=timeouts) as store:
+        async with asyncio.timeout(PATIENCE_SECONDS / 2):
+            with pytest.raises(StoreRejected, match="surrogates not allowed"):
+                await store.acquire([charge(QUOTA, key="\ud800")])
+            assert (await spend(store, QUOTA)).remaining == 999
 
 
 async def test_connection_closed_while_idle_fails_no_call(

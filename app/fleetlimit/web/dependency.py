@@ -35,6 +35,7 @@ from fleetlimit.core.quota import (
     RateAlgorithm,
     check_cost,
     concurrency_quota,
+    duration_us,
     parse_enum,
     rate_quota,
 )
@@ -437,8 +438,7 @@ def _default_name(
 
 
 def _whole_milliseconds_us(duration: float | timedelta) -> int:
-    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    return round(seconds * SECOND_US) // MILLISECOND_US * MILLISECOND_US
+    return duration_us(duration) // MILLISECOND_US * MILLISECOND_US
 
 
 def _call_repr(kind: type, *arguments: object, **options: object) -> str:

@@ -11,6 +11,7 @@ A process has one global tracer provider, so the combinations run in a process o
 
 import asyncio
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -82,6 +83,13 @@ def with_middleware() -> FastAPI:
     return app
 
 
+def with_middleware_function() -> FastAPI:
+    """Return an app with a function that adds OpenTelemetry's middleware."""
+    app = plain()
+    app.add_middleware(functools.partial(OpenTelemetryMiddleware, tracer_provider=THEIRS))
+    return app
+
+
 def wrapped() -> ASGIApp:
     """Return an app inside OpenTelemetry's middleware."""
     return OpenTelemetryMiddleware(plain(), tracer_provider=THEIRS)
@@ -132,6 +140,7 @@ APPS: tuple[Callable[[], ASGIApp], ...] = (
     plain,
     instrumented,
     with_middleware,
+    with_middleware_function,
     wrapped,
     mounting,
     starlette,
@@ -237,7 +246,8 @@ async def count_requests() -> dict[str, int]:
     """Return the requests that are measured for each app without tracing of its own."""
     reader = InMemoryMetricReader({Histogram: AggregationTemporality.DELTA})
     metrics.set_meter_provider(MeterProvider([reader]))
-    return {make.__name__: await measured(make, reader) for make in (plain, hidden)}
+    apps = (plain, hidden, with_middleware_function)
+    return {make.__name__: await measured(make, reader) for make in apps}
 
 
 async def count_spans(when: str) -> dict[str, list[tuple[int, int]]]:

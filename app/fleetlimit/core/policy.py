@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from operator import index
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -189,7 +190,7 @@ class Policy:
         put(self, "key", _parse_key(key))
         put(self, "match", match)
         put(self, "mode", parse_enum(Mode, mode))
-        put(self, "enforce_percent", enforce_percent)
+        put(self, "enforce_percent", _whole_percent(enforce_percent))
         put(self, "on_store_error", parse_enum(OnStoreError, on_store_error))
         put(self, "prefetch", prefetch)
         self._check()
@@ -270,6 +271,15 @@ class Policy:
     def fully_enforced(self) -> bool:
         """Whether the policy denies every caller above its limits."""
         return self.mode is Mode.ENFORCE and self.enforce_percent == ALL_PERCENT
+
+
+def _whole_percent(percent: int) -> int:
+    try:
+        return int(index(percent))
+    except TypeError:
+        raise ConfigError(
+            f"enforce_percent is a whole number from 0 to 100, not {percent!r}"
+        ) from None
 
 
 def _strictest(quota_sets: Iterable[tuple[Quota, ...]]) -> tuple[Quota, ...]:

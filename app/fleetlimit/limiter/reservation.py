@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Self
 from weakref import WeakSet, finalize
@@ -17,8 +17,9 @@ from fleetlimit.limiter.ports import AcquireResult, Sleep
 from fleetlimit.limiter.tasks import TaskSet
 
 RENEWAL_CHUNK: Final = 100
-"""Most leases in one call of the store, which takes it about 3 ms. One call for thousands of leases
-would exceed the timeout, and block the server for all replicas meanwhile."""
+"""Most units that leases hold in one call of the store, which takes it about 3 ms; a lease of more
+has a call of its own. One call for thousands of units would exceed the timeout, and block the
+server for all replicas meanwhile."""
 
 Adjust = Callable[[Sequence[Adjustment]], Awaitable[Sequence[int | None]]]
 """Corrects charges, and returns the store time of each; None where the server is unavailable."""
@@ -274,6 +275,20 @@ def _spent_charges(
     }
 
 
+def _chunks(leases: Iterable[Charge]) -> Iterator[list[Charge]]:
+    """Yield the leases in lists of at most `RENEWAL_CHUNK` units, or of one lease."""
+    chunk: list[Charge] = []
+    units = 0
+    for lease in leases:
+        if chunk and units + lease.units > RENEWAL_CHUNK:
+            yield chunk
+            chunk, units = [], 0
+        chunk.append(lease)
+        units += lease.units
+    if chunk:
+        yield chunk
+
+
 class LeaseRenewer:
     """Renews the leases of open reservations. No task runs while there are none.
 
@@ -359,8 +374,8 @@ class LeaseRenewer:
     async def _renew_all(self, reservations: Iterable[Reservation]) -> None:
         renewed = {owner: [*owner.leases] for owner in reservations if owner.leases}
         due = [lease for leases in renewed.values() for lease in leases]
-        for first in range(0, len(due), RENEWAL_CHUNK):
-            await self._renew(due[first : first + RENEWAL_CHUNK])
+        for chunk in _chunks(due):
+            await self._renew(chunk)
         # The renewal of a lease that was released while it was in flight must be undone.
         released = [
             each for owner, leases in renewed.items() if not owner.leases for each in leases

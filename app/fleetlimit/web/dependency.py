@@ -25,6 +25,7 @@ from fleetlimit.core.quota import (
     Quota,
     RateAlgorithm,
     concurrency_quota,
+    duration_us,
     parse_enum,
     rate_quota,
 )
@@ -331,8 +332,7 @@ async def _release(request_limits: RequestLimits) -> None:
 
 
 def _whole_milliseconds_us(duration: float | timedelta) -> int:
-    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    return round(seconds * SECOND_US) // MILLISECOND_US * MILLISECOND_US
+    return duration_us(duration) // MILLISECOND_US * MILLISECOND_US
 
 
 def _call_repr(kind: type, *arguments: object, **options: object) -> str:

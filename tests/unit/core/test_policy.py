@@ -95,6 +95,8 @@ def test_match_compares_methods_and_templates(
         ({"name": "a" * 65}, "write 1 to 64 letters"),
         ({"enforce_percent": -1}, "enforce_percent is from 0 to 100, not -1"),
         ({"enforce_percent": 101}, "enforce_percent is from 0 to 100, not 101"),
+        ({"enforce_percent": 50.5}, "enforce_percent is a whole number from 0 to 100, not 50.5"),
+        ({"enforce_percent": "50"}, "enforce_percent is a whole number from 0 to 100, not '50'"),
         ({"key": ()}, "has an empty key: write principal"),
         ({"limits": ()}, "has no limits: add `limits` or `tiers`"),
         ({"limits": (), "tiers": {"pro": ()}}, "has a tier without limits"),

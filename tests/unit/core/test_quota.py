@@ -88,6 +88,13 @@ def test_concurrency_quota_has_no_rate() -> None:
         rate_quota("5/minute", algorithm=Algorithm.CONCURRENCY)
 
 
+@pytest.mark.parametrize("lease", [math.nan, math.inf, -math.inf, 1e308, "30", None])
+def test_lease_is_a_finite_duration(lease: Any) -> None:
+    """Any other value is an error that says what to write."""
+    with pytest.raises(ConfigError, match="not a duration: write a number of seconds"):
+        concurrency_quota(3, lease=lease)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "figures", "message"),
     [

@@ -51,9 +51,12 @@ class RenewerBench:
             self.store.renew, self.store.adjust, HeldTimes(self.clock), sleep=self.pauses
         )
 
-    async def track(self, key: str = "k", *, lease_us: int = LEASE_US) -> Reservation:
-        """Acquire a lease on a bucket of one unit, and track it."""
-        charge = Charge(key, concurrency_quota(1, lease=lease_us / SECOND_US), 1, f"lease-{key}")
+    async def track(
+        self, key: str = "k", *, lease_us: int = LEASE_US, units: int = 1
+    ) -> Reservation:
+        """Acquire a lease on all units of a bucket, and track it."""
+        quota = concurrency_quota(units, lease=lease_us / SECOND_US)
+        charge = Charge(key, quota, units, f"lease-{key}")
         result = await self.store.acquire([charge])
         assert result.spent
         policy = Policy("c", (charge.quota,))
@@ -188,11 +191,13 @@ def test_dropping_a_reservation_after_its_loop_is_harmless() -> None:
     assert bench.store.adjustments == []
 
 
-async def test_leases_are_renewed_in_chunks() -> None:
-    """Thousands of leases are no single call, which would block the server for all replicas."""
+@pytest.mark.parametrize(
+    ("count", "units"), [(2 * RENEWAL_CHUNK + 1, 1), (3, RENEWAL_CHUNK), (5, RENEWAL_CHUNK // 2)]
+)
+async def test_leases_are_renewed_in_chunks(count: int, units: int) -> None:
+    """Thousands of units are no single call, which would block the server for all replicas."""
     async with renewer_bench() as bench:
-        count = 2 * RENEWAL_CHUNK + 1
-        held = [await bench.track(str(number)) for number in range(count)]
+        held = [await bench.track(str(number), units=units) for number in range(count)]
         await bench.pauses.wait_for_calls(1)
         bench.pauses.finish()
         await bench.pauses.wait_for_calls(2)

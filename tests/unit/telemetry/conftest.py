@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from fleetlimit.telemetry.logs.server_log import SAMPLED_LOGGERS
+
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
@@ -16,7 +18,8 @@ def own_logging() -> Iterator[None]:
     config = structlog.get_config()
     servers = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access")]
     before = [(each, each.handlers[:], each.level, each.propagate) for each in servers]
-    filters = [(each, each.filters[:]) for each in servers]
+    filtered = map(logging.getLogger, SAMPLED_LOGGERS)
+    filters = [(each, each.filters[:]) for each in filtered]
     yield
     root.handlers[:] = handlers
     root.setLevel(level)

@@ -373,6 +373,8 @@ def test_rate_limit_rejects_wrong_arguments(rate: str, options: Any, fix: str) -
         (0, 60, "a limit must be from 1"),
         (5, 0, "a period or lease must be whole milliseconds"),
         (5, timedelta(0), "a period or lease must be whole milliseconds"),
+        (5, float("nan"), "nan is not a duration: write a number of seconds"),
+        (5, float("inf"), "inf is not a duration: write a number of seconds"),
     ],
 )
 def test_rate_limit_function_rejects_wrong_arguments(

@@ -1,4 +1,8 @@
-"""Sampling of uvicorn's log: any client can cause these lines, with requests that are not HTTP."""
+"""Sampling of the logs of uvicorn and of OpenTelemetry's propagators.
+
+Any client can cause these lines: with requests that are not HTTP, and with invalid `traceparent`,
+`tracestate` and `baggage` headers. OpenTelemetry writes a line for each invalid entry of a header.
+"""
 
 import logging
 from contextvars import Context
@@ -7,7 +11,12 @@ from typing import Final
 from fleetlimit.limiter.log_sampler import OTHERS, SUPPRESSED, LogSampler
 from fleetlimit.limiter.ports import Clock
 
-_LOGGER: Final = "uvicorn.error"
+SAMPLED_LOGGERS: Final = (
+    "uvicorn.error",
+    "opentelemetry.baggage.propagation",
+    "opentelemetry.trace.propagation.tracecontext",
+    "opentelemetry.trace.span",
+)
 _APP_FAILURES: Final = ("Exception in ASGI application", "ASGI callable")
 """Starts of the messages about a failure of the app itself, which are not sampled."""
 _log = logging.getLogger("fleetlimit")
@@ -16,7 +25,7 @@ _log = logging.getLogger("fleetlimit")
 class ServerLogFilter(logging.Filter):
     """Filter that passes the first lines of each message in a window, and counts the others.
 
-    A summary is written with the next line of uvicorn after the window; uvicorn logs its own
+    A summary is written with the next line of these logs after the window; uvicorn logs its own
     shutdown, so that the counts are complete.
 
     Args:
@@ -28,12 +37,12 @@ class ServerLogFilter(logging.Filter):
         self._sampler: LogSampler[str] = LogSampler(clock, _write_summary, overflow=OTHERS)
 
     def install(self) -> None:
-        """Filter uvicorn's log, in place of an earlier filter of this class."""
-        logger = logging.getLogger(_LOGGER)
-        for each in [*logger.filters]:
-            if isinstance(each, ServerLogFilter):
-                logger.removeFilter(each)
-        logger.addFilter(self)
+        """Filter these logs, in place of an earlier filter of this class."""
+        for logger in map(logging.getLogger, SAMPLED_LOGGERS):
+            for each in [*logger.filters]:
+                if isinstance(each, ServerLogFilter):
+                    logger.removeFilter(each)
+            logger.addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is written."""

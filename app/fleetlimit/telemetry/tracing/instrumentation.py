@@ -49,6 +49,10 @@ def instrument_fastapi(
         )
         if middleware is None:
             return traced
+        if _enters_middleware(middleware.app):
+            # A function of the app has added it, which only the built stack shows.
+            _log_left_to_app()
+            return _NativeSpansOff(middleware.app)
         return _ServerSpanMiddleware(traced, middleware.app, app, provider, parents_per_second)
 
     app.build_middleware_stack = build_with_sampling  # type: ignore[method-assign]  # as the instrumentation does

@@ -11,7 +11,7 @@ from redis.exceptions import AskError, MovedError, TryAgainError
 from redis.exceptions import ConnectionError as Disconnected
 
 from fleetlimit.errors import StoreUnavailable
-from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT
+from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_BATCH_KEYS, MAX_IN_FLIGHT
 from fleetlimit.stores.redis.scripts import Script
 from support.batcher import OTHER, SCRIPT, FakeServer, batcher_for, call, loop_turns, unchanged
 
@@ -52,6 +52,15 @@ async def test_batch_size_and_pipelines_in_flight_are_bounded() -> None:
     client.release()
     assert await asyncio.gather(*crowd) == [str(number) for number in range(len(crowd))]
     assert client.sizes == [MAX_BATCH] * (MAX_IN_FLIGHT + 1) + [44]
+
+
+async def test_keys_of_a_pipeline_are_bounded() -> None:
+    """Checks of many limits are fewer in a pipeline, because each takes the server longer."""
+    client = FakeServer()
+    batcher = batcher_for(client)
+    keys = [str(number) for number in range(MAX_BATCH_KEYS // 8)]
+    await asyncio.gather(*(batcher.call(SCRIPT, keys, [], unchanged) for _ in range(20)))
+    assert client.sizes == [8, 8, 4]
 
 
 async def test_queued_calls_share_a_pipeline() -> None:

@@ -1,4 +1,4 @@
-"""Log of uvicorn: invalid requests of a client do not fill it, and failures of the app are kept."""
+"""Logs of the server: a client's requests do not fill them, and failures of the app are kept."""
 
 import asyncio
 import io
@@ -8,6 +8,7 @@ import socket
 
 import pytest
 import uvicorn
+from opentelemetry import propagate
 
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW, WINDOW_US
@@ -69,3 +70,23 @@ async def test_flood_of_invalid_requests_has_few_lines(stream: io.StringIO) -> N
         server.should_exit = True
         await task
     assert events(stream).count(INVALID) == LINES_PER_WINDOW
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("baggage", "=,;" * 100),
+        ("baggage", "k=v," * 3000),
+        ("traceparent", "0" * 5000),
+        ("tracestate", "="),
+        ("tracestate", ",".join(f"k{number}=v" for number in range(40))),
+    ],
+)
+def test_flood_of_invalid_propagation_headers_has_few_lines(
+    stream: io.StringIO, header: str, value: str
+) -> None:
+    """OpenTelemetry writes a line for each invalid entry of a header that a client sends."""
+    carrier = {"traceparent": f"00-{1:032x}-{1:016x}-01"} | {header: value}
+    for _ in range(20):
+        propagate.extract(carrier)
+    assert len(events(stream)) <= 3 * LINES_PER_WINDOW

@@ -99,6 +99,7 @@ def test_app_without_a_global_provider_has_one_server_span() -> None:
         "plain": BY_SERVE,
         "instrumented": BY_THE_APP,
         "with_middleware": BY_THE_APP,
+        "with_middleware_function": BY_THE_APP,
         "wrapped": BY_THE_APP,
         "mounting": BY_SERVE,
         "starlette": BY_SERVE,
@@ -119,6 +120,7 @@ def test_app_with_a_global_provider_has_one_server_span(when: str) -> None:
         "plain": BY_THE_APP,
         "instrumented": BY_THE_APP,
         "with_middleware": BY_THE_APP,
+        "with_middleware_function": BY_THE_APP,
         # Without `serve`, OpenTelemetry's middleware and FastAPI each create a span.
         "wrapped": BY_THE_APP,
         "mounting": BY_THE_APP,
@@ -132,4 +134,4 @@ def test_app_with_a_global_provider_has_one_server_span(when: str) -> None:
 
 def test_unsampled_requests_are_measured() -> None:
     """With a meter provider, every request is in the histogram, sampled or not."""
-    assert run("metrics") == {"plain": 10, "hidden": 10}
+    assert run("metrics") == {"plain": 10, "hidden": 10, "with_middleware_function": 10}

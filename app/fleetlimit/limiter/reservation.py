@@ -97,7 +97,11 @@ class Reservation:
         return self._uncorrected
 
     def for_policy(self, policy: str) -> "Reservation":
-        """Return the part of one policy, for a separate correction; leases stay with the whole."""
+        """Return the part of one policy, for a separate correction.
+
+        The leases stay with the whole, which releases them when the request ends. `release` of the
+        part releases those of its policy earlier.
+        """
         local = self._local_part()
         if local is not None:
             if local._includes(policy):  # noqa: SLF001 - an object of this class
@@ -188,11 +192,34 @@ class Reservation:
 
     async def release(self) -> None:
         """Release the leases, because the request has ended; the cost stays spent."""
+        if self._policy and self._whole is not None:
+            await self._whole._release_policy(self._policy)  # noqa: SLF001 - of this class
+            return
         releases: list[Adjustment] = []
         releasing = self._start(releases)
         local = self._local_part()
         if local is not None:
             await local.release()
+        await self._finish(releases, releasing)
+
+    async def _release_policy(self, policy: str) -> None:
+        local = self._local_part()
+        if local is not None and local._includes(policy):  # noqa: SLF001 - an object of this class
+            await local._release_policy(policy)  # noqa: SLF001 - as above
+            return
+        plans = [each for each in self._plan.policy_plans if each.policy.name == policy]
+        keys = {charge.key for each in plans for charge in self._plan.charges_of(each)}
+        if keys >= {each.key for each in self.leases}:
+            await self.release()
+            return
+        released = [each for each in self.leases if each.key in keys]
+        if not released:
+            return
+        releases = self.releases_of(released)
+        # In another event loop this raises: the leases remain for the right one.
+        releasing = self._adjust(releases)
+        for each in released:
+            self.leases.remove(each)
         await self._finish(releases, releasing)
 
     def _start(

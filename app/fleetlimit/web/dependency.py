@@ -20,7 +20,6 @@ from starlette.types import Scope
 from fleetlimit.core.policy import ModeName, OnStoreErrorName, Policy
 from fleetlimit.core.quota import (
     MILLISECOND_US,
-    SECOND_US,
     Algorithm,
     Quota,
     RateAlgorithm,

@@ -132,6 +132,32 @@ async def test_for_policy_corrects_one_policy() -> None:
         assert await bench.remaining("c") == 1
 
 
+async def test_release_of_a_part_returns_its_units_alone() -> None:
+    """A route may release one `concurrency` limit before its response ends."""
+    policies = (concurrency_policy("a", 3), concurrency_policy("b", 3), rate_policy("c", "9/day"))
+    async with Bench(*policies) as bench:
+        reservation = await bench.limiter.reserve("a", "b", "c", principal="ann")
+        for _ in range(2):
+            await reservation.for_policy("a").release()
+            assert [await bench.remaining(name) for name in "abc"] == [3, 2, 8]
+        await reservation.for_policy("c").release()
+        assert await bench.remaining("b") == 2
+        await reservation.for_policy("b").release()
+        assert [await bench.remaining(name) for name in "abc"] == [3, 3, 8]
+        assert not reservation.holds_leases
+
+
+async def test_release_of_a_locally_decided_part_returns_its_units() -> None:
+    """The local store has the units of a policy that was decided without the store."""
+    policy = concurrency_policy("a", 3, on_store_error="local")
+    async with Bench(policy, rate_policy("c", "9/day")) as bench:
+        bench.store.down = timeout_error()
+        reservation = await bench.limiter.reserve("a", "c", principal="ann")
+        assert reservation.holds_leases
+        await reservation.for_policy("a").release()
+        assert not reservation.holds_leases
+
+
 async def test_for_policy_of_the_only_policy_is_the_reservation() -> None:
     """With one policy and no leases, `for_policy` returns the reservation itself."""
     async with Bench(rate_policy("a", "10/minute")) as bench:

@@ -97,7 +97,16 @@ class NotStarted:
 
 
 def install(app: Starlette, http_limiter: HTTPLimiter) -> None:
-    """Make a limiter the one of an app and of the mounted apps that have none of their own."""
+    """Make a limiter the one of an app and of the mounted apps that have none of their own.
+
+    Raises:
+        ConfigError: The app has another limiter of its own, whose policies would no longer apply.
+    """
+    if hasattr(app, _OWNER_KEY) and has_other_limiter(app, http_limiter):
+        raise ConfigError(
+            "this app has a Fleetlimit already: start one Fleetlimit for each app, with all "
+            "policies; an APIRouter has no lifespan=Fleetlimit() beside the app's"
+        )
     mark_used(http_limiter.limiter)
     setattr(app, _OWNER_KEY, True)
     for each in _apps_sharing_limiter(app):
@@ -106,6 +115,8 @@ def install(app: Starlette, http_limiter: HTTPLimiter) -> None:
 
 def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
     """Undo `install`, so that no request reaches a limiter that was closed."""
+    if has_other_limiter(app, http_limiter):
+        return
     for each in _apps_sharing_limiter(app):
         if getattr(each, LIMITER_KEY, None) is http_limiter:
             delattr(each, LIMITER_KEY)

@@ -475,3 +475,33 @@ def test_fleetlimit_resolves_policies_of_mounted_apps_by_their_own_limiter() -> 
     outer.mount("/sub", inner)
     with TestClient(outer) as client:
         assert statuses(client, "/sub/items") == [200, 429]
+
+
+def in_one_lifespan(first: Fleetlimit, second: Fleetlimit) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with first(app), second(app):
+            yield
+
+    return FastAPI(lifespan=lifespan)
+
+
+def of_an_app_and_its_router(first: Fleetlimit, second: Fleetlimit) -> FastAPI:
+    app = FastAPI(lifespan=first)
+    app.include_router(APIRouter(lifespan=second))
+    return app
+
+
+@pytest.mark.parametrize("make_app", [in_one_lifespan, of_an_app_and_its_router])
+def test_second_limiter_of_one_app_prevents_the_start(
+    make_app: Callable[[Fleetlimit, Fleetlimit], FastAPI],
+) -> None:
+    """The policies of the first one would not apply, without a word; a later start works."""
+    first = Fleetlimit(policies=PolicySet([rate_policy("default", "1/minute")]))
+    app = make_app(first, Fleetlimit())
+    app.add_middleware(RateLimitMiddleware)
+    with pytest.raises(ConfigError, match="this app has a Fleetlimit already"), TestClient(app):
+        pass
+    app.router.lifespan_context = first
+    with TestClient(app) as client:
+        assert statuses(client, "/items") == [404, 429]

@@ -4,11 +4,12 @@ It buffers nothing: bodies stream through it.
 """
 
 from collections.abc import Awaitable, Iterable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -133,10 +134,17 @@ class RateLimitMiddleware:
             mark_used(http_limiter.limiter)
         self._http_limiter = http_limiter
         self._routes = routes
-        self._cors = tuple(iter_cors(app))
         self._starlette = _find_in_stack(app, Starlette)
         if self._starlette is not None:
             setattr(self._starlette, WRAPPED_KEY, True)
+
+    @cached_property
+    def _cors(self) -> tuple[CORSMiddleware, ...]:
+        """The CORS middlewares behind this one.
+
+        An app that this one wraps by hand may get its own until the first request.
+        """
+        return tuple(iter_cors(self.app))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request to the app, or send the rejection."""

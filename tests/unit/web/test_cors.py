@@ -195,6 +195,20 @@ def test_cors_of_an_app_wrapped_by_hand_applies() -> None:
         assert response.headers["Access-Control-Allow-Origin"] == "*"
 
 
+def test_cors_that_is_added_after_wrapping_by_hand_applies() -> None:
+    """An app may get middlewares until its first request."""
+    app = FastAPI()
+    app.get("/items")(items)
+    client = TestClient(RateLimitMiddleware(app))
+    app.add_middleware(CORSMiddleware, allow_origins=["*"])
+    LimiterBench(rate_policy("default", "1/minute")).install(app)
+    preflight = {**ORIGIN, "Access-Control-Request-Method": "GET"}
+    assert [client.options("/items", headers=preflight).status_code for _ in range(2)] == [200, 200]
+    responses = [client.get("/items", headers=ORIGIN) for _ in range(2)]
+    assert [each.status_code for each in responses] == [200, 429]
+    assert responses[1].headers["Access-Control-Allow-Origin"] == "*"
+
+
 def test_preflight_that_a_route_answers_with_405_is_limited() -> None:
     """A route without OPTIONS does not run its own CORS middleware for a preflight."""
     bench = LimiterBench(rate_policy("default", "1/minute"))

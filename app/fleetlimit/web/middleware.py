@@ -10,11 +10,16 @@ from typing import Any, Final, TypeVar
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleetlimit.web.cors import is_preflight, iter_cors, send_with_cors
-from fleetlimit.web.exceptions import exception_handlers, send_rejection
+from fleetlimit.web.exceptions import (
+    exception_handlers,
+    send_rejection,
+    unexpected_error_handler,
+)
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import EXPOSED_HEADERS, merge_headers
 from fleetlimit.web.request_limits import (
@@ -217,8 +222,13 @@ class RateLimitMiddleware:
             raise error
 
         app = route.mounted_app or scope.get("app")
-        handling = ExceptionMiddleware(fail, exception_handlers(app))
-        await send_with_cors(handling, (*self._cors, *route.cors), scope, receive, send)
+        handling: ASGIApp = ExceptionMiddleware(fail, exception_handlers(app))
+        handling = partial(send_with_cors, handling, (*self._cors, *route.cors))
+        if self._starlette is not None:
+            # The app's own middleware for unexpected errors is behind this one.
+            handler = unexpected_error_handler(self._starlette)
+            handling = ServerErrorMiddleware(handling, handler, debug=self._starlette.debug)
+        await handling(scope, receive, send)
 
 
 def _find_in_stack(app: Any, kind: type[Wrapped]) -> Wrapped | None:

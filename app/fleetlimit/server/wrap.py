@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,15 @@ from starlette.types import ASGIApp, Scope
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.route_report import has_middleware
-from fleetlimit.core.policy import PolicySet
 from fleetlimit.errors import ConfigError
-from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.server.example_app import create_app
 from fleetlimit.telemetry import instrument_app, instrument_asgi
 from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
 from fleetlimit.web import wiring
 from fleetlimit.web.middleware import RateLimitMiddleware
+from fleetlimit.web.policy_routes import PolicyRouteTable
 from fleetlimit.web.route_policies import WEBSOCKET
-from fleetlimit.web.route_table import RouteInfo, RouteTable, get_app_route_table, match_route
+from fleetlimit.web.route_table import RouteTable, get_app_route_table, match_route
 
 
 def import_app(target: str, *, factory: bool = False) -> ASGIApp:
@@ -202,39 +200,3 @@ def _find_starlette(target: Any) -> Starlette | None:
     while target is not None and not isinstance(target, Starlette):
         target = getattr(target, "app", None)
     return target
-
-
-_ANY_PATH = "{path:path}"
-
-
-class PolicyRouteTable(RouteTable):
-    """Route table from the templates in the policies, for an ASGI app without readable routes.
-
-    Args:
-        policies: The active policies; the table is rebuilt when they change.
-    """
-
-    def __init__(self, policies: ActivePolicies) -> None:
-        super().__init__(_policy_routes(policies.current))
-        policies.subscribe(lambda: self.replace(_policy_routes(policies.current)))
-
-
-def _policy_routes(policies: PolicySet) -> Iterator[RouteInfo]:
-    """Return a route for each template in the policies."""
-    templates = {
-        template
-        for policy in policies.policies
-        if policy.match is not None
-        for template in map(_to_template, policy.match.routes)
-        if template.startswith("/")
-    }
-    # Exact templates come first, then prefixes, longest first.
-    ordered = sorted(templates, key=lambda each: (each.endswith(_ANY_PATH), -len(each), each))
-    return (RouteInfo(template) for template in ordered)
-
-
-def _to_template(route: str) -> str:
-    """Return the path template of a policy's route, in which `*` matches any suffix."""
-    if not route.endswith("*"):
-        return route
-    return (route[:-1] or "/") + _ANY_PATH

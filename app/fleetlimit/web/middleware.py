@@ -21,6 +21,7 @@ from fleetlimit.web.exceptions import (
     unexpected_error_handler,
 )
 from fleetlimit.web.http_limiter import HTTPLimiter
+from fleetlimit.web.policy_routes import PolicyRouteTable
 from fleetlimit.web.ratelimit_headers import EXPOSED_HEADERS, merge_headers
 from fleetlimit.web.request_limits import (
     RequestLimits,
@@ -124,7 +125,7 @@ class RateLimitMiddleware:
     Args:
         app: The app behind the middleware.
         http_limiter: Limiter for an app that is not Starlette's; by default the app's own.
-        routes: Routes of an app that is not Starlette's; by default the app's own.
+        routes: Routes of an app that is not Starlette's; by default those that the policies name.
     """
 
     def __init__(
@@ -204,8 +205,14 @@ class RateLimitMiddleware:
                 await request_limits.release_leases()
 
     def _add_app(self, scope: Scope) -> None:
-        """Add what the app adds to the scope: this middleware wraps the app and runs before it."""
-        if self._starlette is not None:
+        """Add what the app adds to the scope: this middleware wraps the app and runs before it.
+
+        An app that is not Starlette's has the routes that the policies name.
+        """
+        if self._starlette is None:
+            if self._routes is None and self._http_limiter is not None:
+                self._routes = PolicyRouteTable(self._http_limiter.limiter.active_policies)
+        else:
             scope["app"] = self._starlette
             if root_path := getattr(self._starlette, "root_path", ""):
                 scope["root_path"] = root_path

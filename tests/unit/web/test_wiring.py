@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Router
 from starlette.testclient import TestClient
 
 import fleetlimit
 from fleetlimit import Fleetlimit, PolicySet
 from fleetlimit import Fleetlimit as Limiter
+from fleetlimit.core.policy import Match
 from fleetlimit.errors import ConfigError
 from fleetlimit.web import wiring
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
@@ -319,6 +321,28 @@ def test_limiter_of_an_argument_that_was_not_started_is_an_error() -> None:
             TestClient(each).get("/")
     fleetlimit.activate_policies()
     assert statuses(TestClient(app), "/", 3) == [404, 404, 429]
+
+
+def test_middleware_around_a_plain_app_applies_policies_by_their_templates() -> None:
+    """Without the app's routes, those that the policies name are the routes."""
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("served")(scope, receive, send)
+
+    fleetlimit = Fleetlimit(
+        policies=PolicySet(
+            [
+                rate_policy("items", "1/minute", match=Match(routes=("/items/{item_id}",))),
+                rate_policy("default", "2/minute"),
+            ]
+        )
+    )
+    client = TestClient(RateLimitMiddleware(plain, http_limiter=fleetlimit.http_limiter))
+    with pytest.raises(ConfigError, match="was not started"):
+        client.get("/")
+    fleetlimit.activate_policies()
+    assert [client.get(f"/items/{x}").status_code for x in range(2)] == [200, 429]
+    assert statuses(client, "/other", 3) == [200, 200, 429]
 
 
 def test_default_limiter_where_the_lifespan_has_no_limiter(opened: list[LimiterBench]) -> None:

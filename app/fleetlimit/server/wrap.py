@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
 from starlette.applications import Starlette
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.route_report import has_middleware
@@ -123,6 +123,20 @@ def _accepts(value: Any, *arguments: object) -> bool:
     return True
 
 
+def _not_a_factory(app: ASGIApp) -> ASGIApp:
+    """Return an app that cannot be called without arguments.
+
+    uvicorn takes any other for a factory, and serves what the call returns.
+    """
+    if not _accepts(app):
+        return app
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+
+    return call
+
+
 class WrappedApp:
     """App with the limiter's middleware, and tracing if it is on.
 
@@ -156,7 +170,7 @@ class WrappedApp:
             wiring.set_serving_limiter(starlette, fleetlimit)
             fleetlimit.install(starlette)
             self.routes = get_app_route_table(starlette.router)
-            self.app: ASGIApp = target
+            self.app: ASGIApp = _not_a_factory(target)
         else:
             self.routes = PolicyRouteTable(fleetlimit.limiter.active_policies)
             fleetlimit.route_reporter.log_routes(self.routes, match_policies=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import Depends, FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -448,6 +449,23 @@ def test_wrapped_app_inside_another_asgi_app_has_one_limiter(*, middleware: bool
     assert [each.template for each in wrapped.routes.routes if "items" in each.template] == [
         "/items/{item_id}"
     ]
+
+
+def test_app_whose_arguments_are_optional_is_no_factory_for_uvicorn() -> None:
+    """An app whose call has only optional arguments is served itself, not its result."""
+
+    class Around:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, *arguments: Any) -> None:
+            await self.app(*arguments)
+
+    app = FastAPI()
+    app.get("/")(lambda: None)
+    config = uvicorn.Config(WrappedApp(Around(app), enforced(policy("default", "1/day"))).app)
+    config.load()
+    assert statuses(config.loaded_app, "/", 2) == [200, 429]
 
 
 async def test_app_inside_an_opaque_asgi_app_has_one_limiter() -> None:

@@ -256,8 +256,22 @@ def concurrency_quota(
     limit: int, *, lease: float | Duration = DEFAULT_LEASE_SECONDS, cost: int = 1
 ) -> Quota:
     """Resolve a number of concurrent requests; arguments and errors are those of `Limit`."""
-    seconds = lease if isinstance(lease, int | float) else lease.total_seconds()
-    return Quota(Algorithm.CONCURRENCY, limit, round(seconds * SECOND_US), limit, cost)
+    return Quota(Algorithm.CONCURRENCY, limit, duration_us(lease), limit, cost)
+
+
+def duration_us(duration: float | Duration) -> int:
+    """Return seconds, or a `timedelta`, in microseconds.
+
+    Raises:
+        ConfigError: The value is neither, or not finite.
+    """
+    try:
+        seconds = duration if isinstance(duration, int | float) else duration.total_seconds()
+        return round(seconds * SECOND_US)
+    except (AttributeError, ValueError, OverflowError):
+        raise ConfigError(
+            f"{duration!r} is not a duration: write a number of seconds, or a timedelta"
+        ) from None
 
 
 RateAlgorithm = Literal["token_bucket", "fixed_window", "sliding_window", "sliding_log"]

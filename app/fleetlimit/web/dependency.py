@@ -35,6 +35,7 @@ from fleetlimit.core.quota import (
     RateAlgorithm,
     check_cost,
     concurrency_quota,
+    duration_us,
     parse_enum,
     rate_quota,
 )
@@ -245,7 +246,8 @@ class _WindowLimit(RateLimit):
     """`RateLimit` whose window may be a fraction of a second, which no rate in text can state."""
 
     def __init__(self, limit: int, window: float | timedelta) -> None:
-        quota = Quota(Algorithm.TOKEN_BUCKET, limit, _whole_milliseconds_us(window), limit)
+        period_us = duration_us(window) // MILLISECOND_US * MILLISECOND_US
+        quota = Quota(Algorithm.TOKEN_BUCKET, limit, period_us, limit)
         _InlineLimit.__init__(self, quota, f"rate_limit(limit={limit!r}, window={window!r})")
 
 
@@ -434,11 +436,6 @@ def _default_name(
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:_DIGEST_CHARS]
         name = f"{name[: MAX_NAME_CHARS - _DIGEST_CHARS - 1]}-{digest}"
     return name
-
-
-def _whole_milliseconds_us(duration: float | timedelta) -> int:
-    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    return round(seconds * SECOND_US) // MILLISECOND_US * MILLISECOND_US
 
 
 def _call_repr(kind: type, *arguments: object, **options: object) -> str:

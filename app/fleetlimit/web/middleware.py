@@ -14,7 +14,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fleetlimit.web.cors import is_preflight, iter_cors, send_with_cors
+from fleetlimit.web.cors import answers_preflight, iter_cors, send_with_cors
 from fleetlimit.web.exceptions import (
     exception_handlers,
     send_rejection,
@@ -155,7 +155,9 @@ class RateLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request to the app, or send the rejection."""
         if scope["type"] not in _SCOPE_TYPES or (
-            scope.get("method") == "OPTIONS" and self._cors and is_preflight(scope)
+            scope.get("method") == "OPTIONS"
+            and self._cors
+            and await answers_preflight(self._cors, scope)
         ):
             await self.app(scope, receive, send)
             return
@@ -167,7 +169,11 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         route = match_route(scope, self._routes)
-        if route.cors and scope.get("method") == "OPTIONS" and is_preflight(scope):
+        if (
+            scope.get("method") == "OPTIONS"
+            and route.cors
+            and await answers_preflight(route.cors, scope)
+        ):
             # A CORS middleware of the mount, the mounted app or the route answers it.
             await self.app(scope, receive, send)
             return

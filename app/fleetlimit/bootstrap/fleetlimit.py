@@ -194,8 +194,13 @@ class Fleetlimit(wiring.LimiterLifespan):
 
         Raises:
             ConfigError: This was started before, and not closed; or the registry has the metrics of
-                another `Fleetlimit` that was not closed.
+                another `Fleetlimit` that was not closed; or `fleetlimit serve` runs, whose limiter
+                an app uses.
         """
+        wiring.require_not_served(repr(self))
+        await self._start()
+
+    async def _start(self) -> None:
         if self._tasks:
             raise ConfigError(
                 f"{self!r} runs already: a mounted app without a lifespan uses the limiter of the "
@@ -327,7 +332,8 @@ class Fleetlimit(wiring.LimiterLifespan):
             self.metrics, self.top_denied = serving.metrics, serving.top_denied
             yield {wiring.LIMITER_KEY: self.http_limiter}
             return
-        async with self:
+        await self._start()
+        async with contextlib.aclosing(self):
             try:
                 self._warn_about_workers()
                 self.install(app)

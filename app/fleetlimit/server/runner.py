@@ -129,8 +129,7 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] 
             lifespan="off",
             ws="none",
         )
-        opaque = wiring.serving_opaque_app(fleetlimit)
-        with opaque if wrapped.opaque else contextlib.nullcontext():
+        with wiring.serving(fleetlimit, opaque=wrapped.opaque):
             await _run_servers(api_server, admin_server, admin_state, on_ready)
     if provider is not None:
         await asyncio.to_thread(provider.shutdown)

@@ -3,25 +3,23 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
 from starlette.applications import Starlette
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.route_report import has_middleware
-from fleetlimit.core.policy import PolicySet
 from fleetlimit.errors import ConfigError
-from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.server.example_app import create_app
 from fleetlimit.telemetry import instrument_app, instrument_asgi
 from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
 from fleetlimit.web import wiring
 from fleetlimit.web.middleware import RateLimitMiddleware
+from fleetlimit.web.policy_routes import PolicyRouteTable
 from fleetlimit.web.route_policies import WEBSOCKET
 from fleetlimit.web.route_table import (
     RouteInfo,
@@ -131,6 +129,20 @@ def _accepts(value: Any, *arguments: object) -> bool:
     return True
 
 
+def _not_a_factory(app: ASGIApp) -> ASGIApp:
+    """Return an app that cannot be called without arguments.
+
+    uvicorn takes any other for a factory, and serves what the call returns.
+    """
+    if not _accepts(app):
+        return app
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+
+    return call
+
+
 class WrappedApp:
     """App with the limiter's middleware, and tracing if it is on.
 
@@ -162,7 +174,7 @@ class WrappedApp:
                 starlette.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
             wiring.set_serving_limiter(starlette, fleetlimit)
             fleetlimit.install(starlette)
-            self.app: ASGIApp = target
+            self.app: ASGIApp = _not_a_factory(target)
         else:
             self._policy_routes = PolicyRouteTable(fleetlimit.limiter.active_policies)
             fleetlimit.route_reporter.log_routes(self._policy_routes, match_policies=True)
@@ -220,39 +232,3 @@ def _find_starlette(target: Any) -> Starlette | None:
     while target is not None and not isinstance(target, Starlette):
         target = getattr(target, "app", None)
     return target
-
-
-_ANY_PATH = "{path:path}"
-
-
-class PolicyRouteTable(RouteTable):
-    """Route table from the templates in the policies, for an ASGI app without readable routes.
-
-    Args:
-        policies: The active policies; the table is rebuilt when they change.
-    """
-
-    def __init__(self, policies: ActivePolicies) -> None:
-        super().__init__(_policy_routes(policies.current))
-        policies.subscribe(lambda: self.replace(_policy_routes(policies.current)))
-
-
-def _policy_routes(policies: PolicySet) -> Iterator[RouteInfo]:
-    """Return a route for each template in the policies."""
-    templates = {
-        template
-        for policy in policies.policies
-        if policy.match is not None
-        for template in map(_to_template, policy.match.routes)
-        if template.startswith("/")
-    }
-    # Exact templates come first, then prefixes, longest first.
-    ordered = sorted(templates, key=lambda each: (each.endswith(_ANY_PATH), -len(each), each))
-    return (RouteInfo(template) for template in ordered)
-
-
-def _to_template(route: str) -> str:
-    """Return the path template of a policy's route, in which `*` matches any suffix."""
-    if not route.endswith("*"):
-        return route
-    return (route[:-1] or "/") + _ANY_PATH

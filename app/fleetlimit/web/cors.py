@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 def iter_cors(app: Any) -> Iterator[CORSMiddleware]:
@@ -30,10 +30,27 @@ def _is_cors_class(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, CORSMiddleware)
 
 
-def is_preflight(scope: Scope) -> bool:
-    """Return whether a CORS middleware answers an OPTIONS request as a preflight."""
+async def answers_preflight(middlewares: Sequence[CORSMiddleware], scope: Scope) -> bool:
+    """Return whether one of the middlewares answers an OPTIONS request as a preflight."""
     headers = Headers(scope=scope)
-    return "origin" in headers and "access-control-request-method" in headers
+    if "origin" not in headers or "access-control-request-method" not in headers:
+        return False
+    if any(type(each).__call__ is CORSMiddleware.__call__ for each in middlewares):
+        return True
+    # A subclass may pass some requests on, those of other paths for example.
+    passed_on = False
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        nonlocal passed_on
+        passed_on = True
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None: ...
+
+    await send_with_cors(app, middlewares, {**scope}, receive, send)
+    return not passed_on
 
 
 async def send_with_cors(

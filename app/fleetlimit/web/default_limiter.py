@@ -1,5 +1,6 @@
 """Default limiter of an app that uses the dependencies alone and never mentions `Fleetlimit`."""
 
+from functools import partial
 from typing import Any
 
 from fleetlimit.web.http_limiter import HTTPLimiter
@@ -11,11 +12,11 @@ def open_default_limiter(app: Any) -> HTTPLimiter:
 
     Raises:
         ConfigError: A setting is wrong, and the message names its variable; or the app has a
-            limiter that was not made its own.
+            limiter that was not made its own, or limits that cannot work together.
     """
     # The only import from `web` to the composition root; pyproject.toml lists it as an exception.
     # In such an app FastAPI calls the dependency, and no code that knows stores and settings has
     # run before. A hook that the root registers at import would be hidden global state.
     from fleetlimit.bootstrap import default_limiter  # noqa: PLC0415
 
-    return use_default_limiter(app, default_limiter.open_limiter_from_env)
+    return use_default_limiter(app, partial(default_limiter.open_limiter_from_env, app))

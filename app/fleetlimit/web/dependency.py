@@ -222,7 +222,8 @@ class _WindowLimit(RateLimit):
     """`RateLimit` whose window may be a fraction of a second, which no rate in text can state."""
 
     def __init__(self, limit: int, window: float | timedelta) -> None:
-        quota = Quota(Algorithm.TOKEN_BUCKET, limit, _whole_milliseconds_us(window), limit)
+        period_us = duration_us(window) // MILLISECOND_US * MILLISECOND_US
+        quota = Quota(Algorithm.TOKEN_BUCKET, limit, period_us, limit)
         _InlineLimit.__init__(self, quota, f"rate_limit(limit={limit!r}, window={window!r})")
 
 
@@ -328,10 +329,6 @@ async def _release(request_limits: RequestLimits) -> None:
     # With the middleware the units are held longer: until the response has been sent.
     if request_limits.has_leases and not request_limits.headers_sent_by_middleware:
         await request_limits.release_leases()
-
-
-def _whole_milliseconds_us(duration: float | timedelta) -> int:
-    return duration_us(duration) // MILLISECOND_US * MILLISECOND_US
 
 
 def _call_repr(kind: type, *arguments: object, **options: object) -> str:

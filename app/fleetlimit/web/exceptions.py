@@ -8,8 +8,9 @@ RequestRejected            an HTTPException; `except` or a handler for it covers
 """
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -21,6 +22,8 @@ from fleetlimit.web.responses import RejectionCause, RejectionResponse
 
 TRY_AGAIN_LATER = 1013
 """Close code of the IANA WebSocket registry; a server turns it into 403 before the handshake."""
+_UNEXPECTED: Final = frozenset({HTTPStatus.INTERNAL_SERVER_ERROR, Exception})
+"""Keys of the exception handlers for unexpected errors."""
 
 
 def exception_handlers(app: Any) -> dict[Any, Any]:
@@ -28,8 +31,14 @@ def exception_handlers(app: Any) -> dict[Any, Any]:
     return {
         kind: handler
         for kind, handler in getattr(app, "exception_handlers", {}).items()
-        if kind not in {HTTPStatus.INTERNAL_SERVER_ERROR, Exception}
+        if kind not in _UNEXPECTED
     }
+
+
+def unexpected_error_handler(app: Starlette) -> Any:
+    """Return an app's handler for unexpected errors, the last one as in Starlette; or None."""
+    found = [handler for kind, handler in app.exception_handlers.items() if kind in _UNEXPECTED]
+    return found[-1] if found else None
 
 
 def has_handler(app: Any, error: Exception) -> bool:

@@ -4,17 +4,24 @@ It buffers nothing: bodies stream through it.
 """
 
 from collections.abc import Awaitable, Iterable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fleetlimit.web.cors import is_preflight, iter_cors, send_with_cors
-from fleetlimit.web.exceptions import exception_handlers, send_rejection
+from fleetlimit.web.cors import answers_preflight, iter_cors, send_with_cors
+from fleetlimit.web.exceptions import (
+    exception_handlers,
+    send_rejection,
+    unexpected_error_handler,
+)
 from fleetlimit.web.http_limiter import HTTPLimiter
+from fleetlimit.web.policy_routes import PolicyRouteTable
 from fleetlimit.web.ratelimit_headers import EXPOSED_HEADERS, merge_headers
 from fleetlimit.web.request_limits import (
     RequestLimits,
@@ -118,7 +125,7 @@ class RateLimitMiddleware:
     Args:
         app: The app behind the middleware.
         http_limiter: Limiter for an app that is not Starlette's; by default the app's own.
-        routes: Routes of an app that is not Starlette's; by default the app's own.
+        routes: Routes of an app that is not Starlette's; by default those that the policies name.
     """
 
     def __init__(
@@ -133,28 +140,40 @@ class RateLimitMiddleware:
             mark_used(http_limiter.limiter)
         self._http_limiter = http_limiter
         self._routes = routes
-        self._cors = tuple(iter_cors(app))
         self._starlette = _find_in_stack(app, Starlette)
         if self._starlette is not None:
             setattr(self._starlette, WRAPPED_KEY, True)
 
+    @cached_property
+    def _cors(self) -> tuple[CORSMiddleware, ...]:
+        """The CORS middlewares behind this one.
+
+        An app that this one wraps by hand may get its own until the first request.
+        """
+        return tuple(iter_cors(self.app))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request to the app, or send the rejection."""
         if scope["type"] not in _SCOPE_TYPES or (
-            scope.get("method") == "OPTIONS" and self._cors and is_preflight(scope)
+            scope.get("method") == "OPTIONS"
+            and self._cors
+            and await answers_preflight(self._cors, scope)
         ):
             await self.app(scope, receive, send)
             return
-        if "app" not in scope and self._starlette is not None:
-            # This middleware wraps the app and runs before it.
-            add_app(scope, self._starlette)
+        if "app" not in scope:
+            self._add_app(scope)
         http_limiter = self._http_limiter or get_limiter(scope)
         outer = get_request_limits(scope)
         if outer is not None and outer.http_limiter is http_limiter:
             await self.app(scope, receive, send)
             return
         route = match_route(scope, self._routes)
-        if route.cors and scope.get("method") == "OPTIONS" and is_preflight(scope):
+        if (
+            scope.get("method") == "OPTIONS"
+            and route.cors
+            and await answers_preflight(route.cors, scope)
+        ):
             # A CORS middleware of the mount, the mounted app or the route answers it.
             await self.app(scope, receive, send)
             return
@@ -191,6 +210,16 @@ class RateLimitMiddleware:
             if request_limits.has_leases:
                 await request_limits.release_leases()
 
+    def _add_app(self, scope: Scope) -> None:
+        """Add what the app adds to the scope: this middleware wraps the app and runs before it.
+
+        An app that is not Starlette's has the routes that the policies name.
+        """
+        if self._starlette is not None:
+            add_app(scope, self._starlette)
+        elif self._routes is None and self._http_limiter is not None:
+            self._routes = PolicyRouteTable(self._http_limiter.limiter.active_policies)
+
     async def _send_error(
         self, error: Exception, route: RouteInfo, scope: Scope, receive: Receive, send: Send
     ) -> None:
@@ -203,8 +232,13 @@ class RateLimitMiddleware:
             raise error
 
         app = route.mounted_app or scope.get("app")
-        handling = ExceptionMiddleware(fail, exception_handlers(app))
-        await send_with_cors(handling, (*self._cors, *route.cors), scope, receive, send)
+        handling: ASGIApp = ExceptionMiddleware(fail, exception_handlers(app))
+        handling = partial(send_with_cors, handling, (*self._cors, *route.cors))
+        if self._starlette is not None:
+            # The app's own middleware for unexpected errors is behind this one.
+            handler = unexpected_error_handler(self._starlette)
+            handling = ServerErrorMiddleware(handling, handler, debug=self._starlette.debug)
+        await handling(scope, receive, send)
 
 
 def _find_in_stack(app: Any, kind: type[Wrapped]) -> Wrapped | None:

@@ -7,11 +7,13 @@ stopped flattening included routers into `app.routes`; `iter_route_contexts` giv
 where it exists (slowapi #281 shows how a limiter fails without it).
 """
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final
 
 from fastapi import routing as fastapi_routing
 from fastapi.dependencies.utils import get_dependant
@@ -331,31 +333,36 @@ class AppRouteTable(RouteTable):
     """Table of the routes of a Starlette app, of its included routers and of its mounted apps.
 
     Args:
-        routes: The app's routes.
+        router: The app's router.
     """
 
-    def __init__(self, routes: Sequence[BaseRoute]) -> None:
-        self.rebuild(routes)
+    def __init__(self, router: Any) -> None:
+        self.router = router
+        self.rebuild()
 
-    def rebuild(self, routes: Sequence[BaseRoute]) -> None:
+    def rebuild(self) -> None:
         """Replace all routes by those that the app has now."""
-        self.route_lists = tuple(_route_lists(routes))
-        self.size = sum(map(len, self.route_lists))
-        self._replace_nodes(iter_nodes(routes))
+        self.routers = tuple(_iter_routers(self.router))
+        self.routes_by_router = [copy.copy(each.routes) for each in self.routers]
+        """The routes of each router when the table was built, to notice changes."""
+        self._replace_nodes(iter_nodes(self.router.routes))
 
 
-def _route_lists(routes: Sequence[BaseRoute]) -> Iterator[Sequence[BaseRoute]]:
-    """Yield the lists of an app's routes, of its routers' and of its mounts'."""
-    yield routes
-    for route in routes:
-        # A router that FastAPI 0.137 or later includes stays a list of its own.
-        router = getattr(route, "original_router", None)
-        if router is not None:
-            yield from _route_lists(router.routes)
+_get_routes: Final = attrgetter("routes")
+
+
+def _iter_routers(router: Any) -> Iterator[Any]:
+    """Yield an app's router, its included routers, and the routers of its mounts."""
+    yield router
+    for route in router.routes or ():
+        # A router that FastAPI 0.137 or later includes keeps its own routes.
+        included = getattr(route, "original_router", None)
+        if included is not None:
+            yield from _iter_routers(included)
         elif isinstance(route, Mount | Host):
             app = get_mounted_app(route)
             if app is not None:
-                yield from _route_lists(app.routes or ())
+                yield from _iter_routers(app.router if isinstance(app, Starlette) else app)
 
 
 def match_route(scope: Scope, table: RouteTable | None = None) -> RouteInfo:
@@ -400,12 +407,12 @@ def _get_route_table(scope: Scope) -> RouteTable:
 
 
 def get_app_route_table(router: Any) -> RouteTable:
-    """Return the table of an app's router. It is built again when routes were added or removed."""
-    routes = router.routes
+    """Return the table of an app's router. It is built again when the routes have changed."""
     table = getattr(router, "fleetlimit_routes", None)
     if not isinstance(table, AppRouteTable):
-        table = router.fleetlimit_routes = AppRouteTable(routes)
-    # Built-in functions only, because this runs in every request.
-    elif sum(map(len, table.route_lists)) != table.size or table.route_lists[0] is not routes:
-        table.rebuild(routes)
+        table = router.fleetlimit_routes = AppRouteTable(router)
+    # Without a call of Python code, because this runs in every request: lists compare their items
+    # by identity first.
+    elif [*map(_get_routes, table.routers)] != table.routes_by_router:
+        table.rebuild()
     return table

@@ -55,8 +55,8 @@ class LimiterLifespan:
     """
 
 
-_opaque_serving_limiter: ContextVar[LimiterLifespan | None] = ContextVar(
-    "fleetlimit_opaque_serving_limiter", default=None
+_serving_limiter: ContextVar[tuple[LimiterLifespan | None, bool]] = ContextVar(
+    "fleetlimit_serving_limiter", default=(None, False)
 )
 
 
@@ -99,7 +99,16 @@ class NotStarted:
 
 
 def install(app: Starlette, http_limiter: HTTPLimiter) -> None:
-    """Make a limiter the one of an app and of the mounted apps that have none of their own."""
+    """Make a limiter the one of an app and of the mounted apps that have none of their own.
+
+    Raises:
+        ConfigError: The app has another limiter of its own, whose policies would no longer apply.
+    """
+    if hasattr(app, _OWNER_KEY) and has_other_limiter(app, http_limiter):
+        raise ConfigError(
+            "this app has a Fleetlimit already: start one Fleetlimit for each app, with all "
+            "policies; an APIRouter has no lifespan=Fleetlimit() beside the app's"
+        )
     mark_used(http_limiter.limiter)
     setattr(app, _OWNER_KEY, True)
     for each in _apps_sharing_limiter(app):
@@ -110,6 +119,8 @@ def install(app: Starlette, http_limiter: HTTPLimiter) -> None:
 
 def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
     """Undo `install`, so that no request reaches a limiter that was closed."""
+    if has_other_limiter(app, http_limiter):
+        return
     for each in _apps_sharing_limiter(app):
         if getattr(each, LIMITER_KEY, None) is http_limiter:
             delattr(each, LIMITER_KEY)
@@ -206,22 +217,40 @@ def set_serving_limiter(app: Starlette, serving: LimiterLifespan) -> None:
 
 
 @contextlib.contextmanager
-def serving_opaque_app(serving: LimiterLifespan) -> Iterator[None]:
-    """Make a limiter that of `fleetlimit serve` for each lifespan that a task in here runs.
+def serving(limiter: LimiterLifespan, *, opaque: bool) -> Iterator[None]:
+    """Serve an app with the limiter of `fleetlimit serve`, in all tasks that start in here.
 
-    For an ASGI app in which no app of Starlette's can be seen: a function around one, perhaps.
+    Args:
+        limiter: The limiter.
+        opaque: Whether no app of Starlette's can be seen, as in a function around one. The limiter
+            is then that of each lifespan that runs.
     """
-    token = _opaque_serving_limiter.set(serving)
+    token = _serving_limiter.set((limiter, opaque))
     try:
         yield
     finally:
-        _opaque_serving_limiter.reset(token)
+        _serving_limiter.reset(token)
 
 
 def get_serving_limiter(app: Any) -> LimiterLifespan | None:
     """Return the limiter of `fleetlimit serve`; None for an app that it does not serve."""
     found: LimiterLifespan | None = getattr(app, _SERVING_KEY, None)
-    return found or _opaque_serving_limiter.get()
+    limiter, opaque = _serving_limiter.get()
+    return found or (limiter if opaque else None)
+
+
+def require_not_served(description: str) -> None:
+    """Check that `fleetlimit serve` does not run, for a limiter that is started without an app.
+
+    Raises:
+        ConfigError: It does, and its own limiter would be the only one that requests reach.
+    """
+    limiter, _ = _serving_limiter.get()
+    if limiter is not None:
+        raise ConfigError(
+            f"{description} was started without an app, but `fleetlimit serve` has a limiter: "
+            "write `async with fleetlimit(app)` in the app's lifespan, or serve it with uvicorn"
+        )
 
 
 def find_limiter(scope: Mapping[str, Any]) -> HTTPLimiter | None:

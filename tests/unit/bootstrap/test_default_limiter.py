@@ -6,11 +6,13 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
-from fleetlimit import ConfigError, Fleetlimit
+from fleetlimit import ConfigError, Fleetlimit, RateLimit
 from fleetlimit.stores.embedded import EmbeddedValkey
 from support import default_limiter
 from support.default_limiter import app, post
@@ -41,6 +43,30 @@ def test_invalid_setting_is_an_error_of_each_request(monkeypatch: pytest.MonkeyP
             client.post("/exports")
     monkeypatch.delenv("FLEETLIMIT_STROE")
     assert client.post("/exports").status_code == 200
+
+
+def test_two_limits_of_one_name_are_an_error_of_each_request() -> None:
+    """Without a lifespan the limits of all routes are compared at the first request."""
+    app = FastAPI()
+    limits = {"/a": RateLimit("5/minute", name="io"), "/b": RateLimit("5/s", name="io")}
+    for path, limit in limits.items():
+        app.get(path, dependencies=[Depends(limit)])(lambda: None)
+    client = TestClient(app)
+    for path in ("/a", "/b", "/a"):
+        with pytest.raises(ConfigError, match="two different limits are named 'io'"):
+            client.get(path)
+
+
+def test_policies_without_the_middleware_are_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    """A policy file of the environment has no effect on routes that do not name its policies."""
+    path = tmp_path / "policies.yaml"
+    path.write_text("version: 1\npolicies: [{name: default, limits: [{rate: 1/minute}]}]\n")
+    monkeypatch.setenv("FLEETLIMIT_POLICIES", str(path))
+    client = TestClient(app())
+    assert {client.post("/exports").status_code for _ in range(2)} == {200}
+    assert log.text.count("policy default applies to no route: add RateLimitMiddleware") == 1
 
 
 async def test_failure_of_background_work_is_logged(

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import Depends, FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -39,7 +40,7 @@ from fleetlimit.core.quota import rate_quota
 from fleetlimit.policy_file import IdentitySection, PolicyFile
 from fleetlimit.server.wrap import WrappedApp, import_app
 from fleetlimit.testing import ManualClock
-from fleetlimit.web.wiring import serving_opaque_app
+from fleetlimit.web.wiring import serving
 
 
 def policy(name: str, rate: str, *routes: str) -> Policy:
@@ -450,6 +451,44 @@ def test_wrapped_app_inside_another_asgi_app_has_one_limiter(*, middleware: bool
     ]
 
 
+@pytest.mark.parametrize("opaque", [True, False])
+async def test_fleetlimit_started_without_the_served_app_is_an_error(*, opaque: bool) -> None:
+    """Its resolver would identify no caller, because the app has the limiter of `serve`."""
+    own = Fleetlimit(resolver=resolve_x_caller)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with own:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    with (
+        serving(enforced(), opaque=opaque),
+        pytest.raises(
+            ConfigError, match=r"without an app, .* write `async with fleetlimit\(app\)`"
+        ),
+    ):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+def test_app_whose_arguments_are_optional_is_no_factory_for_uvicorn() -> None:
+    """An app whose call has only optional arguments is served itself, not its result."""
+
+    class Around:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, *arguments: Any) -> None:
+            await self.app(*arguments)
+
+    app = FastAPI()
+    app.get("/")(lambda: None)
+    config = uvicorn.Config(WrappedApp(Around(app), enforced(policy("default", "1/day"))).app)
+    config.load()
+    assert statuses(config.loaded_app, "/", 2) == [200, 429]
+
+
 async def test_app_inside_an_opaque_asgi_app_has_one_limiter() -> None:
     """An app that cannot be seen from outside delegates to `serve` when its lifespan runs."""
     own, fleetlimit = Fleetlimit(), enforced(ORDERS)
@@ -461,7 +500,7 @@ async def test_app_inside_an_opaque_asgi_app_has_one_limiter() -> None:
 
     wrapped = WrappedApp(around, fleetlimit)
     assert wrapped.opaque
-    with serving_opaque_app(fleetlimit):
+    with serving(fleetlimit, opaque=True):
         async with app.router.lifespan_context(app):
             assert own.limiter is fleetlimit.limiter
             transport = httpx.ASGITransport(wrapped.app)

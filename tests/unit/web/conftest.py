@@ -1,6 +1,7 @@
 """Limiters of the web tests."""
 
 import pytest
+from starlette.applications import Starlette
 
 from fleetlimit.bootstrap import default_limiter
 from fleetlimit.web.http_limiter import HTTPLimiter
@@ -12,7 +13,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[LimiterBench]:
     """Open a bench in place of the environment's limiter, and return those that were opened."""
     benches: list[LimiterBench] = []
 
-    def open_bench() -> HTTPLimiter:
+    def open_bench(_app: Starlette) -> HTTPLimiter:
         benches.append(LimiterBench())
         return benches[-1].http_limiter
 

@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Host, Mount, Route, Router
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
@@ -193,6 +194,45 @@ def test_cors_of_an_app_wrapped_by_hand_applies() -> None:
         response = client.get("/items", headers=ORIGIN)
         assert response.status_code == status
         assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_cors_that_is_added_after_wrapping_by_hand_applies() -> None:
+    """An app may get middlewares until its first request."""
+    app = FastAPI()
+    app.get("/items")(items)
+    client = TestClient(RateLimitMiddleware(app))
+    app.add_middleware(CORSMiddleware, allow_origins=["*"])
+    LimiterBench(rate_policy("default", "1/minute")).install(app)
+    preflight = {**ORIGIN, "Access-Control-Request-Method": "GET"}
+    assert [client.options("/items", headers=preflight).status_code for _ in range(2)] == [200, 200]
+    responses = [client.get("/items", headers=ORIGIN) for _ in range(2)]
+    assert [each.status_code for each in responses] == [200, 429]
+    assert responses[1].headers["Access-Control-Allow-Origin"] == "*"
+
+
+class PublicCORS(CORSMiddleware):
+    """CORS of some paths alone."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass requests for other paths on."""
+        public = scope["type"] != "http" or scope["path"].startswith("/public")
+        await (super().__call__ if public else self.app)(scope, receive, send)
+
+
+@pytest.mark.parametrize("part", ["app", "route"])
+def test_preflight_that_a_cors_middleware_passes_on_is_limited(part: str) -> None:
+    """A subclass that answers some requests alone makes only those free."""
+    cors = [Middleware(PublicCORS, allow_origins=["*"])]
+    of_app, of_route = (cors, None) if part == "app" else (None, cors)
+    app = LimiterBench(rate_policy("default", "1/minute")).install(FastAPI(middleware=of_app))
+    for path in ("/private", "/public"):
+        route = Route(path, starlette_endpoint, methods=["OPTIONS"], middleware=of_route)
+        app.router.routes.append(route)
+    app.add_middleware(RateLimitMiddleware)
+    client = TestClient(app)
+    preflight = {**ORIGIN, "Access-Control-Request-Method": "GET"}
+    for path, expected in {"/private": [200, 429], "/public": [200, 200]}.items():
+        assert [client.options(path, headers=preflight).status_code for _ in range(2)] == expected
 
 
 def test_preflight_that_a_route_answers_with_405_is_limited() -> None:

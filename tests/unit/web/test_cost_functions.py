@@ -71,6 +71,25 @@ def test_error_of_a_cost_function_is_handled_by_the_app(
         assert response.headers["Access-Control-Allow-Origin"] == "*"
 
 
+@pytest.mark.parametrize("kind", [Exception, 500])
+@pytest.mark.parametrize("door", ["dependency", "middleware", "wrapped by hand"])
+def test_handler_for_unexpected_errors_answers_for_a_cost_function(
+    door: str, kind: type[Exception] | int
+) -> None:
+    """The app's handler for every other error answers at each door, and the error is raised."""
+    app = LimiterBench().install(FastAPI())
+    app.add_exception_handler(kind, _teapot)
+    depends = [Depends(RateLimit("9/minute", cost=_raising(ValueError("broken"))))]
+    app.get("/rows", dependencies=depends)(lambda: None)
+    if door == "middleware":
+        app.add_middleware(RateLimitMiddleware)
+    served = RateLimitMiddleware(app) if door == "wrapped by hand" else app
+    response = TestClient(served, raise_server_exceptions=False).get("/rows")
+    assert (response.status_code, response.json()) == (418, {"short": "stout"})
+    with pytest.raises(ValueError, match="broken"):
+        TestClient(served).get("/rows")
+
+
 @both_doors
 @pytest.mark.parametrize("cost", [1.5, 2.0, math.nan, "2", None, -1])
 def test_cost_that_is_no_integer_is_rejected(*, cost: Any, middleware: bool) -> None:

@@ -207,11 +207,20 @@ def _add_routes_later(app: FastAPI, where: str) -> None:
         app.router.routes = [Route("/v1/late/{x}", starlette_endpoint)]
     elif where == "first of the routes":
         app.router.routes.insert(0, Route("/v1/late/{x}", starlette_endpoint))
+    elif where == "replaced route":
+        app.router.routes[-1] = Route("/v1/late/{x}", starlette_endpoint)
 
 
 @pytest.mark.parametrize(
     "where",
-    ["app", "included router", "mounted app", "replaced routes", "first of the routes"],
+    [
+        "app",
+        "included router",
+        "mounted app",
+        "replaced routes",
+        "first of the routes",
+        "replaced route",
+    ],
 )
 def test_table_follows_the_app(where: str) -> None:
     """Routes added after the first request have their own templates, buckets and policies."""
@@ -256,6 +265,34 @@ def test_table_follows_routers_and_mounts(where: str) -> None:
     assert statuses == [200, 429] or (statuses == [404, 404] and "router" in where)
     if statuses[0] == 200:
         assert bench.routes[1:] == [f"GET {path}"] * 2
+
+
+def test_table_follows_the_order_of_the_routes() -> None:
+    """The first route that matches decides, in the order that the app has now."""
+    app = FastAPI()
+    for path in ("/items/{x}", "/items/all"):
+        app.get(path, dependencies=[Depends(RateLimit("1/minute"))])(endpoint)
+    bench = limited_bench()
+    client = limited_client(app, bench)
+    client.get("/items/all")
+    app.router.routes.reverse()
+    assert client.get("/items/all").status_code == 200
+    assert bench.routes == ["GET /items/{x}", "GET /items/all"]
+
+
+def test_table_follows_the_routes_of_an_empty_or_changed_mount() -> None:
+    """So have the routes of a mounted app that had none, and those of a new list."""
+    app, mounted = FastAPI(), Starlette()
+    app.mount("/mount", mounted)
+    bench = limited_bench()
+    client = limited_client(app, bench)
+    client.get("/mount/first")
+    mounted.router.routes.append(Route("/first", starlette_endpoint))
+    client.get("/mount/first")
+    mounted.router.routes = [Route("/second", starlette_endpoint)]
+    client.get("/mount/second")
+    templates = ["ANY /mount/{path:path}", "GET /mount/first", "GET /mount/second"]
+    assert bench.routes == templates
 
 
 def test_head_counts_as_get() -> None:

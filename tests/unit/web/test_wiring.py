@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Router
 from starlette.testclient import TestClient
 
 import fleetlimit
 from fleetlimit import Fleetlimit, PolicySet
 from fleetlimit import Fleetlimit as Limiter
+from fleetlimit.core.policy import Match
 from fleetlimit.errors import ConfigError
 from fleetlimit.web import wiring
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
@@ -321,6 +323,28 @@ def test_limiter_of_an_argument_that_was_not_started_is_an_error() -> None:
     assert statuses(TestClient(app), "/", 3) == [404, 404, 429]
 
 
+def test_middleware_around_a_plain_app_applies_policies_by_their_templates() -> None:
+    """Without the app's routes, those that the policies name are the routes."""
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("served")(scope, receive, send)
+
+    fleetlimit = Fleetlimit(
+        policies=PolicySet(
+            [
+                rate_policy("items", "1/minute", match=Match(routes=("/items/{item_id}",))),
+                rate_policy("default", "2/minute"),
+            ]
+        )
+    )
+    client = TestClient(RateLimitMiddleware(plain, http_limiter=fleetlimit.http_limiter))
+    with pytest.raises(ConfigError, match="was not started"):
+        client.get("/")
+    fleetlimit.activate_policies()
+    assert [client.get(f"/items/{x}").status_code for x in range(2)] == [200, 429]
+    assert statuses(client, "/other", 3) == [200, 200, 429]
+
+
 def test_default_limiter_where_the_lifespan_has_no_limiter(opened: list[LimiterBench]) -> None:
     """A lifespan for something else leaves the app with the default limiter."""
 
@@ -475,3 +499,33 @@ def test_fleetlimit_resolves_policies_of_mounted_apps_by_their_own_limiter() -> 
     outer.mount("/sub", inner)
     with TestClient(outer) as client:
         assert statuses(client, "/sub/items") == [200, 429]
+
+
+def in_one_lifespan(first: Fleetlimit, second: Fleetlimit) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with first(app), second(app):
+            yield
+
+    return FastAPI(lifespan=lifespan)
+
+
+def of_an_app_and_its_router(first: Fleetlimit, second: Fleetlimit) -> FastAPI:
+    app = FastAPI(lifespan=first)
+    app.include_router(APIRouter(lifespan=second))
+    return app
+
+
+@pytest.mark.parametrize("make_app", [in_one_lifespan, of_an_app_and_its_router])
+def test_second_limiter_of_one_app_prevents_the_start(
+    make_app: Callable[[Fleetlimit, Fleetlimit], FastAPI],
+) -> None:
+    """The policies of the first one would not apply, without a word; a later start works."""
+    first = Fleetlimit(policies=PolicySet([rate_policy("default", "1/minute")]))
+    app = make_app(first, Fleetlimit())
+    app.add_middleware(RateLimitMiddleware)
+    with pytest.raises(ConfigError, match="this app has a Fleetlimit already"), TestClient(app):
+        pass
+    app.router.lifespan_context = first
+    with TestClient(app) as client:
+        assert statuses(client, "/items") == [404, 429]

@@ -291,7 +291,7 @@ async def test_cancelled_request_returns_units_of_both_checks() -> None:
 
 
 async def test_reservation_as_context_manager_releases_once() -> None:
-    """The unit of an endpoint's reservation is returned once, by its request."""
+    """The unit of an endpoint's reservation is returned once, at the end of the block."""
     async with LimiterBench(IN_FLIGHT) as bench:
         app = bench.install(FastAPI())
         in_flight: list[Any] = []
@@ -305,5 +305,5 @@ async def test_reservation_as_context_manager_releases_once() -> None:
             in_flight.append(await bench.in_flight("in-flight"))
 
         await collect_messages(app, http_scope("/items"))
-        assert in_flight == [1, 1]
+        assert in_flight == [1, 0]
         assert await bench.in_flight("in-flight") == 0

@@ -300,11 +300,12 @@ async def test_limiter_starts_while_a_shard_is_lost(shards: Cluster, lost: int) 
         assert {each.source for each in decisions} == {Source.STORE}
 
 
-async def test_reset_deletes_the_buckets_of_living_shards(shards: Cluster) -> None:
+@pytest.mark.parametrize("distance", [0, 1], ids=["membership lost", "membership lives"])
+async def test_reset_deletes_the_buckets_of_living_shards(shards: Cluster, distance: int) -> None:
     """The error for the lost shard's bucket comes after the other buckets are deleted."""
     async with started(shards) as bench:
-        # A reset compares the key secrets of the fleet first, so their shard must live.
-        living, lost = bench.fleet_shard, (bench.fleet_shard + 1) % NODES
+        lost = (bench.fleet_shard + distance) % NODES
+        living = (lost + 1) % NODES
         subject = bench.subject(own=living, shared=lost)
         await bench.limiter.check("own", subject=subject, cost=30)
         bench.kill(lost)
@@ -312,6 +313,8 @@ async def test_reset_deletes_the_buckets_of_living_shards(shards: Cluster) -> No
         with pytest.raises(StoreUnavailable):
             await bench.limiter.reset("own", "shared", subject=subject)
         assert await bench.limiter.reset("own", subject=subject) == 0
+        await bench.limiter.check("own", subject=subject, cost=30)
+        assert await bench.limiter.reset("own", subject=subject) == 1
         peeked = await bench.limiter.peek("own", subject=subject, cost=0)
         assert remaining(peeked.results[0].limits[0]) == 100
 

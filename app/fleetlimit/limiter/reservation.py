@@ -361,6 +361,8 @@ class LeaseRenewer:
         due = [lease for leases in renewed.values() for lease in leases]
         for first in range(0, len(due), RENEWAL_CHUNK):
             await self._renew(due[first : first + RENEWAL_CHUNK])
+            # A store in memory replies without a wait, and requests must not wait for all chunks.
+            await asyncio.sleep(0)
         # The renewal of a lease that was released while it was in flight must be undone.
         released = [
             each for owner, leases in renewed.items() if not owner.leases for each in leases

@@ -155,10 +155,13 @@ class MemoryStore:
         """Renew leases, and hold expired ones again."""
         now_us = self._now_us()
         self._expire(now_us)
+        # A reload may have changed the lifetime of the leases of a bucket.
+        units_by_lease: dict[tuple[str, Quota], dict[str, int]] = {}
         for lease in leases:
-            _, state = self._buckets.get(lease.key, (None, None))
-            state = concurrency.renew(lease.quota, state, now_us, lease.units, lease.lease)
-            self._put(lease.key, lease.quota, state)
+            units_by_lease.setdefault((lease.key, lease.quota), {})[lease.lease] = lease.units
+        for (key, quota), renewed in units_by_lease.items():
+            _, state = self._buckets.get(key, (None, None))
+            self._put(key, quota, concurrency.renew(quota, state, now_us, renewed))
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many existed."""

@@ -123,6 +123,29 @@ async def test_deleted_buckets_leave_few_expiry_entries() -> None:
     assert (len(store), len(store._expiries)) == (0, 0)
 
 
+async def test_leases_of_one_bucket_are_renewed_together() -> None:
+    """Each lease is held for its own period from now on, as if it was renewed alone."""
+    clock = ManualClock()
+    store = MemoryStore(clock.monotonic_us)
+    limit = quota_of(Algorithm.CONCURRENCY, 200)
+    shorter = quota_of(Algorithm.CONCURRENCY, 200, period_us=MINUTE_US // 2)
+    leases = [
+        charge(quota, 2, lease=f"lease{number}{name}")
+        for number in range(40)
+        for name, quota in (("a", limit), ("b", shorter))
+    ]
+    for each in leases:
+        assert (await store.acquire([each])).spent
+    clock.advance_us(MINUTE_US // 4)
+    await store.renew(leases)
+    clock.advance_us(MINUTE_US // 2 - 1)
+    status = (await store.acquire([charge(limit, 0)], dry_run=True)).statuses[0]
+    assert status.remaining == 200 - 160
+    clock.advance_us(1)
+    status = (await store.acquire([charge(limit, 0)], dry_run=True)).statuses[0]
+    assert status.remaining == 200 - 80
+
+
 async def test_aclose_deletes_all_buckets() -> None:
     """A closed store is empty; it is not shared and needs no opening."""
     store = MemoryStore()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision, Outcome, Source
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import KeyKind, KeyPart, OnStoreError, Policy, PolicySet
@@ -16,6 +17,7 @@ from fleetlimit.errors import StoreUnavailable
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import BreakerChanged, BreakerState, ReplicasCounted
 from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.ports import AdjustFailed
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.cluster import slot_of
@@ -300,11 +302,12 @@ async def test_limiter_starts_while_a_shard_is_lost(shards: Cluster, lost: int) 
         assert {each.source for each in decisions} == {Source.STORE}
 
 
-async def test_reset_deletes_the_buckets_of_living_shards(shards: Cluster) -> None:
+@pytest.mark.parametrize("distance", [0, 1], ids=["membership lost", "membership lives"])
+async def test_reset_deletes_the_buckets_of_living_shards(shards: Cluster, distance: int) -> None:
     """The error for the lost shard's bucket comes after the other buckets are deleted."""
     async with started(shards) as bench:
-        # A reset compares the key secrets of the fleet first, so their shard must live.
-        living, lost = bench.fleet_shard, (bench.fleet_shard + 1) % NODES
+        lost = (bench.fleet_shard + distance) % NODES
+        living = (lost + 1) % NODES
         subject = bench.subject(own=living, shared=lost)
         await bench.limiter.check("own", subject=subject, cost=30)
         bench.kill(lost)
@@ -312,8 +315,36 @@ async def test_reset_deletes_the_buckets_of_living_shards(shards: Cluster) -> No
         with pytest.raises(StoreUnavailable):
             await bench.limiter.reset("own", "shared", subject=subject)
         assert await bench.limiter.reset("own", subject=subject) == 0
+        await bench.limiter.check("own", subject=subject, cost=30)
+        assert await bench.limiter.reset("own", subject=subject) == 1
         peeked = await bench.limiter.peek("own", subject=subject, cost=0)
         assert remaining(peeked.results[0].limits[0]) == 100
+
+
+async def test_adjustments_on_living_shards_have_their_times(shards: Cluster) -> None:
+    """One call adjusts buckets of three shards; only those of the lost one failed."""
+    async with started(shards) as bench:
+        store = bench.limiter.store
+        (quota,) = OWN.limits
+        subjects = [Subject(principal=Principal(each)) for each in bench.callers(0, 1, 2)]
+        charges = [Charge(KEYS.bucket_keys(OWN, each, (quota,))[0], quota, 5) for each in subjects]
+        for each in charges:
+            assert (await store.acquire([each])).spent
+        bench.kill(1)
+        with pytest.raises(AdjustFailed) as failed:
+            await store.adjust([each.adjustment(5, 0) for each in charges])
+        theirs = {
+            each.key
+            for each, subject in zip(charges, subjects, strict=True)
+            if bench.shard_of(OWN, subject) == 1
+        }
+        assert failed.value.errors.keys() == theirs
+        living = {each.key for each in charges} - theirs
+        assert failed.value.store_adjusted_at_us_by_key.keys() == living
+        for each in charges:
+            if each.key in living:
+                status = (await store.acquire([each], dry_run=True)).statuses[0]
+                assert status.remaining == 90
 
 
 async def test_leases_on_living_shards_are_renewed_while_one_is_lost(shards: Cluster) -> None:

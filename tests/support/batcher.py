@@ -107,6 +107,10 @@ class FakeServer:
         else:
             asyncio.get_running_loop().call_soon(deliver)
 
+    def hold(self) -> None:
+        """Hold the replies to later pipelines until `release`."""
+        self._held = True
+
     def release(self) -> None:
         """Send all held replies, and later ones at once."""
         self._held = False

@@ -246,7 +246,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         self.http_limiter.identifier = self._identifier_builder.build(self.policy_file.identity)
 
     def warn_of_missing_settings(self) -> None:
-        """Log a warning if limits are per process, or identities are hashed without a secret."""
+        """Log a warning about limits per process, hashes without a secret, and shared names."""
         if not self.limiter.store.shared:
             self._log.warning(
                 "store.not_shared",
@@ -258,6 +258,14 @@ class Fleetlimit(wiring.LimiterLifespan):
                 "keys.not_secret",
                 detail="identities are hashed without a secret, so they can be guessed; set "
                 "FLEETLIMIT_KEY_SECRET to the same value for all replicas",
+            )
+        if self.limiter.store.shared and self.settings.replica and worker_processes() > 1:
+            self._log.warning(
+                "replicas.one_name",
+                replica=self.settings.replica,
+                detail="the worker processes have the name of FLEETLIMIT_REPLICA and count as one "
+                "replica, so that each admits the share of all while the store is unavailable; "
+                "leave it out",
             )
 
     async def _on_reload(self, policy_file: PolicyFile) -> None:

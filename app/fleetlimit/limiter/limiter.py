@@ -12,7 +12,7 @@ from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.quota import check_cost
 from fleetlimit.core.subject import NO_HEADERS, Principal, Subject
-from fleetlimit.errors import ConfigError, StoreError
+from fleetlimit.errors import BucketCorrupt, ConfigError, StoreError
 from fleetlimit.limiter.active_policies import ActivePolicies
 from fleetlimit.limiter.admission import Admission, decide_without_store
 from fleetlimit.limiter.audit.sample import UsageSample
@@ -201,8 +201,10 @@ class Limiter:
         await self.store.open(node)
         topology = self.store.topology
         if topology is None or topology.node_of(self.key_scheme.replicas_key) == node:
-            # Detects a loss of state before the first check uses the server again.
-            await self.membership.send_heartbeat()
+            # Detects a loss of state before the first check uses the server again. The buckets of
+            # a server are intact when the key of another program stands in place of the membership.
+            with contextlib.suppress(BucketCorrupt):
+                await self.membership.send_heartbeat()
 
     async def check(
         self,

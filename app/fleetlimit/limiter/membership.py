@@ -68,6 +68,7 @@ class ReplicaMembership:
         self._key_scheme = key_scheme
         self._fingerprint = key_scheme.fingerprint
         self._other_secrets = 0
+        self._secrets_in_use: frozenset[str] = frozenset()
         self._epoch = ""
         self._server = ""
         self._reported = 0
@@ -118,6 +119,7 @@ class ReplicaMembership:
             self._emit(StoreServerChanged())
         self._epoch, self._server = reply.epoch, reply.server
         self._update_count(max(self._min_replicas, reply.replicas))
+        self._secrets_in_use = reply.key_secrets
         others = len(reply.key_secrets - {self._fingerprint})
         if others != self._other_secrets:
             self._other_secrets = others
@@ -126,15 +128,22 @@ class ReplicaMembership:
     async def verify_key_secret(self) -> bool:
         """Return whether replicas use this process's key secret; without any, return False.
 
-        A memory store belongs to this process alone, so the result is True.
+        A memory store belongs to this process alone, so the result is True. While the server of the
+        membership is unavailable, the result is that of the last heartbeat: the buckets may be on
+        another shard of a Cluster.
 
         Raises:
             KeySecretError: Replicas use another secret, so their buckets have other names.
-            StoreError: The store is unavailable.
+            StoreError: The store is unavailable, and there was no heartbeat.
         """
         if not self._store.shared:
             return True
-        secrets_in_use = await self._get_breaker().call("key_secrets", self._store.key_secrets)
+        try:
+            secrets_in_use = await self._get_breaker().call("key_secrets", self._store.key_secrets)
+        except StoreError:
+            secrets_in_use = self._secrets_in_use
+            if not secrets_in_use:
+                raise
         if secrets_in_use - {self._fingerprint}:
             raise KeySecretError(
                 f"replicas at {self._store.location} hash callers with another key secret, so that "

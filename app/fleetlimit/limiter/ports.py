@@ -29,6 +29,21 @@ class KeysFailed(StoreUnavailable):
         self.errors = errors
 
 
+class AdjustFailed(KeysFailed):
+    """Some buckets were not adjusted.
+
+    Args:
+        errors: Error of each key that failed, at least one.
+        store_adjusted_at_us_by_key: Store time of the adjustment of each other key.
+    """
+
+    def __init__(
+        self, errors: Mapping[str, StoreError], store_adjusted_at_us_by_key: Mapping[str, int]
+    ) -> None:
+        super().__init__(errors)
+        self.store_adjusted_at_us_by_key = store_adjusted_at_us_by_key
+
+
 class Topology(Protocol):
     """Servers of a store that spreads its keys over several."""
 
@@ -158,7 +173,12 @@ class Store(Protocol):
         ...
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
-        """Correct charges that were spent, and return the store time of each correction."""
+        """Correct charges that were spent, and return the store time of each correction.
+
+        Raises:
+            AdjustFailed: Some of the buckets failed.
+            StoreError: The store is unavailable.
+        """
         ...
 
     async def renew(self, leases: Sequence[Charge]) -> None:

@@ -403,9 +403,11 @@ class LeaseRenewer:
         due = [lease for leases in renewed.values() for lease in leases]
         for chunk in _chunks(due):
             await self._renew(chunk)
+            # A store in memory replies without a wait, and requests must not wait for all chunks.
+            await asyncio.sleep(0)
         # The renewal of a lease that was released while it was in flight must be undone.
         released = [
-            each for owner, leases in renewed.items() if not owner.leases for each in leases
+            each for owner, leases in renewed.items() for each in leases if each not in owner.leases
         ]
         if released:
             await self._adjust(Reservation.releases_of(released))

@@ -21,7 +21,7 @@ from fleetlimit.limiter.circuit_breaker import CIRCUIT_OPEN, CircuitBreaker, Cir
 from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan
-from fleetlimit.limiter.ports import AcquireResult, Clock, Store
+from fleetlimit.limiter.ports import AcquireResult, AdjustFailed, Clock, Store
 from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
 from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
 from fleetlimit.limiter.tasks import TaskSet
@@ -152,15 +152,21 @@ class StoreGateway:
     ) -> Sequence[int | None]:
         store_adjusted_at_us: Sequence[int | None] = [None] * len(adjustments)
         try:
-            replies = await breaker.call("adjust", self._store.adjust, adjustments)
+            store_adjusted_at_us = await breaker.call("adjust", self._store.adjust, adjustments)
         except StoreError as error:
+            if isinstance(error, AdjustFailed):
+                found = error.store_adjusted_at_us_by_key
+                store_adjusted_at_us = [found.get(each.key) for each in adjustments]
             if error.kind != CIRCUIT_OPEN:
                 # The store may have made the refund although its reply was lost.
-                refunds = [each.key for each in adjustments if each.delta < 0]
-                self._bucket_events.emit_refund_lost(refunds)
-        else:
-            self._sample.record_refunds(adjustments, replies)
-            store_adjusted_at_us = replies
+                pairs = zip(adjustments, store_adjusted_at_us, strict=True)
+                lost = [each.key for each, at_us in pairs if at_us is None and each.delta < 0]
+                self._bucket_events.emit_refund_lost(lost)
+        pairs = zip(adjustments, store_adjusted_at_us, strict=True)
+        adjusted = [(each, at_us) for each, at_us in pairs if at_us is not None]
+        self._sample.record_refunds(
+            [each for each, _ in adjusted], [at_us for _, at_us in adjusted]
+        )
         # After the reply: a denial that is cached before the store has adjusted is dropped, too.
         self._bucket_events.emit_adjusted([each.key for each in adjustments])
         return store_adjusted_at_us

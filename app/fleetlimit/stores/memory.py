@@ -35,6 +35,25 @@ _WARNING_INTERVAL_US: Final = 60 * SECOND_US
 _log = logging.getLogger("fleetlimit")
 
 
+class _Expiry:
+    """Expiry entry of a bucket.
+
+    Args:
+        at_us: Instant at which the bucket is examined, at the latest when it expires.
+        key: Key of the bucket; None if it was deleted.
+    """
+
+    __slots__ = ("at_us", "is_scheduled", "key")
+
+    def __init__(self, at_us: int, key: str | None) -> None:
+        self.at_us = at_us
+        self.key = key
+        self.is_scheduled = True
+
+    def __lt__(self, other: "_Expiry") -> bool:
+        return self.at_us < other.at_us
+
+
 class MemoryStore:
     """Store of a single process.
 
@@ -63,9 +82,11 @@ class MemoryStore:
         self._dropped = 0
         self._next_warning_us = 0
         self._buckets: dict[str, tuple[Quota, State]] = {}
-        self._expiries: list[tuple[int, str]] = []
-        # A key has at most one entry in `_expiries`, even if its bucket is deleted and recreated.
-        self._scheduled: set[str] = set()
+        self._expiries: list[_Expiry] = []
+        self._expiry_of: dict[str, _Expiry] = {}
+        # Entries in `_expiries` of deleted buckets, for new ones. Without a reuse, each request of
+        # a new caller under a `concurrency` limit would leave an entry until its lease would end.
+        self._unused: list[_Expiry] = []
         self._epoch = secrets.token_hex(8)
         self._reports: dict[str, StoredReport] = {}
         self._departed: set[str] = set()
@@ -81,7 +102,8 @@ class MemoryStore:
         """Delete all buckets."""
         self._buckets.clear()
         self._expiries.clear()
-        self._scheduled.clear()
+        self._expiry_of.clear()
+        self._unused.clear()
 
     async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
         """Acquire all charges together; no other task runs in between."""
@@ -133,16 +155,19 @@ class MemoryStore:
         """Renew leases, and hold expired ones again."""
         now_us = self._now_us()
         self._expire(now_us)
+        # A reload may have changed the lifetime of the leases of a bucket.
+        units_by_lease: dict[tuple[str, Quota], dict[str, int]] = {}
         for lease in leases:
-            _, state = self._buckets.get(lease.key, (None, None))
-            state = concurrency.renew(lease.quota, state, now_us, lease.units, lease.lease)
-            self._put(lease.key, lease.quota, state)
+            units_by_lease.setdefault((lease.key, lease.quota), {})[lease.lease] = lease.units
+        for (key, quota), renewed in units_by_lease.items():
+            _, state = self._buckets.get(key, (None, None))
+            self._put(key, quota, concurrency.renew(quota, state, now_us, renewed))
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many existed."""
         if self._test_clock is not None:
             self._test_clock.on_reset()
-        return sum(self._buckets.pop(key, None) is not None for key in keys)
+        return sum(self._delete(key) for key in keys)
 
     async def heartbeat(self, _replica: str, _ttl_us: int) -> HeartbeatReply:
         """Return this process as the only replica."""
@@ -173,13 +198,34 @@ class MemoryStore:
 
     def _put(self, key: str, quota: Quota, state: State | None) -> None:
         if state is None:
-            self._buckets.pop(key, None)
+            self._delete(key)
             return
-        if key not in self._scheduled:
-            expires_us = algorithm_for(quota.algorithm).expires_at_us(quota, state)
-            heapq.heappush(self._expiries, (expires_us or 0, key))
-            self._scheduled.add(key)
+        if key not in self._expiry_of:
+            self._schedule(key, algorithm_for(quota.algorithm).expires_at_us(quota, state) or 0)
         self._buckets[key] = (quota, state)
+
+    def _delete(self, key: str) -> bool:
+        """Delete a bucket, and return whether it existed."""
+        if self._buckets.pop(key, None) is None:
+            return False
+        expiry = self._expiry_of.pop(key)
+        expiry.key = None
+        self._unused.append(expiry)
+        return True
+
+    def _schedule(self, key: str, expires_us: int) -> None:
+        """Give a new bucket an expiry entry: one of a deleted bucket, if it is not later."""
+        while self._unused:
+            expiry = self._unused[-1]
+            if expiry.at_us > expires_us:
+                break
+            self._unused.pop()
+            if expiry.is_scheduled:
+                expiry.key = key
+                self._expiry_of[key] = expiry
+                return
+        expiry = self._expiry_of[key] = _Expiry(expires_us, key)
+        heapq.heappush(self._expiries, expiry)
 
     def _expire(self, now_us: int) -> None:
         """Delete some expired buckets, and more than that if there are too many buckets.
@@ -187,7 +233,7 @@ class MemoryStore:
         The algorithms treat a bucket that has expired as full, so it may be deleted later.
         """
         for _ in range(_EXPIRIES_PER_CALL):
-            if not self._expiries or self._expiries[0][0] > now_us:
+            if not self._expiries or self._expiries[0].at_us > now_us:
                 break
             self._expire_first(now_us)
         while len(self._buckets) > self._max_buckets:
@@ -195,28 +241,32 @@ class MemoryStore:
 
     def _expire_first(self, now_us: int) -> bool:
         """Delete the bucket of the first expiry entry; return False if its use has extended it."""
-        _, key = self._expiries[0]
-        found = self._buckets.get(key)
+        expiry = self._expiries[0]
+        found = None if expiry.key is None else self._buckets[expiry.key]
         expires_us = algorithm_for(found[0].algorithm).expires_at_us(*found) if found else None
         if expires_us is not None and expires_us > now_us:
-            heapq.heapreplace(self._expiries, (expires_us, key))
+            expiry.at_us = expires_us
+            heapq.heapreplace(self._expiries, expiry)
             return False
-        heapq.heappop(self._expiries)
-        self._scheduled.remove(key)
-        self._buckets.pop(key, None)
+        self._pop_first()
         return True
+
+    def _pop_first(self) -> None:
+        """Remove the first expiry entry, and delete its bucket."""
+        expiry = heapq.heappop(self._expiries)
+        expiry.is_scheduled = False
+        if expiry.key is not None:
+            del self._buckets[expiry.key], self._expiry_of[expiry.key]
 
     def _drop_first(self, now_us: int) -> None:
         """Drop the bucket that expires first, or nearly so."""
         for _ in range(_EXPIRIES_PER_CALL):
-            first_us = self._expiries[0][0]
+            first_us = self._expiries[0].at_us
             if self._expire_first(now_us):
                 return
-            if self._expiries[0][0] <= first_us:
+            if self._expiries[0].at_us <= first_us:
                 break
-        _, key = heapq.heappop(self._expiries)
-        self._scheduled.remove(key)
-        self._buckets.pop(key, None)
+        self._pop_first()
         self._dropped += 1
         if now_us >= self._next_warning_us:
             self._next_warning_us = now_us + _WARNING_INTERVAL_US

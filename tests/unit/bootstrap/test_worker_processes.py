@@ -6,6 +6,7 @@ from starlette.testclient import TestClient
 
 from fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.worker_processes import worker_processes
+from fleetlimit.stores.embedded import EmbeddedValkey
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,26 @@ def test_metrics_of_several_processes_are_warned_about(
     lines = [line for line in log.messages if "metrics.per_process" in line]
     assert len(lines) == count
     assert all("workers=4" in line and "one process per pod" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("workers", "replica", "count"), [("4", "api-0", 1), ("4", "", 0), ("1", "api-0", 0)]
+)
+def test_name_of_several_processes_is_warned_about(
+    log: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: str,
+    replica: str,
+    count: int,
+) -> None:
+    """With one name, the processes would count as one replica that has the whole limit."""
+    monkeypatch.setenv("WEB_CONCURRENCY", workers)
+    monkeypatch.setenv("FLEETLIMIT_REPLICA", replica)
+    with (
+        EmbeddedValkey() as valkey,
+        TestClient(FastAPI(lifespan=Fleetlimit(valkey.url))),
+    ):
+        pass
+    lines = [line for line in log.messages if "replicas.one_name" in line]
+    assert len(lines) == count
+    assert all("replica=api-0" in line and "leave it out" in line for line in lines)

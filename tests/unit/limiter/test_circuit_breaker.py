@@ -365,3 +365,14 @@ async def test_corrupt_bucket_affects_only_its_caller() -> None:
         assert (await bench.limiter.check("a", principal="ann")).source is Source.LOCAL
         bench.store.errors.clear()
         assert (await bench.limiter.check("a", principal="bob")).source is Source.STORE
+
+
+async def test_corrupt_membership_does_not_keep_the_breaker_open() -> None:
+    """The store that is back decides, though another program uses the key of the membership."""
+    async with Bench(rate_policy("a", "100/minute"), failures=1) as bench:
+        bench.store.errors["heartbeat"] = BucketCorrupt("no set", kind="wrong_type")
+        bench.store.errors["acquire"] = timeout_error()
+        await bench.limiter.check("a", principal="ann")
+        bench.store.errors.pop("acquire")
+        await bench.recorder.wait_for(CLOSED)
+        assert (await bench.limiter.check("a", principal="ann")).source is Source.STORE

@@ -1,7 +1,7 @@
 """Leases: renewed while a request lasts, and never left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -109,6 +109,33 @@ async def test_released_lease_is_not_renewed() -> None:
         assert [each.key for each in bench.store.renewed] == ["other"]
         assert not await bench.is_held()
         await other.release()
+
+
+async def test_event_loop_runs_between_the_chunks_of_a_renewal() -> None:
+    """A store in memory replies without a wait; requests do not wait for thousands of leases."""
+    clock = ManualClock()
+    store = MemoryStore(clock.monotonic_us)
+    chunks: list[int] = []
+
+    async def renew(leases: Sequence[Charge]) -> None:
+        chunks.append(len(leases))
+        await store.renew(leases)
+
+    renewer = LeaseRenewer(renew, store.adjust, HeldTimes(clock))
+    quota = concurrency_quota(3 * RENEWAL_CHUNK)
+    held = []
+    for number in range(3 * RENEWAL_CHUNK):
+        charge = Charge("k", quota, 1, f"lease{number}")
+        policy_plan = PolicyPlan(Policy("c", (quota,)), Mode.ENFORCE, 0, 1)
+        plan = Plan((policy_plan,), (charge,), "caller", has_leases=True)
+        result = await store.acquire([charge])
+        decision = plan.decision(result.statuses, source=Source.STORE, spent=True)
+        held.append(Reservation(decision, plan, result, store.adjust))
+    renewing = asyncio.ensure_future(renewer._renew_all(held))
+    for renewed in (1, 2, 3):
+        await asyncio.sleep(0)
+        assert chunks == [RENEWAL_CHUNK] * renewed
+    await renewing
 
 
 async def test_lease_renewer_runs_no_task_without_leases() -> None:

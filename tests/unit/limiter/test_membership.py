@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.errors import ConfigError, KeySecretError
+from fleetlimit.errors import ConfigError, KeySecretError, StoreUnavailable
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.events import (
     KeySecretsCounted,
@@ -110,6 +110,28 @@ async def test_require_fleet_refuses_buckets_that_are_not_the_fleets(
     bench.store.heartbeat_reply = HeartbeatReply(1, "first", key_secrets=frozenset(found))
     with pytest.raises(error, match=message):
         await bench.membership.require_fleet()
+
+
+@pytest.mark.parametrize("others", [frozenset(), frozenset({OTHER})])
+async def test_key_secrets_of_an_unavailable_server_are_those_of_the_last_heartbeat(
+    others: frozenset[str],
+) -> None:
+    """Without the membership's shard, a reset is not an error, and another secret still is one."""
+    bench = MembershipBench()
+    bench.store.down = timeout_error()
+    with pytest.raises(StoreUnavailable):
+        await bench.membership.verify_key_secret()
+    bench.store.down = None
+    bench.store.heartbeat_reply = HeartbeatReply(
+        2, "first", key_secrets=others | {KEYS.fingerprint}
+    )
+    await bench.membership.heartbeat()
+    bench.store.down = timeout_error()
+    if others:
+        with pytest.raises(KeySecretError):
+            await bench.membership.verify_key_secret()
+    else:
+        assert await bench.membership.verify_key_secret()
 
 
 async def test_require_fleet_accepts_the_secret_of_the_fleet() -> None:

@@ -6,12 +6,20 @@ from typing import Any
 
 import pytest
 
-from fleetlimit.core.charge import Charge
+from fleetlimit.core.charge import Adjustment, Charge
+from fleetlimit.core.keys import parse_bucket_key
 from fleetlimit.core.quota import Algorithm, rate_quota
-from fleetlimit.errors import CostError
-from fleetlimit.limiter.events import CheckDecided
-from fleetlimit.limiter.ports import AcquireResult
-from support.limiter import Bench, concurrency_policy, rate_policy, remaining, timeout_error
+from fleetlimit.errors import BucketCorrupt, CostError
+from fleetlimit.limiter.events import CheckDecided, StoreFailed
+from fleetlimit.limiter.ports import AcquireResult, AdjustFailed
+from support.limiter import (
+    Bench,
+    FakeStore,
+    concurrency_policy,
+    rate_policy,
+    remaining,
+    timeout_error,
+)
 
 
 async def test_commit_refunds_the_unused_cost_limitador_506() -> None:
@@ -42,6 +50,41 @@ async def test_corrections_change_the_status_and_no_event() -> None:
         assert corrected == [[9, 1], [9, 4]]
         assert bench.recorder.of(CheckDecided)[0].decision is decided
         assert [remaining(each.limits[0]) for each in decided.results] == [7, 1]
+
+
+class PartlyCorruptStore(FakeStore):
+    """Store in which the buckets of policy `b` have foreign values when they are adjusted."""
+
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
+        """Adjust the other buckets."""
+        corrupt = [each for each in adjustments if parse_bucket_key(each.key).policy == "b"]
+        others = [each for each in adjustments if each not in corrupt]
+        times_us = await super().adjust(others)
+        raise AdjustFailed(
+            {each.key: BucketCorrupt("no bucket", kind="wrong_type") for each in corrupt},
+            {each.key: at_us for each, at_us in zip(others, times_us, strict=True)},
+        )
+
+
+class PartlyCorruptBench(Bench):
+    """Limiter over such a store."""
+
+    def make_store(self) -> FakeStore:
+        """Return the store."""
+        return PartlyCorruptStore(self.clock)
+
+
+async def test_corrupt_bucket_does_not_hide_the_correction_of_another() -> None:
+    """The reservation states the units of the buckets that were adjusted."""
+    policies = (rate_policy("a", "10/minute"), rate_policy("b", "10/minute"))
+    async with PartlyCorruptBench(*policies) as bench:
+        reservation = await bench.limiter.reserve("a", "b", principal="ann", cost=8)
+        await reservation.commit(3)
+        assert await bench.remaining("a") == 7
+        left = [remaining(each.limits[0]) for each in reservation.decision.results]
+        assert left == [7, 2]
+        (failed,) = bench.recorder.of(StoreFailed)
+        assert (failed.operation, failed.error.kind) == ("adjust", "wrong_type")
 
 
 async def test_commit_spends_a_cost_above_the_reservation() -> None:

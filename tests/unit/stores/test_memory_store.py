@@ -97,10 +97,53 @@ async def test_recreated_bucket_has_one_expiry_entry() -> None:
         await store.adjust([adjustment(spent, -1, result.store_now_us)])
         await store.acquire([charge(WINDOW, key="forgotten")])
         await store.delete(["forgotten"])
-    assert (len(store), len(store._expiries)) == (0, 2)
+    assert (len(store), len(store._expiries)) == (0, 1)
     clock.advance_us(MINUTE_US)
     await store.acquire([spent])
     assert (len(store), len(store._expiries)) == (1, 1)
+
+
+async def test_deleted_buckets_leave_few_expiry_entries() -> None:
+    """Callers that hold nothing any more take no memory until a long lease would have expired."""
+    clock = ManualClock()
+    store = MemoryStore(clock.monotonic_us)
+    kept = charge(WINDOW, key="kept")
+    await store.acquire([kept])
+    for number in range(5_000):
+        spent = charge(quota_of(Algorithm.CONCURRENCY, 5), key=f"caller{number}")
+        result = await store.acquire([spent])
+        await store.adjust([adjustment(spent, -1, result.store_now_us)])
+        await store.acquire([charge(WINDOW, key=f"forgotten{number}")])
+        await store.delete([f"forgotten{number}"])
+    assert (len(store), len(store._expiries)) == (1, 2)
+    assert (await store.acquire([kept])).statuses[0].remaining == 3
+    clock.advance_us(MINUTE_US)
+    for _ in range(100):
+        await store.adjust([])
+    assert (len(store), len(store._expiries)) == (0, 0)
+
+
+async def test_leases_of_one_bucket_are_renewed_together() -> None:
+    """Each lease is held for its own period from now on, as if it was renewed alone."""
+    clock = ManualClock()
+    store = MemoryStore(clock.monotonic_us)
+    limit = quota_of(Algorithm.CONCURRENCY, 200)
+    shorter = quota_of(Algorithm.CONCURRENCY, 200, period_us=MINUTE_US // 2)
+    leases = [
+        charge(quota, 2, lease=f"lease{number}{name}")
+        for number in range(40)
+        for name, quota in (("a", limit), ("b", shorter))
+    ]
+    for each in leases:
+        assert (await store.acquire([each])).spent
+    clock.advance_us(MINUTE_US // 4)
+    await store.renew(leases)
+    clock.advance_us(MINUTE_US // 2 - 1)
+    status = (await store.acquire([charge(limit, 0)], dry_run=True)).statuses[0]
+    assert status.remaining == 200 - 160
+    clock.advance_us(1)
+    status = (await store.acquire([charge(limit, 0)], dry_run=True)).statuses[0]
+    assert status.remaining == 200 - 80
 
 
 async def test_aclose_deletes_all_buckets() -> None:

@@ -378,17 +378,32 @@ class CommandBatcher:
             self._spawn(self._redirect(moved))
 
     async def _redirect(self, moved: list[ScriptCall]) -> None:
-        """Send calls through the client, which follows redirections."""
-        commands = coalesce(moved, self._slot_of)
+        """Send calls through the client, which follows redirections.
+
+        The queued calls do not fail with them: another server failed than that of this batcher.
+        """
         try:
-            for command in commands:
-                reply = await self._with_timeout(
-                    self._client.execute_command(*command.args()), self._timeouts.operation
-                )
-                for call, part in command.split(reply):
+            # One timeout for all: a call must not wait for the timeouts of the calls before it.
+            await self._with_timeout(self._send_redirected(moved), self._timeouts.operation)
+        except Exception as error:  # noqa: BLE001 - the callers receive any error
+            failure = to_store_error(error)
+            for call in moved:
+                call.fail(failure)
+            self._start_relocation()
+
+    async def _send_redirected(self, moved: list[ScriptCall]) -> None:
+        for command in coalesce(moved, self._slot_of):
+            try:
+                reply = await self._client.execute_command(*command.args())
+            except Exception as error:  # noqa: BLE001 - as above
+                # One object for all its calls: the circuit breaker counts it as one failure.
+                reply = to_store_error(error)
+                self._start_relocation()
+            for call, part in command.split(reply):
+                if isinstance(part, Exception):
+                    call.fail(part)
+                else:
                     call.complete(part)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._fail(moved, error)
 
     def _fail(self, batch: list[ScriptCall], error: Exception) -> None:
         # Also fail the queued calls: they would only time out in turn.

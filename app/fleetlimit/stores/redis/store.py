@@ -15,10 +15,12 @@ from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Quota
+from fleetlimit.errors import StoreError
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.ports import (
     ONE_NODE,
     AcquireResult,
+    AdjustFailed,
     AuditReply,
     HeartbeatReply,
     StoredReport,
@@ -250,32 +252,49 @@ class RedisStore:
         return self._batcher.call(_ACQUIRE, keys, args, decode)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
-        """Adjust charges that were spent, and return the store's time of each adjustment."""
-        slots = self._by_slot(map(_KEY, adjustments))
-        store_times_us = await asyncio.gather(
-            *(self._adjust_in_slot([adjustments[index] for index in slot]) for slot in slots)
-        )
-        store_time_us_of = {
-            index: time_us
-            for slot, time_us in zip(slots, store_times_us, strict=True)
-            for index in slot
-        }
-        return [store_time_us_of[index] for index in range(len(adjustments))]
+        """Adjust charges that were spent, and return the store's time of each adjustment.
+
+        Raises:
+            AdjustFailed: Some of the buckets, or some slots of a Cluster, failed.
+            StoreError: The store is unavailable.
+        """
+        slots = [
+            [adjustments[index] for index in slot] for slot in self._by_slot(map(_KEY, adjustments))
+        ]
+        outcomes = await asyncio.gather(*map(self._adjust_in_slot, slots), return_exceptions=True)
+        store_adjusted_at_us: dict[str, int] = {}
+        errors: dict[str, StoreError] = {}
+        for in_slot, outcome in zip(slots, outcomes, strict=True):
+            if isinstance(outcome, StoreError) and len(slots) > 1:
+                errors |= {each.key: outcome for each in in_slot}
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                now_us, failed = outcome
+                errors |= failed
+                store_adjusted_at_us |= {
+                    each.key: now_us for each in in_slot if each.key not in failed
+                }
+        if errors:
+            raise AdjustFailed(errors, store_adjusted_at_us)
+        return [store_adjusted_at_us[each.key] for each in adjustments]
 
     async def renew(self, leases: Sequence[Charge]) -> None:
         """Renew leases, and hold expired ones again."""
         # `adjust.lua` renews the units that stay held: with a delta of 0, all units of the lease.
         await self.adjust([lease.adjustment(0, 0) for lease in leases])
 
-    async def _adjust_in_slot(self, adjustments: Sequence[Adjustment]) -> int:
+    async def _adjust_in_slot(
+        self, adjustments: Sequence[Adjustment]
+    ) -> tuple[int, dict[str, StoreError]]:
+        """Adjust charges of one slot; return the store's time and the errors of single buckets."""
         args: list[Any] = [self._now_us()]
         for each in adjustments:
             quota = each.quota
             args += (quota.algorithm.value, quota.limit, quota.period_us, quota.burst)
             args += (each.delta, each.store_acquired_at_us, each.units, each.lease)
-        return await self._batcher.call(
-            _ADJUST, [each.key for each in adjustments], args, _decode_count
-        )
+        keys = [each.key for each in adjustments]
+        return await self._batcher.call(_ADJUST, keys, args, partial(_decode_adjusted, keys))
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many existed.
@@ -356,6 +375,16 @@ def _decode_count(reply: int) -> int:
     if type(reply) is not int or reply < 0:
         raise ValueError(f"{reply!r:.100} is not a whole number from 0")
     return reply
+
+
+def _decode_adjusted(keys: list[str], reply: list[Any]) -> tuple[int, dict[str, StoreError]]:
+    now_us, *results = reply
+    errors = {
+        key: to_store_error(result)
+        for key, result in zip(keys, results, strict=True)
+        if isinstance(result, Exception) or _decode_count(result)
+    }
+    return _decode_count(now_us), errors
 
 
 def _decode_heartbeat(reply: list[Any]) -> HeartbeatReply:

@@ -7,10 +7,10 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
-from redis.exceptions import AskError, MovedError, TryAgainError
+from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as Disconnected
 
-from fleetlimit.errors import StoreUnavailable
+from fleetlimit.errors import BucketCorrupt, StoreUnavailable
 from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_BATCH_KEYS, MAX_IN_FLIGHT
 from fleetlimit.stores.redis.scripts import Script
 from support.batcher import OTHER, SCRIPT, FakeServer, batcher_for, call, loop_turns, unchanged
@@ -185,6 +185,73 @@ async def test_failed_redirection_fails_only_its_call() -> None:
     bad, good = call(batcher, "a"), call(batcher, "b")
     assert await good == "b"
     with pytest.raises(StoreUnavailable, match="gone"):
+        await bad
+
+
+async def test_failed_redirection_fails_no_other_redirected_call() -> None:
+    """Of the calls that are redirected together, those of living nodes have their results."""
+    server = FakeServer()
+    server.reply_to = lambda _: MovedError("1 127.0.0.1:1")
+
+    async def run(*command: Any) -> Any:
+        if command[3] == "dead":
+            raise Disconnected("gone")
+        return command[3]
+
+    server.execute_command = run  # type: ignore[method-assign]
+    batcher = batcher_for(server)
+    bad, good = call(batcher, "dead"), call(batcher, "alive")
+    assert await good == "alive"
+    with pytest.raises(StoreUnavailable, match="gone"):
+        await bad
+
+
+async def test_failed_redirection_leaves_the_queue() -> None:
+    """Queued calls are for the node of the batcher, which lives."""
+    server = FakeServer()
+    server.reply_to = lambda command: (
+        MovedError("1 127.0.0.1:1") if command[3] == "moved" else command[3]
+    )
+    failing = asyncio.Event()
+
+    async def run(*_: Any) -> Any:
+        await failing.wait()
+        raise Disconnected("gone")
+
+    server.execute_command = run  # type: ignore[method-assign]
+    batcher = batcher_for(server)
+    moved = call(batcher, "moved")
+    await loop_turns()
+    server.hold()
+    calls = []
+    for _ in range(MAX_IN_FLIGHT):
+        calls.append(call(batcher, "stays"))
+        await loop_turns()
+    failing.set()
+    with pytest.raises(StoreUnavailable, match="gone"):
+        await moved
+    server.release()
+    assert await asyncio.gather(*calls) == ["stays"] * MAX_IN_FLIGHT
+
+
+async def test_error_of_one_check_in_a_redirected_command_is_its_own() -> None:
+    """Checks of one script call are redirected together; one has a corrupt bucket."""
+    server = FakeServer()
+    script = Script("acquire", "many", "many", batchable=True)
+    server.known_scripts.add(script.sha)
+    server.reply_to = lambda _: MovedError("1 127.0.0.1:1")
+
+    async def run(*_: Any) -> Any:
+        return [7, ResponseError("WRONGTYPE a bucket"), 0, 0, 0, 0, 0, 1, 1, 4, 0, 0, 0]
+
+    server.execute_command = run  # type: ignore[method-assign]
+    batcher = batcher_for(server)
+    bad, good = (
+        asyncio.ensure_future(batcher.call(script, [key], [0, "charge"], unchanged))
+        for key in ("bad", "good")
+    )
+    assert await good == [7, 1, 1, 4, 0, 0, 0]
+    with pytest.raises(BucketCorrupt):
         await bad
 
 

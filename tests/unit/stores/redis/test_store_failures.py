@@ -17,6 +17,7 @@ from fleetlimit.errors import (
     StoreRejected,
     StoreUnavailable,
 )
+from fleetlimit.limiter.ports import AdjustFailed
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.client import Timeouts
 from support.eventually import PATIENCE_SECONDS
@@ -346,13 +347,18 @@ async def test_foreign_value_is_a_corrupt_bucket(
         assert bad.kind == "wrong_type"
         assert not isinstance(good, BaseException)
         assert good.spent
-        async with raises_store_error(BucketCorrupt, "wrong_type"):
+        with pytest.raises(AdjustFailed) as failed:
             await store.adjust(
                 [
                     adjustment(charge(quota), -1, 0),
                     adjustment(charge(quota, key="neighbour"), -1, good.store_now_us),
                 ]
             )
+        assert [(key, type(error)) for key, error in failed.value.errors.items()] == [
+            (BUCKET, BucketCorrupt)
+        ]
+        assert failed.value.kind == "wrong_type"
+        assert failed.value.store_adjusted_at_us_by_key["neighbour"] >= good.store_now_us
         peeked = await store.acquire([charge(quota, 0, key="neighbour")], dry_run=True)
         assert peeked.statuses[0].remaining == 5
         # A foreign value is not deleted.

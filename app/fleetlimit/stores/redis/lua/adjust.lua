@@ -5,7 +5,8 @@
 -- ARGV[1]  now in microseconds since the epoch; 0 for the server's clock
 -- then for each key: algorithm, limit, period, burst, delta, acquired_at, units, lease
 --
--- Returns  now; the first error if there was one, after all other buckets were adjusted
+-- Returns  now; then for each key 0, or the error of a bucket with a foreign value. Another error, which
+--          is not of one bucket, is the whole reply, after all other buckets were adjusted
 
 local width, algorithm_for = 8, library().algorithm_for
 
@@ -24,14 +25,17 @@ local function adjust(i)
   algorithm.adjust(KEYS[i], q, tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), a, b, c, d)
 end
 
-local reply = now
+local reply, rejection = { now }, nil
 for i = 1, #KEYS do
   -- Without pcall, one corrupt bucket would end the adjustments of the buckets after it.
   local done, failure = pcall(adjust, i)
-  if not done and reply == now then
+  reply[i + 1] = 0
+  if not done then
     -- Errors inside pcall are strings before Redis 7, and tables since.
-    reply = redis.error_reply(type(failure) == 'table' and failure.err or failure)
+    if type(failure) == 'table' then failure = failure.err end
+    reply[i + 1] = redis.error_reply(failure)
+    if not string.find(failure, 'WRONGTYPE', 1, true) then rejection = rejection or reply[i + 1] end
   end
 end
 
-return reply
+return rejection or reply

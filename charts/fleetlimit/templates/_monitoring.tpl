@@ -1,16 +1,42 @@
 {{/* Templates shared by monitors, rules and dashboards. */}}
 
-{{/* Prometheus label `job` of the API: the name of the Service, or namespace/name of the
-PodMonitor. */}}
+{{/* Prometheus label `job` of the API: the value of the monitor's `jobLabel`. Without that label, the
+name of the Service, or namespace/name of the PodMonitor. */}}
 {{- define "fleetlimit.job" -}}
 {{- $name := include "fleetlimit.fullname" . -}}
-{{- ternary (printf "%s/%s" .Release.Namespace $name) (printf "%s-admin" $name) .Values.podMonitor.enabled -}}
+{{- $monitor := .Values.serviceMonitor -}}
+{{- $job := printf "%s-admin" $name -}}
+{{- $labels := include "fleetlimit.labels" (list . "admin" .Values.adminService.labels) -}}
+{{- if .Values.podMonitor.enabled -}}
+{{- $monitor = .Values.podMonitor -}}
+{{- $job = printf "%s/%s" (include "fleetlimit.monitorNamespace" (list . $monitor)) $name -}}
+{{- $labels = include "fleetlimit.podLabels" (list . "api" .Values.podLabels) -}}
+{{- end -}}
+{{- get (fromYaml $labels) $monitor.jobLabel | default $job -}}
+{{- end -}}
+
+{{/* Namespace of a monitor. Arguments: a list of the context, and `serviceMonitor` or `podMonitor`
+of the values. */}}
+{{- define "fleetlimit.monitorNamespace" -}}
+{{- (index . 1).namespace | default (include "fleetlimit.namespace" (first .)) -}}
+{{- end -}}
+
+{{/* The part of a monitor's spec above its selector. Arguments: as above. */}}
+{{- define "fleetlimit.monitored" -}}
+{{- with (index . 1).jobLabel -}}
+jobLabel: {{ . | quote }}
+{{ end -}}
+namespaceSelector:
+  matchNames: [{{ include "fleetlimit.namespace" (first .) | quote }}]
 {{- end -}}
 
 {{/* Endpoint of a monitor, without the port. Argument: `serviceMonitor` or `podMonitor` of the
 values. */}}
 {{- define "fleetlimit.scrape" -}}
 path: /metrics
+{{- if .honorLabels }}
+honorLabels: true
+{{- end }}
 {{- with .interval }}
 interval: {{ . }}
 {{- end }}
@@ -30,7 +56,7 @@ metricRelabelings:
 {{/* All rule groups, as a YAML list: restricted to this release, without the disabled alerts. */}}
 {{- define "fleetlimit.rules" -}}
 {{- $values := .Values.prometheusRule -}}
-{{- $release := printf "namespace=%q, job=%q" .Release.Namespace (include "fleetlimit.job" .) -}}
+{{- $release := printf "namespace=%q, job=%q" (include "fleetlimit.namespace" .) (include "fleetlimit.job" .) -}}
 {{- $groups := list -}}
 {{- range $group := (fromYaml (.Files.Get "files/rules.yaml")).groups -}}
 {{- $rules := list -}}

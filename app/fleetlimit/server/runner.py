@@ -19,7 +19,7 @@ from fleetlimit.bootstrap.build import build_logger
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.gc_tuning import freeze_heap
 from fleetlimit.bootstrap.settings import reveal
-from fleetlimit.errors import ConfigError
+from fleetlimit.errors import ConfigError, FleetlimitError
 from fleetlimit.server.admin.allowed_hosts import parse_hosts
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
@@ -31,6 +31,7 @@ from fleetlimit.telemetry import (
     configure_logging,
     configure_tracing,
 )
+from fleetlimit.telemetry.names import LOG_SERVICE_FAILED
 from fleetlimit.version import __version__
 from fleetlimit.web import wiring
 
@@ -88,6 +89,20 @@ def serve(settings: ServerSettings, *, on_ready: Callable[[int, int], None] | No
     config = uvicorn.Config(lambda: None, log_config=None)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(settings, on_ready))
+
+
+def log_failure(error: FleetlimitError, settings: ServerSettings | None) -> None:
+    """Log that the server did not start, as the last line of the process.
+
+    Kubernetes shows the end of the log in `kubectl describe pod`.
+
+    Args:
+        error: The reason.
+        settings: The settings; None if the error is about them.
+    """
+    log_format, pod = (settings.log_format, settings.pod) if settings is not None else ("json", "")
+    configure_logging(json=log_format == "json", pod=pod)
+    build_logger("fleetlimit").error(LOG_SERVICE_FAILED, detail=str(error))
 
 
 async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] | None) -> None:

@@ -319,6 +319,7 @@ LOG_ROUTE_UNLIMITED: Final = "route.unlimited"
 LOG_ROUTE_REWRITTEN: Final = "route.rewritten"
 LOG_MIDDLEWARE_REWRITES: Final = "middleware.rewrites"
 LOG_POLICY_UNUSED: Final = "policy.unused"
+LOG_SERVICE_FAILED: Final = "service.failed"
 LOG_COST_TOO_LARGE: Final = "policy.cost_too_large"
 
 SUPPRESSED: Final = log_sampler.SUPPRESSED

@@ -243,6 +243,17 @@ secret:
   items: [{key: {{ index . 1 | quote }}, path: {{ index . 2 }}}]
 {{- end -}}
 
+{{/* Source of the volume with the API keys. Arguments: a list of the context and the suffix of the
+Secret with `apiKeys.inline`. */}}
+{{- define "fleetlimit.apiKeysVolume" -}}
+{{- $context := first . -}}
+{{- $existing := $context.Values.apiKeys.existingSecret -}}
+secret:
+  secretName: {{ $existing.name | default (printf "%s-%s" (include "fleetlimit.fullname" $context) (index . 1)) | quote }}
+  defaultMode: 0440
+  items: [{key: {{ ternary "keys.yaml" $existing.key (empty $existing.name) | quote }}, path: keys.yaml}]
+{{- end -}}
+
 {{/* `replicas` of the Deployment; empty while the autoscaler manages it. When the autoscaler is
 enabled in a running release, Helm still manages the field: removing it then would reset it to 1, so
 the chart renders the live number once more. */}}

@@ -53,18 +53,34 @@ metricRelabelings:
 {{- end }}
 {{- end -}}
 
+{{/* Rule groups of the files, as a YAML list. */}}
+{{- define "fleetlimit.ruleGroups" -}}
+{{- $groups := (fromYaml (.Files.Get "files/rules.yaml")).groups -}}
+{{- if .Values.prometheusRule.info -}}
+{{- $groups = concat $groups (fromYaml (.Files.Get "files/rules-info.yaml")).groups -}}
+{{- end -}}
+{{- toYaml $groups -}}
+{{- end -}}
+
+{{/* URL of the runbook in the files. */}}
+{{- define "fleetlimit.runbook" -}}
+https://github.com/fleetlimit/fleetlimit/blob/main/docs/runbook.md
+{{- end -}}
+
 {{/* All rule groups, as a YAML list: restricted to this release, without the disabled alerts. */}}
 {{- define "fleetlimit.rules" -}}
 {{- $values := .Values.prometheusRule -}}
 {{- $release := printf "namespace=%q, job=%q" (include "fleetlimit.namespace" .) (include "fleetlimit.job" .) -}}
 {{- $groups := list -}}
-{{- range $group := (fromYaml (.Files.Get "files/rules.yaml")).groups -}}
+{{- range $group := fromYamlArray (include "fleetlimit.ruleGroups" .) -}}
 {{- $rules := list -}}
 {{- range $rule := $group.rules -}}
 {{- $_ := set $rule "expr" (replace "job!=\"\"" $release $rule.expr) -}}
 {{- with $rule.alert -}}
 {{- $_ := set $rule "for" (get $values.for . | default $rule.for) -}}
-{{- $_ := set $rule.annotations "runbook_url" (replace "docs/runbook.md" $values.runbookUrl $rule.annotations.runbook_url) -}}
+{{- $_ := set $rule.annotations "runbook_url" (replace (include "fleetlimit.runbook" $) $values.runbookUrl $rule.annotations.runbook_url) -}}
+{{- $_ := set $rule.annotations "dashboard" (printf "%s%s" (trimSuffix "/" $values.grafanaUrl) $rule.annotations.dashboard) -}}
+{{- $_ := set $rule.labels "severity" (get $values.severities $rule.labels.severity | default $rule.labels.severity) -}}
 {{- end -}}
 {{- if not (has $rule.alert $values.disabled) -}}
 {{- $rules = append $rules $rule -}}
@@ -78,7 +94,7 @@ metricRelabelings:
 {{/* Names of all alerts, as a YAML list. */}}
 {{- define "fleetlimit.alerts" -}}
 {{- $names := list -}}
-{{- range (fromYaml (.Files.Get "files/rules.yaml")).groups -}}
+{{- range concat (fromYaml (.Files.Get "files/rules.yaml")).groups (fromYaml (.Files.Get "files/rules-info.yaml")).groups -}}
 {{- range .rules -}}
 {{- with .alert -}}{{- $names = append $names . -}}{{- end -}}
 {{- end -}}
@@ -90,5 +106,5 @@ metricRelabelings:
 annotations are limited to 256 KiB. Takes a list: the context and the path of the file. */}}
 {{- define "fleetlimit.dashboard" -}}
 {{- $context := index . 0 -}}
-{{- $context.Files.Get (index . 1) | replace "docs/runbook.md" $context.Values.prometheusRule.runbookUrl | mustFromJson | mustToRawJson -}}
+{{- $context.Files.Get (index . 1) | replace (include "fleetlimit.runbook" $context) $context.Values.prometheusRule.runbookUrl | mustFromJson | mustToRawJson -}}
 {{- end -}}

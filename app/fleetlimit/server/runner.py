@@ -24,6 +24,7 @@ from fleetlimit.server.admin.allowed_hosts import parse_hosts
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.server.bounded_protocol import BoundedProtocol, RequestBounds
+from fleetlimit.server.listening import ALL_ADDRESSES, bind_all
 from fleetlimit.server.settings import ServerSettings
 from fleetlimit.server.wrap import WrappedApp, import_app
 from fleetlimit.telemetry import (
@@ -181,6 +182,7 @@ def _make_server(
             # its policy file.
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=math.ceil(settings.keep_alive),
             timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
         )
     )
@@ -221,8 +223,14 @@ async def _run_servers(
 
 async def _run_server(server: _UvicornServer) -> None:
     # uvicorn logs why it cannot start. Some versions then raise SystemExit, others return.
-    with contextlib.suppress(SystemExit):
-        await server.serve()
+    config = server.config
+    sockets = bind_all(config.port) if config.host == ALL_ADDRESSES else None
+    try:
+        with contextlib.suppress(SystemExit):
+            await server.serve(sockets)
+    finally:
+        for each in sockets or ():
+            each.close()
     if server.lifespan.should_exit and not server.started:
         raise ConfigError("the app did not start: see the log above")
     if not server.started:

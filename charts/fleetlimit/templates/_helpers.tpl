@@ -308,6 +308,8 @@ the chart renders the live number once more. */}}
 - {name: FLEETLIMIT_HEADERS, value: {{ .Values.settings.headers | quote }}}
 - {name: FLEETLIMIT_LOG_LEVEL, value: {{ .Values.settings.logLevel | quote }}}
 - {name: FLEETLIMIT_LOG_FORMAT, value: {{ .Values.settings.logFormat | quote }}}
+- {name: FLEETLIMIT_KEEP_ALIVE, value: {{ .Values.server.keepAliveSeconds | int | quote }}}
+- {name: FLEETLIMIT_MAX_CONNECTIONS, value: {{ .Values.server.maxConnections | int | quote }}}
 - {name: FLEETLIMIT_SHUTDOWN_SECONDS, value: {{ .Values.shutdownSeconds | int | quote }}}
 {{- with .Values.adminService.allowedHosts }}
 - {name: FLEETLIMIT_ADMIN_ALLOWED_HOSTS, value: {{ join "," . | quote }}}

@@ -212,7 +212,7 @@ def explain_command(
         try:
             app = import_app(settings.target, factory=settings.factory)
             wrapped = WrappedApp(app, fleetlimit)
-            return await explain(fleetlimit.http_limiter, wrapped.routes, request)
+            return await explain(fleetlimit.http_limiter, wrapped.match_route, request)
         finally:
             await fleetlimit.aclose()
 

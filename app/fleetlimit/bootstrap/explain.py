@@ -1,9 +1,11 @@
 """Explanation of one request: the policies that apply, their keys and the state of their limits."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
+
+from starlette.types import Scope
 
 from fleetlimit.bootstrap.route_report import checked_dependencies, policy_to_dict
 from fleetlimit.core.decision import BucketStatus, PolicyResult
@@ -14,7 +16,7 @@ from fleetlimit.errors import ConfigError, StoreError
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.request_limits import join_headers
 from fleetlimit.web.route_policies import METHODS, select_policies
-from fleetlimit.web.route_table import RouteTable, match_route
+from fleetlimit.web.route_table import RouteInfo
 
 DEFAULT_ADDRESS: Final = "127.0.0.1"
 
@@ -125,13 +127,15 @@ def _parse_header(line: str) -> tuple[str, str]:
 
 
 async def explain(
-    http_limiter: HTTPLimiter, routes: RouteTable, request: ExplainedRequest
+    http_limiter: HTTPLimiter,
+    match_route: Callable[[Scope], RouteInfo],
+    request: ExplainedRequest,
 ) -> dict[str, Any]:
     """Explain a request without spending anything.
 
     Args:
         http_limiter: Limiter whose policies and identity section apply.
-        routes: Routes of the app.
+        match_route: Function that returns the route of a request that the app has not received yet.
         request: The request.
 
     Returns:
@@ -156,7 +160,7 @@ async def explain(
     if request.principal is not None:
         identity = Identity(identity.client_address, request.principal)
     headers = join_headers(scope, {name for name, _ in request.headers})
-    route = match_route(scope, routes)
+    route = match_route(scope)
     subject = Subject(
         identity.client_address,
         identity.principal,

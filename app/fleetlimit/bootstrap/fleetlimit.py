@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from contextvars import Context
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,7 +33,6 @@ from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Clock, Tracer
-from fleetlimit.limiter.tasks import TaskSet
 from fleetlimit.policy_file import IdentitySection, PolicyFile, PolicyWatcher, load
 from fleetlimit.telemetry import (
     DenialLog,
@@ -413,36 +411,3 @@ def _given_settings(settings: Settings | None, store: str | None) -> tuple[str, 
     if settings is None:
         return ("store",) if store is not None else ()
     return tuple(name for name in Settings.model_fields if name not in {"policies", "replica"})
-
-
-_default_tasks = TaskSet()
-
-
-def open_limiter_from_env() -> HTTPLimiter:
-    """Open a limiter from the environment, for an app that never mentions `Fleetlimit`.
-
-    A shared store is closed when the event loop ends. Checks made before the background work has
-    connected to the store connect to it themselves.
-
-    Raises:
-        ConfigError: A setting or the policy file is wrong.
-    """
-    fleetlimit = Fleetlimit()
-    fleetlimit.activate_policies()
-    fleetlimit.warn_of_missing_settings()
-    # In an empty context: the limiter outlives the request that opens it.
-    _default_tasks.spawn(_keep_open(fleetlimit), context=Context())
-    return fleetlimit.http_limiter
-
-
-async def _keep_open(fleetlimit: Fleetlimit) -> None:
-    task = asyncio.current_task()
-    try:
-        await fleetlimit.start_background_work()
-        # Before Python 3.12 `asyncio.wait_for`, which the driver uses, may swallow a cancellation.
-        if task is not None and not task.cancelling():
-            await asyncio.Event().wait()
-    finally:
-        # A test client runs each request in its own event loop: keep the counts in memory.
-        if fleetlimit.limiter.store.shared:
-            await fleetlimit.aclose()

@@ -149,16 +149,21 @@ class ReplicaMembership:
     async def require_fleet(self) -> None:
         """Raise if this process names buckets in another way than the replicas.
 
+        A store that lost its state has no record of this replica until the next heartbeat, so this
+        replica counts itself.
+
         Raises:
             KeySecretError: Replicas use another secret.
-            ConfigError: No replica has used the key prefix.
+            ConfigError: This process is no replica, and the store has no record of one.
             StoreError: The store is unavailable.
         """
-        if not await self.verify_key_secret():
+        # The epoch comes with the reply to this replica's first heartbeat.
+        if not await self.verify_key_secret() and not self._epoch:
             raise ConfigError(
-                f"no replica has used the key prefix {self._key_scheme.prefix!r} at "
-                f"{self._store.location} for a day: correct the store or FLEETLIMIT_KEY_PREFIX, or "
-                "leave out the store to see the policies without the state of their limits"
+                f"{self._store.location} has no record of a replica with the key prefix "
+                f"{self._key_scheme.prefix!r}: correct the store or FLEETLIMIT_KEY_PREFIX, try "
+                "again in a moment if the store has just lost its data, or leave out the store to "
+                "see the policies without the state of their limits"
             )
 
     def _update_count(self, replicas: int) -> None:

@@ -5,10 +5,12 @@ waits for the end of a head without a time limit. All of this happens before the
 limiter, sees the request.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MAX_PIPELINED: Final = 16
@@ -45,16 +47,42 @@ class _Refusal:
     Args:
         status: HTTP status.
         message: Body of the response, and part of the log line.
-        setting: Setting of the violated bound, for the log line; empty without one.
+        hint: Cause or setting of the violated bound, for the log line; empty without one.
     """
 
     status: int
     message: str
-    setting: str = ""
+    hint: str = ""
 
 
 class _HeadOutOfBoundsError(Exception):
     """Ends the parsing of a request."""
+
+
+class _Parser(httptools.HttpRequestParser):
+    """Parser that passes its errors to a function.
+
+    uvicorn would log a line without the cause, besides the line of the refusal.
+
+    Args:
+        protocol: Protocol that receives the parts of the requests.
+        on_error: Function that ends the connection; the rest of its bytes is not parsed.
+    """
+
+    def __init__(
+        self, protocol: object, on_error: Callable[[httptools.HttpParserError], None]
+    ) -> None:
+        super().__init__(protocol)
+        self._on_error = on_error
+        # As in uvicorn: a second request in a pipeline after the last one is not an error.
+        self.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def feed_data(self, data: Any) -> None:
+        """Parse bytes."""
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserError as error:
+            self._on_error(error)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -67,6 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *, bounds: RequestBounds, **given: Any) -> None:
         super().__init__(**given)
+        self.parser = _Parser(self, self._on_parser_error)
         self._bounds = bounds
         # Bytes received since the end of the last head, and since the last byte of a body.
         self._unparsed_bytes = 0
@@ -82,9 +111,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._waiting_since = self.loop.time()
         if len(self.connections) > self._bounds.max_connections:
-            self._refuse(
-                _Refusal(503, "The server has too many connections.", "FLEETLIMIT_MAX_CONNECTIONS")
-            )
+            message = "The server has too many connections."
+            self._refuse(_Refusal(503, message, "See FLEETLIMIT_MAX_CONNECTIONS."))
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -123,7 +151,8 @@ class BoundedProtocol(HttpToolsProtocol):
         ):
             self._refusal = self._head_too_large()
         elif len(self.pipeline) >= MAX_PIPELINED:
-            self._refusal = _Refusal(503, "Too many requests wait on this connection.")
+            message = f"More than {MAX_PIPELINED} requests wait on the connection."
+            self._refusal = _Refusal(503, message)
         else:
             self._unparsed_bytes = 0
             super().on_headers_complete()
@@ -145,9 +174,12 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _HeadOutOfBoundsError
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse a request that could not be parsed, or whose head is out of bounds."""
-        self._refuse(self._refusal or _Refusal(400, msg))
+    def _on_parser_error(self, error: httptools.HttpParserError) -> None:
+        # The parser's texts are constants. An error of a callback, such as that of the URL, may
+        # have bytes of the client in its text.
+        reason = str(error) if error.__context__ is None else type(error.__context__).__name__
+        invalid = _Refusal(400, "Invalid HTTP request received.", f"({reason})")
+        self._refuse(self._refusal or invalid)
 
     def close_if_late(self, now: float) -> None:
         """Close the connection if the client did not complete a head in time.
@@ -163,7 +195,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.scope is not None and (cycle is None or cycle.scope is not self.scope):
             message = "The request head was not complete in time."
-            self._refuse(_Refusal(408, message, "FLEETLIMIT_HEAD_TIMEOUT"))
+            self._refuse(_Refusal(408, message, "See FLEETLIMIT_HEAD_TIMEOUT."))
         self.transport.close()
 
     def _head_bytes(self) -> int:
@@ -172,21 +204,20 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _head_too_large(self) -> _Refusal:
         message = f"The request head is above {self._bounds.max_head_bytes:,} bytes."
-        return _Refusal(431, message, "FLEETLIMIT_MAX_HEAD_BYTES")
+        return _Refusal(431, message, "See FLEETLIMIT_MAX_HEAD_BYTES.")
 
     def _too_many_headers(self) -> _Refusal:
         message = f"The request has more than {self._bounds.max_headers:,} headers."
-        return _Refusal(431, message, "FLEETLIMIT_MAX_HEADERS")
+        return _Refusal(431, message, "See FLEETLIMIT_MAX_HEADERS.")
 
     def _refuse(self, refusal: _Refusal) -> None:
         """Read no further requests; send an error response, after the responses in flight."""
         if self._refused:
             return
         self._refused = True
-        if refusal.setting:
-            self.logger.warning(
-                "Refused with %d: %s See %s.", refusal.status, refusal.message, refusal.setting
-            )
+        # One text without arguments, because uvicorn's log is sampled by message.
+        line = f"Refused with {refusal.status}: {refusal.message} {refusal.hint}".rstrip()
+        self.logger.warning(line)
         cycle = self.cycle
         # Whether the bytes belong to the request of the last response, or follow it directly.
         is_late = cycle is not None and cycle.scope is self.scope

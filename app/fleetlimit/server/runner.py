@@ -126,7 +126,7 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] 
             provider,
             trace_parents_per_second=settings.trace_parents_per_second,
         )
-        admin_state = AdminState(fleetlimit, wrapped.routes, reveal(settings.admin_token))
+        admin_state = AdminState(fleetlimit, wrapped, reveal(settings.admin_token))
         api_server = _make_server(
             wrapped.app,
             settings.host,

@@ -23,7 +23,13 @@ from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
 from fleetlimit.web import wiring
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.route_policies import WEBSOCKET
-from fleetlimit.web.route_table import RouteInfo, RouteTable, get_app_route_table, match_route
+from fleetlimit.web.route_table import (
+    RouteInfo,
+    RouteTable,
+    add_app,
+    get_app_route_table,
+    match_route,
+)
 
 
 def import_app(target: str, *, factory: bool = False) -> ASGIApp:
@@ -147,8 +153,7 @@ class WrappedApp:
         trace_parents_per_second: int = PARENTS_PER_SECOND,
     ) -> None:
         self.fleetlimit = fleetlimit
-        self.routes: RouteTable
-        starlette = _find_starlette(target)
+        starlette = self._starlette = _find_starlette(target)
         self.opaque = starlette is None
         if starlette is not None:
             # Added to the app's own middleware, so that tracing and CORS apply to rejections.
@@ -157,16 +162,29 @@ class WrappedApp:
                 starlette.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
             wiring.set_serving_limiter(starlette, fleetlimit)
             fleetlimit.install(starlette)
-            self.routes = get_app_route_table(starlette.router)
             self.app: ASGIApp = target
         else:
-            self.routes = PolicyRouteTable(fleetlimit.limiter.active_policies)
-            fleetlimit.route_reporter.log_routes(self.routes, match_policies=True)
+            self._policy_routes = PolicyRouteTable(fleetlimit.limiter.active_policies)
+            fleetlimit.route_reporter.log_routes(self._policy_routes, match_policies=True)
             self.app = RateLimitMiddleware(
-                target, http_limiter=fleetlimit.http_limiter, routes=self.routes
+                target, http_limiter=fleetlimit.http_limiter, routes=self._policy_routes
             )
         if provider is not None:
             self._trace(target, provider, trace_parents_per_second)
+
+    @property
+    def routes(self) -> RouteTable:
+        """The routes that the app has now."""
+        if self._starlette is None:
+            return self._policy_routes
+        return get_app_route_table(self._starlette.router)
+
+    def match_route(self, scope: Scope) -> RouteInfo:
+        """Return the route of a request that the app has not received yet."""
+        if self._starlette is not None:
+            scope = {**scope}
+            add_app(scope, self._starlette)
+        return match_route(scope, self.routes)
 
     def _trace(self, target: ASGIApp, provider: TracerProvider, parents_per_second: int) -> None:
         if isinstance(target, FastAPI):
@@ -179,7 +197,7 @@ class WrappedApp:
     def _span(self, scope: Scope) -> tuple[str, dict[str, str]]:
         """Return a span name with the route's template: a path would be of high cardinality."""
         method = scope.get("method", WEBSOCKET)
-        template = match_route(scope, self.routes).template
+        template = self.match_route(scope).template
         return f"{method} {template}".strip(), {"http.route": template} if template else {}
 
 

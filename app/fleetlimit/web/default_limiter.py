@@ -16,6 +16,6 @@ def open_default_limiter(app: Any) -> HTTPLimiter:
     # The only import from `web` to the composition root; pyproject.toml lists it as an exception.
     # In such an app FastAPI calls the dependency, and no code that knows stores and settings has
     # run before. A hook that the root registers at import would be hidden global state.
-    from fleetlimit.bootstrap import fleetlimit as bootstrap  # noqa: PLC0415
+    from fleetlimit.bootstrap import default_limiter  # noqa: PLC0415
 
-    return use_default_limiter(app, bootstrap.open_limiter_from_env)
+    return use_default_limiter(app, default_limiter.open_limiter_from_env)

@@ -6,44 +6,34 @@ known only later: `limit: Annotated[Reservation, Depends(RateLimit("1000/hour", 
 `await limit.commit(7)`.
 """
 
-import hashlib
 import inspect
-import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Final, TypedDict, Unpack
+from typing import Final, Unpack
 from weakref import ref
 
 from fastapi import BackgroundTasks, Response
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from fleetlimit.core.policy import (
-    MAX_NAME_CHARS,
-    KeyKind,
-    KeyPart,
-    ModeName,
-    OnStoreErrorName,
-    Policy,
-)
+from fleetlimit.core.policy import ModeName, OnStoreErrorName, Policy
 from fleetlimit.core.quota import (
     MILLISECOND_US,
     SECOND_US,
     Algorithm,
     Quota,
     RateAlgorithm,
-    check_cost,
     concurrency_quota,
     parse_enum,
     rate_quota,
 )
-from fleetlimit.errors import ConfigError, CostError
-from fleetlimit.limiter.app_function import require_cost_function
+from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.default_limiter import open_default_limiter
 from fleetlimit.web.exceptions import make_exception
 from fleetlimit.web.http_limiter import HTTPLimiter
+from fleetlimit.web.inline_policy import PolicyOptions, make_policy, to_cost
 from fleetlimit.web.ratelimit_headers import merge_headers
 from fleetlimit.web.request_limits import (
     RequestLimits,
@@ -57,19 +47,6 @@ from fleetlimit.web.wiring import find_limiter
 
 _EXIT_STACK_KEY: Final = "fastapi_inner_astack"
 """Name in the scope under which FastAPI keeps the exit stack of the request's dependencies."""
-_DIGEST_CHARS: Final = 8
-"""Hexadecimal digits of the hash in a default name that would not be unique without it."""
-
-
-class _Options(TypedDict, total=False):
-    """Options that every limit written in code has."""
-
-    cost: Cost
-    key: str | Sequence[str]
-    name: str | None
-    mode: ModeName
-    on_store_error: OnStoreErrorName
-    prefetch: float | None
 
 
 class _ReleasedLimit(RateLimitDependency):
@@ -98,9 +75,9 @@ class _InlineLimit(RateLimitDependency):
         options: The other arguments of that call.
     """
 
-    def __init__(self, quota: Quota, call: str, **options: Unpack[_Options]) -> None:
-        self.cost = _check_cost(options.get("cost", 1))
-        self._policy = _make_policy(quota, **options)
+    def __init__(self, quota: Quota, call: str, **options: Unpack[PolicyOptions]) -> None:
+        self.cost = to_cost(options.get("cost", 1))
+        self._policy = make_policy(quota, **options)
         self._call = call
 
     def __repr__(self) -> str:
@@ -152,7 +129,7 @@ class RateLimit(_InlineLimit):
         parsed = parse_enum(Algorithm, algorithm)
         if parsed is Algorithm.CONCURRENCY:
             raise ConfigError("concurrency has no rate: write ConcurrencyLimit(10)")
-        options: _Options = {
+        options: PolicyOptions = {
             "cost": cost,
             "key": key,
             "name": name,
@@ -201,7 +178,7 @@ class ConcurrencyLimit(_InlineLimit, _ReleasedLimit):
         mode: ModeName = "enforce",
         on_store_error: OnStoreErrorName = "local",
     ) -> None:
-        options: _Options = {
+        options: PolicyOptions = {
             "cost": cost,
             "key": key,
             "name": name,
@@ -227,7 +204,7 @@ class PolicyLimit(_ReleasedLimit):
 
     def __init__(self, name: str, *, cost: Cost = 1) -> None:
         self.name = name
-        self.cost = _check_cost(cost)
+        self.cost = to_cost(cost)
 
     def __repr__(self) -> str:
         return _call_repr(type(self), self.name, cost=self.cost)
@@ -351,89 +328,6 @@ async def _release(request_limits: RequestLimits) -> None:
     # With the middleware the units are held longer: until the response has been sent.
     if request_limits.has_leases and not request_limits.headers_sent_by_middleware:
         await request_limits.release_leases()
-
-
-def _make_policy(
-    quota: Quota,
-    *,
-    cost: Cost = 1,
-    key: str | Sequence[str] = "principal",
-    name: str | None = None,
-    mode: ModeName = "enforce",
-    on_store_error: OnStoreErrorName = "local",
-    prefetch: float | None = None,
-) -> Policy:
-    parts = tuple(map(KeyPart.parse, [key] if isinstance(key, str) else key))
-    if not parts:
-        raise ConfigError("an empty key: write principal, client_address or global")
-    policy = Policy(
-        _default_name(quota, parts, mode, on_store_error, prefetch) if name is None else name,
-        quota,
-        key=(*parts, KeyPart(KeyKind.ROUTE)) if name is None else parts,
-        mode=mode,
-        on_store_error=on_store_error,
-        prefetch=prefetch,
-    )
-    # With `prefetch` the burst is smaller than the one that was given.
-    (reduced,) = policy.quotas_for("")
-    if not callable(cost):
-        try:
-            reduced.units_for(cost)
-        except CostError as error:
-            largest = reduced.burst // reduced.cost
-            raise ConfigError(
-                f"{error}: write a cost from 0 to {largest}, or a larger burst"
-            ) from error
-    return policy
-
-
-def _check_cost(cost: Cost) -> Cost:
-    """Return a cost as an `int` from 0, or as a function.
-
-    Raises:
-        ConfigError: The cost is neither, or the function cannot be called with the connection.
-    """
-    if not callable(cost):
-        try:
-            return check_cost(cost)
-        except CostError as error:
-            raise ConfigError(f"{error}: write a number from 0, or a function") from error
-    require_cost_function(cost)
-    return cost
-
-
-def _default_name(
-    quota: Quota,
-    key: tuple[KeyPart, ...],
-    mode: ModeName,
-    on_store_error: OnStoreErrorName,
-    prefetch: float | None,
-) -> str:
-    """Return a name that differs from those of all other limits on the same route."""
-    # Twelve digits state each millisecond of the longest period.
-    parts = [f"{quota.limit}/{quota.period_us / SECOND_US:.12g}s"]
-    if quota.algorithm is not Algorithm.TOKEN_BUCKET:
-        parts.append(quota.algorithm)
-    if quota.burst != quota.limit:
-        parts.append(f"burst{quota.burst}")
-    if mode != "enforce":
-        parts.append(mode)
-    if on_store_error != "local":
-        parts.append(on_store_error)
-    if prefetch is not None:
-        parts.append(f"prefetch{prefetch}")
-    if key != (KeyPart(KeyKind.PRINCIPAL),):
-        parts += [str(part) for part in key]
-    exact = "-".join(parts)
-    name = re.sub(r"[^\w./-]", "-", exact, flags=re.ASCII)
-    # `-` separates the parts of a key and is common in header names; other characters of a header
-    # name are replaced.
-    has_header = any(part.name for part in key)
-    replaced = name != exact.replace(":", "-")
-    if replaced or len(name) > MAX_NAME_CHARS or (has_header and len(key) > 1):
-        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:_DIGEST_CHARS]
-        name = f"{name[: MAX_NAME_CHARS - _DIGEST_CHARS - 1]}-{digest}"
-    return name
 
 
 def _whole_milliseconds_us(duration: float | timedelta) -> int:

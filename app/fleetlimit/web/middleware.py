@@ -22,7 +22,7 @@ from fleetlimit.web.request_limits import (
     start_request_limits,
 )
 from fleetlimit.web.responses import RejectionCause
-from fleetlimit.web.route_table import RouteInfo, RouteTable, match_route
+from fleetlimit.web.route_table import RouteInfo, RouteTable, add_app, match_route
 from fleetlimit.web.wiring import get_limiter, has_other_limiter, mark_used
 
 WRAPPED_KEY: Final = "fleetlimit_wrapped"
@@ -145,8 +145,9 @@ class RateLimitMiddleware:
         ):
             await self.app(scope, receive, send)
             return
-        if "app" not in scope:
-            self._add_app(scope)
+        if "app" not in scope and self._starlette is not None:
+            # This middleware wraps the app and runs before it.
+            add_app(scope, self._starlette)
         http_limiter = self._http_limiter or get_limiter(scope)
         outer = get_request_limits(scope)
         if outer is not None and outer.http_limiter is http_limiter:
@@ -189,13 +190,6 @@ class RateLimitMiddleware:
         finally:
             if request_limits.has_leases:
                 await request_limits.release_leases()
-
-    def _add_app(self, scope: Scope) -> None:
-        """Add what the app adds to the scope: this middleware wraps the app and runs before it."""
-        if self._starlette is not None:
-            scope["app"] = self._starlette
-            if root_path := getattr(self._starlette, "root_path", ""):
-                scope["root_path"] = root_path
 
     async def _send_error(
         self, error: Exception, route: RouteInfo, scope: Scope, receive: Receive, send: Send

@@ -372,6 +372,17 @@ def match_route(scope: Scope, table: RouteTable | None = None) -> RouteInfo:
     return table.match(get_method(scope), scope["path"], host, root=root or "")
 
 
+def add_app(scope: Scope, app: Starlette) -> None:
+    """Add to a scope what an app adds to it when it receives the request.
+
+    Code that runs before the app needs both to match routes as the app does.
+    """
+    scope["app"] = app
+    # FastAPI replaces the server's.
+    if root_path := getattr(app, "root_path", ""):
+        scope["root_path"] = root_path
+
+
 def get_method(scope: Scope) -> str:
     """Return the request's method, `WEBSOCKET` for a handshake."""
     method: str = WEBSOCKET if scope["type"] == "websocket" else scope["method"]

@@ -6,6 +6,7 @@ was not started: `find_limiter` raises instead.
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
@@ -17,13 +18,14 @@ from starlette.routing import BaseRoute, Host, Mount, Router
 from fleetlimit.core.subject import Identity
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.web.code_search import find_reference, is_instance
+from fleetlimit.web.code_search import SearchResult, find_reference, is_instance
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.route_table import flatten, get_app_route_table, get_mounted_app
 
 LIMITER_KEY: Final = "fleetlimit_http_limiter"
 """Attribute of an app, and name in the lifespan state. Not in `app.state`: its `__getattr__` costs
 each request several times as much."""
+_log = logging.getLogger("fleetlimit")
 _OWNER_KEY: Final = "fleetlimit_owns_limiter"
 _SERVING_KEY: Final = "fleetlimit_serving_limiter"
 
@@ -102,6 +104,8 @@ def install(app: Starlette, http_limiter: HTTPLimiter) -> None:
     setattr(app, _OWNER_KEY, True)
     for each in _apps_sharing_limiter(app):
         setattr(each, LIMITER_KEY, http_limiter)
+        if each is not app and not _search_lifespan(each.router).is_complete:
+            _warn_of_cut_off("a mounted app uses the limiter of the app around it")
 
 
 def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
@@ -174,11 +178,23 @@ def _require_none_in_routes(app: Starlette) -> None:
     calls: list[Any] = []
     for route in get_app_route_table(app.router).routes:
         calls += [route.endpoint, *route.active_calls()]
-    found = find_reference(calls, _is_any_limiter)
-    if found is not None:
+    routes = find_reference(calls, _is_any_limiter)
+    if routes.found is not None:
         raise ConfigError(
-            f"this app has no limiter, and its routes refer to {_name_of(found)}: {_HOW_TO_USE}"
+            "this app has no limiter, and its routes refer to "
+            f"{_name_of(routes.found)}: {_HOW_TO_USE}"
         )
+    if not (routes.is_complete and _search_lifespan(app.router).is_complete):
+        _warn_of_cut_off("an app gets a default limiter")
+
+
+def _warn_of_cut_off(consequence: str) -> None:
+    _log.warning(
+        "limiter.search_cut_off %s; its routes or its lifespan hold too many objects to search all "
+        "of them for a limiter of its own; if they hold one, %s",
+        consequence,
+        _HOW_TO_USE,
+    )
 
 
 def set_serving_limiter(app: Starlette, serving: LimiterLifespan) -> None:
@@ -291,7 +307,12 @@ def mounted_apps(routes: Sequence[BaseRoute]) -> Iterator[Starlette]:
 
 
 def _find_in_lifespan(router: Router) -> Any:
-    """Return the `Fleetlimit` in an app's lifespan, or the class of one; None without.
+    """Return the `Fleetlimit` in an app's lifespan, or the class of one; None without."""
+    return _search_lifespan(router).found
+
+
+def _search_lifespan(router: Router) -> SearchResult:
+    """Search an app's lifespan for a `Fleetlimit`, or the class of one.
 
     The lifespan may be a `Fleetlimit`, or code of the app that refers to one. FastAPI's
     `include_router` makes a function of the lifespans of app and router.

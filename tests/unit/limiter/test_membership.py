@@ -1,5 +1,6 @@
 """Replica membership: the number of replicas, and whether the store lost its state."""
 
+import contextlib
 import subprocess
 import sys
 from typing import Final
@@ -102,7 +103,7 @@ async def test_membership_emits_other_key_secrets_once() -> None:
     [
         ({OTHER}, KeySecretError, "give this process their FLEETLIMIT_KEY_SECRET"),
         ({OTHER, KEYS.fingerprint}, KeySecretError, "wait until every replica has it"),
-        (set(), ConfigError, "no replica has used the key prefix 'fl' at fake:// for a day"),
+        (set(), ConfigError, "fake:// has no record of a replica with the key prefix 'fl'"),
     ],
 )
 async def test_require_fleet_refuses_buckets_that_are_not_the_fleets(
@@ -124,6 +125,20 @@ async def test_require_fleet_accepts_the_secret_of_the_fleet() -> None:
     await bench.membership.require_fleet()
     memory = MemoryStore(ManualClock().monotonic_us)
     await Limiter(memory, local=memory).membership.require_fleet()
+
+
+async def test_require_fleet_counts_this_replica() -> None:
+    """A store that lost its state has no record of this replica until the next heartbeat."""
+    bench = MembershipBench()
+    bench.store.heartbeat_reply = HeartbeatReply(
+        1, "first", key_secrets=frozenset({KEYS.fingerprint})
+    )
+    await bench.membership.start()
+    for found, error in ((frozenset[str](), None), (frozenset({OTHER}), KeySecretError)):
+        bench.store.heartbeat_reply = HeartbeatReply(0, "second", key_secrets=found)
+        with contextlib.nullcontext() if error is None else pytest.raises(error):
+            await bench.membership.require_fleet()
+    await bench.membership.aclose()
 
 
 async def test_membership_emits_a_changed_server_once() -> None:

@@ -8,24 +8,28 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import redis.asyncio
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.testclient import TestClient
 
 from fleetlimit import Fleetlimit, Policy, PolicySet
 from fleetlimit.core.policy import KeyKind, KeyPart, Match
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreUnavailable
+from fleetlimit.limiter.events import CheckDecided, Event
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import HeartbeatReply
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.server.admin.token import FailedLogins
 from fleetlimit.server.wrap import WrappedApp
+from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.testing import ManualClock
-from fleetlimit.web.route_table import RouteTable
 from support.clock import ManualClock as StoreClock
 from support.cluster_nodes import ClusterBench
 from support.eventually import eventually_async
@@ -57,7 +61,7 @@ class Served:
         app = FastAPI(openapi_url=None)
         app.add_api_route("/items/{item_id}", lambda: None)
         wrapped = WrappedApp(app, self.fleetlimit)
-        self.admin = AdminState(self.fleetlimit, wrapped.routes, token)
+        self.admin = AdminState(self.fleetlimit, wrapped, token)
         self.api = TestClient(app, client=("192.0.2.1", 1))
         self.port = TestClient(create_admin_app(self.admin))
 
@@ -82,6 +86,18 @@ class Served:
     def statuses(self, times: int) -> list[int]:
         """Send requests to the API, and return each status."""
         return [self.api.get("/items/1").status_code for _ in range(times)]
+
+
+class RouteObserver:
+    """Observer that records the route of each decision."""
+
+    def __init__(self) -> None:
+        self.routes: list[str] = []
+
+    def on_event(self, event: Event) -> None:
+        """Record a decision."""
+        if isinstance(event, CheckDecided):
+            self.routes.append(event.route)
 
 
 @pytest.fixture
@@ -150,7 +166,7 @@ async def test_metrics_are_rendered_beside_the_event_loop() -> None:
     recorder, registry = _ThreadRecorder(), CollectorRegistry(support_collectors_without_names=True)
     registry.register(recorder)
     async with Fleetlimit(policies=POLICIES, registry=registry) as fleetlimit:
-        admin = create_admin_app(AdminState(fleetlimit, RouteTable(())))
+        admin = create_admin_app(AdminState(fleetlimit, WrappedApp(FastAPI(), fleetlimit)))
         assert await get(admin, "/metrics") == 200
     assert recorder.threads
     assert threading.get_ident() not in recorder.threads
@@ -256,8 +272,67 @@ def test_explain_routes_by_host(served: Served, host: str) -> None:
     hosted = FastAPI(openapi_url=None)
     hosted.add_api_route("/orders", lambda: None)
     app.host("api.example.com", hosted)
-    served.admin.routes = WrappedApp(app, served.fleetlimit).routes
+    served.admin.wrapped = WrappedApp(app, served.fleetlimit)
     assert served.explain(path="/orders", headers=[f"Host: {host}"])["route"] == "GET /orders"
+
+
+async def test_explain_of_a_replica_answers_after_the_store_lost_its_state(
+    valkey: EmbeddedValkey,
+) -> None:
+    """Until the next heartbeat the store has no record of the replica that answers."""
+    fleetlimit = Fleetlimit(store=valkey.url, policies=POLICIES)
+    async with fleetlimit, redis.asyncio.from_url(valkey.url) as client:
+        wrapped = WrappedApp(FastAPI(), fleetlimit)
+        admin = create_admin_app(AdminState(fleetlimit, wrapped, "s3cret-token"))
+        transport = httpx.ASGITransport(admin)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as port:
+            await fleetlimit.limiter.check("default", principal="alice")
+            await client.flushall()
+            body = {"path": "/", "principal": "alice"}
+            response = await port.post("/explain", json=body, headers=TOKEN)
+    assert response.status_code == 200, response.text
+    assert response.json()["policies"][0]["status"][0]["limits"][0]["remaining"] == 2
+
+
+@pytest.mark.parametrize("wrapper", [None, GZipMiddleware])
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/items/7", "GET /items/{item_id}"),
+        ("/api/items/7", "GET /items/{item_id}"),
+        ("/api/files/a", "GET /files/{name}"),
+        # Starlette serves mounts below the root path only.
+        ("/files/a", "ANY /files/{path:path}"),
+        ("/apical/items/7", "unmatched"),
+        ("/api/api/items/7", "unmatched"),
+    ],
+)
+def test_explain_routes_below_the_root_path(wrapper: Any, path: str, route: str) -> None:
+    """A path with and without the app's `root_path` has the route that a request has."""
+    served = Served("s3cret-token")
+    observer = RouteObserver()
+    served.fleetlimit.limiter.add_observers((observer,))
+    app = FastAPI(openapi_url=None)
+    app.root_path = "/api"  # newer versions of FastAPI deprecate the argument
+    files = FastAPI(openapi_url=None)
+    files.add_api_route("/{name}", lambda: None)
+    app.mount("/files", files)
+    app.add_api_route("/items/{item_id}", lambda: None)
+    served.admin.wrapped = WrappedApp(app if wrapper is None else wrapper(app), served.fleetlimit)
+    TestClient(served.admin.wrapped.app).get(path)
+    assert served.explain(path=path)["route"] == route
+    assert observer.routes == [route]
+
+
+def test_explain_knows_a_route_that_was_added_later(served: Served) -> None:
+    """The routes are those that the app has now, as in a request and in `/policies`."""
+    app = served.api.app
+    assert isinstance(app, FastAPI)
+    app.add_api_route("/later", lambda: None)
+    assert served.explain(path="/later")["route"] == "GET /later"
+    app.add_api_route("/last", lambda: None)
+    coverage = served.port.get("/policies").json()["coverage"]
+    assert "/last" in [each["route"] for each in coverage]
 
 
 @pytest.mark.parametrize("path", ["/items/a%20b", "/%69tems/7", "/items/%3F", "/items/%"])

@@ -352,6 +352,49 @@ async def test_connections_are_bounded(bounded: Bounded, log: pytest.LogCaptureF
         each.close()
 
 
+TOO_LARGE = f"431: The request head is above {MAX_BYTES:,} bytes. See FLEETLIMIT_MAX_HEAD_BYTES."
+TOO_MANY = f"431: The request has more than {MAX_HEADERS} headers. See FLEETLIMIT_MAX_HEADERS."
+PIPELINED = f"503: More than {MAX_PIPELINED} requests wait on the connection."
+INVALID = "400: Invalid HTTP request received."
+
+
+@pytest.mark.parametrize(
+    ("sent", "line"),
+    [
+        (HEAD + b"X: " + b"a" * MAX_BYTES, TOO_LARGE),
+        (closing(HEAD + b"X: " + b"a" * MAX_BYTES + b"\r\n"), TOO_LARGE),
+        (closing(HEAD + b"X: a\r\n" * MAX_HEADERS), TOO_MANY),
+        (CHUNKED + b"0\r\n" + b"X: a\r\n" * MAX_HEADERS + b"\r\n", TOO_MANY),
+        ((HEAD + b"\r\n") * 1_000, PIPELINED),
+        (b"FETCH / HTTP/1.1\r\n\r\n", f"{INVALID} (Invalid method encountered)"),
+        (b"GET http://[secret HTTP/1.1\r\n\r\n", f"{INVALID} (HttpParserInvalidURLError)"),
+    ],
+    ids=["head", "complete head", "headers", "trailers", "pipeline", "method", "url"],
+)
+async def test_refusal_is_one_line_with_its_cause(
+    bounded: Bounded, log: pytest.LogCaptureFixture, sent: bytes, line: str
+) -> None:
+    """A refusal is logged once, and its message has no values: the log samples by message."""
+    log.set_level(logging.WARNING, "uvicorn.error")
+    for _ in range(2):
+        await bounded.exchange(sent)
+    assert [(each.msg, each.args) for each in log.records] == [(f"Refused with {line}", ())] * 2
+
+
+async def test_late_head_is_one_line_with_its_cause(
+    bounded: Bounded, log: pytest.LogCaptureFixture
+) -> None:
+    """A head that is not complete in time is logged like other refusals."""
+    log.set_level(logging.WARNING, "uvicorn.error")
+    reader, writer = await bounded.open(b"GET /late HT")
+    with contextlib.closing(writer):
+        await bounded.received(len(b"GET /late HT"))
+        bounded.pass_time(TIMEOUT_S + 1)
+        await reader.read()
+    line = "Refused with 408: The request head was not complete in time. "
+    assert log.messages == [f"{line}See FLEETLIMIT_HEAD_TIMEOUT."]
+
+
 async def test_websocket_is_served(bounded: Bounded) -> None:
     """A handshake passes the bounds, and its connection has no time limit afterwards."""
     handshake = (

@@ -492,5 +492,18 @@ def test_each_kind_of_app_is_traced(kind: str) -> None:
     assert names == ["GET /orders/{order_id}"] * 2 + ["GET"] * (kind == "plain")
 
 
+def test_span_of_a_wrapped_app_has_the_route_below_the_root_path() -> None:
+    """The app sets its `root_path` behind the span's middleware."""
+    provider, spans = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    app = FastAPI()
+    app.root_path = "/api"  # newer versions of FastAPI deprecate the argument
+    app.add_api_route("/orders/{order_id}", lambda: None)
+    wrapped = WrappedApp(GZipMiddleware(app), enforced(policy("default", "9/day")), provider)
+    assert statuses(wrapped.app, "/api/orders/1", 1) == [200]
+    provider.shutdown()
+    assert [span.name for span in spans.get_finished_spans()] == ["GET /orders/{order_id}"]
+
+
 async def plain_view(_request: object) -> PlainTextResponse:
     return PlainTextResponse("plain")

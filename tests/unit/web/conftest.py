@@ -2,7 +2,7 @@
 
 import pytest
 
-import fleetlimit.bootstrap.fleetlimit as bootstrap
+from fleetlimit.bootstrap import default_limiter
 from fleetlimit.web.http_limiter import HTTPLimiter
 from support.web import LimiterBench
 
@@ -16,5 +16,5 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[LimiterBench]:
         benches.append(LimiterBench())
         return benches[-1].http_limiter
 
-    monkeypatch.setattr(bootstrap, "open_limiter_from_env", open_bench)
+    monkeypatch.setattr(default_limiter, "open_limiter_from_env", open_bench)
     return benches

@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.testclient import TestClient
 
 from fleetlimit import ConfigError, Fleetlimit, Limiter, PolicySet, RateLimit, RateLimitMiddleware
+from fleetlimit.web.code_search import MAX_ENTRIES
 from support.web import LimiterBench
 
 STARTED = (
@@ -185,6 +186,50 @@ def test_lifespan_that_takes_another_object_from_the_container_is_its_own(
     with TestClient(limited(lifespan)) as client:
         assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
     assert len(opened) == 1
+
+
+class Rows:
+    """Endpoint or lifespan with more objects than a search looks at."""
+
+    def __init__(self) -> None:
+        self.rows = dict.fromkeys(range(MAX_ENTRIES + 1))
+
+    async def __call__(self, _request: Request) -> int:
+        """Answer a request."""
+        return len(self.rows)
+
+    @asynccontextmanager
+    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        """Start and stop nothing."""
+        yield
+
+
+@pytest.mark.parametrize("part", ["route", "lifespan", "neither"])
+def test_search_that_was_cut_off_is_a_warning(
+    opened: list[LimiterBench], log: pytest.LogCaptureFixture, part: str
+) -> None:
+    """An app gets its default limiter after a search of a part of its objects, with a warning."""
+    app = limited(Rows().lifespan if part == "lifespan" else None)
+    if part == "route":
+        app.get("/rows")(Rows())
+    with TestClient(app) as client:
+        assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
+    assert len(opened) == 1
+    lines = [each for each in log.messages if each.startswith("limiter.search_cut_off ")]
+    assert len(lines) == (part != "neither")
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_mounted_app_whose_search_was_cut_off_is_a_warning(
+    log: pytest.LogCaptureFixture, *, large: bool
+) -> None:
+    """A mounted app gets the limiter of the app around it after a search of its lifespan."""
+    outer = FastAPI(lifespan=make())
+    outer.mount("/rows", FastAPI(lifespan=Rows().lifespan if large else None))
+    with TestClient(outer):
+        pass
+    lines = [each for each in log.messages if each.startswith("limiter.search_cut_off ")]
+    assert len(lines) == large
 
 
 def test_limiter_that_was_started_without_its_app_is_an_error(opened: list[LimiterBench]) -> None:

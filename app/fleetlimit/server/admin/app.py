@@ -17,7 +17,7 @@ from fleetlimit.server.admin.allowed_hosts import AllowedHosts
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.server.admin.problem import http_exception
 from fleetlimit.server.admin.token import FailedLogins
-from fleetlimit.web.route_table import RouteTable
+from fleetlimit.server.wrap import WrappedApp
 
 
 @dataclass(slots=True)
@@ -26,14 +26,14 @@ class AdminState:
 
     Args:
         fleetlimit: The limiter.
-        routes: The routes of the limited app.
+        wrapped: The limited app.
         token: Bearer token of POST /explain and /reset; None disables them.
         failed_logins: Limit on wrong tokens.
         status: Status of this replica, for readiness.
     """
 
     fleetlimit: Fleetlimit
-    routes: RouteTable
+    wrapped: WrappedApp
     token: str | None = None
     failed_logins: FailedLogins = field(default_factory=FailedLogins)
     status: ReplicaStatus = ReplicaStatus.STARTING

@@ -50,5 +50,5 @@ async def explain_request(request: Request, body: Any) -> Response:
         principal=given.principal,
         tier=given.tier,
     )
-    explanation = await explain(admin.fleetlimit.http_limiter, admin.routes, explained)
+    explanation = await explain(admin.fleetlimit.http_limiter, admin.wrapped.match_route, explained)
     return JSONResponse(explanation)

@@ -28,7 +28,7 @@ def _list_policies(admin: Any) -> Response:
             "policies": [_with_tiers(policy) for policy in active.policies],
             "coverage": [
                 {"method": each.method, "route": each.template, "policies": each.policies}
-                for each in limits_by_route(admin.routes, active, http_limiter)
+                for each in limits_by_route(admin.wrapped.routes, active, http_limiter)
             ],
         }
     )

@@ -571,7 +571,8 @@ async def test_rejected_policy_file_is_reported_until_a_valid_one(tmp_path: Path
     valid = "version: 1\npolicies: [{name: a, limits: [{rate: 2/day}]}]\n"
     file.write_text(valid)
     fleetlimit = Fleetlimit(policies=file)
-    state = AdminState(fleetlimit, RouteTable([]), status=ReplicaStatus.READY)
+    wrapped = WrappedApp(FastAPI(), fleetlimit)
+    state = AdminState(fleetlimit, wrapped, status=ReplicaStatus.READY)
     port = TestClient(create_admin_app(state))
 
     def rejected() -> list[str]:

@@ -1,7 +1,7 @@
 # Image of Fleetlimit: a Python interpreter, the dependencies, and Fleetlimit with its hot path
 # compiled. The image contains no compiler and no pip.
 #
-#   docker build -t fleetlimit:0.1.0 .
+#   docker build -t ghcr.io/fleetlimit/fleetlimit:0.1.0 .
 #
 # The container writes nothing at run time, so its root file system can be read-only. It needs no shell.
 # An image of your own app on top of it: deploy/examples/orders/Dockerfile.

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         ReplicasCounted,
         RouteRewritten,
         StoreFailed,
+        StoreJoined,
         StoreServerChanged,
         StoreStateLost,
     )
@@ -131,6 +132,7 @@ _NAMES_BY_MODULE = {
         "ReplicasCounted",
         "RouteRewritten",
         "StoreFailed",
+        "StoreJoined",
         "StoreServerChanged",
         "StoreStateLost",
     ),
@@ -209,6 +211,7 @@ __all__ = [
     "Source",
     "StoreError",
     "StoreFailed",
+    "StoreJoined",
     "StoreRejected",
     "StoreServerChanged",
     "StoreStateLost",

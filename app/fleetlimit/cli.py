@@ -61,8 +61,9 @@ def serve(
         ) from error
     from fleetlimit.server.settings import ServerSettings
 
-    runner.serve(
-        ServerSettings.load(
+    settings = None
+    try:
+        settings = ServerSettings.load(
             target=target,
             host=host,
             port=port,
@@ -72,7 +73,12 @@ def serve(
             policies=policies,
             factory=factory,
         )
-    )
+        runner.serve(settings)
+    except FleetlimitError as error:
+        if sys.stdout.isatty():
+            raise
+        runner.log_failure(error, settings)
+        raise typer.Exit(1) from error
 
 
 @app.command()

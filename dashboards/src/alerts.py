@@ -25,13 +25,17 @@ from recording_rules import (
     share,
 )
 
-PAGE: Final = "page"
+CRITICAL: Final = "critical"
 """Severity: needs action now."""
-TICKET: Final = "ticket"
+WARNING: Final = "warning"
 """Severity: needs action this week."""
+INFO: Final = "info"
+"""Severity: needs no action by itself. The chart omits these alerts unless they are requested."""
 
 POLICY_SHARE: Final = "0.2"
 """Share of a policy's decisions that is denied, or near the limit."""
+NEAR_LIMIT_UNITS: Final = 20
+"""Smallest limit for which callers near their limit are of interest."""
 DEGRADED_SHARE: Final = "0.01"
 """Share of degraded checks. A smaller share is left to the error budget."""
 MIN_CHECKS_PER_SECOND: Final = "0.1"
@@ -52,7 +56,7 @@ class Alert:
         name: Name; in lower case, the anchor of its runbook section.
         expression: Condition.
         lasts: How long the condition holds before the alert fires.
-        severity: `PAGE` or `TICKET`.
+        severity: `CRITICAL`, `WARNING` or `INFO`.
         summary: One line.
         description: One sentence with the affected release and the value.
         panel: Dashboard uid and title of the panel that shows the condition.
@@ -103,7 +107,7 @@ class Burn:
         long: Long window.
         short: Short window.
         lasts: How long both windows exceed the rate before the alert fires.
-        severity: `PAGE` or `TICKET`.
+        severity: `CRITICAL` or `WARNING`.
     """
 
     rate: str
@@ -115,10 +119,10 @@ class Burn:
 
 
 BURNS: Final = (
-    Burn("14.4", "50 hours", "1h", "5m", "2m", PAGE),
-    Burn("6", "5 days", "6h", "30m", "15m", PAGE),
-    Burn("3", "10 days", "1d", "2h", "1h", TICKET),
-    Burn("1", "30 days", "3d", "6h", "3h", TICKET),
+    Burn("14.4", "50 hours", "1h", "5m", "2m", CRITICAL),
+    Burn("6", "5 days", "6h", "30m", "15m", CRITICAL),
+    Burn("3", "10 days", "1d", "2h", "1h", WARNING),
+    Burn("1", "30 days", "3d", "6h", "3h", WARNING),
 )
 
 
@@ -146,12 +150,13 @@ def alerts() -> Iterator[Alert]:
         )
     yield from _limit_alerts()
     yield from _store_alerts()
+    yield from _fleet_alerts()
     yield from _policy_file_alerts()
     yield Alert(
         "FleetlimitMetricsMissing",
         f"absent({select(names.BUILD_INFO.name)})",
         "5m",
-        PAGE,
+        CRITICAL,
         "Prometheus has no Fleetlimit metrics",
         "Prometheus scrapes no replica{{ with $labels.job }} of {{ . }}{{ end }}, so no other "
         "alert can fire.",
@@ -182,14 +187,33 @@ def _burn_alert(
 
 
 def _limit_alerts() -> Iterator[Alert]:
+    lost = " + ".join(
+        aggregate("sum", f"increase({select(each.name)}[10m])", *RELEASE)
+        for each in (names.STORE_STATE_LOST, names.STORE_SERVER_CHANGES)
+    )
     yield Alert(
         "FleetlimitOvershoot",
-        f"{aggregate('max', select(names.AUDIT_OVERSHOOT.name), *_POLICY)} > 0",
+        # FleetlimitStateLost reports the overshoot after a lost state or a failover.
+        f"{aggregate('max', select(names.AUDIT_OVERSHOOT.name), *_POLICY)} > 0\n"
+        f"unless on ({', '.join(RELEASE)}) {lost} > 0",
         "0m",
-        PAGE,
+        CRITICAL,
         "A limit was exceeded",
         "Policy {{ $labels.policy }} of {{ $labels.job }} admitted {{ $value }} units above the "
         "limit of one caller.",
+        (HOLDS, "Overshoot by policy"),
+    )
+    intervals = f"increase({select(names.AUDIT_INTERVALS.name)}[15m])"
+    yield Alert(
+        "FleetlimitAuditSilent",
+        f"{select(CHECKS)} > {MIN_CHECKS_PER_SECOND}\n"
+        f"and on ({', '.join(RELEASE)}) {aggregate('sum', intervals, *RELEASE)} == 0",
+        "15m",
+        WARNING,
+        "The audit compares nothing",
+        "{{ $labels.job }} decides {{ $value | humanize }} checks per second, and no replica has "
+        "compared the usage of a caller with its limits for 15 minutes, so an overshoot would not "
+        "be seen.",
         (HOLDS, "Overshoot by policy"),
     )
     denied, allowed, both = (
@@ -204,18 +228,20 @@ def _limit_alerts() -> Iterator[Alert]:
         "FleetlimitPolicyDenying",
         f"{denied}\n/ {both}\n> {POLICY_SHARE}",
         "1h",
-        TICKET,
+        INFO,
         "A policy has denied many requests for an hour",
         "Policy {{ $labels.policy }} of {{ $labels.job }} denies "
         "{{ $value | humanizePercentage }} of its requests.",
         (THROTTLED, "Denied share by policy"),
     )
     near = f"{select(NEAR_LIMIT)}\n/ on ({', '.join(_POLICY)}) group_left () {allowed}"
+    # A caller of a smaller limit is near it after its second request.
+    large = f"{aggregate('min', select(names.POLICY_LIMIT.name), *_POLICY)} >= {NEAR_LIMIT_UNITS}"
     yield Alert(
         "FleetlimitNearLimit",
-        f"{near}\n> {POLICY_SHARE}",
+        f"{near}\n> {POLICY_SHARE}\nand on ({', '.join(_POLICY)}) {large}",
         "1h",
-        TICKET,
+        INFO,
         "Callers of a tier have been near their limit for an hour",
         "{{ $value | humanizePercentage }} of the requests that policy {{ $labels.policy }} of "
         "{{ $labels.job }} admits leave a caller of tier {{ $labels.tier }} with 20 % or less of "
@@ -231,7 +257,7 @@ def _store_alerts() -> Iterator[Alert]:
         "FleetlimitStoreUnreachable",
         f"{all_open} == 1",
         "30s",
-        PAGE,
+        CRITICAL,
         "No replica reaches the store",
         "No replica of {{ $labels.job }} reaches the store, or one of its servers in a Cluster. "
         "Each policy applies its on_store_error.",
@@ -241,7 +267,7 @@ def _store_alerts() -> Iterator[Alert]:
         "FleetlimitBreakerOpen",
         f"{breaker} == 1\nand on ({', '.join(RELEASE)}) {all_open} == 0",
         "2m",
-        TICKET,
+        WARNING,
         "One replica does not reach the store",
         "{{ $labels.pod }} of {{ $labels.job }} does not reach the store, or one of its servers in "
         "a Cluster, while other replicas do.",
@@ -251,7 +277,7 @@ def _store_alerts() -> Iterator[Alert]:
         "FleetlimitDegraded",
         f"{select(share(DEGRADED, SHORTEST))} > {DEGRADED_SHARE}",
         "15m",
-        TICKET,
+        WARNING,
         "Checks have been decided without the shared limit for 15 minutes",
         "{{ $value | humanizePercentage }} of the checks of {{ $labels.job }} are decided without "
         "the shared limit.",
@@ -262,10 +288,38 @@ def _store_alerts() -> Iterator[Alert]:
         "FleetlimitStateLost",
         f"{aggregate('max', lost, *RELEASE)} > 0",
         "0m",
-        TICKET,
+        WARNING,
         "The store lost its state",
         "The store of {{ $labels.job }} lost its state, so every caller has a full bucket again.",
         (HEALTHY, "Store state lost, server changed"),
+    )
+
+
+def _fleet_alerts() -> Iterator[Alert]:
+    scraped = aggregate("count", select(names.BUILD_INFO.name), *RELEASE)
+    counted = aggregate("max", select(names.REPLICAS.name), *RELEASE)
+    stores = aggregate(
+        "count", select(names.STORE_INFO.name), *RELEASE, names.STATE, names.KEY_SECRET
+    )
+    yield Alert(
+        "FleetlimitStoresDiffer",
+        f"{aggregate('count', stores, *RELEASE)} > 1",
+        "5m",
+        CRITICAL,
+        "Replicas do not share their limits",
+        "The replicas of {{ $labels.job }} use {{ $value }} different stores, key prefixes or key "
+        "secrets. Each of these groups admits the whole limit.",
+        (FLEET, "Replicas"),
+    )
+    yield Alert(
+        "FleetlimitReplicasUncounted",
+        f"{scraped}\n> {counted}",
+        "5m",
+        CRITICAL,
+        "Replicas are missing in the store",
+        "Prometheus scrapes {{ $value }} replicas of {{ $labels.job }}, and the store counts "
+        "fewer, so some replicas may not share their limits.",
+        (FLEET, "Replicas"),
     )
 
 
@@ -275,7 +329,7 @@ def _policy_file_alerts() -> Iterator[Alert]:
         "FleetlimitReplicasDisagree",
         f"{aggregate('count', digests, *RELEASE)} > 1",
         "5m",
-        PAGE,
+        CRITICAL,
         "Replicas serve different policies",
         "The replicas of {{ $labels.job }} serve {{ $value }} different policy sets.",
         (HOLDS, "Pods by policy set"),
@@ -284,7 +338,7 @@ def _policy_file_alerts() -> Iterator[Alert]:
         "FleetlimitReloadFailing",
         aggregate("count", f"{select(names.POLICY_LAST_RELOAD.name)} == 0", *RELEASE),
         "1m",
-        TICKET,
+        WARNING,
         "A changed policy file is rejected",
         "Replicas of {{ $labels.job }} that reject the policy file: {{ $value }}. They continue "
         "with the previous policies. Their logs contain the line and the fix.",

@@ -41,7 +41,7 @@ THROTTLED: Final = "fleetlimit-throttled"
 HEALTHY: Final = "fleetlimit-healthy"
 FLEET: Final = "fleetlimit-fleet"
 
-RUNBOOK: Final = "docs/runbook.md"
+RUNBOOK: Final = "https://github.com/fleetlimit/fleetlimit/blob/main/docs/runbook.md"
 """Default of the variable `runbook`; the chart replaces it with `prometheusRule.runbookUrl`."""
 
 _TAG: Final = "fleetlimit"

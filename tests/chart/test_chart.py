@@ -106,6 +106,22 @@ def test_rules_select_one_release(values: str, job: str, tmp_path: Path) -> None
 
 
 @needs_helm
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_condition_of_a_parent_chart(tmp_path: Path, enabled: str) -> None:
+    """A parent chart enables this chart by a condition, and shares `global` with its charts."""
+    dependency = {"name": "fleetlimit", "version": chart_file("Chart.yaml")["version"]}
+    dependency |= {"condition": "fleetlimit.enabled"}
+    parent = {"apiVersion": "v2", "name": "parent", "version": "1.0.0"}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(parent | {"dependencies": [dependency]}))
+    shared = {"imageRegistry": "registry.example.com", "of": {"another": "chart"}}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"global": shared}))
+    shutil.copytree(CHART, tmp_path / "charts/fleetlimit")
+    rendered = helm("template", "fl", tmp_path, "--set", f"fleetlimit.enabled={enabled}")
+    assert ("kind: Deployment" in rendered) is (enabled == "true")
+    assert ("registry.example.com/fleetlimit/fleetlimit:" in rendered) is (enabled == "true")
+
+
+@needs_helm
 def test_unknown_value_is_rejected() -> None:
     """A misspelt value fails the installation, at every depth."""
     for name in ("replicas", "image.name", "valkey.persistence.storage", "externalRedis.tls.ca"):
@@ -159,6 +175,8 @@ def test_values_and_schema_list_the_same_values() -> None:
 
 def leaves(node: Any, path: str) -> Iterator[str]:
     """Yield the paths of the schema's nodes that have no properties."""
+    if "$ref" in node:
+        node = schema()["$defs"][node["$ref"].removeprefix("#/$defs/")]
     if "properties" not in node:
         yield path
     for name, below in node.get("properties", {}).items():
@@ -170,10 +188,10 @@ def within(leaf: str, path: str) -> bool:
 
 
 def test_every_object_of_the_schema_is_closed() -> None:
-    """Objects accept no unknown property; only Kubernetes' own objects are open."""
+    """Objects accept no unknown property, except Kubernetes' own and what a parent chart shares."""
     definitions = schema()["$defs"]
     opened = {name for name, node in definitions.items() if is_open(node)}
-    assert opened == {"kubernetesObject"}
+    assert opened == {"kubernetesObject", "shared"}
     assert not any(is_open(node) for node in objects_in(schema()["properties"]))
 
 

@@ -1,6 +1,7 @@
 """Tests of the script that `helm test` runs, against a local HTTP server."""
 
 import contextlib
+import json
 import runpy
 import socket
 import threading
@@ -19,6 +20,7 @@ class Answers(BaseHTTPRequestHandler):
     """Answers each request with the next of `queue`: a status and headers."""
 
     queue: ClassVar["Responses"] = []
+    ready: ClassVar[bytes] = b"not the admin port"
 
     def do_POST(self) -> None:
         """Send the next response; without one, a response without a limit."""
@@ -27,6 +29,13 @@ class Answers(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": "0"}.items():
             self.send_header(name, value)
         self.end_headers()
+
+    def do_GET(self) -> None:
+        """Send the report of `/readyz`."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.ready)))
+        self.end_headers()
+        self.wfile.write(self.ready)
 
     def log_message(self, *_: object) -> None:
         """Suppress the log of requests."""
@@ -54,6 +63,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         reserved.bind(("127.0.0.1", 0))
         number = int(reserved.getsockname()[1])
         monkeypatch.setenv("API", f"127.0.0.1:{number}")
+        monkeypatch.setenv("ADMIN", f"127.0.0.1:{number}")
         monkeypatch.setenv("METHOD", "POST")
         monkeypatch.setenv("TARGET", "/exports")
         yield number
@@ -143,6 +153,26 @@ def test_fails_with_the_reason(answers: Responses, responses: Responses, message
     """Limits that pods do not share, and requests without a limit, fail the test."""
     answers += responses
     with pytest.raises(SystemExit, match=message):
+        runpy.run_path(str(LIMIT))
+
+
+@pytest.mark.parametrize(
+    ("store", "end"),
+    [
+        ({"status": "ok"}, "share their limits$"),
+        (
+            {"status": "unavailable", "failures": ["authentication"]},
+            r"The store is unavailable \(authentication\)",
+        ),
+    ],
+)
+def test_fails_with_the_failure_of_the_store(
+    answers: Responses, monkeypatch: pytest.MonkeyPatch, store: dict[str, object], end: str
+) -> None:
+    """The admin port names the kind of failure, such as a wrong password."""
+    monkeypatch.setattr(Answers, "ready", json.dumps({"store": store}).encode())
+    answers += [*limited(1, 0), (503, {"Retry-After": "1"})]
+    with pytest.raises(SystemExit, match=end):
         runpy.run_path(str(LIMIT))
 
 

@@ -122,7 +122,7 @@ def test_runbook_address_is_one_variable(uid: str) -> None:
 
 def test_advice_links_to_existing_sections() -> None:
     """Every link into the runbook is the anchor of a heading."""
-    runbook = (ROOT / RUNBOOK).read_text(encoding="utf-8")
+    runbook = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
     sections = {head.lower() for head in re.findall(r"^## (\w+)$", runbook, re.MULTILINE)}
     linked = set(re.findall(r"\$\{runbook\}#([\w-]+)", str(BOARDS)))
     assert linked

@@ -26,7 +26,7 @@ LOGIN, ADMIN = "of-the-user", "of-the-operator"
 GIVEN: dict[str, Any] = {
     "username": "fleetlimit",
     "passwordExistingSecret": {"name": "login"},
-    "tls": {"existingSecret": "authority"},
+    "tls": {"existingSecret": {"name": "authority"}},
 }
 SERVER = (
     *("redis-server", "--port", "0", "--tls-port", str(PORT), "--tls-auth-clients", "no"),

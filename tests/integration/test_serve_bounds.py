@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -48,3 +49,16 @@ async def test_both_ports_disconnect_slow_clients(service: ServeProcess) -> None
             with contextlib.closing(writer):
                 writer.write(begin)
                 assert (await reader.read()).startswith(expected)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the host has no IPv6")
+async def test_service_listens_on_all_addresses() -> None:
+    """By default both ports are reached by IPv4 and by IPv6."""
+    with ServeProcess("--host", "*", "--admin-host", "*") as service:
+        await service.ready()
+        for path, port in ports_of(service).items():
+            for address in ("127.0.0.1", "::1"):
+                reader, writer = await asyncio.open_connection(address, port)
+                with contextlib.closing(writer):
+                    writer.write(f"GET {path} HTTP/1.1\r\nHost: [::1]\r\n\r\n".encode())
+                    assert (await reader.readline()).startswith(b"HTTP/1.1 200")

@@ -9,11 +9,13 @@ from support.boards import FILES
 from support.tool import ROOT
 
 FILE = FILES / "rules.yaml"
+FILE_INFO = FILES / "rules-info.yaml"
 CASES = sorted((ROOT / "tests" / "dashboards" / "rules").glob("*.yaml"))
 
 RULES: list[dict[str, Any]] = [
     rule
-    for group in yaml.safe_load(FILE.read_text(encoding="utf-8"))["groups"]
+    for file in (FILE, FILE_INFO)
+    for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
     for rule in group["rules"]
 ]
 ALERTS = [rule for rule in RULES if "alert" in rule]

@@ -91,6 +91,17 @@ def test_validate_reads_the_files_that_the_policy_file_names(
     assert "keys.yaml: the file cannot be read" in capsys.readouterr().err
 
 
+def test_serve_logs_why_it_does_not_start(tmp_path: Path) -> None:
+    """The last line of the log is one event, which Kubernetes shows as the termination message."""
+    path = tmp_path / "policies.yaml"
+    path.write_text("version: 1\npolicies:\n  - {name: b, limits: 7}\n")
+    status, out, _ = run("serve", "--port", "0", "--policies", str(path))
+    event = json.loads(out.splitlines()[-1])
+    assert status == 1
+    assert (event["event"], event["level"]) == ("service.failed", "error")
+    assert event["detail"].startswith(f"{path}:3: ")
+
+
 def test_main_exits_with_0_after_success(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     """A command without an error exits with 0."""
     monkeypatch.setattr(sys, "argv", ["fleetlimit", "policies", "validate", file])

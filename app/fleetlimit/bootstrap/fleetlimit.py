@@ -148,6 +148,8 @@ class Fleetlimit(wiring.LimiterLifespan):
             self.policy_file = load(self._policies_path, generation=1)
         else:
             self.policy_file = PolicyFile(policy_set or PolicySet(), IdentitySection())
+        # Errors of a changed policy file that was rejected; empty once a later one is valid.
+        self.rejected_policies: tuple[str, ...] = ()
         self._code_arguments = CodeArguments(
             self.settings,
             _given_settings(settings, store),
@@ -228,7 +230,7 @@ class Fleetlimit(wiring.LimiterLifespan):
                 self._policies_path,
                 initial=self.policy_file,
                 on_loaded=self._on_reload,
-                on_rejected=lambda errors: self.limiter.emit(PoliciesRejected(errors)),
+                on_rejected=self._on_rejected,
                 poll_s=_POLL_SECONDS,
             )
             # `run` returns only by an exception, after which the file is watched again.
@@ -268,6 +270,10 @@ class Fleetlimit(wiring.LimiterLifespan):
                 "leave it out",
             )
 
+    def _on_rejected(self, errors: tuple[str, ...]) -> None:
+        self.rejected_policies = errors
+        self.limiter.emit(PoliciesRejected(errors))
+
     async def _on_reload(self, policy_file: PolicyFile) -> None:
         self.route_reporter.require_named_policies(policy_file.policy_set)
         self.http_limiter.identifier = await self._build_identifier(policy_file.identity)
@@ -276,6 +282,7 @@ class Fleetlimit(wiring.LimiterLifespan):
         # In a thread: many routes and policies take some 100 ms to compare.
         await asyncio.to_thread(self.route_reporter.warn_of_unused, policy_file.policy_set)
         self.policy_file = policy_file
+        self.rejected_policies = ()
 
     async def _build_identifier(self, section: IdentitySection) -> RequestIdentifier:
         builder = self._identifier_builder

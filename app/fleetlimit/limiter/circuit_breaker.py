@@ -88,6 +88,11 @@ class CircuitBreaker:
         """State of the breaker."""
         return BreakerState.OPEN if self._open else BreakerState.CLOSED
 
+    @property
+    def last_failure_kind(self) -> str:
+        """Kind of the last failure, of a call or of a probe; empty after a success."""
+        return self._last_failure.kind if self._last_failure is not None else ""
+
     def start(self) -> None:
         """Close the breaker and count from zero, also after `aclose`."""
         self._closing = False
@@ -168,7 +173,8 @@ class CircuitBreaker:
     async def _probe_once(self) -> object:
         try:
             await self._probe()
-        except StoreError:
+        except StoreError as error:
+            self._last_failure = error
             return None
         self._reset_failures()
         self._open = False
@@ -212,6 +218,11 @@ class CircuitBreakers:
         """Servers whose breaker is open, sorted."""
         breakers = self._breakers.values()
         return sorted(each.node for each in breakers if each.state is BreakerState.OPEN)
+
+    @property
+    def failure_kinds(self) -> dict[str, str]:
+        """Kind of the last failure of each server whose breaker is open."""
+        return {node: self._breakers[node].last_failure_kind for node in self.open_nodes}
 
     @property
     def state(self) -> BreakerState:

@@ -94,6 +94,19 @@ class BreakerChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreJoined:
+    """This replica uses a store: at the first heartbeat, and when the store has a new state.
+
+    Args:
+        state: Random identifier of the state. Replicas that share their limits have the same.
+        key_secret: Fingerprint of the key secret. Replicas with another one use other buckets.
+    """
+
+    state: str
+    key_secret: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStateLost:
     """The store returned without its state: it was restarted empty, failed over, or wiped."""
 
@@ -207,6 +220,7 @@ Event = (
     | CheckCancelled
     | StoreFailed
     | BreakerChanged
+    | StoreJoined
     | StoreStateLost
     | StoreServerChanged
     | ReplicasCounted

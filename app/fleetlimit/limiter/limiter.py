@@ -197,6 +197,11 @@ class Limiter:
         """Addresses of the servers of a Cluster whose circuit breaker is open."""
         return self._breakers.open_nodes
 
+    @property
+    def failure_kinds(self) -> dict[str, str]:
+        """Kind of the last failure of the store, or of each such server of a Cluster."""
+        return self._breakers.failure_kinds
+
     async def _probe(self, node: str) -> None:
         await self.store.open(node)
         topology = self.store.topology

@@ -21,6 +21,7 @@ from fleetlimit.limiter.events import (
     Event,
     KeySecretsCounted,
     ReplicasCounted,
+    StoreJoined,
     StoreServerChanged,
     StoreStateLost,
 )
@@ -117,6 +118,8 @@ class ReplicaMembership:
             self._recovery_heartbeats = _RECOVERY_HEARTBEATS
         elif self._server not in {"", reply.server}:
             self._emit(StoreServerChanged())
+        if self._epoch != reply.epoch:
+            self._emit(StoreJoined(reply.epoch, self._fingerprint))
         self._epoch, self._server = reply.epoch, reply.server
         self._update_count(max(self._min_replicas, reply.replicas))
         self._secrets_in_use = reply.key_secrets

@@ -19,11 +19,12 @@ from fleetlimit.bootstrap.build import build_logger
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.gc_tuning import freeze_heap
 from fleetlimit.bootstrap.settings import reveal
-from fleetlimit.errors import ConfigError
+from fleetlimit.errors import ConfigError, FleetlimitError
 from fleetlimit.server.admin.allowed_hosts import parse_hosts
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.server.bounded_protocol import BoundedProtocol, RequestBounds
+from fleetlimit.server.listening import ALL_ADDRESSES, bind_all
 from fleetlimit.server.settings import ServerSettings
 from fleetlimit.server.wrap import WrappedApp, import_app
 from fleetlimit.telemetry import (
@@ -31,6 +32,7 @@ from fleetlimit.telemetry import (
     configure_logging,
     configure_tracing,
 )
+from fleetlimit.telemetry.names import LOG_SERVICE_FAILED
 from fleetlimit.version import __version__
 from fleetlimit.web import wiring
 
@@ -88,6 +90,20 @@ def serve(settings: ServerSettings, *, on_ready: Callable[[int, int], None] | No
     config = uvicorn.Config(lambda: None, log_config=None)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(settings, on_ready))
+
+
+def log_failure(error: FleetlimitError, settings: ServerSettings | None) -> None:
+    """Log that the server did not start, as the last line of the process.
+
+    Kubernetes shows the end of the log in `kubectl describe pod`.
+
+    Args:
+        error: The reason.
+        settings: The settings; None if the error is about them.
+    """
+    log_format, pod = (settings.log_format, settings.pod) if settings is not None else ("json", "")
+    configure_logging(json=log_format == "json", pod=pod)
+    build_logger("fleetlimit").error(LOG_SERVICE_FAILED, detail=str(error))
 
 
 async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] | None) -> None:
@@ -165,6 +181,7 @@ def _make_server(
             # its policy file.
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=math.ceil(settings.keep_alive),
             timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
         )
     )
@@ -205,8 +222,14 @@ async def _run_servers(
 
 async def _run_server(server: _UvicornServer) -> None:
     # uvicorn logs why it cannot start. Some versions then raise SystemExit, others return.
-    with contextlib.suppress(SystemExit):
-        await server.serve()
+    config = server.config
+    sockets = bind_all(config.port) if config.host == ALL_ADDRESSES else None
+    try:
+        with contextlib.suppress(SystemExit):
+            await server.serve(sockets)
+    finally:
+        for each in sockets or ():
+            each.close()
     if server.lifespan.should_exit and not server.started:
         raise ConfigError("the app did not start: see the log above")
     if not server.started:

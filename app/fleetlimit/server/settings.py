@@ -8,6 +8,7 @@ from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 
 from fleetlimit.bootstrap.settings import Seconds, Settings
 from fleetlimit.server.admin.allowed_hosts import parse_hosts
+from fleetlimit.server.listening import ALL_ADDRESSES
 from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
 
 EXAMPLE_POLICIES = Path(str(files("fleetlimit.server") / "policies.yaml"))
@@ -35,9 +36,11 @@ class ServerSettings(Settings):
     factory: bool = Field(
         default=False, description="Whether the target is a function that creates the app."
     )
-    host: str = Field("0.0.0.0", description="Address of the API.")
+    host: str = Field(ALL_ADDRESSES, description="Address of the API; * for all, of IPv4 and IPv6.")
     port: Port = Field(8000, description="Port of the API.")
-    admin_host: str = Field("0.0.0.0", description="Address of the admin port.")
+    admin_host: str = Field(
+        ALL_ADDRESSES, description="Address of the admin port; * for all, of IPv4 and IPv6."
+    )
     admin_port: Port = Field(9090, description="Port for metrics, health and administration.")
     admin_token: Annotated[SecretStr, AfterValidator(_require_long_token)] | None = Field(
         None,
@@ -60,6 +63,11 @@ class ServerSettings(Settings):
     )
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         2_000, description="Most open connections of the API, idle ones and WebSockets included."
+    )
+    keep_alive: Seconds = Field(
+        75,
+        description="Time after which an idle connection is closed, in seconds; above the idle "
+        "timeout of the load balancer, which otherwise sends requests on closed connections.",
     )
     shutdown_seconds: Seconds = Field(
         25, description="Time limit for the requests in flight after SIGTERM."

@@ -55,6 +55,8 @@ LIMIT: Final = "limit"
 RESULT: Final = "result"
 ERROR_TYPE: Final = "error_type"
 DIGEST: Final = "digest"
+STATE: Final = "state"
+KEY_SECRET: Final = "key_secret"  # noqa: S105 - the name of a label
 VERSION: Final = "version"
 
 OUTCOMES: Final = tuple(outcome.value for outcome in Outcome)
@@ -162,6 +164,13 @@ REPLICAS: Final = MetricSpec(
     MetricType.GAUGE,
     "Live replicas as the store last reported, 0 before its first report.",
 )
+STORE_INFO: Final = MetricSpec(
+    "fleetlimit_store_info",
+    MetricType.GAUGE,
+    "Always 1; replicas that share their limits have the same identifier of the store's state, and "
+    "the same fingerprint of the key secret.",
+    (STATE, KEY_SECRET),
+)
 POLICIES_LOADED: Final = MetricSpec(
     "fleetlimit_policies_loaded",
     MetricType.GAUGE,
@@ -265,6 +274,7 @@ METRICS: Final = (
     STORE_BATCH_SIZE,
     BREAKER_OPEN,
     REPLICAS,
+    STORE_INFO,
     POLICIES_LOADED,
     POLICY_GENERATION,
     POLICY_INFO,
@@ -319,6 +329,7 @@ LOG_ROUTE_UNLIMITED: Final = "route.unlimited"
 LOG_ROUTE_REWRITTEN: Final = "route.rewritten"
 LOG_MIDDLEWARE_REWRITES: Final = "middleware.rewrites"
 LOG_POLICY_UNUSED: Final = "policy.unused"
+LOG_SERVICE_FAILED: Final = "service.failed"
 LOG_COST_TOO_LARGE: Final = "policy.cost_too_large"
 
 SUPPRESSED: Final = log_sampler.SUPPRESSED

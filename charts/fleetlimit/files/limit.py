@@ -2,14 +2,15 @@
 """Test of a release: spend all remaining units of this pod and send one more request.
 
 Exactly that last request must be rejected, whichever replicas the requests reach. The remaining
-units are those of the response headers, so the test needs no access to the admin port.
+units are those of the response headers; the admin port is asked only why a test failed.
 """
 
+import json
 import os
 import re
 import sys
 import time
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 MAX_REQUESTS = 500
@@ -69,9 +70,24 @@ def remaining_requests(before: HTTPResponse, after: HTTPResponse) -> int | None:
     return min(left, default=None)
 
 
+def store_failure(admin: str) -> str:
+    """Return why the store of a replica is unavailable, as the end of a message; else nothing."""
+    connection = HTTPConnection(admin, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        store = json.load(connection.getresponse())["store"]
+        failures = ", ".join(store.get("failures", ()))
+    except (OSError, HTTPException, ValueError, KeyError):
+        return ""  # such as a NetworkPolicy that keeps this pod out
+    finally:
+        connection.close()
+    return f". The store is {store['status']} ({failures}): see docs/runbook.md" if failures else ""
+
+
 def main() -> None:
     """Run the test. Exit with status 1 and the reason if it fails."""
-    api, method, path = os.environ["API"], os.environ["METHOD"], os.environ["TARGET"]
+    api, admin = os.environ["API"], os.environ["ADMIN"]
+    method, path = os.environ["METHOD"], os.environ["TARGET"]
     responses = [send_admitted(api, method, path), send(api, method, path)]
     if responses[1].status != TOO_MANY_REQUESTS:
         left = remaining_requests(*responses)
@@ -80,7 +96,7 @@ def main() -> None:
                 f"no policy with a limit below {MAX_REQUESTS} requests counts {method} {path} "
                 f"(status {responses[1].status}, RateLimit {responses[1].getheader('RateLimit')}): "
                 "set another test.method or test.path; FLEETLIMIT_HEADERS must not be none, and "
-                "the store must be available"
+                f"the store must be available{store_failure(admin)}"
             )
         responses += [send(api, method, path) for _ in range(left + 1)]
     statuses = [response.status for response in responses]
@@ -90,6 +106,7 @@ def main() -> None:
             f"{len(statuses)} requests {method} {path} had the statuses {statuses}, instead of one "
             "429. A limit that refills during the test cannot be tested: set test.path to another "
             "route. If the store is unavailable, the pods do not share their limits"
+            f"{store_failure(admin)}"
         )
     retry_after = rejected[0].getheader("Retry-After")
     if retry_after is None:

@@ -1,18 +1,35 @@
 {{/* Names, labels and values shared by several templates. */}}
 
+{{/* Text of at most so many characters: longer text is shortened, and a hash keeps two long names
+apart. Arguments: a list of the text and the number of characters. */}}
+{{- define "fleetlimit.shortened" -}}
+{{- $text := index . 0 -}}
+{{- $most := index . 1 -}}
+{{- if gt (len $text) $most -}}
+{{- printf "%s-%s" ($text | trunc (int (sub $most 9)) | trimSuffix "-") ($text | sha256sum | trunc 8) -}}
+{{- else -}}
+{{- $text -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "fleetlimit.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 44 | trimSuffix "-" -}}
+{{- include "fleetlimit.shortened" (list (.Values.nameOverride | default .Chart.Name | toString) 63) -}}
 {{- end -}}
 
 {{/* Full name of the release. 44 characters leave room for the suffixes of this chart and of
-Kubernetes (63 at most in a label). */}}
+Kubernetes (63 at most in a label). The names of Services begin with a letter. */}}
 {{- define "fleetlimit.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 44 | trimSuffix "-" -}}
-{{- else -}}
-{{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 44 | trimSuffix "-" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name | toString -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- $full = .Values.fullnameOverride | default $full | toString -}}
+{{- if not (regexMatch "^[a-z]" $full) -}}
+{{- $full = printf "%s-%s" .Chart.Name $full -}}
 {{- end -}}
+{{- include "fleetlimit.shortened" (list $full 44) -}}
+{{- end -}}
+
+{{- define "fleetlimit.namespace" -}}
+{{- .Values.namespaceOverride | default .Release.Namespace -}}
 {{- end -}}
 
 {{- define "fleetlimit.serviceAccountName" -}}
@@ -26,56 +43,96 @@ Kubernetes (63 at most in a label). */}}
 {{/* Labels for selectors. They must not change during the life of a release: selectors are
 immutable. */}}
 {{- define "fleetlimit.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "fleetlimit.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "fleetlimit.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
+{{/* Labels of an object. Arguments: a list of the context, the component and maps of labels. Later
+maps take precedence over earlier ones and over commonLabels. */}}
 {{- define "fleetlimit.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "fleetlimit.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: fleetlimit
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $context := first . -}}
+{{- $standard := dict
+    "helm.sh/chart" (printf "%s-%s" $context.Chart.Name $context.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
+    "app.kubernetes.io/version" ($context.Chart.AppVersion | replace "+" "_" | trunc 63 | trimSuffix "-")
+    "app.kubernetes.io/managed-by" $context.Release.Service
+    "app.kubernetes.io/part-of" "fleetlimit" -}}
+{{- include "fleetlimit.mergedLabels" (list $standard .) -}}
 {{- end -}}
 
 {{/* Labels of pods. They contain no version, so that a new chart version alone restarts no pod.
-Arguments: a list of the context and the component. */}}
+Arguments: as those of `fleetlimit.labels`. */}}
 {{- define "fleetlimit.podLabels" -}}
-{{- $context := index . 0 -}}
-{{ include "fleetlimit.selectorLabels" $context }}
-app.kubernetes.io/component: {{ index . 1 }}
-{{- with $context.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- include "fleetlimit.mergedLabels" (list dict .) -}}
+{{- end -}}
+
+{{- define "fleetlimit.mergedLabels" -}}
+{{- $all := index . 0 -}}
+{{- $arguments := index . 1 -}}
+{{- $context := first $arguments -}}
+{{- $own := fromYaml (include "fleetlimit.selectorLabels" $context) -}}
+{{- $_ := set $own "app.kubernetes.io/component" (index $arguments 1) -}}
+{{- range prepend (slice $arguments 2) $context.Values.commonLabels -}}
+{{- range $label, $value := . -}}
+{{- if hasKey $own $label -}}
+{{- fail (printf "the label %s selects the pods of the release and cannot be changed: remove it from commonLabels, podLabels and the labels of single objects" $label) -}}
+{{- end -}}
+{{- $_ := set $all $label (include "fleetlimit.text" $value) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml (merge $own $all) -}}
+{{- end -}}
+
+{{/* Maps of the values as one map of strings, as YAML, or nothing. Later maps take precedence. */}}
+{{- define "fleetlimit.strings" -}}
+{{- $all := dict -}}
+{{- range . -}}
+{{- range $key, $value := . -}}{{- $_ := set $all $key (include "fleetlimit.text" $value) -}}{{- end -}}
+{{- end -}}
+{{- with $all -}}{{- toYaml . -}}{{- end -}}
+{{- end -}}
+
+{{/* A scalar of the values as text: 20250101, not 2.0250101e+07. */}}
+{{- define "fleetlimit.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{- int64 . -}}{{- else -}}{{- toString . -}}{{- end -}}
 {{- end -}}
 
 {{/* The complete `annotations:` block, or nothing. Arguments: a list of the context and maps of
 annotations. Later maps take precedence over earlier ones and over commonAnnotations. */}}
 {{- define "fleetlimit.annotations" -}}
-{{- $all := dict -}}
-{{- range rest . -}}{{- $all = mergeOverwrite $all (deepCopy (default dict .)) -}}{{- end -}}
-{{- $all = merge $all (deepCopy (first .).Values.commonAnnotations) -}}
-{{- with $all -}}
+{{- with include "fleetlimit.strings" (prepend (rest .) (first .).Values.commonAnnotations) -}}
 annotations:
-  {{- toYaml . | nindent 2 }}
+  {{- . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
-{{/* Image reference. Arguments: a list of an `image` value and the default tag. */}}
+{{/* Image reference. `global.imageRegistry` replaces the registry in front of the repository: its
+first part if that contains a dot or a colon, as in Docker's references. Arguments: a list of the
+context, an `image` value and the default tag. */}}
 {{- define "fleetlimit.image" -}}
-{{- $image := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $repository := $image.repository -}}
+{{- with (first .).Values.global.imageRegistry -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^[^/]*[.:][^/]*/" $repository "") -}}
+{{- end -}}
 {{- if $image.digest -}}
-{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $image.repository (default (index . 1) $image.tag) -}}
+{{- printf "%s:%s" $repository (include "fleetlimit.text" (default (index . 2) $image.tag)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The `imagePullSecrets:` block of a pod, or nothing. */}}
+{{- define "fleetlimit.imagePullSecrets" -}}
+{{- with concat (.Values.global.imagePullSecrets | default list) .Values.imagePullSecrets -}}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ (kindIs "map" . | ternary . (dict "name" .)).name | quote }}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "fleetlimit.policiesConfigMap" -}}
-{{- default (printf "%s-policies" (include "fleetlimit.fullname" .)) .Values.policies.existingConfigMap -}}
+{{- default (printf "%s-policies" (include "fleetlimit.fullname" .)) .Values.policies.existingConfigMap.name -}}
 {{- end -}}
 
 {{- define "fleetlimit.valkey.name" -}}
@@ -94,7 +151,7 @@ annotations:
 list of the context, the name of the Secret and the key. */}}
 {{- define "fleetlimit.kept" -}}
 {{- $context := index . 0 -}}
-{{- $data := (lookup "v1" "Secret" $context.Release.Namespace (index . 1)).data | default dict -}}
+{{- $data := (lookup "v1" "Secret" (include "fleetlimit.namespace" $context) (index . 1)).data | default dict -}}
 {{- with index $data (index . 2) -}}
 {{- b64dec . -}}
 {{- else -}}
@@ -106,10 +163,12 @@ list of the context, the name of the Secret and the key. */}}
 {{- define "fleetlimit.redisUrl" -}}
 {{- $external := .Values.externalRedis -}}
 {{- $options := list -}}
-{{- if $external.tls.existingSecret -}}
-{{- range $option, $key := dict "ssl_ca_certs" $external.tls.caKey "ssl_certfile" $external.tls.certKey "ssl_keyfile" $external.tls.keyKey -}}
+{{- with $external.tls.existingSecret -}}
+{{- if .name -}}
+{{- range $option, $key := dict "ssl_ca_certs" .caKey "ssl_certfile" .certKey "ssl_keyfile" .keyKey -}}
 {{- if and $key (not (contains (printf "%s=" $option) $external.url)) -}}
 {{- $options = append $options (printf "%s=/etc/fleetlimit/redis-tls/%s" $option $key) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -141,6 +200,16 @@ true
 {{- end -}}
 {{- end -}}
 
+{{/* Files in the Secret of the chart, as a YAML map from the name to the content. Pods mount only
+these: an earlier version of the Secret may have contained more. */}}
+{{- define "fleetlimit.secretFiles" -}}
+{{- $files := fromYaml (include "fleetlimit.givenSecrets" .) -}}
+{{- if include "fleetlimit.generatesKeySecret" . -}}
+{{- $_ := set $files "fleetlimit_key_secret" (include "fleetlimit.kept" (list . (include "fleetlimit.fullname" .) "fleetlimit_key_secret")) -}}
+{{- end -}}
+{{- toYaml $files -}}
+{{- end -}}
+
 {{- define "fleetlimit.replicasConfigMap" -}}
 {{- printf "%s-replicas" (include "fleetlimit.fullname" .) -}}
 {{- end -}}
@@ -150,8 +219,12 @@ In the pod template, the number of pods would make every scaling replace all pod
 {{- define "fleetlimit.fileSources" -}}
 {{- $values := .Values -}}
 {{- $sources := list (dict "configMap" (dict "name" (include "fleetlimit.replicasConfigMap" .))) -}}
-{{- if or (include "fleetlimit.generatesKeySecret" .) (fromYaml (include "fleetlimit.givenSecrets" .)) -}}
-{{- $sources = append $sources (dict "secret" (dict "name" (include "fleetlimit.fullname" .))) -}}
+{{- $files := list -}}
+{{- range $file, $_ := fromYaml (include "fleetlimit.secretFiles" .) -}}
+{{- $files = append $files (dict "key" $file "path" $file) -}}
+{{- end -}}
+{{- with $files -}}
+{{- $sources = append $sources (dict "secret" (dict "name" (include "fleetlimit.fullname" $) "items" .)) -}}
 {{- end -}}
 {{- if $values.valkey.enabled -}}
 {{- $sources = append $sources (fromYaml (include "fleetlimit.secretSource" (list (include "fleetlimit.valkey.secret" .) (include "fleetlimit.valkey.secretKey" .) "fleetlimit_store_password"))) -}}
@@ -166,8 +239,19 @@ In the pod template, the number of pods would make every scaling replace all pod
 
 {{- define "fleetlimit.secretSource" -}}
 secret:
-  name: {{ index . 0 }}
+  name: {{ index . 0 | quote }}
   items: [{key: {{ index . 1 | quote }}, path: {{ index . 2 }}}]
+{{- end -}}
+
+{{/* Source of the volume with the API keys. Arguments: a list of the context and the suffix of the
+Secret with `apiKeys.inline`. */}}
+{{- define "fleetlimit.apiKeysVolume" -}}
+{{- $context := first . -}}
+{{- $existing := $context.Values.apiKeys.existingSecret -}}
+secret:
+  secretName: {{ $existing.name | default (printf "%s-%s" (include "fleetlimit.fullname" $context) (index . 1)) | quote }}
+  defaultMode: 0440
+  items: [{key: {{ ternary "keys.yaml" $existing.key (empty $existing.name) | quote }}, path: keys.yaml}]
 {{- end -}}
 
 {{/* `replicas` of the Deployment; empty while the autoscaler manages it. When the autoscaler is
@@ -177,7 +261,7 @@ the chart renders the live number once more. */}}
 {{- if not .Values.autoscaling.enabled -}}
 {{- int .Values.replicaCount -}}
 {{- else -}}
-{{- $live := lookup "apps/v1" "Deployment" .Release.Namespace (include "fleetlimit.fullname" .) | default dict -}}
+{{- $live := lookup "apps/v1" "Deployment" (include "fleetlimit.namespace" .) (include "fleetlimit.fullname" .) | default dict -}}
 {{- $ours := 0 -}}
 {{- range dig "metadata" "managedFields" list $live -}}
 {{- if and (not .subresource) (hasKey (dig "fieldsV1" "f:spec" dict .) "f:replicas") -}}
@@ -204,7 +288,7 @@ the chart renders the live number once more. */}}
 {{- /* Also for `fleetlimit policies explain` in the pod. */}}
 - {name: FLEETLIMIT_TARGET, value: {{ . | quote }}}
 {{- end }}
-- {name: FLEETLIMIT_POLICIES, value: {{ printf "/etc/fleetlimit/policies/%s" .Values.policies.key | quote }}}
+- {name: FLEETLIMIT_POLICIES, value: {{ printf "/etc/fleetlimit/policies/%s" .Values.policies.existingConfigMap.key | quote }}}
 - {name: FLEETLIMIT_SECRETS_DIR, value: /etc/fleetlimit/secrets}
 {{- if .Values.valkey.enabled }}
 - {name: FLEETLIMIT_STORE, value: "redis://{{ include "fleetlimit.valkey.name" . }}:6379/0"}
@@ -224,6 +308,8 @@ the chart renders the live number once more. */}}
 - {name: FLEETLIMIT_HEADERS, value: {{ .Values.settings.headers | quote }}}
 - {name: FLEETLIMIT_LOG_LEVEL, value: {{ .Values.settings.logLevel | quote }}}
 - {name: FLEETLIMIT_LOG_FORMAT, value: {{ .Values.settings.logFormat | quote }}}
+- {name: FLEETLIMIT_KEEP_ALIVE, value: {{ .Values.server.keepAliveSeconds | int | quote }}}
+- {name: FLEETLIMIT_MAX_CONNECTIONS, value: {{ .Values.server.maxConnections | int | quote }}}
 - {name: FLEETLIMIT_SHUTDOWN_SECONDS, value: {{ .Values.shutdownSeconds | int | quote }}}
 {{- with .Values.adminService.allowedHosts }}
 - {name: FLEETLIMIT_ADMIN_ALLOWED_HOSTS, value: {{ join "," . | quote }}}

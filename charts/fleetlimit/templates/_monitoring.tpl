@@ -1,16 +1,42 @@
 {{/* Templates shared by monitors, rules and dashboards. */}}
 
-{{/* Prometheus label `job` of the API: the name of the Service, or namespace/name of the
-PodMonitor. */}}
+{{/* Prometheus label `job` of the API: the value of the monitor's `jobLabel`. Without that label, the
+name of the Service, or namespace/name of the PodMonitor. */}}
 {{- define "fleetlimit.job" -}}
 {{- $name := include "fleetlimit.fullname" . -}}
-{{- ternary (printf "%s/%s" .Release.Namespace $name) (printf "%s-admin" $name) .Values.podMonitor.enabled -}}
+{{- $monitor := .Values.serviceMonitor -}}
+{{- $job := printf "%s-admin" $name -}}
+{{- $labels := include "fleetlimit.labels" (list . "admin" .Values.adminService.labels) -}}
+{{- if .Values.podMonitor.enabled -}}
+{{- $monitor = .Values.podMonitor -}}
+{{- $job = printf "%s/%s" (include "fleetlimit.monitorNamespace" (list . $monitor)) $name -}}
+{{- $labels = include "fleetlimit.podLabels" (list . "api" .Values.podLabels) -}}
+{{- end -}}
+{{- get (fromYaml $labels) $monitor.jobLabel | default $job -}}
+{{- end -}}
+
+{{/* Namespace of a monitor. Arguments: a list of the context, and `serviceMonitor` or `podMonitor`
+of the values. */}}
+{{- define "fleetlimit.monitorNamespace" -}}
+{{- (index . 1).namespace | default (include "fleetlimit.namespace" (first .)) -}}
+{{- end -}}
+
+{{/* The part of a monitor's spec above its selector. Arguments: as above. */}}
+{{- define "fleetlimit.monitored" -}}
+{{- with (index . 1).jobLabel -}}
+jobLabel: {{ . | quote }}
+{{ end -}}
+namespaceSelector:
+  matchNames: [{{ include "fleetlimit.namespace" (first .) | quote }}]
 {{- end -}}
 
 {{/* Endpoint of a monitor, without the port. Argument: `serviceMonitor` or `podMonitor` of the
 values. */}}
 {{- define "fleetlimit.scrape" -}}
 path: /metrics
+{{- if .honorLabels }}
+honorLabels: true
+{{- end }}
 {{- with .interval }}
 interval: {{ . }}
 {{- end }}
@@ -27,18 +53,34 @@ metricRelabelings:
 {{- end }}
 {{- end -}}
 
+{{/* Rule groups of the files, as a YAML list. */}}
+{{- define "fleetlimit.ruleGroups" -}}
+{{- $groups := (fromYaml (.Files.Get "files/rules.yaml")).groups -}}
+{{- if .Values.prometheusRule.info -}}
+{{- $groups = concat $groups (fromYaml (.Files.Get "files/rules-info.yaml")).groups -}}
+{{- end -}}
+{{- toYaml $groups -}}
+{{- end -}}
+
+{{/* URL of the runbook in the files. */}}
+{{- define "fleetlimit.runbook" -}}
+https://github.com/fleetlimit/fleetlimit/blob/main/docs/runbook.md
+{{- end -}}
+
 {{/* All rule groups, as a YAML list: restricted to this release, without the disabled alerts. */}}
 {{- define "fleetlimit.rules" -}}
 {{- $values := .Values.prometheusRule -}}
-{{- $release := printf "namespace=%q, job=%q" .Release.Namespace (include "fleetlimit.job" .) -}}
+{{- $release := printf "namespace=%q, job=%q" (include "fleetlimit.namespace" .) (include "fleetlimit.job" .) -}}
 {{- $groups := list -}}
-{{- range $group := (fromYaml (.Files.Get "files/rules.yaml")).groups -}}
+{{- range $group := fromYamlArray (include "fleetlimit.ruleGroups" .) -}}
 {{- $rules := list -}}
 {{- range $rule := $group.rules -}}
 {{- $_ := set $rule "expr" (replace "job!=\"\"" $release $rule.expr) -}}
 {{- with $rule.alert -}}
 {{- $_ := set $rule "for" (get $values.for . | default $rule.for) -}}
-{{- $_ := set $rule.annotations "runbook_url" (replace "docs/runbook.md" $values.runbookUrl $rule.annotations.runbook_url) -}}
+{{- $_ := set $rule.annotations "runbook_url" (replace (include "fleetlimit.runbook" $) $values.runbookUrl $rule.annotations.runbook_url) -}}
+{{- $_ := set $rule.annotations "dashboard" (printf "%s%s" (trimSuffix "/" $values.grafanaUrl) $rule.annotations.dashboard) -}}
+{{- $_ := set $rule.labels "severity" (get $values.severities $rule.labels.severity | default $rule.labels.severity) -}}
 {{- end -}}
 {{- if not (has $rule.alert $values.disabled) -}}
 {{- $rules = append $rules $rule -}}
@@ -52,7 +94,7 @@ metricRelabelings:
 {{/* Names of all alerts, as a YAML list. */}}
 {{- define "fleetlimit.alerts" -}}
 {{- $names := list -}}
-{{- range (fromYaml (.Files.Get "files/rules.yaml")).groups -}}
+{{- range concat (fromYaml (.Files.Get "files/rules.yaml")).groups (fromYaml (.Files.Get "files/rules-info.yaml")).groups -}}
 {{- range .rules -}}
 {{- with .alert -}}{{- $names = append $names . -}}{{- end -}}
 {{- end -}}
@@ -64,5 +106,5 @@ metricRelabelings:
 annotations are limited to 256 KiB. Takes a list: the context and the path of the file. */}}
 {{- define "fleetlimit.dashboard" -}}
 {{- $context := index . 0 -}}
-{{- $context.Files.Get (index . 1) | replace "docs/runbook.md" $context.Values.prometheusRule.runbookUrl | mustFromJson | mustToRawJson -}}
+{{- $context.Files.Get (index . 1) | replace (include "fleetlimit.runbook" $context) $context.Values.prometheusRule.runbookUrl | mustFromJson | mustToRawJson -}}
 {{- end -}}

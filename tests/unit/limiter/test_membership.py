@@ -14,6 +14,7 @@ from fleetlimit.limiter.events import (
     KeySecretsCounted,
     ReplicasCounted,
     StoreFailed,
+    StoreJoined,
     StoreServerChanged,
     StoreStateLost,
 )
@@ -82,6 +83,9 @@ async def test_membership_emits_a_lost_state_once() -> None:
         bench.store.heartbeat_reply = HeartbeatReply(1, epoch)
         await bench.membership.heartbeat()
     assert bench.recorder.of(StoreStateLost) == [StoreStateLost()] * 2
+    assert bench.recorder.of(StoreJoined) == [
+        StoreJoined(epoch, KEYS.fingerprint) for epoch in ("first", "second", "third")
+    ]
 
 
 async def test_membership_emits_other_key_secrets_once() -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,7 +32,8 @@ from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.testing import ManualClock
 from support.clock import ManualClock as StoreClock
 from support.cluster_nodes import ClusterBench
-from support.limiter import FakeStore, rate_policy
+from support.eventually import eventually_async
+from support.limiter import Bench, FakeStore, rate_policy
 from support.traced_apps import get
 
 TOKEN = {"Authorization": "Bearer s3cret-token"}
@@ -123,7 +125,13 @@ def test_readyz_returns_status_and_details(
     report = response.json()
     assert report["status"] == status
     assert report["store"] == {"location": "memory://", "shared": False, "status": "ok"}
-    assert report["policies"] == {"generation": 3, "digest": "abc", "source": "a test", "count": 2}
+    assert report["policies"] == {
+        "generation": 3,
+        "digest": "abc",
+        "source": "a test",
+        "count": 2,
+        "rejected": [],
+    }
     assert report["replicas"] == 1
 
 
@@ -536,6 +544,7 @@ async def test_readyz_names_the_lost_servers_of_a_cluster(served: Served) -> Non
             await bench.limiter.membership.heartbeat()
         response = served.port.get("/readyz")
         reports.append(response.json()["store"])
+    assert [each.get("failures") for each in reports] == [None, *[["connection"]] * 3]
     found = [(each["status"], each.get("unavailable_nodes")) for each in reports]
     assert found == [
         ("ok", None),
@@ -543,6 +552,43 @@ async def test_readyz_names_the_lost_servers_of_a_cluster(served: Served) -> Non
         ("degraded", ["a", "b"]),
         ("unavailable", ["a", "b", "replicas"]),
     ]
+
+
+async def test_readyz_names_the_kind_of_failure(served: Served) -> None:
+    """A store that rejects the password is not one that does not respond."""
+    async with Bench(rate_policy("a", "9/day")) as bench:
+        served.fleetlimit.limiter = bench.limiter
+        bench.store.down = StoreUnavailable("WRONGPASS", kind="authentication")
+        for _ in range(3):
+            await bench.limiter.check("a", principal="ann")
+        report = served.port.get("/readyz").json()["store"]
+    assert (report["status"], report["failures"]) == ("unavailable", ["authentication"])
+
+
+async def test_rejected_policy_file_is_reported_until_a_valid_one(tmp_path: Path) -> None:
+    """`/readyz` and `/policies` have the errors of the file, beside the active policies."""
+    file = tmp_path / "policies.yaml"
+    valid = "version: 1\npolicies: [{name: a, limits: [{rate: 2/day}]}]\n"
+    file.write_text(valid)
+    fleetlimit = Fleetlimit(policies=file)
+    wrapped = WrappedApp(FastAPI(), fleetlimit)
+    state = AdminState(fleetlimit, wrapped, status=ReplicaStatus.READY)
+    port = TestClient(create_admin_app(state))
+
+    def rejected() -> list[str]:
+        ready, listed = port.get("/readyz"), port.get("/policies")
+        assert ready.status_code == listed.status_code == 200
+        found: list[str] = listed.json()["rejected"]
+        assert ready.json()["policies"]["rejected"] == found
+        return found
+
+    async with fleetlimit:
+        assert not rejected()
+        file.write_text(valid.replace("2/day", "2/dya"))
+        (error,) = await eventually_async(rejected)
+        assert error.startswith(f"{file}:2: ")
+        file.write_text(valid)
+        await eventually_async(lambda: not rejected())
 
 
 def test_reset_bounds_the_body(served: Served) -> None:

@@ -48,7 +48,9 @@ def test_no_identity_is_a_label() -> None:
     labels = {label for metric in names.METRICS for label in metric.labels}
     policies = {"policy", "limit", "digest", "tier"}
     code = {"outcome", "source", "result", "error_type", "version", "route"}
-    assert labels == policies | code
+    # One random identifier and one fingerprint at a time.
+    store = {"state", "key_secret"}
+    assert labels == policies | code | store
 
 
 def test_outcomes_and_sources_are_stable() -> None:

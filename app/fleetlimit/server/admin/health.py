@@ -50,6 +50,8 @@ def _report(fleetlimit: Fleetlimit, status: ReplicaStatus) -> dict[str, Any]:
             "digest": policies.digest,
             "source": policies.source,
             "count": len(policies.policies),
+            # Errors of a changed file that is not active.
+            "rejected": fleetlimit.rejected_policies,
         },
         "replica": limiter.membership.replica,
         "replicas": limiter.membership.replicas,
@@ -63,6 +65,8 @@ def _store_report(limiter: Limiter) -> dict[str, Any]:
         "shared": limiter.store.shared,
         "status": "unavailable" if limiter.open_nodes else "ok",
     }
+    if kinds := limiter.failure_kinds:
+        report["failures"] = sorted({*kinds.values()})
     if limiter.store.topology is not None and limiter.open_nodes:
         report["unavailable_nodes"] = limiter.open_nodes
         if not {*limiter.open_nodes} >= {*limiter.store.topology.nodes}:

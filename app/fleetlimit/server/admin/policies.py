@@ -24,6 +24,7 @@ def _list_policies(admin: Any) -> Response:
             "generation": active.generation,
             "digest": active.digest,
             "source": active.source,
+            "rejected": admin.fleetlimit.rejected_policies,
             "policies": [_with_tiers(policy) for policy in active.policies],
             "coverage": [
                 {"method": each.method, "route": each.template, "policies": each.policies}

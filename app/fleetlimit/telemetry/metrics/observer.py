@@ -29,6 +29,7 @@ from fleetlimit.limiter.events import (
     PolicyAudit,
     ReplicasCounted,
     StoreFailed,
+    StoreJoined,
     StoreServerChanged,
     StoreStateLost,
 )
@@ -94,6 +95,7 @@ class PrometheusMetrics:
         self._breaker_open = gauge(names.BREAKER_OPEN, own)
         self._open_nodes: set[str] = set()
         self._replicas = gauge(names.REPLICAS, own)
+        self._store_info = gauge(names.STORE_INFO, own)
         reloads = counter(names.POLICY_RELOADS, own)
         self._reloads = {result: reloads.labels(result) for result in names.RELOAD_RESULTS}
         self._last_reload = gauge(names.POLICY_LAST_RELOAD, own)
@@ -140,6 +142,9 @@ class PrometheusMetrics:
                 self._on_breaker_changed(event)
             case ReplicasCounted():
                 self._replicas.set(event.replicas)
+            case StoreJoined():
+                self._store_info.clear()
+                self._store_info.labels(event.state, event.key_secret).set(1)
             case PoliciesLoaded():
                 # Flush first: buffered decisions belong to the previous policy set.
                 self._decision_buffer.flush()

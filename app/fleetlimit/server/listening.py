@@ -1,0 +1,57 @@
+"""Sockets that listen on all addresses of a host, of IPv4 and of IPv6.
+
+A server on `0.0.0.0` has no IPv6, and one on `::` has no IPv4 where the kernel separates both.
+"""
+
+import errno
+import socket
+from typing import Final
+
+from fleetlimit.errors import ConfigError
+
+ALL_ADDRESSES: Final = "*"
+_NO_IPV6: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+_ATTEMPTS: Final = 20
+"""Ports that are tried where the kernel chooses one: it may be free for IPv4 alone."""
+
+
+def bind_all(port: int) -> list[socket.socket]:
+    """Bind a port on all addresses. The sockets do not listen yet, so clients are refused.
+
+    Args:
+        port: Port; 0 for a free one, which is the same for IPv4 and IPv6.
+
+    Raises:
+        ConfigError: The port is in use, or may not be used.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        sockets: list[socket.socket] = []
+        try:
+            sockets.append(_bind(socket.AF_INET, "0.0.0.0", port))
+            chosen = sockets[0].getsockname()[1]
+            sockets.append(_bind(socket.AF_INET6, "::", chosen))
+        except OSError as error:
+            if sockets and error.errno in _NO_IPV6:
+                return sockets
+            for each in sockets:
+                each.close()
+            if port or not sockets or attempt == _ATTEMPTS:
+                raise ConfigError(
+                    f"cannot listen on port {port}: {error.strerror}; choose another port"
+                ) from error
+        else:
+            return sockets
+    raise AssertionError  # the last attempt returns or raises
+
+
+def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family is socket.AF_INET6:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        found.bind((address, port))
+    except OSError:
+        found.close()
+        raise
+    return found

@@ -49,6 +49,7 @@ SERVE_SETTINGS: Final = frozenset(
         "max_headers",
         "head_timeout",
         "max_connections",
+        "keep_alive",
         "shutdown_seconds",
         "pod",
         "log_level",

@@ -19,6 +19,9 @@ MAX_LIMIT = 2**26
 """Largest limit or burst: the product of two such numbers is exact in Lua's 53-bit integers."""
 MAX_ENTRIES = 10_000
 """Largest limit of the algorithms that keep one entry per unit (`sliding_log`, `concurrency`)."""
+MAX_HELD_UNITS = 100
+"""Most units of a `concurrency` limit that one request holds. The store has an entry for each, and
+10,000 take a script call 55 ms, in which no other request is decided."""
 MAX_REFILL_US = 366 * 86_400 * SECOND_US
 """Longest refill time of a bucket, and so the longest TTL of a key: a leap year."""
 DEFAULT_LEASE_SECONDS = 30
@@ -143,6 +146,11 @@ class Quota:
         return self._hash
 
     def _check_size(self) -> None:
+        if self.algorithm is Algorithm.CONCURRENCY and self.cost > MAX_HELD_UNITS:
+            raise ConfigError(
+                f"a request holds at most {MAX_HELD_UNITS} units of a concurrency limit: write a "
+                f"smaller cost than {self.cost}, and a smaller limit to match"
+            )
         if self.algorithm in {Algorithm.SLIDING_LOG, Algorithm.CONCURRENCY}:
             if self.limit > MAX_ENTRIES:
                 raise ConfigError(
@@ -183,12 +191,17 @@ class Quota:
             cost: A cost that `check_cost` accepts.
 
         Raises:
-            CostError: The cost is more than a full bucket holds.
+            CostError: The cost is more than a full bucket holds, or than one request may hold.
         """
         units = cost * self.cost
         if units > self.burst:
             raise CostError(
                 f"a cost of {cost} can never pass a limit that holds {self.burst // self.cost}"
+            )
+        if units > MAX_HELD_UNITS and self.algorithm is Algorithm.CONCURRENCY:
+            raise CostError(
+                f"a cost of {cost} is above {MAX_HELD_UNITS // self.cost}, the most that one "
+                "request may hold of a concurrency limit"
             )
         return units
 

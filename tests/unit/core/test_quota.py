@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fleetlimit.core.quota import (
     MAX_ENTRIES,
+    MAX_HELD_UNITS,
     MAX_LIMIT,
     MAX_REFILL_US,
     MAX_SAFE_INTEGER,
@@ -79,6 +80,18 @@ def test_rate_quota_burst_defaults_to_the_limit() -> None:
     """A bucket holds its limit, or the burst that is given."""
     assert rate_quota("5/minute").burst == 5
     assert rate_quota("5/minute", burst=9) == Quota(Algorithm.TOKEN_BUCKET, 5, 60 * SECOND_US, 9)
+
+
+def test_request_holds_a_bounded_number_of_concurrency_units() -> None:
+    """The store has an entry for each unit that a request holds."""
+    quota = concurrency_quota(10_000)
+    assert quota.units_for(MAX_HELD_UNITS) == MAX_HELD_UNITS
+    with pytest.raises(CostError, match="a cost of 101 is above 100, the most that one request"):
+        quota.units_for(MAX_HELD_UNITS + 1)
+    with pytest.raises(CostError, match="a cost of 4 is above 3, the most that one request"):
+        concurrency_quota(10_000, cost=30).units_for(4)
+    with pytest.raises(ConfigError, match="a request holds at most 100 units of a concurrency"):
+        concurrency_quota(10_000, cost=MAX_HELD_UNITS + 1)
 
 
 def test_concurrency_quota_has_no_rate() -> None:

@@ -44,7 +44,7 @@ from fleetlimit.telemetry.metrics.policy_counters import (
     labels_of,
 )
 from fleetlimit.telemetry.metrics.policy_gauges import PolicyGauges
-from fleetlimit.telemetry.metrics.policy_labels import PolicyLabels
+from fleetlimit.telemetry.metrics.policy_labels import PolicyLabels, labelled_tiers
 from fleetlimit.telemetry.tracing.unsampled import in_unsampled_request
 
 
@@ -148,8 +148,9 @@ class PrometheusMetrics:
             case PoliciesLoaded():
                 # Flush first: buffered decisions belong to the previous policy set.
                 self._decision_buffer.flush()
-                self._policy_gauges.update(event.policies)
-                self._policy_counters.load(event.policies)
+                tiers = labelled_tiers(event.policies)
+                self._policy_gauges.update(event.policies, tiers)
+                self._policy_counters.load(event.policies, tiers)
                 self._reloads[names.SUCCESS].inc()
                 self._last_reload.set(1)
             case PoliciesRejected():

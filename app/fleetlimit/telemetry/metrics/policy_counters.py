@@ -1,6 +1,6 @@
 """Prometheus counters of decisions by policy, and of denials also by route and tier."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -15,13 +15,13 @@ from fleetlimit.core.decision import (
     PolicyResult,
     Source,
 )
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.limiter.events import CheckDecided
 from fleetlimit.limiter.log_sampler import OTHERS
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.metrics._factories import counter
-from fleetlimit.telemetry.metrics.policy_labels import PolicyLabels
+from fleetlimit.telemetry.metrics.policy_labels import PolicyLabels, tiers_of
 
 MAX_ROUTES = 1_000
 """Maximum number of `route` labels. An app has fewer, but a check made in code may pass any text as
@@ -102,15 +102,15 @@ class PolicyCounters:
         self._tiers = {"": names.NO_TIER}
         self._children: dict[str, _PolicyChildren] = {}
 
-    def load(self, policies: PolicySet) -> None:
-        """Use the tiers of these policies as labels, and export their counters from 0."""
-        tiers = {tier for policy in policies.policies for tier in _tiers_of(policy)}
+    def load(self, policies: PolicySet, tiers: frozenset[str]) -> None:
+        """Use these tiers as labels, and export the policies' counters from 0."""
         self._tiers = {**{tier: tier for tier in tiers}, "": names.NO_TIER}
         self._children = {}
         for policy in policies.policies:
             label = self._labels.label(policy.name)
             if label not in self._children:
-                self._children[label] = self._make_children(label, _tiers_of(policy))
+                named = (tier for tier in tiers_of(policy) if tier in tiers)
+                self._children[label] = self._make_children(label, named)
 
     def count(
         self, labels: DecisionLabels, number: int, exemplar: dict[str, str] | None = None
@@ -172,12 +172,6 @@ class PolicyCounters:
                 return OTHERS
             self._routes.add(route)
         return route
-
-
-def _tiers_of(policy: Policy) -> Iterator[str]:
-    yield from policy.tiers
-    if policy.match is not None:
-        yield from policy.match.tiers
 
 
 def labels_of(event: CheckDecided) -> DecisionLabels:

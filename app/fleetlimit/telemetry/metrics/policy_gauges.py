@@ -31,8 +31,8 @@ class PolicyGauges:
         self._digest: str | None = None
         self._exported: set[tuple[str, str]] = set()
 
-    def update(self, policies: PolicySet) -> None:
-        """Export these policies in place of the previous ones."""
+    def update(self, policies: PolicySet, tiers: frozenset[str]) -> None:
+        """Export these policies in place of the previous ones, with the limits of these tiers."""
         self._loaded.set(len(policies.policies))
         self._generation.set(policies.generation)
         if self._digest is not None and self._digest != policies.digest:
@@ -43,7 +43,7 @@ class PolicyGauges:
         for policy in policies.policies:
             if self._labels.label(policy.name) != policy.name:
                 continue
-            for label, quota in _labelled_quotas(policy):
+            for label, quota in _labelled_quotas(policy, tiers):
                 self._limit.labels(policy.name, label).set(quota.limit)
                 self._window.labels(policy.name, label).set(quota.period_us / SECOND_US)
                 exported.add((policy.name, label))
@@ -53,10 +53,10 @@ class PolicyGauges:
         self._exported = exported
 
 
-def _labelled_quotas(policy: Policy) -> Iterator[tuple[str, Quota]]:
+def _labelled_quotas(policy: Policy, tiers: frozenset[str]) -> Iterator[tuple[str, Quota]]:
     """Return the quotas with their `limit` label: the quota's name, after `tier/` in a tier."""
     for quota in policy.limits:
         yield quota.name, quota
     for tier, quotas in policy.tiers.items():
-        for quota in quotas:
+        for quota in quotas if tier in tiers else ():
             yield f"{tier}/{quota.name}", quota

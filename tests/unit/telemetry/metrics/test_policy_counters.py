@@ -7,7 +7,7 @@ from fleetlimit.core.policy import Match, Policy, PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.limiter.events import PoliciesLoaded
 from fleetlimit.telemetry.metrics.policy_counters import MAX_ROUTES
-from fleetlimit.telemetry.metrics.policy_labels import MAX_POLICIES
+from fleetlimit.telemetry.metrics.policy_labels import MAX_POLICIES, MAX_TIERS
 from support.observed import ObservedMetrics
 from support.telemetry import TEN_A_MINUTE, decision_event, policy_result
 
@@ -133,6 +133,21 @@ def test_policy_labels_are_bounded(log: pytest.LogCaptureFixture) -> None:
     assert sum(observed.decisions().values()) == 6_000
     assert len(observed.metrics.render()[0].splitlines()) < 20 * MAX_POLICIES
     assert len([line for line in log.messages if "metrics.policies_limited" in line]) == 1
+
+
+def test_tier_labels_are_bounded(log: pytest.LogCaptureFixture) -> None:
+    """Tiers beyond the bound are counted as `other`, and one warning says so."""
+    tiers = {f"t{number}": TEN for number in range(3_000)}
+    observed = ObservedMetrics(PoliciesLoaded(PolicySet([Policy("a", TEN, tiers=tiers)])))
+    for tier in ("t0", "t2999"):
+        denied = policy_result("a", Outcome.DENIED)
+        observed.on_events(decision_event(Outcome.DENIED, denied, tier=tier))
+    assert denials(observed) == {
+        ("a", "GET /items", "t0", "denied"): 1,
+        ("a", "GET /items", "other", "denied"): 1,
+    }
+    assert len(observed.metrics.render()[0].splitlines()) < 20 * MAX_TIERS
+    assert len([line for line in log.messages if "metrics.tiers_limited" in line]) == 1
 
 
 def test_gauges_of_policies_are_bounded() -> None:

@@ -56,11 +56,22 @@ class RenewerBench:
     ) -> Reservation:
         """Acquire a lease on all units of a bucket, and track it."""
         quota = concurrency_quota(units, lease=lease_us / SECOND_US)
-        charge = Charge(key, quota, units, f"lease-{key}")
-        result = await self.store.acquire([charge])
+        return await self._track(Charge(key, quota, units, f"lease-{key}"))
+
+    async def track_both(self, *keys: str) -> Reservation:
+        """Acquire a lease on each of these buckets, each of a policy with the name of the key."""
+        return await self._track(
+            *(Charge(key, concurrency_quota(1), 1, f"l-{key}") for key in keys)
+        )
+
+    async def _track(self, *charges: Charge) -> Reservation:
+        result = await self.store.acquire(charges)
         assert result.spent
-        policy = Policy("c", (charge.quota,))
-        plan = Plan((PolicyPlan(policy, Mode.ENFORCE, 0, 1),), (charge,), "caller", has_leases=True)
+        plans = tuple(
+            PolicyPlan(Policy(each.key, (each.quota,)), Mode.ENFORCE, index, index + 1)
+            for index, each in enumerate(charges)
+        )
+        plan = Plan(plans, charges, "caller", has_leases=True)
         decision = plan.decision(result.statuses, source=Source.STORE, spent=True)
         held = Reservation(decision, plan, result, self.store.adjust)
         self.renewer.track(held)
@@ -265,6 +276,22 @@ async def test_renewal_in_flight_does_not_restore_a_released_lease() -> None:
         assert not await bench.is_held("gone")
         assert await bench.is_held("stays")
         await stays.release()
+
+
+async def test_renewal_in_flight_does_not_restore_the_lease_of_a_part() -> None:
+    """Of a reservation of two buckets, the one that is released meanwhile is not held again."""
+    async with renewer_bench() as bench:
+        held = await bench.track_both("gone", "stays")
+        await bench.pauses.wait_for_calls(1)
+        renewal = bench.store.hold("renew")
+        bench.pauses.finish()
+        await renewal.wait()
+        await held.for_policy("gone").release()
+        renewal.released.set()
+        await bench.pauses.wait_for_calls(2)
+        assert not await bench.is_held("gone")
+        assert await bench.is_held("stays")
+        await held.release()
 
 
 async def test_lease_renewer_aclose_twice() -> None:

@@ -209,9 +209,6 @@ class Reservation:
             return
         plans = [each for each in self._plan.policy_plans if each.policy.name == policy]
         keys = {charge.key for each in plans for charge in self._plan.charges_of(each)}
-        if keys >= {each.key for each in self.leases}:
-            await self.release()
-            return
         released = [each for each in self.leases if each.key in keys]
         if not released:
             return
@@ -220,6 +217,8 @@ class Reservation:
         releasing = self._adjust(releases)
         for each in released:
             self.leases.remove(each)
+        if not self.leases and self.on_released is not None:
+            self.on_released()
         await self._finish(releases, releasing)
 
     def _start(

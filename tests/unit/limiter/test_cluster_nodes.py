@@ -292,6 +292,22 @@ async def test_leases_of_both_sides_are_held_and_released() -> None:
             assert reservation.decision.allowed
 
 
+@pytest.mark.parametrize("first", ["a", "b"])
+async def test_leases_of_one_side_are_released_alone(first: str) -> None:
+    """A part releases its units where they are held, in the store or in the process."""
+    async with ClusterBench(concurrency_policy("a", 1), concurrency_policy("b", 1)) as bench:
+        bench.store.lost["b"] = timeout_error()
+        (second,) = {"a", "b"} - {first}
+        async with await bench.limiter.reserve("a", "b", principal="ann") as reservation:
+            for _ in range(2):
+                await reservation.for_policy(first).release()
+            async with await bench.limiter.reserve(first, principal="ann") as again:
+                assert again.decision.allowed
+            assert not (await bench.limiter.reserve(second, principal="ann")).decision.allowed
+        async with await bench.limiter.reserve(second, principal="ann") as again:
+            assert again.decision.allowed
+
+
 async def test_leases_only_in_the_process_are_held() -> None:
     """A request whose only leases are local has leases to release."""
     async with ClusterBench(A, concurrency_policy("b", 1)) as bench:

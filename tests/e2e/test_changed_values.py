@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support import e2e_timeouts as timeouts
 from support.e2e_cluster import images
 from support.e2e_external import PORT, External, values
 from support.e2e_load import Load
@@ -14,9 +15,14 @@ from support.e2e_outage import DENY
 from support.e2e_release import Release
 from support.e2e_setup import streams
 from support.e2e_watch import Watch
+from support.eventually import eventually
 
 _FILES = ("python", "-c", "import os; print(*os.listdir('/etc/fleetlimit/secrets'))")
 _REMOVED = "fleetlimit_admin_token"
+_SERVER = (
+    *("valkey-server", "--save", "", "--maxmemory-policy", "noeviction"),
+    *("--protected-mode", "no"),
+)
 _POLICIES = "version: 1\npolicies:\n  - {name: daily, limits: [{rate: 3/day}]}\n"
 _VALUES: dict[str, object] = {
     "replicaCount": 2,
@@ -72,13 +78,19 @@ def test_change_of_the_store_fails_no_request(
     release.install(installed, {"replicaCount": 2})
     names = images()
     store = External(release, names["VALKEY_IMAGE"], image)
-    store.start("store", 1, "valkey-server", "--save", "", "--maxmemory-policy", "noeviction")
+    store.start("store", 1, *_SERVER)
     external = values(f"redis://store:{PORT}/0")
-    asked = streams("change-of-store", per_second=2, policies=[DENY])
+    asked = streams("change-of-store", per_second=4, policies=[DENY])
     with Watch(release, folder) as watch:
         with Load(release, image, "change-of-store", asked, 300) as load:
+            before = _pods(release)
             watch.mark("helm upgrade")
             release.install(installed, external, {"valkey": {"enabled": False, "keep": True}})
+            eventually(
+                lambda: not before & _pods(release),
+                within=timeouts.POD,
+                what="the pods of before have ended",
+            )
             watch.mark("the old store goes")
             release.install(installed, external)
             assert load.running

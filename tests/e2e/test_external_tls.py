@@ -63,7 +63,7 @@ def test_external_store_over_tls_needs_only_the_documented_acl(
     assert not store.run("store-0", *CLI, "acl", "log"), "the server denied a command of the user"
     for kind, wrong, remedy in (
         ("authentication", {"passwordExistingSecret": {"name": "wrong-login"}}, "STORE_PASSWORD"),
-        ("certificate", {"tls": {"existingSecret": "wrong-authority"}}, "ssl_ca_certs"),
+        ("certificate", {"tls": {"existingSecret": {"name": "wrong-authority"}}}, "ssl_ca_certs"),
     ):
         # The readiness of the pods does not depend on the store.
         release.install(installed, values(URL, **GIVEN | wrong), {"preStopSleepSeconds": 0})

@@ -46,7 +46,7 @@ def values() -> tuple[Mapping[str, object], ...]:
             "valkey": exporter,
             # A terminating pod serves metrics for five more seconds: its last values are scraped.
             "serviceMonitor": {"interval": "1s"},
-            "prometheusRule": {"for": {DEGRADED: "15s"}},
+            "prometheusRule": {"info": True, "for": {DEGRADED: "15s"}},
         },
     )
 

@@ -66,20 +66,17 @@ Arguments: as those of `fleetlimit.labels`. */}}
 {{- end -}}
 
 {{- define "fleetlimit.mergedLabels" -}}
-{{- $all := index . 0 -}}
 {{- $arguments := index . 1 -}}
 {{- $context := first $arguments -}}
 {{- $own := fromYaml (include "fleetlimit.selectorLabels" $context) -}}
 {{- $_ := set $own "app.kubernetes.io/component" (index $arguments 1) -}}
-{{- range prepend (slice $arguments 2) $context.Values.commonLabels -}}
-{{- range $label, $value := . -}}
+{{- $given := fromYaml (include "fleetlimit.strings" (prepend (slice $arguments 2) $context.Values.commonLabels)) -}}
+{{- range $label, $_ := $given -}}
 {{- if hasKey $own $label -}}
 {{- fail (printf "the label %s selects the pods of the release and cannot be changed: remove it from commonLabels, podLabels and the labels of single objects" $label) -}}
 {{- end -}}
-{{- $_ := set $all $label (include "fleetlimit.text" $value) -}}
 {{- end -}}
-{{- end -}}
-{{- toYaml (merge $own $all) -}}
+{{- toYaml (merge $own $given (index . 0)) -}}
 {{- end -}}
 
 {{/* Maps of the values as one map of strings, as YAML, or nothing. Later maps take precedence. */}}
@@ -137,6 +134,11 @@ imagePullSecrets:
 
 {{- define "fleetlimit.valkey.name" -}}
 {{- printf "%s-valkey" (include "fleetlimit.fullname" .) -}}
+{{- end -}}
+
+{{/* "true" while the release has the bundled store, else empty. */}}
+{{- define "fleetlimit.valkey.runs" -}}
+{{- if or .Values.valkey.enabled .Values.valkey.keep -}}true{{- end -}}
 {{- end -}}
 
 {{- define "fleetlimit.valkey.secret" -}}
@@ -241,6 +243,20 @@ In the pod template, the number of pods would make every scaling replace all pod
 secret:
   name: {{ index . 0 | quote }}
   items: [{key: {{ index . 1 | quote }}, path: {{ index . 2 }}}]
+{{- end -}}
+
+{{/* The `metadata:` block of a hook that validates the policies. Arguments: a list of the context, the
+weight, and a map of further annotations. */}}
+{{- define "fleetlimit.validate.metadata" -}}
+{{- $context := index . 0 -}}
+{{- $hook := dict "helm.sh/hook" "pre-install,pre-upgrade" "helm.sh/hook-weight" (index . 1) "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded" -}}
+metadata:
+  name: "{{ include "fleetlimit.fullname" $context }}-validate"
+  namespace: {{ include "fleetlimit.namespace" $context | quote }}
+  labels:
+    {{- include "fleetlimit.labels" (list $context "validate") | nindent 4 }}
+  annotations:
+    {{- include "fleetlimit.strings" (list $context.Values.commonAnnotations $hook (index . 2)) | nindent 4 }}
 {{- end -}}
 
 {{/* Source of the volume with the API keys. Arguments: a list of the context and the suffix of the

@@ -53,6 +53,35 @@ metricRelabelings:
 {{- end }}
 {{- end -}}
 
+{{/* Monitor of the bundled store, or nothing. Arguments: a list of the context, `serviceMonitor` or
+`podMonitor` of the values, the kind, and the field of the endpoints. */}}
+{{- define "fleetlimit.valkey.monitor" -}}
+{{- $context := index . 0 -}}
+{{- $monitor := index . 1 -}}
+{{- if and $context.Values.valkey.enabled $context.Values.valkey.exporter.enabled $monitor.enabled -}}
+apiVersion: monitoring.coreos.com/v1
+kind: {{ index . 2 }}
+metadata:
+  name: {{ include "fleetlimit.valkey.name" $context | quote }}
+  namespace: {{ include "fleetlimit.monitorNamespace" (list $context $monitor) | quote }}
+  labels:
+    {{- include "fleetlimit.labels" (list $context "valkey" $monitor.labels) | nindent 4 }}
+  {{- with include "fleetlimit.annotations" (list $context $monitor.annotations) }}
+  {{- . | nindent 2 }}
+  {{- end }}
+spec:
+  namespaceSelector:
+    matchNames: [{{ include "fleetlimit.namespace" $context | quote }}]
+  selector:
+    matchLabels:
+      {{- include "fleetlimit.selectorLabels" $context | nindent 6 }}
+      app.kubernetes.io/component: valkey
+  {{ index . 3 }}:
+    - port: metrics
+      {{- include "fleetlimit.scrape" $monitor | nindent 6 }}
+{{- end -}}
+{{- end -}}
+
 {{/* Rule groups of the files, as a YAML list. */}}
 {{- define "fleetlimit.ruleGroups" -}}
 {{- $groups := (fromYaml (.Files.Get "files/rules.yaml")).groups -}}

@@ -68,7 +68,6 @@ class ReplicaMembership:
         self._min_replicas = min_replicas
         self._key_scheme = key_scheme
         self._fingerprint = key_scheme.fingerprint
-        self._other_secrets = 0
         self._secrets_in_use: frozenset[str] = frozenset()
         self._epoch = ""
         self._server = ""
@@ -122,10 +121,9 @@ class ReplicaMembership:
             self._emit(StoreJoined(reply.epoch, self._fingerprint))
         self._epoch, self._server = reply.epoch, reply.server
         self._update_count(max(self._min_replicas, reply.replicas))
-        self._secrets_in_use = reply.key_secrets
+        before, self._secrets_in_use = self._secrets_in_use, reply.key_secrets
         others = len(reply.key_secrets - {self._fingerprint})
-        if others != self._other_secrets:
-            self._other_secrets = others
+        if others != len(before - {self._fingerprint}):
             self._emit(KeySecretsCounted(others))
 
     async def verify_key_secret(self) -> bool:

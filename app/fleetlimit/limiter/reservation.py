@@ -212,25 +212,25 @@ class Reservation:
         released = [each for each in self.leases if each.key in keys]
         if not released:
             return
-        releases = self.releases_of(released)
-        # In another event loop this raises: the leases remain for the right one.
-        releasing = self._adjust(releases)
-        for each in released:
-            self.leases.remove(each)
-        if not self.leases and self.on_released is not None:
-            self.on_released()
+        releases: list[Adjustment] = []
+        releasing = self._start(releases, released=released)
         await self._finish(releases, releasing)
 
     def _start(
-        self, adjustments: list[Adjustment], corrected_policies: Sequence[str] = ()
+        self,
+        adjustments: list[Adjustment],
+        corrected_policies: Sequence[str] = (),
+        *,
+        released: Sequence[Charge] | None = None,
     ) -> Awaitable[Sequence[int | None]] | None:
-        """Add the releases of the leases, and start the adjustments if there are any."""
-        adjustments += self.releases_of(self.leases)
+        """Add releases of leases, by default of all, and start the adjustments if there are any."""
+        released = [*self.leases] if released is None else released
+        adjustments += self.releases_of(released)
         # In another event loop this raises: the charges and leases remain for the right one.
         adjusting = self._adjust(adjustments) if adjustments else None
-        has_leases = bool(self.leases)
-        self.leases.clear()
-        if has_leases and self.on_released is not None:
+        for each in released:
+            self.leases.remove(each)
+        if released and not self.leases and self.on_released is not None:
             self.on_released()
         for policy in corrected_policies:
             self._spent().pop(policy, None)

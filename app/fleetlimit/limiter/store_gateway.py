@@ -162,11 +162,7 @@ class StoreGateway:
                 pairs = zip(adjustments, store_adjusted_at_us, strict=True)
                 lost = [each.key for each, at_us in pairs if at_us is None and each.delta < 0]
                 self._bucket_events.emit_refund_lost(lost)
-        pairs = zip(adjustments, store_adjusted_at_us, strict=True)
-        adjusted = [(each, at_us) for each, at_us in pairs if at_us is not None]
-        self._sample.record_refunds(
-            [each for each, _ in adjusted], [at_us for _, at_us in adjusted]
-        )
+        self._sample.record_refunds(adjustments, store_adjusted_at_us)
         # After the reply: a denial that is cached before the store has adjusted is dropped, too.
         self._bucket_events.emit_adjusted([each.key for each in adjustments])
         return store_adjusted_at_us

@@ -214,13 +214,13 @@ class UsageSample:
                 usage.add(store_at_us, max(0, spent_before), units)
 
     def record_refunds(
-        self, adjustments: Sequence[Adjustment], store_adjusted_at_us: Sequence[int]
+        self, adjustments: Sequence[Adjustment], store_adjusted_at_us: Sequence[int | None]
     ) -> None:
         """Count refunds. Units that were spent unconditionally are permitted to exceed a limit.
 
         Args:
-            adjustments: Adjustments that the store made.
-            store_adjusted_at_us: Store time of each.
+            adjustments: Adjustments.
+            store_adjusted_at_us: Store time of each; None for one that the store did not make.
         """
         try:
             self._record_refunds(adjustments, store_adjusted_at_us)
@@ -228,10 +228,10 @@ class UsageSample:
             self._failure_log.write(_FAILED, error)
 
     def _record_refunds(
-        self, adjustments: Sequence[Adjustment], store_adjusted_at_us: Sequence[int]
+        self, adjustments: Sequence[Adjustment], store_adjusted_at_us: Sequence[int | None]
     ) -> None:
         for each, store_at_us in zip(adjustments, store_adjusted_at_us, strict=True):
-            if not self._audit_callers or each.lease or each.delta >= 0:
+            if not self._audit_callers or each.lease or each.delta >= 0 or store_at_us is None:
                 continue
             units = creditable_refund(
                 each.quota, -each.delta, each.store_acquired_at_us, store_at_us

@@ -24,24 +24,32 @@ def bind_all(port: int) -> list[socket.socket]:
     Raises:
         ConfigError: The port is in use, or may not be used.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
-        sockets: list[socket.socket] = []
+    attempts = 1 if port else _ATTEMPTS
+    for attempt in range(1, attempts + 1):
         try:
-            sockets.append(_bind(socket.AF_INET, "0.0.0.0", port))
-            chosen = sockets[0].getsockname()[1]
-            sockets.append(_bind(socket.AF_INET6, "::", chosen))
+            return _bind_both(port)
         except OSError as error:
-            if sockets and error.errno in _NO_IPV6:
-                return sockets
-            for each in sockets:
-                each.close()
-            if port or not sockets or attempt == _ATTEMPTS:
+            if attempt == attempts:
                 raise ConfigError(
                     f"cannot listen on port {port}: {error.strerror}; choose another port"
                 ) from error
-        else:
-            return sockets
     raise AssertionError  # the last attempt returns or raises
+
+
+def _bind_both(port: int) -> list[socket.socket]:
+    """Bind a port on all addresses of IPv4, and of IPv6 if the host has it.
+
+    Raises:
+        OSError: One of them cannot be bound.
+    """
+    ipv4 = _bind(socket.AF_INET, "0.0.0.0", port)
+    try:
+        return [ipv4, _bind(socket.AF_INET6, "::", ipv4.getsockname()[1])]
+    except OSError as error:
+        if error.errno in _NO_IPV6:
+            return [ipv4]
+        ipv4.close()
+        raise
 
 
 def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socket:

@@ -60,15 +60,16 @@ def _report(fleetlimit: Fleetlimit, status: ReplicaStatus) -> dict[str, Any]:
 
 def _store_report(limiter: Limiter) -> dict[str, Any]:
     """Return the status of the store; in a Cluster `degraded` while it lacks some servers."""
-    report = {
+    kinds_by_node = limiter.failure_kinds
+    report: dict[str, Any] = {
         "location": limiter.store.location,
         "shared": limiter.store.shared,
-        "status": "unavailable" if limiter.open_nodes else "ok",
+        "status": "unavailable" if kinds_by_node else "ok",
     }
-    if kinds := limiter.failure_kinds:
-        report["failures"] = sorted({*kinds.values()})
-    if limiter.store.topology is not None and limiter.open_nodes:
-        report["unavailable_nodes"] = limiter.open_nodes
-        if not {*limiter.open_nodes} >= {*limiter.store.topology.nodes}:
-            report["status"] = "degraded"
+    if kinds_by_node:
+        report["failures"] = sorted({*kinds_by_node.values()})
+        if limiter.store.topology is not None:
+            report["unavailable_nodes"] = [*kinds_by_node]
+            if not kinds_by_node.keys() >= {*limiter.store.topology.nodes}:
+                report["status"] = "degraded"
     return report

@@ -12,10 +12,11 @@ import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.results import OF_BARE
+
 _OURS: Final = "#1b6ca8"
 _OTHERS: Final = "#b8bcc2"
 _BARE: Final = "bare"
-_OF_BARE: Final = "of bare"
 
 
 def main(
@@ -48,7 +49,7 @@ def _comparison(scenes: dict[str, Any]) -> Figure:
         axes = figure.add_subplot(1, 2, position)
         found = scenes[scene]["contenders"]
         names = [name for name in reversed(found) if name != _BARE]
-        _bars(axes, names, [found[name][_OF_BARE] for name in names])
+        _bars(axes, names, [found[name][OF_BARE] for name in names])
         axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
         axes.set_title(title)
         axes.set_xlabel("requests/s relative to no limiter")

@@ -12,9 +12,7 @@ import typer
 
 from harness.report import cell
 
-_LEFT_OUT: Final = frozenset(
-    {"p99 ms, all turns as one", "denied", "script us/request", "load busy", "resident MB"}
-)
+_LEFT_OUT: Final = frozenset({"denied", "script us/request", "load busy"})
 """Figures that no page of the documentation uses."""
 
 

@@ -12,8 +12,6 @@ LIMITS: Final = int(os.environ.get("BENCH_LIMITS", "1"))
 """Number of limits: `LIMIT` a minute, then the same number in 2, 3, ... minutes."""
 PREFETCH: Final = float(os.environ.get("BENCH_PREFETCH", "0")) or None
 """Fraction of the limit that one store call acquires ahead; None for no prefetch."""
-TUNE_GC: Final = os.environ.get("BENCH_TUNE_GC") == "1"
-"""Whether Fleetlimit tunes the garbage collector, as `fleetlimit serve` always does."""
 HEADER: Final = "X-API-Key"
 
 

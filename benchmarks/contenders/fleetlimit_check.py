@@ -4,7 +4,8 @@ from contenders.depending import Check
 from contenders.export import LIMIT, LIMITS, PREFETCH, STORE
 from fleetlimit import Fleetlimit
 from fleetlimit.core.decision import Source
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.quota import rate_quota
 
 
@@ -19,6 +20,6 @@ async def open_check() -> Check:
     async def check(caller: str) -> bool:
         decision = await limiter.check("exports", principal=caller)
         # A local decision, made while the store is late, is not a measurement of the store.
-        return decision.allowed and decision.source is Source.STORE
+        return decision.allowed and decision.source in {Source.STORE, Source.PREFETCH}
 
     return check

@@ -2,12 +2,12 @@
 
 from fastapi import Depends, FastAPI
 
-from contenders.export import LIMIT, TUNE_GC, Export, Queued, queue
+from contenders.export import LIMIT, Export, Queued, queue
 from fleetlimit import Fleetlimit, RateLimit
 from fleetlimit.telemetry import configure_logging
 
 configure_logging(json=True)
-app = FastAPI(lifespan=Fleetlimit(tune_gc=TUNE_GC))
+app = FastAPI(lifespan=Fleetlimit())
 
 
 @app.post("/exports", dependencies=[Depends(RateLimit(f"{LIMIT}/minute"))])

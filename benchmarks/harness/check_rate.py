@@ -10,7 +10,7 @@ from harness.results import Figures
 from harness.store import Store
 
 TASKS: Final = 256
-"""Concurrent checks in each process."""
+"""Concurrent checks in each process, in most scenes."""
 _LIMIT: Final = 10_000_000
 """Requests a minute: more than any contender can check, so that every check is admitted."""
 
@@ -20,6 +20,7 @@ def checks_per_second(
     contender: Contender,
     effort: Effort,
     *,
+    tasks: int = TASKS,
     principals: int = PRINCIPALS,
     processes: int = 1,
     limits: int = 1,
@@ -31,6 +32,7 @@ def checks_per_second(
         store: The store; its keys and statistics are cleared first.
         contender: The contender whose check is called.
         effort: Duration of the round.
+        tasks: Concurrent checks in each process.
         principals: Number of distinct callers.
         processes: Processes that check at the same time, on one core.
         limits: Limits of the policy.
@@ -42,12 +44,12 @@ def checks_per_second(
     store.clear()
     variables = {
         # The drivers' pools reject more than 100 connections by default.
-        "BENCH_STORE": f"{store.url}?max_connections={2 * TASKS}",
+        "BENCH_STORE": f"{store.url}?max_connections={2 * tasks}",
         "BENCH_LIMIT": str(_LIMIT),
         "BENCH_LIMITS": str(limits),
         "BENCH_PREFETCH": str(prefetch),
     }
-    arguments = [effort.seconds, TASKS, principals]
+    arguments = [effort.seconds, tasks, principals]
     started = [
         start(contender, "harness.check_process", arguments, variables) for _ in range(processes)
     ]

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from typing import Final
 
 from harness.effort import Effort
@@ -11,7 +12,7 @@ from harness.lineup import BARE, FLOOR, MIDDLEWARE, SERVED, THREE, Company, Cont
 from harness.load import Load, send
 from harness.requests import PRINCIPALS, spread
 from harness.results import Scene
-from harness.server import Server
+from harness.server import PAGE_BYTES, Server
 from harness.store import Store
 from harness.throughput import PLENTY, turns
 
@@ -19,6 +20,23 @@ _CALLERS: Final = 100
 _MIB: Final = 2**20
 _IMPORT_LINE: Final = re.compile(r"import time: +(\d+) \| +\d+ \| *([\w.]+)")
 _SHOWN_IMPORTS: Final = 6
+_SERVE: Final = "import fleetlimit.cli, fleetlimit.server.runner"
+"""The imports of `fleetlimit serve`; each command imports its modules when it runs."""
+_IMPORTED: Final = {
+    "Python": (),
+    "FastAPI, uvicorn": ("fastapi", "uvicorn"),
+    "redis-py": ("redis.asyncio",),
+    "other libraries": ("prometheus_client", "pydantic_settings", "structlog", "typer", "yaml"),
+    "Fleetlimit": ("fleetlimit.cli", "fleetlimit.server.runner"),
+}
+"""Modules whose memory is measured, one group after the other in one process."""
+_IMPORT_ALL: Final = """
+import importlib, sys
+for group in sys.argv[1:]:
+    for module in group.split():
+        importlib.import_module(module)
+    print(open("/proc/self/statm").read().split()[1])
+"""
 
 
 def bytes_per_principal(store: Store, effort: Effort, company: Company) -> Scene:
@@ -43,8 +61,17 @@ def _bucket_bytes(store: Store, contender: Contender, limit: int, each: int) -> 
 
 
 def resident(store: Store, effort: Effort, company: Company) -> Scene:  # noqa: ARG001 - as all scenes
-    """Measure the resident memory of a replica after few and after many principals."""
+    """Measure the resident memory of a replica after few and after many principals.
+
+    Also that of the app without a limiter, and what each group of imports adds to a process.
+    """
     scene = Scene("resident", "resident memory of one replica, MiB")
+    for contender in (BARE, SERVED):
+        store.clear()
+        with Server(contender, store.url, limit=PLENTY, principals=0) as server:
+            scene.add(contender.name, {"at start": server.resident_bytes / _MIB})
+    for group, mebibytes in _import_mebibytes().items():
+        scene.add(f"imports: {group}", {"at start": mebibytes})
     store.clear()
     # Principals by header: a file of a million API keys would be most of the memory.
     with Server(MIDDLEWARE, store.url, limit=PLENTY, principals=0) as server:
@@ -84,8 +111,8 @@ def starts(store: Store, effort: Effort, company: Company) -> Scene:  # noqa: AR
 
 def _import_seconds() -> Counter[str]:
     """Return each package's own import time in seconds, without the packages it imports."""
-    output = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import fleetlimit.cli"],
+    output = subprocess.run(  # noqa: S603 - the command is ours
+        [sys.executable, "-X", "importtime", "-c", _SERVE],
         check=True,
         capture_output=True,
         text=True,
@@ -94,3 +121,16 @@ def _import_seconds() -> Counter[str]:
     for micros, module in _IMPORT_LINE.findall(output):
         found[module.partition(".")[0]] += int(micros) / 1e6  # type: ignore[assignment]  # seconds
     return found
+
+
+def _import_mebibytes() -> dict[str, float]:
+    """Return what each group of imports adds to the resident memory of a process, in MiB."""
+    groups = map(" ".join, _IMPORTED.values())
+    output = subprocess.run(  # noqa: S603 - as above
+        [sys.executable, "-c", _IMPORT_ALL, *groups], check=True, capture_output=True, text=True
+    ).stdout
+    steps = pairwise([0, *map(int, output.split())])
+    return {
+        group: PAGE_BYTES * (after - before) / _MIB
+        for group, (before, after) in zip(_IMPORTED, steps, strict=True)
+    }

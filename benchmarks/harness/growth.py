@@ -13,10 +13,10 @@ from harness.effort import Effort
 from harness.lineup import BARE, CHECK, DEPENDENCY, MIDDLEWARE, Contender
 from harness.policies import write
 from harness.requests import PRINCIPALS, spread
-from harness.results import Figures, Scene
+from harness.results import OF_BARE, Figures, Scene
 from harness.saturated import saturated
 from harness.store import Store
-from harness.throughput import PLENTY, Traffic, measure_pair
+from harness.throughput import PLENTY, Traffic, saturate
 
 _HOT: Final = 1
 _REQUESTS_PER_SECOND: Final = 1_000
@@ -97,13 +97,13 @@ def limits(store: Store, effort: Effort) -> Scene:
 def bodies(store: Store, effort: Effort) -> Scene:
     """Serve requests with bodies of 0 to 100 kB, with and without the limiter."""
     scene = Scene("bodies", "requests with bodies of 0 to 100 kB, relative to bare")
-    for size in (0, 1_000, 10_000, 100_000) * effort.rounds:
+    for size in (0, 1_000, 10_000, 100_000):
         sized = partial(spread, PRINCIPALS // 10, body_bytes=size)
         traffic = Traffic(store, requests=sized)
-        bare, limited = measure_pair(BARE, MIDDLEWARE, traffic, effort)
-        figures = {"bare requests/s": bare["requests/s"], "requests/s": limited["requests/s"]}
-        figures["of bare"] = limited["of bare"]
-        scene.add(f"{size:,} bytes", figures)
+        for each in saturate((BARE, MIDDLEWARE), traffic, effort):
+            bare, limited = (each.figures(one, BARE) for one in (BARE, MIDDLEWARE))
+            figures = {name: limited[name] for name in ("requests/s", OF_BARE)}
+            scene.add(f"{size:,} bytes", {"bare requests/s": bare["requests/s"], **figures})
     return scene
 
 

@@ -32,26 +32,48 @@ class Contender:
 
 BARE: Final = Contender("bare", "bare")
 FLOOR: Final = Contender("floor", "floor")
+RAW: Final = Contender("raw", "raw")
 MIDDLEWARE: Final = Contender("fleetlimit (middleware)", "fleetlimit_middleware", policies="one")
 DEPENDENCY: Final = Contender("fleetlimit (dependency)", "fleetlimit_dependency", policies="one")
-TUNED: Final = tuple(
-    replace(each, name=f"{each.name}, tuned GC", variables=(("BENCH_TUNE_GC", "1"),))
-    for each in (MIDDLEWARE, DEPENDENCY)
+PREFETCHING: Final = Contender(
+    "fleetlimit (middleware, prefetch: auto)", "fleetlimit_middleware", policies="auto"
 )
-"""With `Fleetlimit(tune_gc=True)`."""
 THREE: Final = Contender("fleetlimit (three limits)", "fleetlimit_middleware", policies="three")
 SERVED: Final = Contender("fleetlimit serve", "bare", policies="one", served=True)
+_TRACES: Final = (
+    ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+    ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+)
+
+
+def _telemetry(label: str, module: str, *variables: tuple[str, str]) -> Contender:
+    name = f"{MIDDLEWARE.name}, {label}"
+    return replace(MIDDLEWARE, name=name, module=module, variables=variables)
+
+
 TRACED: Final = Contender(
     "fleetlimit serve, traced 1 %",
     "bare",
     policies="one",
     served=True,
-    variables=(
-        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
-        ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
-    ),
+    variables=_TRACES,
 )
+MIDDLEWARE_TRACED: Final = _telemetry(
+    "traced 1 %",
+    "fleetlimit_traced",
+    *_TRACES,
+    # Without these, most exports happen between the turns of the contender, where their CPU is not
+    # measured.
+    ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "64"),
+    ("OTEL_BSP_SCHEDULE_DELAY", "60000"),
+)
+TELEMETRY: Final = (
+    _telemetry("no audit", MIDDLEWARE.module, ("FLEETLIMIT_AUDIT_CALLERS", "0")),
+    _telemetry("metrics twice", "fleetlimit_twice", ("BENCH_TWICE", "metrics")),
+    _telemetry("logs twice", "fleetlimit_twice", ("BENCH_TWICE", "logs")),
+)
+"""The middleware with one part of its telemetry more, or less."""
 PEERS: Final = (
     Contender("slowapi", "slowapi_peer", "slowapi"),
     Contender("fastapi-limiter", "fastapi_limiter_peer", "fastapi-limiter"),

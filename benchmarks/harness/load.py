@@ -8,8 +8,9 @@ import asyncio
 import gc
 import re
 import time
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -56,7 +57,7 @@ class LoadResult:
     seconds: float = 0.0
     busy_seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
-    latencies: list[float] = field(default_factory=list)
+    latencies: "array[float]" = field(default_factory=lambda: array("d"))
 
     @property
     def responses(self) -> int:
@@ -73,7 +74,7 @@ class LoadResult:
         self.seconds += other.seconds
         self.busy_seconds += other.busy_seconds
         self.statuses += other.statuses
-        self.latencies += other.latencies
+        self.latencies.extend(other.latencies)
 
     def quantile_ms(self, share: float) -> float:
         """Return a quantile of the latencies in milliseconds."""
@@ -81,8 +82,12 @@ class LoadResult:
         return 1_000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def send(load: Load) -> LoadResult:
+def send(load: Load, connected: Callable[[], None] = lambda: None) -> LoadResult:
     """Send a load and return the responses.
+
+    Args:
+        load: The load.
+        connected: Called after the connections are open, before the first request.
 
     Raises:
         ConnectionError: The server closed a connection.
@@ -93,18 +98,19 @@ def send(load: Load) -> LoadResult:
     gc.disable()
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(_send(load))
+            return runner.run(_send(load, connected))
     finally:
         gc.enable()
 
 
-async def _send(load: Load) -> LoadResult:
+async def _send(load: Load, connected: Callable[[], None]) -> LoadResult:
     loop = asyncio.get_running_loop()
     result = LoadResult()
     ended = [loop.create_future() for _ in range(load.connections)]
     connections = [_Connection(load, result, each) for each in ended]
     for connection in connections:
         await loop.create_connection(partial(_identity, connection), "127.0.0.1", load.port)
+    connected()
     cpu_before, began = time.process_time(), time.perf_counter()
     for number, connection in enumerate(connections):
         connection.begin(began + (number / load.per_second if load.per_second else 0.0))

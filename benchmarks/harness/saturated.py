@@ -9,8 +9,9 @@ import hiredis
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import rate_quota
+from fleetlimit.stores.redis.calendar_windows import CalendarWindows
+from fleetlimit.stores.redis.charge_encoding import encode_charges
 from fleetlimit.stores.redis.scripts import load_script
-from fleetlimit.stores.redis.store import _encode_charges
 from harness.effort import Effort
 from harness.results import Figures
 from harness.store import Store
@@ -63,7 +64,7 @@ def saturated(store: Store, effort: Effort, *, joined: int, hot: bool = False) -
 
 def _commands(sha: str, joined: int, callers: int) -> list[bytes]:
     quota = rate_quota("60000000/minute")
-    (word,) = _encode_charges([Charge("", quota, 1)], dry_run=False)
+    (word,), _ = encode_charges([Charge("", quota, 1)], CalendarWindows(), dry_run=False)
     names = itertools.cycle(f"fl2:{{caller{number:010}}}:exports:tb60" for number in range(callers))
     commands = []
     for _ in range(max(1, callers // joined)):

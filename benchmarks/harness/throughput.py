@@ -1,15 +1,15 @@
 """Throughput of contenders that run side by side and receive load in turns."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import median
 from typing import Final, TypeVar
 
 from harness.effort import Effort
 from harness.lineup import Contender
-from harness.load import Load, LoadResult, send
+from harness.load import CONNECTIONS, Load, LoadResult, send
 from harness.requests import PRINCIPALS, spread
-from harness.results import Figures
+from harness.results import CPU, OF_LOAD, Figures, Scene
 from harness.server import Server
 from harness.store import Store, Work
 
@@ -28,6 +28,7 @@ class Traffic:
         store: The store behind the servers.
         limit: Requests a minute allowed to each caller.
         requests: Returns an iterator of encoded requests.
+        connections: Connections of the load.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class Traffic:
         *,
         limit: int = PLENTY,
         requests: Callable[[], Iterator[bytes]] = lambda: spread(PRINCIPALS),
+        connections: int = CONNECTIONS,
     ) -> None:
         self.store = store
         self.requests = requests
+        self.connections = connections
         self._limit = limit
 
     def server(self, contender: Contender) -> Server:
@@ -50,14 +53,14 @@ class _Totals:
     """One contender's responses and resource usage, summed over its turns."""
 
     def __init__(self, contender: Contender, server: Server, traffic: Traffic) -> None:
+        self.responses = LoadResult()
         self._contender = contender
         self._server = server
         self._store = traffic.store
         self._requests = traffic.requests()
-        self._responses = LoadResult()
-        self._p99s_ms: list[float] = []
+        self._connections = traffic.connections
         self._work = Work()
-        self._cpu_seconds = 0.0
+        self._cpu_seconds = self._cpu_before = 0.0
 
     def send(self, seconds: float, per_second: float = 0.0) -> LoadResult:
         """Send requests and return the responses.
@@ -65,41 +68,42 @@ class _Totals:
         Raises:
             RuntimeError: A response was neither 200 nor 429.
         """
-        result = send(Load(self._server.port, self._requests, seconds, per_second))
+        load = Load(self._server.port, self._requests, seconds, per_second, self._connections)
+        result = send(load, self._begin)
         others = {each: n for each, n in result.statuses.items() if each not in {200, 429}}
         if others:
             raise RuntimeError(f"{self._contender.name} answered {others}")
         return result
 
+    def _begin(self) -> None:
+        # Opened connections are no cost of a request.
+        self._store.work()
+        self._cpu_before = self._server.cpu_seconds
+
     def measure(self, seconds: float, per_second: float = 0.0) -> float:
         """Send requests, add the responses to the totals, and return the responses a second."""
-        self._store.work()
-        cpu_before = self._server.cpu_seconds
         result = self.send(seconds, per_second)
-        self._responses.add(result)
-        self._p99s_ms.append(result.quantile_ms(0.99))
+        self._cpu_seconds += self._server.cpu_seconds - self._cpu_before
         self._work += self._store.work()
-        self._cpu_seconds += self._server.cpu_seconds - cpu_before
+        self.responses.add(result)
         return result.per_second
 
     def figures(self) -> Figures:
         """Return the figures of all turns."""
-        result, work = self._responses, self._work
+        result, work = self.responses, self._work
         return {
             "requests/s": result.per_second,
-            "p50 ms": result.quantile_ms(0.5),
-            # Median of the turns: a pause of the whole machine affects few of them.
-            "p99 ms": median(self._p99s_ms),
-            "p99 ms, all turns as one": result.quantile_ms(0.99),
             "denied": result.statuses[429] / result.responses,
             "commands/request": work.calls / result.responses,
             "reads/request": work.reads / result.responses,
             "script us/request": work.all_scripts_us / result.responses,
-            "server us/request": 1e6 * self._cpu_seconds / result.responses,
+            "store us/request": 1e6 * work.busy_seconds / result.responses,
+            "store bytes/request": work.net_bytes / result.responses,
+            CPU: 1e6 * self._cpu_seconds / result.responses,
             "server busy": self._cpu_seconds / result.seconds,
             "store busy": work.busy_seconds / result.seconds,
             "load busy": result.busy_seconds / result.seconds,
-            "resident MB": self._server.resident_bytes / 2**20,
+            "p99 ms of a round": result.quantile_ms(0.99),
         }
 
 
@@ -116,6 +120,7 @@ class Round:
     def __init__(self, servers: Mapping[Contender, Server], traffic: Traffic) -> None:
         self._totals = {each: _Totals(each, server, traffic) for each, server in servers.items()}
         self._rates: list[dict[Contender, float]] = []
+        self._per_second: Mapping[Contender, float] = {}
 
     def warm(self, seconds: float) -> None:
         """Send requests to each contender, and discard the responses."""
@@ -124,23 +129,29 @@ class Round:
 
     def measure(self, seconds: float, per_second: Mapping[Contender, float] | None = None) -> None:
         """Send load to each contender: as much as it answers, or at its rate in `per_second`."""
+        self._per_second = per_second or {}
         for number in range(max(1, round(seconds / _TURN_SECONDS))):
             self._rates.append(
                 {
-                    each: self._totals[each].measure(
-                        _TURN_SECONDS, per_second[each] if per_second else 0.0
-                    )
+                    each: self._totals[each].measure(_TURN_SECONDS, self._per_second.get(each, 0.0))
                     for each in _rotated((*self._totals,), number)
                 }
             )
 
-    def figures(self, contender: Contender) -> Figures:
-        """Return the figures of one contender."""
-        return self._totals[contender].figures()
+    def figures(self, contender: Contender, base: Contender) -> Figures:
+        """Return the figures of one contender, with its rate relative to the base contender's.
 
-    def ratio(self, contender: Contender, base: Contender) -> float:
-        """Return the ratio of two contenders' rates: the median over their turns."""
-        return median(rates[contender] / rates[base] for rates in self._rates)
+        At a rate in `per_second`, they have the share of it that the contender answered.
+        """
+        figures = self._totals[contender].figures()
+        figures[f"of {base.name}"] = median(turn[contender] / turn[base] for turn in self._rates)
+        if contender in self._per_second:
+            figures[OF_LOAD] = figures["requests/s"] / self._per_second[contender]
+        return figures
+
+    def responses(self, contender: Contender) -> LoadResult:
+        """Return all responses of one contender."""
+        return self._totals[contender].responses
 
 
 @contextmanager
@@ -155,16 +166,56 @@ def side_by_side(
         yield lambda: Round(servers, traffic)
 
 
-def measure_pair(
-    base: Contender, contender: Contender, traffic: Traffic, effort: Effort
-) -> tuple[Figures, Figures]:
-    """Return the figures of two contenders in one round, with the ratio to the base."""
-    with side_by_side((base, contender), traffic, effort) as begin:
-        measured = begin()
-        measured.measure(effort.seconds)
-        of = f"of {base.name}"
-        ratio = measured.ratio(contender, base)
-        return {**measured.figures(base), of: 1.0}, {**measured.figures(contender), of: ratio}
+def saturate(contenders: tuple[Contender, ...], traffic: Traffic, effort: Effort) -> list[Round]:
+    """Return rounds in which each contender receives as much load as it answers."""
+    with side_by_side(contenders, traffic, effort) as begin:
+        rounds = [begin() for _ in range(effort.rounds)]
+        for each in rounds:
+            each.measure(effort.seconds)
+    return rounds
+
+
+def below_saturation(
+    contenders: tuple[Contender, ...],
+    traffic: Traffic,
+    effort: Effort,
+    rates_of: Callable[[dict[Contender, float]], dict[Contender, float]],
+) -> list[Round]:
+    """Return rounds at a fixed rate, after one round that saturates each contender.
+
+    Args:
+        contenders: The contenders.
+        traffic: The requests.
+        effort: Duration and repetitions.
+        rates_of: Returns the rates, from half of each contender's maximum rate.
+    """
+    with side_by_side(contenders, traffic, effort) as begin:
+        saturating = begin()
+        saturating.measure(effort.seconds)
+        rates = rates_of({each: saturating.responses(each).per_second / 2 for each in contenders})
+        rounds = [begin() for _ in range(effort.rounds)]
+        for each in rounds:
+            each.measure(effort.seconds, rates)
+    return rounds
+
+
+def record(scene: Scene, contenders: tuple[Contender, ...], rounds: Sequence[Round]) -> None:
+    """Add the figures of each round, and the percentiles of the requests of all rounds.
+
+    Args:
+        scene: The scene that receives the figures.
+        contenders: The measured contenders. The others are compared with the first.
+        rounds: The measured rounds.
+    """
+    for contender in contenders:
+        responses = LoadResult()
+        for each in rounds:
+            scene.add(contender.name, each.figures(contender, contenders[0]))
+            responses.add(each.responses(contender))
+        scene.whole[contender.name] = {
+            "p50 ms": responses.quantile_ms(0.5),
+            "p99 ms": responses.quantile_ms(0.99),
+        }
 
 
 def turns(contenders: tuple[Contender, ...], rounds: int) -> Iterator[Contender]:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from dashboard import FLEET, HEALTHY, HOLDS, RUNBOOK, THROTTLED
-from fleetlimit.core.decision import Outcome
 from fleetlimit.telemetry import names
-from promql import RELEASE, aggregate, one_of, total
+from promql import RELEASE, aggregate, changed_state
 from recording_rules import (
+    ADMISSIONS,
+    ALL_RELEASES,
     CHECKS,
-    DECISIONS,
     DEGRADED,
+    DENIALS,
+    LIMIT,
     NEAR_LIMIT,
     OBJECTIVE_SECONDS,
     SHORTEST,
@@ -32,10 +34,9 @@ WARNING: Final = "warning"
 INFO: Final = "info"
 """Severity: needs no action by itself. The chart omits these alerts unless they are requested."""
 
-POLICY_SHARE: Final = "0.2"
-"""Share of a policy's decisions that is denied, or near the limit."""
-NEAR_LIMIT_UNITS: Final = 20
-"""Smallest limit for which callers near their limit are of interest."""
+TIER_SHARE: Final = "0.2"
+"""Share of a tier's requests that is denied, or near the limit, beyond what its limit makes
+normal."""
 DEGRADED_SHARE: Final = "0.01"
 """Share of degraded checks. A smaller share is left to the error budget."""
 MIN_CHECKS_PER_SECOND: Final = "0.1"
@@ -187,15 +188,12 @@ def _burn_alert(
 
 
 def _limit_alerts() -> Iterator[Alert]:
-    lost = " + ".join(
-        aggregate("sum", f"increase({select(each.name)}[10m])", *RELEASE)
-        for each in (names.STORE_STATE_LOST, names.STORE_SERVER_CHANGES)
-    )
     yield Alert(
         "FleetlimitOvershoot",
-        # FleetlimitStateLost reports the overshoot after a lost state or a failover.
+        # FleetlimitStateLost reports a lost state. A failover may lose the last writes, which the
+        # documentation states and no alert reports.
         f"{aggregate('max', select(names.AUDIT_OVERSHOOT.name), *_POLICY)} > 0\n"
-        f"unless on ({', '.join(RELEASE)}) {lost} > 0",
+        f"unless on ({', '.join(RELEASE)}) {changed_state(ALL_RELEASES)} > 0",
         "0m",
         CRITICAL,
         "A limit was exceeded",
@@ -216,35 +214,28 @@ def _limit_alerts() -> Iterator[Alert]:
         "be seen.",
         (HOLDS, "Overshoot by policy"),
     )
-    denied, allowed, both = (
-        total(select(DECISIONS, one_of(names.OUTCOME, *outcomes)), *_POLICY)
-        for outcomes in (
-            (Outcome.DENIED,),
-            (Outcome.ALLOWED,),
-            (Outcome.ALLOWED, Outcome.DENIED),
-        )
-    )
+    denied, admitted = select(DENIALS), select(ADMISSIONS)
     yield Alert(
         "FleetlimitPolicyDenying",
-        f"{denied}\n/ {both}\n> {POLICY_SHARE}",
+        # A caller that retries once whenever its limit is spent is denied once in limit + 1 times.
+        f"{denied} / ({denied} + {admitted})\n> {TIER_SHARE} + 1 / ({select(LIMIT)} + 1)",
         "1h",
         INFO,
-        "A policy has denied many requests for an hour",
+        "A policy has denied many requests of a tier for an hour",
         "Policy {{ $labels.policy }} of {{ $labels.job }} denies "
-        "{{ $value | humanizePercentage }} of its requests.",
-        (THROTTLED, "Denied share by policy"),
+        "{{ $value | humanizePercentage }} of the requests of tier {{ $labels.tier }}.",
+        (THROTTLED, "Denied share by policy and tier"),
     )
-    near = f"{select(NEAR_LIMIT)}\n/ on ({', '.join(_POLICY)}) group_left () {allowed}"
-    # A caller of a smaller limit is near it after its second request.
-    large = f"{aggregate('min', select(names.POLICY_LIMIT.name), *_POLICY)} >= {NEAR_LIMIT_UNITS}"
     yield Alert(
         "FleetlimitNearLimit",
-        f"{near}\n> {POLICY_SHARE}\nand on ({', '.join(_POLICY)}) {large}",
+        # A caller that spends its limit from full to empty is near it for a fifth of the limit,
+        # and for one request more.
+        f"{select(NEAR_LIMIT)} / {admitted}\n> {TIER_SHARE} + 1 / {select(LIMIT)}",
         "1h",
         INFO,
         "Callers of a tier have been near their limit for an hour",
         "{{ $value | humanizePercentage }} of the requests that policy {{ $labels.policy }} of "
-        "{{ $labels.job }} admits leave a caller of tier {{ $labels.tier }} with 20 % or less of "
+        "{{ $labels.job }} admits of tier {{ $labels.tier }} leave the caller with 20 % or less of "
         "the limit.",
         (THROTTLED, "Near the limit by policy and tier"),
     )

@@ -46,6 +46,9 @@ RUNBOOK: Final = "https://github.com/fleetlimit/fleetlimit/blob/main/docs/runboo
 
 _TAG: Final = "fleetlimit"
 _COLUMNS: Final = 24
+# The version that Grafana 13 writes; the SDK's default is 41. Version 42 hides a field in tooltips
+# that a panel hides, and no panel hides a field.
+_SCHEMA_VERSION: Final = 42
 _PLACEHOLDER: Final = re.compile(r"(\$\{[^}]*\})")
 _SELECTED_NAMESPACE: Final = 'namespace=~"$namespace"'
 _SELECTED_PODS: Final = f'{_SELECTED_NAMESPACE}, job=~"$job"'
@@ -110,6 +113,7 @@ class Board:
             .link(related.include_vars(include_vars=True).keep_time(keep_time=True))
             .build()
         )
+        built.schema_version = _SCHEMA_VERSION
         built.annotations = AnnotationContainer(list_val=list(_annotations()))
         advice = advice_panel(self.uid, height=self.advice_height)
         top = (

@@ -37,7 +37,11 @@ def board() -> Board:
 
 def _overview() -> Iterator[Panel]:
     yield stat_panel(
-        small(101, "With overshoot", "Releases that admitted more than a limit permits."),
+        small(
+            101,
+            "With overshoot",
+            "Releases that admitted more than a limit permits, also after a lost state.",
+        ),
         queries.overshooting_releases(),
         steps=ZERO_IS_GOOD,
         no_data=NOT_AUDITED,

@@ -128,8 +128,8 @@ def _checks() -> Iterator[Panel]:
         Card(
             202,
             "Check latency by source",
-            "p50 and p99 by source: `store`, `cache` (the denial cache), `local` (a pod's share) "
-            "or `none`.",
+            "p50 and p99 by source: `store`, `prefetch` (units that the pod acquired before), "
+            "`cache` (the denial cache), `local` (a pod's share) or `none`.",
         ),
         Query(quantile(0.5, duration, names.SOURCE), "{{source}} p50"),
         Query(quantile(0.99, duration, names.SOURCE), "{{source}} p99", exemplars=True),

@@ -9,7 +9,7 @@ import queries
 from dashboard import HOLDS, Board, Row, policy_variable
 from fleetlimit.telemetry import names
 from panels import Card, Column, Query, graph_panel, small, stat_panel, table_panel
-from promql import POD, RELEASE, SELECTED_POLICY, aggregate, max_over, series, total
+from promql import POD, RELEASE, SELECTED_POLICY, aggregate, series, total
 from style import ABOVE_ZERO_IS_GOOD, GREEN, NOT_AUDITED, ONE_IS_GOOD, RED, ZERO_IS_GOOD
 
 _LIMIT: Final = (names.POLICY, names.LIMIT)
@@ -38,7 +38,7 @@ def _overview() -> Iterator[Panel]:
             101,
             "Overshoot",
             "Largest number of units admitted above a limit in the time range, among the audited "
-            "keys. Healthy is 0.",
+            "keys. Excludes the ten minutes after a change of the store's state. Healthy is 0.",
             6,
         ),
         queries.worst_overshoot(),
@@ -138,15 +138,15 @@ def _audit() -> Iterator[Panel]:
         colors={"permitted": RED},
         no_data=NOT_AUDITED,
     )
-    overshoot = max_over(names.AUDIT_OVERSHOOT.name, SELECTED_POLICY)
     yield graph_panel(
         Card(
             203,
             "Overshoot by policy",
-            "Units admitted above the limit over all pods, in the worst interval of the last five "
-            "minutes.",
+            "Units admitted above the limit of one key over all pods, in the last five minutes. "
+            "Healthy is 0. Excludes the ten minutes after a change of the store's state, which the "
+            "next graph shows.",
         ),
-        Query(aggregate("max", overshoot, names.POLICY), "{{policy}}"),
+        Query(queries.unexplained_overshoot(names.POLICY), "{{policy}}"),
         no_data=NOT_AUDITED,
     )
     yield graph_panel(
@@ -159,6 +159,26 @@ def _audit() -> Iterator[Panel]:
         Query(queries.audited(names.AUDIT_INTERVALS.name, names.POLICY), "{{policy}}"),
         unit="cps",
         no_data=NOT_AUDITED,
+    )
+    yield graph_panel(
+        Card(
+            205,
+            "Overshoot after a lost state, by policy",
+            "The same in the ten minutes after the store lost its state, restarted or failed over. "
+            "Buckets were full again.",
+        ),
+        Query(queries.explained_overshoot(names.POLICY), "{{policy}}"),
+        no_data=NOT_AUDITED,
+    )
+    yield graph_panel(
+        Card(
+            206,
+            "Admitted by local fallback, by policy",
+            "Requests of all keys that pods admitted from their share of the limit while they did "
+            "not reach the store, in the last five minutes. The audit does not count them. At most "
+            "this many are above the limit.",
+        ),
+        Query(queries.local_admissions(), "{{policy}}"),
     )
 
 

@@ -28,6 +28,17 @@ def series(name: str, *matchers: str, of: str = PODS) -> str:
     return f"{name}{{{', '.join((of, *matchers))}}}"
 
 
+def changed_state(of: str = PODS) -> str:
+    """Return how often each release's store lost its state or its server in the last ten minutes.
+
+    The audit shows an overshoot for five minutes, from at most a quarter of a minute after it.
+    """
+    return " + ".join(
+        total(f"increase({series(each.name, of=of)}[10m])", *RELEASE)
+        for each in (names.STORE_STATE_LOST, names.STORE_SERVER_CHANGES)
+    )
+
+
 def one_of(label: str, *values: str) -> str:
     """Return a matcher for these values of a label."""
     return f'{label}="{values[0]}"' if len(values) == 1 else f'{label}=~"{"|".join(values)}"'

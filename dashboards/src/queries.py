@@ -10,6 +10,7 @@ from promql import (
     SELECTED_POLICY,
     STORES,
     aggregate,
+    changed_state,
     increase,
     max_over,
     of_fleetlimit,
@@ -59,8 +60,21 @@ def denying_policies() -> str:
 
 
 def denials_by(label: str) -> str:
-    """Return denials per second by route or tier."""
-    return or_zero(total(rate(names.DENIALS.name, SELECTED_POLICY, _DENIED), label), label)
+    """Return denials per second by route or tier, of those with denials in the time range."""
+    matchers = (SELECTED_POLICY, _DENIED)
+    denied = total(rate(names.DENIALS.name, *matchers), label)
+    # Routes that deny nothing have series too: they would fill the legend.
+    return or_zero(
+        f"{denied} and {total(increase(names.DENIALS.name, *matchers), label)} > 0", label
+    )
+
+
+def denied_share_by_tier() -> str:
+    """Return the fraction of each tier's requests that each policy denies."""
+    labels = (names.POLICY, names.TIER)
+    denied = total(rate(names.DENIALS.name, SELECTED_POLICY, _DENIED), *labels)
+    admitted = total(rate(names.ADMISSIONS.name, SELECTED_POLICY), *labels)
+    return ratio(denied, f"{denied} + {admitted}")
 
 
 def denial_table(outcome: Outcome) -> str:
@@ -83,14 +97,39 @@ def audited(metric: str, *labels: str) -> str:
     return total(rate(metric, SELECTED_POLICY), *labels)
 
 
+def unexplained_overshoot(*labels: str) -> str:
+    """Return the largest overshoot that no change of the store's state explains, in units."""
+    return _overshoot("==", *labels)
+
+
+def explained_overshoot(*labels: str) -> str:
+    """Return the largest overshoot after the store lost its state or its server, in units."""
+    return _overshoot("!=", *labels)
+
+
+def _overshoot(comparison: str, *labels: str) -> str:
+    found = max_over(names.AUDIT_OVERSHOOT.name, SELECTED_POLICY)
+    by_policy = aggregate("max", found, *RELEASE, names.POLICY)
+    # A factor and not `unless`, so that an audit without an overshoot has the value 0.
+    factor = f"({changed_state()} {comparison} bool 0)"
+    product = f"{by_policy} * on ({', '.join(RELEASE)}) group_left () {factor}"
+    return aggregate("max", product, *labels)
+
+
 def overshoot(*labels: str, over: str = RATE_INTERVAL) -> str:
     """Return the largest overshoot, in units."""
     return aggregate("max", max_over(names.AUDIT_OVERSHOOT.name, over=over), *labels)
 
 
 def worst_overshoot() -> str:
-    """Return the largest overshoot over the time range."""
-    return f"max({max_over(names.AUDIT_OVERSHOOT.name, over=RANGE)})"
+    """Return the largest unexplained overshoot over the time range."""
+    return f"max_over_time(({unexplained_overshoot()})[{RANGE}:{RATE_INTERVAL}])"
+
+
+def local_admissions() -> str:
+    """Return the requests that local shares admitted in the last five minutes, by policy."""
+    admitted = series(names.LOCAL_ADMISSIONS.name, SELECTED_POLICY)
+    return total(f"increase({admitted}[5m])", names.POLICY)
 
 
 def overshooting_releases() -> str:

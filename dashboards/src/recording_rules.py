@@ -1,4 +1,4 @@
-"""Recording rules: decision rates of policies, and the share of degraded and slow checks.
+"""Recording rules: rates and limits of the tiers of policies, shares of degraded and slow checks.
 
 Long windows sum the recorded 5-minute rates, a few series per release, so that their cost does not
 grow with the number of pods.
@@ -9,7 +9,7 @@ from typing import Final
 
 from fleetlimit.core.decision import Outcome, Source
 from fleetlimit.telemetry import names
-from promql import RELEASE, bucket, one_of, series, total
+from promql import RELEASE, aggregate, bucket, one_of, series, total
 
 ALL_RELEASES: Final = 'job!=""'
 """Matcher in every selector of a rule; the chart replaces it with its own release."""
@@ -19,8 +19,11 @@ OBJECTIVE_SECONDS: Final = 0.025
 SHORTEST: Final = "5m"
 LONGER: Final = ("30m", "1h", "2h", "6h", "1d", "3d")
 
-DECISIONS: Final = "policy:fleetlimit_decisions:rate5m"
+ADMISSIONS: Final = "policy:fleetlimit_admissions:rate5m"
+DENIALS: Final = "policy:fleetlimit_denials:rate5m"
 NEAR_LIMIT: Final = "policy:fleetlimit_near_limit:rate5m"
+LIMIT: Final = "policy:fleetlimit_policy_limit:min"
+"""Smallest limit of each tier."""
 CHECKS: Final = "job:fleetlimit_checks:rate5m"
 DEGRADED: Final = "job:fleetlimit_checks_degraded"
 """Checks decided without the shared limit."""
@@ -47,9 +50,12 @@ def share(checks: str, window: str) -> str:
 
 def recording_rules() -> Iterator[Rule]:
     """Return the rules, each after the rules that it reads."""
-    policy = (*RELEASE, names.POLICY)
-    yield _record(DECISIONS, total(_rate(names.DECISIONS.name), *policy, names.OUTCOME))
-    yield _record(NEAR_LIMIT, total(_rate(names.NEAR_LIMIT.name), *policy, names.TIER))
+    tier = (*RELEASE, names.POLICY, names.TIER)
+    denied = one_of(names.OUTCOME, Outcome.DENIED)
+    yield _record(ADMISSIONS, total(_rate(names.ADMISSIONS.name), *tier))
+    yield _record(DENIALS, total(_rate(names.DENIALS.name, denied), *tier))
+    yield _record(NEAR_LIMIT, total(_rate(names.NEAR_LIMIT.name), *tier))
+    yield _record(LIMIT, _limit_by_tier())
     yield _record(CHECKS, total(_rate(names.CHECKS.name), *RELEASE))
     yield _record(f"{DEGRADED}:rate{SHORTEST}", _degraded())
     yield _record(f"{SLOW}:rate{SHORTEST}", _slow())
@@ -68,6 +74,20 @@ def _record(name: str, expression: str) -> Rule:
 
 def _rate(name: str, *matchers: str) -> str:
     return f"rate({select(name, *matchers)}[{SHORTEST}])"
+
+
+def _limit_by_tier() -> str:
+    """Return the smallest limit of each tier with admissions.
+
+    A tier without limits of its own has those of the policy's other callers. The label `limit` of a
+    tier's limit is `tier/limit`.
+    """
+    policy = (*RELEASE, names.POLICY)
+    of_tier = select(names.POLICY_LIMIT.name, f'{names.LIMIT}=~".+/.+"')
+    tier = f'label_replace({of_tier}, "{names.TIER}", "$1", "{names.LIMIT}", "(.+)/.+")'
+    others = aggregate("min", select(names.POLICY_LIMIT.name, f'{names.LIMIT}!~".+/.+"'), *policy)
+    own = aggregate("min", tier, *policy, names.TIER)
+    return f"{own}\nor 0 * {select(ADMISSIONS)} + on ({', '.join(policy)}) group_left () {others}"
 
 
 def _degraded() -> str:

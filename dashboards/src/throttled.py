@@ -135,11 +135,10 @@ def _policies() -> Iterator[Panel]:
     yield graph_panel(
         Card(
             202,
-            "Denied share by policy",
-            "Fraction of its decisions that each policy denied. For a denied request, only the "
-            "policies that denied it count a decision.",
+            "Denied share by policy and tier",
+            "Fraction of the requests of each tier that the policy denied.",
         ),
-        Query(ratio(queries.denials_by_policy(), queries.decisions_by_policy()), "{{policy}}"),
+        Query(queries.denied_share_by_tier(), "{{policy}} {{tier}}"),
         unit="percentunit",
         links=links,
     )
@@ -177,8 +176,7 @@ def _routes() -> Iterator[Panel]:
         Card(
             303,
             "Denials by policy, route and tier",
-            "Denials in the time range, without the first one of each row on each pod. The cells "
-            "link to the log lines of the policy.",
+            "Denials in the time range. The cells link to the log lines of the policy.",
             24,
         ),
         _KEYS,
@@ -190,15 +188,19 @@ def _routes() -> Iterator[Panel]:
 
 
 def _near_and_shadow() -> Iterator[Panel]:
-    near = total(rate(names.NEAR_LIMIT.name, SELECTED_POLICY), names.POLICY, names.TIER)
+    near, admitted = (
+        total(rate(metric.name, SELECTED_POLICY), names.POLICY, names.TIER)
+        for metric in (names.NEAR_LIMIT, names.ADMISSIONS)
+    )
     yield graph_panel(
         Card(
             401,
             "Near the limit by policy and tier",
-            "Admitted requests per second that left 20 % or less of a limit.",
+            "Fraction of the admitted requests of each tier that left 20 % or less of a limit. "
+            "Callers that spend a limit of 5 from full to empty have 40 %, of 100 21 %.",
         ),
-        Query(near, "{{policy}} {{tier}}"),
-        unit="reqps",
+        Query(ratio(near, admitted), "{{policy}} {{tier}}"),
+        unit="percentunit",
     )
     yield graph_panel(
         Card(
@@ -214,7 +216,7 @@ def _near_and_shadow() -> Iterator[Panel]:
         Card(
             403,
             "Shadow denials by policy, route and tier",
-            "Shadow denials in the time range, without the first one of each row on each pod.",
+            "Shadow denials in the time range.",
             24,
         ),
         _KEYS,

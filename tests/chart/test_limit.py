@@ -184,3 +184,15 @@ def test_connect_gives_up_with_a_hint(port: int, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit, match=f"127.0.0.1:{port} .* kubectl get endpointslices"):
         runpy.run_path(str(LIMIT))
     assert now[0] >= 30
+
+
+def test_connect_names_another_failure(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name without an address, and a NetworkPolicy, fail like a refused connection."""
+    del port  # for its variables
+    # TCP has no route to the address of all hosts.
+    monkeypatch.setenv("API", "255.255.255.255:80")
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    with pytest.raises(SystemExit, match=r"cannot be reached \(.+networkpolicies"):
+        runpy.run_path(str(LIMIT))

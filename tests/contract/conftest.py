@@ -1,7 +1,7 @@
 """Stores that must behave alike, on a manual clock, for each kind of batching."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -10,16 +10,49 @@ from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore
 from support.batching import Batching, open_empty_store, use_batching
-from support.clock import ManualClock
+from support.clock import EPOCH_US, ManualClock
 
 IN_CLUSTER = (Batching.COALESCED, Batching.SINGLE)
 SHARED = [("valkey", kind) for kind in Batching] + [("cluster", kind) for kind in IN_CLUSTER]
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    """Return the clock that all stores of a test run on."""
+Opened = Callable[[str, Batching, ManualClock | None], Awaitable[RedisStore]]
+"""Returns an empty store by its URL, its batching and its clock; None for the server's."""
+
+
+@pytest.fixture(scope="module")
+def clock_of_module() -> ManualClock:
+    """Return the clock of the stores of a module."""
     return ManualClock()
+
+
+@pytest.fixture
+def clock(clock_of_module: ManualClock) -> ManualClock:
+    """Return the clock that all stores of a test run on, at its start."""
+    clock_of_module.advance_us(EPOCH_US - clock_of_module.monotonic_us())
+    return clock_of_module
+
+
+@pytest.fixture(scope="module")
+async def opened() -> AsyncIterator[Opened]:
+    """Return a function that opens each store once, and deletes all of its keys at each call."""
+    stores: dict[tuple[str, Batching, ManualClock | None], RedisStore] = {}
+    async with AsyncExitStack() as stack:
+
+        async def find(url: str, batching: Batching, clock: ManualClock | None) -> RedisStore:
+            key = url, batching, clock
+            if key in stores:
+                await stores[key].client.flushall()
+                if (bucket_clock := stores[key]._test_clock) is not None:
+                    # A reset of an earlier test at this time of the clock is none of this test.
+                    bucket_clock._last_reset_at_us = 0
+            else:
+                now_us = clock.monotonic_us if clock is not None else None
+                opening = open_empty_store(batching, url, now_us=now_us)
+                stores[key] = await stack.enter_async_context(opening)
+            return stores[key]
+
+        yield find
 
 
 @pytest.fixture(params=list(Batching))
@@ -29,36 +62,36 @@ def batching(request: pytest.FixtureRequest) -> Iterator[Batching]:
         yield found
 
 
-def _open(
-    request: pytest.FixtureRequest, kind: str, batching: Batching, clock: ManualClock
-) -> AbstractAsyncContextManager[RedisStore]:
-    cluster = kind == "cluster"
-    fixture = request.getfixturevalue("cluster_url" if cluster else "valkey")
-    url = fixture if cluster else fixture.url
-    return open_empty_store(batching, url, now_us=clock.monotonic_us)
+def _url(request: pytest.FixtureRequest, kind: str) -> str:
+    url: str = (
+        request.getfixturevalue("cluster_url")
+        if kind == "cluster"
+        else request.getfixturevalue("valkey").url
+    )
+    return url
 
 
 @pytest.fixture
-async def on_server_time(valkey: EmbeddedValkey, batching: Batching) -> AsyncIterator[RedisStore]:
+async def on_server_time(valkey: EmbeddedValkey, batching: Batching, opened: Opened) -> RedisStore:
     """Return a store on the server's clock, with the real expiry of keys."""
-    async with open_empty_store(batching, valkey.url) as store:
-        yield store
+    return await opened(valkey.url, batching, None)
 
 
 @pytest.fixture
 async def shared_store(
-    request: pytest.FixtureRequest, clock: ManualClock, batching: Batching
-) -> AsyncIterator[RedisStore]:
+    request: pytest.FixtureRequest, clock: ManualClock, batching: Batching, opened: Opened
+) -> RedisStore:
     """Return an empty store on a server, or in a Cluster, by the parameter."""
-    async with _open(request, getattr(request, "param", "valkey"), batching, clock) as store:
-        yield store
+    return await opened(_url(request, getattr(request, "param", "valkey")), batching, clock)
 
 
 @pytest.fixture(
     params=["memory", *SHARED],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
-async def store(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[Store]:
+async def store(
+    request: pytest.FixtureRequest, clock: ManualClock, opened: Opened
+) -> AsyncIterator[Store]:
     """Return an empty store of each kind, for each kind of batching."""
     if request.param == "memory":
         memory = MemoryStore(clock.monotonic_us)
@@ -67,5 +100,4 @@ async def store(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIter
         return
     kind, batching = request.param
     with use_batching(batching):
-        async with _open(request, kind, batching, clock) as shared:
-            yield shared
+        yield await opened(_url(request, kind), batching, clock)

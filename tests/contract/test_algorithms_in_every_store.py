@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleetlimit.core.quota import SECOND_US, Algorithm, Quota, rate_quota
+from fleetlimit.core.quota import MAX_LIMIT, SECOND_US, Algorithm, Quota, rate_quota
 from fleetlimit.limiter.ports import Store
 from support.clock import ManualClock
 from support.stores import (
@@ -206,9 +206,29 @@ def _largest(algorithm: Algorithm) -> Quota:
     day_us = 86_400 * SECOND_US
     if algorithm in {Algorithm.SLIDING_LOG, Algorithm.CONCURRENCY}:
         return quota_of(algorithm, 10_000, period_us=366 * day_us)
-    if algorithm is Algorithm.SLIDING_WINDOW:
-        return quota_of(algorithm, 2**26 - 1, period_us=day_us)
-    return quota_of(algorithm, 2**26, period_us=366 * day_us)
+    return quota_of(algorithm, MAX_LIMIT, period_us=366 * day_us)
+
+
+@pytest.mark.parametrize("rate", ["150000000/minute", f"{2**45 - 1}/second", "1099511627776/day"])
+@pytest.mark.parametrize("algorithm", ["token_bucket", "fixed_window", "sliding_window"])
+async def test_large_rate_is_exact_to_the_unit(
+    store: Store, clock: ManualClock, rate: str, algorithm: str
+) -> None:
+    """Tokens of large models, and bytes: the last unit is admitted, and not one more."""
+    quota = rate_quota(rate, algorithm=Algorithm(algorithm))
+    clock.advance_us(999_999)
+    spent = charge(quota, quota.limit - 3)
+    result = await store.acquire([spent])
+    assert result.statuses[0].remaining == 3
+    assert not (await spend(store, quota, 4)).allowed
+    assert (await spend(store, quota, 3)).remaining == 0
+    await store.adjust([adjustment(spent, -12_345, result.store_now_us)])
+    denied = await spend(store, quota, 12_346)
+    assert (denied.allowed, denied.remaining) == (False, 12_345)
+    clock.advance_us(denied.retry_after_us - 1)
+    assert not (await peek(store, quota, 12_346)).allowed
+    clock.advance_us(1)
+    assert (await spend(store, quota, 12_346)).allowed
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -23,7 +23,8 @@ from support.admitted import (
     assert_token_bucket,
 )
 from support.batching import Batching, open_empty_store, use_batching
-from support.clock import ManualClock
+from support.calendars import calendar_quotas
+from support.clock import EPOCH_US, ManualClock
 from support.stores import adjustment, charge, peek, quota_of, spend
 
 _names = count()
@@ -137,9 +138,9 @@ async def lua(valkey: EmbeddedValkey, lasting_clock: ManualClock) -> AsyncIterat
 
 
 async def run(
-    lua: RedisStore, clock: ManualClock, quota: Quota, schedule: list[Step]
+    lua: RedisStore, clock: ManualClock, quota: Quota, schedule: list[Step], *, factor: int = 1
 ) -> list[list[Kept]]:
-    """Run a schedule in both stores, and compare every result.
+    """Run a schedule, with pauses that are longer by a factor, in both stores; compare the results.
 
     Returns:
         What each reservation kept, separately for each life of the bucket: it is full after a
@@ -152,7 +153,7 @@ async def run(
     for number, (action, amount, which) in enumerate(schedule):
         reservations = [each for life in lives for each in life if not each.corrected]
         if action == "wait":
-            clock.advance_us(amount)
+            clock.advance_us(amount * factor)
         elif action in {"reset", "flush"}:
             clock.advance_us(1)
             if action == "reset":
@@ -202,3 +203,18 @@ async def test_kept_units_stay_within_the_bound(
     keeps: Callable[[Quota, Admitted], None] = BOUNDS[algorithm]
     for life in await run(lua, lasting_clock, quota, schedule):
         keeps(quota, [(each.at_us, each.units) for each in life])
+
+
+@settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(quota=calendar_quotas(st.integers(1, 12)), schedule=STEPS)
+async def test_kept_units_stay_within_windows_of_a_calendar(
+    lua: RedisStore, lasting_clock: ManualClock, quota: Quota, schedule: list[Step]
+) -> None:
+    """Refunds return units to the window that they were spent in, and to no other one."""
+    lasting_clock.advance_us(EPOCH_US - lasting_clock.monotonic_us())
+    factor = quota.period_us // (10 * MILLISECOND_US)
+    for life in await run(lua, lasting_clock, quota, schedule, factor=factor):
+        assert_fixed_window(quota, [(each.at_us, each.units) for each in life])

@@ -1,10 +1,14 @@
 """Commands that one script call takes on the largest sliding log. They bound its time."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import MAX_ENTRIES, Algorithm
+from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.store import RedisStore
+from support.batching import Batching, open_empty_store, use_batching
 from support.clock import ManualClock
 from support.stores import MINUTE_US, adjustment, charge, quota_of
 
@@ -22,16 +26,43 @@ async def commands(store: RedisStore) -> int:
     return sum(each["calls"] for each in stats.values())
 
 
-@pytest.fixture
-async def full_log(shared_store: RedisStore, clock: ManualClock) -> list[int]:
-    """Fill the log with entries at different times, and return the times."""
+@dataclass(frozen=True, slots=True)
+class FullLog:
+    """Log with entries at different times.
+
+    Args:
+        dump: Its value, as DUMP returns it.
+        times: Store times of the entries.
+    """
+
+    dump: bytes
+    times: list[int]
+
+
+@pytest.fixture(scope="module")
+async def dumped(valkey: EmbeddedValkey) -> FullLog:
+    """Fill a log, once for all kinds of batching."""
+    clock = ManualClock()
     times = []
-    for _ in range(MAX_ENTRIES):
-        result = await shared_store.acquire([ONE])
-        assert result.spent
-        times.append(result.store_now_us)
-        clock.advance_us(STEP_US)
-    return times
+    with use_batching(Batching.SINGLE) as single:
+        async with open_empty_store(single, valkey.url, now_us=clock.monotonic_us) as store:
+            for _ in range(MAX_ENTRIES):
+                result = await store.acquire([ONE])
+                assert result.spent
+                times.append(result.store_now_us)
+                clock.advance_us(STEP_US)
+            assert await store.client.dbsize() == 1
+            dump = await store.client.dump(ONE.key)
+            assert dump is not None
+            return FullLog(dump, times)
+
+
+@pytest.fixture
+async def full_log(shared_store: RedisStore, clock: ManualClock, dumped: FullLog) -> list[int]:
+    """Restore the log, set the clock to its end, and return the times of its entries."""
+    await shared_store.client.restore(ONE.key, 0, dumped.dump)
+    clock.advance_us(MAX_ENTRIES * STEP_US)
+    return dumped.times
 
 
 async def test_largest_log_takes_few_commands(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -12,7 +11,8 @@ import yaml
 import generate
 from dashboard import RUNBOOK
 from support.boards import BOARDS, FILES
-from support.tool import ROOT, run
+from support.helm import helm, needs_helm
+from support.tool import ROOT
 
 
 def test_committed_files_are_the_generated_ones() -> None:
@@ -38,13 +38,13 @@ def test_generation_is_deterministic(seed: str) -> None:
     assert done.stdout == " ".join(generate.files().values()) + "\n"
 
 
-@pytest.mark.skipif(shutil.which("helm") is None, reason="there is no helm on the PATH")
+@needs_helm
 def test_configmap_contains_the_committed_dashboards() -> None:
     """The chart delivers them unchanged but for spaces and the runbook's URL, in one ConfigMap."""
     chart = ROOT / "charts" / "fleetlimit"
     values = chart / "ci" / "observability-values.yaml"
     shown = ("--show-only", "templates/configmap-dashboards.yaml")
-    rendered = run("helm", "template", "fl", str(chart), "--values", str(values), *shown)
+    rendered = helm("template", "fl", chart, "--values", values, *shown)
     delivered = yaml.safe_load(rendered)["data"]
     url = yaml.safe_load(values.read_text(encoding="utf-8"))["prometheusRule"]["runbookUrl"]
     for uid, board in BOARDS.items():

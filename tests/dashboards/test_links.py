@@ -23,7 +23,7 @@ def pane(path: str) -> Any:
     return shown
 
 
-@pytest.mark.parametrize("title", ["Denials by policy", "Denied share by policy"])
+@pytest.mark.parametrize("title", ["Denials by policy", "Denied share by policy and tier"])
 def test_policy_series_links_to_its_log_lines(title: str) -> None:
     """A click on a series opens its log lines in the selected Loki, over the time range."""
     (link,) = panel(THROTTLED, title)["fieldConfig"]["defaults"]["links"]

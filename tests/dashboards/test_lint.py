@@ -17,7 +17,7 @@ UNITS = {
 FUNCTIONS = {
     "rate": {"$__rate_interval"},
     "changes": {"$__rate_interval"},
-    "increase": {"$__range"},
+    "increase": {"$__range", "5m", "10m"},
     "max_over_time": {"$__rate_interval", "$__range"},
 }
 """Ranges that each function may have."""
@@ -128,10 +128,14 @@ def test_selectors_match_job_and_instance(board: Any) -> None:
 
 @each_board
 def test_ranges_are_variables(board: Any) -> None:
-    """A rate has `$__rate_interval`; an increase or a maximum may have `$__range`."""
+    """A rate has `$__rate_interval`; an increase or a maximum may have `$__range`.
+
+    The increases that belong to an overshoot have the time for which the audit shows it.
+    """
     for query in queries_of(board):
         ranges = re.findall(r"(\w+)\(\w+\{[^}]*\}\[([^\]]*)\]", query.expression)
-        assert len(ranges) == query.expression.count("["), query
+        subqueries = query.expression.count("[$__range:$__rate_interval]")
+        assert len(ranges) + subqueries == query.expression.count("["), query
         for function, over in ranges:
             assert over in FUNCTIONS[function], str(query)
 

@@ -34,7 +34,7 @@ VALUES = {
     "le": {str(bound) for bound in names.CHECK_BUCKETS},
 }
 LANGUAGE = {
-    *("and", "by", "or", "unless", "on", "group_left", "absent"),
+    *("and", "bool", "by", "or", "unless", "on", "group_left", "absent"),
     *("sum", "max", "min", "count", "sort_desc"),
     *("rate", "increase", "changes", "histogram_quantile"),
     *("max_over_time", "sum_over_time", "avg_over_time"),

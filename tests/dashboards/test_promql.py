@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import queries
+from fleetlimit.core.decision import Outcome
 from fleetlimit.telemetry import names
 from promql import POD, RELEASE, of_fleetlimit, quantile, total
 from promql import series as select
@@ -30,6 +31,11 @@ BUILDS = {
     one("fleetlimit_build_info", of="p2"): "1x40",
 }
 """Two scraped pods."""
+UNCHANGED_STORE = {
+    one("fleetlimit_store_state_lost_total"): "0x40",
+    one("fleetlimit_store_server_changes_total"): "0x40",
+}
+"""A store that kept its state and its server."""
 
 
 def test_every_query_is_promql(tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ def test_shares_add_up(
 
 def test_short_overshoot_is_visible(tmp_path: Path) -> None:
     """An overshoot of one scrape is in the maximum over the time range."""
-    series = {one("fleetlimit_audit_overshoot", 'policy="x"'): "0x20 3 0x19"}
+    series = UNCHANGED_STORE | {one("fleetlimit_audit_overshoot", 'policy="x"'): "0x20 3 0x19"}
     check_result(tmp_path, series, filled(queries.worst_overshoot()), {"{}": 3})
     check_result(tmp_path, series, filled(queries.overshooting_releases()), {"{}": 1})
 
@@ -83,9 +89,38 @@ def test_short_overshoot_is_visible(tmp_path: Path) -> None:
 def test_overshoot_without_an_audit_has_no_value(tmp_path: Path) -> None:
     """Without an audit there is no value; with an audit and no overshoot there is 0."""
     for query in (queries.worst_overshoot(), queries.overshooting_releases()):
-        check_result(tmp_path, BUILDS, filled(query), {})
-        audited = BUILDS | {one("fleetlimit_audit_overshoot", 'policy="x"'): "0x40"}
+        unaudited = BUILDS | UNCHANGED_STORE
+        check_result(tmp_path, unaudited, filled(query), {})
+        audited = unaudited | {one("fleetlimit_audit_overshoot", 'policy="x"'): "0x40"}
         check_result(tmp_path, audited, filled(query), {"{}": 0})
+
+
+@pytest.mark.parametrize("lost", ["fleetlimit_store_state_lost", "fleetlimit_store_server_changes"])
+def test_overshoot_after_a_lost_state_is_apart(tmp_path: Path, lost: str) -> None:
+    """The board shows requests admitted by lost state, and no other overshoot."""
+    series = UNCHANGED_STORE | {
+        one(f"{lost}_total"): "0x10 1x29",
+        one("fleetlimit_audit_overshoot", 'policy="x"'): "0x12 17x27",
+        one("fleetlimit_audit_overshoot", 'policy="x"', "q1", "b"): "0x12 3x27",
+        one("fleetlimit_store_state_lost_total", of="q1", release="b"): "0x40",
+        one("fleetlimit_store_server_changes_total", of="q1", release="b"): "0x40",
+    }
+    by_release = {
+        queries.explained_overshoot(*RELEASE): {"a": 17, "b": 0},
+        queries.unexplained_overshoot(*RELEASE): {"a": 0, "b": 3},
+    }
+    for query, expected in by_release.items():
+        result = {f'{{namespace="n", job="{job}"}}': units for job, units in expected.items()}
+        check_result(tmp_path, series, filled(query), result)
+    check_result(tmp_path, series, filled(queries.worst_overshoot()), {"{}": 3})
+
+
+def test_local_admissions_are_summed_over_pods(tmp_path: Path) -> None:
+    """Requests that local fallback admitted within five minutes, over all pods."""
+    name = "fleetlimit_local_admissions_total"
+    series = {one(name, 'policy="x"', pod): "0x25 0+1x14" for pod in ("p1", "p2")}
+    result = {'{policy="x"}': 28}
+    check_result(tmp_path, series, filled(f"round({queries.local_admissions()})"), result)
 
 
 @pytest.mark.parametrize(("second", "sets"), [("d1", 1), ("d2", 2)])
@@ -151,6 +186,21 @@ def test_zero_disappears_with_the_first_error(tmp_path: Path) -> None:
     by_type = {'{error_type="timeout"}': 1}
     check_result(tmp_path, series, filled(queries.store_errors_by_type()), by_type)
     check_result(tmp_path, series, filled(queries.store_errors()), {"{}": 1})
+
+
+def test_first_denial_is_an_increase(tmp_path: Path) -> None:
+    """A series from 0 shows its first denial; routes without denials have no line and no row."""
+    routes = {"GET /a": "0x20 1x19", "GET /b": "0x40"}
+    series = BUILDS | {
+        one(
+            "fleetlimit_denials_total", f'policy="p", route="{route}", tier="t", outcome="denied"'
+        ): values
+        for route, values in routes.items()
+    }
+    row = {'{policy="p", route="GET /a", tier="t"}': 1}
+    check_result(tmp_path, series, filled(f"ceil({queries.denial_table(Outcome.DENIED)})"), row)
+    line = {'{route="GET /a"}': 0}
+    check_result(tmp_path, series, filled(queries.denials_by(names.ROUTE)), line)
 
 
 def test_shares_without_traffic_are_zero(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fleetlimit.telemetry import names
-from support.boards import FOLDER
+from support.boards import FOLDER, queries
 from support.promtool import needs_promtool, promtool
 from support.rules import FILE as RULES
 from support.tool import ROOT, run
@@ -76,9 +76,10 @@ def test_compose_file_is_valid() -> None:
 
 
 def test_mounted_paths_exist() -> None:
-    """Every host path exists. Docker would create a missing one as an empty directory."""
-    assert mounts()
-    assert [str(here) for _, here, _ in mounts() if not here.exists()] == []
+    """Every path in the repository exists. Docker would create it as an empty directory."""
+    found = [here for _, here, _ in mounts() if here.is_relative_to(DEPLOY)]
+    assert found
+    assert [str(here) for here in found if not here.exists()] == []
 
 
 def test_scrape_targets_and_dependencies_are_services() -> None:
@@ -107,6 +108,14 @@ def test_images_are_those_of_images_env() -> None:
     running = {image for document in MANIFESTS for image in images_in(document)}
     assert running
     assert running <= set(IMAGES.values())
+
+
+def test_compose_prints_only_the_guide() -> None:
+    """`docker compose up` prints the log of the guide, which has the address of each port."""
+    assert [name for name, each in SERVICES.items() if each.get("attach", True)] == ["guide"]
+    guide = (DEPLOY / "compose/guide.py").read_text(encoding="utf-8")
+    published = {port.split(":")[1] for each in SERVICES.values() for port in each.get("ports", ())}
+    assert set(re.findall(r"http://localhost:(\d+)", guide)) == published
 
 
 def test_compose_trusts_the_proxy_alone() -> None:
@@ -152,6 +161,22 @@ def test_grafana_provisioning_is_equal() -> None:
     within = json.dumps(of_cluster("datasources.yaml")).replace(".observability:", ":")
     assert json.loads(within) == of_compose("datasources.yaml")
     assert of_cluster("dashboards.yaml") == of_compose("dashboards.yaml")
+
+
+@pytest.mark.parametrize("path", ["compose/config.alloy", "observability/loki.yaml"])
+def test_log_lines_have_the_labels_of_the_dashboards(path: str) -> None:
+    """Alloy sends log lines with the labels that the row of callers selects, to the Loki there."""
+    config = (DEPLOY / path).read_text(encoding="utf-8")
+    labels = set(re.findall(r'target_label\s*= "(\w+)"', config))
+    assert labels == {"namespace", "pod"}
+    (lines,) = {
+        frozenset(re.findall(r"(\w+)=~", query.expression.partition("}")[0]))
+        for query in queries("loki")
+    }
+    assert lines == labels
+    (url,) = re.findall(r'url = "(.*?)/loki/api/v1/push"', config)
+    sources = of_compose if path.startswith("compose") else of_cluster
+    assert url in {each["url"] for each in sources("datasources.yaml")["datasources"]}
 
 
 def test_dashboards_are_mounted_at_the_provider_path() -> None:

@@ -1,11 +1,13 @@
 """Alerts: promtool cases, links to panels, and runbook sections."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import yaml
 
 from dashboard import RUNBOOK as RUNBOOK_URL
 from recording_rules import ALL_RELEASES
@@ -29,9 +31,14 @@ def test_rules_file_is_valid() -> None:
 
 @needs_promtool
 @pytest.mark.parametrize("file", rules.CASES, ids=lambda file: file.stem)
-def test_alert_cases_pass(file: Path) -> None:
+def test_alert_cases_pass(file: Path, tmp_path: Path) -> None:
     """Each alert fires or does not fire as expected, with its labels and texts."""
-    promtool("test", "rules", file)
+    cases = yaml.safe_load(file.read_text(encoding="utf-8"))
+    committed = {(file.parent / each).resolve() for each in cases["rule_files"]}
+    assert committed <= {rules.FILE, rules.FILE_INFO}
+    (tmp_path / "rules.yaml").write_text(json.dumps({"groups": rules.groups_of(file.stem)}))
+    (tmp_path / "cases.yaml").write_text(json.dumps({**cases, "rule_files": ["rules.yaml"]}))
+    promtool("test", "rules", tmp_path / "cases.yaml")
 
 
 @pytest.mark.parametrize("alert", NAMES)
@@ -99,7 +106,7 @@ def test_selectors_have_the_release_matcher() -> None:
 def test_recorded_names_follow_the_convention() -> None:
     """Recorded series are named `level:metric:operations`."""
     for name in rules.RECORDED:
-        assert re.fullmatch(r"(policy|job):fleetlimit_[a-z_]+:(ratio_)?rate\d+[mhd]", name)
+        assert re.fullmatch(r"(policy|job):fleetlimit_[a-z_]+:((ratio_)?rate\d+[mhd]|min)", name)
 
 
 @needs_promtool

@@ -5,7 +5,11 @@ deploy/kind/images.env (environment variables override them), installs the chart
 experiments. It needs Docker, kind, kubectl and helm. `--cluster NAME` uses a running cluster and
 keeps it; `--keep-cluster` keeps the created one; `--no-build` uses the existing images. To run one
 experiment: `-k killed_pods`, or by its number `-m 'experiment(number=2)'`. Figures, plots and logs
-are in `e2e-report/`, with `index.html` as the overview.
+are in `e2e-report/`, with `index.html` as the overview. Where the variable `HELM3` has the path of
+Helm 3, the experiment of changed values also runs with it.
+
+`--broken KIND` runs the experiments that measure the limit with a limiter that is broken on
+purpose, and passes only if each of them finds more admitted requests than are promised.
 
 pytest collects the suite only if the command line has a path below `tests/e2e`.
 """
@@ -20,16 +24,18 @@ import pytest
 from fleetlimit.telemetry.names import BUILD_INFO
 from support import e2e_cluster as kind
 from support import e2e_timeouts as timeouts
+from support.e2e_broken import BROKEN, Breakage, works
 from support.e2e_cluster import Cluster
 from support.e2e_observed import NAMESPACE, FaultRun, run_with_faults
 from support.e2e_observed import values as observed_values
 from support.e2e_page import Page
 from support.e2e_prometheus import Prometheus, install_backends, start_prometheus
 from support.e2e_release import Release
-from support.e2e_report import Report
+from support.e2e_report import OvershootError, Report
 from support.e2e_setup import values
 from support.e2e_watch import Watch
 from support.eventually import eventually
+from support.helm import HELM
 from support.tool import ROOT, run
 
 _NAME = "fleetlimit-e2e"
@@ -42,12 +48,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("e2e", "the suite on kind")
     group.addoption("--cluster", metavar="NAME", help="run on this kind cluster and keep it")
     group.addoption("--keep-cluster", action="store_true", help="keep the created cluster")
+    group.addoption("--broken", choices=[*BROKEN], help="expect the experiments to fail with this")
     group.addoption("--no-build", action="store_true", help="use the existing images")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker that numbers the experiments."""
-    config.addinivalue_line("markers", "experiment(number): one of the kind suite's experiments")
+    """Declare the markers of the experiments."""
+    for marker in (
+        "experiment(number): one of the kind suite's experiments",
+        "measured(*kinds): it measures the limit, so that these broken limiters, or all, fail it",
+    ):
+        config.addinivalue_line("markers", marker)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run the experiments one after the other, in this process: they share the cluster."""
+    return 0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--broken`, run the experiments that a broken limiter must fail, and expect that."""
+    broken = config.getoption("broken")
+    if not broken:
+        return
+    reason = f"the limiter is broken: {broken}"
+    mark = pytest.mark.xfail(raises=OvershootError, strict=True, reason=reason)
+    kept: list[pytest.Item] = []
+    for item in items:
+        measured = item.get_closest_marker("measured")
+        if measured is not None and broken in (measured.args or BROKEN):
+            item.add_marker(mark)
+            kept.append(item)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
@@ -101,7 +135,9 @@ def pytest_runtest_makereport(
 
 def _page(config: pytest.Config) -> Page:
     if _PAGE not in config.stash:
-        config.stash[_PAGE] = Page(Report(ROOT / "e2e-report"))
+        folder = ROOT / "e2e-report"
+        broken = config.getoption("broken")
+        config.stash[_PAGE] = Page(Report(folder / f"broken-{broken}" if broken else folder))
     return config.stash[_PAGE]
 
 
@@ -163,46 +199,63 @@ def installed() -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
+def breakage(pytestconfig: pytest.Config) -> Breakage:
+    """Breakage of all releases: none without `--broken`."""
+    return BROKEN.get(pytestconfig.getoption("broken"), works)
+
+
+@pytest.fixture(scope="session")
 def release(
-    cluster: Cluster, installed: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+    cluster: Cluster,
+    installed: dict[str, object],
+    breakage: Breakage,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Release:
     """Release of most experiments."""
-    found = Release(cluster, "default", tmp_path_factory.mktemp("values"))
+    found = Release(cluster, "default", tmp_path_factory.mktemp("values"), breakage)
     found.install(installed)
     return found
 
 
 @pytest.fixture
-def another_release(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[str], Release]]:
+def another_release(
+    cluster: Cluster, breakage: Breakage, tmp_path: Path
+) -> Iterator[Callable[..., Release]]:
     """Factory for a release in a new namespace, not yet installed.
 
     Release and namespace are deleted after the experiment.
     """
     made: list[Release] = []
 
-    def make(namespace: str) -> Release:
-        made.append(Release(cluster, namespace, tmp_path))
+    def make(namespace: str, breakage: Breakage = breakage, binary: str = HELM) -> Release:
+        made.append(Release(cluster, namespace, tmp_path, breakage, binary))
         made[-1].create_namespace()
         return made[-1]
 
     yield make
     for each in made:
         each.uninstall()
+    for each in made:
+        each.wait_until_deleted()
 
 
 @pytest.fixture(scope="session")
 def observed(
-    cluster: Cluster, installed: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+    cluster: Cluster,
+    installed: dict[str, object],
+    breakage: Breakage,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Release]:
     """Release with monitors and rules for Prometheus, and with traces in Jaeger."""
     install_backends(cluster)
-    found = Release(cluster, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE))
+    found = Release(cluster, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE), breakage)
     found.create_namespace()
     try:
         found.install(installed, *observed_values())
         yield found
     finally:
         found.uninstall()
+        found.wait_until_deleted()
 
 
 @pytest.fixture(scope="session")

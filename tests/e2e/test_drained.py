@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from support import e2e_timeouts as timeouts
+from support.e2e_broken import WITH_STORE
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_setup import streams
+from support.e2e_tally import until_offered
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -19,6 +21,7 @@ _BUDGET_VIOLATED = "Cannot evict pod as it would violate the pod's disruption bu
 
 
 @pytest.mark.experiment(number=4)
+@pytest.mark.measured(*WITH_STORE)
 def test_drained_node_loses_one_pod_at_a_time(
     release: Release, image: str, folder: Path, report: Report
 ) -> None:
@@ -33,15 +36,17 @@ def test_drained_node_loses_one_pod_at_a_time(
         Load(release, image, "drained", streams("drained", per_second=4), 240) as load,
     ):
         before = _wait_for_deciding_pods(watch, 3)
-        watch.mark("node drained")
+        until_offered(watch, load)
+        watch.begin("node drained")
         with _drained(release, node, folder / "drain.log", watch) as fewest:
             watch.mark("drain is over")
             after = _wait_for_deciding_pods(watch, 3)
+        until_offered(watch, load)
         load.stop()
         answers = load.answers()
         rejected = (folder / "drain.log").read_text().count(_BUDGET_VIOLATED)
         more = {"fewest_ready": fewest, "evictions_rejected": rejected}
-        row = report.record("drained", answers, watch, more)
+        row = report.record("node drained", answers, watch, more)
     row.expect_lossless()
     assert not before & after
     assert fewest == len(before) - 1, f"{fewest} pods were left of {len(before)}"

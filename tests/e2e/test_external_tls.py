@@ -10,13 +10,15 @@ import pytest
 from fleetlimit.telemetry import names
 from support.acl import ACL_RULES, RULES_SINCE_7_2
 from support.certificates import CertificateAuthority
+from support.e2e_broken import WITH_STORE
 from support.e2e_cluster import images
 from support.e2e_external import PORT, External, values
 from support.e2e_load import Load
 from support.e2e_outage import ALLOW, DENY
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_setup import streams
+from support.e2e_setup import QUOTAS, streams
+from support.e2e_tally import LEAST_OFFERED, offered
 from support.e2e_watch import Watch
 
 NAME = "external-tls"
@@ -41,6 +43,7 @@ UNAVAILABLE = 503
 
 
 @pytest.mark.experiment(number=10)
+@pytest.mark.measured(*WITH_STORE)
 def test_external_store_over_tls_needs_only_the_documented_acl(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
@@ -56,10 +59,10 @@ def test_external_store_over_tls_needs_only_the_documented_acl(
     with Watch(release, folder) as watch:
         with Load(release, image, NAME, streams(NAME, per_second=4), 18) as load:
             answers = load.answers()
-        row = report.record("external, TLS", answers, watch)
+        row = report.record("external store over TLS", answers, watch)
         row.expect_lossless()
         row.expect_pods(2)
-        assert not any(+each for each in watch.counted(names.STORE_ERRORS).values())
+        watch.expect_no_store_errors()
     assert not store.run("store-0", *CLI, "acl", "log"), "the server denied a command of the user"
     for kind, wrong, remedy in (
         ("authentication", {"passwordExistingSecret": {"name": "wrong-login"}}, "STORE_PASSWORD"),
@@ -94,8 +97,11 @@ def _start(store: External) -> None:
 def _expect_reported(release: Release, image: str, folder: Path, kind: str, remedy: str) -> None:
     """Check the decisions and the log lines of pods without a store."""
     with Watch(release, folder, without_store=True) as watch:
-        with Load(release, image, kind, streams(NAME, per_second=2), 3) as load:
+        with Load(release, image, kind, streams(NAME, per_second=8), 4) as load:
             answers = load.answers()
+        sent = tuple(offered(answers, watch.marks, QUOTAS))
+        assert sent
+        assert all(each.share >= LEAST_OFFERED for each in sent), sent
         assert set(answers.of(policy=DENY).statuses) == {UNAVAILABLE}
         assert set(answers.of(policy=ALLOW).statuses) == {200}
         for pod in watch.ready():

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import pytest
+
 from fleetlimit.core.decision import Outcome
 from fleetlimit.telemetry import names
 from support import boards
 from support import e2e_timeouts as timeouts
+from support.e2e_broken import WITH_STORE
 from support.e2e_jaeger import Jaeger, Span
 from support.e2e_observed import DEGRADED, NAMESPACE, PLAN, UNREACHABLE, FaultRun
 from support.e2e_outage import (
@@ -34,10 +37,11 @@ NOT_HAPPENED = {"Reloads": "the policies do not change"}
 SERVED, CALLED = "server", "client"
 
 
+@pytest.mark.measured(*WITH_STORE)
 def test_prometheus_has_the_counts_of_the_clients(faults: FaultRun, prometheus: Prometheus) -> None:
     """Counters of all pods, the deleted one included, add up to the results of the clients."""
     answers, row = faults.answers, faults.row
-    row.expect(overshoot=0, refused=0, broken=0)
+    row.expect(beyond_promise=0, refused=0, broken=0)
     check_results_in_outages(answers, [faults.outage])
     check_counters_in_outages(faults.watch, answers, [faults.outage])
     assert faults.gone in row.pods

@@ -8,11 +8,13 @@ import pytest
 
 from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
+from support.e2e_broken import WITH_STORE
 from support.e2e_jaeger import Jaeger
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_setup import streams
+from support.e2e_tally import until_offered
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -29,6 +31,7 @@ def watched(observed: Release, folder: Path) -> Iterator[Watch]:
         yield watching
 
 
+@pytest.mark.measured(*WITH_STORE)
 @pytest.mark.parametrize("fault", _FAULTS)
 def test_failing_collector_delays_no_request(
     observed: Release, image: str, watched: Watch, report: Report, fault: str
@@ -36,20 +39,23 @@ def test_failing_collector_delays_no_request(
     """Only spans are lost, which every pod counts; no request waits for the collector."""
     name, watch = f"collector-{fault}", watched
     with Load(observed, image, name, streams(name, per_second=4), 180) as load:
+        until_offered(watch, load)
         with _FAULTS[fault](Jaeger(observed.cluster)):
-            start_us = watch.mark(f"collector {fault}")
+            start_us = watch.begin(f"collector {fault}")
             eventually(
                 lambda: all(_dropped(watch, pod) for pod in watch.ready()),
                 within=timeouts.DROPPED,
                 what="every pod drops spans",
             )
-            end_us = watch.mark("collector returns")
+            until_offered(watch, load)
+            end_us = watch.begin("collector returns")
+        until_offered(watch, load)
         load.stop()
         answers = load.answers()
         during = answers.between(start_us, end_us)
         dropped = {pod: _dropped(watch, pod) for pod in watch.ready()}
         more = {"p50_ms": during.slowest_ms(0.5), "dropped": sum(dropped.values())}
-        row = report.record(f"collector {fault}", answers, watch, more)
+        row = report.record(f"trace collector {fault}", answers, watch, more)
     row.expect_lossless()
     assert row.slowest_ms < timeouts.STUCK_REQUEST * 1000
 

@@ -9,21 +9,22 @@ import yaml
 
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import rate_quota
-from fleetlimit.demo.expected import max_admitted
 from support import e2e_cluster as kind
 from support.e2e_load import Load, Stream
 from support.e2e_release import Release
+from support.e2e_report import Report
 from support.e2e_setup import values
 from support.e2e_watch import Watch
 from support.tool import ROOT
 
 _VALUES = ROOT / "deploy/examples/orders/values.yaml"
-_QUOTA = rate_quota("5/minute")
+_QUOTAS = {"orders": rate_quota("5/minute")}
 
 
 @pytest.mark.experiment(number=9)
+@pytest.mark.measured
 def test_app_without_fleetlimit_code_is_limited(
-    another_release: Callable[[str], Release], image: str, folder: Path
+    another_release: Callable[[str], Release], image: str, folder: Path, report: Report
 ) -> None:
     """The limit of the policies applies to its route over all replicas."""
     names = kind.images()
@@ -37,11 +38,11 @@ def test_app_without_fleetlimit_code_is_limited(
     orders = Stream("orders", "orders", "POST", "/orders", 10)
     with Watch(release, folder) as watch, Load(release, image, "orders", [orders], 4) as load:
         answers = load.answers()
-        watch.read_counters()
+        row = report.record("an app without code of Fleetlimit", answers, watch, quotas=_QUOTAS)
         decisions = watch.decisions()
+    row.expect_lossless()
     assert set(answers.statuses) == {200, 429}
-    assert _QUOTA.burst <= answers.admitted
-    assert answers.admitted <= max_admitted([_QUOTA], answers.start_us, answers.end_us)
+    assert _QUOTAS["orders"].burst <= answers.admitted <= row.permitted
     assert len(decisions) == 3
     assert all(each["orders", Outcome.DENIED] for each in decisions.values())
     assert watch.decided("orders", Outcome.ALLOWED) == answers.admitted

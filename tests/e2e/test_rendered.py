@@ -35,6 +35,7 @@ def target(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield found
     finally:
         found.uninstall()
+        found.wait_until_deleted()
 
 
 @pytest.mark.experiment(number=9)
@@ -50,7 +51,7 @@ def test_api_server_accepts_the_rendered_chart(target: Release, file: Path) -> N
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        ("commonLabels.team=two words", "metadata.labels: Invalid value"),
+        ("hostAliases[0].ip=store", "hostAliases.*ip: Invalid value"),
         ("podSecurityContext.runAsNonRoot=false", "violate PodSecurity"),
         ("serviceMonitor.relabelings[0].action=explode", "action: Unsupported value"),
         ("httpRoute.timeouts.request=soon", "timeouts.request in body should match"),

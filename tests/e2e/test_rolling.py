@@ -3,33 +3,36 @@
 import time
 
 import pytest
-from kr8s.objects import Deployment
 
 from support import e2e_timeouts as timeouts
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_setup import streams
+from support.e2e_tally import until_offered
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
 
 @pytest.mark.experiment(number=3)
+@pytest.mark.measured
 def test_rolling_restart_and_upgrade_lose_no_request(
     release: Release, installed: dict[str, object], image: str, watch: Watch, report: Report
 ) -> None:
     """No request is lost while every pod is replaced twice, and no caller exceeds its limit."""
     first = set(watch.ready())
     with Load(release, image, "rolling", streams("rolling", per_second=4), 300) as load:
-        watch.mark("rolling restart")
-        _restart(release)
+        until_offered(watch, load)
+        watch.begin("rolling restart")
+        release.restart()
         eventually(
             lambda: len(watch.ready()) == 3 and not first & set(watch.ready()),
             within=timeouts.HELM,
             what="the restart replaces every pod",
         )
         second = set(watch.ready())
-        watch.mark("helm upgrade")
+        until_offered(watch, load)
+        watch.begin("helm upgrade")
         stamp = str(time.time_ns())
         release.install(installed, {"podAnnotations": {"e2e.fleetlimit/upgraded": stamp}})
         eventually(
@@ -37,15 +40,10 @@ def test_rolling_restart_and_upgrade_lose_no_request(
             within=timeouts.HELM,
             what="the upgrade replaces every pod",
         )
+        until_offered(watch, load)
         assert load.running
         load.stop()
         answers = load.answers()
-    row = report.record("rolling", answers, watch, {"pods": len(watch.decisions())})
+    more = {"pods": len(watch.decisions())}
+    row = report.record("rolling restart, then helm upgrade", answers, watch, more)
     row.expect_lossless()
-
-
-def _restart(release: Release) -> None:
-    """Restart the Deployment like `kubectl rollout restart`."""
-    deployment = Deployment.get(release.name, namespace=release.namespace, api=release.cluster.api)
-    stamp = {"kubectl.kubernetes.io/restartedAt": str(time.time_ns())}
-    deployment.patch({"spec": {"template": {"metadata": {"annotations": stamp}}}})

@@ -11,6 +11,7 @@ from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_setup import streams
+from support.e2e_tally import until_offered
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -18,6 +19,7 @@ FEW, MANY = 2, 6
 
 
 @pytest.mark.experiment(number=4)
+@pytest.mark.measured
 def test_changed_replica_count_loses_no_request(
     release: Release, installed: dict[str, object], image: str, folder: Path, report: Report
 ) -> None:
@@ -28,13 +30,15 @@ def test_changed_replica_count_loses_no_request(
         Load(release, image, "scaled", streams("scaled", per_second=4), 240) as load,
     ):
         _until_all_decide(watch)
+        until_offered(watch, load)
         for pods in (MANY, FEW):
-            watch.mark(f"scaled to {pods}")
+            watch.begin(f"scaled to {pods}")
             _scale(release, installed, pods)
             _until_all_decide(watch)
+            until_offered(watch, load)
         load.stop()
         answers = load.answers()
-        row = report.record("scaled", answers, watch)
+        row = report.record("scaled from two pods to six and back", answers, watch)
     row.expect_lossless()
     assert len(row.pods) == MANY
     assert all(allowed + denied for allowed, denied in row.pods.values()), row.pods

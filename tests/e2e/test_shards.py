@@ -1,6 +1,6 @@
 """Experiment 10: a Cluster of three shards: alive, with a lost shard, or with new addresses."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from itertools import chain
@@ -8,24 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from fleetlimit.core.decision import Outcome, Source
+from fleetlimit.core.decision import Outcome
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.stores.redis.cluster import slot_of
-from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.acl import ACL_RULES, CLUSTER_RULES
+from support.e2e_broken import WITH_STORE
 from support.e2e_cluster import images
 from support.e2e_external import PORT, External, values
-from support.e2e_load import Answers, Load
+from support.e2e_load import Answers, Load, Stream
 from support.e2e_outage import (
     DENY,
     LOCAL,
+    SPENT,
     Outage,
-    beyond,
     check_counters_in_outages,
     check_results_in_outages,
+    promised,
     record_outages,
     run_with_fault,
     until_over,
@@ -36,7 +37,8 @@ from support.e2e_process import Process
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_series import overshoot_of_all
-from support.e2e_setup import EXPERIMENTS, QUOTAS, callers, streams
+from support.e2e_setup import ALGORITHMS, EXPERIMENTS, QUOTAS, callers, streams
+from support.e2e_tally import by_caller, until_offered
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -63,12 +65,11 @@ SERVER = (
     *CLUSTER_RULES,
 )
 USER = {"username": "fleetlimit", "password": LOGIN}
-DECIDED_LOCALLY = (f"{names.CHECK_DURATION.name}_count", Source.LOCAL.value)
-"""Series of the checks that a pod decided by its own share."""
 CLI = ("valkey-cli", "--pass", ADMIN, "--no-auth-warning")
 
 
 @pytest.mark.experiment(number=10)
+@pytest.mark.measured(*WITH_STORE)
 def test_cluster_of_three_shards_admits_as_much_as_one_server(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
@@ -80,10 +81,7 @@ def test_cluster_of_three_shards_admits_as_much_as_one_server(
     release = another_release(NAME)
     store, shards = _start(release, NAME, image)
     release.install(installed, values(f"redis+cluster://{NAME}:{PORT}", **USER))
-    # Few callers exceed their limits; many stay below, which makes many keys.
-    others = [each for each in EXPERIMENTS if each != NAME]
-    crowd = [streams(each, per_second=0.3, policies=["bucket"]) for each in others]
-    load = (*streams(NAME, per_second=4), *chain.from_iterable(crowd))
+    load = _load_of_shards(_callers_of_shards(store, shards), (*ALGORITHMS, SPENT))
     with Watch(release, folder) as watch:
         with Load(release, image, NAME, load, 20) as loading:
             eventually(
@@ -93,16 +91,18 @@ def test_cluster_of_three_shards_admits_as_much_as_one_server(
             )
             answers = loading.answers()
         more = {"calls": [_calls(store, shard) for shard in shards]}
-        row = report.record("three shards", answers, watch, more)
-        row.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
-        below = (answers.of(caller=caller) for each in others for caller in callers(each))
-        assert {status for mine in below for status in mine.statuses} == {200}
+        row = report.record("a Cluster of three shards", answers, watch, more)
+        row.expect_lossless()
+        # To the unit: what no shard refills within the experiment.
+        for mine in by_caller(answers.of(policy=SPENT)):
+            assert mine.admitted == QUOTAS[SPENT].burst, mine.requests[0].stream.caller
         row.expect_pods(2)
-        assert not any(+each for each in watch.counted(names.STORE_ERRORS).values())
+        watch.expect_no_store_errors()
     assert not any(store.run(shard, *CLI, "acl", "log") for shard in shards)
 
 
 @pytest.mark.experiment(number=10)
+@pytest.mark.measured(*WITH_STORE)
 def test_lost_shard_is_noticed_by_its_callers_only(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
@@ -117,25 +117,15 @@ def test_lost_shard_is_noticed_by_its_callers_only(
     release = another_release(LOST)
     store, shards = _start(release, LOST, image)
     release.install(installed, values(f"redis+cluster://{LOST}:{PORT}", **USER))
-    slots = {shard: _slots(store, shard) for shard in shards}
-    (lost,) = (shard for shard in shards if slot_of(KEYS.replicas_key) in slots[shard])
-    # Of each shard a few callers, who exceed their limits.
-    everyone = [caller for each in EXPERIMENTS for caller in callers(each)]
-    chosen = {
-        shard: [each for each in everyone if _slot(each) in slots[shard]][:CALLERS_OF_A_SHARD]
-        for shard in shards
-    }
-    load = [
-        stream
-        for each in EXPERIMENTS
-        for stream in streams(each, per_second=3)
-        if stream.caller in chain.from_iterable(chosen.values())
-    ]
+    (lost,) = (shard for shard in shards if slot_of(KEYS.replicas_key) in _slots(store, shard))
+    chosen = _callers_of_shards(store, shards)
+    load = _load_of_shards(chosen, ALGORITHMS)
     process = Process(release.cluster, f"{release.pods}/{lost}", "server")
     with Watch(release, folder) as watch:
         with Load(release, image, LOST, load, 240) as loading:
             until_used(watch)
-            start_us = watch.mark("shard frozen")
+            until_offered(watch, loading)
+            start_us = watch.begin("shard frozen")
             with process.frozen():
                 seen_us = until_seen(watch)
                 closed = watch.decided(DENY, Outcome.FAIL_CLOSED)
@@ -144,12 +134,14 @@ def test_lost_shard_is_noticed_by_its_callers_only(
                     within=timeouts.POD,
                     what="the callers of the lost shard are decided without the store",
                 )
+                until_offered(watch, loading)
                 end_us = watch.mark("shard returns")
             # A primary that returns serves after seconds.
             eventually(lambda: _is_up(store, lost), within=timeouts.POD, what="the shard serves")
             back_us = watch.mark("shard is back")
             outage = Outage(start_us, seen_us, end_us, back_us, until_over(watch))
             until_used(watch)
+            until_offered(watch, loading)
             loading.stop()
             answers = loading.answers()
         theirs = _of(answers, chosen[lost])
@@ -158,9 +150,9 @@ def test_lost_shard_is_noticed_by_its_callers_only(
             "fail_closed": len(theirs.server_errors),
             "slowest_of_living_shards_ms": living.slowest_ms(),
         }
-        above = beyond(theirs, [outage])
-        row = report.record("one lost shard", answers, watch, figures, beyond=above)
-        row.expect(overshoot=0, refused=0, broken=0)
+        what = "one of three shards frozen"
+        row = report.record(what, answers, watch, figures, promise=promised([outage]))
+        row.expect(refused=0, broken=0)
         check_results_in_outages(theirs, [outage])
         # Equal to the rejections of the lost shard's callers, so no other caller was degraded.
         check_counters_in_outages(watch, theirs, [outage])
@@ -168,12 +160,13 @@ def test_lost_shard_is_noticed_by_its_callers_only(
         for policy, quota in QUOTAS.items():
             mine = living.of(policy=policy)
             assert not mine.requests or not overshoot_of_all(quota, mine), policy
-        local = sum(watch.scrape(pod).get(DECIDED_LOCALLY, 0) for pod in watch.ready())
+        watch.read_counters()
         during = theirs.of(policy=LOCAL).between(outage.start_us - SECOND_US, outage.over_us)
-        assert 0 < local <= len(during.requests)
+        assert 0 < watch.decided_locally() <= len(during.requests)
 
 
 @pytest.mark.experiment(number=10)
+@pytest.mark.measured(*WITH_STORE)
 def test_cluster_whose_nodes_all_have_new_addresses_is_found_again(
     another_release: Callable[[str], Release],
     installed: dict[str, object],
@@ -190,7 +183,8 @@ def test_cluster_whose_nodes_all_have_new_addresses_is_found_again(
         answers, outage = run_with_fault(
             MOVED, _replaced(store), release, image, watch, what="all servers lost"
         )
-        record_outages("new addresses", answers, [outage], watch, report, forgotten=True)
+        what = "a Cluster at new addresses, without its state"
+        record_outages(what, answers, [outage], watch, report, forgotten=True)
         assert watch.ready() == pods
 
 
@@ -227,6 +221,25 @@ def _form(store: External, name: str) -> None:
         within=timeouts.POD,
         what="every shard serves",
     )
+
+
+def _callers_of_shards(store: External, shards: Collection[str]) -> dict[str, list[str]]:
+    """Return a few callers whose buckets are on each shard."""
+    everyone = [caller for each in EXPERIMENTS for caller in callers(each)]
+    slots = {shard: _slots(store, shard) for shard in shards}
+    return {
+        shard: [each for each in everyone if _slot(each) in slots[shard]][:CALLERS_OF_A_SHARD]
+        for shard in shards
+    }
+
+
+def _load_of_shards(
+    chosen: Mapping[str, Collection[str]], policies: Sequence[str]
+) -> tuple[Stream, ...]:
+    """Return streams of the chosen callers."""
+    some = set(chain.from_iterable(chosen.values()))
+    everything = (streams(each, per_second=4, policies=policies) for each in EXPERIMENTS)
+    return tuple(each for each in chain.from_iterable(everything) if each.caller in some)
 
 
 def _slots(store: External, shard: str) -> range:

@@ -3,15 +3,17 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision, Outcome, Source
+from fleetlimit.core.key_parts import KeyKind, KeyPart
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.policy import KeyKind, KeyPart, OnStoreError, Policy, PolicySet
+from fleetlimit.core.policy import OnStoreError, Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
@@ -22,7 +24,7 @@ from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.cluster import slot_of
 from fleetlimit.stores.redis.store import RedisStore
-from support.cluster import NODES, Cluster, cluster, replica_of
+from support.cluster import NODES, Cluster, replica_of
 from support.eventually import PATIENCE_SECONDS
 from support.limiter import Recorder, concurrency_policy, rate_policy, remaining
 
@@ -50,12 +52,11 @@ SHORT = Timeouts(connect=0.25, operation=0.2)
 
 
 @pytest.fixture
-def shards() -> Iterator[Cluster]:
+def shards(own_cluster: Cluster) -> Cluster:
     """Return a Cluster that serves the slots of the living shards while one is lost."""
-    with cluster() as found:
-        for index in range(NODES):
-            found.run(index, "CONFIG SET", "cluster-require-full-coverage", "no")
-        yield found
+    for index in range(NODES):
+        own_cluster.run(index, "CONFIG SET", "cluster-require-full-coverage", "no")
+    return own_cluster
 
 
 class Shards:

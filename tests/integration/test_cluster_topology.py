@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 
 import pytest
 import redis.asyncio
@@ -13,7 +12,7 @@ from fleetlimit.stores.embedded import EmbeddedValkey, free_port
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.cluster import slot_of
 from fleetlimit.stores.redis.scripts import load_script
-from support.cluster import Cluster, cluster
+from support.cluster import Cluster, SpareClusters
 from support.eventually import eventually_async
 from support.forwarder import address_of
 from support.frozen import frozen
@@ -22,13 +21,6 @@ from support.stores import charge, quota_of, redis_store
 QUOTA = quota_of(Algorithm.TOKEN_BUCKET, 10)
 TIMEOUTS = Timeouts(connect=2, operation=2)
 """Connecting to two silent servers, one after the other, takes longer than an opening."""
-
-
-@pytest.fixture
-def own_cluster() -> Iterator[Cluster]:
-    """Return a Cluster that the test may break."""
-    with cluster() as found:
-        yield found
 
 
 def key_on(found: Cluster, index: int) -> str:
@@ -94,6 +86,21 @@ async def test_migrating_slot_redirects_over_one_of_several_connections(
         await store.aclose()
 
 
+async def test_command_during_a_reconnection_gets_an_open_connection(cluster_url: str) -> None:
+    """A command that is sent while `open` closes the idle connections takes none of them."""
+    store = redis_store(cluster_url)
+    await store.open()
+    try:
+        assert store.topology is not None
+        # Leaves an idle connection of the node.
+        secrets = await store.key_secrets()
+        reconnections = map(store.topology.open, store.topology.nodes)
+        *_, found = await asyncio.gather(*reconnections, store.key_secrets())
+        assert found == secrets
+    finally:
+        await store.aclose()
+
+
 async def test_redirected_call_loads_the_scripts_of_a_node_that_is_known_by_then(
     own_cluster: Cluster,
 ) -> None:
@@ -128,9 +135,11 @@ async def test_stopped_node_fails_only_the_calls_of_its_slots(own_cluster: Clust
         await store.aclose()
 
 
-async def test_cluster_with_new_addresses_is_found_at_the_address_in_the_url() -> None:
+async def test_cluster_with_new_addresses_is_found_at_the_address_in_the_url(
+    spare_clusters: SpareClusters,
+) -> None:
     """The URL's address is asked again, also when none of the known nodes replies in time."""
-    with cluster() as before, cluster() as after:
+    with spare_clusters.take() as before, spare_clusters.take() as after:
         async with address_of(before.nodes[0].port) as address:
             store = redis_store(f"redis+cluster://127.0.0.1:{address.port}", timeouts=TIMEOUTS)
             try:
@@ -147,9 +156,11 @@ async def test_cluster_with_new_addresses_is_found_at_the_address_in_the_url() -
                 await store.aclose()
 
 
-async def test_cluster_with_new_addresses_is_found_by_a_check() -> None:
+async def test_cluster_with_new_addresses_is_found_by_a_check(
+    spare_clusters: SpareClusters,
+) -> None:
     """A failed check starts the search; the following checks are decided without a probe."""
-    with cluster() as before, cluster() as after:
+    with spare_clusters.take() as before, spare_clusters.take() as after:
         async with address_of(before.nodes[0].port) as address:
             store = redis_store(f"redis+cluster://127.0.0.1:{address.port}")
             try:

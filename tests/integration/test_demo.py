@@ -16,8 +16,8 @@ from fleetlimit.demo.run import run
 from fleetlimit.demo.scrape import read_counters
 from fleetlimit.errors import FleetlimitError, StoreError
 from fleetlimit.stores.embedded import EmbeddedValkey, free_port
+from support.eventually import PATIENCE_SECONDS
 
-_SECONDS = 60
 _PROC = Path("/proc")
 needs_proc = pytest.mark.skipif(
     not (_PROC / "self" / "environ").exists(), reason="processes are looked up under /proc"
@@ -68,7 +68,7 @@ def test_demo_of_300_requests_over_two_replicas_holds_the_limit(folder: Path) ->
         env=environment(folder),
         capture_output=True,
         text=True,
-        timeout=_SECONDS,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -112,7 +112,7 @@ def test_signal_leaves_nothing_behind(
         # The command, its store, and two replicas once requests are sent.
         assert len(left_behind(folder)) >= (4 if stage == "sending" else 2)
         (os.killpg if to_group else os.kill)(process.pid, number)
-        out, notes = process.communicate(timeout=_SECONDS)
+        out, notes = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 128 + number
     assert out == ""
     assert notes.endswith("stopped\n")

@@ -16,7 +16,7 @@ from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.stores.embedded import EmbeddedValkey
-from fleetlimit.web.route_table import UNMATCHED
+from fleetlimit.web.route_info import UNMATCHED
 from support.cluster import Cluster, cluster
 from support.eventually import PATIENCE_SECONDS
 from support.hostile_store import encode, hostile_store

@@ -19,10 +19,12 @@ def assert_token_bucket(quota: Quota, admitted: Admitted) -> None:
 
 
 def assert_fixed_window(quota: Quota, admitted: Admitted) -> None:
-    """In every aligned window at most the limit is admitted."""
+    """In every aligned window, or window of the calendar, at most the limit is admitted."""
     windows: Counter[int] = Counter()
     for now_us, units in admitted:
-        windows[now_us // quota.period_us] += units
+        calendar = quota.calendar
+        window = now_us // quota.period_us if calendar is None else calendar.window_at(now_us)[0]
+        windows[window] += units
     assert all(total <= quota.limit for total in windows.values())
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.limiter.audit.detector import LAG_US
 from fleetlimit.limiter.circuit_breaker import BreakerSettings

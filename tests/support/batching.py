@@ -46,20 +46,24 @@ def use_batching(batching: Batching) -> Iterator[Batching]:
 class InterleavedStore(RedisStore):
     """Store that sends every check between two dry runs, and verifies their results."""
 
-    async def acquire_in_slot(self, charges: Sequence[Charge], *, dry_run: bool) -> AcquireResult:
+    async def acquire_in_slot(
+        self, charges: Sequence[Charge], *, dry_run: bool, is_repeated: bool = False
+    ) -> AcquireResult:
         """Acquire, while two dry runs read other buckets of the same slot."""
         key = charges[0].key
         before, result, after = await asyncio.gather(
             self._peek(f"{key}:before", 977, 983),
-            self._acquire(charges, dry_run=dry_run),
+            self._acquire(charges, dry_run=dry_run, is_repeated=is_repeated),
             self._peek(f"{key}:after", 991),
         )
         assert before.store_now_us <= result.store_now_us <= after.store_now_us
         return result
 
-    async def _acquire(self, charges: Sequence[Charge], *, dry_run: bool) -> AcquireResult:
+    async def _acquire(
+        self, charges: Sequence[Charge], *, dry_run: bool, is_repeated: bool
+    ) -> AcquireResult:
         # A coroutine, so that gather() starts the three calls in order.
-        return await super().acquire_in_slot(charges, dry_run=dry_run)
+        return await super().acquire_in_slot(charges, dry_run=dry_run, is_repeated=is_repeated)
 
     async def _peek(self, key: str, *limits: int) -> AcquireResult:
         result = await super().acquire_in_slot(

@@ -14,6 +14,7 @@ class ManualClock(testing.ManualClock):
     def advance_us(self, micros: int) -> None:
         """Advance the time; a negative number sets it back, as a failover of a store may do."""
         self._us += micros
+        self._wake()
 
     def seconds(self) -> float:
         """Return seconds since the epoch, in place of `time.time` and `time.monotonic`."""

@@ -1,10 +1,12 @@
 """Redis Cluster of three embedded Valkey servers."""
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final, Self
 
 import redis
 
@@ -13,6 +15,8 @@ from support.eventually import LOCAL_POLL_S, PATIENCE_SECONDS, eventually
 
 NODES = 3
 SLOTS = 16_384
+_SPARES: Final = 3
+"""Clusters that form at a time: as many as tests use in the time of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,41 @@ def cluster() -> Iterator[Cluster]:
             poll_s=LOCAL_POLL_S,
         )
         yield Cluster(f"redis+cluster://127.0.0.1:{nodes[0].port}", nodes, links)
+
+
+class SpareClusters:
+    """Clusters for tests that break theirs, formed in advance.
+
+    A server of a new Cluster waits for two seconds before it accepts writes.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(_SPARES)
+        self._spares: deque[Future[tuple[contextlib.ExitStack, Cluster]]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+        for spare in self._spares:
+            if spare.exception() is None:
+                spare.result()[0].close()
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[Cluster]:
+        """Yield a Cluster that no other test uses."""
+        while len(self._spares) <= _SPARES:
+            self._spares.append(self._executor.submit(self._form))
+        servers, found = self._spares.popleft().result()
+        with servers:
+            yield found
+
+    @staticmethod
+    def _form() -> tuple[contextlib.ExitStack, Cluster]:
+        with contextlib.ExitStack() as stack:
+            found = stack.enter_context(cluster())
+            return stack.pop_all(), found
 
 
 @contextlib.contextmanager

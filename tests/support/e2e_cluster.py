@@ -10,6 +10,7 @@ import kr8s
 from kr8s._async_utils import as_sync_func
 
 from support import e2e_timeouts as timeouts
+from support.helm import HELM
 from support.tool import ROOT, run
 
 CONFIG = ROOT / "deploy/kind/cluster.yaml"
@@ -61,10 +62,10 @@ class Cluster:
         """Return the command that `kubectl` runs."""
         return ["kubectl", f"--kubeconfig={self.kubeconfig}", *arguments]
 
-    def helm(self, *arguments: str) -> str:
+    def helm(self, *arguments: str, binary: str = HELM) -> str:
         """Run Helm on the cluster."""
         within = timeouts.HELM + timeouts.COMMAND
-        return run("helm", f"--kubeconfig={self.kubeconfig}", *arguments, timeout=within)
+        return run(binary, f"--kubeconfig={self.kubeconfig}", *arguments, timeout=within)
 
     def apply(self, manifest: Path) -> None:
         """Apply a manifest, with `images` in place of those of `deploy/kind/images.env`."""

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import yaml
 from kr8s.objects import Pod
 
+from fleetlimit.core.quota import SECOND_US
 from support import e2e_timeouts as timeouts
 from support.e2e_release import Release
 
@@ -78,6 +80,15 @@ class External:
     def run(self, pod: str, *command: str) -> str:
         """Run a command in a server's pod and return what it printed."""
         return self._release.kubectl("exec", pod, "--container=server", "--", *command).strip()
+
+    def logged_us(self, pod: str, text: str) -> list[int]:
+        """Return when a server logged lines with this text, in microseconds since the epoch."""
+        log = self._release.cluster.get(f"{self._release.pods}/{pod}/log?timestamps=true")
+        return [
+            round(datetime.fromisoformat(line.split()[0]).timestamp() * SECOND_US)
+            for line in log.splitlines()
+            if text in line
+        ]
 
     def kill(self, pod: str) -> None:
         """Kill a server like the loss of its node, and delete its pod."""

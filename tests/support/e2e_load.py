@@ -1,6 +1,7 @@
 """Load generator in a pod of the cluster, and the results of its requests."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -135,13 +136,17 @@ class Answers:
 
 
 class Load:
-    """Load generator: a pod that sends streams through the Service for at most `seconds`."""
+    """Load generator: a pod that sends streams through the Service for at most `seconds`.
+
+    `began_us` is before the first request, in microseconds since the epoch.
+    """
 
     def __init__(
         self, release: Release, image: str, name: str, streams: Sequence[Stream], seconds: float
     ) -> None:
+        self.streams = tuple(streams)
+        self.began_us = time.time_ns() // 1000
         self._release = release
-        self._streams = tuple(streams)
         self._seconds = seconds
         api = release.cluster.api
         config = {
@@ -192,7 +197,7 @@ class Load:
         assert self.phase == "Succeeded", f"the load failed:\n{text[-2000:]}"
         requests = (
             Request(
-                self._streams[number],
+                self.streams[number],
                 sent_us,
                 duration_us,
                 status if isinstance(status, int) else 0,

@@ -11,12 +11,13 @@ from fleetlimit.telemetry import names
 from support import e2e_timeouts as timeouts
 from support.e2e_cluster import images
 from support.e2e_load import Answers, Load
-from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, beyond, load, run_outage, until_used
+from support.e2e_outage import ALLOW, DENY, LOCAL, Outage, load, promised, run_outage, until_used
 from support.e2e_prometheus import FOLDER, Prometheus
 from support.e2e_release import Release
 from support.e2e_report import Report, Row
 from support.e2e_setup import POLICIES, TIERS, image_values
 from support.e2e_store import Store
+from support.e2e_tally import until_offered
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -31,7 +32,7 @@ _SHADOW: Final = f"""\
   - name: {PLAN}
     match: {{methods: [GET], routes: ["/items/{{item_id}}"]}}
     mode: shadow
-    tiers: {{{TIERS[0]}: [{{rate: 20/minute}}], {TIERS[1]}: [{{rate: 1000/minute}}]}}
+    tiers: {{{TIERS[0]}: [{{rate: 5/minute}}], {TIERS[1]}: [{{rate: 1000/minute}}]}}
 """
 
 
@@ -90,7 +91,8 @@ def run_with_faults(
     with Load(release, image, NAMESPACE, load(NAMESPACE), 400) as loading:
         _until_audited(prometheus, BEFORE)
         gone = watch.ready()[0]
-        watch.mark("pod deleted")
+        until_offered(watch, loading)
+        watch.begin("pod deleted")
         Pod.get(gone, namespace=release.namespace, api=release.cluster.api).delete()
         eventually(
             lambda: gone not in watch.ready() and len(watch.ready()) == 3,
@@ -98,15 +100,17 @@ def run_with_faults(
             what="another pod takes its place",
         )
         until_used(watch)
-        outage = run_outage(
-            watch, "store killed", Store(release).killed(), lambda: _until_fired(prometheus)
-        )
+        until_offered(watch, loading)
+        fault = Store(release).killed()
+        outage = run_outage(watch, loading, "store killed", fault, lambda: _until_fired(prometheus))
         _until_audited(prometheus, AFTER)
+        until_offered(watch, loading)
         loading.stop()
         answers = loading.answers()
-    above = beyond(answers, [outage], forgotten=True)
+    promise = promised([outage], forgotten=True)
     # Before the watch ends: the tally of the pods' logs has to agree with that of the clients.
-    row = report.record(NAMESPACE, answers, watch, beyond=above)
+    what = "pod deleted and store killed, observed by Prometheus"
+    row = report.record(what, answers, watch, promise=promise)
     return FaultRun(answers, watch, gone, outage, row)
 
 

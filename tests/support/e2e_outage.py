@@ -1,6 +1,5 @@
 """Outage of the store: its load, its phases, and checks of the requests during it."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from support import e2e_timeouts as timeouts
 from support.e2e_load import Answers, Load, Request, Stream
 from support.e2e_release import Release
 from support.e2e_report import Report, Row
-from support.e2e_setup import ALGORITHMS, QUOTAS, streams
+from support.e2e_setup import ALGORITHMS, CALLERS, QUOTAS, streams
+from support.e2e_tally import Promise, until_offered
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
@@ -54,15 +54,15 @@ def load(experiment: str, *more: str) -> tuple[Stream, ...]:
 
     One stream requests an unknown route: it measures how slow the cluster itself is.
     """
-    limited = streams(experiment, per_second=2, policies=(*ALGORITHMS, LOCAL, *more))
+    limited = streams(experiment, per_second=4, policies=(*ALGORITHMS, *more))
     return (*limited, Stream(NONE, "unlimited", "GET", "/nothing", per_second=10))
 
 
 def until_used(watch: Watch) -> None:
-    """Wait until the store has decided requests."""
+    """Wait until the store has decided requests: as many as the callers may have in a window."""
     before = watch.decided(DENY, Outcome.ALLOWED)
     eventually(
-        lambda: watch.decided(DENY, Outcome.ALLOWED) >= before + 60,
+        lambda: watch.decided(DENY, Outcome.ALLOWED) >= before + CALLERS * QUOTAS[DENY].limit,
         within=timeouts.POD,
         what="requests are decided by the store",
     )
@@ -84,9 +84,9 @@ def until_seen(watch: Watch) -> int:
 
 
 def until_over(watch: Watch) -> int:
-    """Wait until every circuit breaker is closed, and return the time."""
+    """Wait until every circuit breaker is closed, begin a phase, and return the time."""
     _until(watch, 0, "every pod calls the store again")
-    return watch.mark("found by all")
+    return watch.begin("found by all")
 
 
 def _until(watch: Watch, breaker_open: int, what: str) -> None:
@@ -95,15 +95,17 @@ def _until(watch: Watch, breaker_open: int, what: str) -> None:
 
 def run_outage(
     watch: Watch,
+    loading: Load,
     what: str,
     fault: AbstractContextManager[None],
     until: Callable[[], object] = lambda: None,
 ) -> Outage:
     """Keep the fault until many requests were decided without the store, then wait for recovery.
 
-    During the fault, `until` waits for a further condition.
+    The outage is a phase, and the recovery begins another one. During the fault, `until` waits for
+    a further condition.
     """
-    start_us = watch.mark(what)
+    start_us = watch.begin(what)
     with fault:
         seen_us = until_seen(watch)
         denied = watch.decided(LOCAL, Outcome.DENIED)
@@ -118,6 +120,7 @@ def run_outage(
             within=timeouts.POD,
             what="local shares are used up",
         )
+        until_offered(watch, loading)
         until()
         end_us = watch.mark("store returns")
     back_us = watch.mark("store is back")
@@ -139,8 +142,10 @@ def run_with_fault(
         if SPENT in more:
             # A killed server loses the writes of its last two seconds.
             until_spent(watch)
-        outage = run_outage(watch, what, fault)
+        until_offered(watch, loading)
+        outage = run_outage(watch, loading, what, fault)
         until_used(watch)
+        until_offered(watch, loading)
         loading.stop()
         return loading.answers(), outage
 
@@ -169,14 +174,14 @@ def record_outages(
         "recovery_s": recovered_s,
         "slowest_without_policy_ms": answers.of(policy=NONE).slowest_ms(),
     }
-    above = beyond(answers, outages, forgotten=forgotten)
-    row = report.record(experiment, answers, watch, {**figures, **(more or {})}, beyond=above)
+    promise = promised(outages, forgotten=forgotten)
+    row = report.record(experiment, answers, watch, {**figures, **(more or {})}, promise=promise)
     check_results_in_outages(answers, outages)
     check_counters_in_outages(watch, answers, outages)
     stuck = stuck_requests(answers)
     assert not stuck, f"{len(stuck)} requests waited for the store: {stuck[:5]}"
     assert recovered_s <= timeouts.RECOVERY
-    row.expect(overshoot=0, refused=0, broken=0)
+    row.expect(refused=0, broken=0)
     return row
 
 
@@ -232,24 +237,17 @@ def stuck_requests(answers: Answers) -> tuple[Request, ...]:
     return tuple(each for each in answers.requests if each.duration_us >= stuck_us)
 
 
-def beyond(
-    answers: Answers, outages: Sequence[Outage], *, forgotten: bool = False
-) -> Mapping[str, int]:
-    """Return for each policy the requests of one caller that the store did not count.
+def promised(outages: Sequence[Outage], *, forgotten: bool = False) -> Promise:
+    """Return the requests beyond a policy that are promised for outages.
 
-    A store that lost its state (`forgotten`) has refilled every bucket.
+    Every policy but `DENY` may admit without the store during an outage. A store that lost its
+    state (`forgotten`) has refilled every bucket once.
     """
-    admitted = Counter(
-        (each.stream.policy, each.stream.caller)
-        for outage in outages
-        for each in _during(answers, outage).requests
-        if each.status == HTTPStatus.OK and each.stream.policy != DENY
+    spans = [_span(each) for each in outages]
+    return Promise(
+        without_store={policy: spans for policy in QUOTAS if policy != DENY},
+        lost={policy: quota.burst for policy, quota in QUOTAS.items() if forgotten},
     )
-    return {
-        policy: forgotten * quota.burst
-        + max((count for (name, _), count in admitted.items() if name == policy), default=0)
-        for policy, quota in QUOTAS.items()
-    }
 
 
 def _without_store(answers: Answers, outage: Outage) -> Answers:
@@ -261,4 +259,8 @@ def _without_store(answers: Answers, outage: Outage) -> Answers:
 
 def _during(answers: Answers, outage: Outage) -> Answers:
     """Return the requests of an outage, with those in flight at its start."""
-    return answers.between(outage.start_us - SECOND_US, outage.over_us)
+    return answers.between(*_span(outage))
+
+
+def _span(outage: Outage) -> tuple[int, int]:
+    return outage.start_us - SECOND_US, outage.over_us

@@ -17,6 +17,7 @@ from support import e2e_plot as plot
 from support.boards import BOARDS
 from support.e2e_figure import svg
 from support.e2e_report import Report, Run
+from support.e2e_tally import Tally
 
 PASSED, FAILED, INTERRUPTED = "passed", "failed", "interrupted"
 
@@ -26,11 +27,13 @@ class Ended:
     """Result of a test.
 
     Args:
+        title: Name of the test in words.
         docstring: Docstring of the test.
         result: `passed`, `failed`, `skipped`, or `interrupted` until the test has ended.
         message: Failure message, if any.
     """
 
+    title: str
     docstring: str
     result: str
     message: str = ""
@@ -42,6 +45,16 @@ class _Shown:
 
     run: Run
     plots: Sequence[Markup]
+
+
+@dataclass(frozen=True, slots=True)
+class _Proved:
+    """Tests of one function without figures; `first` is the first of them that did not pass."""
+
+    title: str
+    first: Ended
+    runs: int
+    passed: int
 
 
 class Page:
@@ -61,21 +74,28 @@ class Page:
         if phase.when == "teardown" and before and (phase.passed or before.result == FAILED):
             return
         begun = phase.when == "setup" and phase.passed
-        result = INTERRUPTED if begun else phase.outcome
-        self.ended[name] = Ended(docstring, result, message)
+        # A test that failed as `--broken` expects it.
+        expected = phase.skipped and hasattr(phase, "wasxfail")
+        result = INTERRUPTED if begun else PASSED if expected else phase.outcome
+        self.ended[name] = Ended(_title(name), docstring, result, message)
 
     def write(self) -> None:
         """Write the page with the results so far. Each plot is drawn only once."""
         for run in self.report.runs[len(self._shown) :]:
             self._shown.append(self._draw(run))
-        shown = {name: self._shown_of(self.report.folder / name) for name in self.ended}
+        tests = [
+            (name, ended, self._shown_of(self.report.folder / name))
+            for name, ended in self.ended.items()
+        ]
+        measured = [each for each in tests if each[2]]
+        without = {name: ended for name, ended, shown in tests if not shown}
         rows = [run.row for run in self.report.runs]
         starts = [run.answers.start_us for run in self.report.runs if run.answers.requests]
         for uid, picture in self.drawings.items():
             (self.report.folder / f"{uid}.svg").write_text(picture, encoding="utf-8")
         text = _template().render(
             summary=self.summary,
-            overshoot=sum(row.overshoot for row in rows),
+            total=sum((row.tally for row in rows), start=Tally()),
             admitted=sum(row.admitted for row in rows),
             permitted=sum(row.permitted for row in rows),
             began=datetime.fromtimestamp(min(starts) // SECOND_US, UTC) if starts else None,
@@ -85,7 +105,10 @@ class Page:
                 (uid, BOARDS[uid]["title"], _inline(picture, f"{uid}-"))
                 for uid, picture in self.drawings.items()
             ],
-            tests=[(name, self.ended[name], shown[name]) for name in self.ended],
+            ended=list(self.ended.values()),
+            measured=measured,
+            proved=_proved(without),
+            detailed=[each for each in tests if each[2] or each[1].message],
         )
         (self.report.folder / "index.html").write_text(text, encoding="utf-8")
 
@@ -103,7 +126,12 @@ class Page:
         return f"{passed} of {total} experiments passed: {failures}."
 
     def _shown_of(self, folder: Path) -> list[_Shown]:
-        return [each for each in self._shown if each.run.watch.folder.is_relative_to(folder)]
+        """Return the runs of a test that measured something."""
+        return [
+            each
+            for each in self._shown
+            if each.plots and each.run.watch.folder.is_relative_to(folder)
+        ]
 
     def _draw(self, run: Run) -> _Shown:
         if not run.answers.requests:
@@ -112,6 +140,36 @@ class Page:
         (run.watch.folder / "admitted.svg").write_text(plots[0], encoding="utf-8")
         number = len(self._shown)
         return _Shown(run, [_inline(each, f"{number}-{at}-") for at, each in enumerate(plots)])
+
+
+def _proved(tests: Mapping[str, Ended]) -> list[_Proved]:
+    """Return tests without figures, those of one function together."""
+    groups: dict[str, list[Ended]] = {}
+    for name, ended in tests.items():
+        groups.setdefault(name.partition("[")[0], []).append(ended)
+    return [
+        _Proved(
+            _title(function),
+            min(found, key=lambda each: each.result == PASSED),
+            len(found),
+            sum(each.result == PASSED for each in found),
+        )
+        for function, found in groups.items()
+    ]
+
+
+def _title(name: str) -> str:
+    """Return the name of a test in words: `test_a_b[c-d]` is `a b (c-d)`."""
+    function, _, parameters = name.removeprefix("test_").partition("[")
+    words = _words(function)
+    return f"{words} ({parameters.removesuffix(']')})" if parameters else words
+
+
+def _words(name: str) -> str:
+    """Return a name in words, with the unit of a figure after a comma."""
+    words = name.removesuffix("_s").removesuffix("_ms").replace("_", " ")
+    unit = {"_ms": ", ms", "_s": ", seconds"}
+    return words + next((text for end, text in unit.items() if name.endswith(end)), "")
 
 
 def _inline(picture: str, prefix: str) -> Markup:
@@ -129,6 +187,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     made.filters["figure"] = _figure
+    made.filters["words"] = _words
     return made.get_template("e2e_page.html")
 
 

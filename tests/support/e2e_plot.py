@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from operator import add
 from typing import Any, Final, Literal
 
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from support import e2e_series as series
 from support.e2e_figure import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from support.e2e_load import Answers
 from support.e2e_report import Run
+from support.e2e_tally import tally
 
 _PODS: Final = (SKY, ORANGE, GREEN, YELLOW, PURPLE, BLUE)
 _HATCHES: Final = ("", "////", "\\\\\\\\", "----", "||||")
@@ -51,14 +53,16 @@ def answers(run: Run) -> Figure:
 
 
 def _draw_policy(panel: Axes, run: Run, policy: str, at: Sequence[int]) -> None:
-    quota, above = run.quotas[policy], run.beyond.get(policy, 0)
+    quota = run.quotas[policy]
     mine = run.answers.of(policy=policy)
     at = series.times_of(mine, at)
     seconds = drawn.seconds(run, at)
     admitted_count = series.admitted_by_clients(mine, at)
     due = series.permitted_to_all(quota, mine, at)
-    most = series.permitted_to_all(quota, mine, at, beyond=above)
-    over = series.overshoot_of_all(quota, mine, beyond=above)
+    promised = series.promised_to_all(mine, policy, run.promise, at)
+    most = list(map(add, due, promised))
+    found = tally(policy, quota, mine, run.promise)
+    over = found.beyond_promise
     step: Literal["post"] | None = None if quota.algorithm is Algorithm.TOKEN_BUCKET else "post"
     limit: dict[str, Any] = {
         "color": VERMILION,
@@ -66,8 +70,8 @@ def _draw_policy(panel: Axes, run: Run, policy: str, at: Sequence[int]) -> None:
         "drawstyle": f"steps-{step}" if step else "default",
     }
     panel.plot(seconds, due, label="permitted", **limit)
-    if above:
-        panel.plot(seconds, most, ls=":", label="permitted in an outage of the store", **limit)
+    if promised[-1]:
+        panel.plot(seconds, most, ls=":", label="promised in an outage of the store", **limit)
     panel.plot(seconds, admitted_count, color=BLACK, lw=1.2, label="admitted, counted by clients")
     # Requests that a pod admitted between the last reading of its counters and its end.
     unseen: dict[str, Any] = {"color": _UNSEEN, "lw": 0, "label": "counted only by clients"}
@@ -83,7 +87,8 @@ def _draw_policy(panel: Axes, run: Run, policy: str, at: Sequence[int]) -> None:
     panel.set_ylabel("requests")
     panel.set_title(f"{policy}: {_described(quota, mine)}", loc="left")
     panel.set_title(
-        f"admitted {admitted_count[-1]} of {most[-1]} permitted, overshoot {over}",
+        f"admitted {admitted_count[-1]} of {due[-1]}; beyond the policy {found.beyond_policy}, "
+        f"the promise {over}",
         loc="right",
         color=VERMILION if over else BLACK,
         weight="bold" if over else "normal",

@@ -1,21 +1,33 @@
-"""Figures of the experiments: one row each, as a table and as JSON."""
+"""Figures of the experiments: one row each, as a table and as JSON.
+
+A row has three tallies of overshoot: requests beyond the policy, those of them that the fault of
+the experiment explains, and those beyond what is promised for that fault, which must be none.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
+from typing import Final
 
 from fleetlimit.core.decision import Outcome
 from fleetlimit.core.quota import Quota
 from support import e2e_timeouts as timeouts
 from support.e2e_load import Answers
-from support.e2e_series import overshoot_of_all, permitted_to_all
+from support.e2e_series import permitted_to_all
 from support.e2e_setup import QUOTAS
+from support.e2e_tally import LEAST_OFFERED, Offered, Promise, Tally, offered, tally
 from support.e2e_watch import Watch
 from support.eventually import eventually
 
 _ADMITTED = (Outcome.ALLOWED, Outcome.FAIL_OPEN)
 _REJECTED = (Outcome.DENIED,)
+NO_PROMISE: Final = Promise()
+"""Promise of an experiment without a fault of the store: no request beyond the policy."""
+
+
+class OvershootError(AssertionError):
+    """Requests were admitted beyond what is promised. A broken limiter must raise it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,9 @@ class Row:
         permitted: Requests that the policies permit to those callers in that time.
         admitted: Admitted requests.
         denied: Requests rejected with 429.
-        overshoot: Requests admitted above the limit of their caller.
+        offered: Requests sent as a multiple of those permitted, by phase: the lowest of any caller
+            under any policy.
+        tally: Requests admitted beyond the policies.
         audited: Highest overshoot that the audit of a replica reported.
         server_errors: Responses with 5xx.
         refused: Connections refused.
@@ -46,7 +60,8 @@ class Row:
     permitted: int
     admitted: int
     denied: int
-    overshoot: int
+    offered: Mapping[str, float]
+    tally: Tally
     audited: int
     server_errors: int
     refused: int
@@ -62,6 +77,21 @@ class Row:
     def tallies_agree(self) -> bool:
         """Whether the tallies of clients, counters and logs agree."""
         return self.counters == (self.admitted, self.denied) and self.logged == self.denied
+
+    @property
+    def least_offered(self) -> float:
+        """Lowest multiple of the permitted requests sent in any phase; 0 without a limit."""
+        return min(self.offered.values(), default=0.0)
+
+    @property
+    def beyond_policy(self) -> int:
+        """Requests admitted beyond the policies."""
+        return self.tally.beyond_policy
+
+    @property
+    def beyond_promise(self) -> int:
+        """Requests admitted beyond what is promised for the fault of the experiment."""
+        return self.tally.beyond_promise
 
     def expect(self, **figures: float) -> None:
         """Compare figures with expected values.
@@ -79,7 +109,7 @@ class Row:
         Raises:
             AssertionError: A figure differs; the message has both values.
         """
-        self.expect(overshoot=0, audited=0, server_errors=0, refused=0, broken=0)
+        self.expect(beyond_policy=0, audited=0, server_errors=0, refused=0, broken=0)
         self.expect_use()
 
     def expect_pods(self, count: int) -> None:
@@ -115,14 +145,33 @@ class Run:
         answers: Results of the requests.
         watch: Observations of the pods.
         quotas: Limit of each policy.
-        beyond: Requests of one caller above its quota that an outage permits, by policy.
+        promise: Requests beyond the policies that are promised for the fault of the experiment.
+        offered: Requests that each caller sent in each phase under each policy.
     """
 
     row: Row
     answers: Answers
     watch: Watch
     quotas: Mapping[str, Quota]
-    beyond: Mapping[str, int]
+    promise: Promise
+    offered: Sequence[Offered]
+
+    def expect_proof(self) -> None:
+        """Expect no request beyond what is promised, and enough requests to show one.
+
+        Raises:
+            OvershootError: Requests were admitted beyond what is promised.
+            AssertionError: In a phase, a caller sent less than `LEAST_OFFERED` times its limit.
+        """
+        row = self.row
+        if row.beyond_promise:
+            raise OvershootError(f"{row.experiment}: {row.tally}")
+        little = [each for each in self.offered if each.share < LEAST_OFFERED]
+        assert self.offered, f"{row.experiment}: no caller sent a request under a policy"
+        assert not little, (
+            f"{row.experiment}: expected {LEAST_OFFERED} times the permitted requests of each "
+            f"caller in each phase, seen {little[:5]}"
+        )
 
 
 def measure(
@@ -131,17 +180,18 @@ def measure(
     watch: Watch,
     more: Mapping[str, object] | None = None,
     *,
-    beyond: Mapping[str, int] | None = None,
+    promise: Promise = NO_PROMISE,
+    quotas: Mapping[str, Quota] = QUOTAS,
 ) -> Run:
     """Return the figures and raw data of an experiment; `more` are figures that only it has."""
     watch.read_counters()
-    allowed, over = 0, 0
-    for policy, quota in QUOTAS.items():
+    allowed, over = 0, Tally()
+    for policy, quota in quotas.items():
         mine = answers.of(policy=policy)
         if mine.requests:
-            above = (beyond or {}).get(policy, 0)
-            allowed += permitted_to_all(quota, mine, [mine.end_us], beyond=above)[0]
-            over += overshoot_of_all(quota, mine, beyond=above)
+            allowed += permitted_to_all(quota, mine, [mine.end_us])[0]
+            over += tally(policy, quota, answers, promise)
+    sent = tuple(offered(answers, watch.marks, quotas))
     policies = {each.stream.policy for each in answers.requests}
     pods = {
         pod: tuple(
@@ -162,6 +212,10 @@ def measure(
         allowed,
         answers.admitted,
         answers.denied,
+        {
+            phase: round(min(each.share for each in sent if each.phase == phase), 2)
+            for phase in dict.fromkeys(each.phase for each in sent)
+        },
         over,
         watch.audited,
         len(answers.server_errors),
@@ -174,7 +228,7 @@ def measure(
         {pod: (each[0], each[1]) for pod, each in pods.items()},
         more or {},
     )
-    return Run(row, answers, watch, QUOTAS, beyond or {})
+    return Run(row, answers, watch, quotas, promise, sent)
 
 
 class Report:
@@ -200,19 +254,23 @@ class Report:
         watch: Watch,
         more: Mapping[str, object] | None = None,
         *,
-        beyond: Mapping[str, int] | None = None,
+        promise: Promise = NO_PROMISE,
+        quotas: Mapping[str, Quota] = QUOTAS,
     ) -> Row:
-        """Add an experiment once its three tallies agree.
+        """Add an experiment once the tallies of clients, counters and logs agree.
 
         The arguments are those of `measure`.
 
         Raises:
-            AssertionError: They disagree; the report has the experiment nevertheless.
+            OvershootError: Requests were admitted beyond what is promised.
+            AssertionError: The tallies disagree, or a caller sent too little for a proof.
+
+        The report has the experiment nevertheless.
         """
         runs: list[Run] = []
 
         def measured_row() -> Row:
-            runs[:] = [measure(experiment, answers, watch, more, beyond=beyond)]
+            runs[:] = [measure(experiment, answers, watch, more, promise=promise, quotas=quotas)]
             row = runs[0].row
             tallies = f"counters have {row.counters}, logs {row.logged} denials"
             assert row.tallies_agree, tallies
@@ -220,15 +278,18 @@ class Report:
 
         seen = f"{answers.admitted} admitted and {answers.denied} denied, as counted by clients"
         try:
-            return eventually(measured_row, within=timeouts.TALLIES_AGREE, what=seen)
+            row = eventually(measured_row, within=timeouts.TALLIES_AGREE, what=seen)
         finally:
             for run in runs:
                 self.add(run)
+        runs[0].expect_proof()
+        return row
 
     def table(self) -> list[str]:
         """Return the rows as lines for a terminal."""
         head = (
-            *("experiment", "sent", "permitted", "admitted", "429", "over", "audit"),
+            *("experiment", "sent", "permitted", "admitted", "429", "least sent"),
+            *("beyond the policy", "by fallback", "by lost state", "beyond the promise", "audit"),
             *("5xx", "refused", "broken", "p99 ms", "max ms", "counters", "logged", "pods"),
         )
         lines = [head, *(_cells(run.row) for run in self.runs)]
@@ -241,7 +302,7 @@ def _write_raw_data(run: Run) -> None:
 
     A request is `[policy, caller, sent_us, duration_us, status]`, with its fault in place of a
     missing status. A reading is `[at_us, pod, [[policy, outcome, count], ...]]`, a mark is
-    `[at_us, what]`, and an allowance beyond the quota is `[policy, count]`.
+    `[at_us, what]`, and the load of a phase is `[phase, policy, caller, sent, permitted]`.
     """
     raw: dict[str, list[tuple[object, ...]]] = {
         "requests": [
@@ -259,7 +320,7 @@ def _write_raw_data(run: Run) -> None:
             for each in run.watch.readings
         ],
         "marks": [(each.at_us, each.what) for each in run.watch.marks],
-        "beyond": [*run.beyond.items()],
+        "offered": [astuple(each) for each in run.offered],
     }
     for name, found in raw.items():
         text = json.dumps(found, separators=(",", ":"))
@@ -268,7 +329,9 @@ def _write_raw_data(run: Run) -> None:
 
 def _cells(row: Row) -> tuple[str, ...]:
     figures = (
-        *(row.sent, row.permitted, row.admitted, row.denied, row.overshoot, row.audited),
+        *(row.sent, row.permitted, row.admitted, row.denied, f"{row.least_offered:g} x"),
+        *(row.tally.beyond_policy, row.tally.by_fallback, row.tally.by_lost_state),
+        *(row.tally.beyond_promise, row.audited),
         *(row.server_errors, row.refused, row.broken, row.p99_ms, row.slowest_ms),
         f"{row.counters[0]}+{row.counters[1]}",
         row.logged,

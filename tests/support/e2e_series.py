@@ -10,6 +10,7 @@ from fleetlimit.core.quota import Quota
 from fleetlimit.demo.expected import max_admitted
 from support.e2e_load import Answers
 from support.e2e_overshoot import overshoot
+from support.e2e_tally import Promise, by_caller
 from support.e2e_watch import Reading
 
 KINDS: Final = ("200", "429", "503", "other 5xx", "other", "no answer")
@@ -32,7 +33,7 @@ def times(start_us: int, end_us: int, *, least_us: int = _STEPS_US[0]) -> list[i
 
 def times_of(answers: Answers, at: Sequence[int]) -> list[int]:
     """Return the times after the first request, and the time of each caller's first request."""
-    firsts = {mine.start_us for mine in _by_caller(answers)}
+    firsts = {mine.start_us for mine in by_caller(answers)}
     return sorted({*firsts, *(each for each in at if each > min(firsts))})
 
 
@@ -57,30 +58,40 @@ def admitted_by_pods(
     return {pod: [_between(points, each) for each in at] for pod, points in seen.items()}
 
 
-def permitted_to_all(
-    quota: Quota, answers: Answers, at: Sequence[int], *, beyond: int = 0
-) -> list[int]:
+def permitted_to_all(quota: Quota, answers: Answers, at: Sequence[int]) -> list[int]:
     """Return the number of requests that a limit had permitted to all callers at each time.
 
-    The permitted number of a caller grows from its first request, with `beyond` further requests,
-    to its last.
+    The permitted number of a caller grows from its first request to its last.
     """
-    spans = [(mine.start_us, mine.end_us) for mine in _by_caller(answers)]
+    spans = [(mine.start_us, mine.end_us) for mine in by_caller(answers)]
     return [
-        sum(
-            max_admitted([quota], start, min(each, end)) + beyond
-            for start, end in spans
-            if start <= each
-        )
+        sum(max_admitted([quota], start, min(each, end)) for start, end in spans if start <= each)
         for each in at
     ]
 
 
-def overshoot_of_all(quota: Quota, answers: Answers, *, beyond: int = 0) -> int:
-    """Return the sum of the overshoot of all callers, with `beyond` further requests for each."""
-    return sum(
-        max(0, overshoot(quota, mine.admitted_spans) - beyond) for mine in _by_caller(answers)
+def promised_to_all(
+    answers: Answers, policy: str, promise: Promise, at: Sequence[int]
+) -> list[int]:
+    """Return the requests beyond its limit that a policy was promised to admit until each time.
+
+    They are the requests that it admitted without the store, and those that lost state admits again
+    to each caller, from the first request on.
+    """
+    mine = answers.of(policy=policy)
+    spans = promise.without_store.get(policy, ())
+    without_store = sorted(
+        done_us
+        for sent_us, done_us in mine.admitted_spans
+        if any(start_us <= sent_us < end_us for start_us, end_us in spans)
     )
+    lost = promise.lost.get(policy, 0) * len(by_caller(mine))
+    return [bisect_right(without_store, each) + lost for each in at]
+
+
+def overshoot_of_all(quota: Quota, answers: Answers) -> int:
+    """Return the sum of the overshoot of all callers."""
+    return sum(overshoot(quota, mine.admitted_spans) for mine in by_caller(answers))
 
 
 def kinds(answers: Answers, at: Sequence[int]) -> Mapping[str, list[float]]:
@@ -120,12 +131,6 @@ def rows(starts: Sequence[float], lengths: Sequence[float]) -> list[int]:
         free[: row + 1] = [start] * (row + 1)
         found.append(row)
     return found[::-1]
-
-
-def _by_caller(answers: Answers) -> list[Answers]:
-    return [
-        answers.of(caller=caller) for caller in {each.stream.caller for each in answers.requests}
-    ]
 
 
 def _between(points: Sequence[tuple[int, int]], at_us: int) -> float:

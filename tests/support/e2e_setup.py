@@ -17,14 +17,15 @@ stall for longer than the default of 50 ms."""
 EXPERIMENTS: Final = (
     *("many-pods", "killed", "rolling", "scaled", "autoscaled", "drained", "store", "cut-off"),
     *("paused", "slow", "reload", "change-of-store", "external-tls", "sentinel", "shards", "moved"),
-    *("observed", "collector-down", "collector-frozen"),
+    *("observed", "collector-down", "collector-frozen", "prefetched"),
 )
 QUOTAS: Final = {
-    "bucket": rate_quota("120/minute", burst=20),
-    "fixed": rate_quota("20 per 10 s", algorithm=Algorithm.FIXED_WINDOW),
-    "sliding": rate_quota("20 per 10 s", algorithm=Algorithm.SLIDING_WINDOW),
+    "bucket": rate_quota("30/minute", burst=6),
+    "fixed": rate_quota("4 per 10 s", algorithm=Algorithm.FIXED_WINDOW),
+    "sliding": rate_quota("4 per 10 s", algorithm=Algorithm.SLIDING_WINDOW),
     "spoofed": rate_quota("10/hour"),
 }
+"""Limits so low that four requests per second are twice what a caller may have within seconds."""
 TIERS: Final = ("free", "pro")
 """Tiers of the callers, in turn."""
 ALGORITHMS: Final = ("bucket", "fixed", "sliding")
@@ -45,15 +46,15 @@ identity:
 policies:
   - name: bucket
     match: {methods: [GET], routes: ["/items/{item_id}"]}
-    limits: [{rate: 120/minute, burst: 20}]
+    limits: [{rate: 30/minute, burst: 6}]
     on_store_error: local
   - name: fixed
     match: {methods: [POST], routes: [/exports]}
-    limits: [{rate: 20 per 10 s, algorithm: fixed_window}]
+    limits: [{rate: 4 per 10 s, algorithm: fixed_window}]
     on_store_error: deny
   - name: sliding
     match: {methods: [GET], routes: [/whoami]}
-    limits: [{rate: 20 per 10 s, algorithm: sliding_window}]
+    limits: [{rate: 4 per 10 s, algorithm: sliding_window}]
     on_store_error: allow
   - name: spoofed
     match: {methods: [GET], routes: [/stream]}

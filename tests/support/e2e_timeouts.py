@@ -14,12 +14,18 @@ COMMAND: Final = 60
 """Response of the API server."""
 AUTOSCALED: Final = 200
 """Scaling to the number of pods that the load needs; the autoscaler runs every 15 seconds."""
+UNSCHEDULED: Final = 20
+"""Proof that pods are not scheduled or a drain does not end, which otherwise takes seconds."""
+DRAINED: Final = 240
+"""Drain of a node with some pods of each values file, evicted one after another in each release."""
 POD: Final = 90
 """Start of a pod, or its readiness after a fault."""
 LOAD_ENDS: Final = 60
 """End of the load's pod after its own duration."""
 POLICIES_APPLIED: Final = 90
 """Delivery of a changed ConfigMap to every pod: the kubelet's period and its cache."""
+OFFERED: Final = 120
+"""Requests of a phase: twice what each caller may have, at the rate of the load."""
 TALLIES_AGREE: Final = 30
 """Agreement of logs and clients: summaries of sampled denials are logged after their window."""
 AUDITED: Final = 60

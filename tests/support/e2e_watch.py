@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from fleetlimit.core.decision import Outcome, Source
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.names import MetricSpec
 from support import e2e_timeouts as timeouts
@@ -23,6 +24,9 @@ from support.eventually import eventually
 Series = tuple[str, ...]
 """Name of a metric and the values of its labels, ordered by label name."""
 
+_CHECKS = f"{names.CHECK_DURATION.name}_count"
+"""Metric of the checks by the source of the decision."""
+_WITHOUT_STORE = {Outcome.FAIL_OPEN, Outcome.FAIL_CLOSED}
 _UNREACHABLE = (urllib.error.URLError, ConnectionError, TimeoutError)
 
 
@@ -43,10 +47,17 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Event of an experiment, such as a fault; its time is in microseconds since the epoch."""
+    """Event of an experiment, such as a fault.
+
+    Args:
+        at_us: Time in microseconds since the epoch.
+        what: Name of the event.
+        begins: Whether a phase of the experiment begins, of the same name.
+    """
 
     at_us: int
     what: str
+    begins: bool = False
 
 
 class Watch:
@@ -63,6 +74,7 @@ class Watch:
         self.readings: list[Reading] = []
         self.marks: list[Mark] = []
         self.audited = 0
+        self._at_begin: Counter[str] = Counter()
         self._cluster = release.cluster
         self._pods = release.pods
         self._replicas = f"{release.pods}?labelSelector={release.selector}"
@@ -132,8 +144,21 @@ class Watch:
 
     def mark(self, what: str) -> int:
         """Record an event, and return the current time in microseconds since the epoch."""
-        self.marks.append(Mark(time.time_ns() // 1000, what))
-        return self.marks[-1].at_us
+        return self._add(what)
+
+    def begin(self, what: str) -> int:
+        """Begin a phase, and return the current time in microseconds since the epoch.
+
+        The phase before the first one begins with the load.
+        """
+        self.read_counters()
+        self._at_begin = self._decided_by_policy()
+        return self._add(what, begins=True)
+
+    @property
+    def began_us(self) -> int:
+        """Start of the current phase, in microseconds since the epoch; 0 before the first one."""
+        return max((each.at_us for each in self.marks if each.begins), default=0)
 
     def read_counters(self) -> None:
         """Read the counters of all pods once, and follow the logs of new pods."""
@@ -154,9 +179,39 @@ class Watch:
         """Return the number of such decisions of all pods since the start."""
         return sum(each[policy, outcome] for each in self.decisions().values())
 
+    def decided_in_phase(self, policy: str) -> int:
+        """Return the number of all decisions of a policy since the current phase began."""
+        return self._decided_by_policy()[policy] - self._at_begin[policy]
+
     def counted(self, counter: MetricSpec) -> Mapping[str, Counter[Series]]:
         """Return the increase of a counter since the start, by pod and values of its labels."""
-        return {pod: self._counted(pod, counter) for pod in list(self._last)}
+        return {pod: self._counted(pod, counter.name) for pod in list(self._last)}
+
+    def expect_no_store_errors(self) -> None:
+        """Expect that the store decided every check, and refused no other call.
+
+        A report or a probe may time out while a busy machine starts the pods of the load.
+
+        Raises:
+            AssertionError: A pod decided without the store, or a call failed for another reason.
+        """
+        assert not self.decided_locally()
+        decided = sum(self.decisions().values(), start=Counter[tuple[str, str]]())
+        assert {outcome for _, outcome in decided}.isdisjoint(_WITHOUT_STORE), decided
+        errors = sum(self.counted(names.STORE_ERRORS).values(), start=Counter[Series]())
+        assert set(errors) <= {("timeout",)}, errors
+
+    def checks_by_source(self) -> Counter[str]:
+        """Return the checks of all pods since the start, by the source of the decision."""
+        found: Counter[str] = Counter()
+        for pod in list(self._last):
+            for (source,), count in self._counted(pod, _CHECKS).items():
+                found[source] += count
+        return found
+
+    def decided_locally(self) -> int:
+        """Return the number of checks that pods decided without the store since the start."""
+        return self.checks_by_source()[Source.LOCAL]
 
     def logged(self, pod: str = "") -> Counter[str]:
         """Return the rejections by policy in the log of a pod, or in all logs, since the start."""
@@ -171,18 +226,29 @@ class Watch:
         """Return the time of the last reading of a pod, in microseconds since the epoch."""
         return max((each.at_us for each in self.readings if each.pod == pod), default=0)
 
+    def _decided_by_policy(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for decided in self.decisions().values():
+            for (policy, _), count in decided.items():
+                found[policy] += count
+        return found
+
+    def _add(self, what: str, *, begins: bool = False) -> int:
+        self.marks.append(Mark(time.time_ns() // 1000, what, begins))
+        return self.marks[-1].at_us
+
     def _decisions(self, pod: str) -> Counter[tuple[str, str]]:
-        counts = self._counted(pod, names.DECISIONS)
+        counts = self._counted(pod, names.DECISIONS.name)
         # Labels are ordered by name.
         return Counter({(policy, outcome): count for (outcome, policy), count in counts.items()})
 
-    def _counted(self, pod: str, counter: MetricSpec) -> Counter[Series]:
+    def _counted(self, pod: str, metric: str) -> Counter[Series]:
         first = self._first.get(pod, {})
         return Counter(
             {
                 series[1:]: int(value - first.get(series, 0))
                 for series, value in self._last[pod].items()
-                if series[0] == counter.name
+                if series[0] == metric
             }
         )
 

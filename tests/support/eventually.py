@@ -10,7 +10,7 @@ from support import e2e_timeouts as timeouts
 
 Found = TypeVar("Found")
 
-PATIENCE_SECONDS: Final = 60.0
+PATIENCE_SECONDS: Final = 180.0
 """Time limit of a wait for a task or a local process. Only a failing test waits so long."""
 LOCAL_POLL_S: Final = 0.02
 """Interval between two polls of a process of this machine."""

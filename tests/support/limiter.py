@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
 from fleetlimit.core.charge import Adjustment, Charge
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
 from fleetlimit.errors import StoreError, StoreUnavailable
 from fleetlimit.limiter.circuit_breaker import BreakerSettings

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 
 from fleetlimit.policy_file import PolicyFile
+from support.eventually import PATIENCE_SECONDS
 
 PRODUCT_EXAMPLE = """\
 version: 1
@@ -98,7 +99,7 @@ class RecordingListener:
 
     async def next(self) -> None:
         """Wait for the next callback."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_SECONDS):
             await self._changed.wait()
         self._changed = anyio.Event()
 
@@ -121,8 +122,17 @@ def schema_accepts(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any
 
 
 def _has_type(schema: Mapping[str, Any], value: Any) -> bool:
-    types = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
-    return "type" not in schema or isinstance(value, types[schema["type"]])
+    types: dict[str, type] = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "boolean": bool,
+        "number": float,
+    }
+    names = schema.get("type", [*types])
+    names = [names] if isinstance(names, str) else names
+    return isinstance(value, tuple(types[name] for name in names)) or "type" not in schema
 
 
 def _has_valid_contents(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> bool:

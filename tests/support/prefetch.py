@@ -1,15 +1,50 @@
 """Checks of one caller under policies with prefetch."""
 
 import asyncio
+from collections.abc import Sequence
 
+from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision
 from fleetlimit.core.subject import Principal, Subject
-from support.limiter import Bench, fixed_window, rate_policy, remaining
+from fleetlimit.limiter.ports import AcquireResult
+from support.limiter import Bench, FakeStore, fixed_window, rate_policy, remaining
 
 BUCKET = rate_policy("p", "100/minute", prefetch=0.1)
-"""The bucket holds 90 units, and a prefetch of 10 lives for 6 s."""
+"""A unit is refilled in 0.6 s. A prefetch has at most 10 units, and lives for at most 6 s."""
 WINDOW = rate_policy("w", fixed_window(100), prefetch=0.1)
 ANN = Subject(principal=Principal("ann"))
+
+
+class RecordingStore(FakeStore):
+    """Fake store that keeps the charges of each call."""
+
+    charges: list[Sequence[Charge]]
+
+    async def acquire(self, charges: Sequence[Charge], *, dry_run: bool = False) -> AcquireResult:
+        """Keep the charges, and decide in memory."""
+        if not dry_run:
+            self.charges.append(charges)
+        return await super().acquire(charges, dry_run=dry_run)
+
+
+class AheadBench(Bench):
+    """Limiter whose store keeps the charges of each call."""
+
+    store: RecordingStore
+
+    def make_store(self) -> RecordingStore:
+        """Return the store of the limiter."""
+        store = RecordingStore(self.clock)
+        store.charges = []
+        return store
+
+    def acquired(self) -> list[tuple[int, int]]:
+        """Return the units of each charge, and the microseconds that it was spent ahead."""
+        return [(each.units, each.ahead_us) for charges in self.store.charges for each in charges]
+
+    def prefetched(self) -> bool:
+        """Return whether the prefetcher has state of a bucket."""
+        return bool(self.limiter._gateway._prefetcher._buckets)
 
 
 def remaining_of(decision: Decision) -> int:

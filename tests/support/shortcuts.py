@@ -8,9 +8,8 @@ import functools
 import sys
 from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Any, Final
-
-import pytest
+from importlib import import_module
+from typing import Any, Final, Protocol
 
 from fleetlimit.cli import main
 from fleetlimit.limiter.denial_cache import DenialCache
@@ -41,7 +40,7 @@ ALL_OR_NONE: Final = {name: VARIANTS[name] for name in ("all", "none")}
 def _never_coalesce(
     calls: Iterable[ScriptCall], _slot_of: Callable[[str], int]
 ) -> list[ScriptCommand]:
-    return [ScriptCommand([call]) for call in calls]
+    return [*calls]
 
 
 _PATCHES: Final[dict[Shortcut, tuple[str, Any]]] = {
@@ -54,12 +53,28 @@ _PATCHES: Final[dict[Shortcut, tuple[str, Any]]] = {
 }
 
 
-def disable(shortcuts: Iterable[Shortcut], patch: pytest.MonkeyPatch) -> None:
+class Patch(Protocol):
+    """The part of `pytest.MonkeyPatch` that is used. A served process does not import pytest."""
+
+    def setattr(self, target: str, value: Any, /) -> None:
+        """Set an attribute by its full name."""
+
+
+class LastingPatch:
+    """Patch that is never undone."""
+
+    def setattr(self, target: str, value: Any, /) -> None:
+        """Set an attribute by its full name."""
+        module, _, attribute = target.rpartition(".")
+        setattr(import_module(module), attribute, value)
+
+
+def disable(shortcuts: Iterable[Shortcut], patch: Patch) -> None:
     """Disable shortcuts until the patch is undone."""
     for shortcut in shortcuts:
         patch.setattr(*_PATCHES[shortcut])
 
 
 if __name__ == "__main__":
-    disable(map(Shortcut, sys.argv.pop(1).split(",")), pytest.MonkeyPatch())
+    disable(map(Shortcut, sys.argv.pop(1).split(",")), LastingPatch())
     main()

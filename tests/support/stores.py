@@ -16,9 +16,10 @@ from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.credentials import Credentials
 from fleetlimit.stores.redis.store import RedisStore
+from support.eventually import PATIENCE_SECONDS
 
 MINUTE_US = 60 * SECOND_US
-LONG_TIMEOUTS = Timeouts(connect=10.0, operation=10.0)
+LONG_TIMEOUTS = Timeouts(connect=PATIENCE_SECONDS, operation=PATIENCE_SECONDS)
 """For tests without timeouts, because a shared machine may pause."""
 SHORT_TIMEOUTS = Timeouts(connect=0.3, operation=0.1)
 """For tests of a store that does not reply."""
@@ -102,7 +103,7 @@ def redis_store(
 @contextlib.asynccontextmanager
 async def raises_store_error(expected: type[StoreError], kind: str) -> AsyncIterator[None]:
     """Expect an error of this kind, and fail if the code hangs."""
-    with anyio.fail_after(20), pytest.raises(expected) as caught:
+    with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(expected) as caught:
         yield
     assert caught.value.kind == kind
 

@@ -10,7 +10,8 @@ from httpx2 import Headers, Response
 from starlette.types import ASGIApp, Message, Scope
 
 from fleetlimit.core.charge import Adjustment, Charge
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import IdentityError, StoreUnavailable
 from fleetlimit.identity import ClientAddressResolver, RequestIdentifier
@@ -21,6 +22,7 @@ from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.testing import ManualClock
 from fleetlimit.web import wiring
+from fleetlimit.web.header_layout import HeaderSpec
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 from support.eventually import PATIENCE_SECONDS
@@ -80,7 +82,7 @@ class LimiterBench:
     def __init__(
         self,
         *policies: Policy,
-        header_format: HeaderFormat = HeaderFormat.DRAFT_11,
+        header_format: HeaderSpec = HeaderFormat.DRAFT_11,
         reject_invalid: bool = False,
     ) -> None:
         self.clock = ManualClock()

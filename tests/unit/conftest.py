@@ -12,6 +12,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from fleetlimit.telemetry.logs.server_log import SAMPLED_LOGGERS
+
+_CONFIGURED_LOGGERS = {"", "uvicorn", "uvicorn.access", "uvicorn.asgi", *SAMPLED_LOGGERS}
+"""Loggers that `configure_logging` changes (the empty name: the root logger)."""
+
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,15 +30,19 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def unconfigured_logging() -> Iterator[None]:
     """Log as inside an app with its own logging, and restore what other tests configured."""
     configured, config = structlog.is_configured(), structlog.get_config()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    loggers = [*map(logging.getLogger, _CONFIGURED_LOGGERS)]
+    before = [(each, each.handlers[:], each.filters[:]) for each in loggers]
+    levels = [(each, each.level, each.propagate) for each in loggers]
     structlog.reset_defaults()
     yield
     structlog.reset_defaults()
     if configured:
         structlog.configure(**config)
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    for logger, handlers, filters in before:
+        logger.handlers[:], logger.filters[:] = handlers, filters
+    for logger, level, propagate in levels:
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @pytest.fixture

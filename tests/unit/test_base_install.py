@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from support import base_install
+from support.eventually import PATIENCE_SECONDS
 
 EXTRAS = (
     *("jwt", "cryptography"),
@@ -22,7 +23,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
 
 
@@ -33,7 +34,9 @@ def without(*modules: str) -> str:
 
 def test_base_installation_limits_an_app() -> None:
     """An app is limited without any extra, and a `jwt` section names the extra that it needs."""
-    subprocess.run([sys.executable, base_install.__file__, *EXTRAS], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, base_install.__file__, *EXTRAS], check=True, timeout=PATIENCE_SECONDS
+    )
 
 
 def test_command_without_typer_names_the_extra() -> None:

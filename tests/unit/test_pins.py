@@ -86,6 +86,24 @@ def test_base_images_have_one_digest() -> None:
     assert all(_PINNED_IMAGE.fullmatch(each) for each in images.values())
 
 
+def test_images_have_one_version() -> None:
+    """Compose file, manifests, chart and script of CI name the versions of the kind cluster."""
+    pinned = dict(
+        re.findall(r"=([\w./-]+):(v?\d[\w.-]*)$", _read("deploy/kind/images.env"), re.MULTILINE)
+    )
+    files = [
+        ROOT / "deploy/compose.yaml",
+        ROOT / "charts/fleetlimit/Chart.yaml",
+        ROOT / ".ci/offline",
+        *(ROOT / "deploy/observability").glob("*.yaml"),
+        *(ROOT / "deploy/kind").rglob("*.yaml"),
+    ]
+    image = re.compile(rf"({'|'.join(map(re.escape, pinned))}):(v?\d[\w.-]*)")
+    named = [(file.name, *found) for file in files for found in image.findall(file.read_text())]
+    assert {name for _, name, _ in named} >= {"valkey/valkey", "quay.io/prometheus/prometheus"}
+    assert [each for each in named if each[2] != pinned[each[1]]] == []
+
+
 @pytest.mark.parametrize("path", ["Dockerfile", "deploy/images/valkey/Dockerfile"])
 def test_images_install_from_hashed_files_only(path: str) -> None:
     """Each pip command verifies hashes, or installs the wheel that was built before."""

@@ -33,13 +33,25 @@ def folder_of(file: Path) -> str:
     return "/".join(parts[: 3 if parts[1:2] in {("fleetlimit",), ("unit",)} else 2])
 
 
-FILES = sorted(file for folder in SOURCES for file in (ROOT / folder).rglob("*.py"))
+FILES = sorted(
+    file
+    for folder in SOURCES
+    for file in (ROOT / folder).rglob("*.py")
+    # Environments of the benchmarks.
+    if not any(part.startswith(".") for part in file.relative_to(ROOT).parts)
+)
 FOLDERS = sorted({folder_of(file) for file in FILES})
 
 
 def prose_of(file: Path) -> Iterator[tuple[int, str]]:
-    """Return the lines of all docstrings and comments with their numbers."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    """Return the lines of all docstrings and comments with their numbers.
+
+    A file without any of the words has no lines to look at: to parse all files takes seconds.
+    """
+    text = file.read_text(encoding="utf-8")
+    if not any(pattern.search(text) for pattern, _ in _PATTERNS):
+        return
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             yield from enumerate(str(node.value.value).splitlines(), node.lineno)
     with file.open("rb") as stream:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import structlog
@@ -11,11 +11,16 @@ from redis.credentials import CredentialProvider
 from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.errors import ConfigError
+from fleetlimit.limiter.circuit_breaker import BreakerSettings
+from fleetlimit.limiter.events import Observer
+from fleetlimit.limiter.failure_log import FailureLog
+from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.stores.memory import MemoryStore, wall_clock_us
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.credentials import Credentials
 from fleetlimit.stores.redis.store import RedisStore
+from fleetlimit.telemetry import PrometheusMetrics
 from fleetlimit.telemetry.tracing.limiter import OpenTelemetryTracer
 
 
@@ -72,6 +77,11 @@ def build_store(
     """
     if settings.store in {"memory://", "memory"}:
         return build_local_store(settings, clock)
+    if settings.store.endswith((".yaml", ".yml", ".json")) and "://" not in settings.store:
+        raise ConfigError(
+            f"{settings.where('store')}: {settings.store!r} is a policy file and not a store: "
+            f"write Fleetlimit(policies={settings.store!r}), or FLEETLIMIT_POLICIES"
+        )
     credentials = Credentials(
         settings.store_username,
         reveal(settings.store_password),
@@ -88,6 +98,54 @@ def build_store(
             on_pipeline_sent=on_pipeline_sent,
             tracer=tracer.tracer if isinstance(tracer, OpenTelemetryTracer) else None,
         )
+
+
+def build_limiter(
+    settings: Settings,
+    clock: Clock | None,
+    *,
+    metrics: PrometheusMetrics,
+    observers: Sequence[Observer],
+    failure_log: FailureLog,
+    tracer: Tracer | None,
+    credential_provider: CredentialProvider | None,
+) -> Limiter:
+    """Build the limiter with its stores.
+
+    Args:
+        settings: Settings of the store, the breaker, the replica and the audit.
+        clock: Clock of buckets and caches, for tests; by default buckets use the store's clock.
+        metrics: Metrics of the pipelines.
+        observers: Observers of every event.
+        failure_log: Log of failures of observers.
+        tracer: Tracer of the checks.
+        credential_provider: Provider of the credentials of each new connection.
+
+    Raises:
+        ConfigError: A setting of the store or of the keys cannot be used.
+    """
+    keys = build_key_scheme(settings)
+    store = build_store(
+        settings,
+        keys,
+        clock,
+        on_pipeline_sent=metrics.on_pipeline_sent,
+        tracer=tracer,
+        credential_provider=credential_provider,
+    )
+    return Limiter(
+        store,
+        local=build_local_store(settings, clock),
+        key_scheme=keys,
+        observers=observers,
+        tracer=tracer,
+        clock=clock,
+        breaker=BreakerSettings(settings.breaker_failures, settings.breaker_probe),
+        replica=settings.replica,
+        min_replicas=settings.min_replicas,
+        audit_callers=settings.audit_callers,
+        failure_log=failure_log,
+    )
 
 
 def build_logger(name: str) -> Any:

@@ -6,8 +6,9 @@ from fleetlimit.web.route_policies import RateLimitDependency
 
 
 def constant_cost(dependency: RateLimitDependency) -> int:
-    """Return the cost of a dependency; 0 where a function computes it."""
-    return dependency.cost if isinstance(dependency.cost, int) else 0
+    """Return the cost of a dependency; 0 where a function computes it or an answer states it."""
+    cost = 1 if dependency.cost is None else dependency.cost
+    return cost if isinstance(cost, int) else 0
 
 
 def require_possible_cost(dependency: RateLimitDependency, policy: Policy, source: str) -> None:

@@ -30,6 +30,7 @@ def open_limiter_from_env(app: Starlette) -> HTTPLimiter:
     fleetlimit.activate_policies()
     # Policies with a match apply with the middleware only, which uses no default limiter.
     fleetlimit.route_reporter.log_routes(get_app_route_table(app.router), match_policies=False)
+    fleetlimit.document(app, match_policies=False)
     fleetlimit.warn_of_missing_settings()
     # In an empty context: the limiter outlives the request that opens it.
     _tasks.spawn(_keep_open(fleetlimit), context=Context())

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,54 +11,54 @@ from prometheus_client import CollectorRegistry
 from redis.credentials import CredentialProvider
 from starlette.applications import Starlette
 
-from fleetlimit.bootstrap.build import (
-    build_key_scheme,
-    build_local_store,
-    build_logger,
-    build_store,
+from fleetlimit.bootstrap.app_installation import AppInstallation
+from fleetlimit.bootstrap.app_middlewares import has_middleware
+from fleetlimit.bootstrap.background import BackgroundWork
+from fleetlimit.bootstrap.build import build_limiter, build_logger
+from fleetlimit.bootstrap.code_arguments import (
+    CodeArguments,
+    given_names,
+    given_settings,
+    require_no_app,
 )
-from fleetlimit.bootstrap.code_arguments import CodeArguments
 from fleetlimit.bootstrap.gc_tuning import freeze_heap, raised_gc_threshold, unfreeze_heap
 from fleetlimit.bootstrap.identity import IdentifierBuilder
-from fleetlimit.bootstrap.rewriting_middleware import find_rewriting_middlewares
-from fleetlimit.bootstrap.route_report import RouteReporter, has_middleware
-from fleetlimit.bootstrap.settings import Settings, reveal
-from fleetlimit.bootstrap.worker_processes import worker_processes
-from fleetlimit.core.policy import PolicySet
+from fleetlimit.bootstrap.limiter_logs import LimiterLogs
+from fleetlimit.bootstrap.policy_reload import PolicyReload, read_policies
+from fleetlimit.bootstrap.route_report import RouteReporter
+from fleetlimit.bootstrap.setting_warnings import warn_of_missing_settings, warn_of_worker_processes
+from fleetlimit.bootstrap.settings import Settings
+from fleetlimit.call_advice import FLEETLIMIT_NAMES, advised
+from fleetlimit.core.exemption import to_exemption
+from fleetlimit.core.policy_set import PolicySet
+from fleetlimit.core.quota import SECOND_US, duration_us
 from fleetlimit.errors import ConfigError
-from fleetlimit.identity import PrincipalResolver, RequestIdentifier
-from fleetlimit.limiter.circuit_breaker import BreakerSettings
+from fleetlimit.identity import PrincipalResolver
 from fleetlimit.limiter.clock import MonotonicClock
-from fleetlimit.limiter.events import Observer, PoliciesRejected, check_observers
-from fleetlimit.limiter.failure_log import FailureLog
+from fleetlimit.limiter.events import Observer, check_observers
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.ports import Clock, Tracer
-from fleetlimit.policy_file import IdentitySection, PolicyFile, PolicyWatcher, load
-from fleetlimit.telemetry import (
-    DenialLog,
-    EventLog,
-    EventLoopLagMonitor,
-    PrometheusMetrics,
-    TopDenied,
-    names,
-)
+from fleetlimit.limiter.provided_limits import DEFAULT_TTL_S, LimitsProvider
+from fleetlimit.policy_file import PolicyFile
+from fleetlimit.telemetry import PrometheusMetrics, TopDenied
 from fleetlimit.version import __version__
 from fleetlimit.web import wiring
+from fleetlimit.web.exemptions import require_exempt_function
+from fleetlimit.web.header_layout import HeaderSpec
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.rewrite_detector import watch_routers
-from fleetlimit.web.route_table import get_app_route_table
+from fleetlimit.web.inline_policy import Exempt
+from fleetlimit.web.manual_limiter import RUNNING_LIMITERS, ManualLimiter
+from fleetlimit.web.openapi import undocument_app
+from fleetlimit.web.rejections import OnRejected, RejectionSender, require_truth_value
+from fleetlimit.web.sync_limiter import LoopThread
 
-_FLUSH_SECONDS = 5.0
-_POLL_SECONDS = 2.0
-"""Polling interval of the policy file, in case a file-system notification is missed."""
 
-
-class Fleetlimit(wiring.LimiterLifespan):
+class Fleetlimit(wiring.LimiterLifespan, ManualLimiter):
     """Limiter with its store, policies, identity and telemetry.
 
     As the lifespan of an app: `FastAPI(lifespan=Fleetlimit(store="redis://..."))`. Inside another
-    lifespan: `async with Fleetlimit(...)(app): yield`.
+    lifespan: `async with Fleetlimit(...)(app): yield`. In a job or script: `async with
+    Fleetlimit(...) as limits: await limits.check("emails", principal="alice")`.
 
     Args:
         store: URL of the shared store; by default `FLEETLIMIT_STORE`, or the memory of the process.
@@ -69,9 +70,24 @@ class Fleetlimit(wiring.LimiterLifespan):
             new connection asks it, within `FLEETLIMIT_STORE_CONNECT_TIMEOUT`.
         registry: Prometheus registry of the metrics, which has them until the end; by default a
             new one.
+        exempt: Requests that no policy limits: an `Exemption`, or a function of the connection,
+            plain or async, that returns a `bool`, within `FLEETLIMIT_FUNCTION_TIMEOUT`.
+        limits: Function of a verified caller and the name of a policy, plain or async, that returns
+            the caller's own limits under the policy: a rate, a `Limit`, a list of them, or None for
+            those of the policy.
+        limits_ttl: Seconds, or a `timedelta`, that an answer of `limits` is used.
         observers: Further observers of every event.
         tracer: Tracer of the checks.
         clock: Clock of buckets and caches, for tests; by default buckets use the store's clock.
+        headers: Format of the limit headers, such as `github`; a mapping of fields to header names;
+            or several of both. By default `FLEETLIMIT_HEADERS`, or `draft-11`.
+        on_rejected: Function of the connection, the decision (None without one) and the ready
+            `ProblemResponse` of a rejection, plain or async. It changes that response, or returns
+            another one, within `FLEETLIMIT_FUNCTION_TIMEOUT` if it is async. After an error of the
+            function the ready response is sent.
+        use_exception_handlers: Whether the app's exception handlers for `HTTPException`, for a
+            status or for `RateLimitExceeded` answer the rejections of the middleware, too.
+        openapi: Whether the OpenAPI schema of the app states the limits of each route.
         tune_gc: Whether to tune the garbage collector of the process while the limiter runs: a
             higher generation-0 threshold, and a frozen heap in a lifespan.
 
@@ -79,6 +95,13 @@ class Fleetlimit(wiring.LimiterLifespan):
         ConfigError: A setting, the policy file or an observer is invalid; nothing was started.
     """
 
+    @advised(
+        'Fleetlimit("redis://localhost:6379/0", policies="policies.yaml")',
+        {
+            **{name: f"write settings=Settings({name}=...)" for name in Settings.model_fields},
+            **FLEETLIMIT_NAMES,
+        },
+    )
     def __init__(
         self,
         store: str | None = None,
@@ -88,88 +111,76 @@ class Fleetlimit(wiring.LimiterLifespan):
         resolver: PrincipalResolver | None = None,
         credential_provider: CredentialProvider | None = None,
         registry: CollectorRegistry | None = None,
+        exempt: Exempt = None,
+        limits: LimitsProvider | None = None,
+        limits_ttl: float | timedelta = DEFAULT_TTL_S,
         observers: Sequence[Observer] = (),
         tracer: Tracer | None = None,
         clock: Clock | None = None,
+        headers: HeaderSpec | None = None,
+        on_rejected: OnRejected | None = None,
+        use_exception_handlers: bool = False,
+        openapi: bool = True,
         tune_gc: bool = False,
     ) -> None:
-        if isinstance(store, Starlette):
-            # An app calls its lifespan with itself.
-            raise ConfigError("lifespan=Fleetlimit is the class: write lifespan=Fleetlimit()")
+        require_no_app(store)
         observers = check_observers(observers)
+        exemption = to_exemption(exempt)
+        require_exempt_function(exemption)
+        require_truth_value("openapi", openapi)
+        rejection_sender = RejectionSender(
+            on_rejected, use_exception_handlers=use_exception_handlers
+        )
         if isinstance(policies, PolicySet):
             policy_set, file = policies, None
         else:
             policy_set, file = None, policies
-        self.settings = Settings.merged_with(settings, store=store, policies=file)
+        self.settings = Settings.merged_with(settings, store=store, policies=file, headers=headers)
         self.metrics = PrometheusMetrics(registry, version=__version__)
         self.top_denied = TopDenied()
         self._log = build_logger("fleetlimit")
         self._clock = clock or MonotonicClock()
-        self._denial_log = DenialLog(
-            self._clock, self._log, on_suppressed=self.metrics.on_denial_suppressed
-        )
-        self._event_log = EventLog(self._clock, self._log)
-        self._failure_log = FailureLog(self._clock)
-        keys = build_key_scheme(self.settings)
-        self.limiter = Limiter(
-            build_store(
-                self.settings,
-                keys,
-                clock,
-                on_pipeline_sent=self.metrics.on_pipeline_sent,
-                tracer=tracer,
-                credential_provider=credential_provider,
-            ),
-            local=build_local_store(self.settings, clock),
-            key_scheme=keys,
-            observers=(
-                self.metrics,
-                self.top_denied,
-                self._denial_log,
-                self._event_log,
-                *observers,
-            ),
+        self._logs = LimiterLogs(self._clock, self._log, self.metrics)
+        self.limiter: Limiter = build_limiter(
+            self.settings,
+            clock,
+            metrics=self.metrics,
+            observers=(self.metrics, self.top_denied, *self._logs.observers, *observers),
+            failure_log=self._logs.failures,
             tracer=tracer,
-            clock=self._clock,
-            breaker=BreakerSettings(self.settings.breaker_failures, self.settings.breaker_probe),
-            replica=self.settings.replica,
-            min_replicas=self.settings.min_replicas,
-            audit_callers=self.settings.audit_callers,
-            failure_log=self._failure_log,
+            credential_provider=credential_provider,
         )
         self._identifier_builder = IdentifierBuilder(
             resolver,
             resolver_timeout_s=self.settings.function_timeout,
-            failure_log=self._failure_log,
+            failure_log=self._logs.failures,
         )
         self._policies_path = None if policy_set else self.settings.policies
-        if self._policies_path is not None:
-            self.policy_file = load(self._policies_path, generation=1)
-        else:
-            self.policy_file = PolicyFile(policy_set or PolicySet(), IdentitySection())
-        # Errors of a changed policy file that was rejected; empty once a later one is valid.
-        self.rejected_policies: tuple[str, ...] = ()
+        policy_file = read_policies(self._policies_path, policy_set)
+        self._policies_text = (
+            f"{len(policy_file.policy_set.policies)} in code"
+            if self._policies_path is None
+            else str(self._policies_path)
+        )
         self._code_arguments = CodeArguments(
             self.settings,
-            _given_settings(settings, store),
-            policies=self.policy_file.policy_set
+            given_settings(settings, store=store, headers=headers),
+            policies=policy_file.policy_set
             if policies is not None or (settings is not None and settings.policies is not None)
             else None,
             resolver=resolver,
+            exempt=exemption,
+            limits=None if limits is None else (limits, duration_us(limits_ttl) / SECOND_US),
             observers=observers,
-            unshareable=tuple(
-                name
-                for name, value in (
-                    ("credential_provider", credential_provider),
-                    ("registry", registry),
-                    ("tracer", tracer),
-                    ("clock", clock),
-                )
-                if value is not None
+            rejection_sender=rejection_sender,
+            unshareable=given_names(
+                credential_provider=credential_provider,
+                registry=registry,
+                tracer=tracer,
+                clock=clock,
             ),
         )
-        section = self.policy_file.identity
+        section = policy_file.identity
         # A wrong section is an error here, before anything is started.
         self._identifier_builder.build(section)
         self.http_limiter = HTTPLimiter(
@@ -178,16 +189,57 @@ class Fleetlimit(wiring.LimiterLifespan):
             header_format=self.settings.headers,
             reject_invalid=section.reject_invalid,
             function_timeout_s=self.settings.function_timeout,
-            failure_log=self._failure_log,
+            failure_log=self._logs.failures,
+            rejection_sender=rejection_sender,
         )
-        self.route_reporter = RouteReporter(self._log, self.http_limiter)
-        self._tasks: list[PeriodicTask | EventLoopLagMonitor] = []
+        self._code_arguments.apply(self.http_limiter, self._clock)
+        self.route_reporter = RouteReporter(
+            self._log, self.http_limiter, self.metrics.on_routes_limited
+        )
+        self.policy_reload = PolicyReload(
+            policy_file, self._identifier_builder, self.http_limiter, self.route_reporter
+        )
+        self._background = BackgroundWork(
+            self._logs, self.metrics, self.route_reporter, self._clock
+        )
         self._tune_gc = tune_gc
+        self._is_closed = False
+        self._sync_thread = LoopThread(self._running_loop, self.start, self.aclose)
+        self.installation = AppInstallation(
+            self.http_limiter, self.policy_reload, self.route_reporter, self._log, openapi=openapi
+        )
         self._exit_stack = contextlib.ExitStack()
 
+    @property
+    def policy_file(self) -> PolicyFile:
+        """The policies in effect, with their identity section."""
+        return self.policy_reload.policy_file
+
+    @property
+    def rejected_policies(self) -> tuple[str, ...]:
+        """Errors of a changed policy file that was rejected; empty once a later one is valid."""
+        return self.policy_reload.errors
+
+    @property
+    def resolver(self) -> PrincipalResolver | None:
+        """The app's function that verifies other credentials than API keys and tokens."""
+        return self._identifier_builder.resolver
+
     def __repr__(self) -> str:
-        policies = self._policies_path or f"{len(self.policy_file.policy_set.policies)} in code"
-        return f"Fleetlimit(store={self.limiter.store.location!r}, policies={str(policies)!r})"
+        return (
+            f"Fleetlimit(store={self.limiter.store.location!r}, policies={self._policies_text!r})"
+        )
+
+    def invalidate_limits(self, principal: str | None = None) -> None:
+        """Drop the cached answers of `limits` in this process, after a change of a plan.
+
+        Other replicas use theirs until `limits_ttl`.
+
+        Args:
+            principal: Name of the caller; None for all callers.
+        """
+        if self.limiter.provided_limits is not None:
+            self.limiter.provided_limits.invalidate(principal)
 
     async def start(self) -> None:
         """Activate the policies, connect to the store and watch the policy file.
@@ -203,12 +255,14 @@ class Fleetlimit(wiring.LimiterLifespan):
         await self._start()
 
     async def _start(self) -> None:
-        if self._tasks:
+        if self._background.tasks:
             raise ConfigError(
                 f"{self!r} runs already: a mounted app without a lifespan uses the limiter of the "
                 "app around it; another app needs a Fleetlimit of its own"
             )
         self.metrics.register()
+        self._is_closed = False
+        RUNNING_LIMITERS.add(self)
         self._exit_stack.callback(self.metrics.unregister)
         wiring.mark_started(self.limiter, repr(self))
         self._exit_stack.callback(wiring.mark_closed, self.limiter)
@@ -221,85 +275,16 @@ class Fleetlimit(wiring.LimiterLifespan):
         if self._tune_gc:
             self._exit_stack.enter_context(raised_gc_threshold())
         await self.limiter.start()
-        self._tasks = [
-            PeriodicTask(self._flush, _FLUSH_SECONDS, failure_event="background.failed"),
-            EventLoopLagMonitor(self.metrics.on_event_loop_lag, self._clock),
-        ]
-        if self._policies_path is not None:
-            watcher = PolicyWatcher(
-                self._policies_path,
-                initial=self.policy_file,
-                on_loaded=self._on_reload,
-                on_rejected=self._on_rejected,
-                poll_s=_POLL_SECONDS,
-            )
-            # `run` returns only by an exception, after which the file is watched again.
-            self._tasks.append(
-                PeriodicTask(
-                    watcher.run, _POLL_SECONDS, failure_event="background.failed", immediate=True
-                )
-            )
-        for task in self._tasks:
-            task.start()
-
-    def activate_policies(self) -> None:
-        """Activate the policies and the identity; before this, each request is an error."""
-        self.limiter.active_policies.replace(self.policy_file.policy_set)
-        self.http_limiter.identifier = self._identifier_builder.build(self.policy_file.identity)
+        path = self._policies_path
+        self._background.start(*([] if path is None else [self.policy_reload.watch(path)]))
 
     def warn_of_missing_settings(self) -> None:
         """Log a warning about limits per process, hashes without a secret, and shared names."""
-        if not self.limiter.store.shared:
-            self._log.warning(
-                "store.not_shared",
-                detail="limits hold within this process only; set FLEETLIMIT_STORE=redis://... or "
-                "Fleetlimit(store=...) to share them",
-            )
-        elif reveal(self.settings.key_secret) is None:
-            self._log.warning(
-                "keys.not_secret",
-                detail="identities are hashed without a secret, so they can be guessed; set "
-                "FLEETLIMIT_KEY_SECRET to the same value for all replicas",
-            )
-        if self.limiter.store.shared and self.settings.replica and worker_processes() > 1:
-            self._log.warning(
-                "replicas.one_name",
-                replica=self.settings.replica,
-                detail="the worker processes have the name of FLEETLIMIT_REPLICA and count as one "
-                "replica, so that each admits the share of all while the store is unavailable; "
-                "leave it out",
-            )
+        warn_of_missing_settings(self._log, self.settings, self.limiter.store)
 
-    def _on_rejected(self, errors: tuple[str, ...]) -> None:
-        self.rejected_policies = errors
-        self.limiter.emit(PoliciesRejected(errors))
-
-    async def _on_reload(self, policy_file: PolicyFile) -> None:
-        self.route_reporter.require_named_policies(policy_file.policy_set)
-        self.http_limiter.identifier = await self._build_identifier(policy_file.identity)
-        self.http_limiter.reject_invalid = policy_file.identity.reject_invalid
-        self.limiter.active_policies.replace(policy_file.policy_set)
-        # In a thread: many routes and policies take some 100 ms to compare.
-        await asyncio.to_thread(self.route_reporter.warn_of_unused, policy_file.policy_set)
-        self.policy_file = policy_file
-        self.rejected_policies = ()
-
-    async def _build_identifier(self, section: IdentitySection) -> RequestIdentifier:
-        builder = self._identifier_builder
-        while True:
-            resolver = builder.resolver
-            # A file with many keys takes about a second to read, which must not block the event
-            # loop. An app may meanwhile start and have its resolver adopted.
-            identifier = await asyncio.to_thread(builder.build, section)
-            if builder.resolver is resolver:
-                return identifier
-
-    async def _flush(self) -> None:
-        """Log the counts of suppressed lines even when no further event triggers it."""
-        self._denial_log.flush()
-        self._event_log.flush()
-        self._failure_log.flush()
-        self.metrics.flush()
+    def activate_policies(self) -> None:
+        """Activate the policies and the identity; before this, each request is an error."""
+        self.policy_reload.activate()
 
     async def aclose(self) -> None:
         """Stop the background tasks, leave the membership, close the store and flush the logs.
@@ -308,16 +293,31 @@ class Fleetlimit(wiring.LimiterLifespan):
             ConfigError: This was started in another event loop, which is running; call it there.
         """
         self.limiter.require_own_loop()
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            await task.stop()
+        self._is_closed = True
+        RUNNING_LIMITERS.discard(self)
+        await self._background.stop()
         try:
             await self.limiter.aclose()
         finally:
             self._exit_stack.close()
-            self._denial_log.close()
-            self._event_log.close()
-            self._failure_log.close()
+            self._logs.close()
+
+    def _running_limiter(self) -> HTTPLimiter:
+        if self._is_closed or isinstance(self.http_limiter.identifier, wiring.NotStarted):
+            state = "was closed" if self._is_closed else "was not started"
+            raise ConfigError(
+                f"{self!r} {state}: write `async with Fleetlimit(...) as limits`, or "
+                "FastAPI(lifespan=limits) and run that lifespan"
+            )
+        return self.http_limiter
+
+    def _loop_thread(self) -> LoopThread:
+        # One for all: two threads must not start the limiter at the same time.
+        return self._sync_thread
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
+        # The loop of a limiter that was not started, or was closed, may still run.
+        return self.limiter.running_loop if self in RUNNING_LIMITERS else None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -330,8 +330,8 @@ class Fleetlimit(wiring.LimiterLifespan):
     async def __call__(self, app: Any) -> AsyncIterator[dict[str, HTTPLimiter]]:
         """Serve as the lifespan of an app: start, install on the app, and close at the end.
 
-        Under `fleetlimit serve` the limiter of `serve` is used, with the resolver and the observers
-        of this one.
+        Under `fleetlimit serve` the limiter of `serve` is used, with the functions and the
+        observers of this one.
 
         Raises:
             ConfigError: A dependency of the app names a policy that does not exist, or this
@@ -340,17 +340,24 @@ class Fleetlimit(wiring.LimiterLifespan):
         serving = wiring.get_serving_limiter(app)
         if isinstance(serving, Fleetlimit):
             serving.adopt(self._code_arguments)
+            if not self.installation.openapi:
+                undocument_app(app)
             if not wiring.has_limiter(app):
                 # An app inside an opaque one, whose middleware applies policies by their match.
-                serving.install_behind_middleware(app)
+                serving.installation.install(app, match_policies=True)
             self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
+            self.installation.http_limiter = self.http_limiter
             self.metrics, self.top_denied = serving.metrics, serving.top_denied
-            yield {wiring.LIMITER_KEY: self.http_limiter}
+            RUNNING_LIMITERS.add(self)
+            try:
+                yield {wiring.LIMITER_KEY: self.http_limiter}
+            finally:
+                RUNNING_LIMITERS.discard(self)
             return
         await self._start()
         async with contextlib.aclosing(self):
             try:
-                self._warn_about_workers()
+                warn_of_worker_processes(self._log)
                 self.install(app)
                 if self._tune_gc:
                     freeze_heap()
@@ -358,19 +365,10 @@ class Fleetlimit(wiring.LimiterLifespan):
                 yield {wiring.LIMITER_KEY: self.http_limiter}
             finally:
                 wiring.uninstall(app, self.http_limiter)
-
-    def _warn_about_workers(self) -> None:
-        workers = worker_processes()
-        if workers > 1:
-            self._log.warning(
-                "metrics.per_process",
-                workers=workers,
-                detail="each worker process has metrics of its own, and a scrape of /metrics in "
-                "the app reaches any one of them: run one process per pod and scale by replicas",
-            )
+                undocument_app(app)
 
     def adopt(self, arguments: CodeArguments) -> None:
-        """Take over the resolver and the observers of a served app's own `Fleetlimit`.
+        """Take over the functions and the observers of a served app's own `Fleetlimit`.
 
         Raises:
             ConfigError: There are arguments that cannot be taken over, or that differ from the
@@ -378,11 +376,24 @@ class Fleetlimit(wiring.LimiterLifespan):
         """
         active = self.limiter.active_policies.current
         builder = self._identifier_builder
-        arguments.require_adoptable(self.settings, active, builder.resolver)
+        arguments.require_adoptable(
+            self.settings, active, builder.resolver, self.http_limiter.rejection_sender
+        )
+        if arguments.rejection_sender.is_needed:
+            self.http_limiter.rejection_sender = arguments.rejection_sender
+        self._adopt_functions(arguments)
+        self.limiter.add_observers(arguments.observers)
+
+    def adopt_functions(self, other: "Fleetlimit") -> None:
+        """Take over the resolver, the exemption and the callers' limits of another `Fleetlimit`."""
+        self._adopt_functions(other._code_arguments)  # noqa: SLF001 - of the same class
+
+    def _adopt_functions(self, arguments: CodeArguments) -> None:
+        arguments.apply(self.http_limiter, self._clock)
         if arguments.resolver is not None:
+            builder = self._identifier_builder
             builder.resolver = arguments.resolver
             self.http_limiter.identifier = builder.build(self.policy_file.identity)
-        self.limiter.add_observers(arguments.observers)
 
     def install(self, app: Starlette) -> None:
         """Make this the limiter of an app and of its mounted apps, and log each route's policies.
@@ -392,36 +403,14 @@ class Fleetlimit(wiring.LimiterLifespan):
         Raises:
             ConfigError: A dependency names a policy that does not exist.
         """
-        self._install(app, match_policies=has_middleware(app))
+        self.installation.install(app, match_policies=has_middleware(app))
 
-    def install_behind_middleware(self, app: Starlette) -> None:
-        """Install as `install` does, for an app behind a middleware that it does not have itself.
+    def document(self, app: Starlette, *, match_policies: bool) -> None:
+        """State the limits in the OpenAPI schemas of an app and of its mounted apps.
 
-        Raises:
-            ConfigError: A dependency names a policy that does not exist.
+        Args:
+            app: The app.
+            match_policies: Whether the app has the middleware, which applies policies by their
+                match.
         """
-        self._install(app, match_policies=True)
-
-    def _install(self, app: Starlette, *, match_policies: bool) -> None:
-        wiring.install(app, self.http_limiter)
-        if match_policies:
-            watch_routers(app)
-            for each in find_rewriting_middlewares(app):
-                self._log.warning(
-                    names.LOG_MIDDLEWARE_REWRITES,
-                    middleware=each.name,
-                    changes=list(each.changes),
-                    detail="policies are selected before this middleware runs: call "
-                    "app.add_middleware(RateLimitMiddleware) before app.add_middleware of this "
-                    "middleware",
-                )
-        self.route_reporter.log_routes(
-            get_app_route_table(app.router), match_policies=match_policies
-        )
-
-
-def _given_settings(settings: Settings | None, store: str | None) -> tuple[str, ...]:
-    """Return the names of the settings that code gives, without policies and replica name."""
-    if settings is None:
-        return ("store",) if store is not None else ()
-    return tuple(name for name in Settings.model_fields if name not in {"policies", "replica"})
+        self.installation.document(app, match_policies=match_policies)

@@ -1,8 +1,9 @@
 """Builder of the request identifier that a policy file's identity section describes."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -12,8 +13,10 @@ from fleetlimit.identity import (
     CredentialVerifier,
     PrincipalResolver,
     RequestIdentifier,
+    any_issuer,
     jwt_verifier,
     open_jwks,
+    open_secret,
 )
 from fleetlimit.limiter.app_function import DEFAULT_TIMEOUT_S
 from fleetlimit.limiter.failure_log import FailureLog
@@ -21,6 +24,9 @@ from fleetlimit.policy_file import ApiKeysSection, IdentitySection, JwtSection
 
 if TYPE_CHECKING:  # it needs PyJWT, an extra
     from fleetlimit.identity.jwks import JwksSource
+    from fleetlimit.identity.shared_secret import SharedSecret
+
+    KeySource = JwksSource | SharedSecret
 
 Part = TypeVar("Part")
 
@@ -58,7 +64,8 @@ class IdentifierBuilder:
         self._failure_log = failure_log
         self._addresses: _Built[ClientAddressResolver] | None = None
         self._api_keys: _Built[ApiKeyVerifier | None] | None = None
-        self._keys: _Built[JwksSource | None] | None = None
+        self._keys: list[_Built[KeySource]] = []
+        self._issuers: list[_Built[CredentialVerifier]] = []
         self._jwt: _Built[CredentialVerifier | None] | None = None
         self._identifier: _Built[RequestIdentifier] | None = None
 
@@ -71,20 +78,35 @@ class IdentifierBuilder:
         """
         addresses = _rebuild(
             self._addresses,
-            (section.trusted_proxies, section.ipv6_prefix, section.forwarded_header),
+            (
+                section.trusted_proxies,
+                section.ipv6_prefix,
+                section.forwarded_header,
+                section.client_address_header,
+            ),
             lambda: ClientAddressResolver(
                 section.trusted_proxies,
                 ipv6_prefix=section.ipv6_prefix,
                 forwarded=section.forwarded_header,
+                address_header=section.client_address_header,
             ),
         )
+        issuer_sections = section.issuer_sections
+        accepts_tokens = bool(issuer_sections)
         api_keys = _rebuild(
             self._api_keys,
-            section.api_keys and (section.api_keys, _digest(section.api_keys.file)),
-            lambda: _api_keys(section.api_keys),
+            section.api_keys and (section.api_keys, _digest(section.api_keys.file), accepts_tokens),
+            lambda: _api_keys(section.api_keys, accepts_tokens=accepts_tokens),
         )
-        keys = _rebuild(self._keys, _jwks_content(section.jwt), lambda: _jwks(section.jwt))
-        jwt = _rebuild(self._jwt, (section.jwt, keys), lambda: _jwt(section.jwt, keys.part))
+        keys: list[_Built[KeySource]] = []
+        issuers: list[_Built[CredentialVerifier]] = []
+        for each in issuer_sections:
+            # Issuers of one set of keys share it.
+            found = _rebuild_one([*self._keys, *keys], _keys_content(each), partial(_keys, each))
+            keys.append(found)
+            verify = partial(_verifier, each, found.part)
+            issuers.append(_rebuild_one(self._issuers, (each, found), verify))
+        jwt = _rebuild(self._jwt, issuers, lambda: _any_issuer([each.part for each in issuers]))
         identifier = _rebuild(
             self._identifier,
             (addresses, api_keys, jwt, self.resolver),
@@ -98,7 +120,8 @@ class IdentifierBuilder:
             ),
         )
         self._addresses, self._api_keys = addresses, api_keys
-        self._keys, self._jwt, self._identifier = keys, jwt, identifier
+        self._keys, self._issuers = keys, issuers
+        self._jwt, self._identifier = jwt, identifier
         return identifier.part
 
 
@@ -107,29 +130,52 @@ def _rebuild(last: _Built[Part] | None, source: object, make: Callable[[], Part]
     return last if last is not None and last.source == source else _Built(source, make())
 
 
-def _api_keys(section: ApiKeysSection | None) -> ApiKeyVerifier | None:
-    return ApiKeyVerifier(section.file, header=section.header) if section else None
+def _rebuild_one(
+    last: Sequence[_Built[Part]], source: object, make: Callable[[], Part]
+) -> _Built[Part]:
+    """Return the last part with this source, or a new one."""
+    same = next((each for each in last if each.source == source), None)
+    return same or _Built(source, make())
 
 
-def _jwks_content(section: JwtSection | None) -> object:
-    return section and (section.jwks, _digest(Path(section.jwks)))
-
-
-def _jwks(section: JwtSection | None) -> "JwksSource | None":
-    return open_jwks(section.jwks) if section else None
-
-
-def _jwt(section: JwtSection | None, keys: "JwksSource | None") -> CredentialVerifier | None:
-    if section is None or keys is None:
+def _api_keys(section: ApiKeysSection | None, *, accepts_tokens: bool) -> ApiKeyVerifier | None:
+    if section is None:
         return None
+    return ApiKeyVerifier(
+        section.file,
+        header=section.sent_in,
+        scheme=section.scheme or "",
+        accepts_tokens=accepts_tokens,
+    )
+
+
+def _keys_content(section: JwtSection) -> object:
+    if section.secret_file is not None:
+        return (section.secret_file, _digest(section.secret_file))
+    return (section.jwks, _digest(Path(section.jwks or "")))
+
+
+def _keys(section: JwtSection) -> "KeySource":
+    if section.secret_file is not None:
+        return open_secret(section.secret_file)
+    return open_jwks(section.jwks or "")
+
+
+def _verifier(section: JwtSection, keys: "KeySource") -> CredentialVerifier:
     return jwt_verifier(
         keys,
         issuer=section.issuer,
         audience=section.audience,
-        algorithms=section.algorithms,
+        algorithms=section.accepted_algorithms,
         tier_claim=section.tier_claim or "",
         max_header_bytes=section.max_header_bytes,
     )
+
+
+def _any_issuer(issuers: Sequence[CredentialVerifier]) -> CredentialVerifier | None:
+    if not issuers:
+        return None
+    return issuers[0] if len(issuers) == 1 else any_issuer(issuers)
 
 
 def _digest(file: Path) -> bytes:

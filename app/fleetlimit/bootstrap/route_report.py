@@ -4,28 +4,40 @@ An app has many routes, and most of them are unlimited on purpose. The log has a
 warning only for a limit that has no effect; the routes themselves are at level DEBUG.
 """
 
-from collections.abc import Iterator
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import is_
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 
+from fleetlimit.bootstrap.app_middlewares import has_middleware
 from fleetlimit.bootstrap.constant_costs import (
     callers_below_cost,
     constant_cost,
     require_possible_cost,
 )
+from fleetlimit.bootstrap.settled_costs import (
+    kept_estimates,
+    require_readable_answer,
+    require_seen_response,
+)
 from fleetlimit.bootstrap.unused_policies import UnusedPolicy, find_unused_policies
-from fleetlimit.core.policy import Policy, PolicySet
-from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry import names
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.middleware import WRAPPED_KEY, RateLimitMiddleware
+from fleetlimit.web.request_values import require_path_parameters
+from fleetlimit.web.route_info import RouteInfo
 from fleetlimit.web.route_policies import RateLimitDependency, require_same_policy
-from fleetlimit.web.route_table import RouteInfo, RouteTable
-from fleetlimit.web.wiring import has_own_limiter
+from fleetlimit.web.route_table import AppRouteTable, RouteTable
+from fleetlimit.web.wiring import has_own_limiter, mounted_apps
 
 ANY_METHOD = "ANY"
 
@@ -38,11 +50,13 @@ class RouteLimits:
         method: One of the route's methods, or ANY.
         template: Path template of the route.
         policies: Names of the policies; those of the route's dependencies come last.
+        is_exempt: Whether no policy applies because of an exemption.
     """
 
     method: str
     template: str
     policies: tuple[str, ...]
+    is_exempt: bool = False
 
 
 def limits_by_route(
@@ -61,14 +75,67 @@ def limits_by_route(
         match_policies: Whether the app has the middleware, which applies policies by their match.
     """
     for route in routes.routes:
-        for method in sorted(route.methods - {"HEAD"}) or [ANY_METHOD]:
-            found = policies.for_route(method, route.template) if match_policies else ()
-            every = [*found, *_dependency_policies(route, http_limiter)]
-            policy_names = dict.fromkeys(policy.name for policy in every)
-            yield RouteLimits(method, route.template, tuple(policy_names))
+        for method in _methods(route):
+            found = _policies(
+                route, (method,), policies, http_limiter, match_policies=match_policies
+            )
+            limiting = _limiting(found, route, http_limiter)
+            yield RouteLimits(method, route.template, tuple(limiting), bool(found) and not limiting)
     if match_policies:
-        found = policies.for_route(ANY_METHOD, UNMATCHED_ROUTE)
-        yield RouteLimits(ANY_METHOD, UNMATCHED_ROUTE, tuple(policy.name for policy in found))
+        unmatched = policies.for_route(ANY_METHOD, UNMATCHED_ROUTE)
+        yield RouteLimits(ANY_METHOD, UNMATCHED_ROUTE, tuple(policy.name for policy in unmatched))
+
+
+def _limited_routes(
+    routes: RouteTable, policies: PolicySet, http_limiter: HTTPLimiter, *, match_policies: bool
+) -> Iterator[tuple[str, Policy]]:
+    """Yield each route with each policy that applies to it, and last those of unmatched requests.
+
+    Arguments are those of `limits_by_route`.
+    """
+    for route in routes.routes:
+        found = _policies(
+            route, _methods(route), policies, http_limiter, match_policies=match_policies
+        )
+        for policy in _limiting(found, route, http_limiter).values():
+            yield route.name, policy
+    if match_policies:
+        for policy in policies.for_route(ANY_METHOD, UNMATCHED_ROUTE):
+            yield UNMATCHED_ROUTE, policy
+
+
+def _methods(route: RouteInfo) -> Sequence[str]:
+    return sorted(route.methods - {"HEAD"}) or [ANY_METHOD]
+
+
+def _policies(
+    route: RouteInfo,
+    methods: Iterable[str],
+    policies: PolicySet,
+    http_limiter: HTTPLimiter,
+    *,
+    match_policies: bool,
+) -> dict[str, Policy]:
+    """Return the policies of a route by name, those of its dependencies last."""
+    found: list[Policy] = []
+    if match_policies:
+        found += chain.from_iterable(route.policies_for(policies, each) for each in methods)
+    found += _dependency_policies(route, http_limiter)
+    return {policy.name: policy for policy in found}
+
+
+def _limiting(
+    policies: Mapping[str, Policy], route: RouteInfo, http_limiter: HTTPLimiter
+) -> dict[str, Policy]:
+    """Return the policies that do not exempt the whole route."""
+    everywhere = http_limiter.limiter.exemption
+    if everywhere is not None and everywhere.includes_route(route.template):
+        return {}
+    return {
+        name: policy
+        for name, policy in policies.items()
+        if policy.exemption is None or not policy.exemption.includes_route(route.template)
+    }
 
 
 def checked_dependencies(route: RouteInfo) -> tuple[RateLimitDependency, ...]:
@@ -78,8 +145,12 @@ def checked_dependencies(route: RouteInfo) -> tuple[RateLimitDependency, ...]:
     return route.active_rate_limits()
 
 
-def _dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> list[Policy]:
-    return [each.resolve_policy(http_limiter) for each in checked_dependencies(route)]
+def _dependency_policies(route: RouteInfo, http_limiter: HTTPLimiter) -> Iterator[Policy]:
+    for each in checked_dependencies(route):
+        # A route that the app added after its start may name a policy that does not exist. Its
+        # requests fail, and the report has the other routes.
+        with contextlib.suppress(ConfigError):
+            yield each.resolve_policy(http_limiter)
 
 
 class RouteReporter:
@@ -88,14 +159,26 @@ class RouteReporter:
     Args:
         log: Structured logger.
         http_limiter: Limiter that resolves the dependencies of the routes.
+        on_limited: Receives the routes, each with a policy that applies to it, at start and after
+            each change of the policies or routes.
     """
 
-    def __init__(self, log: Any, http_limiter: HTTPLimiter) -> None:
+    def __init__(
+        self,
+        log: Any,
+        http_limiter: HTTPLimiter,
+        on_limited: Callable[[Iterable[tuple[str, Policy]]], None],
+    ) -> None:
         self._log = log
         self._http_limiter = http_limiter
+        self._on_limited = on_limited
+        # The policies and the routes that were passed to `on_limited`.
+        self._reported: list[object] = []
         # The dependency with the largest constant cost under each policy, if one has such a cost.
         self._dependency_by_policy: dict[str, RateLimitDependency] = {}
         self._inline_policies: dict[str, Policy] = {}
+        # Dependencies of routes whose responses no middleware sees, by policy.
+        self._unseen: dict[str, RateLimitDependency] = {}
         self._tables: list[RouteTable] = []
         self._match_policies = False
 
@@ -109,7 +192,8 @@ class RouteReporter:
 
         Raises:
             ConfigError: A dependency names a policy that does not exist, or has a cost that it can
-                never admit; or two different limits have one name.
+                never admit; two different limits have one name; or a route lacks a path parameter
+                of a key.
         """
         policies = self._http_limiter.limiter.active_policies.current
         self.add_routes(routes, match_policies=match_policies)
@@ -135,6 +219,31 @@ class RouteReporter:
                 "route, or add RateLimitMiddleware and policies that match routes",
             )
         self.warn_of_unused(policies)
+        self._reported = self._reportable()
+        self._on_limited(self._limited_routes())
+
+    async def report_changes(self) -> None:
+        """Pass the routes to `on_limited` if the policies or the routes have changed."""
+        current = self._reportable()
+        if len(current) == len(self._reported) and all(map(is_, current, self._reported)):
+            return
+        # In a thread: many routes and policies take some 100 ms to compare.
+        limited = await asyncio.to_thread(list, self._limited_routes())
+        self._reported = current
+        self._on_limited(limited)
+
+    def _reportable(self) -> list[object]:
+        policies = self._http_limiter.limiter.active_policies.current
+        return [policies, *(table.routes for table in self._tables)]
+
+    def _limited_routes(self) -> Iterator[tuple[str, Policy]]:
+        policies = self._http_limiter.limiter.active_policies.current
+        return chain.from_iterable(
+            _limited_routes(
+                table, policies, self._http_limiter, match_policies=self._match_policies
+            )
+            for table in self._tables
+        )
 
     def add_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
         """Add routes to those that policies are compared with, without a log line.
@@ -143,8 +252,11 @@ class RouteReporter:
         """
         policies = self._http_limiter.limiter.active_policies.current
         self._collect_policies(routes, policies)
+        self._collect_unseen(routes, match_policies=match_policies)
+        self._require_seen(policies)
         self._require_other_names(policies)
         self._require_possible_costs(policies)
+        self._require_path_parameters(policies, [routes], match_policies=match_policies)
         # The lifespan of an app may run several times.
         if routes not in self._tables:
             self._tables.append(routes)
@@ -162,6 +274,28 @@ class RouteReporter:
                     same_name = self._inline_policies.setdefault(policy.name, policy)
                     require_same_policy(same_name, policy)
 
+    def _collect_unseen(self, routes: RouteTable, *, match_policies: bool) -> None:
+        """Collect the dependencies of routes without the middleware, which sees their responses."""
+        mounted = _all_mounted_apps(
+            routes.router.routes if isinstance(routes, AppRouteTable) else ()
+        )
+        in_mounted_apps = any(map(has_middleware, mounted))
+        for route in routes.routes:
+            # Which of the mounted apps around the route has it, its first request shows.
+            seen = match_policies or (route.mounted_app is not None and in_mounted_apps)
+            for dependency in checked_dependencies(route):
+                policy = dependency.resolve_policy(self._http_limiter)
+                require_readable_answer(dependency, policy, route.methods)
+                if not seen:
+                    self._unseen[policy.name] = dependency
+                    require_seen_response(dependency, policy)
+
+    def _require_seen(self, policies: PolicySet) -> None:
+        for name, dependency in self._unseen.items():
+            policy = policies.get(name)
+            if policy is not None:
+                require_seen_response(dependency, policy)
+
     def _require_other_names(self, policies: PolicySet) -> None:
         for policy in policies.policies:
             inline = self._inline_policies.get(policy.name)
@@ -174,6 +308,20 @@ class RouteReporter:
             if policy is not None:
                 require_possible_cost(dependency, policy, policies.source)
 
+    def _require_path_parameters(
+        self, policies: PolicySet, tables: Iterable[RouteTable], *, match_policies: bool
+    ) -> None:
+        if not any(
+            each.key_paths for each in (*policies.policies, *self._inline_policies.values())
+        ):
+            return
+        for route in chain.from_iterable(table.routes for table in tables):
+            found = _policies(
+                route, _methods(route), policies, self._http_limiter, match_policies=match_policies
+            )
+            for policy in _limiting(found, route, self._http_limiter).values():
+                require_path_parameters(policy, route)
+
     def find_unused(self, policies: PolicySet) -> Iterator[UnusedPolicy]:
         """Yield the policies of a set that apply to no request of the logged routes."""
         return find_unused_policies(
@@ -182,10 +330,11 @@ class RouteReporter:
             named=self._dependency_by_policy.keys(),
             known_tiers=self._http_limiter.identifier.known_tiers,
             match_policies=self._match_policies,
+            exemption=self._http_limiter.limiter.exemption,
         )
 
     def warn_of_unused(self, policies: PolicySet) -> None:
-        """Log a warning for each policy of a set that applies to no request, or admits none."""
+        """Log a warning for each policy that applies to no request, admits none, or overcharges."""
         for unused in self.find_unused(policies):
             self._log.warning(names.LOG_POLICY_UNUSED, policy=unused.policy, detail=unused.detail)
         for name, dependency in self._dependency_by_policy.items():
@@ -196,13 +345,18 @@ class RouteReporter:
                     policy=name,
                     detail=f"{dependency!r} can never pass the limits of {', '.join(callers)}",
                 )
+        routes = [route for table in self._tables for route in table.routes]
+        for name, detail in kept_estimates(policies, routes):
+            self._log.warning(names.LOG_ESTIMATE_KEPT, policy=name, detail=detail)
 
     def require_named_policies(self, policies: PolicySet) -> None:
         """Check that a new set has every policy that a dependency names, and no limit's name.
 
         Raises:
-            ConfigError: A policy is missing, has the name of a limit in code, or can never admit
-                the cost of a dependency; requests to the routes would fail.
+            ConfigError: A policy is missing, has the name of a limit in code, can never admit the
+                cost of a dependency, needs responses that no middleware sees, or is keyed on a
+                path parameter that one of its routes does not have; requests to the routes would
+                fail.
         """
         if missing := sorted(
             name for name in self._dependency_by_policy if policies.get(name) is None
@@ -212,38 +366,11 @@ class RouteReporter:
             )
         self._require_other_names(policies)
         self._require_possible_costs(policies)
+        self._require_seen(policies)
+        self._require_path_parameters(policies, self._tables, match_policies=self._match_policies)
 
 
-def has_middleware(app: Starlette) -> bool:
-    """Return whether an app has the middleware, which applies policies by their match."""
-    classes: list[Any] = [each.cls for each in app.user_middleware]
-    return hasattr(app, WRAPPED_KEY) or any(
-        isinstance(each, type) and issubclass(each, RateLimitMiddleware) for each in classes
-    )
-
-
-def policy_to_dict(policy: Policy, tier: str = "") -> dict[str, Any]:
-    """Return a policy as JSON, with the limits of a tier."""
-    return {
-        "name": policy.name,
-        "key": [part.kind + (f":{part.name}" if part.name else "") for part in policy.key],
-        "mode": policy.mode,
-        "enforce_percent": policy.enforce_percent,
-        "on_store_error": policy.on_store_error,
-        "prefetch": policy.prefetch,
-        "limits": [limit_to_dict(quota) for quota in policy.quotas_for(tier)],
-    }
-
-
-def limit_to_dict(quota: Quota) -> dict[str, Any]:
-    """Return a limit as JSON."""
-    if quota.algorithm is Algorithm.CONCURRENCY:
-        return {"name": quota.name, "concurrency": quota.limit, "cost": quota.cost}
-    return {
-        "name": quota.name,
-        "algorithm": quota.algorithm,
-        "limit": quota.limit,
-        "seconds": quota.period_us / SECOND_US,
-        "burst": quota.burst,
-        "cost": quota.cost,
-    }
+def _all_mounted_apps(routes: Sequence[BaseRoute]) -> Iterator[Starlette]:
+    for app in mounted_apps(routes):
+        yield app
+        yield from _all_mounted_apps(app.routes)

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Final, Self
 from pydantic import (
     AliasChoices,
     Field,
+    PlainValidator,
     SecretStr,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic.fields import FieldInfo
@@ -29,11 +31,15 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.app_function import DEFAULT_TIMEOUT_S
 from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS
 from fleetlimit.stores.memory import DEFAULT_MAX_BUCKETS
+from fleetlimit.web.header_layout import WHAT_TO_WRITE as HEADERS_EXPECTED
+from fleetlimit.web.header_layout import HeaderSpec, header_setting
 from fleetlimit.web.ratelimit_headers import HeaderFormat
 
 Seconds = Annotated[float, Field(gt=0, le=3_600)]
 
 _PREFIX: Final = "FLEETLIMIT_"
+_EXPECTED: Final = "x-expected"
+"""Keyword of a JSON schema with the values in words."""
 _SECRETS_DIR: Final = "FLEETLIMIT_SECRETS_DIR"
 SERVE_SETTINGS: Final = frozenset(
     {
@@ -146,8 +152,13 @@ class Settings(BaseSettings):
     )
 
     policies: Path | None = Field(None, description="Policy file.")
-    headers: HeaderFormat = Field(
-        HeaderFormat.DRAFT_11, description="Format of the rate-limit response headers."
+    headers: Annotated[
+        str,
+        PlainValidator(header_setting),
+        WithJsonSchema({"type": "string", _EXPECTED: HEADERS_EXPECTED}),
+    ] = Field(
+        HeaderFormat.DRAFT_11,
+        description="Format of the rate-limit response headers, or several with commas.",
     )
 
     def __init__(self, **given: Any) -> None:
@@ -236,9 +247,14 @@ class Settings(BaseSettings):
 
     @classmethod
     def merged_with(
-        cls, base: "Settings | None", *, store: str | None, policies: str | Path | None
+        cls,
+        base: "Settings | None",
+        *,
+        store: str | None,
+        policies: str | Path | None,
+        headers: HeaderSpec | None = None,
     ) -> "Settings":
-        """Return `base`, or the settings of the environment, with a store and policies over them.
+        """Return `base`, or the settings of the environment, with these arguments over them.
 
         Raises:
             ConfigError: A setting is invalid; the message names its argument, variable or file.
@@ -249,11 +265,20 @@ class Settings(BaseSettings):
             )
         if policies is not None and not isinstance(policies, (str, Path)):
             raise ConfigError("policies: write the path of a policy file, or PolicySet(...)")
+        if headers is not None:
+            try:
+                headers = header_setting(headers)
+            except ConfigError as error:
+                raise ConfigError(f"headers: {error}") from error
         if base is None:
-            return cls.load(store=store, policies=policies)
+            return cls.load(store=store, policies=policies, headers=headers)
         if not isinstance(base, Settings):
             raise ConfigError("settings: write Settings(...), from fleetlimit")
-        changes = {"store": store, "policies": Path(policies) if policies is not None else None}
+        changes = {
+            "store": store,
+            "policies": Path(policies) if policies is not None else None,
+            "headers": headers,
+        }
         return base.model_copy(
             update={name: each for name, each in changes.items() if each is not None}
         )
@@ -321,6 +346,8 @@ def _written_as(name: str, given: Collection[str]) -> str:
 
 def _description(schema: Mapping[str, Any], default: object) -> str:
     """Return in words which values a JSON schema accepts."""
+    if _EXPECTED in schema:
+        return str(schema[_EXPECTED])
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
     match schema.get("type"):

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from fleetlimit.core.policy import DEFAULT_POLICY, Match, Mode, Policy, PolicySet
+from fleetlimit.core.exemption import Exemption
+from fleetlimit.core.policy import Match, Mode, Policy
+from fleetlimit.core.policy_set import DEFAULT_POLICY, PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
-from fleetlimit.web.route_table import RouteInfo
+from fleetlimit.web.route_info import RouteInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,11 @@ def find_unused_policies(
     named: AbstractSet[str],
     known_tiers: AbstractSet[str] | None,
     match_policies: bool,
+    exemption: Exemption | None = None,
 ) -> Iterator[UnusedPolicy]:
-    """Yield the policies that apply to no request. A policy that is off is left out.
+    """Yield the policies that apply to no request, and exemptions without effect.
+
+    Of a policy that is off, only that it exempts nothing is yielded.
 
     Args:
         policies: The policies.
@@ -42,14 +47,71 @@ def find_unused_policies(
         named: Names of the policies that the routes' dependencies name.
         known_tiers: Tiers that callers can have; None where they cannot be listed.
         match_policies: Whether the app has the middleware, which applies policies by their match.
+        exemption: Requests that no policy limits.
     """
+    if exemption is not None:
+        yield from _unused_exemption("Fleetlimit(exempt=...)", exemption, routes, known_tiers)
     for policy in policies.policies:
         if policy.mode is Mode.OFF:
+            if match_policies:
+                yield from _off_beside_default(policy, policies, routes)
             continue
+        if policy.exemption is not None:
+            subject = f"policy {policy.name}"
+            yield from _unused_exemption(subject, policy.exemption, routes, known_tiers)
         if policy.name not in named:
             yield from _unused_match(policy, routes, match_policies=match_policies)
         if known_tiers is not None:
             yield from _unknown_tiers(policy, known_tiers)
+
+
+def _off_beside_default(
+    policy: Policy, policies: PolicySet, routes: Sequence[RouteInfo]
+) -> Iterator[UnusedPolicy]:
+    """Yield a policy that is off at routes where `default` applies: it exempts nothing."""
+    if policy.match is None or not policy.match.routes:
+        return
+    for route in routes:
+        for method in sorted(route.methods - {"HEAD"}) or [""]:
+            if not policy.match.matches_route(method, route.template):
+                continue
+            found = policies.for_route(method, route.template)
+            if any(each.name == DEFAULT_POLICY for each in found):
+                detail = (
+                    f"policy {policy.name} is off, and `{DEFAULT_POLICY}` applies to {route.name} "
+                    f"in its place: to exempt the route, write exempt: {{routes: "
+                    f"[{route.template}]}} in `{DEFAULT_POLICY}`"
+                )
+                yield UnusedPolicy(policy.name, detail, is_certain=False)
+                return
+
+
+def _unused_exemption(
+    subject: str,
+    exemption: Exemption,
+    routes: Sequence[RouteInfo],
+    known_tiers: AbstractSet[str] | None,
+) -> Iterator[UnusedPolicy]:
+    """Yield the routes and tiers of an exemption that no request has."""
+    name = subject.removeprefix("policy ")
+    for pattern in exemption.routes if routes else ():
+        match = Match(routes=(pattern,))
+        if pattern == UNMATCHED_ROUTE or any(
+            match.matches_route("", each.template) for each in routes
+        ):
+            continue
+        similar = _similar_template(pattern, [each.template for each in routes])
+        fix = (
+            f"did you mean {similar}?"
+            if similar
+            else f"{pattern} is not a route template of the app"
+        )
+        yield UnusedPolicy(name, f"{subject} exempts no route at {pattern}: {fix}")
+    for tier in sorted(exemption.tiers - known_tiers) if known_tiers is not None else ():
+        found = difflib.get_close_matches(tier, sorted(known_tiers or ()), n=1)
+        fix = f"did you mean {found[0]}?" if found else "give an API key this tier"
+        detail = f"{subject} exempts tier {tier}, which no API key has: {fix}"
+        yield UnusedPolicy(name, detail, is_certain=False)
 
 
 def _unused_match(
@@ -58,8 +120,8 @@ def _unused_match(
     if policy.match is None and policy.name != DEFAULT_POLICY:
         detail = (
             f"policy {policy.name} has no match and no route depends on it: write "
-            f"Depends(PolicyLimit({policy.name!r})), or a match; if only limiter.check names it, "
-            "it is used"
+            f"Depends(PolicyLimit({policy.name!r})), or a match; if only checks by hand name it, "
+            f"it needs neither (policies validate --by-hand {policy.name})"
         )
         yield UnusedPolicy(policy.name, detail, is_certain=False)
     elif not match_policies:

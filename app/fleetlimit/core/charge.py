@@ -17,6 +17,7 @@ class Adjustment:
         store_acquired_at_us: Store time at which the charge was spent.
         units: Units that were spent.
         lease: Name of the lease that the charge created.
+        is_own: Whether the quota is the caller's own, and not the policy's.
     """
 
     key: str
@@ -25,6 +26,7 @@ class Adjustment:
     store_acquired_at_us: int
     units: int
     lease: str = ""
+    is_own: bool = False
 
 
 ENFORCED_GROUP: Final = 0
@@ -43,6 +45,9 @@ class Charge:
         group: Charges of `ENFORCED_GROUP` are spent together or not at all. Each other group is
             spent together, if it fits, whenever that one is; it never denies a request (shadow
             mode).
+        is_own: Whether the quota is the caller's own, and not the policy's.
+        ahead_us: Microseconds after the charge in which its units may still be used, for a token
+            bucket; see `core/prefetch.py`.
     """
 
     key: str
@@ -50,7 +55,22 @@ class Charge:
     units: int
     lease: str = ""
     group: int = ENFORCED_GROUP
+    is_own: bool = False
+    ahead_us: int = 0
+
+    @property
+    def option(self) -> str:
+        """What an algorithm needs besides the units: the lease, or the microseconds ahead."""
+        return self.lease or (str(self.ahead_us) if self.ahead_us else "")
 
     def adjustment(self, delta: int, store_acquired_at_us: int) -> Adjustment:
         """Return an adjustment of this charge, which was spent at this store time."""
-        return Adjustment(self.key, self.quota, delta, store_acquired_at_us, self.units, self.lease)
+        return Adjustment(
+            self.key,
+            self.quota,
+            delta,
+            store_acquired_at_us,
+            self.units,
+            self.lease,
+            self.is_own,
+        )

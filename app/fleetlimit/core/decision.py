@@ -56,7 +56,9 @@ class BucketStatus:
         return self.reset_after_us / SECOND_US
 
 
-def correct_status(status: BucketStatus, quota: Quota, delta: int) -> BucketStatus:
+def correct_status(
+    status: BucketStatus, quota: Quota, delta: int, store_now_us: int
+) -> BucketStatus:
     """Return the status of a bucket after its charge was corrected.
 
     The bucket has at least these units if no other request spent: of a refund, units that have
@@ -66,6 +68,7 @@ def correct_status(status: BucketStatus, quota: Quota, delta: int) -> BucketStat
         status: Status after the charge.
         quota: Quota of the bucket.
         delta: Units that were spent in addition; negative for a refund.
+        store_now_us: Store time of the status.
     """
     remaining = min(max(status.remaining - delta, 0), quota.burst)
     if remaining == quota.burst:
@@ -78,8 +81,11 @@ def correct_status(status: BucketStatus, quota: Quota, delta: int) -> BucketStat
         next_us = max(0, reset_us - later_units * quota.period_us // quota.limit)
     else:
         # A full bucket has no times: its window begins with the correction.
-        reset_us = status.reset_after_us or quota.period_us
-        next_us = status.next_unit_after_us or quota.period_us
+        window_us = quota.period_us
+        if quota.calendar is not None:
+            window_us = quota.calendar.window_at(store_now_us)[1] - store_now_us
+        reset_us = status.reset_after_us or window_us
+        next_us = status.next_unit_after_us or window_us
     return BucketStatus(status.allowed, remaining, status.retry_after_us, next_us, reset_us)
 
 
@@ -106,6 +112,7 @@ class Source(StrEnum):
     """Where a decision came from."""
 
     STORE = "store"
+    PREFETCH = "prefetch"
     CACHE = "cache"
     LOCAL = "local"
     NONE = "none"
@@ -130,6 +137,7 @@ class PolicyResult:
             means that this policy would have admitted it; nothing was spent.
         quotas: The policy's quotas, in its order.
         statuses: Status of each quota's bucket; None if the bucket was not checked.
+        is_own: Whether the quotas are the caller's own, and not the policy's.
     """
 
     policy: str
@@ -137,6 +145,7 @@ class PolicyResult:
     outcome: Outcome
     quotas: tuple[Quota, ...] = ()
     statuses: tuple[BucketStatus | None, ...] = ()
+    is_own: bool = False
 
     @property
     def limits(self) -> tuple[LimitResult, ...]:

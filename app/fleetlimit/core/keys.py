@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from fleetlimit.core.policy import KeyKind, KeyPart, Policy
+from fleetlimit.core.key_parts import KeyKind, KeyPart
+from fleetlimit.core.policy import Policy
 from fleetlimit.core.quota import Quota
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import ConfigError
@@ -25,6 +26,14 @@ _CACHE_SIZE = 16_384
 """Cached digests: a few megabytes, because each text is at most `MAX_CACHED_CHARS` long."""
 MAX_CACHED_CHARS: Final = 256
 """Longest text whose digest or plan is cached. Clients choose the length of some texts."""
+
+
+_GIVEN_PREFIXES: Final = {
+    KeyKind.HEADER: "h\0",
+    KeyKind.PATH: "v\0",
+    KeyKind.FUNCTION: "f\0",
+}
+"""Parts of a key that code can give without a request, and the name space of each."""
 
 
 class KeyScheme:
@@ -104,18 +113,25 @@ class KeyScheme:
     def bucket_keys(self, policy: Policy, subject: Subject, quotas: tuple[Quota, ...]) -> list[str]:
         """Return the key of each quota's bucket for this subject."""
         first, *others = policy.key
-        if first.kind is KeyKind.PRINCIPAL:
-            tag = self.subject_hash(subject)
+        if subject.key is not None:
+            value, *values = _values_with_given(policy, subject)
+            tag = self.digest(value)
         else:
-            tag = self.digest(_value(first, policy, subject))
+            if first.kind is KeyKind.PRINCIPAL:
+                tag = self.subject_hash(subject)
+            else:
+                tag = self.digest(_value(first, policy, subject))
+            values = [_value(part, policy, subject) for part in others]
         start = f"{self._prefix}{{{tag}}}:{policy.name}:"
-        values = [_value(part, policy, subject) for part in others]
         end = f":{self.digest(_join(values))}" if values else ""
         return [f"{start}{quota.name}{end}" for quota in quotas]
 
     def rollout_percentile(self, policy: Policy, subject: Subject) -> int:
         """Return a number from 0 to 99, constant for a key and evenly distributed over keys."""
-        values = [_value(part, policy, subject) for part in policy.key]
+        if subject.key is not None:
+            values = _values_with_given(policy, subject)
+        else:
+            values = [_value(part, policy, subject) for part in policy.key]
         digest = hashlib.sha256(_join(values).encode("utf-8", "surrogatepass"))
         return int.from_bytes(digest.digest()[:8]) % 100
 
@@ -149,17 +165,65 @@ def _join(parts: list[str]) -> str:
     return "\0".join(part.replace("\1", "\1\1").replace("\0", "\1\2") for part in parts)
 
 
+def _values_with_given(policy: Policy, subject: Subject) -> list[str]:
+    """Return the values of a key of which code gives the part that a request would have.
+
+    Raises:
+        ConfigError: A request would have several parts.
+    """
+    given = [part for part in policy.key if part.kind in _GIVEN_PREFIXES]
+    if len(given) > 1:
+        raise ConfigError(
+            f"policy {policy.name} is keyed on {' and '.join(map(str, given))}, so one key is not "
+            "enough: write a policy with one of them"
+        )
+    if not given:
+        return [f"k\0{subject.key}"]
+    return [
+        f"{_GIVEN_PREFIXES[part.kind]}{subject.key}"
+        if part.kind in _GIVEN_PREFIXES
+        else _value(part, policy, subject)
+        for part in policy.key
+    ]
+
+
 def _value(part: KeyPart, policy: Policy, subject: Subject) -> str:
     match part.kind:
         case KeyKind.PRINCIPAL:
             return f"p\0{subject.identity}"
         case KeyKind.CLIENT_ADDRESS:
             return f"p\0address\0{subject.client_address}"
-        case KeyKind.HEADER:
-            value = subject.headers.get(part.name)
-            # A request without the header shares the bucket of its caller, not one of all such.
-            return f"h\0{value}" if value is not None else f"p\0{subject.identity}"
+        case KeyKind.HEADER | KeyKind.PATH:
+            return _text_value(part, subject)
+        case KeyKind.FUNCTION:
+            return f"f\0{_function_value(part, policy, subject)}"
         case KeyKind.ROUTE:
             return f"r\0{subject.route}"
         case KeyKind.GLOBAL:  # pragma: no branch - mypy proves that the match is exhaustive
             return f"g\0{policy.name}"
+
+
+def _text_value(part: KeyPart, subject: Subject) -> str:
+    if part.kind is KeyKind.HEADER:
+        value = subject.headers.get(part.name)
+    else:
+        value = subject.key_values.path.get(part.name) if subject.key_values else None
+    # A request without the header shares the bucket of its caller, not one of all such. A path
+    # without the parameter is one that no route takes.
+    return f"p\0{subject.identity}" if value is None else f"{_GIVEN_PREFIXES[part.kind]}{value}"
+
+
+def _function_value(part: KeyPart, policy: Policy, subject: Subject) -> str:
+    """Return the function's result for this request.
+
+    Raises:
+        ConfigError: There is no request that the function could be called with.
+    """
+    values = subject.key_values
+    found = None if values is None else values.functions.get(part.function)  # type: ignore[arg-type]  # None is no key
+    if found is None:
+        raise ConfigError(
+            f"policy {policy.name} is keyed on the function {part.name} of the connection, and "
+            "this check has none: write key=... with the value"
+        )
+    return found

@@ -1,27 +1,34 @@
 """Prefetch terms: how many units a replica may acquire ahead, and for how long it may spend them.
 
-A replica acquires a prefetch of `size` units in one call and spends it locally, for at most
-`lifetime`. The bucket keeps the limit's bound all the same. For a token bucket with capacity
-`burst` and `rate`, and an interval of length `t`:
+A replica acquires a prefetch in one call and spends it locally, for at most `lifetime`. No schedule
+of replicas admits more than the limit permits. For a token bucket:
 
-1. A prefetch is spent from the bucket before any of its units admits a request, so units admitted
-   in the interval were spent from the bucket in it or up to one lifetime before it.
-2. A bucket of capacity `kept` therefore admits at most `kept + rate * (t + lifetime)` units.
-3. The limit permits `burst + rate * t`. By 2 it holds if `kept + rate * lifetime <= burst`.
-4. `lifetime = size / rate` and `kept = burst - size` satisfy 3: the bucket's capacity is reduced
-   by one prefetch.
+1. A prefetch at time `a` is spent from the bucket as if it were `a + lifetime` already: the time at
+   which the bucket is full (its TAT) becomes `max(TAT, a + lifetime) + units * T`.
+2. Compare a bucket from which each unit is spent at its use, at a time up to `a + lifetime`. A use
+   at `b` makes its TAT `max(TAT, b) + T`, which is at most what it is in 1, because both terms of
+   the maximum are. So the bucket in 1 never holds more units than the compared one.
+3. What the bucket in 1 permits, the compared one permits too, and that is the limit itself.
 
-A fixed window keeps its limit unchanged, because its prefetches expire with the window.
+The bucket gains no unit during the lifetime if it was full before, and refuses nothing for it
+otherwise. A prefetch that is used at once, by the checks that wait for it, needs no lifetime. The
+units of a fixed window may be used until the window ends.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, Literal
 
-from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.errors import ConfigError
 
+PrefetchSpec = float | Literal["auto", "off"]
+"""Largest part of each limit that a replica acquires ahead, or `auto` for buckets in demand."""
 MAX_FRACTION: Final = 0.5
+AUTO_FRACTION: Final = Fraction(1, 16)
+"""Largest part of a limit that `auto` acquires ahead."""
+AUTO_LIFETIME_US: Final = SECOND_US
+"""Longest time in which units that `auto` has acquired may be spent."""
 _PREFETCHABLE: Final = frozenset({Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW})
 
 
@@ -30,30 +37,64 @@ class PrefetchTerms:
     """Terms of prefetching for quotas that are decided together.
 
     Args:
-        quotas: The quotas that the buckets are kept with.
         max_cost: Largest prefetch, in units of a request's cost; multiplied by the cost of each
             quota.
         lifetime_us: How long a prefetch may be spent, in microseconds since its request was sent.
+        on_demand: Whether only buckets are prefetched that this replica has asked repeatedly.
     """
 
-    quotas: tuple[Quota, ...]
     max_cost: int
     lifetime_us: int
+    on_demand: bool = False
+
+    def together(self, other: "PrefetchTerms") -> "PrefetchTerms":
+        """Return the terms of quotas that are decided together with those of other terms."""
+        return PrefetchTerms(
+            min(self.max_cost, other.max_cost),
+            min(self.lifetime_us, other.lifetime_us),
+            self.on_demand or other.on_demand,
+        )
 
 
-def prefetch_terms(quotas: tuple[Quota, ...], fraction: float) -> PrefetchTerms:
-    """Return the terms on which a replica prefetches from these quotas.
+def prefetch_terms(quotas: tuple[Quota, ...], prefetch: object) -> PrefetchTerms | None:
+    """Return the terms on which a replica prefetches from these quotas; None for none.
 
     Args:
         quotas: Quotas that are decided together.
-        fraction: Largest part of each limit that a prefetch may hold, above 0 and at most 0.5.
+        prefetch: A `PrefetchSpec`: the largest part of each limit that a prefetch may hold, above 0
+            and at most 0.5; or `auto`, which leaves out quotas that cannot be prefetched; or `off`.
+            An object, because compiled code rejects other types with messages of its own.
 
     Raises:
         ConfigError: The quotas cannot be prefetched; the message says what to write.
     """
-    if not 0 < fraction <= MAX_FRACTION:
+    if prefetch == "off":
+        return None
+    if prefetch == "auto":
+        return _auto_terms(quotas)
+    return _fixed_terms(quotas, prefetch)
+
+
+def _auto_terms(quotas: tuple[Quota, ...]) -> PrefetchTerms | None:
+    if any(quota.algorithm not in _PREFETCHABLE for quota in quotas):
+        return None
+    terms = _terms(quotas, [int(AUTO_FRACTION * quota.burst) for quota in quotas])
+    # A prefetch of one request is the call that the store gets without a prefetch.
+    if terms.max_cost <= 1:
+        return None
+    lifetime_us = min(AUTO_LIFETIME_US, terms.lifetime_us)
+    return PrefetchTerms(terms.max_cost, lifetime_us, on_demand=True)
+
+
+def _fixed_terms(quotas: tuple[Quota, ...], fraction: object) -> PrefetchTerms:
+    if (
+        isinstance(fraction, bool)
+        or not isinstance(fraction, int | float)
+        or not 0 < fraction <= MAX_FRACTION
+    ):
         raise ConfigError(
-            f"prefetch is a fraction of the limit, above 0 and at most 0.5, not {fraction}"
+            'prefetch is "auto", "off", or a number above 0 and at most 0.5, as a part of the '
+            f"limit, not {fraction!r}"
         )
     # The decimal that was written: the double next to 0.29 is below it and would lose a unit.
     exact = Fraction(str(fraction))
@@ -69,18 +110,15 @@ def prefetch_terms(quotas: tuple[Quota, ...], fraction: float) -> PrefetchTerms:
                 f"a prefetch of {fraction} of {quota.burst} holds no request: write a larger "
                 "prefetch, limit or burst"
             )
+    return _terms(quotas, sizes)
+
+
+def _terms(quotas: tuple[Quota, ...], sizes: list[int]) -> PrefetchTerms:
     pairs = list(zip(quotas, sizes, strict=True))
     return PrefetchTerms(
-        quotas=tuple(_reduced_burst(quota, size) for quota, size in pairs),
         max_cost=min(size // quota.cost for quota, size in pairs),
         lifetime_us=min(size * quota.period_us // quota.limit for quota, size in pairs),
     )
-
-
-def _reduced_burst(quota: Quota, size: int) -> Quota:
-    if quota.algorithm is Algorithm.TOKEN_BUCKET:
-        return replace(quota, burst=quota.burst - size)
-    return quota
 
 
 def refundable_units(quota: Quota, units: int, age_us: int, window_left_us: int) -> int:

@@ -1,22 +1,24 @@
-"""Limits as a policy states them, and quotas: limits resolved to integers.
+"""Quotas: limits resolved to integers, from rates such as `100/minute`.
 
-Both are validated when they are built, so that a quota that exists can be enforced exactly.
+A quota is validated when it is built, so that one that exists can be enforced exactly.
 """
 
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import index
-from typing import Literal, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
+from fleetlimit.core.calendars import LONGEST_DAYS, Anchor, Calendar
 from fleetlimit.errors import ConfigError, CostError
 
 SECOND_US = 1_000_000
 MILLISECOND_US = 1_000
 MAX_SAFE_INTEGER = 2**53
 """Bound of the integers that a Lua number, a double, represents exactly."""
-MAX_LIMIT = 2**26
-"""Largest limit or burst: the product of two such numbers is exact in Lua's 53-bit integers."""
+MAX_LIMIT = 2**45
+"""Largest limit or burst: 35 trillion. The exact division of the scripts needs eight more bits, and
+a number of a structured field (RFC 9651) has at most 15 digits."""
 MAX_ENTRIES = 10_000
 """Largest limit of the algorithms that keep one entry per unit (`sliding_log`, `concurrency`)."""
 MAX_HELD_UNITS = 100
@@ -24,18 +26,40 @@ MAX_HELD_UNITS = 100
 10,000 take a script call 55 ms, in which no other request is decided."""
 MAX_REFILL_US = 366 * 86_400 * SECOND_US
 """Longest refill time of a bucket, and so the longest TTL of a key: a leap year."""
+MAX_PERIOD_US = MAX_SAFE_INTEGER // MILLISECOND_US * MILLISECOND_US
+"""Longest period: 285 years."""
 DEFAULT_LEASE_SECONDS = 30
 
-_UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
-_ALIASES = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "d": "day"}
-_RATE = re.compile(r"(\d{1,12})\s*(?:/|per)\s*(?:(\d{1,9})\s*)?([a-z]+)", re.ASCII)
+UNIT_SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
+"""Seconds of the units that are no windows of a calendar by themselves."""
+_CALENDAR_DAYS = {"week": 7, "month": 30, "year": 365}
+"""Units that only a calendar has, and days to suggest for them."""
+_ALIASES = {
+    "s": "second",
+    "sec": "second",
+    "m": "minute",
+    "min": "minute",
+    "h": "hour",
+    "d": "day",
+    "w": "week",
+    "mo": "month",
+    "y": "year",
+}
+_SEVERAL_RATES: Final = re.compile(r"[;,|]")
+_SEVERAL: Final = 2
+_RATE = re.compile(r"(\d{1,15})\s*(?:/|per)\s*(?:(\d{1,9})\s*)?([a-z]+)", re.ASCII)
 
 
 Member = TypeVar("Member", bound=StrEnum)
 
 
-def parse_enum(kind: type[Member], text: str) -> Member:
+def parse_enum(kind: type[Member], text: str, hint: str = "") -> Member:
     """Return the member of an enum that has this value.
+
+    Args:
+        kind: The enum.
+        text: The value.
+        hint: End of the message if there is none.
 
     Raises:
         ConfigError: There is none; the message lists the values.
@@ -43,7 +67,8 @@ def parse_enum(kind: type[Member], text: str) -> Member:
     try:
         return kind(text)
     except ValueError:
-        raise ConfigError(f"{text!r} is not known: write one of {', '.join(kind)}") from None
+        message = f"{text!r} is not known: write one of {', '.join(kind)}{hint}"
+        raise ConfigError(message) from None
 
 
 class Algorithm(StrEnum):
@@ -54,6 +79,32 @@ class Algorithm(StrEnum):
     SLIDING_WINDOW = "sliding_window"
     SLIDING_LOG = "sliding_log"
     CONCURRENCY = "concurrency"
+
+
+_OTHER_NAMES: Final = {
+    "gcra": Algorithm.TOKEN_BUCKET,
+    "leaky_bucket": Algorithm.TOKEN_BUCKET,
+    "leaking_bucket": Algorithm.TOKEN_BUCKET,
+    "moving_window": Algorithm.SLIDING_LOG,
+    "sliding_window_log": Algorithm.SLIDING_LOG,
+    "sliding_window_counter": Algorithm.SLIDING_WINDOW,
+    "fixed_window_counter": Algorithm.FIXED_WINDOW,
+    "fixed": Algorithm.FIXED_WINDOW,
+    "sliding": Algorithm.SLIDING_WINDOW,
+}
+"""What other rate limiters call an algorithm that decides as ours does."""
+
+
+def algorithm_hint(text: object) -> str:
+    """Return `; did you mean ...?` for another limiter's name of an algorithm; else nothing."""
+    name = re.sub(r"[- ]", "_", str(text).strip().lower())
+    meant = _OTHER_NAMES.get(name) or next((each for each in Algorithm if each == name), None)
+    return f"; did you mean {meant}?" if meant is not None else ""
+
+
+def parse_algorithm(text: str) -> Algorithm:
+    """Return the algorithm of this name; errors are those of `parse_enum`, with a hint."""
+    return parse_enum(Algorithm, text, algorithm_hint(text))
 
 
 def check_cost(cost: object) -> int:
@@ -93,7 +144,9 @@ class Quota:
             only.
         cost: Units of this quota that one unit of a request's cost spends.
         name: Short name, unique within a policy, for clients and for the bucket's key in the store;
-            by default made from the algorithm and the period.
+            by default made from the algorithm and the period, or the unit of the calendar.
+        calendar: Windows of a `fixed_window` by the calendar; None for windows of `period_us` since
+            the epoch. The period is then the length of the longest window.
 
     Raises:
         ConfigError: The values cannot work together; the message says what to write.
@@ -105,6 +158,7 @@ class Quota:
     burst: int
     cost: int = 1
     name: str = field(default="", repr=False)
+    calendar: Calendar | None = None
     _hash: int = field(init=False, repr=False, compare=False)
     """The hash of the other fields: quotas are keys of caches that are read in every request."""
 
@@ -122,8 +176,10 @@ class Quota:
         if self.period_us < MILLISECOND_US or self.period_us % MILLISECOND_US:
             raise ConfigError(
                 f"a period or lease must be whole milliseconds, at least one, and not "
-                f"{self.period_seconds:g} s"
+                f"{self.period_seconds:.12g} s"
             )
+        if self.period_us > MAX_PERIOD_US:
+            raise ConfigError("a period is at most 285 years: write a smaller limit and period")
         if not 1 <= self.burst <= MAX_LIMIT:
             raise ConfigError(f"a burst must be from 1 to {MAX_LIMIT:,}, not {self.burst:,}")
         if self.cost < 1:
@@ -138,8 +194,9 @@ class Quota:
                 f"burst belongs to token_bucket only: leave it out for {self.algorithm}"
             )
         self._check_size()
+        self._check_calendar()
         object.__setattr__(self, "name", self.name or self._default_name())
-        figures = (self.algorithm, self.limit, self.period_us, self.burst, self.cost)
+        figures = (self.algorithm, self.limit, self.period_us, self.burst, self.cost, self.calendar)
         object.__setattr__(self, "_hash", hash(figures))
 
     def __hash__(self) -> int:
@@ -151,20 +208,30 @@ class Quota:
                 f"a request holds at most {MAX_HELD_UNITS} units of a concurrency limit: write a "
                 f"smaller cost than {self.cost}, and a smaller limit to match"
             )
-        if self.algorithm in {Algorithm.SLIDING_LOG, Algorithm.CONCURRENCY}:
-            if self.limit > MAX_ENTRIES:
-                raise ConfigError(
-                    f"{self.algorithm} keeps one entry per unit, so its limit is at most "
-                    f"{MAX_ENTRIES:,}: write sliding_window for {self.limit:,}"
-                )
-        elif (
-            self.algorithm is Algorithm.SLIDING_WINDOW
-            and self.limit * (self.period_us // MILLISECOND_US) >= MAX_SAFE_INTEGER
-        ):
-            raise ConfigError("limit times period is too large for sliding_window to be exact")
+        is_kept_by_unit = self.algorithm in {Algorithm.SLIDING_LOG, Algorithm.CONCURRENCY}
+        if is_kept_by_unit and self.limit > MAX_ENTRIES:
+            instead = (
+                f"sliding_window for {self.limit:,}"
+                if self.algorithm is Algorithm.SLIDING_LOG
+                else f"at most {MAX_ENTRIES:,}, or a rate"
+            )
+            raise ConfigError(
+                f"{self.algorithm} keeps one entry per unit, so its limit is at most "
+                f"{MAX_ENTRIES:,}: write {instead}"
+            )
         if self.refill_us > MAX_REFILL_US:
             raise ConfigError(
                 "the limit would take more than 366 days to fill: write a smaller burst or period"
+            )
+
+    def _check_calendar(self) -> None:
+        calendar = self.calendar
+        if calendar is None:
+            return
+        if self.algorithm is not Algorithm.FIXED_WINDOW or self.period_us != calendar.longest_us:
+            raise ConfigError(
+                "a calendar belongs to fixed_window, with the period of its longest window: write "
+                f"Limit.rate('{self.limit}/{calendar.unit}', timezone={calendar.timezone!r})"
             )
 
     @property
@@ -180,6 +247,8 @@ class Quota:
         return self.period_us
 
     def _default_name(self) -> str:
+        if self.calendar is not None:
+            return self.calendar.unit
         code = "".join(word[0] for word in self.algorithm.split("_"))
         seconds, rest = divmod(self.period_us, SECOND_US)
         return f"{code}{seconds}" if not rest else f"{code}{self.period_us // MILLISECOND_US}ms"
@@ -218,43 +287,102 @@ class Quota:
         if self.algorithm is Algorithm.TOKEN_BUCKET:
             # The rate is divided by stretching the period, which stays exact. A bucket holds at
             # least one request, and takes at most MAX_REFILL_US to fill.
-            period_us = min(self.period_us * replicas, MAX_REFILL_US * self.limit // burst)
+            longest_us = min(self.period_us * replicas, MAX_REFILL_US * self.limit // burst)
+            period_us = min(longest_us, MAX_PERIOD_US)
+            # Of a period that would be too long, the limit is divided instead, rounded down.
+            limit = max(1, self.limit * period_us // longest_us)
             period_us -= period_us % MILLISECOND_US
-            return Quota(self.algorithm, self.limit, period_us, burst, self.cost, self.name)
-        return Quota(self.algorithm, burst, self.period_us, burst, self.cost, self.name)
+            return Quota(self.algorithm, limit, period_us, burst, self.cost, self.name)
+        return Quota(
+            self.algorithm, burst, self.period_us, burst, self.cost, self.name, self.calendar
+        )
+
+
+def _require_one_rate(text: object) -> None:
+    """Reject several rates in one place, as other limiters write them: `5/minute;100/day`."""
+    rates = _SEVERAL_RATES.split(text) if isinstance(text, str) else text
+    if not isinstance(rates, list | tuple) or len(rates) < _SEVERAL:
+        return
+    if all(isinstance(each, str) and _RATE.fullmatch(each.strip().lower()) for each in rates):
+        first, second = (each.strip() for each in rates[:_SEVERAL])
+        raise ConfigError(
+            f"{text!r} has several rates: write a limit for each, such as "
+            f"Depends(RateLimit({first!r})), Depends(RateLimit({second!r})), or a list of them "
+            "in a policy or as the result of a function"
+        )
+
+
+def _split_rate(text: str) -> tuple[int, int, str]:
+    """Return the limit of a rate, the number of its time units, and the unit."""
+    found = _RATE.fullmatch(text.strip().lower()) if isinstance(text, str) else None
+    word = found[3] if found else ""
+    unit = _ALIASES.get(word, word.removesuffix("s"))
+    if not found or unit not in UNIT_SECONDS | _CALENDAR_DAYS:
+        _require_one_rate(text)
+        raise ConfigError(
+            f"{text!r} is not a rate: write 100/second, 100/minute, 100/hour, 100/day, 100/week, "
+            "100/month, 100/year or 100 per 90 s"
+        )
+    limit, count = int(found[1]), int(found[2] or 1)
+    if limit == 0 or count == 0:
+        raise ConfigError(f"{text!r} allows nothing: write numbers from 1")
+    if count != 1 and unit in _CALENDAR_DAYS:
+        raise ConfigError(
+            f"{text!r} is no window of a calendar: write {limit}/{unit}, or {limit} per "
+            f"{count * _CALENDAR_DAYS[unit]} days"
+        )
+    return limit, count, unit
 
 
 def parse_rate(text: str) -> tuple[int, int]:
     """Parse `100/minute` or `100 per 90 s` to (limit, period in microseconds).
 
+    The period of a week, month or year is that of the longest one.
+
     Raises:
         ConfigError: The text is not a rate; the message shows valid ones.
     """
-    found = _RATE.fullmatch(text.strip().lower()) if isinstance(text, str) else None
-    unit = found and found[3].removesuffix("s")
-    if not found or not (unit := _ALIASES.get(found[3], unit or "")) or unit not in _UNITS:
-        raise ConfigError(
-            f"{text!r} is not a rate: write 100/second, 100/minute, 100/hour, 100/day "
-            "or 100 per 90 s"
-        )
-    limit, count = int(found[1]), int(found[2] or 1)
-    if limit == 0 or count == 0:
-        raise ConfigError(f"{text!r} allows nothing: write numbers from 1")
-    return limit, count * _UNITS[unit] * SECOND_US
+    limit, count, unit = _split_rate(text)
+    seconds = (
+        UNIT_SECONDS[unit] if unit in UNIT_SECONDS else LONGEST_DAYS[unit] * UNIT_SECONDS["day"]
+    )
+    return limit, count * seconds * SECOND_US
 
 
 def rate_quota(
     rate: str,
     *,
     burst: int | None = None,
-    algorithm: Algorithm = Algorithm.TOKEN_BUCKET,
+    algorithm: Algorithm | None = None,
     cost: int = 1,
+    timezone: str | None = None,
+    anchor: Anchor | None = None,
 ) -> Quota:
     """Resolve a rate such as `100/minute`; arguments and errors are those of `Limit.rate`."""
     if algorithm is Algorithm.CONCURRENCY:
         raise ConfigError("concurrency has no rate: write `concurrency: 10` in place of `rate`")
-    limit, period_us = parse_rate(rate)
-    return Quota(algorithm, limit, period_us, limit if burst is None else burst, cost)
+    limit, count, unit = _split_rate(rate)
+    capacity = limit if burst is None else burst
+    if unit in UNIT_SECONDS and timezone is None and anchor is None:
+        period_us = count * UNIT_SECONDS[unit] * SECOND_US
+        return Quota(algorithm or Algorithm.TOKEN_BUCKET, limit, period_us, capacity, cost)
+    if unit not in LONGEST_DAYS or count != 1:
+        raise ConfigError(
+            f"timezone and anchor belong to windows of a calendar: write {limit}/day, "
+            f"{limit}/week, {limit}/month or {limit}/year, and not {rate!r}"
+        )
+    if algorithm not in {None, Algorithm.FIXED_WINDOW}:
+        days = _CALENDAR_DAYS.get(unit, 1)
+        raise ConfigError(
+            f"{rate!r} is a window of a calendar, and {algorithm} has none: write fixed_window, or "
+            f"{limit} per {days * 24} hours without timezone and anchor"
+        )
+    if unit == "day" and anchor is not None:
+        raise ConfigError("a day has no anchor: leave anchor out, or write a week, month or year")
+    # An empty text is no time zone.
+    calendar = Calendar(unit, "UTC" if timezone is None else timezone, anchor)
+    period_us = calendar.longest_us
+    return Quota(Algorithm.FIXED_WINDOW, limit, period_us, capacity, cost, calendar=calendar)
 
 
 class Duration(Protocol):
@@ -285,78 +413,3 @@ def concurrency_quota(
 ) -> Quota:
     """Resolve a number of concurrent requests; arguments and errors are those of `Limit`."""
     return Quota(Algorithm.CONCURRENCY, limit, duration_us(lease), limit, cost)
-
-
-RateAlgorithm = Literal["token_bucket", "fixed_window", "sliding_window", "sliding_log"]
-"""Algorithms of a rate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """Limit of a policy. Build it with `Limit.rate` or `Limit.concurrent`.
-
-    Args:
-        quota: The limit, resolved to integers.
-    """
-
-    quota: Quota
-
-    @classmethod
-    def rate(
-        cls,
-        rate: str,
-        *,
-        burst: int | None = None,
-        algorithm: RateAlgorithm = "token_bucket",
-        cost: int = 1,
-    ) -> "Limit":
-        """Return a limit of requests per time.
-
-        Args:
-            rate: The rate, such as `100/minute` or `100 per 90 s`.
-            burst: Capacity of a token bucket; the number of the rate if left out.
-            algorithm: Algorithm of the bucket.
-            cost: Units of this limit that one unit of a request's cost spends.
-
-        Raises:
-            ConfigError: The rate cannot be parsed, or the values cannot work together.
-        """
-        known = parse_enum(Algorithm, algorithm)
-        return cls(rate_quota(rate, burst=burst, algorithm=known, cost=cost))
-
-    @classmethod
-    def concurrent(
-        cls, limit: int, *, lease: float | Duration = DEFAULT_LEASE_SECONDS, cost: int = 1
-    ) -> "Limit":
-        """Return a limit of requests that are served at the same time.
-
-        Args:
-            limit: Most requests in flight, if each has a cost of 1.
-            lease: Time after which a unit is free again if its replica died, in seconds or as a
-                `timedelta`. A live replica renews the units that it holds.
-            cost: Units of this limit that one unit of a request's cost holds.
-
-        Raises:
-            ConfigError: The values cannot work together.
-        """
-        return cls(concurrency_quota(limit, lease=lease, cost=cost))
-
-    def __repr__(self) -> str:
-        quota = self.quota
-        cost = "" if quota.cost == 1 else f", cost={quota.cost}"
-        if quota.algorithm is Algorithm.CONCURRENCY:
-            return f"Limit.concurrent({quota.limit}, lease={quota.period_seconds:g}{cost})"
-        burst = "" if quota.burst == quota.limit else f", burst={quota.burst}"
-        algorithm = (
-            ""
-            if quota.algorithm is Algorithm.TOKEN_BUCKET
-            else f", algorithm={quota.algorithm.value!r}"
-        )
-        return f"Limit.rate({_rate_text(quota)!r}{burst}{algorithm}{cost})"
-
-
-def _rate_text(quota: Quota) -> str:
-    for unit, seconds in _UNITS.items():
-        if quota.period_us == seconds * SECOND_US:
-            return f"{quota.limit}/{unit}"
-    return f"{quota.limit} per {quota.period_seconds:g} s"

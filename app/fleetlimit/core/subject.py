@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from fleetlimit.core.policy_function import PolicyFunction
 from fleetlimit.errors import IdentityError
 
 UNMATCHED_ROUTE = "unmatched"
@@ -28,6 +29,19 @@ class Principal:
     source: str = "custom"
 
 
+@dataclass(frozen=True, slots=True)
+class KeyValues:
+    """Values of one request for keys that are made from its path, or by functions of the app.
+
+    Args:
+        path: Values of path parameters by name.
+        functions: Results of the functions.
+    """
+
+    path: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    functions: Mapping[PolicyFunction, str] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Subject:
     """Properties of a request that a bucket key can be made from.
@@ -39,6 +53,11 @@ class Subject:
         headers: Request headers that a policy's key names, by lower-case name.
         unverified: Whether a credential was presented and did not verify. The app may accept it all
             the same, so the caller is not one without a credential.
+        key_values: Values for keys of the kinds `path` and `function`; None without such a key.
+        key: Value that code gives for the part of the key that is a header, a path parameter or a
+            function; or for the whole key of a policy without such a part. None without.
+        exact_address: Address of the client that networks are compared with; empty if it is not
+            certain, or if no policy needs it.
     """
 
     client_address: str = "unknown"
@@ -46,6 +65,9 @@ class Subject:
     route: str = UNMATCHED_ROUTE
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     unverified: bool = False
+    key_values: KeyValues | None = None
+    key: str | None = None
+    exact_address: str = ""
 
     @property
     def tier(self) -> str:

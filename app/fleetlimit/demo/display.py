@@ -8,25 +8,32 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, Self, TextIO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from fleetlimit.demo.results import Counts, Results, percentile_ms
 from fleetlimit.demo.summary import DemoSummary, PrincipalRow, ReplicaRow
 
-WIDTH = 88
+WIDTH = 80
+"""Columns. With three replicas and six callers, the result has 23 lines."""
 _RECENT_RESULTS = 500
 """Latest results that the live percentiles are computed from."""
-_BAR_WIDTH = 12
+_REFRESH_PER_SECOND = 4
+_BAR_WIDTH = 8
 _GOOD, _BAD, _DIM = "bold green", "bold red", "dim"
-_CAPTION = (
-    "free: token bucket; pro: fixed window; forger: a new key and address in every request, "
-    "limited by its real address"
-)
+_CAPTION = "free: token bucket; pro: fixed window; forger: a new key and address each time"
 
 
 def live_tables(results: Results, principals: Sequence[PrincipalRow]) -> RenderableType:
@@ -35,7 +42,7 @@ def live_tables(results: Results, principals: Sequence[PrincipalRow]) -> Rendera
         ReplicaRow(name, counts.allowed, counts.denied, counts.errors, *_recent(counts))
         for name, counts in results.replicas.items()
     ]
-    return Group(_replica_table(replicas), _principal_table(principals))
+    return Group(_replica_table(replicas), "", _principal_table(principals))
 
 
 def _recent(counts: Counts) -> tuple[float, float]:
@@ -47,13 +54,22 @@ def final_report(summary: DemoSummary) -> RenderableType:
     """Draw both tables and the summary."""
     return Group(
         _replica_table(summary.replicas),
+        "",
         _principal_table(summary.principals),
         _summary_panel(summary),
     )
 
 
 def _table(*left: str) -> Table:
-    table = Table(width=WIDTH, border_style=_DIM, header_style="bold")
+    table = Table(
+        width=WIDTH,
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        border_style=_DIM,
+        header_style="bold",
+    )
     for name in left:
         table.add_column(name, no_wrap=True)
     return table
@@ -66,7 +82,7 @@ def _number(value: int, style: str = "") -> Text:
 def _replica_table(rows: Sequence[ReplicaRow]) -> Table:
     table = _table("replica")
     for name in ("allowed", "denied", "errors", "p50", "p99"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.name,
@@ -81,9 +97,9 @@ def _replica_table(rows: Sequence[ReplicaRow]) -> Table:
 
 def _principal_table(rows: Sequence[PrincipalRow]) -> Table:
     table = _table("principal", "policy")
-    table.caption = _CAPTION
+    table.caption, table.caption_justify = _CAPTION, "left"
     for name in ("sent", "denied", "allowed", "permitted"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", min_width=_BAR_WIDTH)
     for row in rows:
         table.add_row(
@@ -99,13 +115,10 @@ def _principal_table(rows: Sequence[PrincipalRow]) -> Table:
 
 
 def _bar(row: PrincipalRow) -> Text:
-    full = min(_BAR_WIDTH, row.admitted * _BAR_WIDTH // max(1, row.permitted))
-    over = f" +{row.overshoot:,}" if row.overshoot else ""
-    return Text.assemble(
-        ("━" * full, "red" if row.overshoot else "green"),
-        ("━" * (_BAR_WIDTH - full), _DIM),
-        (over, _BAD),
-    )
+    if row.overshoot:
+        return Text(f"+{row.overshoot:,}", _BAD)
+    full = row.admitted * _BAR_WIDTH // max(1, row.permitted)
+    return Text.assemble(("━" * full, "green"), ("━" * (_BAR_WIDTH - full), _DIM))
 
 
 def _summary_panel(summary: DemoSummary) -> Panel:
@@ -133,14 +146,13 @@ def headline(summary: DemoSummary) -> str:
 def _summary_rows(summary: DemoSummary) -> list[tuple[str, Text, str]]:
     tallies = summary.tallies()
     metrics, logs = tallies["metrics"], tallies["logs"]
-    commands = summary.commands_per_request
+    commands, sent = summary.commands_per_request, summary.requests
     return [
         (
-            "permitted",
-            _number(summary.permitted),
-            f"requests within the limits, in {summary.seconds:.1f} s",
+            "admitted",
+            _number(summary.admitted),
+            f"of {summary.permitted:,} permitted in {summary.seconds:.1f} s; {sent:,} sent",
         ),
-        ("admitted", _number(summary.admitted), f"of {summary.requests:,} requests sent"),
         (
             "overshoot",
             _good_if_zero(summary.overshoot),
@@ -148,14 +160,14 @@ def _summary_rows(summary: DemoSummary) -> list[tuple[str, Text, str]]:
         ),
         ("errors", _good_if_zero(summary.errors), "5xx responses and failed connections"),
         (
-            "Redis commands per request",
+            "script calls",
             Text("none" if commands is None else f"{commands:.2f}"),
-            "script calls, heartbeats included",
+            "of the store for each request, heartbeats too",
         ),
         (
             "p50 / p99",
             Text(f"{summary.p50_ms:.0f} / {summary.p99_ms:.0f} ms"),
-            "latency at the client, on the same machine",
+            "queueing: this machine runs all processes",
         ),
         (
             "counts",
@@ -221,7 +233,7 @@ class PlainView:
 
 
 class LiveView:
-    """Output in a terminal: a progress bar and tables that are redrawn in place.
+    """Output in a terminal: a spinner while replicas start, then a progress bar and tables.
 
     Args:
         console: Console of a terminal.
@@ -229,7 +241,11 @@ class LiveView:
     """
 
     def __init__(self, console: Console, requests: int) -> None:
-        self._progress = Progress(
+        self._starting = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+        )
+        self._starting.add_task("")
+        self._sending = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -238,8 +254,9 @@ class LiveView:
             console=console,
             expand=False,
         )
-        self._task = self._progress.add_task("", total=requests, start=False, rate=0.0)
-        self._live = Live(self._progress, console=console, auto_refresh=False)
+        self._sending.add_task("", total=requests, start=False, rate=0.0)
+        # Refreshed by its thread, so that the spinner and the time move.
+        self._live = Live(self._starting, console=console, refresh_per_second=_REFRESH_PER_SECOND)
 
     def __enter__(self) -> Self:
         self._live.start(refresh=True)
@@ -249,18 +266,20 @@ class LiveView:
         self._live.stop()
 
     def stage(self, stage: str) -> None:
-        """Show the stage beside the progress bar."""
-        self._progress.update(self._task, description=stage)
+        """Show the stage."""
+        for progress in (self._starting, self._sending):
+            progress.update(progress.task_ids[0], description=stage)
         self._live.refresh()
 
     def update(self, results: Results, principals: Sequence[PrincipalRow]) -> None:
         """Redraw the progress bar and the tables."""
-        self._progress.start_task(self._task)
-        elapsed = self._progress.tasks[0].elapsed or 0.0
+        task = self._sending.task_ids[0]
+        self._sending.start_task(task)
+        elapsed = self._sending.tasks[0].elapsed or 0.0
         completed = results.total.requests
         rate = completed / elapsed if elapsed else 0.0
-        self._progress.update(self._task, completed=completed, rate=rate)
-        self._live.update(Group(self._progress, live_tables(results, principals)), refresh=True)
+        self._sending.update(task, completed=completed, rate=rate)
+        self._live.update(Group(self._sending, live_tables(results, principals)), refresh=True)
 
     def finish(self, summary: DemoSummary) -> None:
         """Replace the progress bar and the tables by the summary."""

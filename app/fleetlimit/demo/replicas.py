@@ -140,14 +140,45 @@ async def run_replicas(
     replicas = [Replica(f"replica-{number}") for number in range(1, count + 1)]
     environment = {**_without_product_variables(os.environ), **settings}
     try:
-        for replica in replicas:
-            await replica.start(environment)
-        for number, replica in enumerate(replicas):
-            on_progress(f"replicas ready: {number} of {count}")
-            await replica.wait_until_ready()
+        await start_replicas(replicas, environment, on_progress)
         yield replicas
     finally:
         await asyncio.gather(*(replica.stop() for replica in replicas))
+
+
+async def start_replicas(
+    replicas: Sequence[Replica],
+    environment: Mapping[str, str],
+    on_progress: Callable[[str], None],
+) -> None:
+    """Start replicas, and wait until all accept requests.
+
+    Args:
+        replicas: The replicas.
+        environment: Environment variables of their processes.
+        on_progress: Called with a line for the screen at first and after each replica.
+
+    Raises:
+        FleetlimitError: A replica did not start.
+    """
+    # With more than one start for each core, all would be ready only at the end.
+    cores = asyncio.Semaphore(os.cpu_count() or 1)
+
+    async def start(replica: Replica) -> None:
+        async with cores:
+            await replica.start(environment)
+            await replica.wait_until_ready()
+
+    starts = [asyncio.ensure_future(start(replica)) for replica in replicas]
+    try:
+        on_progress(f"replicas ready: 0 of {len(replicas)}")
+        for number, ready in enumerate(asyncio.as_completed(starts), start=1):
+            await ready
+            on_progress(f"replicas ready: {number} of {len(replicas)}")
+    finally:
+        for each in starts:
+            each.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
 
 
 def _without_product_variables(inherited: Mapping[str, str]) -> dict[str, str]:

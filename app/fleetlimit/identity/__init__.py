@@ -11,8 +11,10 @@ from fleetlimit.identity.identifier import (
     CredentialVerifier,
     PrincipalResolver,
     RequestIdentifier,
+    any_issuer,
     jwt_verifier,
     open_jwks,
+    open_secret,
 )
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "IdentityErrorReason",
     "PrincipalResolver",
     "RequestIdentifier",
+    "any_issuer",
     "jwt_verifier",
     "open_jwks",
+    "open_secret",
 ]

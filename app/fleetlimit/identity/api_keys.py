@@ -11,15 +11,24 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from fleetlimit.core.policy import HEADER_NAME
+from fleetlimit.core.key_parts import HEADER_NAME
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError, IdentityError
-from fleetlimit.identity.credentials import API_KEY_SCHEME, IdentityErrorReason, first_header
+from fleetlimit.identity.credentials import (
+    API_KEY_SCHEME,
+    BEARER_SCHEME,
+    IdentityErrorReason,
+    first_header,
+    read_scheme,
+)
 from fleetlimit.strict_yaml import Document, DocumentErrors, parse, read
 
 MAX_KEY_BYTES = 1024
 MAX_FILE_BYTES = 2**24
 """Enough for 100,000 keys."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}", re.ASCII)
+_JWT = re.compile(rb"[\w-]+\.[\w-]*\.[\w-]*")
+"""A token in compact form (RFC 7515 §3.1), whose header is not empty."""
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -68,16 +77,33 @@ class ApiKeyVerifier:
     Args:
         file: Key file, YAML or JSON.
         header: Request header that carries the key.
+        scheme: Authentication scheme that precedes the key in the header, such as `Bearer`; empty
+            for a header that is the key alone.
+        accepts_tokens: Whether another verifier reads the tokens of that header. An unknown key
+            that has the form of a JSON Web Token is then left to it.
 
     Raises:
-        ConfigError: The header name or the file is invalid.
+        ConfigError: The header name, the scheme or the file is invalid.
     """
 
-    def __init__(self, file: str | Path, *, header: str = "X-API-Key") -> None:
+    def __init__(
+        self,
+        file: str | Path,
+        *,
+        header: str = "X-API-Key",
+        scheme: str = "",
+        accepts_tokens: bool = False,
+    ) -> None:
         if not HEADER_NAME.fullmatch(header):
             raise ConfigError(f"{header!r} is not a header name: write X-API-Key")
+        if scheme and not _SCHEME.fullmatch(scheme):
+            raise ConfigError(f"{scheme!r} is not an authentication scheme: write Bearer")
         self.file = Path(file)
         self._header = header.lower().encode()
+        self._scheme = scheme.lower()
+        is_bearer = self._scheme == BEARER_SCHEME.lower()
+        self._challenge = BEARER_SCHEME if is_bearer else scheme or API_KEY_SCHEME
+        self._accepts_tokens = accepts_tokens and is_bearer and self._header == b"authorization"
         self._known = _load(self.file)
 
     @property
@@ -92,29 +118,57 @@ class ApiKeyVerifier:
             IdentityError: The key is unknown or too long.
         """
         key = first_header(scope, self._header)
+        if key and self._scheme:
+            # `latin-1` gives back the bytes that it was decoded from.
+            key = (read_scheme(key, self._scheme) or "").encode("latin-1")
         if not key:
             return None
-        if len(key) > MAX_KEY_BYTES:
-            raise IdentityError(
-                f"the API key is longer than {MAX_KEY_BYTES} bytes",
-                reason=IdentityErrorReason.TOO_LONG,
-                scheme=API_KEY_SCHEME,
-            )
+        fits = len(key) <= MAX_KEY_BYTES
+        known = self._find(key) if fits else None
+        if known is not None:
+            return known.principal
+        if self._accepts_tokens and _JWT.fullmatch(key):
+            return None
+        raise IdentityError(
+            "the API key is not known"
+            if fits
+            else f"the API key is longer than {MAX_KEY_BYTES} bytes",
+            reason=IdentityErrorReason.UNKNOWN_API_KEY if fits else IdentityErrorReason.TOO_LONG,
+            scheme=self._challenge,
+        )
+
+    def _find(self, key: bytes) -> _KnownKey | None:
         digest = hashlib.sha256(key).digest()
         known = self._known.get(digest)
         # The lookup's timing leaks bits of the digest, which a client cannot control without
         # inverting SHA-256. The comparison of the full digest takes constant time.
-        if known is None or not hmac.compare_digest(known.digest, digest):
-            raise IdentityError(
-                "the API key is not known",
-                reason=IdentityErrorReason.UNKNOWN_API_KEY,
-                scheme=API_KEY_SCHEME,
-            )
-        return known.principal
+        return known if known and hmac.compare_digest(known.digest, digest) else None
+
+
+def load_entries(path: Path, raw: bytes | None = None) -> tuple[KeyEntry, ...]:
+    """Return the entries of a key file.
+
+    Args:
+        path: The file.
+        raw: Text in place of that of the file.
+
+    Raises:
+        ConfigError: The file cannot be read, or is invalid.
+    """
+    document = _parse(path, raw)
+    _known_keys(document)
+    return _entries(document)
 
 
 def _load(path: Path) -> dict[bytes, _KnownKey]:
-    document = parse(read(path, max_bytes=MAX_FILE_BYTES), str(path))
+    return _known_keys(_parse(path))
+
+
+def _parse(path: Path, raw: bytes | None = None) -> Document:
+    return parse(read(path, max_bytes=MAX_FILE_BYTES) if raw is None else raw, str(path))
+
+
+def _known_keys(document: Document) -> dict[bytes, _KnownKey]:
     errors = list(document.errors)
     known: dict[bytes, _KnownKey] = {}
     first_index: dict[bytes, int] = {}

@@ -1,7 +1,7 @@
 """Verifier of bearer tokens from a configured issuer (RFC 6750, 7519, 8725). Needs PyJWT.
 
-Only public keys verify tokens. The operator chooses algorithms, issuer and audience. Nothing in a
-token (`alg`, `jku`, `jwk`, `x5u`) extends them.
+Public keys verify tokens, or a shared secret, never both for one verifier. The operator chooses
+algorithms, issuer and audience. Nothing in a token (`alg`, `jku`, `jwk`, `x5u`) extends them.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from fleetlimit.identity.credentials import (
     read_bearer_token,
 )
 from fleetlimit.identity.jwks import ALGORITHMS, JwksSource
+from fleetlimit.identity.shared_secret import SECRET_ALGORITHMS, SharedSecret
 
 DEFAULT_ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
 CACHED_TOKENS = 4096
@@ -71,10 +72,11 @@ class JwtVerifier:
     invented tokens evict no verified ones.
 
     Args:
-        keys: The issuer's public keys.
+        keys: The issuer's public keys, or its shared secret.
         issuer: Required value of `iss`.
         audience: Value that `aud` must be or contain; with several, one of them.
-        algorithms: Accepted algorithms; asymmetric ones only.
+        algorithms: Accepted algorithms; asymmetric ones for public keys, HS256, HS384 and HS512
+            for a shared secret.
         tier_claim: Claim that contains the tier. A token without it, or with a value that is not
             text, has no tier.
         max_header_bytes: Longest `Authorization` header in which a token is verified. The token's
@@ -87,7 +89,7 @@ class JwtVerifier:
 
     def __init__(
         self,
-        keys: JwksSource,
+        keys: JwksSource | SharedSecret,
         *,
         issuer: str,
         audience: str | Sequence[str],
@@ -97,11 +99,11 @@ class JwtVerifier:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
-        self._issuer = issuer
+        self.issuer = issuer
         self._audience = [audience] if isinstance(audience, str) else list(audience)
         self._algorithms = [algorithms] if isinstance(algorithms, str) else list(algorithms)
         self._tier_claim = tier_claim
-        self._max_header_bytes = max_header_bytes
+        self.max_header_bytes = max_header_bytes
         self._clock = clock
         self._verified: BoundedCache[bytes, _Verified] = BoundedCache(CACHED_TOKENS)
         self._rejected: BoundedCache[bytes, _Rejected] = BoundedCache(CACHED_TOKENS)
@@ -109,12 +111,17 @@ class JwtVerifier:
             raise ConfigError("jwt.issuer is empty: write the `iss` of the tokens to accept")
         if not self._audience or not all(self._audience):
             raise ConfigError("jwt.audience is empty: write the `aud` of the tokens to accept")
-        if not self._algorithms or not ALGORITHMS.issuperset(self._algorithms):
+        secret = isinstance(keys, SharedSecret)
+        known = SECRET_ALGORITHMS if secret else ALGORITHMS
+        if not self._algorithms or not known.issuperset(self._algorithms):
+            kind = "a shared secret" if secret else "public keys"
             raise ConfigError(
-                f"jwt.algorithms {self._algorithms} cannot be used: write some of "
-                f"{', '.join(sorted(ALGORITHMS))}; unsigned tokens and shared secrets (HS256) are "
-                "not accepted"
+                f"jwt.algorithms {self._algorithms} cannot be used with {kind}: write some of "
+                f"{', '.join(sorted(known))}; unsigned tokens are not accepted"
             )
+        if isinstance(keys, SharedSecret):
+            for each in self._algorithms:
+                keys.require(each)
 
     async def resolve(self, scope: Mapping[str, Any]) -> Principal | None:
         """Return the principal of the request's token, or None if there is no bearer token.
@@ -125,11 +132,11 @@ class JwtVerifier:
         header = first_header(scope, b"authorization")
         if header is None:
             return None
-        if len(header) > self._max_header_bytes:
+        if len(header) > self.max_header_bytes:
             if read_bearer_token(header) is None:
                 return None
-            raise _error(
-                f"the token is longer than {self._max_header_bytes} bytes with its scheme",
+            raise bearer_error(
+                f"the token is longer than {self.max_header_bytes} bytes with its scheme",
                 IdentityErrorReason.TOO_LONG,
             )
         digest = hashlib.sha256(header).digest()
@@ -139,7 +146,7 @@ class JwtVerifier:
         rejected = self._rejected.get(digest)
         if rejected is not None and self._clock() < rejected.until:
             # Raising one exception object again would grow its traceback.
-            raise _error(rejected.message, rejected.reason)
+            raise bearer_error(rejected.message, rejected.reason)
         token = read_bearer_token(header)
         return await self._verify_and_cache(token, digest) if token is not None else None
 
@@ -162,22 +169,22 @@ class JwtVerifier:
         except (jwt.PyJWTError, RecursionError) as error:
             reasons = (reason for kind, reason in _REASON_BY_ERROR if isinstance(error, kind))
             reason = next(reasons, IdentityErrorReason.MALFORMED)
-            raise _error(f"the token was rejected: {reason}", reason) from None
+            raise bearer_error(f"the token was rejected: {reason}", reason) from None
         now = self._clock()
         expires = _timestamp(claims, "exp")
         if expires <= now:
-            raise _error("the token has expired", IdentityErrorReason.EXPIRED)
+            raise bearer_error("the token has expired", IdentityErrorReason.EXPIRED)
         if "nbf" in claims and _timestamp(claims, "nbf") > now + _CLOCK_SKEW_SECONDS:
-            raise _error("the token is not valid yet", IdentityErrorReason.NOT_YET_VALID)
+            raise bearer_error("the token is not valid yet", IdentityErrorReason.NOT_YET_VALID)
         return self._principal(claims), expires
 
     async def _verified_claims(self, token: str) -> dict[str, Any]:
         """Return the claims of a token after verifying signature, issuer and audience."""
         jose_header, _, _ = token.partition(".")
         # JSON costs more than base64 and a signature, and is read before either.
-        if len(jose_header) > self._max_header_bytes // 4:
-            raise _error(
-                f"the token's header is longer than {self._max_header_bytes // 4} characters",
+        if len(jose_header) > self.max_header_bytes // 4:
+            raise bearer_error(
+                f"the token's header is longer than {self.max_header_bytes // 4} characters",
                 IdentityErrorReason.TOO_LONG,
             )
         # The header alone, so that a token of another issuer or none costs no more than that.
@@ -187,14 +194,16 @@ class JwtVerifier:
             raise jwt.InvalidTokenError
         algorithm = header.get("alg")
         if algorithm not in self._algorithms:
-            raise _error("the token's algorithm is not accepted", IdentityErrorReason.ALGORITHM)
+            raise bearer_error(
+                "the token's algorithm is not accepted", IdentityErrorReason.ALGORITHM
+            )
         key = await self._keys.find(header.get("kid"), algorithm)
         return jwt.decode(
             token,
             key.key,
             algorithms=[algorithm],
             audience=self._audience,
-            issuer=self._issuer,
+            issuer=self.issuer,
             options={
                 "require": ["exp", "iss", "aud", "sub"],
                 # `_verify` checks the times, on this object's clock.
@@ -207,7 +216,7 @@ class JwtVerifier:
     def _principal(self, claims: dict[str, Any]) -> Principal:
         name = claims["sub"]
         if not name:
-            raise _error("the token's sub is empty", IdentityErrorReason.CLAIMS)
+            raise bearer_error("the token's sub is empty", IdentityErrorReason.CLAIMS)
         tier = claims.get(self._tier_claim, "")
         return Principal(name, tier if isinstance(tier, str) else "", source="jwt")
 
@@ -217,9 +226,10 @@ def _timestamp(claims: dict[str, Any], name: str) -> float:
     # The range check is also false for NaN and infinity, which Python's JSON parser accepts.
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 <= value < _MAX_TIMESTAMP:
-        raise _error(f"the token's {name} is not a time", IdentityErrorReason.CLAIMS)
+        raise bearer_error(f"the token's {name} is not a time", IdentityErrorReason.CLAIMS)
     return float(value)
 
 
-def _error(message: str, reason: str) -> IdentityError:
+def bearer_error(message: str, reason: str) -> IdentityError:
+    """Return the error of a bearer token."""
     return IdentityError(message, reason=reason, scheme=BEARER_SCHEME)

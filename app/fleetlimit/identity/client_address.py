@@ -6,20 +6,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
-    IPv4Network,
     IPv6Address,
     IPv6Network,
     ip_address,
-    ip_network,
 )
 from typing import Any, Literal, NamedTuple
 
+from fleetlimit.core.key_parts import HEADER_NAME
+from fleetlimit.core.networks import Network, parse_network
 from fleetlimit.errors import ConfigError
 from fleetlimit.identity.credentials import header_lines
 
 MAX_HOPS = 32
 """Most hops read; a longer chain of trusted proxies is treated as an attack."""
 _MAX_ELEMENT_BYTES = 512
+_MAX_ADDRESS_BYTES = 64
+"""The longest text of an IPv6 address has 45 characters."""
 
 _NODE = re.compile(
     r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?", re.ASCII
@@ -93,8 +95,17 @@ _ELEMENT_PARSERS = {"x-forwarded-for": parse_xff_element, "forwarded": parse_for
 
 
 class _Hop(NamedTuple):
+    """Address of one hop.
+
+    Args:
+        text: Text of the address, or of the network that stands for it.
+        trusted: Whether it is a trusted proxy.
+        exact: Text of the address itself; empty without an address.
+    """
+
     text: str
     trusted: bool
+    exact: str = ""
 
 
 class ClientAddressResolver:
@@ -105,12 +116,18 @@ class ClientAddressResolver:
     is. If a hop cannot be parsed, the address is the peer's. The first request without an address
     is logged as `identity.no_client_address`.
 
+    A proxy may write the client's address alone into a header of its own. If a request of a trusted
+    proxy does not have exactly one such header with one address, the address is the peer's, and the
+    first such request is logged as `identity.address_header_invalid`.
+
     Args:
         trusted_proxies: Networks of the proxies in front, as CIDRs; `unix` for a peer without an IP
             address, which is connected through a Unix socket.
         ipv6_prefix: Bits of an IPv6 address that identify one client.
         forwarded: The header that the proxies write; None for no header. Only one is read, because
             a client could send the one that its proxy does not overwrite.
+        address_header: Header with the client's address alone, in place of `forwarded`, such as
+            `CF-Connecting-IP` or `X-Real-IP`.
 
     Raises:
         ConfigError: A network, the prefix or the header is invalid.
@@ -122,6 +139,7 @@ class ClientAddressResolver:
         *,
         ipv6_prefix: int = 64,
         forwarded: Literal["x-forwarded-for", "forwarded"] | None = "x-forwarded-for",
+        address_header: str | None = None,
     ) -> None:
         if isinstance(trusted_proxies, str):
             raise ConfigError(f"trusted_proxies is a list: write [{trusted_proxies}]")
@@ -131,11 +149,15 @@ class ClientAddressResolver:
             raise ConfigError(
                 f"{forwarded!r} is not a forwarding header: write x-forwarded-for or forwarded"
             )
+        if address_header is not None and not HEADER_NAME.fullmatch(address_header):
+            raise ConfigError(f"{address_header!r} is not a header name: write X-Real-IP")
         self._trusts_unix = UNIX in trusted_proxies
         self._trusted = tuple(_network(text) for text in trusted_proxies if text != UNIX)
-        self._warned = False
+        self._warned: set[str] = set()
         self._ipv6_prefix = ipv6_prefix
-        self._header = forwarded.encode() if forwarded else b""
+        header = address_header or forwarded or ""
+        self._header = header.lower().encode()
+        self._has_one_address = address_header is not None
         self._parse_element = _ELEMENT_PARSERS[forwarded] if forwarded else parse_xff_element
         # Bounded, so that invented hops cannot exhaust memory.
         self._cached_hop = lru_cache(_CACHED_ADDRESSES)(self._parse_hop)
@@ -148,10 +170,24 @@ class ClientAddressResolver:
             `192.0.2.1`, `2001:db8::/64`, the peer's text if it is not an IP address, or `unknown`
             without an address.
         """
+        return self._find_hop(scope).text
+
+    def resolve_exact(self, scope: Mapping[str, Any]) -> str:
+        """Return the client's own address, where `resolve` returns the network of several.
+
+        Returns:
+            Empty without an address, and where the header of a trusted proxy is invalid, so that no
+            client counts as the proxy.
+        """
+        return self._find_hop(scope).exact
+
+    def _find_hop(self, scope: Mapping[str, Any]) -> _Hop:
         client = scope.get("client")
         peer = self._cached_peer(str(client[0])[:_MAX_PEER_CHARS] if client else "")
         if not peer.trusted or not self._header:
-            return peer.text
+            return peer
+        if self._has_one_address:
+            return self._address_behind(peer, scope)
         hop = peer
         try:
             for text in iter_hops(header_lines(scope, self._header), self._parse_element):
@@ -159,26 +195,49 @@ class ClientAddressResolver:
                 if not hop.trusted:
                     break
         except ValueError:
-            hop = peer
+            hop = _Hop(peer.text, peer.trusted)
         if hop.text == UNKNOWN:
-            self._warn_once(f"the proxy on the Unix socket sent no valid {self._header.decode()}")
-        return hop.text
-
-    def _warn_once(self, detail: str) -> None:
-        if not self._warned:
-            self._warned = True
-            _log.warning(
-                "identity.no_client_address: a request has no address, and all such callers share "
-                "one bucket: %s",
-                detail,
+            self._warn_of_no_address(
+                f"the proxy on the Unix socket sent no valid {self._header.decode()}"
             )
+        return hop
+
+    def _address_behind(self, peer: _Hop, scope: Mapping[str, Any]) -> _Hop:
+        """Return the address in the header of a trusted proxy, or the peer's."""
+        try:
+            # Two lines may be the proxy's and the client's; which one is which is not known.
+            (line,) = header_lines(scope, self._header)
+            text = line.decode("ascii") if len(line) <= _MAX_ADDRESS_BYTES else ""
+            return self._cached_hop(text.strip(" \t"))
+        except ValueError:
+            self._warn_once(
+                "identity.address_header_invalid: a request of a trusted proxy does not have one "
+                "%s with one address, and counts as the proxy's: name the header that the proxy "
+                "sets, and list under trusted_proxies only proxies that set it",
+                self._header.decode(),
+            )
+            return _Hop(peer.text, peer.trusted)
+
+    def _warn_of_no_address(self, detail: str) -> None:
+        self._warn_once(
+            "identity.no_client_address: a request has no address, and all such callers share one "
+            "bucket: %s",
+            detail,
+        )
+
+    def _warn_once(self, message: str, detail: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            _log.warning(message, detail)
 
     def _parse_peer(self, host: str) -> _Hop:
         # Servers represent the peer of a Unix socket as no peer, as "", or as the socket.
         if not host or host.startswith(("/", "@", "\0", _UNIX_HOP)):
             if self._trusts_unix and self._header:
                 return _Hop(UNKNOWN, trusted=True)
-            self._warn_once("behind a proxy on a Unix socket, write trusted_proxies: [unix]")
+            self._warn_of_no_address(
+                "behind a proxy on a Unix socket, write trusted_proxies: [unix]"
+            )
             return _Hop(host or UNKNOWN, trusted=False)
         try:
             # The zone is an interface of this machine, not part of the client (RFC 4007 §11).
@@ -194,8 +253,8 @@ class ClientAddressResolver:
         address = _unmap_ipv4(ip_address(text))
         trusted = any(address in network for network in self._trusted)
         if isinstance(address, IPv6Address):
-            return _Hop(_client_of(address, self._ipv6_prefix), trusted)
-        return _Hop(str(address), trusted)
+            return _Hop(_client_of(address, self._ipv6_prefix), trusted, str(address))
+        return _Hop(str(address), trusted, str(address))
 
 
 def _unmap_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
@@ -236,23 +295,11 @@ def _client_of(address: IPv6Address, prefix: int) -> str:
     return str(IPv6Network((bits, prefix), strict=False))
 
 
-def _network(text: str) -> IPv4Network | IPv6Network:
-    try:
-        network = ip_network(text)
-    except ValueError:
-        try:
-            fixed = f"write {ip_network(text, strict=False)}"
-        except ValueError:
-            fixed = "write an address or a network such as 10.0.0.0/8 or 2001:db8::/32, or unix"
-        raise ConfigError(f"trusted proxy {text!r} is not a network: {fixed}") from None
-    if network.prefixlen == 0:
-        raise ConfigError(
-            f"trusted proxy {text!r} trusts every client, so clients could choose any address: "
-            "write the networks of the proxies"
-        )
-    if network.version == 6 and _unmap_ipv4(network.network_address).version == 4:  # noqa: PLR2004 - IP versions
-        raise ConfigError(
-            f"trusted proxy {text!r} is IPv4 written as IPv6: write "
-            f"{_unmap_ipv4(network.network_address)}/{max(0, network.prefixlen - 96)}"
-        )
-    return network
+def _network(text: str) -> Network:
+    return parse_network(
+        text,
+        everyone="trusts every client, so clients could choose any address: write the networks of "
+        "the proxies",
+        role="trusted proxy ",
+        further=", or unix",
+    )

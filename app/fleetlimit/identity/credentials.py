@@ -25,17 +25,28 @@ def first_header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
 def read_bearer_token(authorization: bytes) -> str | None:
     """Return the token of an `Authorization` header, or None if its scheme is not Bearer.
 
+    It is empty for a header without a token, which `OAuth2PasswordBearer` accepts.
+    """
+    return read_scheme(authorization, "bearer")
+
+
+def read_scheme(header: bytes, scheme: str) -> str | None:
+    """Return what follows an authentication scheme, or None if the header has another scheme.
+
     The installed FastAPI splits the header, so that an app's `HTTPBearer` or
     `OAuth2PasswordBearer` accepts no token that is not read here. Older versions of FastAPI do not
     strip the token; it is always stripped here, because the app may do so.
 
+    Args:
+        header: Value of an `Authorization` header, or of one like it.
+        scheme: Name of the scheme in lower case.
+
     Returns:
-        The token, decoded as Starlette decodes headers. It is empty for a header without a token,
-        which `OAuth2PasswordBearer` accepts.
+        The token, decoded as Starlette decodes headers.
     """
-    scheme, token = get_authorization_scheme_param(authorization.decode("latin-1"))
+    name, token = get_authorization_scheme_param(header.decode("latin-1"))
     # The scheme's name is case-insensitive (RFC 9110 §11.1).
-    return token.strip() if scheme.lower() == "bearer" else None
+    return token.strip() if name.lower() == scheme else None
 
 
 def header_lines(scope: Mapping[str, Any], name: bytes) -> list[bytes]:

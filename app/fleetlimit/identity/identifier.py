@@ -1,7 +1,9 @@
 """Request identifier: the first credential that verifies, else the client's address."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from starlette.requests import HTTPConnection
@@ -17,6 +19,7 @@ from fleetlimit.limiter.failure_log import FailureLog
 
 if TYPE_CHECKING:  # it needs PyJWT, an extra
     from fleetlimit.identity.jwks import JwksSource
+    from fleetlimit.identity.shared_secret import SharedSecret
 
 CredentialResolver = Callable[[Mapping[str, Any]], Awaitable[Principal | None]]
 """Returns the verified principal of an ASGI scope, or None without a credential of its kind.
@@ -80,6 +83,10 @@ class RequestIdentifier:
             self._resolvers.append(_guarded(resolver, resolver_timeout_s))
         self._failure_log = failure_log or FailureLog(MonotonicClock())
 
+    def exact_address(self, scope: Mapping[str, Any]) -> str:
+        """Return the client's own address, for networks; empty if it is not certain."""
+        return self._client_address.resolve_exact(scope)
+
     async def identify(self, scope: Mapping[str, Any]) -> Identity:
         """Return the identity of an ASGI `http` or `websocket` scope; never raises.
 
@@ -119,7 +126,10 @@ def _guarded(resolver: PrincipalResolver, timeout_s: float) -> CredentialResolve
             return None
         name, tier = principal.name, principal.tier
         if not (isinstance(name, str) and name and isinstance(tier, str)):
-            raise TypeError("the resolver returned a principal whose name or tier is not text")
+            raise TypeError(
+                "the resolver returned a principal whose name or tier is not text: return "
+                'Principal(str(user.id), user.plan or ""), with a name that is not empty'
+            )
         # A custom principal must not share the source of API keys or tokens.
         return replace(principal, source="custom")
 
@@ -135,17 +145,37 @@ def open_jwks(location: str) -> "JwksSource":
     Raises:
         ConfigError: PyJWT is not installed, or the location or the file of keys is invalid.
     """
-    try:
+    with _naming_extra():
         from fleetlimit.identity.jwks import jwks_source  # noqa: PLC0415 - an extra
+    return jwks_source(location)
+
+
+def open_secret(file: Path) -> "SharedSecret":
+    """Return the shared secret of a token issuer. PyJWT is imported here, because it is an extra.
+
+    Args:
+        file: File of the secret.
+
+    Raises:
+        ConfigError: PyJWT is not installed, or the file has no secret that is long enough.
+    """
+    with _naming_extra():
+        from fleetlimit.identity.shared_secret import SharedSecret  # noqa: PLC0415 - an extra
+    return SharedSecret(file)
+
+
+@contextlib.contextmanager
+def _naming_extra() -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in {"jwt", "cryptography"}:
             raise
         raise ConfigError("`identity.jwt` needs PyJWT: pip install 'fleetlimit[jwt]'") from error
-    return jwks_source(location)
 
 
 def jwt_verifier(
-    keys: "JwksSource",
+    keys: "JwksSource | SharedSecret",
     *,
     issuer: str,
     audience: str | Sequence[str],
@@ -156,7 +186,7 @@ def jwt_verifier(
     """Return a verifier of bearer tokens. PyJWT is imported here, because it is an extra.
 
     Args:
-        keys: The issuer's public keys, from `open_jwks`.
+        keys: The issuer's public keys, from `open_jwks`, or its secret, from `open_secret`.
         issuer: See `JwtVerifier`, as for the other arguments.
         audience: As above.
         algorithms: As above.
@@ -176,3 +206,15 @@ def jwt_verifier(
         tier_claim=tier_claim,
         max_header_bytes=max_header_bytes,
     )
+
+
+def any_issuer(verifiers: Sequence[CredentialVerifier]) -> CredentialVerifier:
+    """Return a verifier of the tokens of several issuers.
+
+    Args:
+        verifiers: Verifiers of the issuers, from `jwt_verifier`.
+    """
+    from fleetlimit.identity.bearer import JwtVerifier  # noqa: PLC0415 - an extra
+    from fleetlimit.identity.issuers import IssuersVerifier  # noqa: PLC0415 - an extra
+
+    return IssuersVerifier([each for each in verifiers if isinstance(each, JwtVerifier)])

@@ -87,11 +87,11 @@ ALGORITHMS = frozenset(name for family in _FAMILIES.values() for name in family)
 
 @dataclass(frozen=True, slots=True)
 class VerifyingKey:
-    """A public key, its id if it has one, and the algorithms that it may verify."""
+    """A public key or a shared secret, its id if any, and the algorithms that it may verify."""
 
     kid: str | None
     algorithms: frozenset[str]
-    key: PublicKey
+    key: PublicKey | bytes
 
 
 class JwkSet:

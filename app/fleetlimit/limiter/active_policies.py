@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
-from fleetlimit.core.policy import IN_CODE, Policy, PolicySet
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.policy_set import IN_CODE, PolicySet
+from fleetlimit.core.quota import parse_rate
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.events import Event, PoliciesLoaded
@@ -49,7 +51,17 @@ class ActivePolicies:
             advice = (
                 _HOW_TO_GIVE if not self.current.policies and self.current.source == IN_CODE else ""
             )
+            if _is_rate(name):
+                advice = f'; for a limit in code write RateLimit("{name}")'
             raise ConfigError(
                 f"there is no policy {name!r} in {self.current.source}: {known}{advice}"
             )
         return policy
+
+
+def _is_rate(name: str) -> bool:
+    try:
+        parse_rate(name)
+    except ConfigError:
+        return False
+    return True

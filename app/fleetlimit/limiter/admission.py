@@ -15,7 +15,7 @@ from fleetlimit.limiter.denial_cache import DenialCache
 from fleetlimit.limiter.events import CheckCancelled, CheckDecided, Event
 from fleetlimit.limiter.fallback import Fallback, unchecked_result
 from fleetlimit.limiter.membership import ReplicaMembership
-from fleetlimit.limiter.plan import Plan
+from fleetlimit.limiter.plan import Plan, with_exempt
 from fleetlimit.limiter.ports import AcquireResult, Clock, KeysFailed
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
@@ -55,13 +55,21 @@ class Admission:
         self._clock = clock
         self._emit = emit
 
-    async def admit(self, plan: Plan, subject: Subject, mono_started_at_us: int) -> Reservation:
+    async def admit(
+        self,
+        plan: Plan,
+        subject: Subject,
+        mono_started_at_us: int,
+        *,
+        is_attempt: bool = False,
+    ) -> Reservation:
         """Decide a plan, and emit the decision.
 
         Args:
             plan: Charges of the check.
             subject: The caller and the route.
             mono_started_at_us: Monotonic microseconds when the check began.
+            is_attempt: Whether the check may be repeated after a denial, which is then not emitted.
         """
         if plan.charges:
             decided = self._denial_cache.lookup(plan, mono_started_at_us)
@@ -87,14 +95,32 @@ class Admission:
                 policies = tuple(each.policy.name for each in plan.policy_plans)
                 self._emit(CheckCancelled(policies, plan.subject_hash, subject.route))
                 raise
+        if plan.exempt:
+            reservation.decision = with_exempt(reservation.decision, plan)
         seconds = (self._clock.monotonic_us() - mono_started_at_us) / SECOND_US
         decision, anonymous = reservation.decision, subject.principal is None
+        if is_attempt and not decision.allowed:
+            return reservation
         self._emit(
             CheckDecided(
                 decision, plan.subject_hash, anonymous, subject.tier, subject.route, seconds
             )
         )
         return reservation
+
+    def refuse(self, plan: Plan, subject: Subject, decision: Decision) -> Reservation:
+        """Emit a denial after attempts that were not emitted, and return its reservation.
+
+        Args:
+            plan: Charges of the check.
+            subject: The caller and the route.
+            decision: The denial.
+        """
+        anonymous = subject.principal is None
+        self._emit(
+            CheckDecided(decision, plan.subject_hash, anonymous, subject.tier, subject.route, 0.0)
+        )
+        return Reservation(decision, plan, None, self._gateway.adjust)
 
     async def _decide_partly(self, plan: Plan, failed: Collection[str]) -> Reservation:
         """Decide the policies of failed servers of a Cluster locally, and the others in the store.
@@ -146,7 +172,7 @@ class Admission:
             local: Part of the policies that were admitted without the store.
         """
         self._sample.record(plan.charges, reply)
-        decision = plan.decision(reply.statuses, source=_STORE, spent=reply.spent)
+        decision = plan.decision(reply.statuses, source=reply.source, spent=reply.spent)
         if local is not None and local.decision.results:
             # The source is the one of the part without the store, unless the store denied: a check
             # that is partly degraded counts as degraded.
@@ -157,7 +183,10 @@ class Admission:
             for charge, status in zip(plan.charges, reply.statuses, strict=True):
                 if charge.group == ENFORCED_GROUP and not status.allowed:
                     self._denial_cache.add(charge, status)
-        return self._gateway.open_reservation(plan, decision, reply, local)
+        reservation = Reservation(decision, plan, reply, self._gateway.adjust, local)
+        if plan.has_leases:
+            self._gateway.keep_leases(reservation)
+        return reservation
 
 
 def _failed_keys(error: StoreError, plan: Plan) -> Collection[str]:

@@ -43,9 +43,7 @@ class AppFunction(Generic[Argument, Result]):
         if not is_async(function):
             raise ConfigError(f"{subject} is not async: write `async def`")
         require_one_argument(function, subject, f"async def {role}(request)")
-        if _promises_other(function, (returns, type(None))):
-            promised = _signature(function).return_annotation
-            raise ConfigError(f"{subject} returns {promised!r}: return {returns.__name__} or None")
+        require_result(function, subject, (returns, type(None)), f"{returns.__name__} or None")
         self._function = function
         self._role = role
         self._returns = returns
@@ -91,7 +89,7 @@ async def await_result(awaitable: Awaitable[Result], role: str, timeout_s: float
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise RuntimeError(f"the {role} was cancelled by its own task") from None
+        raise _cancelled(role) from None
 
 
 def require_cost_function(function: Any) -> None:
@@ -100,14 +98,56 @@ def require_cost_function(function: Any) -> None:
     Raises:
         ConfigError: It cannot; the message says what to write.
     """
-    subject = f"the cost function {function!r}"
+    require_function(function, role="cost function", returns=(int,), example="def cost(connection)")
+
+
+def require_function(function: Any, *, role: str, returns: tuple[type, ...], example: str) -> None:
+    """Check that a function, plain or async, can be called with a connection.
+
+    Args:
+        function: The function, or an object that can be called.
+        role: What the function is for, such as `cost function`; for messages.
+        returns: Classes of the results; its annotation must promise one of them.
+        example: The first line of such a function; for messages.
+
+    Raises:
+        ConfigError: It cannot; the message says what to write.
+    """
+    subject = f"the {role} {function!r}"
     if isinstance(function, type):
         raise ConfigError(f"{subject} is a class: write an object of it, or a function")
     require_no_generator(function, subject)
-    require_one_argument(function, subject, "def cost(connection)")
-    if _promises_other(function, (int,)):
-        promised = _signature(function).return_annotation
-        raise ConfigError(f"{subject} returns {promised!r}: return int")
+    require_one_argument(function, subject, example)
+    wanted = " or ".join(each.__name__ for each in returns)
+    require_result(function, subject, returns, wanted)
+
+
+async def call_function(
+    function: Callable[[Argument], Any], argument: Argument, role: str, timeout_s: float
+) -> Any:
+    """Return the result of a function, plain or async.
+
+    Args:
+        function: The function.
+        argument: Its argument.
+        role: What the function is for; for messages.
+        timeout_s: Seconds that an async function may take; a plain one is not bounded.
+
+    Raises:
+        TimeoutError: The function did not return in time.
+        RuntimeError: The function was cancelled, although the request was not.
+    """
+    try:
+        returned = function(argument)
+    except asyncio.CancelledError:
+        raise _cancelled(role) from None
+    if inspect.isawaitable(returned):
+        return await await_result(returned, role, timeout_s)
+    return returned
+
+
+def _cancelled(role: str) -> RuntimeError:
+    return RuntimeError(f"the {role} was cancelled by its own task")
 
 
 def is_async(function: Any) -> bool:
@@ -133,17 +173,36 @@ def require_one_argument(function: Any, subject: str, example: str) -> None:
     Raises:
         ConfigError: It cannot; the message has the example to write.
     """
+    require_arguments(function, 1, subject, example)
+
+
+def require_arguments(function: Any, count: int, subject: str, example: str) -> None:
+    """Check that a function can be called with a number of positional arguments.
+
+    Raises:
+        ConfigError: It cannot; the message has the example to write.
+    """
     try:
         signature = _signature(function)
     except ValueError:
         # Python knows no signature of some built-in functions.
         return
     try:
-        signature.bind(object())
+        signature.bind(*[object()] * count)
     except TypeError:
-        raise ConfigError(
-            f"{subject} cannot be called with one argument: write `{example}`"
-        ) from None
+        number = "one argument" if count == 1 else f"{count} arguments"
+        raise ConfigError(f"{subject} cannot be called with {number}: write `{example}`") from None
+
+
+def require_result(function: Any, subject: str, allowed: tuple[type, ...], expected: str) -> None:
+    """Check that a function's annotation does not promise only results of other types.
+
+    Raises:
+        ConfigError: It does; the message has the expected result.
+    """
+    if _promises_other(function, allowed):
+        promised = _signature(function).return_annotation
+        raise ConfigError(f"{subject} returns {promised!r}: return {expected}")
 
 
 def _is_kind(function: Any, is_kind: Callable[[Any], bool]) -> bool:

@@ -5,13 +5,13 @@ Durations are in seconds.
 
 import asyncio
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
-from fleetlimit.core.decision import Decision
-from fleetlimit.core.policy import PolicySet
+from fleetlimit.core.decision import Decision, Outcome
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.errors import ConfigError, StoreError
 from fleetlimit.limiter.app_function import is_async, require_no_generator, require_one_argument
 from fleetlimit.limiter.clock import MonotonicClock
@@ -63,6 +63,47 @@ class CheckCancelled:
     policies: tuple[str, ...]
     subject_hash: str
     route: str
+
+
+class UsageUnreadReason(StrEnum):
+    """Reason why the tokens of an answer were not read, and the estimate stays spent.
+
+    `missing`: the answer does not state them. `encoded`: it has a Content-Encoding. `media_type`:
+    it is neither JSON nor an event stream. `too_large`: it is too long to be searched.
+    `interrupted`: it ended before it stated them all.
+    """
+
+    MISSING = "missing"
+    ENCODED = "encoded"
+    MEDIA_TYPE = "media_type"
+    TOO_LARGE = "too_large"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class UsageUnread:
+    """The answer of a large language model did not state its tokens, so an estimate stays spent.
+
+    Args:
+        policies: Names of the policies.
+        reason: Why the tokens were not read.
+    """
+
+    policies: tuple[str, ...]
+    reason: UsageUnreadReason
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLimitsFailed:
+    """A function of the app did not return the limits of a caller.
+
+    The last known limits apply, or else those of the policy.
+
+    Args:
+        policy: Name of the policy.
+    """
+
+    policy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +259,8 @@ class RouteRewritten:
 Event = (
     CheckDecided
     | CheckCancelled
+    | CallerLimitsFailed
+    | UsageUnread
     | StoreFailed
     | BreakerChanged
     | StoreJoined
@@ -236,7 +279,8 @@ Event = (
 class Observer(Protocol):
     """Receiver of events. It never decides, and its failure is logged and ignored.
 
-    It is not bounded in time: a method that blocks delays all requests of the process.
+    It is not bounded in time: a method that blocks delays all requests of the process. One with an
+    attribute `only_outcomes`, a frozenset of `Outcome`, gets the `CheckDecided` of these only.
     """
 
     def on_event(self, event: Event) -> None:
@@ -286,8 +330,11 @@ class EventDispatcher:
     def __init__(
         self, observers: Sequence[Observer] = (), failure_log: FailureLog | None = None
     ) -> None:
-        self._observers = check_observers(observers)
+        self._observers: tuple[Observer, ...] = ()
+        # Most events are decisions, and most of our own observers have nothing to do then.
+        self._of_outcome: dict[Outcome, tuple[Observer, ...]] = {}
         self._failure_log = failure_log or FailureLog(MonotonicClock())
+        self._set(check_observers(observers))
 
     def add(self, observers: Sequence[Observer]) -> None:
         """Pass the events from now on to further observers, each of them once.
@@ -300,11 +347,21 @@ class EventDispatcher:
             for each in check_observers(observers)
             if not any(each is old for old in self._observers)
         ]
-        self._observers = (*self._observers, *added)
+        self._set((*self._observers, *added))
+
+    def _set(self, observers: tuple[Observer, ...]) -> None:
+        self._observers = observers
+        self._of_outcome = {
+            outcome: tuple(each for each in observers if outcome in _outcomes_of(each))
+            for outcome in Outcome
+        }
 
     def emit(self, event: Event) -> None:
         """Call all observers; the failure of one is logged and does not affect the others."""
-        for observer in self._observers:
+        observers = self._observers
+        if type(event) is CheckDecided:
+            observers = self._of_outcome[event.decision.outcome]
+        for observer in observers:
             try:
                 returned: object = observer.on_event(event)  # type: ignore[func-returns-value]  # a wrong one may
                 if returned is not None:
@@ -312,6 +369,13 @@ class EventDispatcher:
             # A plain method is never cancelled: a `CancelledError` is a failure of its own.
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it must not fail the request
                 self._failure_log.write("observer.failed", error)
+
+
+def _outcomes_of(observer: Observer) -> Container[Outcome]:
+    """Return the outcomes whose decisions an observer gets."""
+    # Objects such as mocks have an attribute of any name.
+    found: object = getattr(observer, "only_outcomes", None)
+    return found if isinstance(found, frozenset) else frozenset(Outcome)
 
 
 def _require_no_awaitable(returned: object) -> None:

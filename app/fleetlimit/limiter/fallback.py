@@ -10,10 +10,11 @@ from fleetlimit.core.decision import Decision, Outcome, PolicyResult, Source
 from fleetlimit.core.policy import Mode, OnStoreError
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.limiter.held_time import HeldTimes
+from fleetlimit.limiter.lease_renewer import LeaseRenewer
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan, PolicyPlan
 from fleetlimit.limiter.ports import Sleep, Store
-from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
+from fleetlimit.limiter.reservation import Reservation
 
 RETRY_US: Final = SECOND_US
 """Retry time of a request that a policy with `on_store_error: deny` rejects: about two probes."""
@@ -105,7 +106,12 @@ def unchecked_result(policy_plan: PolicyPlan, outcome: Outcome = Outcome.ALLOWED
     """Return the result of a policy whose buckets were not checked."""
     statuses = (None,) * len(policy_plan.quotas)
     return PolicyResult(
-        policy_plan.policy.name, policy_plan.mode, outcome, policy_plan.quotas, statuses
+        policy_plan.policy.name,
+        policy_plan.mode,
+        outcome,
+        policy_plan.quotas,
+        statuses,
+        policy_plan.is_own,
     )
 
 

@@ -1,20 +1,20 @@
-"""Rate limiter: decides requests under policies, and resets the buckets of a caller."""
+"""Rate limiter: decides requests under policies, with its parts and their life."""
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import get_ident
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from fleetlimit.core.decision import Decision, Source
+from fleetlimit.call_advice import advised
+from fleetlimit.core.decision import BucketStatus, Decision, PolicyResult
+from fleetlimit.core.exemption import Exemption
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.policy import Policy
-from fleetlimit.core.quota import check_cost
-from fleetlimit.core.subject import NO_HEADERS, Principal, Subject
-from fleetlimit.errors import BucketCorrupt, ConfigError, StoreError
+from fleetlimit.core.subject import Subject
+from fleetlimit.errors import BucketCorrupt, StoreError
 from fleetlimit.limiter.active_policies import ActivePolicies
-from fleetlimit.limiter.admission import Admission, decide_without_store
+from fleetlimit.limiter.admission import Admission
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.audit.service import DEFAULT_AUDIT_CALLERS, AuditService
 from fleetlimit.limiter.bucket_events import BucketEvents
@@ -26,25 +26,30 @@ from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Obse
 from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.held_time import HeldTimes
+from fleetlimit.limiter.limit_switch import LIMIT_SWITCH
 from fleetlimit.limiter.membership import ReplicaMembership
 from fleetlimit.limiter.own_loop import OwnLoop
-from fleetlimit.limiter.plan import PlanCache, PolicyCost, all_bucket_keys
+from fleetlimit.limiter.peeks import Peeks
+from fleetlimit.limiter.plan import (
+    Plan,
+    PlanCache,
+    PolicyCost,
+    all_bucket_keys,
+    make_plan,
+)
+from fleetlimit.limiter.policy_checks import PolicyChecks
+from fleetlimit.limiter.policy_costs import SingleCosts
 from fleetlimit.limiter.ports import ONE_NODE, Clock, Store, Tracer
+from fleetlimit.limiter.provided_limits import ProvidedLimits
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
+from fleetlimit.limiter.wait_queue import ResolveCosts, WaitQueues
+
+_DECORATORS: Final = frozenset({"limit", "shared_limit", "exempt", "hit"})
+"""Methods of other limiters, which routes are decorated with."""
 
 
-class LimitSwitch:
-    """Switch of all limits of the process; `fleetlimit.testing.unlimited` turns it off."""
-
-    def __init__(self) -> None:
-        self.is_off = False
-
-
-LIMIT_SWITCH: Final = LimitSwitch()
-
-
-class Limiter:
+class Limiter(PolicyChecks):
     """Checks requests against policies.
 
     Args:
@@ -65,6 +70,11 @@ class Limiter:
         ConfigError: An object is not an observer.
     """
 
+    @advised(
+        'FastAPI(lifespan=Fleetlimit("redis://localhost:6379/0")), which makes its limiter, and '
+        'dependencies=[Depends(RateLimit("5/minute"))] on routes',
+        {},
+    )
     def __init__(
         self,
         store: Store,
@@ -90,6 +100,7 @@ class Limiter:
         self.emit: Callable[[Event], None] = self._dispatcher.emit
         self._bucket_events = BucketEvents()
         self.active_policies = ActivePolicies(self.emit, self._bucket_events)
+        self.single_costs = SingleCosts(self.active_policies)
         self._plan_cache = PlanCache(self.key_scheme, self._bucket_events)
         self._denial_cache = DenialCache(self._clock, self._bucket_events)
         self._breakers = CircuitBreakers(
@@ -105,6 +116,8 @@ class Limiter:
             replica=replica,
             min_replicas=min_replicas,
         )
+        # Limits of callers from a provider of the app; set before the first check.
+        self.provided_limits: ProvidedLimits | None = None
         self._held_times = HeldTimes(self._clock)
         self._own_loop = OwnLoop()
         self._fallback = Fallback(local, self._held_times, self._own_loop)
@@ -127,6 +140,7 @@ class Limiter:
             clock=self._clock,
             own_loop=self._own_loop,
         )
+        self._peeks = Peeks(self._gateway, self._held_times)
         self._admission = Admission(
             self._gateway,
             denial_cache=self._denial_cache,
@@ -136,6 +150,23 @@ class Limiter:
             clock=self._clock,
             emit=self.emit,
         )
+        self._wait_queues = WaitQueues(
+            self._clock,
+            self._bucket_events,
+            plan_for=self._plan_for,
+            attempt=partial(self.admit, is_attempt=True),
+            refuse=self._admission.refuse,
+        )
+
+    if not TYPE_CHECKING:
+        # Hidden from type checkers, which would otherwise accept any name.
+        def __getattr__(self, name: str) -> object:
+            advice = (
+                ': write dependencies=[Depends(RateLimit("5/minute"))] on the route'
+                if name in _DECORATORS
+                else ""
+            )
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}{advice}")
 
     async def start(self) -> None:
         """Connect and register this replica. If the store is unavailable, an event reports it.
@@ -162,6 +193,9 @@ class Limiter:
             ConfigError: The limiter runs in another event loop.
         """
         self.require_own_loop()
+        await self._wait_queues.aclose()
+        if self.provided_limits is not None:
+            await self.provided_limits.aclose()
         await self._gateway.aclose()
         await self._fallback.aclose()
         await self.audit.aclose()
@@ -211,58 +245,59 @@ class Limiter:
             with contextlib.suppress(BucketCorrupt):
                 await self.membership.send_heartbeat()
 
-    async def check(
-        self,
-        *policies: str | Policy,
-        subject: Subject | None = None,
-        principal: str | Principal | None = None,
-        cost: int = 1,
-    ) -> Decision:
-        """Spend a cost from every limit of the policies, or from none.
+    async def acquire(
+        self, resolve_costs: ResolveCosts, subject: Subject, *, timeout_us: int | None
+    ) -> Reservation:
+        """Spend from several policies together, and wait until all have the units.
 
-        A policy with a `concurrency` limit needs `reserve`, which returns the leases to release.
+        Checks of one process that wait for a bucket are admitted in the order in which they came. A
+        check that is cancelled spends nothing. Its decision is emitted when the wait ends.
 
         Args:
-            policies: Policies, or names of active policies.
+            resolve_costs: Returns the policies, each with the cost of the request under it; called
+                again when the active policies were replaced.
             subject: The caller and the route.
-            principal: The caller, in place of `subject`.
-            cost: Cost of the request.
+            timeout_us: Microseconds that the check may wait; None for any time. A check that
+                cannot be admitted within it is denied without a wait.
 
         Raises:
-            ConfigError: There is no policy of that name, or it has a `concurrency` limit; or the
-                limiter runs in another event loop.
-            CostError: The cost is negative, no whole number, or more than an enforced limit can
+            ConfigError: A policy does not exist, the limiter runs in another event loop, or was
+                closed during the wait.
+            CostError: A cost is negative, no whole number, or more than an enforced limit can
                 ever hold.
         """
-        costs = self._policy_costs(policies, cost)
-        for each in costs:
-            if each.policy.has_leases:
-                raise ConfigError(
-                    f"policy {each.policy.name} has a concurrency limit, whose units `check` "
-                    "cannot release: write `async with await limiter.reserve(...)`"
-                )
-        return (await self.admit(costs, _subject(subject, principal))).decision
+        self.require_own_loop()
+        provided_limits = self.provided_limits
+        if provided_limits is None:
+            return await self._wait_queues.acquire(resolve_costs, subject, timeout_us)
+        # The queue plans without a wait, with the answers that are known then.
+        await provided_limits.apply(resolve_costs(), subject)
+        return await self._wait_queues.acquire(
+            lambda: provided_limits.apply_known(resolve_costs(), subject), subject, timeout_us
+        )
 
-    async def reserve(
-        self,
-        *policies: str | Policy,
-        subject: Subject | None = None,
-        principal: str | Principal | None = None,
-        cost: int = 1,
+    @property
+    def running_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Event loop of the limiter while it is running; see `OwnLoop.running`."""
+        return self._own_loop.running
+
+    @property
+    def waiting(self) -> int:
+        """Checks that wait in `acquire`."""
+        return len(self._wait_queues)
+
+    def _plan_for(self, costs: Sequence[PolicyCost], subject: Subject) -> Plan:
+        return self._plan_cache.plan_for(() if LIMIT_SWITCH.is_off else costs, subject)
+
+    async def admit(
+        self, costs: Sequence[PolicyCost], subject: Subject, *, is_attempt: bool = False
     ) -> Reservation:
-        """Spend an estimated cost, to be corrected when the actual cost is known.
-
-        With a `concurrency` limit, write `async with await limiter.reserve(...)`, which releases
-        the units at the end. Other arguments and errors are those of `check`.
-        """
-        return await self.admit(self._policy_costs(policies, cost), _subject(subject, principal))
-
-    async def admit(self, costs: Sequence[PolicyCost], subject: Subject) -> Reservation:
         """Spend from several policies together, each at its own cost.
 
         Args:
             costs: Policies, each with the cost of the request under it.
             subject: The caller and the route.
+            is_attempt: Whether the check may be repeated after a denial, which is then not emitted.
 
         Raises:
             ConfigError: The limiter runs in another event loop.
@@ -272,8 +307,11 @@ class Limiter:
         mono_started_at_us = self._clock.monotonic_us()
         if LIMIT_SWITCH.is_off:
             costs = ()
-        elif get_ident() != self._own_loop.thread_id:
-            self._own_loop.require()
+        else:
+            if get_ident() != self._own_loop.thread_id:
+                self._own_loop.require()
+            if self.provided_limits is not None:
+                costs = await self.provided_limits.apply(costs, subject)
         plan = self._plan_cache.plan_for(costs, subject)
         tracer = self._tracer
         try:
@@ -282,60 +320,75 @@ class Limiter:
             self._failure_log.write(FAILED, error)
             is_sampled = False
         if tracer is None or not is_sampled:
-            return await self._admission.admit(plan, subject, mono_started_at_us)
+            return await self._admission.admit(
+                plan, subject, mono_started_at_us, is_attempt=is_attempt
+            )
         policies = [each.policy.name for each in plan.policy_plans]
         with SafeCheckSpan(tracer, policies, self._failure_log) as span:
             # The decision is emitted within the span, which the metrics' exemplars point to.
-            reservation = await self._admission.admit(plan, subject, mono_started_at_us)
+            reservation = await self._admission.admit(
+                plan, subject, mono_started_at_us, is_attempt=is_attempt
+            )
             span.set_decision(reservation.decision)
         return reservation
 
-    async def peek(
-        self,
-        *policies: str | Policy,
-        subject: Subject | None = None,
-        principal: str | Principal | None = None,
-        cost: int = 1,
-    ) -> Decision:
-        """Return what `check` would decide now, without spending and without an event.
+    async def peek_costs(self, costs: Sequence[PolicyCost], subject: Subject) -> Decision:
+        """Return what `admit` would decide now, without spending and without an event.
 
-        Arguments and errors are those of `reserve`.
+        Arguments and errors are those of `admit`.
 
         Raises:
             StoreError: The store is unavailable.
         """
         self.require_own_loop()
-        costs = [] if LIMIT_SWITCH.is_off else self._policy_costs(policies, cost)
-        plan = self._plan_cache.plan_for(costs, _subject(subject, principal))
-        if not plan.charges:
-            return decide_without_store(plan)
-        result = await self._gateway.peek(plan.charges)
-        statuses = result.statuses
-        if plan.has_leases:
-            statuses = self._held_times.estimate(plan, statuses)
-        return plan.decision(statuses, source=Source.STORE, spent=False)
+        if self.provided_limits is not None:
+            costs = await self.provided_limits.apply(costs, subject)
+        return await self._peeks.decide(self._plan_for(costs, subject))
 
-    async def reset(
-        self,
-        *policies: str | Policy,
-        subject: Subject | None = None,
-        principal: str | Principal | None = None,
-    ) -> int:
-        """Delete a subject's buckets; other replicas admit it again within a second.
+    @property
+    def exemption(self) -> Exemption | None:
+        """Requests that no policy limits; None without."""
+        return self._plan_cache.exemption
+
+    @exemption.setter
+    def exemption(self, exemption: Exemption | None) -> None:
+        self._plan_cache.exemption = exemption
+        self._plan_cache.clear()
+
+    async def peek_each(
+        self, checks: Sequence[tuple[PolicyCost, Subject]]
+    ) -> list[tuple[PolicyResult, Sequence[BucketStatus]] | None]:
+        """Return what each check of one policy would decide now.
+
+        All of them are one call of the store, and a bucket that several share is looked at once.
+
+        Args:
+            checks: Policies, each with the caller and the route.
+
+        Returns:
+            The result of each policy, and the statuses of its buckets; None for a policy that is
+            off, or from which the caller is exempt.
+
+        Raises:
+            ConfigError: The limiter runs in another event loop.
+            StoreError: The store is unavailable.
+        """
+        self.require_own_loop()
+        plans = [
+            make_plan([cost], subject, self.key_scheme, self.exemption) for cost, subject in checks
+        ]
+        return await self._peeks.decide_each(plans)
+
+    async def reset_costs(self, costs: Sequence[PolicyCost], subject: Subject) -> int:
+        """Delete a subject's buckets under the policies; errors are those of `reset`.
 
         Returns:
             How many buckets existed.
-
-        Raises:
-            ConfigError: There is no policy of that name, or the limiter runs in another event loop.
-            KeySecretError: Replicas use another key secret, so that their buckets are not found.
-            StoreError: The store is unavailable.
         """
         self.require_own_loop()
-        costs = self._policy_costs(policies, 1)
-        keys = all_bucket_keys(
-            [each.policy for each in costs], _subject(subject, principal), self.key_scheme
-        )
+        if self.provided_limits is not None:
+            costs = await self.provided_limits.apply(costs, subject)
+        keys = all_bucket_keys(costs, subject, self.key_scheme)
         await self._local.delete(keys)
         try:
             await self.membership.verify_key_secret()
@@ -348,20 +401,3 @@ class Limiter:
     def subject_hash(self, subject: Subject) -> str:
         """Return the hash of a caller that the store, logs and traces contain."""
         return self.key_scheme.subject_hash(subject)
-
-    def _policy_costs(self, policies: Sequence[str | Policy], cost: int) -> list[PolicyCost]:
-        # Here, because compiled code would raise a `TypeError` for a cost that is no integer.
-        cost = check_cost(cost)
-        costs = []
-        for policy in policies:
-            found = self.active_policies.require(policy) if isinstance(policy, str) else policy
-            costs.append(PolicyCost(found, cost))
-        return costs
-
-
-def _subject(subject: Subject | None, principal: str | Principal | None) -> Subject:
-    if subject is not None:
-        return subject
-    if isinstance(principal, str):
-        principal = Principal(principal)
-    return Subject(principal=principal, headers=NO_HEADERS)

@@ -5,6 +5,7 @@ or wait forever.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from threading import get_ident
 
@@ -23,11 +24,12 @@ class OwnLoop:
         on_ended: Callback with an event loop that has ended, when the next one replaces it.
     """
 
-    __slots__ = ("loop", "on_ended", "thread_id")
+    __slots__ = ("_pid", "loop", "on_ended", "thread_id")
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread_id = 0
+        self._pid = 0
         self.on_ended: Callable[[asyncio.AbstractEventLoop], None] | None = None
 
     def require(self) -> None:
@@ -48,5 +50,23 @@ class OwnLoop:
             )
         self.loop = loop
         self.thread_id = get_ident()
+        self._pid = os.getpid()
         if ended is not None and self.on_ended is not None:
             self.on_ended(ended)
+
+    @property
+    def running(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop if it is running, for calls from another thread; else None.
+
+        Raises:
+            ConfigError: This process was forked after the start: it has neither the loop's thread
+                nor connections of its own.
+        """
+        if self.loop is None or not self.loop.is_running():
+            return None
+        if self._pid != os.getpid():
+            raise ConfigError(
+                "this process was forked after the limiter had started: start it in the worker "
+                "process, with Celery in a function that is connected to worker_process_init"
+            )
+        return self.loop

@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from fleetlimit.core.charge import Adjustment, Charge
-from fleetlimit.core.decision import BucketStatus, Decision
+from fleetlimit.core.decision import BucketStatus, Decision, Source
 from fleetlimit.errors import StoreError, StoreUnavailable
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -69,6 +69,7 @@ class AcquireResult:
             servers decided them; empty otherwise.
         prefetched: Whether the charges were served from a prefetch, which was spent as a whole at
             `store_now_us`.
+        source: `PREFETCH` if the check did not wait for the store.
     """
 
     store_now_us: int
@@ -76,6 +77,7 @@ class AcquireResult:
     spent: bool
     store_acquired_at_us_by_charge: tuple[int, ...] = ()
     prefetched: bool = False
+    source: Source = Source.STORE
 
     def store_acquired_at_us(self, index: int) -> int:
         """Return when a charge was decided, on the clock of the server that decided it.
@@ -234,6 +236,15 @@ class Clock(Protocol):
 
     def monotonic_us(self) -> int:
         """Return monotonic microseconds."""
+        ...
+
+
+@runtime_checkable
+class SleepingClock(Protocol):
+    """Clock with pauses of its own, for tests: a pause ends when the test advances the clock."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Pause until the clock has advanced by this number of seconds."""
         ...
 
 

@@ -1,29 +1,19 @@
 """Reservation: what a check has spent, to be committed, refunded or released later."""
 
-import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Self
-from weakref import WeakSet, finalize
+from typing import Self
 
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import ALLOWED, Decision, correct_status
-from fleetlimit.core.quota import SECOND_US, check_cost
-from fleetlimit.limiter.held_time import HeldTimes
-from fleetlimit.limiter.periodic import DONE, PeriodicTask
+from fleetlimit.core.quota import check_cost
+from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.plan import Plan
-from fleetlimit.limiter.ports import AcquireResult, Sleep
-from fleetlimit.limiter.tasks import TaskSet
-
-RENEWAL_CHUNK: Final = 100
-"""Most units that leases hold in one call of the store, which takes it about 3 ms; a lease of more
-has a call of its own. One call for thousands of units would exceed the timeout, and block the
-server for all replicas meanwhile."""
+from fleetlimit.limiter.ports import AcquireResult
 
 Adjust = Callable[[Sequence[Adjustment]], Awaitable[Sequence[int | None]]]
 """Corrects charges, and returns the store time of each; None where the server is unavailable."""
-Renew = Callable[[Sequence[Charge]], Awaitable[object]]
 _SpentCharge = tuple[Charge, int]
 """A charge, and the time at which its units were spent on the clock of the server of its bucket."""
 
@@ -135,6 +125,17 @@ class Reservation:
     def _includes(self, policy: str) -> bool:
         return any(each.policy.name == policy for each in self._plan.policy_plans)
 
+    def spent_cost(self, policy: str) -> int:
+        """Return the cost that was spent under a policy, and is not corrected yet; 0 for none.
+
+        Args:
+            policy: Name of the policy.
+        """
+        for charge, _ in self._spent().get(policy, ()):
+            return charge.units // charge.quota.cost
+        local = self._local_part()
+        return 0 if local is None else local.spent_cost(policy)
+
     @property
     def holds_leases(self) -> bool:
         """Whether leases must be released when the request ends."""
@@ -152,33 +153,56 @@ class Reservation:
     async def __aexit__(self, *_: object) -> None:
         await self.release()
 
-    async def commit(self, actual: int) -> None:
+    async def commit(self, actual: int | Mapping[str, int]) -> None:
         """Correct the cost to the actual one; the difference is refunded or spent.
 
         Spending more than was reserved may exceed the limit by the difference, which delays later
         requests. Only the first `commit` or `refund` has an effect, for each policy.
 
         Args:
-            actual: Actual cost of the request, at least 0.
+            actual: Actual cost of the request, at least 0; or the cost under each policy by its
+                name, `{"tokens": 320}`. A policy without an entry is not corrected.
 
         Raises:
-            ConfigError: This is not the event loop of the limiter; nothing was corrected.
+            ConfigError: A name is not one of the reservation's policies; or this is not the event
+                loop of the limiter. Nothing was corrected.
             CostError: The cost is negative, or no whole number.
         """
-        actual = check_cost(actual)
+        if isinstance(actual, Mapping):
+            costs = {policy: check_cost(cost) for policy, cost in actual.items()}
+            self._require_policies(costs)
+            await self._commit(costs)
+        else:
+            await self._commit(check_cost(actual))
+
+    def _require_policies(self, names: Iterable[str]) -> None:
+        known = (self._policy,) if self._policy else self._plan.names
+        for name in names:
+            # Without names there is no policy to misspell: all limits are switched off.
+            if known and name not in known:
+                raise ConfigError(
+                    f"the reservation has no policy {name!r}: write one of {', '.join(known)}"
+                )
+
+    async def _commit(self, actual: int | Mapping[str, int]) -> None:
         uncorrected = self._spent()
-        policies = (self._policy,) if self._policy else tuple(uncorrected)
-        spent = [each for policy in policies for each in uncorrected.get(policy, ())]
-        adjustments = [
-            charge.adjustment(delta, store_acquired_at_us)
-            for charge, store_acquired_at_us in spent
-            if not charge.lease and (delta := actual * charge.quota.cost - charge.units)
-        ]
-        adjusting = self._start(adjustments, policies)
+        policies = [self._policy] if self._policy else [*uncorrected]
+        released: list[Charge] | None = None
+        if isinstance(actual, Mapping):
+            # Leases are held until the request ends, whatever it costs under other policies.
+            policies, released = [each for each in policies if each in actual], []
+        adjustments: list[Adjustment] = []
+        for policy in policies:
+            cost = actual[policy] if isinstance(actual, Mapping) else actual
+            for charge, store_acquired_at_us in uncorrected.get(policy, ()):
+                delta = cost * charge.quota.cost - charge.units
+                if delta and not charge.lease:
+                    adjustments.append(charge.adjustment(delta, store_acquired_at_us))
+        adjusting = self._start(adjustments, policies, released=released)
         local = self._local_part()
         if local is not None:
             # Before the wait for the store, in which the request may be cancelled.
-            await local.commit(actual)
+            await local._commit(actual)  # noqa: SLF001 - an object of this class
         await self._finish(adjustments, adjusting)
 
     async def refund(self) -> None:
@@ -248,10 +272,15 @@ class Reservation:
         }
         if delta_by_key:
             whole = self._whole or self
-            whole._correct_decision(self._plan, delta_by_key)  # noqa: SLF001 - of this class
+            store_now_us = self._acquired.store_now_us if self._acquired else 0
+            whole._correct_decision(  # noqa: SLF001 - of this class
+                self._plan, delta_by_key, store_now_us
+            )
             self.decision = whole.decision
 
-    def _correct_decision(self, plan: Plan, delta_by_key: Mapping[str, int]) -> None:
+    def _correct_decision(
+        self, plan: Plan, delta_by_key: Mapping[str, int], store_now_us: int
+    ) -> None:
         """Replace the decision by one with the bucket statuses after a correction.
 
         The decision itself stays as it is, because events contain it.
@@ -259,12 +288,13 @@ class Reservation:
         Args:
             plan: Plan whose charges were corrected, in the store or locally.
             delta_by_key: Units that were added to each corrected bucket.
+            store_now_us: Store time of the statuses before it.
         """
         results = {each.policy: each for each in self.decision.results}
         for each in plan.policy_plans:
             result, charges = results[each.policy.name], plan.charges_of(each)
             statuses = tuple(
-                correct_status(status, charge.quota, delta_by_key[charge.key])
+                correct_status(status, charge.quota, delta_by_key[charge.key], store_now_us)
                 if status is not None and charge.key in delta_by_key
                 else status
                 for charge, status in zip(charges, result.statuses, strict=True)
@@ -299,120 +329,3 @@ def _spent_charges(
         for each, result in pairs
         if result.outcome is ALLOWED
     }
-
-
-def _chunks(leases: Iterable[Charge]) -> Iterator[list[Charge]]:
-    """Yield the leases in lists of at most `RENEWAL_CHUNK` units, or of one lease."""
-    chunk: list[Charge] = []
-    units = 0
-    for lease in leases:
-        if chunk and units + lease.units > RENEWAL_CHUNK:
-            yield chunk
-            chunk, units = [], 0
-        chunk.append(lease)
-        units += lease.units
-    if chunk:
-        yield chunk
-
-
-class LeaseRenewer:
-    """Renews the leases of open reservations. No task runs while there are none.
-
-    The leases of a reservation that is dropped without a release are released: a request may fail
-    before the code that would have released them runs.
-
-    Args:
-        renew: Renews leases; never raises.
-        adjust: Releases the leases of a dropped reservation, and a lease that was renewed after
-            its release; never raises.
-        held_times: Records how long leases are held.
-        sleep: Pause between renewals.
-    """
-
-    def __init__(
-        self,
-        renew: Renew,
-        adjust: Adjust,
-        held_times: HeldTimes,
-        *,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
-        self._renew = renew
-        self._adjust = adjust
-        self._held_times = held_times
-        self._sleep = sleep
-        self._tracked: dict[int, WeakSet[Reservation]] = {}
-        self._tasks: dict[int, PeriodicTask] = {}
-        self._releases = TaskSet()
-
-    def track(self, reservation: Reservation) -> None:
-        """Renew the leases of a reservation until they are released."""
-        if not reservation.leases:
-            return
-        # One task for each lifetime: a short lease cannot wait for the renewal of a long one.
-        lifetime_us = min(each.quota.period_us for each in reservation.leases)
-        loop = asyncio.get_running_loop()
-        on_released = self._held_times.start(reservation.policies_with_leases)
-        reservation.on_released = on_released
-        dropped = finalize(reservation, self._on_dropped, loop, reservation.leases, on_released)
-        # At exit there is no event loop that could release; the leases expire.
-        dropped.atexit = False
-        self._tracked.setdefault(lifetime_us, WeakSet()).add(reservation)
-        task = self._tasks.get(lifetime_us)
-        if task is None:
-            task = self._tasks[lifetime_us] = PeriodicTask(
-                lambda: self._run(lifetime_us),
-                # Three renewals in a lifetime: two may be lost.
-                lifetime_us / 3 / SECOND_US,
-                failure_event="lease.renewal_failed",
-                sleep=self._sleep,
-            )
-        # No effect while it runs; its event loop may have been closed.
-        task.start()
-
-    def _on_dropped(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        leases: list[Charge],
-        on_released: Callable[[], None],
-    ) -> None:
-        """Release what a dropped reservation still held; runs in any thread."""
-        if leases and not loop.is_closed():
-            loop.call_soon_threadsafe(self._release_dropped, leases, on_released)
-
-    def _release_dropped(self, leases: list[Charge], on_released: Callable[[], None]) -> None:
-        on_released()
-        self._releases.spawn(self._release(Reservation.releases_of(leases)))
-
-    async def _release(self, releases: list[Adjustment]) -> None:
-        await self._adjust(releases)
-
-    async def _run(self, lifetime_us: int) -> object:
-        tracked = self._tracked[lifetime_us]
-        tracked.difference_update([each for each in tracked if not each.leases])
-        await self._renew_all(tracked)
-        if tracked:
-            return None
-        del self._tracked[lifetime_us]
-        self._tasks.pop(lifetime_us, None)
-        return DONE
-
-    async def _renew_all(self, reservations: Iterable[Reservation]) -> None:
-        renewed = {owner: [*owner.leases] for owner in reservations if owner.leases}
-        due = [lease for leases in renewed.values() for lease in leases]
-        for chunk in _chunks(due):
-            await self._renew(chunk)
-            # A store in memory replies without a wait, and requests must not wait for all chunks.
-            await asyncio.sleep(0)
-        # The renewal of a lease that was released while it was in flight must be undone.
-        released = [
-            each for owner, leases in renewed.items() for each in leases if each not in owner.leases
-        ]
-        if released:
-            await self._adjust(Reservation.releases_of(released))
-
-    async def aclose(self) -> None:
-        """Stop renewing, and wait for releases in the background."""
-        tasks, self._tasks = self._tasks, {}
-        await asyncio.gather(*(task.stop() for task in tasks.values()))
-        await self._releases.wait()

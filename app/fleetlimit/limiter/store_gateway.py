@@ -13,17 +13,17 @@ from operator import attrgetter
 from typing import Any, Final
 
 from fleetlimit.core.charge import Adjustment, Charge
-from fleetlimit.core.decision import Decision
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.circuit_breaker import CIRCUIT_OPEN, CircuitBreaker, CircuitBreakers
 from fleetlimit.limiter.held_time import HeldTimes
+from fleetlimit.limiter.lease_renewer import LeaseRenewer
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult, AdjustFailed, Clock, Store
 from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
-from fleetlimit.limiter.reservation import LeaseRenewer, Reservation
+from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.tasks import TaskSet
 
 _KEY: Final = attrgetter("key")
@@ -70,8 +70,11 @@ class StoreGateway:
             KeysFailed: Only some of the charges failed, in a Cluster.
             StoreError: The store is unavailable.
         """
-        if plan.prefetch is not None:
-            return self._prefetcher.acquire(plan, plan.prefetch)
+        planned = plan.prefetch
+        if planned is not None:
+            bucket = self._prefetcher.bucket_for(planned)
+            if bucket is not None:
+                return self._prefetcher.acquire(plan, planned.cost, bucket)
         breaker = self._breakers.only
         if breaker is None:
             acquiring = self._acquire(plan.charges)
@@ -104,25 +107,9 @@ class StoreGateway:
                 leases = [each for each in plan.charges if each.lease]
                 await self._adjust(Reservation.releases_of(leases))
 
-    def open_reservation(
-        self,
-        plan: Plan,
-        decision: Decision,
-        acquired: AcquireResult,
-        local: Reservation | None = None,
-    ) -> Reservation:
-        """Return the reservation of a decision, and renew its leases until they are released.
-
-        Args:
-            plan: Charges that the store decided.
-            decision: The decision.
-            acquired: Reply of the store.
-            local: Part of the policies that were decided without the store.
-        """
-        reservation = Reservation(decision, plan, acquired, self.adjust, local)
-        if plan.has_leases:
-            self._lease_renewer.track(reservation)
-        return reservation
+    def keep_leases(self, reservation: Reservation) -> None:
+        """Renew the leases of a reservation until they are released."""
+        self._lease_renewer.track(reservation)
 
     def adjust(self, adjustments: Sequence[Adjustment]) -> Awaitable[Sequence[int | None]]:
         """Correct charges. While the store is unavailable they expire without a correction.

@@ -22,7 +22,8 @@ class _SchemaWithoutNull:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        without_null: dict[str, Any] = handler(schema)["anyOf"][0]
+        branches = [each for each in handler(schema)["anyOf"] if each != {"type": "null"}]
+        without_null: dict[str, Any] = branches[0] if len(branches) == 1 else {"anyOf": branches}
         return without_null
 
 

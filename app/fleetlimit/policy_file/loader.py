@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fleetlimit import strict_yaml
-from fleetlimit.core.policy import PolicySet
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.errors import DocumentError
 from fleetlimit.policy_file.identity_schema import IdentitySection
 from fleetlimit.policy_file.messages import describe_error

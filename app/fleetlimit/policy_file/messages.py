@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from fleetlimit.core.quota import algorithm_hint
+
 _EXPECTED = {
     "string_type": "text in quotes",
     "int_type": "a whole number",
@@ -22,6 +24,8 @@ _EXPECTED = {
 }
 _RENAMED = {("policies", "lease"): "prefetch"}
 """Former names of fields, by section."""
+_MISNAMED = {("policies", "when"): "count"}
+"""Names that a field could have, by section."""
 _MAX_QUOTED = 60
 """Characters of an invalid value that a message repeats."""
 
@@ -47,12 +51,15 @@ def describe_error(detail: ErrorDetails, fields: Mapping[str, Iterable[str]]) ->
         section = next((part for part in reversed(outer) if isinstance(part, str)), "")
         if renamed := _RENAMED.get((section, str(last))):
             return f"`{last}` is now `{renamed}`: write {renamed}: {_scalar(given)}"
+        if name := _MISNAMED.get((section, str(last))):
+            return f"`{last}` is called `{name}`: write {name}: {_scalar(given)}"
         return unknown_field(str(last), fields[section])
     if kind == "missing":
         return f"`{last}` is missing: add it"
     if kind == "value_error":
         return str(context["error"])
-    return f"{_field_name(detail['loc'])} {_mismatch(kind, given, context)}"
+    hint = algorithm_hint(given) if kind == "enum" and last == "algorithm" else ""
+    return f"{_field_name(detail['loc'])} {_mismatch(kind, given, context)}{hint}"
 
 
 def _mismatch(kind: str, given: Any, context: Mapping[str, Any]) -> str:

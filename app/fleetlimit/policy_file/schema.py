@@ -1,5 +1,6 @@
 """Schema of the policy file; each section converts itself to the core's type."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,11 @@ from pydantic import (
     model_validator,
 )
 
-from fleetlimit.core.policy import DEFAULT_POLICY, KeyPart, Match, Mode, OnStoreError, Policy
+from fleetlimit.core.counted_statuses import parse_count
+from fleetlimit.core.exemption import Exemption
+from fleetlimit.core.key_parts import KeyPart
+from fleetlimit.core.policy import Match, Mode, OnStoreError, Policy
+from fleetlimit.core.policy_set import DEFAULT_POLICY
 from fleetlimit.core.prefetch import MAX_FRACTION
 from fleetlimit.core.quota import (
     DEFAULT_LEASE_SECONDS,
@@ -24,8 +29,9 @@ from fleetlimit.core.quota import (
     rate_quota,
 )
 from fleetlimit.core.subject import UNMATCHED_ROUTE
+from fleetlimit.core.usage import MAX_REQUEST_BYTES, Provider, Usage
 from fleetlimit.errors import ConfigError
-from fleetlimit.policy_file.fields import OptionalNotNull, StrictInt, StrictModel
+from fleetlimit.policy_file.fields import NonEmptyStr, OptionalNotNull, StrictInt, StrictModel
 from fleetlimit.policy_file.identity_schema import ApiKeysSection, IdentitySection, JwtSection
 
 RATE_LIMIT = "(rate limit)"
@@ -38,21 +44,37 @@ def _rate(text: str) -> str:
 
 
 Rate = Annotated[str, AfterValidator(_rate)]
+AnchorDay = Annotated[StrictInt | str, WithJsonSchema({"type": ["integer", "string"]})]
 
 
 class RateLimit(StrictModel):
     """A number of units per period."""
 
     rate: Rate = Field(
-        description="Units per period: 100/second, 100/minute, 100/hour, 100/day or 100 per 90 s."
+        description="Units per period: 100/second, 100/minute, 100/hour, 100/day, 100/week, "
+        "100/month, 100/year or 100 per 90 s."
     )
     burst: OptionalNotNull[StrictInt] = Field(
         None,
         description="Most units at one instant, for token_bucket only; if absent, the rate's "
         "number.",
     )
-    algorithm: Algorithm = Field(Algorithm.TOKEN_BUCKET, description="How the limit counts.")
+    algorithm: OptionalNotNull[Algorithm] = Field(
+        None,
+        description="How the limit counts; if absent token_bucket, and fixed_window for windows of "
+        "a calendar.",
+    )
     cost: StrictInt = Field(1, description="Units spent for each unit of a request's cost.")
+    timezone: OptionalNotNull[str] = Field(
+        None,
+        description="IANA name of the time zone, such as Europe/Berlin, whose days, weeks, months "
+        "or years are the windows; for /day, /week, /month and /year. If absent, UTC.",
+    )
+    anchor: OptionalNotNull[AnchorDay] = Field(
+        None,
+        description="First day of the windows: of a week a weekday (monday), of a month a day (1 "
+        "to 31, or the last day of a shorter month), of a year month and day (01-01).",
+    )
 
     @model_validator(mode="after")
     def _check_consistent(self) -> "RateLimit":
@@ -61,7 +83,14 @@ class RateLimit(StrictModel):
 
     def quota(self) -> Quota:
         """Return the limit in integers."""
-        return rate_quota(self.rate, burst=self.burst, algorithm=self.algorithm, cost=self.cost)
+        return rate_quota(
+            self.rate,
+            burst=self.burst,
+            algorithm=self.algorithm,
+            cost=self.cost,
+            timezone=self.timezone,
+            anchor=self.anchor,
+        )
 
 
 class ConcurrencyLimit(StrictModel):
@@ -120,18 +149,33 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
-def _parse_fraction(value: Any) -> Any:
-    # The YAML reader leaves numbers with a point as text.
+def _parse_prefetch(value: Any) -> Any:
+    if isinstance(value, str) and value in {"auto", "off"}:
+        return value
     try:
-        return float(value)
+        # The YAML reader leaves numbers with a point as text.
+        fraction = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"{value!r} is not a fraction: write a number such as 0.1") from None
+        fraction = math.nan
+    if not 0 < fraction <= MAX_FRACTION:
+        written = str(value).lower() if isinstance(value, bool) else value
+        raise ConfigError(
+            f"{written} is no prefetch: write auto, off, or a number above 0 and at most 0.5"
+        )
+    return fraction
 
 
-Fraction = Annotated[
-    float,
-    BeforeValidator(_parse_fraction),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": MAX_FRACTION}),
+Prefetch = Annotated[
+    Literal["auto", "off"] | float,
+    BeforeValidator(_parse_prefetch),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_FRACTION},
+                {"enum": ["auto", "off"]},
+            ]
+        }
+    ),
 ]
 Method = Annotated[
     Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "WEBSOCKET"],
@@ -163,6 +207,35 @@ class MatchSection(StrictModel):
         return Match(frozenset(self.methods), self.routes, self.tiers)
 
 
+class ExemptSection(StrictModel):
+    """Requests that a policy applies to and does not limit: each that one of the lists contains."""
+
+    routes: tuple[RouteTemplate, ...] = Field(
+        (), description="Route templates such as /health; a final * matches any suffix."
+    )
+    networks: tuple[str, ...] = Field(
+        (), description="Networks of clients, such as 10.0.0.0/8 or 2001:db8::/32."
+    )
+    tiers: frozenset[NonEmptyStr] = Field(frozenset(), description="Tiers of verified callers.")
+    principals: frozenset[NonEmptyStr] = Field(
+        frozenset(), description="Names of verified callers."
+    )
+
+    @model_validator(mode="after")
+    def _check_consistent(self) -> "ExemptSection":
+        self.exemption()
+        return self
+
+    def exemption(self) -> Exemption:
+        """Return the core's exemption."""
+        return Exemption(
+            tiers=self.tiers,
+            principals=self.principals,
+            networks=self.networks,
+            routes=self.routes,
+        )
+
+
 class DefaultsSection(StrictModel):
     """Defaults for policies that leave a field out."""
 
@@ -174,6 +247,67 @@ class DefaultsSection(StrictModel):
     )
 
 
+def _count(value: Any) -> Any:
+    if not isinstance(value, str | int | list | tuple) or isinstance(value, bool):
+        raise ConfigError(f"{value!r} does not count: write all, failure, or a list: [401, 403]")
+    parse_count(value)
+    return value
+
+
+_WORDS = ["failure", *(f"{first}xx" for first in range(1, 6))]
+_STATUS = {"type": "integer", "minimum": 100, "maximum": 599}
+Count = Annotated[
+    Any,
+    BeforeValidator(_count),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["all", *_WORDS]},
+                _STATUS,
+                {"type": "array", "minItems": 1, "items": {"anyOf": [{"enum": _WORDS}, _STATUS]}},
+            ]
+        }
+    ),
+]
+
+
+def _usage(value: Any) -> Any:
+    if isinstance(value, dict) and "usage" in value:
+        return value
+    if isinstance(value, UsageSection):
+        return value
+    raise ConfigError(
+        "the cost of a policy stands in an answer: write cost: {usage: openai}, or a fixed cost "
+        "into the limits, as limits: [{rate: 100/minute, cost: 5}]"
+    )
+
+
+class UsageSection(StrictModel):
+    """Cost in tokens, which the answer of a large language model states."""
+
+    usage: Provider = Field(
+        description="API whose format requests and answers have: openai or anthropic."
+    )
+    estimate: OptionalNotNull[StrictInt] = Field(
+        None,
+        description="Tokens reserved for a request that states no maximum of its output; if "
+        "absent, 1,000 or the most that the limit holds.",
+    )
+    max_request_bytes: StrictInt = Field(
+        MAX_REQUEST_BYTES,
+        description="Largest body of a request that is read for the maximum of its output.",
+    )
+
+    @model_validator(mode="after")
+    def _check_consistent(self) -> "UsageSection":
+        self.cost()
+        return self
+
+    def cost(self) -> Usage:
+        """Return the core's cost."""
+        return Usage(self.usage, estimate=self.estimate, max_request_bytes=self.max_request_bytes)
+
+
 class PolicySection(StrictModel):
     """A named set of limits for a key."""
 
@@ -181,7 +315,7 @@ class PolicySection(StrictModel):
     key: KeySpec = Field(
         ("principal",),
         description="What each bucket is keyed on: principal, client_address, header:<name>, "
-        "route or global, or a list of them.",
+        "path:<name>, route or global, or a list of them.",
     )
     match: OptionalNotNull[MatchSection] = Field(
         None,
@@ -204,10 +338,26 @@ class PolicySection(StrictModel):
     on_store_error: OptionalNotNull[OnStoreError] = Field(
         None, description="What the policy does while the store is unavailable."
     )
-    prefetch: OptionalNotNull[Fraction] = Field(
+    prefetch: OptionalNotNull[Prefetch] = Field(
         None,
         description="Largest fraction of each limit, above 0 and at most 0.5, that a replica may "
-        "acquire in one call and spend locally. If absent, every check calls the store.",
+        "acquire in one call and spend locally; or auto, for a sixteenth within at most a second. "
+        "If absent or off, every check calls the store.",
+    )
+    count: Count = Field(
+        "all",
+        description="Statuses of the responses that count: all, failure (400 to 599), or a list "
+        "of statuses and classes such as [401, 403, 5xx]. A request whose status does not count "
+        "gets its cost back.",
+    )
+    cost: OptionalNotNull[Annotated[UsageSection, BeforeValidator(_usage)]] = Field(
+        None,
+        description="Cost that the answer of a large language model states; if absent, 1 or the "
+        "cost that code gives.",
+    )
+
+    exempt: OptionalNotNull[ExemptSection] = Field(
+        None, description="Requests that the policy applies to and does not limit."
     )
 
     @model_validator(mode="after")
@@ -235,6 +385,9 @@ class PolicySection(StrictModel):
             enforce_percent=self.enforce_percent,
             on_store_error=self.on_store_error or defaults.on_store_error,
             prefetch=self.prefetch,
+            exempt=self.exempt.exemption() if self.exempt else None,
+            count=self.count,
+            cost=self.cost.cost() if self.cost else None,
         )
 
 
@@ -254,9 +407,12 @@ SECTIONS: Mapping[str, type[StrictModel]] = {
     "identity": IdentitySection,
     "api_keys": ApiKeysSection,
     "jwt": JwtSection,
+    "issuers": JwtSection,
     "defaults": DefaultsSection,
     "policies": PolicySection,
     "match": MatchSection,
+    "exempt": ExemptSection,
+    "cost": UsageSection,
     RATE_LIMIT: RateLimit,
     CONCURRENCY_LIMIT: ConcurrencyLimit,
 }

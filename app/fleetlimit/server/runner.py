@@ -85,7 +85,7 @@ def serve(settings: ServerSettings, *, on_ready: Callable[[int, int], None] | No
     Raises:
         ConfigError: A setting, the policy file or the target is invalid.
     """
-    configure_logging(settings.log_level, json=settings.log_format == "json", pod=settings.pod)
+    configure_logging(settings.log_level, json=settings.logs_json, pod=settings.pod)
     # uvicorn chooses the event loop: uvloop if it is installed.
     config = uvicorn.Config(lambda: None, log_config=None)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
@@ -101,8 +101,8 @@ def log_failure(error: FleetlimitError, settings: ServerSettings | None) -> None
         error: The reason.
         settings: The settings; None if the error is about them.
     """
-    log_format, pod = (settings.log_format, settings.pod) if settings is not None else ("json", "")
-    configure_logging(json=log_format == "json", pod=pod)
+    json, pod = (settings.logs_json, settings.pod) if settings is not None else (True, "")
+    configure_logging(json=json, pod=pod)
     build_logger("fleetlimit").error(LOG_SERVICE_FAILED, detail=str(error))
 
 

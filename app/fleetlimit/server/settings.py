@@ -1,10 +1,11 @@
 """Settings of `fleetlimit serve`: those of its limiter, its addresses, its log and its shutdown."""
 
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr
 
 from fleetlimit.bootstrap.settings import Seconds, Settings
 from fleetlimit.server.admin.allowed_hosts import parse_hosts
@@ -15,6 +16,7 @@ EXAMPLE_POLICIES = Path(str(files("fleetlimit.server") / "policies.yaml"))
 """Policy file of the example app."""
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
+LogFormat = Literal["auto", "human", "json"]
 MIN_TOKEN_CHARS: Final = 16
 
 
@@ -27,6 +29,11 @@ def _require_long_token(token: SecretStr) -> SecretStr:
 def _require_hosts(text: str) -> str:
     parse_hosts(text)
     return text
+
+
+def _current_name(log_format: Any) -> Any:
+    """Return the name of a log format that was called `console` at first."""
+    return "human" if log_format == "console" else log_format
 
 
 class ServerSettings(Settings):
@@ -85,7 +92,11 @@ class ServerSettings(Settings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Lowest level that is logged."
     )
-    log_format: Literal["json", "console"] = Field("json", description="Format of log lines.")
+    log_format: Annotated[
+        LogFormat, BeforeValidator(_current_name, json_schema_input_type=LogFormat)
+    ] = Field(
+        "auto", description="Format of log lines; auto is human on a terminal, and json elsewhere."
+    )
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -98,3 +109,10 @@ class ServerSettings(Settings):
         if settings.policies is None and not settings.target:
             return settings.model_copy(update={"policies": EXAMPLE_POLICIES})
         return settings
+
+    @property
+    def logs_json(self) -> bool:
+        """Whether log lines are JSON. Decided when it is read, for the current standard output."""
+        if self.log_format == "auto":
+            return not sys.stdout.isatty()
+        return self.log_format == "json"

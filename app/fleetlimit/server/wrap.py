@@ -11,23 +11,17 @@ from opentelemetry.trace import TracerProvider
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fleetlimit.bootstrap.app_middlewares import has_middleware
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-from fleetlimit.bootstrap.route_report import has_middleware
 from fleetlimit.errors import ConfigError
-from fleetlimit.server.example_app import create_app
 from fleetlimit.telemetry import instrument_app, instrument_asgi
 from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
 from fleetlimit.web import wiring
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.policy_routes import PolicyRouteTable
+from fleetlimit.web.route_info import RouteInfo
 from fleetlimit.web.route_policies import WEBSOCKET
-from fleetlimit.web.route_table import (
-    RouteInfo,
-    RouteTable,
-    add_app,
-    get_app_route_table,
-    match_route,
-)
+from fleetlimit.web.route_table import RouteTable, add_app, get_app_route_table, match_route
 
 
 def import_app(target: str, *, factory: bool = False) -> ASGIApp:
@@ -44,7 +38,9 @@ def import_app(target: str, *, factory: bool = False) -> ASGIApp:
     if not target:
         if factory:
             raise ConfigError("--factory has no app: write --factory package.module:create_app")
-        return create_app()
+        from fleetlimit.server import example_app  # noqa: PLC0415 - other apps start without it
+
+        return example_app.create_app()
     found = _import(target)
     if factory:
         found = _create(found, target)
@@ -165,7 +161,7 @@ class WrappedApp:
         trace_parents_per_second: int = PARENTS_PER_SECOND,
     ) -> None:
         self.fleetlimit = fleetlimit
-        starlette = self._starlette = _find_starlette(target)
+        starlette = self._starlette = find_starlette(target)
         self.opaque = starlette is None
         if starlette is not None:
             # Added to the app's own middleware, so that tracing and CORS apply to rejections.
@@ -227,7 +223,7 @@ def _require_no_other_limiter(app: Starlette) -> None:
             )
 
 
-def _find_starlette(target: Any) -> Starlette | None:
+def find_starlette(target: Any) -> Starlette | None:
     """Return the app of Starlette's that the target is, or that it wraps as its attribute `app`."""
     while target is not None and not isinstance(target, Starlette):
         target = getattr(target, "app", None)

@@ -1,6 +1,7 @@
 """Embedded Valkey: a real server as a child process without persistence, for demos and tests."""
 
 import contextlib
+import secrets
 import shutil
 import socket
 import subprocess
@@ -12,15 +13,37 @@ from typing import Self
 
 from fleetlimit.errors import ConfigError, StoreUnavailable
 
-_START_SECONDS = 10.0
+_START_SECONDS = 120.0
+"""Ends a hang. A server that cannot start exits at once, and a busy machine may be slow."""
 _POLL_SECONDS = 0.01
+_PORTS = range(10_000, 30_000)
+"""Below the ephemeral ports (RFC 6335: from 49,152; Linux: from 32,768). One of these would be free
+now, and the next outgoing connection of any process could take it before the server does."""
+_PORT_ATTEMPTS = 100
 
 
 def free_port() -> int:
-    """Return a free port of 127.0.0.1."""
+    """Return a free port of 127.0.0.1 that no outgoing connection takes.
+
+    Raises:
+        StoreUnavailable: None of 100 random ports was free.
+    """
+    # Not from `random`: processes that seed it alike would choose the same port.
+    ports = (secrets.choice(_PORTS) for _ in range(_PORT_ATTEMPTS))
+    port = next(filter(_is_free, ports), None)
+    if port is None:
+        message = f"no free port of 127.0.0.1 from {_PORTS.start} to {_PORTS.stop - 1}"
+        raise StoreUnavailable(message, kind="start")
+    return port
+
+
+def _is_free(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def executable() -> str:

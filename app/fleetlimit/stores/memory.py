@@ -129,7 +129,7 @@ class MemoryStore:
     def _evaluate(self, charge: Charge, now_us: int, units: int) -> State:
         state = self._read(charge.key, charge.quota, now_us)
         algorithm = algorithm_for(charge.quota.algorithm)
-        return algorithm.acquire(charge.quota, state, now_us, units, charge.lease)
+        return algorithm.acquire(charge.quota, state, now_us, units, charge.option)
 
     def _read(self, key: str, quota: Quota, now_us: int) -> State | None:
         _, written = self._buckets.get(key, (None, None))

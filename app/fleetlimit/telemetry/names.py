@@ -56,6 +56,7 @@ RESULT: Final = "result"
 ERROR_TYPE: Final = "error_type"
 DIGEST: Final = "digest"
 STATE: Final = "state"
+REASON: Final = "reason"
 KEY_SECRET: Final = "key_secret"  # noqa: S105 - the name of a label
 VERSION: Final = "version"
 
@@ -71,6 +72,8 @@ NO_TIER: Final = "none"
 OTHER_TIER: Final = "other"
 """`tier` of a caller whose tier no active policy names; credentials may contain any text."""
 
+CUSTOM_TIER: Final = "custom"
+"""`tier` of a caller with limits of its own under the policy."""
 OTHER_POLICY: Final = "other"
 """`policy` of the policies beyond the bound of labels; code can make policies without limit."""
 
@@ -100,11 +103,24 @@ DENIALS: Final = MetricSpec(
     "Denials by policy, those of shadow policies included, by route and tier of the request.",
     (POLICY, ROUTE, TIER, OUTCOME),
 )
+ADMISSIONS: Final = MetricSpec(
+    "fleetlimit_admissions_total",
+    MetricType.COUNTER,
+    "Requests that a policy admitted, by tier of the caller.",
+    (POLICY, TIER),
+)
 NEAR_LIMIT: Final = MetricSpec(
     "fleetlimit_near_limit_total",
     MetricType.COUNTER,
-    "Admitted requests that left 20 % or less of one of the policy's limits.",
+    "Admissions that left 20 % or less of one of the policy's limits.",
     (POLICY, TIER),
+)
+LOCAL_ADMISSIONS: Final = MetricSpec(
+    "fleetlimit_local_admissions_total",
+    MetricType.COUNTER,
+    "Requests that a policy admitted from this replica's share of the limit while the store was "
+    "unavailable; the audit does not count them.",
+    (POLICY,),
 )
 CHECK_DURATION: Final = MetricSpec(
     "fleetlimit_check_duration_seconds",
@@ -127,6 +143,19 @@ CANCELLED_CHECKS: Final = MetricSpec(
     "fleetlimit_cancelled_checks_total",
     MetricType.COUNTER,
     "Checks whose request was cancelled while the store decided; their units may be spent.",
+)
+USAGE_UNREAD: Final = MetricSpec(
+    "fleetlimit_usage_unread_total",
+    MetricType.COUNTER,
+    "Answers of large language models whose tokens were not read, so that the estimate stays "
+    "spent, by reason.",
+    (REASON,),
+)
+CALLER_LIMITS_FAILURES: Final = MetricSpec(
+    "fleetlimit_caller_limits_failures_total",
+    MetricType.COUNTER,
+    "Failed calls of functions of the app that return the limits of a caller; the last known "
+    "limits were used, or those of the policy.",
 )
 STORE_ERRORS: Final = MetricSpec(
     "fleetlimit_store_errors_total",
@@ -263,11 +292,15 @@ METRICS: Final = (
     CHECKS,
     DECISIONS,
     DENIALS,
+    ADMISSIONS,
     NEAR_LIMIT,
+    LOCAL_ADMISSIONS,
     CHECK_DURATION,
     DENIAL_CACHE_HITS,
     DENIALS_SUPPRESSED,
     CANCELLED_CHECKS,
+    CALLER_LIMITS_FAILURES,
+    USAGE_UNREAD,
     STORE_ERRORS,
     STORE_STATE_LOST,
     STORE_SERVER_CHANGES,
@@ -308,6 +341,7 @@ NODE: Final = "node"
 LOG_DENIED: Final = "request.denied"
 LOG_SHADOW_DENIED: Final = "request.shadow_denied"
 LOG_FAIL_CLOSED: Final = "request.fail_closed"
+LOG_USAGE_UNREAD: Final = "usage.unread"
 LOG_STORE_UNAVAILABLE: Final = "store.unavailable"
 LOG_STORE_REJECTED: Final = "store.rejected"
 LOG_BREAKER_OPEN: Final = "store.breaker.open"
@@ -326,10 +360,12 @@ LOG_ROUTES: Final = "routes.found"
 LOG_NO_ROUTE_LIMITED: Final = "routes.unlimited"
 LOG_ROUTE_LIMITED: Final = "route.limited"
 LOG_ROUTE_UNLIMITED: Final = "route.unlimited"
+LOG_NO_EXCEPTION_HANDLER: Final = "exception_handlers.missing"
 LOG_ROUTE_REWRITTEN: Final = "route.rewritten"
 LOG_MIDDLEWARE_REWRITES: Final = "middleware.rewrites"
 LOG_POLICY_UNUSED: Final = "policy.unused"
 LOG_SERVICE_FAILED: Final = "service.failed"
 LOG_COST_TOO_LARGE: Final = "policy.cost_too_large"
+LOG_ESTIMATE_KEPT: Final = "policy.estimate_kept"
 
 SUPPRESSED: Final = log_sampler.SUPPRESSED

@@ -98,6 +98,8 @@ class TopDenied:
         capacity: Maximum number of pairs of policy and subject counted at the same time.
     """
 
+    only_outcomes = frozenset({DENIED})
+
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._denied: SpaceSaving[tuple[str, str]] = SpaceSaving(capacity)
         self._run_event: CheckDecided | None = None

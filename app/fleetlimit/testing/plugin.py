@@ -1,17 +1,15 @@
-"""Pytest fixtures `fleetlimit_clock`, `fleetlimit_store`, `make_fleetlimit` and `fleetlimit`.
+"""Pytest fixtures: clock, store and factory of limiters, a limiter, and a switch of all limits.
 
 The package is imported inside the fixtures, because pytest loads this plugin in every run.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-    from fleetlimit.core.policy import PolicySet
     from fleetlimit.testing.clock import ManualClock
     from fleetlimit.testing.factory import FleetlimitFactory
 
@@ -60,25 +58,21 @@ def make_fleetlimit(fleetlimit_clock: "ManualClock", fleetlimit_store: str) -> "
     `FastAPI(lifespan=make_fleetlimit("policies.yaml"))` is an app under test. Its lifespan must
     run, as in `with TestClient(app)`.
     """
-    import secrets
+    from fleetlimit.testing.factory import make_factory
 
-    from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-    from fleetlimit.bootstrap.settings import Settings
-
-    def make(policies: "str | Path | PolicySet | None" = None) -> Fleetlimit:
-        settings = Settings(
-            store=fleetlimit_store,
-            key_prefix=f"test-{secrets.token_hex(4)}",
-            # A late reply on a busy machine must not trigger the fallback or the breaker.
-            store_timeout=5,
-            breaker_failures=1_000,
-        )
-        return Fleetlimit(policies=policies, settings=settings, clock=fleetlimit_clock)
-
-    return make
+    return make_factory(fleetlimit_clock, fleetlimit_store)
 
 
 @pytest.fixture
 def fleetlimit(make_fleetlimit: "FleetlimitFactory") -> "Fleetlimit":
     """Return a limiter on the test's clock without policies."""
     return make_fleetlimit()
+
+
+@pytest.fixture
+def fleetlimit_unlimited() -> Iterator[None]:
+    """Turn off all limits of the process during the test, as `unlimited()` does."""
+    from fleetlimit.testing.switch import unlimited
+
+    with unlimited():
+        yield

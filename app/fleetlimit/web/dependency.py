@@ -6,47 +6,44 @@ known only later: `limit: Annotated[Reservation, Depends(RateLimit("1000/hour", 
 `await limit.commit(7)`.
 """
 
-import inspect
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from functools import partial
-from typing import Final, Unpack
-from weakref import ref
+from typing import Annotated, Any, TypedDict, Unpack
 
 from fastapi import BackgroundTasks, Response
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
 
+from fleetlimit.call_advice import LIMIT_NAMES, advised, rate_advice
+from fleetlimit.core.counted_statuses import CountSpec
+from fleetlimit.core.limit import Limit, RateAlgorithm
 from fleetlimit.core.policy import ModeName, OnStoreErrorName, Policy
+from fleetlimit.core.policy_set import PolicySet
+from fleetlimit.core.prefetch import PrefetchSpec
 from fleetlimit.core.quota import (
     MILLISECOND_US,
     Algorithm,
     Quota,
-    RateAlgorithm,
     concurrency_quota,
     duration_us,
-    parse_enum,
+    parse_algorithm,
     rate_quota,
 )
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
-from fleetlimit.web.default_limiter import open_default_limiter
-from fleetlimit.web.exceptions import make_exception
+from fleetlimit.web.dependency_check import check, release_leases
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.inline_policy import PolicyOptions, make_policy, to_cost
-from fleetlimit.web.ratelimit_headers import merge_headers
-from fleetlimit.web.request_limits import (
-    RequestLimits,
-    get_request_limits,
-    raw_headers_of,
-    start_request_limits,
+from fleetlimit.web.inline_policy import (
+    Exempt,
+    Key,
+    LimitsFunction,
+    PolicyOptions,
+    call_repr,
+    default_quotas,
+    make_policy,
+    to_cost,
 )
-from fleetlimit.web.route_policies import Cost, RateLimitDependency
-from fleetlimit.web.route_table import match_route
-from fleetlimit.web.wiring import find_limiter
-
-_EXIT_STACK_KEY: Final = "fastapi_inner_astack"
-"""Name in the scope under which FastAPI keeps the exit stack of the request's dependencies."""
+from fleetlimit.web.rejections import require_truth_value
+from fleetlimit.web.route_policies import Cost, NotFromRequest, RateLimitDependency
 
 
 class _ReleasedLimit(RateLimitDependency):
@@ -56,28 +53,30 @@ class _ReleasedLimit(RateLimitDependency):
         self, connection: HTTPConnection, response: Response, background: BackgroundTasks
     ) -> AsyncIterator[Reservation]:
         """Admit the request, or raise `RequestRejected`; release its units after the response."""
-        request_limits, reservation = await _check(self, connection, response)
+        request_limits, reservation = await check(self, connection, response)
         if request_limits.has_leases and not request_limits.headers_sent_by_middleware:
             # The first background task: FastAPI runs the others before it closes dependencies.
             background.add_task(request_limits.release_leases)
         try:
             yield reservation
         finally:
-            await _release(request_limits)
+            await release_leases(request_limits)
 
 
 class _InlineLimit(RateLimitDependency):
     """Limit that is written in code and has a policy of its own.
 
     Args:
-        quota: The limit in integers.
+        quotas: The limit in integers, or several of them.
         call: The call that makes the object, as its `repr`.
         options: The other arguments of that call.
     """
 
-    def __init__(self, quota: Quota, call: str, **options: Unpack[PolicyOptions]) -> None:
+    def __init__(
+        self, quotas: tuple[Quota, ...], call: str, **options: Unpack[PolicyOptions]
+    ) -> None:
         self.cost = to_cost(options.get("cost", 1))
-        self._policy = make_policy(quota, **options)
+        self._policy = make_policy(quotas, **options)
         self._call = call
 
     def __repr__(self) -> str:
@@ -87,19 +86,42 @@ class _InlineLimit(RateLimitDependency):
         """Return the policy of this limit, which is the same for every limiter."""
         return self._policy
 
+    def find_policy(self, policies: PolicySet) -> Policy:  # noqa: ARG002 - as in the base
+        """Return the policy of this limit, which is in no set."""
+        return self._policy
+
+
+class _Windows(TypedDict):
+    """Arguments of a window of a calendar."""
+
+    timezone: str | None
+    anchor: int | str | None
+
 
 class RateLimit(_InlineLimit):
     """Limit on the rate of requests to the routes that depend on it.
 
     Args:
-        rate: Units per period, such as `5/minute` or `100 per 90 s`.
+        rate: Units per period, such as `5/minute`, `100 per 90 s` or `1000/month`; or a function of
+            the connection, plain or async, that returns the limits of the caller: a rate, a
+            `Limit`, a list of them, or None for `default`. It is called for each request, and
+            `default` applies if it fails.
+        default: Limits of a caller without limits of its own, where `rate` is a function.
         burst: Units that can be spent at once; the number in `rate` by default. Only for
             `token_bucket`.
-        algorithm: How the limit counts.
-        cost: Units that a request spends, or a function of the connection that returns them.
-        key: Parts of the bucket's key: `principal`, `client_address`, `global`, `route` or
-            `header:X-Name`; one, or a sequence. Each route has its own buckets unless the limit
-            has a name.
+        algorithm: How the limit counts: by default `token_bucket`, and `fixed_window` for windows
+            of a calendar.
+        timezone: Time zone whose days, weeks, months or years are the windows, by its IANA name,
+            such as `Europe/Berlin`; UTC by default. For `/day`, `/week`, `/month` and `/year`.
+        anchor: First day of the windows: of a week a weekday (`monday`), of a month a day (1 to 31;
+            a shorter month has it on its last day), of a year month and day (`01-01`).
+        cost: Units that a request spends, or a function of the connection that returns them; or
+            `Usage("openai")` for tokens that the answer of a large language model states, which
+            needs `RateLimitMiddleware` on the app.
+        key: Parts of the bucket's key: `principal`, `client_address`, `global`, `route`,
+            `header:X-Name`, `path:parameter`, or a function of the connection, plain or async, that
+            returns text; one, or a sequence. Each route has its own buckets unless the limit has a
+            name.
         name: Name of the limit in metrics and headers; routes whose limits have one name share
             buckets. By default the name is made of the rate and of each other argument that is not
             the default, except `cost`.
@@ -107,26 +129,40 @@ class RateLimit(_InlineLimit):
         on_store_error: Decision while the store is unavailable: by a limit local to the replica,
             admit, or reject.
         prefetch: Largest share of the limit that a replica acquires in one store call and spends
-            locally; above 0 and at most 0.5. For buckets that many callers share.
+            locally, above 0 and at most 0.5; or `auto` for a sixteenth, for at most a second, from
+            buckets that it asks repeatedly; `off` or None for none.
+        exempt: Requests that are not limited: an `Exemption`, or a function of the connection,
+            plain or async, that returns a `bool`. If the function fails, the request is limited.
+        openapi: Whether the OpenAPI schema of the app states the limit.
+        count: Statuses of the responses that count: `all`, `failure` for 400 to 599, or a list of
+            statuses and classes of them, such as `[401, "5xx"]`. Each request spends its cost, and
+            gets it back if its status does not count. It needs `RateLimitMiddleware` on the app.
 
     Raises:
         ConfigError: The arguments cannot work together; the message says what to write.
     """
 
+    @advised('RateLimit("5/minute", burst=10)', LIMIT_NAMES)
     def __init__(
         self,
-        rate: str,
+        rate: Annotated[str | LimitsFunction, NotFromRequest("RateLimit", '"5/minute"')],
         *,
+        default: str | Limit | Sequence[str | Limit] | None = None,
         burst: int | None = None,
-        algorithm: RateAlgorithm = "token_bucket",
+        algorithm: RateAlgorithm | None = None,
+        timezone: str | None = None,
+        anchor: int | str | None = None,
         cost: Cost = 1,
-        key: str | Sequence[str] = "principal",
+        key: Key = "principal",
         name: str | None = None,
         mode: ModeName = "enforce",
         on_store_error: OnStoreErrorName = "local",
-        prefetch: float | None = None,
+        prefetch: PrefetchSpec | None = None,
+        exempt: Exempt = None,
+        openapi: bool = True,
+        count: CountSpec = "all",
     ) -> None:
-        parsed = parse_enum(Algorithm, algorithm)
+        parsed = None if algorithm is None else parse_algorithm(algorithm)
         if parsed is Algorithm.CONCURRENCY:
             raise ConfigError("concurrency has no rate: write ConcurrencyLimit(10)")
         options: PolicyOptions = {
@@ -136,14 +172,31 @@ class RateLimit(_InlineLimit):
             "mode": mode,
             "on_store_error": on_store_error,
             "prefetch": prefetch,
+            "exempt": exempt,
+            "count": count,
         }
-        call = _call_repr(type(self), rate, burst=burst, algorithm=algorithm, **options)
-        super().__init__(rate_quota(rate, burst=burst, algorithm=parsed), call, **options)
+        windows: _Windows = {"timezone": timezone, "anchor": anchor}
+        others = {"burst": burst, "algorithm": algorithm, **windows}
+        call = call_repr(type(self), rate, default=default, **others, **options)
+        if callable(rate):
+            quotas = default_quotas(rate, default, others)
+            options["limits_function"] = rate
+            super().__init__(quotas, call, **options)
+        elif default is not None:
+            raise ConfigError(
+                f"RateLimit({rate!r}, default=...) has two limits: leave out `default`, or write a "
+                "function in place of the rate"
+            )
+        else:
+            quota = rate_quota(rate, burst=burst, algorithm=parsed, **windows)
+            super().__init__((quota,), call, **options)
+        require_truth_value("openapi", openapi)
+        self.openapi = openapi
 
     async def __call__(self, connection: HTTPConnection, response: Response) -> Reservation:
         """Admit the request, or raise `RequestRejected`."""
         # A plain coroutine: FastAPI's handling of generators doubles the cost of a dependency.
-        _, reservation = await _check(self, connection, response)
+        _, reservation = await check(self, connection, response)
         return reservation
 
 
@@ -162,31 +215,51 @@ class ConcurrencyLimit(_InlineLimit, _ReleasedLimit):
         name: As in `RateLimit`.
         mode: As in `RateLimit`.
         on_store_error: As in `RateLimit`.
+        exempt: As in `RateLimit`.
+        openapi: As in `RateLimit`.
 
     Raises:
         ConfigError: The arguments cannot work together; the message says what to write.
     """
 
+    @advised(
+        "ConcurrencyLimit(10)",
+        {
+            **LIMIT_NAMES,
+            "ttl": "write lease=",
+            **dict.fromkeys(("when", "count"), "write RateLimit(..., count=...)"),
+        },
+    )
     def __init__(
         self,
-        limit: int,
+        limit: Annotated[int, NotFromRequest("ConcurrencyLimit", "10")],
         *,
         lease: float | timedelta = 30,
         cost: Cost = 1,
-        key: str | Sequence[str] = "principal",
+        key: Key = "principal",
         name: str | None = None,
         mode: ModeName = "enforce",
         on_store_error: OnStoreErrorName = "local",
+        exempt: Exempt = None,
+        openapi: bool = True,
     ) -> None:
+        if isinstance(limit, str):
+            raise ConfigError(
+                f"ConcurrencyLimit({limit!r}) has no number of requests: write ConcurrencyLimit(4) "
+                'for 4 at a time, or RateLimit("4/minute")'
+            )
         options: PolicyOptions = {
             "cost": cost,
             "key": key,
             "name": name,
             "mode": mode,
             "on_store_error": on_store_error,
+            "exempt": exempt,
         }
-        call = _call_repr(type(self), limit, lease=lease, **options)
-        super().__init__(concurrency_quota(limit, lease=lease), call, **options)
+        call = call_repr(type(self), limit, lease=lease, **options)
+        super().__init__((concurrency_quota(limit, lease=lease),), call, **options)
+        require_truth_value("openapi", openapi)
+        self.openapi = openapi
 
 
 class PolicyLimit(_ReleasedLimit):
@@ -196,18 +269,44 @@ class PolicyLimit(_ReleasedLimit):
 
     Args:
         name: Name of the policy.
-        cost: Units that a request spends, or a function of the connection that returns them.
+        cost: Units that a request spends, or a function of the connection that returns them, or
+            `Usage`; by default the `cost` of the policy, or 1.
+        openapi: As in `RateLimit`.
 
     Raises:
         ConfigError: The cost is negative, no whole number and no function.
     """
 
-    def __init__(self, name: str, *, cost: Cost = 1) -> None:
+    @advised(
+        'PolicyLimit("exports"), with the name of a policy of the policy file',
+        {
+            "policies": 'write PolicyLimit("exports") for each policy',
+            "policy": 'write PolicyLimit("exports")',
+            **dict.fromkeys(
+                ("key", "rate", "limits", "mode", "burst", "algorithm"),
+                "write it in the policy, in the policy file",
+            ),
+            **dict.fromkeys(("when", "count"), "write count: into the policy of the policy file"),
+        },
+    )
+    def __init__(
+        self,
+        name: Annotated[str, NotFromRequest("PolicyLimit", '"exports"')],
+        *,
+        cost: Cost | None = None,
+        openapi: bool = True,
+    ) -> None:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f'PolicyLimit({name!r}) has no name of a policy: write PolicyLimit("exports")'
+            )
         self.name = name
-        self.cost = to_cost(cost)
+        self.cost = None if cost is None else to_cost(cost)
+        require_truth_value("openapi", openapi)
+        self.openapi = openapi
 
     def __repr__(self) -> str:
-        return _call_repr(type(self), self.name, cost=self.cost)
+        return call_repr(type(self), self.name, cost=self.cost)
 
     def resolve_policy(self, http_limiter: HTTPLimiter) -> Policy:
         """Return the active policy of this name.
@@ -217,6 +316,10 @@ class PolicyLimit(_ReleasedLimit):
         """
         return http_limiter.limiter.active_policies.require(self.name)
 
+    def find_policy(self, policies: PolicySet) -> Policy | None:
+        """Return the policy of this name, or None."""
+        return policies.get(self.name)
+
 
 class _WindowLimit(RateLimit):
     """`RateLimit` whose window may be a fraction of a second, which no rate in text can state."""
@@ -224,10 +327,23 @@ class _WindowLimit(RateLimit):
     def __init__(self, limit: int, window: float | timedelta) -> None:
         period_us = duration_us(window) // MILLISECOND_US * MILLISECOND_US
         quota = Quota(Algorithm.TOKEN_BUCKET, limit, period_us, limit)
-        _InlineLimit.__init__(self, quota, f"rate_limit(limit={limit!r}, window={window!r})")
+        _InlineLimit.__init__(self, (quota,), f"rate_limit(limit={limit!r}, window={window!r})")
 
 
-def rate_limit(limit: int, window: float | timedelta) -> RateLimit:
+@advised(
+    'rate_limit(limit=5, window=60), or RateLimit("5/minute")',
+    {
+        **dict.fromkeys(("times", "seconds", "requests", "calls", "period"), rate_advice),
+        **dict.fromkeys(
+            ("key", "burst", "cost", "name", "mode", "algorithm", "on_store_error"),
+            'write RateLimit("5/minute", ...), which has this argument',
+        ),
+    },
+)
+def rate_limit(
+    limit: Annotated[int, NotFromRequest("rate_limit", "limit=5, window=60")],
+    window: float | timedelta,
+) -> RateLimit:
     """Allow `limit` requests per `window` for each caller on each route.
 
     Args:
@@ -237,104 +353,22 @@ def rate_limit(limit: int, window: float | timedelta) -> RateLimit:
     Raises:
         ConfigError: The numbers allow no request.
     """
+    if isinstance(limit, str):
+        raise ConfigError(f"rate_limit({limit!r}, ...) has a rate: write RateLimit({limit!r})")
     return _WindowLimit(limit, window)
 
 
-async def _check(
-    dependency: RateLimitDependency, connection: HTTPConnection, response: Response
-) -> tuple[RequestLimits, Reservation]:
-    """Check the request once for all limits of its route, and return the dependency's part."""
-    scope = connection.scope
-    request_limits = get_request_limits(scope)
-    if request_limits is None or request_limits.app is not scope["app"]:
-        request_limits = _enter_app(connection, request_limits)
-    name = dependency.resolve_policy(request_limits.http_limiter).name
-    if name not in request_limits.reservation_by_policy:
-        # All limits of the route are checked together, so a rejection by one spends none.
-        dependencies = request_limits.route.active_rate_limits()
-        if dependency not in dependencies:
-            # The endpoint called it, and FastAPI does not know of it.
-            dependencies = (*dependencies, dependency)
-        await _check_together(request_limits, connection, response, dependencies)
-    return request_limits, request_limits.reservation_by_policy[name].for_policy(name)
+def _advise_decorators(method: Any) -> None:
+    """Name the mistake in Python's own error for a limit that is called like a decorator.
 
-
-def _enter_app(connection: HTTPConnection, outer: RequestLimits | None) -> RequestLimits:
-    """Return the request's limits under the app that it reached, a mounted one perhaps."""
-    scope = connection.scope
-    http_limiter = find_limiter(scope)
-    if outer is not None and (http_limiter is None or http_limiter is outer.http_limiter):
-        return outer
-    if http_limiter is None:
-        http_limiter = open_default_limiter(scope["app"])
-    return start_request_limits(scope, http_limiter, match_route(scope))
-
-
-async def _check_together(
-    request_limits: RequestLimits,
-    connection: HTTPConnection,
-    response: Response,
-    dependencies: Sequence[RateLimitDependency],
-) -> None:
-    if request_limits.reservation_by_policy:
-        dependencies = [
-            each
-            for each in dependencies
-            if each.resolve_policy(request_limits.http_limiter).name
-            not in request_limits.reservation_by_policy
-        ]
-    had_leases = request_limits.has_leases
-    rejection = await request_limits.check(connection.scope, dependencies)
-    if request_limits.has_leases and not had_leases:
-        _release_at_end(request_limits, connection.scope)
-    if rejection is not None:
-        await _release(request_limits)
-        raise make_exception(rejection, request_limits.decision, connection)
-    if not request_limits.headers_sent_by_middleware:
-        # Weak references: in a cycle, a dropped reservation would not release its leases at once.
-        reservations = [ref(each) for each in request_limits.reservations]
-        write = partial(_write_headers, response, request_limits.http_limiter, reservations)
-        write()
-        # An endpoint may correct the cost before FastAPI sends the response.
-        request_limits.reservations[-1].on_corrected = write
-
-
-def _write_headers(
-    response: Response, http_limiter: HTTPLimiter, reservations: Sequence[ref[Reservation]]
-) -> None:
-    """Set the headers that FastAPI copies to the final response.
-
-    They replace the headers that an earlier limit of this route has set.
+    `@RateLimit("5/minute")` calls the limit with the function alone. FastAPI needs a coroutine
+    function or an async generator here, and neither can raise an error in the call itself.
     """
-    held = [each for reference in reservations if (each := reference()) is not None]
-    response.raw_headers[:] = merge_headers(
-        response.raw_headers, raw_headers_of(http_limiter, held)
+    method.__qualname__ = (
+        "a limit is neither a decorator nor a middleware, write "
+        "@app.get(..., dependencies=[Depends(RateLimit(...))]): __call__"
     )
 
 
-def _release_at_end(request_limits: RequestLimits, scope: Scope) -> None:
-    """Release the leases when FastAPI closes the request, whatever fails until then.
-
-    The limit that runs the check may be another one than the limit that holds the leases, and a
-    dependency between the two may fail.
-    """
-    # FastAPI before 0.118 has no such entry: there the leases are released when the failed
-    # request's reservation is dropped.
-    stack = scope.get(_EXIT_STACK_KEY)
-    if stack is not None and not request_limits.headers_sent_by_middleware:
-        stack.push_async_callback(request_limits.release_leases)
-
-
-async def _release(request_limits: RequestLimits) -> None:
-    # With the middleware the units are held longer: until the response has been sent.
-    if request_limits.has_leases and not request_limits.headers_sent_by_middleware:
-        await request_limits.release_leases()
-
-
-def _call_repr(kind: type, *arguments: object, **options: object) -> str:
-    """Return the call that makes an object, without the options that have their default."""
-    parameters = inspect.signature(kind).parameters
-    given = [
-        f"{name}={value!r}" for name, value in options.items() if value != parameters[name].default
-    ]
-    return f"{kind.__name__}({', '.join([*map(repr, arguments), *given])})"
+_advise_decorators(RateLimit.__call__)
+_advise_decorators(_ReleasedLimit.__call__)

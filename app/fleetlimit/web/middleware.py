@@ -3,6 +3,7 @@
 It buffers nothing: bodies stream through it.
 """
 
+import sys
 from collections.abc import Awaitable, Iterable
 from functools import cached_property, partial
 from typing import Any, Final, TypeVar
@@ -14,6 +15,8 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fleetlimit.call_advice import MIDDLEWARE_NAMES, advised
+from fleetlimit.errors import ConfigError
 from fleetlimit.web.cors import answers_preflight, iter_cors, send_with_cors
 from fleetlimit.web.exceptions import (
     exception_handlers,
@@ -22,14 +25,22 @@ from fleetlimit.web.exceptions import (
 )
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.policy_routes import PolicyRouteTable
-from fleetlimit.web.ratelimit_headers import EXPOSED_HEADERS, merge_headers
+from fleetlimit.web.ratelimit_headers import merge_headers
+from fleetlimit.web.rejections import (
+    OnRejected,
+    RejectionSender,
+    expose_headers,
+)
 from fleetlimit.web.request_limits import (
+    REJECTION_SENDER_KEY,
     RequestLimits,
     get_request_limits,
     start_request_limits,
 )
-from fleetlimit.web.responses import RejectionCause
-from fleetlimit.web.route_table import RouteInfo, RouteTable, add_app, match_route
+from fleetlimit.web.responses import RejectionCause, RejectionResponse
+from fleetlimit.web.route_info import RouteInfo
+from fleetlimit.web.route_table import RouteTable, add_app, match_route
+from fleetlimit.web.settlement import Settlement
 from fleetlimit.web.wiring import get_limiter, has_other_limiter, mark_used
 
 WRAPPED_KEY: Final = "fleetlimit_wrapped"
@@ -46,10 +57,6 @@ _RESPONSE_END_TYPES: Final = frozenset(
     }
 )
 """Messages that end a response, unless they have `more_body`."""
-_EXPOSE_HEADERS: Final = "Access-Control-Expose-Headers"
-_LIMIT_HEADERS: Final = frozenset(
-    name.lower().encode() for each in EXPOSED_HEADERS.values() for name in each.split(", ")
-)
 _ORIGIN_HEADER: Final = frozenset({b"origin"})
 _SCOPE_TYPES: Final = frozenset({"http", "websocket"})
 Wrapped = TypeVar("Wrapped")
@@ -76,17 +83,21 @@ class SendWithHeaders:
 
     def __call__(self, message: Message) -> Awaitable[None]:
         """Send a message."""
+        settlement = self._request_limits.settlement
+        if settlement is not None and not settlement.is_up_to_date:
+            return self._settle_and_send(settlement, message)
         if message["type"] in _RESPONSE_START_TYPES and (
             limit_headers := self._request_limits.raw_response_headers()
         ):
             app_headers = message.get("headers", ())
             # Few apps set such headers, and only then is the slower merge needed.
-            if _has_header(app_headers, _LIMIT_HEADERS):
+            if _has_header(app_headers, self._request_limits.http_limiter.header_names):
                 message["headers"] = merge_headers(app_headers, limit_headers)
             else:
                 message["headers"] = [*app_headers, *limit_headers]
             if _has_header(self._scope["headers"], _ORIGIN_HEADER):
-                self._expose_limit_headers(MutableHeaders(scope=message))
+                exposed = self._request_limits.http_limiter.exposed_headers
+                expose_headers(MutableHeaders(scope=message), exposed)
         if (
             self._request_limits.has_leases
             and message["type"] in _RESPONSE_END_TYPES
@@ -95,17 +106,18 @@ class SendWithHeaders:
             return self._send_last(message)
         return self._send(message)
 
+    async def _settle_and_send(self, settlement: Settlement, message: Message) -> None:
+        # Before the headers are written, which state the units that are left.
+        await settlement.before_send(message)
+        # A flag, because a further call would take time in every message of every response.
+        settlement.is_up_to_date = True
+        sending = self(message)
+        settlement.is_up_to_date = False
+        await sending
+
     async def _send_last(self, message: Message) -> None:
         await self._send(message)
         await self._request_limits.release_leases()
-
-    def _expose_limit_headers(self, headers: MutableHeaders) -> None:
-        lists = [
-            *headers.getlist(_EXPOSE_HEADERS),
-            self._request_limits.http_limiter.exposed_headers,
-        ]
-        names = dict.fromkeys(name.strip() for one in lists for name in one.split(","))
-        headers[_EXPOSE_HEADERS] = ", ".join(names)
 
 
 def _has_header(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> bool:
@@ -126,20 +138,48 @@ class RateLimitMiddleware:
         app: The app behind the middleware.
         http_limiter: Limiter for an app that is not Starlette's; by default the app's own.
         routes: Routes of an app that is not Starlette's; by default those that the policies name.
+        on_rejected: Function of the connection, the decision (None without one) and the ready
+            `ProblemResponse`, plain or async. It changes that response, or returns another one.
+            By default that of the app's `Fleetlimit`.
+        use_exception_handlers: Whether the app's exception handlers for `HTTPException`, for a
+            status or for `RateLimitExceeded` answer rejections. By default as in `Fleetlimit`.
+
+    Raises:
+        ConfigError: The function cannot be called for a rejection; the message says what to write.
     """
 
+    @advised("app.add_middleware(RateLimitMiddleware), without calling it", MIDDLEWARE_NAMES)
     def __init__(
         self,
         app: ASGIApp,
         *,
         http_limiter: HTTPLimiter | None = None,
         routes: RouteTable | None = None,
+        on_rejected: OnRejected | None = None,
+        use_exception_handlers: bool | None = None,
     ) -> None:
+        if not callable(app):
+            raise ConfigError(
+                f"{app!r} is no app: write app.add_middleware(RateLimitMiddleware), or "
+                "RateLimitMiddleware(app)"
+            )
         self.app = app
         if http_limiter is not None:
+            if not isinstance(http_limiter, HTTPLimiter):
+                raise ConfigError(
+                    f"http_limiter={http_limiter!r} is not one: write "
+                    "http_limiter=fleetlimit.http_limiter"
+                )
             mark_used(http_limiter.limiter)
         self._http_limiter = http_limiter
         self._routes = routes
+        # Checks the arguments.
+        flag = False if use_exception_handlers is None else use_exception_handlers
+        RejectionSender(on_rejected, use_exception_handlers=flag)
+        self._on_rejected = on_rejected
+        self._use_exception_handlers = use_exception_handlers
+        self._completed: tuple[RejectionSender, RejectionSender] | None = None
+        self._has_own_sender = on_rejected is not None or use_exception_handlers is not None
         self._starlette = _find_in_stack(app, Starlette)
         if self._starlette is not None:
             setattr(self._starlette, WRAPPED_KEY, True)
@@ -186,29 +226,83 @@ class RateLimitMiddleware:
             if self._routes is None
             else None,
         )
+        if self._has_own_sender:
+            scope[REJECTION_SENDER_KEY] = http_limiter, self._own_sender
         dependencies = route.active_rate_limits()
         if route.mounted_app is not None and has_other_limiter(route.mounted_app, http_limiter):
             # The mounted app's own limiter checks them.
             dependencies = ()
         try:
             try:
-                rejection = await request_limits.check(scope, dependencies, match_policies=True)
+                rejection = await request_limits.check(
+                    scope, dependencies, match_policies=True, receive=receive
+                )
             except Exception as error:  # noqa: BLE001 - it is raised again without a handler
                 await self._send_error(error, route, scope, receive, send)
                 return
             if rejection is None:
+                receive = request_limits.receive or receive
                 await self.app(scope, receive, SendWithHeaders(request_limits, scope, send))
-            elif (
-                not (cors := (*self._cors, *route.cors)) and rejection.cause is RejectionCause.LIMIT
-            ):
-                await send_rejection(rejection, scope, receive, send)
             else:
-                wrapped_send = SendWithHeaders(request_limits, scope, send)
-                reject = partial(send_rejection, rejection)
-                await send_with_cors(reject, cors, scope, receive, wrapped_send)
+                await self._reject(request_limits, rejection, scope, receive, send)
         finally:
-            if request_limits.has_leases:
-                await request_limits.release_leases()
+            if request_limits.has_leases or request_limits.settlement is not None:
+                await request_limits.end(sys.exception())
+
+    def _reject(
+        self,
+        request_limits: RequestLimits,
+        rejection: RejectionResponse,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> Awaitable[None]:
+        """Send a rejection: without further calls in a flood of denied requests."""
+        if (
+            rejection.cause is RejectionCause.LIMIT
+            and not request_limits.http_limiter.rejection_sender.is_needed
+            and REJECTION_SENDER_KEY not in scope
+            and not self._cors
+            and not request_limits.route.cors
+        ):
+            return send_rejection(rejection, scope, receive, send)
+        return self._reject_as_the_app(request_limits, rejection, scope, receive, send)
+
+    async def _reject_as_the_app(
+        self,
+        request_limits: RequestLimits,
+        rejection: RejectionResponse,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Send a rejection in the app's own format, and with the CORS headers of any response."""
+        cors = (*self._cors, *request_limits.route.cors)
+        answer: ASGIApp
+        if (context := request_limits.rejection_context(scope)) is not None:
+            _, rejected = context.reject(rejection, request_limits.decision)
+            answer = rejected if scope["type"] == "http" else rejected.deny_handshake
+            if _has_header(scope["headers"], _ORIGIN_HEADER):
+                exposed = request_limits.http_limiter.exposed_headers
+                send = partial(_send_exposing, send, exposed)
+            if request_limits.settlement is not None:
+                # A rejected credential is a response to a request that was admitted.
+                send = partial(_send_settled, send, request_limits.settlement)
+        else:
+            answer = partial(send_rejection, rejection)
+            send = SendWithHeaders(request_limits, scope, send)
+        await send_with_cors(answer, cors, scope, receive, send)
+
+    def _own_sender(self, base: RejectionSender) -> RejectionSender:
+        """Return what this middleware has for rejections, completed by what its limiter has."""
+        if self._completed is None or self._completed[0] is not base:
+            own = self._use_exception_handlers
+            sender = RejectionSender(
+                self._on_rejected or base.on_rejected,
+                use_exception_handlers=base.use_exception_handlers if own is None else own,
+            )
+            self._completed = base, sender
+        return self._completed[1]
 
     def _add_app(self, scope: Scope) -> None:
         """Add what the app adds to the scope: this middleware wraps the app and runs before it.
@@ -239,6 +333,19 @@ class RateLimitMiddleware:
             handler = unexpected_error_handler(self._starlette)
             handling = ServerErrorMiddleware(handling, handler, debug=self._starlette.debug)
         await handling(scope, receive, send)
+
+
+async def _send_settled(send: Send, settlement: Settlement, message: Message) -> None:
+    """Send a message after the correction of the costs that it corrects."""
+    await settlement.before_send(message)
+    await send(message)
+
+
+async def _send_exposing(send: Send, names: str, message: Message) -> None:
+    """Send a message, with these names exposed to a browser's script."""
+    if message["type"] == "http.response.start":
+        expose_headers(MutableHeaders(scope=message), names)
+    await send(message)
 
 
 def _find_in_stack(app: Any, kind: type[Wrapped]) -> Wrapped | None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from fleetlimit.core.policy import PolicySet
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.limiter.active_policies import ActivePolicies
-from fleetlimit.web.route_table import RouteInfo, RouteTable
+from fleetlimit.web.route_info import RouteInfo
+from fleetlimit.web.route_table import RouteTable
 
 _ANY_PATH = "{path:path}"
 

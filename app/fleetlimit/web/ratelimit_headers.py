@@ -1,9 +1,11 @@
-"""Response headers about limits: RateLimit, Retry-After, and the older X-RateLimit headers.
+"""Response headers about limits: the RateLimit fields, Retry-After, and their encoding.
 
 `draft-11` is draft-ietf-httpapi-ratelimit-headers-11: two Structured Fields (RFC 9651), each one
 list with an item for each limit. `q` is the capacity of a full bucket and `w` the time in which it
 refills, so that `q`/`w` is the rate and `r` is never above `q`; `t` is the time until more than `r`
-is available. Clients see nothing of a policy in shadow mode.
+is available. `draft-next` is the editors' copy of August 2026, in which `r` is `a` and `t` is `w`;
+its optional parts (`c`, `pk` and the field RateLimit-Partition) are left out. Clients see nothing
+of a policy in shadow mode. `header_layout.py` has the formats of other services.
 """
 
 from collections.abc import Iterable
@@ -21,27 +23,24 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 
 class HeaderFormat(StrEnum):
-    """Format of the limit headers; `x-ratelimit-epoch` gives the reset as a Unix time."""
+    """Format of the limit headers.
+
+    `draft-11` and `draft-next` are the RateLimit fields of the IETF. `github` and `openai` have the
+    names and units of those services, and `x-ratelimit` the common older ones, with the reset in
+    seconds; `x-ratelimit-epoch` gives it as a Unix time.
+    """
 
     DRAFT_11 = "draft-11"
+    DRAFT_NEXT = "draft-next"
+    GITHUB = "github"
+    OPENAI = "openai"
     X_RATELIMIT = "x-ratelimit"
     X_RATELIMIT_EPOCH = "x-ratelimit-epoch"
     NONE = "none"
 
 
 # Read in every request: see `ALLOWED` in `core/decision.py`.
-_DRAFT_11: Final = HeaderFormat.DRAFT_11
 _SHADOW: Final = Mode.SHADOW
-_X_RATELIMIT_NAMES: Final = (
-    "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
-)
-EXPOSED_HEADERS = {
-    HeaderFormat.DRAFT_11: "RateLimit, RateLimit-Policy, Retry-After",
-    HeaderFormat.X_RATELIMIT: _X_RATELIMIT_NAMES,
-    HeaderFormat.X_RATELIMIT_EPOCH: _X_RATELIMIT_NAMES,
-    HeaderFormat.NONE: "Retry-After",
-}
-"""Value of `Access-Control-Expose-Headers` that lets a browser's script read the headers."""
 
 
 def retry_after(decision: Decision) -> str:
@@ -49,25 +48,14 @@ def retry_after(decision: Decision) -> str:
     return str(max(1, ceil_seconds(decision.retry_after_us)))
 
 
-def limit_headers(
-    decision: Decision, header_format: HeaderFormat, *, unix_seconds: int = 0
-) -> Headers:
-    """Return the headers that state a decision's limits.
+def draft_headers(decision: Decision, available: str = "r", window: str = "t") -> Headers:
+    """Return the RateLimit fields of a decision.
 
     Args:
         decision: Decision about the request.
-        header_format: Format of the headers.
-        unix_seconds: Current Unix time, for `x-ratelimit-epoch`.
+        available: Name of the parameter with the available units.
+        window: Name of the parameter with the seconds until there are more.
     """
-    if header_format is _DRAFT_11:
-        return _draft_11(decision)
-    if header_format is HeaderFormat.NONE:
-        return []
-    is_epoch = header_format is HeaderFormat.X_RATELIMIT_EPOCH
-    return _x_ratelimit(decision, unix_seconds if is_epoch else 0)
-
-
-def _draft_11(decision: Decision) -> Headers:
     policies, states = [], []
     for result in decision.results:
         if result.mode is _SHADOW or not result.quotas:
@@ -77,8 +65,8 @@ def _draft_11(decision: Decision) -> Headers:
         for index, status in enumerate(result.statuses):
             if status is not None:
                 next_us = status.next_unit_after_us
-                until_more = f";t={ceil_seconds(next_us)}" if next_us else ""
-                states.append(f"{names[index]};r={status.remaining}{until_more}")
+                until_more = f";{window}={ceil_seconds(next_us)}" if next_us else ""
+                states.append(f"{names[index]};{available}={status.remaining}{until_more}")
     headers = []
     if policies:
         headers.append(("RateLimit-Policy", ", ".join(policies)))
@@ -90,8 +78,7 @@ def _draft_11(decision: Decision) -> Headers:
 @lru_cache(1_024)
 def _policy_item(policy: str, quotas: tuple[Quota, ...]) -> tuple[str, list[str]]:
     """Return a policy's items of RateLimit-Policy, and the name of each of its limits."""
-    alone = len(quotas) == 1
-    names = [f'"{policy}"' if alone else f'"{policy}.{quota.name}"' for quota in quotas]
+    names = [f'"{each}"' for each in limit_names(policy, quotas)]
     items = [
         f"{name};q={quota.burst}{_window(quota)}" for name, quota in zip(names, quotas, strict=True)
     ]
@@ -104,19 +91,10 @@ def _window(quota: Quota) -> str:
     return f";w={ceil_seconds(quota.refill_us)}"
 
 
-def _x_ratelimit(decision: Decision, unix_seconds: int) -> Headers:
-    """State the most restrictive limit: the longest wait, or else the fewest remaining units."""
-    visible = [result.limits for result in decision.results if result.mode is not Mode.SHADOW]
-    known = [(limit.quota, limit.status) for limits in visible for limit in limits if limit.status]
-    if not known:
-        return []
-    quota, status = min(known, key=lambda each: (-each[1].retry_after_us, each[1].remaining))
-    reset_us = status.reset_after_us if status.allowed else status.next_unit_after_us
-    return [
-        ("X-RateLimit-Limit", str(quota.burst)),
-        ("X-RateLimit-Remaining", str(status.remaining)),
-        ("X-RateLimit-Reset", str(unix_seconds + ceil_seconds(reset_us))),
-    ]
+def limit_names(policy: str, quotas: tuple[Quota, ...]) -> list[str]:
+    """Return the name of each limit of a policy, as clients see it."""
+    alone = len(quotas) == 1
+    return [policy if alone else f"{policy}.{quota.name}" for quota in quotas]
 
 
 def encode_headers(headers: Iterable[tuple[str, str]]) -> RawHeaders:

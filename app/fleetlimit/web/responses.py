@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from enum import Enum, auto
+from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -11,13 +11,13 @@ from fleetlimit.errors import IdentityError
 from fleetlimit.web.ratelimit_headers import Headers, encode_headers, retry_after
 
 
-class RejectionCause(Enum):
+class RejectionCause(StrEnum):
     """Cause of a rejection, which selects the exception class of the dependencies."""
 
-    LIMIT = auto()
-    CREDENTIAL_INVALID = auto()
-    CREDENTIAL_UNVERIFIED = auto()
-    COST = auto()
+    LIMIT = "limit"
+    CREDENTIAL_INVALID = "credential_invalid"
+    CREDENTIAL_UNVERIFIED = "credential_unverified"
+    COST = "cost"
 
 
 class RejectionResponse:
@@ -42,6 +42,11 @@ class RejectionResponse:
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """The headers as ASGI represents them."""
         return encode_headers(self.headers)
+
+    @cached_property
+    def detail(self) -> str | None:
+        """Explanation for the client, as in the problem details; None without a body."""
+        return json.loads(self.body)["detail"] if self.body else None
 
 
 MEDIA_TYPE = "application/problem+json"
@@ -107,6 +112,18 @@ def _unverified_response(reason: str, wait_seconds: int, exposed_headers: str) -
     return RejectionResponse(SERVICE_UNAVAILABLE, headers, body, cause=cause)
 
 
+def state_unknown_response(exposed_headers: str) -> RejectionResponse:
+    """Return 503 for a request about limits whose state the store does not return."""
+    members = {
+        "type": REDUCED_CAPACITY,
+        "title": "Request cannot be satisfied due to temporary server capacity constraints",
+        "detail": "The limits cannot be read at the moment; try again in 1 s.",
+    }
+    body = _body(SERVICE_UNAVAILABLE, members, {})
+    headers = _headers(exposed_headers, body, [("Retry-After", "1")])
+    return RejectionResponse(SERVICE_UNAVAILABLE, headers, body, cause=RejectionCause.LIMIT)
+
+
 def cost_too_large_response(message: str, exposed_headers: str) -> RejectionResponse:
     """Return 413 for a cost above what a limit can ever admit.
 
@@ -133,18 +150,21 @@ def _headers(exposed_headers: str, body: bytes, extra: Iterable[tuple[str, str]]
     ]
 
 
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "violated-policies": {"type": "array", "items": {"type": "string"}},
+    },
+}
+"""Schema of the problem details of a rejection."""
+
+
 def _openapi_response(description: str) -> dict[str, Any]:
-    schema = {
-        "type": "object",
-        "required": ["type", "title", "status"],
-        "properties": {
-            "type": {"type": "string", "format": "uri"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {"type": "string"},
-            "violated-policies": {"type": "array", "items": {"type": "string"}},
-        },
-    }
     headers = {
         "Retry-After": {
             "description": "Seconds to wait before the next attempt.",
@@ -162,7 +182,7 @@ def _openapi_response(description: str) -> dict[str, Any]:
     return {
         "description": description,
         "headers": headers,
-        "content": {MEDIA_TYPE: {"schema": schema}},
+        "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}},
     }
 
 

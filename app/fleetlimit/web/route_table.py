@@ -9,110 +9,21 @@ where it exists (slowapi #281 shows how a limiter fails without it).
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Final
 
 from fastapi import routing as fastapi_routing
-from fastapi.dependencies.utils import get_dependant
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute, compile_path
 from starlette.types import Scope
 
-from fleetlimit.core.subject import UNMATCHED_ROUTE
-from fleetlimit.errors import ConfigError
 from fleetlimit.web.cors import iter_cors
-from fleetlimit.web.route_policies import METHODS, WEBSOCKET, PolicyCache, RateLimitDependency
-
-
-@dataclass(frozen=True)
-class RouteInfo:
-    """One route of an app.
-
-    Args:
-        template: Full template, such as `/v1/items/{item_id}`; empty where no route matched.
-        methods: Methods in upper case; empty for any.
-        dependency_calls: Callables of the route's dependencies, sub-dependencies included.
-        dependant: FastAPI's tree of the route's dependencies; None for a route of Starlette.
-        overrides_provider: App whose `dependency_overrides` apply to the route; None for a route of
-            Starlette.
-        host: Pattern of the hosts that serve the route; empty for any.
-        mounted_app: Nearest mounted Starlette app that the route belongs to; None for a route of
-            the outermost app.
-        mount_cors: CORS middlewares of the mounts and mounted apps around the route, the outermost
-            first.
-        route_cors: CORS middlewares of the route itself.
-        endpoint: Function or app that handles requests; None where no route of the app does.
-        policy_cache: Cache of the policies that apply to requests of this route.
-    """
-
-    template: str = ""
-    methods: frozenset[str] = frozenset()
-    dependency_calls: tuple[Any, ...] = ()
-    dependant: Any = field(default=None, repr=False, compare=False)
-    overrides_provider: Any = field(default=None, repr=False, compare=False)
-    host: str = ""
-    mounted_app: Starlette | None = field(default=None, repr=False, compare=False)
-    mount_cors: tuple[CORSMiddleware, ...] = field(default=(), repr=False, compare=False)
-    route_cors: tuple[CORSMiddleware, ...] = field(default=(), repr=False, compare=False)
-    endpoint: Any = field(default=None, repr=False, compare=False)
-    policy_cache: PolicyCache = field(
-        init=False, repr=False, compare=False, default_factory=PolicyCache
-    )
-
-    @cached_property
-    def rate_limits(self) -> tuple[RateLimitDependency, ...]:
-        """The dependencies that are rate limits, each once, without `dependency_overrides`."""
-        return _rate_limits(self.dependency_calls)
-
-    @cached_property
-    def cors(self) -> tuple[CORSMiddleware, ...]:
-        """The CORS middlewares that a request passes after the app's own, the outermost first."""
-        return (*self.mount_cors, *self.route_cors)
-
-    def active_rate_limits(self) -> tuple[RateLimitDependency, ...]:
-        """Return the rate limits that FastAPI runs for a request, each once."""
-        provider = self.overrides_provider
-        if provider is None or not provider.dependency_overrides:
-            return self.rate_limits
-        return _rate_limits(self.active_calls())
-
-    def active_calls(self) -> tuple[Any, ...]:
-        """Return the callables of the dependencies that FastAPI runs for a request."""
-        provider = self.overrides_provider
-        if provider is None or not (overrides := provider.dependency_overrides):
-            return self.dependency_calls
-        return tuple(_dependency_calls(self.dependant, overrides))
-
-    @cached_property
-    def name(self) -> str:
-        """Methods and template, as in bucket keys, logs and traces."""
-        if not self.template:
-            return UNMATCHED_ROUTE
-        # Starlette adds HEAD to GET; both are the same route.
-        methods = sorted(self.methods - {"HEAD"} or self.methods) or ["ANY"]
-        return f"{','.join(methods)} {self.template}"
-
-
-UNMATCHED = RouteInfo()
-
-
-def _rate_limits(calls: Iterable[Any]) -> tuple[RateLimitDependency, ...]:
-    limits = []
-    for each in calls:
-        if isinstance(each, type) and issubclass(each, RateLimitDependency):
-            # FastAPI would take the arguments of the class from the query, so that clients choose.
-            raise ConfigError(
-                f"Depends({each.__name__}) has no limit: write Depends({each.__name__}(...)) with "
-                "its arguments"
-            )
-        if isinstance(each, RateLimitDependency):
-            limits.append(each)
-    return tuple(dict.fromkeys(limits))
+from fleetlimit.web.request_target import get_host, get_root, relative_path
+from fleetlimit.web.route_info import UNMATCHED, RouteInfo, iter_calls
+from fleetlimit.web.route_policies import METHODS, WEBSOCKET
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +89,7 @@ class RouteTable:
             host: Name of the host.
             root: `root_path` of the outermost app.
         """
-        below_root = _relative_path(path, root) if root else path
+        below_root = relative_path(path, root) if root else path
         # Starlette serves mounts below the root path only.
         exact = (
             None
@@ -196,13 +107,6 @@ class RouteTable:
         return route
 
 
-def _relative_path(path: str, root: str) -> str:
-    """Return the path below a root, as `starlette._utils.get_route_path` does."""
-    if not path.startswith(root) or path[len(root) : len(root) + 1] not in {"", "/"}:
-        return path
-    return path[len(root) :]
-
-
 def _find_route(
     nodes: Sequence[RouteNode], method: str, path: str, root: str, host: str
 ) -> RouteInfo:
@@ -211,7 +115,7 @@ def _find_route(
     A path that a mount matches is never tried with later routes. Starlette's patterns end with `$`
     and have `.` in them, so a path with a line break may match a route and not the mount before it.
     """
-    relative = _relative_path(path, root) if root else path
+    relative = relative_path(path, root) if root else path
     path_match = UNMATCHED
     for node in nodes:
         if node.is_host:
@@ -312,21 +216,10 @@ def _route_info(route: Any, template: str, *, socket: bool) -> RouteInfo:
         return info
     return replace(
         info,
-        dependency_calls=tuple(_dependency_calls(dependant, {})),
+        dependency_calls=tuple(iter_calls(dependant, {})),
         dependant=dependant,
         overrides_provider=getattr(route, "dependency_overrides_provider", None),
     )
-
-
-def _dependency_calls(dependant: Any, overrides: Mapping[Any, Any]) -> Iterator[Any]:
-    """Yield the calls that `fastapi.dependencies.utils.solve_dependencies` runs."""
-    for each in dependant.dependencies:
-        call, dependencies = each.call, each
-        if overrides and call in overrides:
-            call = overrides[call]
-            dependencies = get_dependant(path=each.path or "", call=call)
-        yield call
-        yield from _dependency_calls(dependencies, overrides)
 
 
 class AppRouteTable(RouteTable):
@@ -373,10 +266,8 @@ def match_route(scope: Scope, table: RouteTable | None = None) -> RouteInfo:
         table: Routes of an app that is not Starlette's.
     """
     table = table or _get_route_table(scope)
-    host = _get_host(scope) if table.has_hosts else ""
-    # In a mounted app `root_path` has the mount; `app_root_path` is the outermost app's.
-    root = scope.get("root_path") and scope.get("app_root_path", scope["root_path"])
-    return table.match(get_method(scope), scope["path"], host, root=root or "")
+    host = get_host(scope) if table.has_hosts else ""
+    return table.match(get_method(scope), scope["path"], host, root=get_root(scope))
 
 
 def add_app(scope: Scope, app: Starlette) -> None:
@@ -394,10 +285,6 @@ def get_method(scope: Scope) -> str:
     """Return the request's method, `WEBSOCKET` for a handshake."""
     method: str = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
     return method
-
-
-def _get_host(scope: Scope) -> str:
-    return Headers(scope=scope).get("host", "").partition(":")[0].lower()
 
 
 def _get_route_table(scope: Scope) -> RouteTable:

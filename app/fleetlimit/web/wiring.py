@@ -281,6 +281,11 @@ def has_own_limiter(app: Starlette) -> bool:
     return hasattr(app, _OWNER_KEY) or _find_in_lifespan(app.router) is not None
 
 
+def find_own_limiter(app: Starlette) -> Any:
+    """Return the `Fleetlimit` in an app's lifespan, or the class of one; None without."""
+    return _find_in_lifespan(app.router)
+
+
 def has_limiter(app: Any) -> bool:
     """Return whether a limiter is installed on an app."""
     return hasattr(app, LIMITER_KEY)
@@ -314,6 +319,11 @@ def _require_none_to_start(router: Router) -> None:
     found = _find_in_lifespan(router)
     if found is not None:
         raise ConfigError(f"the {_name_of(found)} of this app was not started: {_HOW_TO_START}")
+
+
+def find_in_lifespan(app: Starlette) -> Any:
+    """Return the `Fleetlimit` in an app's lifespan, or the class of one; None without."""
+    return _find_in_lifespan(app.router)
 
 
 def _apps_sharing_limiter(app: Starlette) -> Iterator[Starlette]:

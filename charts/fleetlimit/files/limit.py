@@ -24,9 +24,12 @@ def connect(server: str) -> HTTPConnection:
         connection = HTTPConnection(server, timeout=10)
         try:
             connection.connect()
-        except ConnectionRefusedError:
+        except OSError as error:
             if time.monotonic() >= deadline:
-                sys.exit(f"{server} refuses connections: see kubectl get endpointslices")
+                sys.exit(
+                    f"{server} cannot be reached ({error}): see kubectl get "
+                    "endpointslices,networkpolicies"
+                )
             time.sleep(0.5)
         else:
             return connection

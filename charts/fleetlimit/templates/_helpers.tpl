@@ -13,31 +13,35 @@ apart. Arguments: a list of the text and the number of characters. */}}
 {{- end -}}
 
 {{- define "fleetlimit.name" -}}
-{{- include "fleetlimit.shortened" (list (.Values.nameOverride | default .Chart.Name | toString) 63) -}}
+{{- include "fleetlimit.shortened" (list (include "fleetlimit.text" (.Values.nameOverride | default .Chart.Name)) 63) -}}
 {{- end -}}
 
 {{/* Full name of the release. 44 characters leave room for the suffixes of this chart and of
-Kubernetes (63 at most in a label). The names of Services begin with a letter. */}}
+Kubernetes (63 at most in a label). The names of Services begin with a letter and have no dot. A hash
+keeps the releases `a.b` and `a-b` apart. */}}
 {{- define "fleetlimit.fullname" -}}
-{{- $name := .Values.nameOverride | default .Chart.Name | toString -}}
-{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- $full = .Values.fullnameOverride | default $full | toString -}}
+{{- $name := include "fleetlimit.text" (.Values.nameOverride | default .Chart.Name) -}}
+{{- $full := printf "%s-%s" .Release.Name $name -}}
+{{- /* Not for an alias: the name of a release can contain the aliases of several charts. */ -}}
+{{- if and (contains $name .Release.Name) (eq .Chart.Name "fleetlimit") -}}
+{{- $full = .Release.Name -}}
+{{- end -}}
+{{- $full = include "fleetlimit.text" (.Values.fullnameOverride | default $full) -}}
+{{- if regexMatch "[^-a-z0-9]" $full -}}
+{{- $full = printf "%s-%s" (regexReplaceAll "[^a-z0-9]+" (lower $full) "-") ($full | sha256sum | trunc 8) -}}
+{{- end -}}
 {{- if not (regexMatch "^[a-z]" $full) -}}
-{{- $full = printf "%s-%s" .Chart.Name $full -}}
+{{- $full = printf "fleetlimit-%s" $full -}}
 {{- end -}}
 {{- include "fleetlimit.shortened" (list $full 44) -}}
 {{- end -}}
 
 {{- define "fleetlimit.namespace" -}}
-{{- .Values.namespaceOverride | default .Release.Namespace -}}
+{{- include "fleetlimit.text" (.Values.namespaceOverride | default .Release.Namespace) -}}
 {{- end -}}
 
 {{- define "fleetlimit.serviceAccountName" -}}
-{{- if .Values.serviceAccount.create -}}
-{{- default (include "fleetlimit.fullname" .) .Values.serviceAccount.name -}}
-{{- else -}}
-{{- default "default" .Values.serviceAccount.name -}}
-{{- end -}}
+{{- include "fleetlimit.text" (.Values.serviceAccount.name | default (ternary (include "fleetlimit.fullname" .) "default" .Values.serviceAccount.create)) -}}
 {{- end -}}
 
 {{/* Labels for selectors. They must not change during the life of a release: selectors are
@@ -79,11 +83,14 @@ Arguments: as those of `fleetlimit.labels`. */}}
 {{- toYaml (merge $own $given (index . 0)) -}}
 {{- end -}}
 
-{{/* Maps of the values as one map of strings, as YAML, or nothing. Later maps take precedence. */}}
+{{/* Maps of the values as one map of strings, as YAML, or nothing. Later maps take precedence. Null
+removes a key. */}}
 {{- define "fleetlimit.strings" -}}
 {{- $all := dict -}}
 {{- range . -}}
-{{- range $key, $value := . -}}{{- $_ := set $all $key (include "fleetlimit.text" $value) -}}{{- end -}}
+{{- range $key, $value := . -}}
+{{- if kindIs "invalid" $value -}}{{- $_ := unset $all $key -}}{{- else -}}{{- $_ := set $all $key (include "fleetlimit.text" $value) -}}{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- with $all -}}{{- toYaml . -}}{{- end -}}
 {{- end -}}
@@ -103,13 +110,13 @@ annotations:
 {{- end -}}
 
 {{/* Image reference. `global.imageRegistry` replaces the registry in front of the repository: its
-first part if that contains a dot or a colon, as in Docker's references. Arguments: a list of the
-context, an `image` value and the default tag. */}}
+first part if that contains a dot or a colon or is `localhost`, as in Docker's references. Arguments:
+a list of the context, an `image` value and the default tag. */}}
 {{- define "fleetlimit.image" -}}
 {{- $image := index . 1 -}}
 {{- $repository := $image.repository -}}
 {{- with (first .).Values.global.imageRegistry -}}
-{{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^[^/]*[.:][^/]*/" $repository "") -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") -}}
 {{- end -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}
@@ -118,18 +125,34 @@ context, an `image` value and the default tag. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* The `imagePullSecrets:` block of a pod, or nothing. */}}
+{{/* The `imagePullSecrets:` block of a pod, or nothing. The API server rejects a name that is listed
+twice. */}}
 {{- define "fleetlimit.imagePullSecrets" -}}
-{{- with concat (.Values.global.imagePullSecrets | default list) .Values.imagePullSecrets -}}
+{{- $names := list -}}
+{{- range concat (.Values.global.imagePullSecrets | default list) (.Values.imagePullSecrets | default list) -}}
+{{- $names = append $names (include "fleetlimit.text" (kindIs "map" . | ternary . (dict "name" .)).name) -}}
+{{- end -}}
+{{- with uniq $names -}}
 imagePullSecrets:
 {{- range . }}
-  - name: {{ (kindIs "map" . | ternary . (dict "name" .)).name | quote }}
+  - name: {{ . | quote }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "fleetlimit.policiesConfigMap" -}}
-{{- default (printf "%s-policies" (include "fleetlimit.fullname" .)) .Values.policies.existingConfigMap.name -}}
+{{- include "fleetlimit.text" (.Values.policies.existingConfigMap.name | default (printf "%s-policies" (include "fleetlimit.fullname" .))) -}}
+{{- end -}}
+
+{{/* Sections of the policy file in the values, as YAML maps; empty for an invalid file. */}}
+{{- define "fleetlimit.identity" -}}
+{{- $identity := (fromYaml .Values.policies.inline).identity -}}
+{{- if kindIs "map" $identity -}}{{- toYaml $identity -}}{{- end -}}
+{{- end -}}
+
+{{- define "fleetlimit.apiKeys" -}}
+{{- $keys := (fromYaml (include "fleetlimit.identity" .)).api_keys -}}
+{{- if kindIs "map" $keys -}}{{- toYaml $keys -}}{{- end -}}
 {{- end -}}
 
 {{- define "fleetlimit.valkey.name" -}}
@@ -142,11 +165,11 @@ imagePullSecrets:
 {{- end -}}
 
 {{- define "fleetlimit.valkey.secret" -}}
-{{- default (include "fleetlimit.valkey.name" .) .Values.valkey.existingSecret.name -}}
+{{- include "fleetlimit.text" (.Values.valkey.existingSecret.name | default (include "fleetlimit.valkey.name" .)) -}}
 {{- end -}}
 
 {{- define "fleetlimit.valkey.secretKey" -}}
-{{- ternary .Values.valkey.existingSecret.key "password" (ne .Values.valkey.existingSecret.name "") -}}
+{{- ternary "password" .Values.valkey.existingSecret.key (empty .Values.valkey.existingSecret.name) -}}
 {{- end -}}
 
 {{/* Random text that upgrades keep: the value in the existing Secret, or a new one. Arguments: a
@@ -174,7 +197,7 @@ list of the context, the name of the Secret and the key. */}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $external.url -}}
+{{- trim $external.url -}}
 {{- with $options -}}
 {{- ternary "&" "?" (contains "?" $external.url) -}}{{- join "&" (sortAlpha .) -}}
 {{- end -}}
@@ -241,7 +264,7 @@ In the pod template, the number of pods would make every scaling replace all pod
 
 {{- define "fleetlimit.secretSource" -}}
 secret:
-  name: {{ index . 0 | quote }}
+  name: {{ include "fleetlimit.text" (index . 0) | quote }}
   items: [{key: {{ index . 1 | quote }}, path: {{ index . 2 }}}]
 {{- end -}}
 
@@ -265,7 +288,7 @@ Secret with `apiKeys.inline`. */}}
 {{- $context := first . -}}
 {{- $existing := $context.Values.apiKeys.existingSecret -}}
 secret:
-  secretName: {{ $existing.name | default (printf "%s-%s" (include "fleetlimit.fullname" $context) (index . 1)) | quote }}
+  secretName: {{ include "fleetlimit.text" ($existing.name | default (printf "%s-%s" (include "fleetlimit.fullname" $context) (index . 1))) | quote }}
   defaultMode: 0440
   items: [{key: {{ ternary "keys.yaml" $existing.key (empty $existing.name) | quote }}, path: keys.yaml}]
 {{- end -}}
@@ -334,6 +357,16 @@ the chart renders the live number once more. */}}
 - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
 - {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ $.Values.tracing.protocol | quote }}}
 {{- end }}
+{{- end -}}
+
+{{/* `extraEnv` of the values with texts in place of numbers, as a YAML list. */}}
+{{- define "fleetlimit.extraEnv" -}}
+{{- $variables := list -}}
+{{- range .Values.extraEnv -}}
+{{- $text := include "fleetlimit.strings" (list (pick . "value")) | fromYaml -}}
+{{- $variables = append $variables (merge $text .) -}}
+{{- end -}}
+{{- toYaml $variables -}}
 {{- end -}}
 
 {{/* Pod selector for one component of this release, for NetworkPolicies. Arguments: a list of the

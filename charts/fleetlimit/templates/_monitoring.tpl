@@ -12,13 +12,13 @@ name of the Service, or namespace/name of the PodMonitor. */}}
 {{- $job = printf "%s/%s" (include "fleetlimit.monitorNamespace" (list . $monitor)) $name -}}
 {{- $labels = include "fleetlimit.podLabels" (list . "api" .Values.podLabels) -}}
 {{- end -}}
-{{- get (fromYaml $labels) $monitor.jobLabel | default $job -}}
+{{- get (fromYaml $labels) ($monitor.jobLabel | default "") | default $job -}}
 {{- end -}}
 
 {{/* Namespace of a monitor. Arguments: a list of the context, and `serviceMonitor` or `podMonitor`
 of the values. */}}
 {{- define "fleetlimit.monitorNamespace" -}}
-{{- (index . 1).namespace | default (include "fleetlimit.namespace" (first .)) -}}
+{{- include "fleetlimit.text" ((index . 1).namespace | default (include "fleetlimit.namespace" (first .))) -}}
 {{- end -}}
 
 {{/* The part of a monitor's spec above its selector. Arguments: as above. */}}
@@ -58,7 +58,7 @@ metricRelabelings:
 {{- define "fleetlimit.valkey.monitor" -}}
 {{- $context := index . 0 -}}
 {{- $monitor := index . 1 -}}
-{{- if and $context.Values.valkey.enabled $context.Values.valkey.exporter.enabled $monitor.enabled -}}
+{{- if and (include "fleetlimit.valkey.runs" $context) $context.Values.valkey.exporter.enabled $monitor.enabled -}}
 apiVersion: monitoring.coreos.com/v1
 kind: {{ index . 2 }}
 metadata:
@@ -106,29 +106,51 @@ https://github.com/fleetlimit/fleetlimit/blob/main/docs/runbook.md
 {{- range $rule := $group.rules -}}
 {{- $_ := set $rule "expr" (replace "job!=\"\"" $release $rule.expr) -}}
 {{- with $rule.alert -}}
-{{- $_ := set $rule "for" (get $values.for . | default $rule.for) -}}
+{{- $_ := set $rule "for" (get ($values.for | default dict) . | default $rule.for) -}}
 {{- $_ := set $rule.annotations "runbook_url" (replace (include "fleetlimit.runbook" $) $values.runbookUrl $rule.annotations.runbook_url) -}}
-{{- $_ := set $rule.annotations "dashboard" (printf "%s%s" (trimSuffix "/" $values.grafanaUrl) $rule.annotations.dashboard) -}}
-{{- $_ := set $rule.labels "severity" (get $values.severities $rule.labels.severity | default $rule.labels.severity) -}}
+{{- $_ := set $rule.annotations "dashboard" (printf "%s%s" ($values.grafanaUrl | default "" | trimSuffix "/") $rule.annotations.dashboard) -}}
+{{- $_ := set $rule.labels "severity" (include "fleetlimit.text" (get $values.severities $rule.labels.severity | default $rule.labels.severity)) -}}
 {{- end -}}
-{{- if not (has $rule.alert $values.disabled) -}}
+{{- if not (has $rule.alert ($values.disabled | default list)) -}}
 {{- $rules = append $rules $rule -}}
 {{- end -}}
 {{- end -}}
-{{- $groups = append $groups (dict "name" $group.name "rules" $rules) -}}
+{{- with $rules -}}
+{{- $groups = append $groups (dict "name" $group.name "rules" .) -}}
+{{- end -}}
 {{- end -}}
 {{- toYaml $groups -}}
 {{- end -}}
 
-{{/* Names of all alerts, as a YAML list. */}}
+{{/* Names of all alerts, and of those of severity info, as YAML lists. */}}
 {{- define "fleetlimit.alerts" -}}
+{{- $info := fromYamlArray (include "fleetlimit.infoAlerts" .) -}}
+{{- concat (fromYamlArray (include "fleetlimit.alertsOf" (.Files.Get "files/rules.yaml"))) $info | toYaml -}}
+{{- end -}}
+
+{{- define "fleetlimit.infoAlerts" -}}
+{{- include "fleetlimit.alertsOf" (.Files.Get "files/rules-info.yaml") -}}
+{{- end -}}
+
+{{/* Names of the alerts in a file of rules, as a YAML list. Argument: its text. */}}
+{{- define "fleetlimit.alertsOf" -}}
 {{- $names := list -}}
-{{- range concat (fromYaml (.Files.Get "files/rules.yaml")).groups (fromYaml (.Files.Get "files/rules-info.yaml")).groups -}}
+{{- range (fromYaml .).groups -}}
 {{- range .rules -}}
 {{- with .alert -}}{{- $names = append $names . -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml (uniq $names) -}}
+{{- end -}}
+
+{{/* A duration such as 1m30s in milliseconds. */}}
+{{- define "fleetlimit.milliseconds" -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|s|m|h)" . -1 -}}
+{{- $unit := regexFind "[a-z]+" . -}}
+{{- $sum = add $sum (mul (trimSuffix $unit . | int) (get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit)) -}}
+{{- end -}}
+{{- $sum -}}
 {{- end -}}
 
 {{/* The JSON of a dashboard, compact: `kubectl apply` copies a ConfigMap into an annotation, and

@@ -1,10 +1,12 @@
 """Statistics of measured figures, and the targets that they are compared with."""
 
+from array import array
 from dataclasses import replace
 
 import pytest
 
 from harness.lineup import MIDDLEWARE, PEERS
+from harness.load import LoadResult
 from harness.results import Scene
 from harness.targets import TARGETS, Target
 from harness.throughput import turns
@@ -24,6 +26,44 @@ def test_scene_compares_contenders_within_a_round(scene: Scene) -> None:
     """A slower round changes no ratio."""
     scene.compare("requests/s", "bare")
     assert scene.values(MIDDLEWARE.name, "of bare") == [0.8, 0.8]
+
+
+def test_scene_subtracts_the_base_within_a_round(scene: Scene) -> None:
+    """A difference is one of the same round, and negative below the base."""
+    scene.subtract("requests/s", "bare")
+    assert scene.values(MIDDLEWARE.name, "above bare") == [-40, -20]
+    assert scene.values("bare", "above bare") == [0, 0]
+
+
+def test_scene_leaves_out_comparisons_without_a_base(scene: Scene) -> None:
+    """Neither a base that was not measured nor one of 0 gives a ratio."""
+    scene.compare("requests/s", "limits")
+    scene.subtract("requests/s", "limits")
+    scene.add("limits", {"requests/s": 0.0})
+    scene.compare("requests/s", "limits")
+    assert scene.figures() == ["requests/s"]
+
+
+def test_scene_includes_another_scene_under_a_label(scene: Scene) -> None:
+    """The contenders of the same scene on 1 and on 4 connections are different rows."""
+    scene.whole["bare"] = {"p99 ms": 3.0}
+    both = Scene("curve", "by connections")
+    both.include(scene, "1 connections")
+    both.include(scene, "4 connections")
+    assert list(both.summary()) == [
+        f"{name}, {connections} connections"
+        for connections in (1, 4)
+        for name in ("bare", MIDDLEWARE.name)
+    ]
+    assert both.values("bare, 4 connections", "requests/s") == [200, 100]
+    assert both.median("bare, 4 connections", "p99 ms") == 3.0
+
+
+def test_scene_keeps_only_chosen_figures(scene: Scene) -> None:
+    """The other figures are dropped from the rounds and from the whole."""
+    scene.whole["bare"] = {"p50 ms": 1.0, "p99 ms": 3.0}
+    scene.keep("p99 ms", "not measured")
+    assert scene.figures() == ["p99 ms"]
 
 
 def test_scene_summary_has_median_range_and_rounds(scene: Scene) -> None:
@@ -64,3 +104,22 @@ def test_target_is_met_at_its_bound() -> None:
     maximum = replace(target, is_maximum=True)
     assert maximum.is_met(0.5)
     assert not maximum.is_met(0.51)
+
+
+def test_percentile_of_a_run_is_that_of_all_requests() -> None:
+    """A slow turn with 2 % of the requests moves the p99 of the run, unlike a median of p99s."""
+    run = LoadResult()
+    for latency, requests in ((0.001, 490), (0.2, 20), (0.001, 490)):
+        run.add(LoadResult(seconds=0.25, latencies=array("d", [latency] * requests)))
+    assert run.responses == 1_000
+    assert run.quantile_ms(0.99) == pytest.approx(200)
+    assert run.quantile_ms(0.5) == pytest.approx(1)
+
+
+def test_figure_of_all_rounds_stands_for_them(scene: Scene) -> None:
+    """A figure of the whole run has one value, without a range over the rounds."""
+    scene.whole[MIDDLEWARE.name] = {"p99 ms": 3.0}
+    assert scene.figures() == ["requests/s", "p99 ms"]
+    assert scene.median(MIDDLEWARE.name, "p99 ms") == 3.0
+    assert scene.summary()[MIDDLEWARE.name]["p99 ms"]["rounds"] == [3.0]
+    assert "p99 ms" not in scene.summary()["bare"]

@@ -4,7 +4,7 @@ import re
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.settings import Settings
-from fleetlimit.core.policy import PolicySet
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.testing import ManualClock
 from support.limiter import rate_policy
 

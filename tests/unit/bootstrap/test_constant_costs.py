@@ -39,7 +39,7 @@ def warned(log: pytest.LogCaptureFixture) -> list[str]:
         (Policy("exports", "5/day"), 6, 5),
         (Policy("exports", Limit.rate("5/day", cost=2)), 3, 2),
         (Policy("exports", ["9/day", "5/minute"]), 6, 5),
-        (Policy("exports", "100/day", prefetch=0.5), 51, 50),
+        (Policy("exports", "100/day", prefetch=0.5), 101, 100),
         (Policy("exports", tiers={"free": "2/day", "pro": "5/day"}), 6, 5),
         (Policy("exports", "5/day", enforce_percent=10), 6, 5),
         (Policy("exports", Limit.concurrent(4)), 5, 4),

@@ -16,7 +16,7 @@ from fleetlimit import ConfigError, Fleetlimit, RateLimit
 from fleetlimit.stores.embedded import EmbeddedValkey
 from support import default_limiter
 from support.default_limiter import app, post
-from support.eventually import eventually_async
+from support.eventually import PATIENCE_SECONDS, eventually_async
 
 
 def test_dependency_alone_limits() -> None:
@@ -106,7 +106,7 @@ def test_store_variable_shares_the_limit(
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         env={
             **os.environ,
             "FLEETLIMIT_STORE": valkey.url,

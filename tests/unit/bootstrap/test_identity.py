@@ -25,6 +25,7 @@ from support.identity import (
     lasting_token,
     request,
     rsa_jwk,
+    secret_token,
 )
 
 
@@ -179,3 +180,91 @@ async def test_invalid_file_keeps_the_parts(
         builder.build(section)
     (tmp_path / name).write_bytes(before)
     assert builder.build(section) is last
+
+
+SHARED = "a-secret-of-32-characters-is-ok!"
+OTHER = "https://other.example"
+
+
+def issuers_section(tmp_path: Path, *names: str, secret: str = SHARED) -> IdentitySection:
+    """Return a section with one issuer for each name of a key, and one with a secret."""
+    for name in names:
+        (tmp_path / name).write_bytes(jwks(rsa_jwk(name)))
+    (tmp_path / "secret").write_text(secret)
+    entries = [
+        {"issuer": f"https://{name}.example", "audience": AUDIENCE, "jwks": str(tmp_path / name)}
+        for name in names
+    ]
+    entries.append({"issuer": OTHER, "audience": AUDIENCE, "secret_file": str(tmp_path / "secret")})
+    return IdentitySection.model_validate({"issuers": entries})
+
+
+async def test_several_issuers_are_accepted_and_no_other(tmp_path: Path) -> None:
+    """Each issuer's tokens verify with its own keys."""
+    identifier = IdentifierBuilder().build(issuers_section(tmp_path, "one", "two"))
+    presented = [
+        lasting_token(iss="https://one.example", sub="a"),
+        lasting_token(kid="two", iss="https://two.example", sub="b"),
+        secret_token(SHARED, iss=OTHER, sub="c", exp=2**40),
+    ]
+    found = [(await identifier.identify(bearer_request(each))).principal for each in presented]
+    assert found == [Principal(name, source="jwt") for name in "abc"]
+    identity = await identifier.identify(bearer_request(lasting_token(iss="https://two.example")))
+    assert identity.error is not None
+    assert identifier.known_tiers is None
+
+
+async def test_reload_keeps_the_issuers_that_have_not_changed(tmp_path: Path) -> None:
+    """Another issuer, or another secret, leaves the keys and verified tokens of the others."""
+    builder = IdentifierBuilder()
+    first = builder.build(issuers_section(tmp_path, "one"))
+    assert builder.build(issuers_section(tmp_path, "one")) is first
+    kept = builder._issuers[0]
+    newer = "the-new-secret-of-32-characters!"
+    second = builder.build(issuers_section(tmp_path, "two", "one", secret=newer))
+    assert builder._issuers[1] is kept
+    for text, verifies in ((SHARED, False), (newer, True)):
+        scope = bearer_request(secret_token(text, iss=OTHER, exp=2**40))
+        assert ((await second.identify(scope)).principal is not None) is verifies
+    one = IdentitySection.model_validate(
+        {"jwt": issuers_section(tmp_path, "one").issuers[0].model_dump(exclude_none=True)}
+    )
+    builder.build(one)
+    assert builder._issuers == [kept]
+
+
+async def test_bearer_key_beside_tokens(tmp_path: Path) -> None:
+    """A key and a token share the header; each is verified, and each has its own error."""
+    section = IdentitySection.model_validate(
+        {
+            "issuers": [
+                each.model_dump(exclude_none=True)
+                for each in issuers_section(tmp_path, "one").issuers
+            ],
+            "api_keys": {"scheme": "Bearer", "file": str(api_key_file(tmp_path, key="key"))},
+        }
+    )
+    identifier = IdentifierBuilder().build(section)
+    assert (await identifier.identify(bearer_request("key"))).principal == Principal(
+        "alice", source="api_key"
+    )
+    presented = lasting_token(iss="https://one.example", sub="bob")
+    assert (await identifier.identify(bearer_request(presented))).principal == Principal(
+        "bob", source="jwt"
+    )
+    errors = [
+        (await identifier.identify(bearer_request(each))).error
+        for each in ("mallory", lasting_token(iss="https://mallory.example"), "")
+    ]
+    reasons = [error and error.reason for error in errors]
+    assert reasons == ["unknown_api_key", "issuer", "malformed"]
+
+
+async def test_client_address_header_of_the_section() -> None:
+    """The named header of a trusted proxy is the client's address."""
+    section = IdentitySection(
+        trusted_proxies=("10.0.0.0/8",), client_address_header="CF-Connecting-IP"
+    )
+    identifier = IdentifierBuilder().build(section)
+    scope = request(("CF-Connecting-IP", "198.51.100.7"), client=("10.0.0.1", 80))
+    assert (await identifier.identify(scope)).client_address == "198.51.100.7"

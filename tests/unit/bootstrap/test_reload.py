@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from fastapi import Depends, FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from fleetlimit import Fleetlimit, PolicyLimit, RateLimit, RateLimitMiddleware
+from fleetlimit import ConfigError, Fleetlimit, PolicyLimit, RateLimit, RateLimitMiddleware
 from support.eventually import PATIENCE_SECONDS
 from support.policies import ConfigMapMount, write_atomically
 
@@ -24,6 +25,11 @@ def until(true: Callable[[], object]) -> None:
 
 def policies(rate: str, *, name: str = "default", identity: str = "") -> str:
     return f"version: 1\n{identity}policies:\n  - {{name: {name}, limits: [{{rate: {rate}}}]}}\n"
+
+
+def policies_line(name: str, route: str) -> str:
+    """Return a further policy of one request a day on one route."""
+    return f"  - {{name: {name}, match: {{routes: [{route}]}}, limits: [{{rate: 1/day}}]}}\n"
 
 
 def keys(**principals: str) -> str:
@@ -46,6 +52,7 @@ class Running:
         app = FastAPI(lifespan=self.fleetlimit)
         app.add_middleware(RateLimitMiddleware)
         app.add_api_route("/", lambda: None)
+        self.app = app
         self.client = TestClient(app)
 
     def limit(self, **headers: str) -> str:
@@ -55,6 +62,16 @@ class Running:
     def status(self, **headers: str) -> int:
         """Send a request and return the status."""
         return self.client.get("/", headers=headers).status_code
+
+    def denials(self) -> dict[tuple[str, ...], float]:
+        """Return the denials by policy and route of callers without a tier."""
+        found = self.fleetlimit.metrics.render()[0].decode()
+        return {
+            (sample.labels["policy"], sample.labels["route"]): sample.value
+            for family in text_string_to_metric_families(found)
+            for sample in family.samples
+            if sample.name == "fleetlimit_denials_total" and sample.labels["tier"] == "none"
+        }
 
     def reloads(self, result: str) -> float:
         """Return the number of applied or rejected reloads."""
@@ -86,6 +103,47 @@ def test_valid_change_applies_to_the_next_request(running: Running, file: Path) 
     until(lambda: running.reloads("success") == 2)
     assert running.limit().startswith('"default";q=7')
     assert running.fleetlimit.limiter.active_policies.current.generation == 2
+
+
+def test_denials_start_at_zero_when_policies_are_loaded(running: Running, file: Path) -> None:
+    """The first denial of a route is an increase, at the start and after a reload."""
+    assert running.denials()["default", "GET /"] == 0
+    assert running.denials()["default", "(none)"] == 0
+    write_atomically(file, policies("1/day", name="default") + policies_line("exports", "/"))
+    until(lambda: running.denials().get(("exports", "GET /")) == 0)
+    assert [running.status(), running.status()] == [200, 429]
+    assert running.denials()["exports", "GET /"] == 1
+
+
+def test_denials_of_an_added_route_start_at_zero(running: Running) -> None:
+    """A route that the app adds while it runs has its series at the flush after its request."""
+
+    def added() -> None: ...
+
+    running.app.get("/added", dependencies=[Depends(RateLimit("9/day", name="nine"))])(added)
+    assert running.client.get("/added").status_code == 200
+    assert running.client.portal is not None
+    running.client.portal.call(running.fleetlimit._background.flush)
+    assert running.denials()["nine", "GET /added"] == 0
+    assert running.denials()["default", "GET /added"] == 0
+
+
+def test_added_route_without_its_policy_rejects_no_reload(running: Running, file: Path) -> None:
+    """Only requests to the route fail. A change of the file takes effect, and the flush goes on."""
+
+    def added() -> None: ...
+
+    running.app.get("/added", dependencies=[Depends(PolicyLimit("missing"))])(added)
+    with pytest.raises(ConfigError, match="missing"):
+        running.client.get("/added")
+    assert running.client.portal is not None
+    running.client.portal.call(running.fleetlimit._background.flush)
+    write_atomically(file, policies("7/day"))
+    until(lambda: running.reloads("success") + running.reloads("failure") > 1)
+    assert running.limit().startswith('"default";q=7')
+    assert running.reloads("failure") == 0
+    assert running.fleetlimit.rejected_policies == ()
+    assert running.denials()["default", "GET /added"] == 0
 
 
 def test_config_map_update_is_applied(tmp_path: Path) -> None:

@@ -151,9 +151,11 @@ EXPECTED = {
     "port": "write a whole number from 0 to 65535, such as 8000",
     "admin_port": "write a whole number from 0 to 65535, such as 9090",
     "trace_parents_per_second": "write a whole number from 0 to 1000000, such as 100",
-    "headers": "write one of draft-11, x-ratelimit, x-ratelimit-epoch, none",
+    "headers": "write one of draft-11, draft-next, github, openai, x-ratelimit, "
+    "x-ratelimit-epoch, none, several with commas, or names such as "
+    "limit=X-Limit,remaining=X-Remaining",
     "log_level": "write one of DEBUG, INFO, WARNING, ERROR",
-    "log_format": "write one of json, console",
+    "log_format": "write one of auto, human, json",
     "factory": "write true or false",
 }
 """What the error of each setting says that is not a text of any kind."""
@@ -399,3 +401,21 @@ def test_reveal_returns_none_for_an_empty_secret() -> None:
     """A missing secret and an empty one are the same."""
     assert reveal(None) is None
     assert reveal(SecretStr(" \n")) is None
+
+
+@pytest.mark.parametrize("base", [None, Settings(headers="none")])
+def test_headers_of_fleetlimit_are_settings(
+    monkeypatch: pytest.MonkeyPatch, base: Settings | None
+) -> None:
+    """The argument takes precedence over the variable, and is the layout of the responses."""
+    monkeypatch.setenv("FLEETLIMIT_HEADERS", "x-ratelimit")
+    fleetlimit = Fleetlimit(settings=base, headers=["github", {"window": "X-Window"}])
+    assert fleetlimit.settings.headers == "github,window=X-Window"
+    assert fleetlimit.http_limiter.header_layout.text == "github,window=X-Window"
+    assert Fleetlimit().http_limiter.header_layout.text == "x-ratelimit"
+
+
+def test_wrong_headers_of_fleetlimit_name_the_argument() -> None:
+    """The error is raised where the limiter is made."""
+    with pytest.raises(ConfigError, match=r"^headers: a field is not known"):
+        Fleetlimit(headers={"limits": "X-Limit"})

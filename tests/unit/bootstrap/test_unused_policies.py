@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 
-from fleetlimit import Fleetlimit, Policy, PolicyLimit, PolicySet, RateLimitMiddleware
+from fleetlimit import Exemption, Fleetlimit, Policy, PolicyLimit, PolicySet, RateLimitMiddleware
 from fleetlimit.bootstrap.unused_policies import find_unused_policies
 from fleetlimit.core.policy import Match
-from fleetlimit.web.route_table import RouteInfo
+from fleetlimit.web.route_info import RouteInfo
 from support.eventually import eventually_async
 from support.policies import write_atomically
 
@@ -88,6 +88,43 @@ def test_policy_without_match_must_be_named() -> None:
     assert unused(policy, named={"exports"}) == []
     assert unused(Policy("default", "1/day")) == []
     assert unused(Policy("exports", "1/day", mode="off")) == []
+
+
+def test_exemption_of_no_route_or_tier_is_found() -> None:
+    """The detail says what the exemption may have meant, in a policy and for all policies."""
+    exempt = Exemption(routes=["/v1/exprots", "/orders", "/v1/*", "unmatched"], tiers=["staf"])
+    details = [
+        "exempts no route at /v1/exprots: did you mean /v1/exports?",
+        "exempts no route at /orders: /orders is not a route template of the app",
+        "exempts tier staf, which no API key has: did you mean staff?",
+    ]
+    default = Policy("default", "1/day", exempt=exempt)
+    tiers = {"known_tiers": frozenset({"staff"})}
+    assert unused(default, **tiers) == [f"policy default {each}" for each in details]
+    found = unused(Policy("default", "1/day"), exemption=exempt, **tiers)
+    assert found == [f"Fleetlimit(exempt=...) {each}" for each in details]
+    assert unused(default)[:2] == [f"policy default {each}" for each in details[:2]]
+
+
+def test_policy_that_is_off_beside_default_exempts_nothing() -> None:
+    """`default` applies in its place; without `default` the route has no limit."""
+    match = Match(routes=("/v1/exports",))
+    off = Policy("exports", "1/day", match=match, mode="off")
+    default = Policy("default", "1/day")
+    options: Any = {"named": frozenset(), "known_tiers": None}
+    both = PolicySet([default, off])
+    (found,) = find_unused_policies(both, ROUTES, match_policies=True, **options)
+    assert found.detail == (
+        "policy exports is off, and `default` applies to POST /v1/exports in its place: to exempt "
+        "the route, write exempt: {routes: [/v1/exports]} in `default`"
+    )
+    assert not found.is_certain
+    assert not [*find_unused_policies(PolicySet([off]), ROUTES, match_policies=True, **options)]
+    elsewhere = Policy("old", "1/day", match=Match(routes=("/old",)), mode="off")
+    anywhere = Policy("any", "1/day", match=Match(), mode="off")
+    for each in (elsewhere, anywhere):
+        policies = PolicySet([default, each])
+        assert not [*find_unused_policies(policies, ROUTES, match_policies=True, **options)]
 
 
 def test_policies_need_the_middleware() -> None:

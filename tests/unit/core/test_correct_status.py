@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fleetlimit.core.algorithms import algorithm_for
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import BucketStatus, correct_status
-from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
+from fleetlimit.core.quota import SECOND_US, Algorithm, Quota, rate_quota
 
 NOW_US = 1_000 * SECOND_US
 
@@ -25,7 +25,7 @@ def corrected(
     adjustment = Charge("key", quota, units, "lease").adjustment(delta, NOW_US)
     state = module.adjust(quota, state, NOW_US + later_us, adjustment)
     answer, _ = module.acquire(quota, state, NOW_US + later_us, 0, "")
-    return correct_status(status, quota, delta), answer
+    return correct_status(status, quota, delta, NOW_US), answer
 
 
 @given(
@@ -72,6 +72,14 @@ def test_corrected_status_of_a_full_bucket_has_times(algorithm: Algorithm) -> No
     full = BucketStatus(
         allowed=True, remaining=10, retry_after_us=0, next_unit_after_us=0, reset_after_us=0
     )
-    status = correct_status(full, quota, 1)
+    status = correct_status(full, quota, 1, NOW_US)
     assert (status.remaining, status.retry_after_us) == (9, 0)
     assert 0 < status.next_unit_after_us <= status.reset_after_us <= 60 * SECOND_US
+
+
+def test_corrected_status_of_a_calendar_has_the_end_of_the_window() -> None:
+    """A correction of a request without a cost opens the window: it resets at the month's end."""
+    quota = rate_quota("10/month", timezone="Europe/Berlin", anchor=15)
+    status, answer = corrected(quota, 0, 0, 3)
+    assert (status.remaining, status.reset_after_us) == (7, answer.reset_after_us)
+    assert status.next_unit_after_us == answer.next_unit_after_us > 0

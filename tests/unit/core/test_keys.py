@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetlimit.core.key_parts import KeyPart
 from fleetlimit.core.keys import KeyScheme, parse_bucket_key
-from fleetlimit.core.policy import KeyPart, Policy
+from fleetlimit.core.policy import Policy
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import ConfigError

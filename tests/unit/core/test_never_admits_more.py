@@ -18,6 +18,7 @@ from support.admitted import (
     assert_sliding_window,
     assert_token_bucket,
 )
+from support.calendars import calendar_quotas
 from support.clock import EPOCH_US
 
 Steps = list[tuple[int, int]]
@@ -41,7 +42,11 @@ def quotas(algorithm: Algorithm) -> st.SearchStrategy[Quota]:
         burst = burst if algorithm is Algorithm.TOKEN_BUCKET else limit
         return Quota(algorithm, limit, period_ms * 1_000, burst)
 
-    return st.builds(build, st.integers(1, MAX_UNITS), st.integers(1, MAX_UNITS), st.integers(1, 9))
+    size = st.integers(1, MAX_UNITS)
+    found = st.builds(build, size, size, st.integers(1, 9))
+    if algorithm is Algorithm.FIXED_WINDOW:
+        return st.one_of(found, calendar_quotas(size))
+    return found
 
 
 def admit(quota: Quota, steps: Steps) -> Admitted:

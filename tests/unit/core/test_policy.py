@@ -4,54 +4,16 @@ from typing import Any
 
 import pytest
 
-from fleetlimit.core.policy import (
-    KeyKind,
-    KeyPart,
-    Match,
-    Mode,
-    OnStoreError,
-    Policy,
-    PolicySet,
-)
-from fleetlimit.core.quota import Limit, Quota, concurrency_quota, rate_quota
+from fleetlimit.core.key_parts import KeyKind, KeyPart
+from fleetlimit.core.limit import Limit
+from fleetlimit.core.policy import Match, Mode, OnStoreError, Policy
+from fleetlimit.core.prefetch import PrefetchTerms
+from fleetlimit.core.quota import SECOND_US, Quota, concurrency_quota, rate_quota
 from fleetlimit.core.subject import UNVERIFIED_TIER
 from fleetlimit.errors import ConfigError
 
 MINUTE, DAY = rate_quota("5/minute"), rate_quota("1000/day")
 LIMITS = (MINUTE,)
-
-
-def policy(name: str, match: Match | None = None, mode: Mode = Mode.ENFORCE) -> Policy:
-    return Policy(name, LIMITS, match=match, mode=mode)
-
-
-def names(policies: tuple[Policy, ...]) -> list[str]:
-    return [each.name for each in policies]
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ("principal", KeyPart(KeyKind.PRINCIPAL)),
-        ("client_address", KeyPart(KeyKind.CLIENT_ADDRESS)),
-        ("route", KeyPart(KeyKind.ROUTE)),
-        ("global", KeyPart(KeyKind.GLOBAL)),
-        ("header:X-Tenant", KeyPart(KeyKind.HEADER, "x-tenant")),
-    ],
-)
-def test_key_part_parses(text: str, part: KeyPart) -> None:
-    """A key part names a request property; header names are in lower case."""
-    assert KeyPart.parse(text) == part
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "ip", "Principal", "header", "header:", "header:a b", "header:a:b", "route:x", "global:"],
-)
-def test_key_part_rejects_unknown_text(text: str) -> None:
-    """The message lists the valid keys."""
-    with pytest.raises(ConfigError, match=r"write principal, client_address, header:<name>, route"):
-        KeyPart.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +147,17 @@ def test_policy_repr_shows_plain_values(policy: Policy, text: str) -> None:
     assert eval(text, {"Policy": Policy, "Limit": Limit, "Match": Match}) == policy  # noqa: S307 - the purpose of the test
 
 
+def plan_of(_connection: object) -> str:
+    """Return the limit of a caller."""
+    return "60/minute"
+
+
+def test_policy_repr_names_the_function_of_the_limits() -> None:
+    """The name of a function stands for it, as in logs."""
+    text = repr(Policy("exports", "5/minute", limits_function=plan_of))
+    assert text.endswith(f"on_store_error='local', limits_function={plan_of.__module__}.plan_of)")
+
+
 def test_policy_accepts_the_longest_name() -> None:
     """A name of 64 letters, digits and signs is valid."""
     assert Policy("a" * 58 + "._/-0Z", LIMITS).quotas_for("") == LIMITS
@@ -242,20 +215,9 @@ def test_limits_of_all_tiers_apply_to_unverified_callers(
 def test_prefetch_applies_to_unverified_callers() -> None:
     """They share the buckets of callers without a credential, which are prefetched."""
     tried = Policy("exports", "600/minute", {"pro": "9000/hour"}, prefetch=0.1)
-    assert [quota.burst for quota in tried.quotas_for(UNVERIFIED_TIER)] == [540, 8100]
-    assert tried.prefetch_terms(UNVERIFIED_TIER) is not None
-
-
-def test_policies_of_all_tiers_apply_to_unverified_callers() -> None:
-    """Neither the policies of a tier nor `default` can be evaded by a false credential."""
-    free = policy("free", Match(routes=("/exports",), tiers=frozenset({"free"})))
-    pro = policy("pro", Match(tiers=frozenset({"pro"})))
-    policies = PolicySet([policy("default"), free, pro])
-    assert names(policies.select("POST", "/exports", UNVERIFIED_TIER)) == ["free", "pro", "default"]
-    assert names(policies.select("POST", "/other", UNVERIFIED_TIER)) == ["pro", "default"]
-    assert names(policies.select("POST", "/exports", "")) == ["default"]
-    every = PolicySet([*policies.policies, policy("all", Match())])
-    assert names(every.select("POST", "/other", UNVERIFIED_TIER)) == ["pro", "all"]
+    assert [quota.burst for quota in tried.quotas_for(UNVERIFIED_TIER)] == [600, 9000]
+    # A tenth of 600 per minute; a tenth of 9000 per hour is more, and refills more slowly.
+    assert tried.prefetch_terms(UNVERIFIED_TIER) == PrefetchTerms(60, 6 * SECOND_US)
 
 
 def test_key_headers_are_collected() -> None:
@@ -264,80 +226,18 @@ def test_key_headers_are_collected() -> None:
     assert keyed.key_headers == {"x-a"}
 
 
-def test_policy_set_rejects_duplicate_names() -> None:
-    """A set contains each name once."""
-    with pytest.raises(ConfigError, match="two policies are named 'b': rename one"):
-        PolicySet([policy("a"), policy("b"), policy("b")])
+def test_match_of_one_text_is_a_list_of_one() -> None:
+    """A text is no list of its characters, which would match no route and so limit nothing."""
+    match = Match(methods="post", routes="/exports", tiers="pro")
+    assert match == Match(methods=["POST"], routes=["/exports"], tiers=["pro"])
+    assert match.matches_route("POST", "/exports")
+    assert not match.matches_route("GET", "/exports")
+    assert not match.matches_route("POST", "/")
 
 
-def test_policy_set_returns_a_policy_by_name() -> None:
-    """A policy is found by its name, and None for an unknown name."""
-    one = policy("a")
-    found = PolicySet([one], generation=3, digest="d", source="file")
-    assert (found.get("a"), found.get("b")) == (one, None)
-    assert (found.generation, found.digest, found.source) == (3, "d", "file")
-
-
-EXPORTS = Match(methods=frozenset({"POST"}), routes=("/exports",))
-
-
-def test_default_policy_applies_to_unmatched_requests() -> None:
-    """`default` applies to a route that no policy matches, and not to one that is matched."""
-    policies = PolicySet([policy("default"), policy("exports", EXPORTS), policy("all", Match())])
-    few = PolicySet([policy("default"), policy("exports", EXPORTS)])
-    assert names(few.select("POST", "/exports", "")) == ["exports"]
-    assert names(few.select("GET", "/exports", "")) == ["default"]
-    assert names(policies.select("POST", "/exports", "")) == ["exports", "all"]
-
-
-def test_default_policy_applies_to_an_unmatched_route() -> None:
-    """A request without a route is limited, too (slowapi #281)."""
-    assert names(PolicySet([policy("default")]).select("GET", "unmatched", "")) == ["default"]
-
-
-def test_policy_without_match_applies_only_by_name() -> None:
-    """A policy without `match` is for the code that names it; only `default` needs none."""
-    assert PolicySet([policy("named")]).select("GET", "/", "") == ()
-
-
-@pytest.mark.parametrize(
-    "tried",
-    [
-        policy("exports", EXPORTS, Mode.SHADOW),
-        Policy("exports", LIMITS, match=EXPORTS, enforce_percent=99),
-    ],
-    ids=["shadow", "percent"],
-)
-def test_default_policy_applies_beside_a_shadow_policy(tried: Policy) -> None:
-    """While a policy is not enforced for every caller, `default` applies to its requests, too."""
-    policies = PolicySet([policy("default"), tried])
-    assert names(policies.select("POST", "/exports", "")) == ["exports", "default"]
-    assert names(policies.for_route("POST", "/exports")) == ["exports", "default"]
-    enforced = PolicySet([policy("default"), tried, policy("all", Match())])
-    assert names(enforced.select("POST", "/exports", "")) == ["exports", "all"]
-
-
-def test_disabled_policy_does_not_apply() -> None:
-    """`default` applies to its requests, unless that is off, too."""
-    off = policy("exports", EXPORTS, Mode.OFF)
-    assert names(PolicySet([policy("default"), off]).select("POST", "/exports", "")) == ["default"]
-    assert PolicySet([policy("default", mode=Mode.OFF), off]).select("POST", "/exports", "") == ()
-
-
-def test_match_tiers_leave_other_tiers_to_default() -> None:
-    """A policy for some tiers applies to them; `default` applies to the other tiers."""
-    vip = policy("vip", Match(routes=("/exports",), tiers=frozenset({"pro", "max"})))
-    policies = PolicySet([policy("default"), vip])
-    assert names(policies.select("GET", "/exports", "pro")) == ["vip"]
-    assert names(policies.select("GET", "/exports", "free")) == ["default"]
-    assert names(policies.for_route("GET", "/exports")) == ["vip", "default"]
-    assert names(policies.for_route("GET", "/other")) == ["default"]
-
-
-def test_default_policy_does_not_apply_where_all_tiers_are_matched() -> None:
-    """A route with an enforced policy for all tiers never has `default`."""
-    vip = policy("vip", Match(tiers=frozenset({"pro"})))
-    policies = PolicySet([policy("default"), vip, policy("exports", EXPORTS)])
-    assert names(policies.for_route("POST", "/exports")) == ["vip", "exports"]
-    assert names(policies.select("POST", "/exports", "free")) == ["exports"]
-    assert names(policies.select("POST", "/exports", "pro")) == ["vip", "exports"]
+def test_match_of_lists_matches() -> None:
+    """Lists, sets and tuples are the same match."""
+    match = Match(methods=["GET"], routes=["/a", "/b*"])
+    assert match == Match(methods=frozenset({"GET"}), routes=("/a", "/b*"))
+    assert match.matches_route("HEAD", "/b/c")
+    assert hash(match) == hash(Match(["GET"], ["/a", "/b*"]))

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
+from fleetlimit.core.calendars import Calendar
 from fleetlimit.core.quota import (
     MAX_ENTRIES,
     MAX_HELD_UNITS,
     MAX_LIMIT,
+    MAX_PERIOD_US,
     MAX_REFILL_US,
     MAX_SAFE_INTEGER,
     MILLISECOND_US,
     SECOND_US,
     Algorithm,
-    Limit,
     Quota,
     check_cost,
     concurrency_quota,
@@ -36,6 +37,10 @@ DAY_US = 86_400 * SECOND_US
     ("text", "limit", "seconds"),
     [
         ("100/minute", 100, 60),
+        ("35184372088832/minute", 2**45, 60),
+        ("5/week", 5, 7 * 86_400),
+        ("5/month", 5, 31 * 86_400),
+        ("5 per year", 5, 366 * 86_400),
         ("5/s", 5, 1),
         ("5/sec", 5, 1),
         ("5 / seconds", 5, 1),
@@ -60,7 +65,7 @@ def test_parse_rate(text: str, limit: int, seconds: int) -> None:
     [
         *("", "100", "/minute", "100/", "100/fortnight", "100/ss", "1.5/second", "-1/second"),
         *("100/minute/hour", "100 minute", "1e3/second", "100/1.5 s", "٣/second", "1_000/day"),
-        *("1234567890123/second", "1/1234567890 s", "1/s\n2/s", "5//s", "100perday s"),
+        *("1234567890123456/second", "1/1234567890 s", "1/s\n2/s", "5//s", "100perday s"),
     ],
 )
 def test_parse_rate_rejects_other_text(text: str) -> None:
@@ -113,7 +118,7 @@ def test_lease_is_a_finite_duration(lease: Any) -> None:
     [
         ("fixed_window", (0, SECOND_US, 0, 1), "a limit must be from 1 to"),
         ("fixed_window", (-1, SECOND_US, 1, 1), "a limit must be from 1 to"),
-        ("token_bucket", (MAX_LIMIT + 1, SECOND_US, 1, 1), "a limit must be from 1 to 67,108,864"),
+        ("token_bucket", (MAX_LIMIT + 1, SECOND_US, 1, 1), "from 1 to 35,184,372,088,832, not 35"),
         ("token_bucket", (1, 0, 1, 1), "a period or lease must be whole milliseconds"),
         ("token_bucket", (1, 999, 1, 1), "a period or lease must be whole milliseconds"),
         ("token_bucket", (1, 1_500, 1, 1), "a period or lease must be whole milliseconds"),
@@ -124,8 +129,8 @@ def test_lease_is_a_finite_duration(lease: Any) -> None:
         ("fixed_window", (2, SECOND_US, 2, 3), "burst 2 is below cost 3"),
         ("fixed_window", (2, SECOND_US, 3, 1), "leave it out for fixed_window"),
         ("sliding_log", (10_001, SECOND_US, 10_001, 1), "write sliding_window for 10,001"),
-        ("concurrency", (10_001, SECOND_US, 10_001, 1), "at most 10,000"),
-        ("sliding_window", (MAX_LIMIT, 366 * DAY_US, MAX_LIMIT, 1), "too large for sliding_window"),
+        ("concurrency", (10_001, SECOND_US, 10_001, 1), "write at most 10,000, or a rate"),
+        ("token_bucket", (MAX_LIMIT, 10**16, 1, 1), "a period is at most 285 years"),
         ("fixed_window", (1, 367 * DAY_US, 1, 1), "more than 366 days to fill"),
         ("token_bucket", (1, DAY_US, 367, 1), "write a smaller burst or period"),
     ],
@@ -141,7 +146,9 @@ def test_quota_rejects_invalid_values(
 
 def test_quota_accepts_the_largest_values() -> None:
     """Valid values reach up to the bounds that the messages name."""
-    Quota(Algorithm.TOKEN_BUCKET, MAX_LIMIT, 366 * DAY_US, MAX_LIMIT)
+    for algorithm in (Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW, Algorithm.SLIDING_WINDOW):
+        Quota(algorithm, MAX_LIMIT, 366 * DAY_US, MAX_LIMIT)
+    Quota(Algorithm.TOKEN_BUCKET, MAX_LIMIT, MAX_PERIOD_US, MAX_LIMIT // 300)
     Quota(Algorithm.SLIDING_LOG, MAX_ENTRIES, 1_000, MAX_ENTRIES)
     Quota(Algorithm.TOKEN_BUCKET, 1, DAY_US, 366)
 
@@ -283,6 +290,13 @@ def test_per_replica_rates_add_up_to_the_rate(quota: Quota, replicas: int) -> No
         assert together <= rate or slowest
 
 
+def test_per_replica_share_divides_the_limit_where_the_period_is_long() -> None:
+    """A period of more than 285 years is no period: the limit is smaller in its place."""
+    quota = Quota(Algorithm.TOKEN_BUCKET, MAX_LIMIT, MAX_PERIOD_US, 600)
+    share = quota.per_replica(3)
+    assert (share.limit, share.period_us, share.burst) == (MAX_LIMIT // 3, MAX_PERIOD_US, 200)
+
+
 def test_per_replica_share_of_one_replica_is_the_limit() -> None:
     """A single replica has the whole limit."""
     quota = rate_quota("9/minute", burst=20, cost=2)
@@ -300,38 +314,69 @@ def test_per_replica_share_has_the_name_of_the_quota(quota: Quota, replicas: int
     assert replace(share, name="other") != share
 
 
-@pytest.mark.parametrize(
-    ("limit", "quota"),
-    [
-        (Limit.rate("5/minute"), rate_quota("5/minute")),
-        (Limit.rate("5/minute", burst=9, cost=2), rate_quota("5/minute", burst=9, cost=2)),
-        (
-            Limit.rate("5 per 90 s", algorithm="sliding_log"),
-            rate_quota("5 per 90 s", algorithm=Algorithm.SLIDING_LOG),
-        ),
-        (Limit.concurrent(4), Quota(Algorithm.CONCURRENCY, 4, 30 * SECOND_US, 4)),
-        (Limit.concurrent(4, lease=1.5), Quota(Algorithm.CONCURRENCY, 4, 1_500_000, 4)),
-        (
-            Limit.concurrent(4, lease=timedelta(minutes=1), cost=2),
-            Quota(Algorithm.CONCURRENCY, 4, 60 * SECOND_US, 4, 2),
-        ),
-    ],
-    ids=repr,
-)
-def test_limit_resolves_to_a_quota(limit: Limit, quota: Quota) -> None:
-    """A limit takes plain values, and `repr` shows how to write it again."""
-    assert limit.quota == quota
-    assert eval(repr(limit), {"Limit": Limit}) == limit  # noqa: S307 - the purpose of the test
-
-
-@pytest.mark.parametrize("algorithm", ["gcra", "concurrency"])
-def test_limit_rejects_an_algorithm_without_a_rate(algorithm: Any) -> None:
-    """The message says what to write."""
-    with pytest.raises(ConfigError, match=r"write one of token_bucket, .*|write `concurrency: 10`"):
-        Limit.rate("5/minute", algorithm=algorithm)
-
-
 def test_quota_period_in_seconds() -> None:
     """Users read the period in seconds."""
     assert rate_quota("5/minute").period_seconds == 60
     assert concurrency_quota(3, lease=0.5).period_seconds == 0.5
+
+
+@pytest.mark.parametrize(
+    ("rate", "options", "calendar"),
+    [
+        ("5/month", {}, Calendar("month")),
+        ("5 per month", {"algorithm": Algorithm.FIXED_WINDOW}, Calendar("month")),
+        ("5/w", {"anchor": "sun"}, Calendar("week", "UTC", "sunday")),
+        ("5 per 1 mo", {"anchor": 15}, Calendar("month", "UTC", 15)),
+        ("5/y", {"anchor": "04-06"}, Calendar("year", "UTC", "04-06")),
+        ("5/day", {"timezone": "Asia/Tokyo"}, Calendar("day", "Asia/Tokyo")),
+    ],
+)
+def test_rate_of_a_calendar(rate: str, options: dict[str, Any], calendar: Calendar) -> None:
+    """Weeks, months and years, and days of a time zone, are fixed windows with a calendar."""
+    quota = rate_quota(rate, **options)
+    assert quota.calendar == calendar
+    assert (quota.algorithm, quota.limit, quota.burst) == (Algorithm.FIXED_WINDOW, 5, 5)
+    assert (quota.period_us, quota.refill_us) == (calendar.longest_us, calendar.longest_us)
+    assert quota.name == calendar.unit
+    assert quota != replace(quota, calendar=None)
+    share = quota.per_replica(2)
+    assert (share.limit, share.calendar, share.name) == (2, calendar, calendar.unit)
+
+
+@pytest.mark.parametrize(
+    ("rate", "options", "message"),
+    [
+        ("5 per 2 weeks", {}, "write 5/week, or 5 per 14 days"),
+        ("5/2 years", {}, "write 5/year, or 5 per 730 days"),
+        ("5/hour", {"timezone": "UTC"}, "write 5/day, 5/week, 5/month or 5/year, and not '5/hour'"),
+        ("5 per 2 days", {"timezone": "UTC"}, "windows of a calendar: write 5/day"),
+        ("5/minute", {"anchor": 1}, "windows of a calendar: write 5/day"),
+        ("5/day", {"anchor": 1}, "a day has no anchor"),
+        ("5/day", {"timezone": ""}, "'' is not a time zone"),
+        ("5/month", {"algorithm": Algorithm.SLIDING_LOG}, "write fixed_window, or 5 per 720 hours"),
+        (
+            "5/day",
+            {"algorithm": Algorithm.TOKEN_BUCKET, "timezone": "UTC"},
+            "write fixed_window, or 5 per 24 hours without timezone",
+        ),
+        ("5/month", {"burst": 6}, "burst belongs to token_bucket only"),
+        ("5/month", {"cost": 6}, "write a burst of at least 6"),
+        ("5/month", {"timezone": "Mars/Olympus"}, "is not a time zone"),
+    ],
+)
+def test_rate_of_a_calendar_rejects_other_values(
+    rate: str, options: dict[str, Any], message: str
+) -> None:
+    """What a calendar cannot do is an error that says what to write."""
+    with pytest.raises(ConfigError, match=message):
+        rate_quota(rate, **options)
+
+
+def test_calendar_belongs_to_a_fixed_window_of_its_length() -> None:
+    """A quota cannot have a calendar that it does not count by."""
+    for algorithm, period_us in (
+        (Algorithm.TOKEN_BUCKET, 31 * DAY_US),
+        (Algorithm.FIXED_WINDOW, 30 * DAY_US),
+    ):
+        with pytest.raises(ConfigError, match=r"write Limit\.rate\('5/month', timezone='UTC'\)"):
+            Quota(algorithm, 5, period_us, 5, calendar=Calendar("month"))

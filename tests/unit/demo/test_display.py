@@ -2,15 +2,26 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
-from fleetlimit.demo.display import LiveView, PlainView, View, headline, open_view, save_svg
-from fleetlimit.demo.results import Results
-from fleetlimit.demo.summary import principal_rows
-from support.demo import CALLERS, START_US, results_of, summary_of
+from fleetlimit.demo.display import (
+    LiveView,
+    PlainView,
+    View,
+    final_report,
+    headline,
+    live_tables,
+    open_view,
+    save_svg,
+)
+from fleetlimit.demo.results import Result, Results
+from fleetlimit.demo.store_stats import StoreStats
+from fleetlimit.demo.summary import ReplicaReport, principal_rows, summarize
+from support.demo import CALLERS, START_US, caller, results_of, summary_of
 
 
 @pytest.mark.parametrize(
@@ -69,6 +80,50 @@ def test_live_output_updates_the_tables() -> None:
     text = screen.getvalue()
     for part in ("sending 5 requests", "replica-2", "alice", "The limit holds"):
         assert part in text
+
+
+def test_screens_fit_a_terminal_of_80_by_24() -> None:
+    """The tables of a run, and the result of a default run, leave a line for the prompt."""
+    callers = [caller(name, 10_000) for name in ("mallory", "alice", "bob", "carol", "dave")]
+    callers.append(caller("forger", 10_000, tier=""))
+    results = Results(["replica-1", "replica-2", "replica-3"], [each.name for each in callers])
+    for number in range(6_000):
+        results.add(Result(f"replica-{number % 3 + 1}", callers[number % 6].name, 200, 1.234))
+    rows = principal_rows(callers, results, START_US, START_US + 1)
+    reports = {each: ReplicaReport(2_000, 0, 0) for each in results.replicas}
+    stats = StoreStats(START_US, 0), StoreStats(START_US + 100_000_000, 200_000)
+    result = summarize(callers, results, *stats, reports)
+    for shown in (final_report(result), Group("progress", live_tables(results, rows))):
+        out = io.StringIO()
+        Console(file=out, width=80, height=24).print(shown)
+        lines = out.getvalue().splitlines()
+        assert max(map(len, lines)) <= 80
+        assert len(lines) <= 23
+        assert "…" not in out.getvalue()
+
+
+def test_live_output_shows_the_time_since_the_start() -> None:
+    """A spinner with the time moves while the replicas start, and a bar counts the requests."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, height=24)
+    with LiveView(console, 5) as view:
+        view.stage("replicas ready: 0 of 3")
+        started = screen.getvalue()
+        view.stage("sending 5 requests")
+        _show(view, results_of(200, 429))
+    assert "replicas ready: 0 of 3" in started
+    assert re.search(r"0:00:0\d", started)
+    assert "2/5" not in started
+    assert "2/5" in screen.getvalue()
+
+
+def test_result_explains_its_latencies() -> None:
+    """One machine runs the load, the replicas and the store: requests wait for its cores."""
+    out = io.StringIO()
+    with PlainView(out, io.StringIO(), as_json=False) as view:
+        view.finish(summary_of(results_of(200)))
+    (line,) = [each for each in out.getvalue().splitlines() if "p50 / p99" in each]
+    assert "this machine runs all processes" in line
 
 
 def test_open_view_writes_plain_text_to_a_file() -> None:

@@ -1,8 +1,13 @@
-"""Log lines and metrics of a replica."""
+"""Start, log lines and metrics of a replica."""
 
 import json
+import os
+import sys
+from pathlib import Path
 
-from fleetlimit.demo.replicas import Replica
+import pytest
+
+from fleetlimit.demo.replicas import Replica, start_replicas
 from fleetlimit.demo.scrape import parse_counters
 
 
@@ -27,6 +32,39 @@ def test_replica_counts_logged_and_suppressed_denials() -> None:
     ):
         replica.on_log_line(json.dumps(line))
     assert replica.denied_in_log == 42
+
+
+# One process, the first that creates a file, waits until the file `go` exists.
+_ONE_WAITS = """
+import json, os, pathlib, time
+folder = pathlib.Path(os.environ["FOLDER"])
+try:
+    (folder / "first").touch(exist_ok=False)
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+except FileExistsError:
+    pass
+print(json.dumps({"event": "service.ready", "port": 1, "admin_port": 2}), flush=True)
+"""
+
+
+async def test_progress_counts_replicas_in_the_order_in_which_they_are_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow replica does not hide the others: the count rises with every replica."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    started = [Replica(name, command=[sys.executable, "-c", _ONE_WAITS]) for name in "abc"]
+    stages: list[str] = []
+
+    def on_progress(stage: str) -> None:
+        stages.append(stage)
+        if stage == "replicas ready: 2 of 3":
+            (tmp_path / "go").touch()
+
+    await start_replicas(started, {**os.environ, "FOLDER": str(tmp_path)}, on_progress)
+    assert stages == [f"replicas ready: {number} of 3" for number in range(4)]
+    for each in started:
+        await each.stop()
 
 
 async def test_stop_of_a_replica_that_was_not_started() -> None:

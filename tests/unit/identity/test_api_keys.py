@@ -1,16 +1,20 @@
 """ApiKeyVerifier: only keys whose hash is in the file identify a principal."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fleetlimit.core.subject import Principal
 from fleetlimit.errors import ConfigError, IdentityError
 from fleetlimit.identity import ApiKeyVerifier
 from fleetlimit.identity.api_keys import MAX_FILE_BYTES
-from support.identity import request
+from support.identity import lasting_token, request
 
 ALICE = hashlib.sha256(b"alice-key").hexdigest()
 BOB = hashlib.sha256(b"bob-key").hexdigest()
@@ -164,3 +168,100 @@ def test_invalid_header_name_is_rejected(tmp_path: Path) -> None:
     """A header name with a space cannot be sent."""
     with pytest.raises(ConfigError, match="write X-API-Key"):
         ApiKeyVerifier(write(tmp_path, GOOD), header="X API Key")
+
+
+def bearer(value: str | bytes) -> dict[str, Any]:
+    """Return a request with this `Authorization` header."""
+    return request(("Authorization", value))
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer "])
+async def test_key_can_follow_a_scheme(tmp_path: Path, scheme: str) -> None:
+    """With `Authorization: Bearer <key>` the key is read as FastAPI's `HTTPBearer` reads it."""
+    keys = ApiKeyVerifier(write(tmp_path, GOOD), header="Authorization", scheme="Bearer")
+    principal = await keys.resolve(bearer(f"{scheme} alice-key"))
+    assert principal == Principal("alice", "pro", source="api_key")
+
+
+@pytest.mark.parametrize(
+    "value", ["", "Bearer", "Bearer ", "Basic alice-key", "alice-key", "BearerX alice-key"]
+)
+async def test_header_without_a_key_of_the_scheme_is_ignored(tmp_path: Path, value: str) -> None:
+    """Another scheme is another credential, and an empty key is none."""
+    keys = ApiKeyVerifier(write(tmp_path, GOOD), header="Authorization", scheme="Bearer")
+    assert await keys.resolve(bearer(value)) is None
+
+
+async def test_header_is_the_key_alone_without_a_scheme(tmp_path: Path) -> None:
+    """The name of a scheme is then part of the key, which is unknown."""
+    keys = ApiKeyVerifier(write(tmp_path, GOOD), header="Authorization")
+    assert await keys.resolve(bearer("alice-key")) is not None
+    with pytest.raises(IdentityError):
+        await keys.resolve(bearer("Bearer alice-key"))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "challenge"), [("bearer", "Bearer"), ("Token", "Token"), ("", "APIKey")]
+)
+async def test_challenge_names_the_scheme(tmp_path: Path, scheme: str, challenge: str) -> None:
+    """`WWW-Authenticate` asks for the scheme that the key was sent with."""
+    keys = ApiKeyVerifier(write(tmp_path, GOOD), header="Authorization", scheme=scheme)
+    with pytest.raises(IdentityError) as caught:
+        await keys.resolve(bearer(f"{scheme or 'x'} mallory"))
+    assert (caught.value.reason, caught.value.scheme) == ("unknown_api_key", challenge)
+
+
+JWT_LIKE = [lasting_token(), "a.b.c", "a..", f"{'a' * 2000}.{'b' * 1000}.c"]
+
+
+@pytest.mark.parametrize("presented", JWT_LIKE)
+async def test_unknown_key_like_a_token_is_left_to_the_tokens_verifier(
+    tmp_path: Path, presented: str
+) -> None:
+    """The error of such a credential is that of the token; without tokens it is an unknown key."""
+    path = write(tmp_path, GOOD)
+    keys = ApiKeyVerifier(path, header="Authorization", scheme="Bearer", accepts_tokens=True)
+    assert await keys.resolve(bearer(f"Bearer {presented}")) is None
+    keys = ApiKeyVerifier(path, header="Authorization", scheme="Bearer")
+    with pytest.raises(IdentityError):
+        await keys.resolve(bearer(f"Bearer {presented}"))
+    keys = ApiKeyVerifier(path, header="X-API-Key", accepts_tokens=True)
+    with pytest.raises(IdentityError):
+        await keys.resolve(request(("X-API-Key", presented)))
+
+
+@pytest.mark.parametrize("presented", ["opaque", "a.b", "a.b.c.d", ".b.c", "a.b.c d", "x" * 2000])
+async def test_unknown_key_unlike_a_token_is_an_error(tmp_path: Path, presented: str) -> None:
+    """Beside tokens, an unknown key is an unknown key, not a malformed token."""
+    path = write(tmp_path, GOOD)
+    keys = ApiKeyVerifier(path, header="Authorization", scheme="Bearer", accepts_tokens=True)
+    with pytest.raises(IdentityError) as caught:
+        await keys.resolve(bearer(f"Bearer {presented}"))
+    assert caught.value.reason in {"unknown_api_key", "too_long"}
+
+
+async def test_known_key_may_look_like_a_token(tmp_path: Path) -> None:
+    """A key with two dots is found before its form is looked at."""
+    digest = hashlib.sha256(b"sk.live.1234").hexdigest()
+    path = write(tmp_path, f"keys: [{{sha256: {digest}, principal: dotted}}]")
+    keys = ApiKeyVerifier(path, header="Authorization", scheme="Bearer", accepts_tokens=True)
+    assert await keys.resolve(bearer("Bearer sk.live.1234")) == Principal(
+        "dotted", source="api_key"
+    )
+
+
+@given(st.binary(max_size=300))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_any_bytes_after_the_scheme_are_no_known_key(tmp_path: Path, junk: bytes) -> None:
+    """Any bytes in place of a key raise `IdentityError` or are no credential."""
+    path = write(tmp_path, GOOD)
+    keys = ApiKeyVerifier(path, header="Authorization", scheme="Bearer", accepts_tokens=True)
+    with contextlib.suppress(IdentityError):
+        assert await keys.resolve(bearer(b"Bearer " + junk)) is None
+
+
+@pytest.mark.parametrize("scheme", ["Bearer ", " ", "Bea rer", "B\xe9arer", "1", "a" * 33])
+def test_invalid_scheme_is_an_error(tmp_path: Path, scheme: str) -> None:
+    """A scheme is a word."""
+    with pytest.raises(ConfigError, match="write Bearer"):
+        ApiKeyVerifier(write(tmp_path, GOOD), scheme=scheme)

@@ -250,7 +250,7 @@ async def test_rejected_algorithm_fetches_no_keys(clock: ManualClock) -> None:
     ("arguments", "message"),
     [
         ({"algorithms": ["none"]}, "unsigned tokens"),
-        ({"algorithms": ["RS256", "HS256"]}, "shared secrets"),
+        ({"algorithms": ["RS256", "HS256"]}, "with public keys"),
         ({"algorithms": []}, "write some of"),
         ({"algorithms": "HS256"}, "write some of"),
         ({"issuer": ""}, "jwt.issuer"),

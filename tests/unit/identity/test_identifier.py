@@ -165,7 +165,7 @@ async def failure(resolver: Any, caplog: pytest.LogCaptureFixture, **options: fl
         (True, "the resolver returned bool: return Principal or None"),
         ({"name": "carol"}, "the resolver returned dict: return Principal or None"),
         (Identity("192.0.2.1", ALICE), "the resolver returned Identity: return Principal or None"),
-        (Principal(""), "a principal whose name or tier is not text"),
+        (Principal(""), "name or tier is not text: return Principal(str(user.id), user.plan"),
     ],
 )
 async def test_result_that_is_no_principal_is_a_failure(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fleetlimit.errors import ConfigError
-from fleetlimit.limiter.app_function import AppFunction
+from fleetlimit.limiter.app_function import AppFunction, call_function
 
 
 def cost_of(function: Any, *, timeout_s: float = 60.0) -> AppFunction[str, int]:
@@ -79,8 +79,13 @@ async def test_cancellation_of_the_function_is_an_error_and_of_the_caller_is_non
     async def cancelled(_text: str) -> int:
         raise asyncio.CancelledError
 
+    def plain(_text: str) -> int:
+        raise asyncio.CancelledError
+
     with pytest.raises(RuntimeError, match="the cost was cancelled by its own task"):
         await cost_of(cancelled)("abc")
+    with pytest.raises(RuntimeError, match="the cost was cancelled by its own task"):
+        await call_function(plain, "abc", "cost", 60)
     task = asyncio.ensure_future(cost_of(hang)("abc"))
     await asyncio.sleep(0)
     task.cancel()

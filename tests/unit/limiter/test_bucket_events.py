@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from fleetlimit.core.policy import PolicySet
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.limiter.bucket_events import BucketEvents
 from support.limiter import Bench, rate_policy, timeout_error

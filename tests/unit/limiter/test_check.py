@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from fleetlimit.core.decision import EXEMPT, Outcome, Source
-from fleetlimit.core.policy import KeyKind, KeyPart, Mode, PolicySet
+from fleetlimit.core.key_parts import KeyKind, KeyPart
+from fleetlimit.core.policy import Mode
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.quota import Algorithm, rate_quota
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import ConfigError, CostError

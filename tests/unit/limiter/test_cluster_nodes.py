@@ -9,7 +9,7 @@ from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Outcome, Source
 from fleetlimit.core.policy import Mode, OnStoreError
 from fleetlimit.core.subject import Principal, Subject
-from fleetlimit.errors import BucketCorrupt, StoreError, StoreUnavailable
+from fleetlimit.errors import BucketCorrupt, ConfigError, StoreError, StoreUnavailable
 from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
@@ -241,6 +241,22 @@ async def test_cancelled_commit_over_several_servers_corrects_the_local_share() 
         assert await bench.remaining("a") == 9
         local = (await bench.limiter.check("b", principal="ann", cost=0)).results[0].limits[0]
         assert remaining(local) == 9
+
+
+async def test_commit_by_policy_over_several_servers_corrects_the_local_share() -> None:
+    """Each cost is corrected where it was spent, and a misspelt name corrects nothing."""
+    async with ClusterBench(A, B) as bench:
+        bench.store.lost["b"] = timeout_error()
+        reservation = await bench.limiter.reserve(cost={"a": 5, "b": 7}, principal="ann")
+        assert [reservation.spent_cost(each) for each in ("a", "b", "c")] == [5, 7, 0]
+        with pytest.raises(ConfigError, match="write one of a, b"):
+            await reservation.commit({"a": 0, "c": 0})
+        await reservation.commit({"b": 2})
+        assert [reservation.spent_cost(each) for each in ("a", "b")] == [5, 0]
+        await reservation.commit({"a": 3, "b": 9})
+        assert await bench.remaining("a") == 7
+        local = (await bench.limiter.check("b", principal="ann", cost=0)).results[0].limits[0]
+        assert remaining(local) == 8
 
 
 async def test_failures_of_servers_are_counted_one_by_one() -> None:

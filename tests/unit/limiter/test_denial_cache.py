@@ -4,7 +4,8 @@ import pytest
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import BucketStatus, Source
-from fleetlimit.core.policy import Mode, PolicySet
+from fleetlimit.core.policy import Mode
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.denial_cache import DECISION_REUSE_US, DenialCache

@@ -19,9 +19,10 @@ from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreakers
 from fleetlimit.limiter.events import StoreFailed
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.held_time import HeldTimes
+from fleetlimit.limiter.lease_renewer import RENEWAL_CHUNK, LeaseRenewer
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan, PolicyCost, PolicyPlan, make_plan
-from fleetlimit.limiter.reservation import RENEWAL_CHUNK, LeaseRenewer, Reservation
+from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
 from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fleetlimit import ConfigError, Fleetlimit
+from fleetlimit.core.decision import EXEMPT, Decision, Outcome, Source
 from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
@@ -55,6 +56,46 @@ async def test_dispatcher_isolates_a_failing_observer(
     assert first.events.entries == last.events.entries == [StoreStateLost()]
     assert [record.message for record in caplog.records] == ["observer.failed"]
     assert caplog.records[0].exc_info is not None
+
+
+class DenialsOnly(Recorder):
+    """An observer of denials."""
+
+    only_outcomes = frozenset({Outcome.DENIED})
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+async def test_observer_of_some_outcomes_gets_all_other_events(outcome: Outcome) -> None:
+    """Decisions of other outcomes are left out; an observer without the set gets them all."""
+    every, denials, added = Recorder(), DenialsOnly(), DenialsOnly()
+    dispatcher = EventDispatcher([denials, every])
+    dispatcher.add([added])
+    event = CheckDecided(
+        Decision(outcome, Source.STORE),
+        "hash",
+        anonymous=False,
+        tier="",
+        route="GET /",
+        seconds=0.1,
+    )
+    dispatcher.emit(event)
+    dispatcher.emit(StoreStateLost())
+    assert every.events.entries == [event, StoreStateLost()]
+    expected = every.events.entries if outcome is Outcome.DENIED else [StoreStateLost()]
+    assert denials.events.entries == added.events.entries == expected
+
+
+async def test_observer_with_any_attribute_gets_every_decision() -> None:
+    """An object that has an attribute of every name, as a mock has, limits nothing."""
+
+    class AnyAttribute(Recorder):
+        def __getattr__(self, name: str) -> list[str]:
+            return []
+
+    recorder = AnyAttribute()
+    event = CheckDecided(EXEMPT, "hash", anonymous=False, tier="", route="GET /", seconds=0.1)
+    EventDispatcher([recorder]).emit(event)
+    assert recorder.events.entries == [event]
 
 
 async def test_dispatcher_without_observers() -> None:
@@ -147,7 +188,7 @@ class NoArgument:
 class Partial:
     """Observer whose method is async behind a partial."""
 
-    on_event = functools.partial(AsyncObserver().on_event)
+    on_event = staticmethod(functools.partial(AsyncObserver().on_event))
 
 
 @pytest.mark.parametrize(

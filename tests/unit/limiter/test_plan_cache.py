@@ -2,8 +2,9 @@
 
 import pytest
 
+from fleetlimit.core.key_parts import KeyPart
 from fleetlimit.core.keys import MAX_CACHED_CHARS, KeyScheme
-from fleetlimit.core.policy import KeyPart, Policy
+from fleetlimit.core.policy import Policy
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.bucket_events import BucketEvents

@@ -7,7 +7,8 @@ import pytest
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
@@ -47,7 +48,7 @@ async def test_reset_drops_prefetches() -> None:
         await check_times(bench, 4)
         await check_times(bench, 4, policy="w")
         assert await bench.limiter.reset("p", principal="ann") == 1
-        assert (await bench.remaining("p"), await bench.remaining("w")) == (90, 93)
+        assert (await bench.remaining("p"), await bench.remaining("w")) == (100, 93)
         before = bench.store.count("acquire")
         await check_times(bench, 3, policy="w")
         assert bench.store.count("acquire") == before
@@ -148,7 +149,9 @@ class PrefetchBench:
         plan = make_plan([PolicyCost(WINDOW, 1)], subject, KeyScheme())
         assert plan.prefetch is not None
         for _ in range(times):
-            assert (await self.prefetcher.acquire(plan, plan.prefetch)).prefetched
+            bucket = self.prefetcher.bucket_for(plan.prefetch)
+            assert bucket is not None
+            assert (await self.prefetcher.acquire(plan, plan.prefetch.cost, bucket)).prefetched
 
 
 async def test_prefetch_reclaims_every_second() -> None:

@@ -18,6 +18,7 @@ EXAMPLE = yaml.safe_load(PRODUCT_EXAMPLE)
 KEYWORDS = {
     *("$schema", "$defs", "$ref", "anyOf", "oneOf", "items", "properties"),
     *("additionalProperties", "type", "enum", "const", "required", "minimum", "maximum"),
+    "exclusiveMinimum",
     *("minItems", "minLength", "uniqueItems", "format", "title", "description", "default"),
 }
 

@@ -8,12 +8,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlimit.core.policy import KeyKind, KeyPart, Match, Mode, OnStoreError, Policy
+from fleetlimit.bootstrap.policy_json import limit_to_dict
+from fleetlimit.core.exemption import Exemption
+from fleetlimit.core.key_parts import KeyKind, KeyPart
+from fleetlimit.core.policy import Match, Mode, OnStoreError, Policy
 from fleetlimit.core.quota import Algorithm, concurrency_quota, rate_quota
 from fleetlimit.errors import ConfigError, DocumentError
-from fleetlimit.policy_file import load, parse
+from fleetlimit.policy_file import json_schema, load, parse
 from fleetlimit.strict_yaml import DocumentErrors
-from support.policies import PRODUCT_EXAMPLE, one_policy
+from support.policies import PRODUCT_EXAMPLE, one_policy, schema_accepts
 
 CONCURRENT = """\
 version: 1
@@ -100,20 +103,93 @@ def test_every_field_reaches_the_policy() -> None:
     )
 
 
-def test_prefetch_is_an_exact_fraction() -> None:
-    """`prefetch` is read as written, and absent by default."""
+def test_exempt_reaches_the_policy() -> None:
+    """The lists of an exemption and a path parameter are loaded as written."""
+    text = """\
+version: 1
+policies:
+  - name: default
+    key: ['path:tenant', principal]
+    limits: [{rate: 100/minute}]
+    exempt: {routes: [/health, '/docs*'], networks: [10.0.0.0/8, '2001:db8::/32'], tiers: [staff],
+             principals: [ann]}
+"""
+    expected = Policy(
+        "default",
+        "100/minute",
+        key=["path:tenant", "principal"],
+        exempt=Exemption(
+            routes=["/health", "/docs*"],
+            networks=["10.0.0.0/8", "2001:db8::/32"],
+            tiers=["staff"],
+            principals=["ann"],
+        ),
+    )
+    assert parse(text).policy_set.policies == (expected,)
+
+
+CALENDARS = """
+version: 1
+policies:
+  - name: default
+    limits:
+      - {rate: 1000/month, timezone: Europe/Berlin, anchor: 31}
+      - {rate: 400/week, anchor: sun}
+      - {rate: 100/day, timezone: Asia/Tokyo, algorithm: fixed_window}
+      - {rate: 9000/year, anchor: 04-01}
+"""
+
+
+def test_limits_of_calendars_are_loaded() -> None:
+    """Time zone and anchor reach the limits, and the JSON of `/policies` and `explain`."""
+    (policy,) = parse(CALENDARS).policy_set.policies
+    assert policy.limits == (
+        rate_quota("1000/month", timezone="Europe/Berlin", anchor=31),
+        rate_quota("400/week", anchor="sunday"),
+        rate_quota("100/day", timezone="Asia/Tokyo"),
+        rate_quota("9000/year", anchor="04-01"),
+    )
+    assert [each.name for each in policy.limits] == ["month", "week", "day", "year"]
+    assert [limit_to_dict(each) for each in policy.limits[:1]] == [
+        {
+            "name": "month",
+            "algorithm": "fixed_window",
+            "limit": 1_000,
+            "seconds": 31 * 86_400,
+            "burst": 1_000,
+            "cost": 1,
+            "unit": "month",
+            "timezone": "Europe/Berlin",
+            "anchor": 31,
+        }
+    ]
+    schema = json_schema()
+    assert schema_accepts(schema, yaml.safe_load(CALENDARS), schema)
+
+
+def test_prefetch_is_a_word_or_an_exact_fraction() -> None:
+    """`prefetch` is read as written, and absent by default; `off` is no boolean."""
     text = """\
 version: 1
 policies:
   - {name: a, key: global, limits: [{rate: 100/minute}], prefetch: 0.29}
   - {name: b, limits: [{rate: 100/minute}]}
+  - {name: c, limits: [{rate: 100/minute}], prefetch: auto}
+  - {name: d, limits: [{rate: 100/minute}], prefetch: off}
 """
     limits = (rate_quota("100/minute"),)
 
     assert parse(text).policy_set.policies == (
         Policy("a", limits, key=(KeyPart(KeyKind.GLOBAL),), prefetch=0.29),
         Policy("b", limits),
+        Policy("c", limits, prefetch="auto"),
+        Policy("d", limits, prefetch="off"),
     )
+    schema = json_schema()
+    document = yaml.safe_load(text.replace("off", "'off'"))
+    assert schema_accepts(schema, document, schema)
+    document["policies"][0]["prefetch"] = "much"
+    assert not schema_accepts(schema, document, schema)
 
 
 def test_identity_networks_are_normalised() -> None:
@@ -133,6 +209,34 @@ identity:
     assert identity.jwt is not None
     assert (identity.jwt.algorithms, identity.jwt.tier_claim) == (("EdDSA",), None)
     assert identity.reject_invalid
+
+
+def test_files_of_all_credentials_are_relative_to_the_policy_file() -> None:
+    """Key files, secrets and JWKS files are resolved, and watched; a URL is no file."""
+    more = """\
+identity:
+  trusted_proxies: [10.0.0.0/8]
+  client_address_header: CF-Connecting-IP
+  api_keys: {scheme: Bearer, file: keys.yaml}
+  issuers:
+    - {issuer: a, audience: x, jwks: a.json}
+    - {issuer: b, audience: x, jwks: https://b.example/jwks}
+    - {issuer: c, audience: x, secret_file: c.txt}
+    - {issuer: d, audience: x, secret_file: /run/d.txt, algorithms: [HS512]}
+"""
+    identity = parse(one_policy(more=more), directory=Path("/etc/limits")).identity
+
+    assert [str(file) for file in identity.files] == [
+        *("/etc/limits/keys.yaml", "/etc/limits/a.json", "/etc/limits/c.txt", "/run/d.txt")
+    ]
+    assert [each.accepted_algorithms for each in identity.issuers] == [
+        ("RS256", "ES256"),
+        ("RS256", "ES256"),
+        ("HS256",),
+        ("HS512",),
+    ]
+    assert identity.api_keys is not None
+    assert identity.api_keys.sent_in == "Authorization"
 
 
 def test_empty_list_of_policies_is_valid() -> None:

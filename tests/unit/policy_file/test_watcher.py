@@ -10,6 +10,7 @@ import pytest
 from fleetlimit.core.quota import rate_quota
 from fleetlimit.errors import ConfigError
 from fleetlimit.policy_file import PolicyWatcher, load
+from support.eventually import PATIENCE_SECONDS
 from support.policies import ConfigMapMount, RecordingListener, one_policy, remove, write_atomically
 
 KEYS = "identity: {api_keys: {file: keys.yaml}}\n"
@@ -220,6 +221,6 @@ async def test_change_before_the_watch_starts_is_loaded(path: Path) -> None:
 
 async def test_stops_when_cancelled(path: Path) -> None:
     """Cancellation stops the watch at once, whatever the polling interval."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_SECONDS):
         async with running(watcher(path, RecordingListener(), poll_s=3600)):
             await anyio.lowlevel.checkpoint()

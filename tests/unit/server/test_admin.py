@@ -11,14 +11,15 @@ from typing import Any
 import httpx
 import pytest
 import redis.asyncio
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.testclient import TestClient
 
-from fleetlimit import Fleetlimit, Policy, PolicySet
-from fleetlimit.core.policy import KeyKind, KeyPart, Match
+from fleetlimit import Fleetlimit, Policy, PolicyLimit, PolicySet
+from fleetlimit.core.key_parts import KeyKind, KeyPart
+from fleetlimit.core.policy import Match
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.limiter.events import CheckDecided, Event
@@ -58,11 +59,11 @@ class Served:
     def __init__(self, token: str | None = None, policies: PolicySet = POLICIES) -> None:
         self.fleetlimit = Fleetlimit(policies=policies, clock=ManualClock())
         self.fleetlimit.activate_policies()
-        app = FastAPI(openapi_url=None)
-        app.add_api_route("/items/{item_id}", lambda: None)
-        wrapped = WrappedApp(app, self.fleetlimit)
+        self.app = FastAPI(openapi_url=None)
+        self.app.add_api_route("/items/{item_id}", lambda: None)
+        wrapped = WrappedApp(self.app, self.fleetlimit)
         self.admin = AdminState(self.fleetlimit, wrapped, token)
-        self.api = TestClient(app, client=("192.0.2.1", 1))
+        self.api = TestClient(self.app, client=("192.0.2.1", 1))
         self.port = TestClient(create_admin_app(self.admin))
 
     def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
@@ -333,6 +334,15 @@ def test_explain_knows_a_route_that_was_added_later(served: Served) -> None:
     app.add_api_route("/last", lambda: None)
     coverage = served.port.get("/policies").json()["coverage"]
     assert "/last" in [each["route"] for each in coverage]
+
+
+def test_policies_lists_the_routes_beside_one_without_its_policy(served: Served) -> None:
+    """A route that names no existing policy is listed with the other ones that apply to it."""
+    missing = Depends(PolicyLimit("missing"))
+    served.app.add_api_route("/broken", lambda: None, dependencies=[missing])
+    coverage = served.port.get("/policies").json()["coverage"]
+    assert {"method": "GET", "route": "/broken", "policies": ["default"]} in coverage
+    assert len(coverage) == 3
 
 
 @pytest.mark.parametrize("path", ["/items/a%20b", "/%69tems/7", "/items/%3F", "/items/%"])

@@ -10,6 +10,7 @@ import pytest
 from fleetlimit.errors import ConfigError
 from fleetlimit.server import listening
 from fleetlimit.server.listening import bind_all
+from support.eventually import PATIENCE_SECONDS
 
 needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the host has no IPv6")
 
@@ -32,7 +33,7 @@ def test_both_families_have_one_port() -> None:
             each.listen()
         port = sockets[0].getsockname()[1]
         for address in ("127.0.0.1", "::1"):
-            socket.create_connection((address, port), timeout=60).close()
+            socket.create_connection((address, port), timeout=PATIENCE_SECONDS).close()
     finally:
         for each in sockets:
             each.close()

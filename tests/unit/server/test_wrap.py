@@ -26,6 +26,7 @@ from fleetlimit import (
     CheckDecided,
     ConfigError,
     Event,
+    Exemption,
     Fleetlimit,
     Policy,
     PolicyLimit,
@@ -335,7 +336,7 @@ ANN = {"type": "http", "headers": [(b"x-caller", b"ann")], "client": ("192.0.2.1
 async def test_activation_keeps_the_adopted_resolver() -> None:
     """Policies that are activated again, as at a restart, come with the adopted resolver."""
     fleetlimit = enforced(ORDERS)
-    fleetlimit.policy_file = PolicyFile(PolicySet([ORDERS]), IdentitySection())
+    fleetlimit.policy_reload.policy_file = PolicyFile(PolicySet([ORDERS]), IdentitySection())
     await adopted(fleetlimit, Fleetlimit(resolver=resolve_x_caller))
     fleetlimit.activate_policies()
     identity = await fleetlimit.http_limiter.identifier.identify(ANN)
@@ -357,7 +358,7 @@ async def test_resolver_adopted_during_a_reload_is_kept(monkeypatch: pytest.Monk
         return built
 
     monkeypatch.setattr(IdentifierBuilder, "build", build_and_adopt)
-    await fleetlimit._on_reload(fleetlimit.policy_file)
+    await fleetlimit.policy_reload.replace(fleetlimit.policy_file)
     identity = await fleetlimit.http_limiter.identifier.identify(ANN)
     assert identity.principal == Principal("ann")
 
@@ -366,7 +367,7 @@ async def test_reload_keeps_the_adopted_resolver() -> None:
     """A reload of the policy file builds the identity with the resolver of the app."""
     fleetlimit = enforced(ORDERS)
     await adopted(fleetlimit, Fleetlimit(resolver=resolve_x_caller))
-    await fleetlimit._on_reload(PolicyFile(PolicySet([ORDERS]), IdentitySection()))
+    await fleetlimit.policy_reload.replace(PolicyFile(PolicySet([ORDERS]), IdentitySection()))
     identity = await fleetlimit.http_limiter.identifier.identify(ANN)
     assert identity.principal == Principal("ann")
 
@@ -428,6 +429,57 @@ async def test_second_resolver_is_an_error() -> None:
 
     with pytest.raises(ConfigError, match="two Fleetlimits of the app have a resolver"):
         await adopted(fleetlimit, Fleetlimit(resolver=another))
+
+
+async def test_exemption_is_adopted_once() -> None:
+    """`serve` has one limiter, and so one exemption."""
+    fleetlimit = Fleetlimit()
+    exemption = Exemption(routes=["/health"])
+    for _ in range(2):
+        fleetlimit.adopt(Fleetlimit(exempt=exemption)._code_arguments)
+    assert fleetlimit.limiter.exemption == exemption
+    with pytest.raises(ConfigError, match="use one exemption"):
+        fleetlimit.adopt(Fleetlimit(exempt=lambda _connection: True)._code_arguments)
+    await fleetlimit.aclose()
+
+
+def test_serve_adopts_the_function_for_rejections() -> None:
+    """Rejections have the app's own format, and a second start changes nothing."""
+    own = Fleetlimit(on_rejected=lambda *_: PlainTextResponse("own", 429))
+    app = served_with(own, enforced(ORDERS))
+    for _ in range(2):
+        with TestClient(app) as client:
+            texts = [client.get("/").text for _ in range(3)]
+    assert texts == ["own"] * 3
+
+
+async def test_second_function_for_rejections_is_an_error() -> None:
+    """One limiter has one format of rejections."""
+    fleetlimit = enforced(ORDERS)
+    await adopted(fleetlimit, Fleetlimit(use_exception_handlers=True))
+    await adopted(fleetlimit, Fleetlimit())
+    await adopted(fleetlimit, Fleetlimit(use_exception_handlers=True))
+    with pytest.raises(ConfigError, match="answer rejections differently"):
+        await adopted(fleetlimit, Fleetlimit(on_rejected=lambda *_: None))
+
+
+def test_headers_of_the_apps_own_fleetlimit_must_be_those_of_serve() -> None:
+    """The format of the app's code would otherwise have no effect."""
+    app = served_with(Fleetlimit(headers="github"), enforced(ORDERS))
+    with (
+        pytest.raises(ConfigError, match="set FLEETLIMIT_HEADERS to the same value"),
+        TestClient(app),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("openapi", [True, False])
+def test_schema_of_a_served_app_states_the_limits(*, openapi: bool) -> None:
+    """The policies of `serve` are in the schema, unless the app's own `Fleetlimit` says no."""
+    app = served_with(Fleetlimit(openapi=openapi), enforced(ORDERS))
+    with TestClient(app) as client:
+        schema = client.get("/openapi.json").json()
+    assert ("429" in schema["paths"]["/"]["get"]["responses"]) is openapi
 
 
 @pytest.mark.parametrize("middleware", [True, False])

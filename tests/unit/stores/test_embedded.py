@@ -1,5 +1,6 @@
 """EmbeddedValkey: starts empty, keeps its port, and cleans up."""
 
+import socket
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import ConfigError, StoreUnavailable
+from fleetlimit.stores import embedded
 from fleetlimit.stores.embedded import EmbeddedValkey, executable, free_port
 from support.stores import quota_of, redis_store, spend
 
@@ -46,9 +48,19 @@ def test_failed_start_has_the_servers_log() -> None:
     assert not server._folder.exists()
 
 
-def test_port_is_free() -> None:
-    """A free port can be bound."""
-    assert 1_024 <= free_port() <= 65_535
+def test_no_outgoing_connection_takes_a_free_port() -> None:
+    """A free port is below the ephemeral ports, which the system gives to outgoing connections."""
+    assert all(10_000 <= free_port() < 30_000 for _ in range(100))
+
+
+def test_taken_port_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that another socket has is not returned, and the error names the ports."""
+    with socket.socket() as taken:
+        port = free_port()
+        taken.bind(("127.0.0.1", port))
+        monkeypatch.setattr(embedded, "_PORTS", range(port, port + 1))
+        with pytest.raises(StoreUnavailable, match=f"from {port} to {port}"):
+            free_port()
 
 
 @pytest.fixture

@@ -75,9 +75,11 @@ def test_stuck_request_waited_for_the_store() -> None:
 
 
 def test_requests_decided_without_the_store_may_exceed_a_quota() -> None:
-    """Requests admitted during outages count, except under `deny`; lost state adds a burst."""
-    found = answers(*AS_CONFIGURED, request(LOCAL, 30), request(DENY, 10))
-    kept = e2e_outage.beyond(found, [OUTAGE])
-    assert (kept[LOCAL], kept[ALLOW], kept[DENY], kept["spoofed"]) == (SHARE, 1, 0, 0)
-    forgotten = e2e_outage.beyond(found, [OUTAGE], forgotten=True)
-    assert all(forgotten[policy] == kept[policy] + QUOTAS[policy].burst for policy in QUOTAS)
+    """Requests sent during outages may, except under `deny`; lost state adds a burst."""
+    kept = e2e_outage.promised([OUTAGE])
+    assert kept.without_store.keys() == QUOTAS.keys() - {DENY}
+    assert kept.without_store[LOCAL] == [(9 * SECOND, 23 * SECOND)]
+    assert not kept.lost
+    forgotten = e2e_outage.promised([OUTAGE], forgotten=True)
+    assert forgotten.without_store == kept.without_store
+    assert forgotten.lost == {policy: quota.burst for policy, quota in QUOTAS.items()}

@@ -31,6 +31,7 @@ def test_a_request_between_two_windows_counts_for_neither() -> None:
     assert overshoot(FIXED, [(9 * SECOND, 11 * SECOND), *[(12 * SECOND, 13 * SECOND)] * 2]) == 0
 
 
-def test_no_admitted_request_is_no_overshoot() -> None:
-    """An empty run has overshoot 0."""
+def test_few_admitted_requests_are_no_overshoot() -> None:
+    """What one caller does not use is not subtracted from what another one gets."""
     assert overshoot(BUCKET, []) == overshoot(FIXED, []) == 0
+    assert overshoot(BUCKET, [(0, 1)]) == overshoot(FIXED, [(0, 1)]) == 0

@@ -8,7 +8,7 @@ from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -21,11 +21,14 @@ from support import e2e_plot as plot
 from support.e2e_figure import svg
 from support.e2e_load import Answers, Request, Stream
 from support.e2e_page import Page
-from support.e2e_report import Report, Run, measure
+from support.e2e_report import NO_PROMISE, Report, Run, measure
+from support.e2e_tally import Promise, Tally
 from support.e2e_watch import Mark, Reading, Watch
 
 SECOND: Final = 1_000_000
 START: Final = 1_800_000_003 * SECOND
+Phase = tuple[Literal["setup", "call", "teardown"], str]
+"""Phase of a test, and its outcome."""
 PODS: Final = ("fleetlimit-1-abcde", "fleetlimit-1-fghij")
 
 
@@ -54,7 +57,12 @@ def request(at: float, policy: str = "bucket", status: int = 200) -> Request:
     return Request(stream, START + round(at * SECOND), 5_000, status, "" if status else "broken")
 
 
-def seen(folder: Path, requests: Sequence[Request], name: str = "an experiment") -> Run:
+def seen(
+    folder: Path,
+    requests: Sequence[Request],
+    name: str = "an experiment",
+    promise: Promise = NO_PROMISE,
+) -> Run:
     """Return a run whose first pod admitted all admitted requests."""
     let_in = Counter(
         (each.stream.policy, str(Outcome.ALLOWED)) for each in requests if each.status == 200
@@ -63,20 +71,23 @@ def seen(folder: Path, requests: Sequence[Request], name: str = "an experiment")
         Reading(START + 9 * SECOND, PODS[0], let_in)
     ]
     watch = Seen(folder, readings, [Mark(START + SECOND, "pod <killed>")])
-    return measure(name, Answers(tuple(requests)), watch, {"killed": 1, "away_s": 1.23456})
+    more = {"killed": 1, "away_s": 1.23456}
+    return measure(name, Answers(tuple(requests)), watch, more, promise=promise)
 
 
-def ended(
-    page: Page, name: str, *phases: tuple[Literal["setup", "call", "teardown"], str], why: str = ""
-) -> None:
+def ended(page: Page, name: str, *phases: Phase, why: str = "") -> None:
     """Record phases of a test on the page."""
     for when, outcome in phases:
         report = pytest.TestReport(name, (name, 0, name), {}, outcome, None, when)  # type: ignore[arg-type]
         page.note(name, "It holds.", report, why if outcome != "passed" else "")
 
 
-ALL_PASSED: Final = (("setup", "passed"), ("call", "passed"), ("teardown", "passed"))
-FAILED: Final = (("setup", "passed"), ("call", "failed"), ("teardown", "passed"))
+ALL_PASSED: Final[tuple[Phase, ...]] = (
+    ("setup", "passed"),
+    ("call", "passed"),
+    ("teardown", "passed"),
+)
+FAILED: Final[tuple[Phase, ...]] = (("setup", "passed"), ("call", "failed"), ("teardown", "passed"))
 
 
 @pytest.fixture
@@ -123,9 +134,11 @@ def test_passed_experiment_is_shown_with_its_figures(page: Page, tmp_path: Path)
     page.report.add(seen(tmp_path / "test_one", [request(0), request(1, status=429)]))
     ended(page, "test_one", *ALL_PASSED)
     shown = text(written(page))
-    assert "The one experiment passed. Overshoot in all: 0." in shown
-    assert "an experiment ✓ passed 2 22 1 1 0 0 0 0 0 5.0 5.0 1 + 1 1 + 0 0 no killed 1" in shown
-    assert "away_s 1.23" in shown
+    assert "The one experiment passed. Beyond what is promised: 0." in shown
+    assert "an experiment ✓ passed 2 0.3 x 6 1 1 0 0 0 0 0 0 0 5.0 5.0 no" in shown
+    assert "Least sent: before 0.33 x. Admitted and rejected: by clients 1 + 1," in shown
+    assert "by counters 1 + 0, in logs 0 rejected." in shown
+    assert "killed: 1. away, seconds: 1.23." in shown
     assert "It holds." in shown
 
 
@@ -142,15 +155,85 @@ def test_failed_experiment_is_shown_as_failed(page: Page, tmp_path: Path) -> Non
 
 
 def test_overshoot_is_in_the_header_of_a_passed_run(page: Page, tmp_path: Path) -> None:
-    """Twenty-three at once from a bucket of twenty are three too many, also in the plot."""
-    run = seen(tmp_path / "test_one", [request(0)] * 23)
+    """Nine at once from a bucket of six are three too many, also in the plot."""
+    run = seen(tmp_path / "test_one", [request(0)] * 9)
     page.report.add(run)
     ended(page, "test_one", *ALL_PASSED)
     html = written(page)
-    assert '<span class="failed">Overshoot in all: 3.</span>' in html
+    assert '<span class="failed">Beyond what is promised: 3.</span>' in html
     figure = plot.admitted(run)
     titles = [panel.get_title(loc="right") for panel in figure.axes]
-    assert titles == ["", "admitted 23 of 20 permitted, overshoot 3"]
+    assert titles == ["", "admitted 9 of 6; beyond the policy 3, the promise 3"]
+
+
+def test_explained_overshoot_is_shown_apart(page: Page, tmp_path: Path) -> None:
+    """Fourteen of eight: two without the store, three by its lost state, one by neither."""
+    requests = [*[request(0)] * 10, *[request(5.5)] * 4]
+    away = (START + 5 * SECOND, START + 6 * SECOND)
+    promise = Promise(without_store={"bucket": [away]}, lost={"bucket": 3})
+    page.report.add(seen(tmp_path / "test_one", requests, promise=promise))
+    ended(page, "test_one", *ALL_PASSED)
+    html = written(page)
+    assert "Beyond the policies: 6, of which 2 without the store" in text(html)
+    assert "3 by a store that lost its state, and 1 beyond what is promised." in text(html)
+    assert "an experiment ✓ passed 14 1.8 x 8 14 0 6 2 3 1 0" in text(html)
+
+
+def test_tests_without_figures_are_listed_with_what_they_proved(page: Page) -> None:
+    """Those of one function are one row, and only a failed one has a section."""
+    for parameter, phases in (("a-b", ALL_PASSED), ("c", FAILED), ("d", ALL_PASSED)):
+        ended(page, f"test_server_accepts_the_chart[{parameter}]", *phases, why="no such kind")
+    ended(page, "test_token_is_gone", *ALL_PASSED)
+    html = written(page)
+    shown = text(html)
+    assert "server accepts the chart 2 of 3 passed It holds." in shown
+    assert "token is gone ✓ passed It holds." in shown
+    assert shown.count("no such kind") == 1
+    assert re.findall("<h2>(.*)</h2>|<h2>(server[^:]*)", html) == [
+        ("Proved without a measured load", ""),
+        ("", "server accepts the chart (c)"),
+    ]
+
+
+def test_table_fits_1280_pixels(page: Page, tmp_path: Path) -> None:
+    """The longest names and figures of each column need no more than the page has."""
+    name = "from the bundled store to an external one"
+    run = seen(tmp_path / "test_one", [request(0)], name)
+    figures: dict[str, Any] = {
+        **dict.fromkeys(("sent", "permitted", "admitted", "denied", "audited"), 88_888),
+        **dict.fromkeys(("server_errors", "refused"), 8_888),
+        **dict.fromkeys(("p99_ms", "slowest_ms"), 8_888.8),
+    }
+    row = replace(
+        run.row,
+        **figures,
+        offered={"before": 888.8},
+        tally=Tally(8_888, 8_888, 8_888, 8_888),
+    )
+    page.report.add(replace(run, row=row))
+    ended(page, "test_one", *FAILED)
+    html = written(page)
+    [table] = re.findall(r'<table id="experiments">.*?</table>', html, flags=re.DOTALL)
+    [_, lower, cells] = [
+        [
+            text(each.replace("&shy;", " "))
+            for each in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line, flags=re.DOTALL)
+        ]
+        for line in re.findall(r"<tr>.*?</tr>", table, flags=re.DOTALL)
+    ]
+    # Experiment and result wrap between words; other cells do not, while their headers do.
+    widths = [widest(cells[0]), len(cells[1])]
+    for cell, header in zip(cells[2:], [*lower[:9], "audit", *lower[9:], "tallies"], strict=True):
+        widths.append(max(len(cell), widest(header)))
+    # 13 px: a character has less than 0.62 em in common fonts, a cell 12.8 px of padding.
+    pixels = sum(13 * 0.62 * each + 12.8 for each in widths)
+    scroll_bar_and_padding = 15 + 2 * 16
+    assert pixels <= 1_280 - scroll_bar_and_padding, widths
+
+
+def widest(cell: str) -> int:
+    """Return the characters of the longest word of a cell."""
+    return max(map(len, cell.split()))
 
 
 def test_failed_setup_is_shown(page: Page) -> None:
@@ -158,7 +241,7 @@ def test_failed_setup_is_shown(page: Page) -> None:
     ended(page, "test_one", ("setup", "failed"), ("teardown", "passed"), why="no pods")
     shown = text(written(page))
     assert "0 of 1 experiments passed: 1 failed." in shown
-    assert "test_one ✗ failed no figures" in shown
+    assert "one ✗ failed It holds." in shown
     assert "no pods" in shown
 
 
@@ -249,7 +332,7 @@ def test_legend_fits(tmp_path: Path, pods: int) -> None:
     run = seen(tmp_path / "test_one", [request(0), request(30)])
     names = [f"fleetlimit-1-wmwm{chr(ord('a') + number)}" for number in range(pods)]
     run.watch.readings[:] = [Reading(START, name, {}) for name in names]
-    figure = plot.admitted(replace(run, beyond={"bucket": 5}))
+    figure = plot.admitted(replace(run, promise=Promise(lost={"bucket": 5})))
     figure.draw_without_rendering()
     [legend] = figure.legends
     box, whole = legend.get_window_extent(), figure.bbox
@@ -259,11 +342,12 @@ def test_legend_fits(tmp_path: Path, pods: int) -> None:
 
 
 def test_run_without_requests_has_no_picture(page: Page, tmp_path: Path) -> None:
-    """The table has its row."""
+    """It is listed with the tests that measured nothing."""
     page.report.add(seen(tmp_path / "test_one", []))
     ended(page, "test_one", *ALL_PASSED)
     html = written(page)
-    assert "an experiment ✓ passed 0 0 0" in text(html)
+    assert "Proved without a measured load experiment result proved one ✓ passed" in text(html)
+    assert 'id="experiments"' not in html
     assert "<svg" not in html
 
 

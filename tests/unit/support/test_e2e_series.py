@@ -9,6 +9,7 @@ pytest.importorskip("kr8s", reason="the kind suite needs the extra e2e")
 from fleetlimit.core.quota import Algorithm, rate_quota
 from support import e2e_series as series
 from support.e2e_load import Answers, Request, Stream
+from support.e2e_tally import Promise
 from support.e2e_watch import Reading
 
 BUCKET = rate_quota("60/minute", burst=3)
@@ -53,17 +54,18 @@ def test_window_permits_its_limit_at_its_start() -> None:
     assert series.permitted_to_all(FIXED, found, at(9, 9.9, 10, 19.9, 20)) == [2, 2, 4, 4, 6]
 
 
-def test_beyond_counts_for_each_caller() -> None:
-    """Five more for each of two callers are ten more."""
-    found = answers(request(0), request(0, caller="b"))
-    assert series.permitted_to_all(BUCKET, found, at(0), beyond=5) == [16]
+def test_promise_has_lost_state_of_each_caller_and_requests_without_the_store() -> None:
+    """Five more for each of two callers, and one at the response to each without the store."""
+    found = answers(request(0), request(1, caller="b"), request(2), request(2, 429))
+    promise = Promise(without_store={"exports": [(SECOND, 3 * SECOND)]}, lost={"exports": 5})
+    assert series.promised_to_all(found, "exports", promise, at(0, 1, 2)) == [10, 11, 12]
+    assert series.promised_to_all(found, "exports", Promise(), at(0, 9)) == [0, 0]
 
 
 def test_overshoot_of_one_caller_is_not_offset_by_another() -> None:
-    """One caller gets four of three at once, another none; `beyond` is subtracted."""
+    """One caller gets four of three at once, another none."""
     found = answers(*[request(0, duration=0.1)] * 4, request(0, 429, "b"))
     assert series.overshoot_of_all(BUCKET, found) == 1
-    assert series.overshoot_of_all(BUCKET, found, beyond=1) == 0
 
 
 def test_clients_count_admitted_requests_at_the_response() -> None:

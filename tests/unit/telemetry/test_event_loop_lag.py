@@ -4,6 +4,7 @@ import asyncio
 
 from fleetlimit.telemetry.event_loop_lag import INTERVAL_US, EventLoopLagMonitor
 from fleetlimit.testing import ManualClock
+from support.eventually import PATIENCE_SECONDS
 
 
 async def test_lag_is_the_delay_of_the_timer() -> None:
@@ -23,7 +24,7 @@ async def test_lag_is_the_delay_of_the_timer() -> None:
     seen: list[float] = []
     monitor = EventLoopLagMonitor(seen.append, clock, sleep=sleep)
     monitor.start()
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), PATIENCE_SECONDS)
     assert monitor.running
     await monitor.stop()
     assert not monitor.running

@@ -47,7 +47,7 @@ def test_no_identity_is_a_label() -> None:
     """Label values are bounded by the policy file and the code (envoyproxy/ratelimit #331)."""
     labels = {label for metric in names.METRICS for label in metric.labels}
     policies = {"policy", "limit", "digest", "tier"}
-    code = {"outcome", "source", "result", "error_type", "version", "route"}
+    code = {"outcome", "source", "result", "error_type", "version", "route", "reason"}
     # One random identifier and one fingerprint at a time.
     store = {"state", "key_secret"}
     assert labels == policies | code | store
@@ -57,7 +57,7 @@ def test_outcomes_and_sources_are_stable() -> None:
     """Dashboards and alerts may use these values."""
     promised = {"allowed", "denied", "shadow_denied", "fail_open", "fail_closed", "exempt"}
     assert set(names.OUTCOMES) == promised
-    assert set(names.SOURCES) == {"store", "cache", "local", "none"}
+    assert set(names.SOURCES) == {"store", "prefetch", "cache", "local", "none"}
 
 
 def test_largest_pipeline_has_a_bucket() -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from fleetlimit import RateLimit
 from fleetlimit.core.decision import BucketStatus, Decision, Outcome, PolicyResult, Source
-from fleetlimit.core.policy import KeyPart, Match, Mode, PolicySet
+from fleetlimit.core.key_parts import KeyPart
+from fleetlimit.core.policy import Match, Mode
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.quota import SECOND_US, rate_quota
 from fleetlimit.web.http_limiter import MAX_CACHED_HEADERS, MAX_CACHED_REJECTIONS
 from fleetlimit.web.ratelimit_headers import HeaderFormat, encode_headers

@@ -4,7 +4,7 @@ import pytest
 from fastapi import Depends, FastAPI
 from starlette.types import Message
 
-from fleetlimit.core.policy import KeyKind, KeyPart
+from fleetlimit.core.key_parts import KeyKind, KeyPart
 from fleetlimit.web.dependency import PolicyLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.limiter import rate_policy

@@ -18,12 +18,8 @@ from fleetlimit.core.decision import (
 )
 from fleetlimit.core.policy import Mode
 from fleetlimit.core.quota import SECOND_US, Quota, concurrency_quota, rate_quota
-from fleetlimit.web.ratelimit_headers import (
-    EXPOSED_HEADERS,
-    HeaderFormat,
-    limit_headers,
-    retry_after,
-)
+from fleetlimit.web.header_layout import parse_layout
+from fleetlimit.web.ratelimit_headers import HeaderFormat, Headers, retry_after
 from support.stores import allowed_status, denied_status
 
 MINUTE, DAY = rate_quota("5/minute", burst=9), rate_quota("1000/day")
@@ -41,6 +37,11 @@ def result(name: str, *limits: tuple[Quota, BucketStatus | None]) -> PolicyResul
 def decision(*results: PolicyResult, retry_after_us: int = 0) -> Decision:
     """Return a decision of these results."""
     return Decision(Outcome.ALLOWED, Source.STORE, results, retry_after_us)
+
+
+def limit_headers(of: Decision, header_format: HeaderFormat, *, unix_seconds: int = 0) -> Headers:
+    """Return the headers of a decision in one format."""
+    return parse_layout(header_format).headers(of, unix_us=unix_seconds * SECOND_US)
 
 
 def parsed(of: Decision) -> dict[str, Any]:
@@ -205,5 +206,6 @@ def test_retry_after_is_never_below_the_wait(micros: int) -> None:
 @pytest.mark.parametrize("header_format", list(HeaderFormat))
 def test_exposed_headers_are_all_headers_of_a_format(header_format: HeaderFormat) -> None:
     """A browser may read the headers of a format, and Retry-After."""
-    emitted = {name for name, _ in limit_headers(decision(result("a", (DAY, SOME))), header_format)}
-    assert set(EXPOSED_HEADERS[header_format].split(", ")) == emitted | {"Retry-After"}
+    both = decision(result("a", (DAY, SOME)), result("tokens", (DAY, SOME)))
+    emitted = {name for name, _ in limit_headers(both, header_format)}
+    assert set(parse_layout(header_format).exposed.split(", ")) == emitted | {"Retry-After"}

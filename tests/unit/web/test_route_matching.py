@@ -13,10 +13,12 @@ from starlette.routing import Host, Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from fleetlimit.core.policy import KeyKind, KeyPart, Match
+from fleetlimit.core.key_parts import KeyKind, KeyPart
+from fleetlimit.core.policy import Match
 from fleetlimit.web.dependency import RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
-from fleetlimit.web.route_table import RouteInfo, RouteTable
+from fleetlimit.web.route_info import RouteInfo
+from fleetlimit.web.route_table import RouteTable
 from support.limiter import rate_policy
 from support.one_policy import endpoint, limited_bench, limited_client, starlette_endpoint
 from support.web import LimiterBench, caller, collect_messages, http_scope, parse_limits

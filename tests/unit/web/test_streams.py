@@ -13,7 +13,8 @@ from starlette.background import BackgroundTask
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fleetlimit.core.policy import KeyKind, KeyPart, Match, Policy
+from fleetlimit.core.key_parts import KeyKind, KeyPart
+from fleetlimit.core.policy import Match, Policy
 from fleetlimit.core.quota import concurrency_quota
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.web.dependency import PolicyLimit, RateLimit

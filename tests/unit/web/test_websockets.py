@@ -13,7 +13,8 @@ from fastapi import Depends, FastAPI, WebSocket
 from httpx2 import Headers
 from starlette.types import Message
 
-from fleetlimit.core.policy import KeyKind, KeyPart, Match
+from fleetlimit.core.key_parts import KeyKind, KeyPart
+from fleetlimit.core.policy import Match
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
 from support.eventually import PATIENCE_SECONDS

@@ -4,8 +4,9 @@ Each module has four functions over its own immutable state. `now_us` is store t
 
 - `bounded(quota, state, now_us)` returns the state as it must be read. After the limit was lowered
   or the store's clock went back, it is not as far ahead as it was written; the caller keeps it.
-- `acquire(quota, state, now_us, units, lease)` returns the bucket's status and its state after
+- `acquire(quota, state, now_us, units, option)` returns the bucket's status and its state after
   spending. The caller drops that state if the status denies the charge or nothing is to be spent.
+  `option` is `Charge.option`.
 - `adjust(quota, state, now_us, adjustment)` returns the state after a refund (negative delta) or
   an unconditional charge (positive delta).
 - `expires_at_us(quota, state)` returns the store time from which the state equals no state; None
@@ -37,7 +38,7 @@ class AlgorithmModule(Protocol):
         ...
 
     def acquire(
-        self, quota: Quota, state: State, now_us: int, units: int, lease: str, /
+        self, quota: Quota, state: State, now_us: int, units: int, option: str, /
     ) -> tuple[BucketStatus, State]:
         """Return the bucket's status, and its state after spending."""
         ...

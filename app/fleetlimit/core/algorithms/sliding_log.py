@@ -69,7 +69,7 @@ def bounded(quota: Quota, state: Log, now_us: int) -> Log:
 
 
 def acquire(
-    quota: Quota, state: Log | None, now_us: int, units: int, _lease: str
+    quota: Quota, state: Log | None, now_us: int, units: int, _option: str
 ) -> tuple[BucketStatus, Log | None]:
     """Spend units if the last period permits them."""
     log = _unexpired(quota, state, now_us)

@@ -71,7 +71,7 @@ def bounded(quota: Quota, state: Windows, now_us: int) -> Windows:
 
 
 def acquire(
-    quota: Quota, state: Windows | None, now_us: int, units: int, _lease: str
+    quota: Quota, state: Windows | None, now_us: int, units: int, _option: str
 ) -> tuple[BucketStatus, Windows | None]:
     """Spend units if the weighted count permits them."""
     windows = _current(quota, state, now_us)

@@ -9,7 +9,7 @@ Times are computed in ticks of 1/limit microsecond. `T = period/limit` is then t
 `period_us`, and nothing is rounded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fleetlimit.core.charge import Adjustment
 from fleetlimit.core.decision import BucketStatus
@@ -24,11 +24,13 @@ class GcraState:
         store_tat_us: Theoretical arrival time, in whole microseconds.
         tat_fraction: Fraction of a microsecond to add to it, in units of 1/limit.
         store_born_at_us: Store time of the first charge since the bucket was full.
+        store_ahead_until_us: Latest store time until which units may be used that were spent ahead.
     """
 
     store_tat_us: int
     tat_fraction: int
     store_born_at_us: int
+    store_ahead_until_us: int = 0
 
 
 def _debt_ticks(quota: Quota, state: GcraState | None, now_us: int) -> int:
@@ -53,18 +55,26 @@ def bounded(quota: Quota, state: GcraState, now_us: int) -> GcraState:
     if _debt_ticks(quota, state, now_us) <= _max_debt_ticks(quota):
         return state
     whole, fraction = divmod(_max_debt_ticks(quota), quota.limit)
-    return GcraState(now_us + whole, fraction, state.store_born_at_us)
+    return replace(state, store_tat_us=now_us + whole, tat_fraction=fraction)
 
 
 def _with_debt(
-    quota: Quota, state: GcraState | None, now_us: int, before: int, after: int
+    quota: Quota,
+    state: GcraState | None,
+    now_us: int,
+    before: int,
+    after: int,
+    *,
+    ahead_until_us: int = 0,
 ) -> GcraState | None:
     """Return the state after a change of its debt, in ticks."""
     if after == 0:
         return None
     whole, fraction = divmod(after, quota.limit)
-    born_at_us = now_us if state is None or before == 0 else state.store_born_at_us
-    return GcraState(now_us + whole, fraction, born_at_us)
+    if state is None or before == 0:
+        return GcraState(now_us + whole, fraction, now_us, ahead_until_us)
+    ahead_until_us = max(ahead_until_us, state.store_ahead_until_us)
+    return GcraState(now_us + whole, fraction, state.store_born_at_us, ahead_until_us)
 
 
 def _ticks_to_us(quota: Quota, ticks: int) -> int:
@@ -72,16 +82,21 @@ def _ticks_to_us(quota: Quota, ticks: int) -> int:
 
 
 def acquire(
-    quota: Quota, state: GcraState | None, now_us: int, units: int, _lease: str
+    quota: Quota, state: GcraState | None, now_us: int, units: int, option: str
 ) -> tuple[BucketStatus, GcraState | None]:
-    """Spend units if the bucket holds them."""
-    debt = _debt_ticks(quota, state, now_us)
+    """Spend units if the bucket holds them.
+
+    Units that may be used until a later time are spent as if that time had come: the bucket gains
+    no unit before it. So it never has more than one from which each unit is spent at its use.
+    """
+    before = debt = _debt_ticks(quota, state, now_us)
     capacity = quota.burst * quota.period_us
-    excess = debt + units * quota.period_us - capacity
+    ahead_us = int(option) if option.isdecimal() and units else 0
+    after = max(debt, ahead_us * quota.limit) + units * quota.period_us
+    excess = after - capacity
     allowed = excess <= 0
-    before = debt
     if allowed:
-        debt += units * quota.period_us
+        debt = after
     remaining = max(0, capacity - debt) // quota.period_us
     status = BucketStatus(
         allowed=allowed,
@@ -92,7 +107,8 @@ def acquire(
         else _ticks_to_us(quota, debt - (quota.burst - remaining - 1) * quota.period_us),
         reset_after_us=_ticks_to_us(quota, debt),
     )
-    return status, _with_debt(quota, state, now_us, before, debt)
+    ahead_until_us = now_us + ahead_us if ahead_us else 0
+    return status, _with_debt(quota, state, now_us, before, debt, ahead_until_us=ahead_until_us)
 
 
 def adjust(
@@ -110,7 +126,8 @@ def adjust(
     if ticks < 0:
         if state is None or adjustment.store_acquired_at_us < state.store_born_at_us:
             return state
-        elapsed_us = max(0, now_us - adjustment.store_acquired_at_us)
+        until_us = max(now_us, state.store_ahead_until_us)
+        elapsed_us = max(0, until_us - adjustment.store_acquired_at_us)
         unfilled = max(0, adjustment.units * quota.period_us - elapsed_us * quota.limit)
         return _with_debt(quota, state, now_us, debt, max(0, debt - min(-ticks, unfilled)))
     # Unconditional charges stop at a debt of two bursts, so that no caller is denied for long.

@@ -60,6 +60,9 @@ def creditable_refund(
             return units
         case Algorithm.SLIDING_LOG:
             return units if store_refunded_at_us - store_acquired_at_us < period_us else 0
+        case _ if quota.calendar is not None:
+            start_us, end_us = quota.calendar.window_at(store_acquired_at_us)
+            return units if start_us <= store_refunded_at_us < end_us else 0
         case _:
             refunded_in = store_refunded_at_us // period_us
             return units if refunded_in == store_acquired_at_us // period_us else 0
@@ -172,6 +175,11 @@ def _subwindow_count(quota: Quota) -> int:
 
 
 def _subwindow_of(quota: Quota, interval: int) -> int:
-    """Return the index of the subwindow that contains an interval."""
+    """Return the index of the subwindow that contains an interval.
+
+    Of a calendar it is the window's start in seconds, which grows with the windows as well.
+    """
     length_us = interval_us(quota)
+    if quota.calendar is not None:
+        return quota.calendar.window_at(interval * length_us)[0] // SECOND_US
     return interval * length_us // (max(quota.period_us, length_us) // _subwindow_count(quota))

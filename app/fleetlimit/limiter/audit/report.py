@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from fleetlimit.core.calendars import Calendar
 from fleetlimit.core.keys import BucketKey, parse_bucket_key
 from fleetlimit.core.quota import Algorithm, Quota
 
@@ -31,7 +32,8 @@ class AuditedLimit:
     def __str__(self) -> str:
         quota = self.quota
         figures = (quota.algorithm.value, quota.limit, quota.period_us, quota.burst)
-        return " ".join(map(str, (self.policy, *figures)))
+        calendar = () if quota.calendar is None else (quota.calendar,)
+        return " ".join(map(str, (self.policy, *figures, *calendar)))
 
     @classmethod
     def parse(cls, text: str) -> "AuditedLimit":
@@ -40,9 +42,10 @@ class AuditedLimit:
         Raises:
             ValueError: The text is malformed.
         """
-        policy, algorithm, *figures = text.split(" ")
-        limit, period_us, burst = map(int, figures)
-        return cls(policy, Quota(Algorithm(algorithm), limit, period_us, burst))
+        policy, algorithm, limit, period_us, burst, *calendar = text.split(" ")
+        figures = int(limit), int(period_us), int(burst)
+        of_quota = Calendar.parse(*calendar) if calendar else None
+        return cls(policy, Quota(Algorithm(algorithm), *figures, calendar=of_quota))
 
 
 @dataclass(slots=True)

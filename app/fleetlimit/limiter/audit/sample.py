@@ -1,11 +1,10 @@
 """Usage sample: admitted units by interval, for a sample of callers that all replicas agree on.
 
-Bottom-k sampling: the callers of a limit with the smallest ranks are counted. A caller among the
-smallest of all replicas is among the smallest of every replica that it uses, which needs no
-coordination. Only admissions of the shared store are counted, at store time.
+Only admissions of the shared store are counted, at store time.
 """
 
 import sys
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -13,12 +12,12 @@ from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.charge import ENFORCED_GROUP, Adjustment, Charge
 from fleetlimit.core.keys import parse_bucket_key
 from fleetlimit.core.quota import SECOND_US, Quota
-from fleetlimit.limiter.audit.ledger import SampleRank, creditable_refund, interval_us, sample_rank
+from fleetlimit.limiter.audit.bottom_k import BottomK, CallerUsage
+from fleetlimit.limiter.audit.ledger import SampleRank, creditable_refund, sample_rank
 from fleetlimit.limiter.audit.report import (
     PENDING,
     UNKNOWN,
     AuditedLimit,
-    IntervalUsage,
     dump_account,
     dump_report,
 )
@@ -27,117 +26,17 @@ from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.ports import AcquireResult
 
-MAX_INTERVALS: Final = 6
-"""Non-empty intervals that are kept for each caller: half a minute of steady traffic."""
-_NO_THRESHOLD: Final[SampleRank] = SampleRank(sys.maxsize, "")
-
-
-class CallerUsage:
-    """Usage of one limit by one caller.
-
-    Args:
-        bottom_k: The callers of the limit.
-        key: Key of the bucket.
-        quota: Quota of the bucket.
-        rank: Rank of the caller.
-    """
-
-    __slots__ = (
-        "bottom_k",
-        "earlier",
-        "first_interval",
-        "has_refunds",
-        "interval_us",
-        "intervals",
-        "is_shared",
-        "key",
-        "quota",
-        "rank",
-        "store_last_seen_at_us",
-        "unreported",
-    )
-
-    def __init__(self, bottom_k: "BottomK", key: str, quota: Quota, rank: SampleRank) -> None:
-        self.bottom_k = bottom_k
-        self.key = key
-        self.quota = quota
-        self.rank = rank
-        self.interval_us = bottom_k.interval_us
-        self.store_last_seen_at_us = 0
-        self.first_interval = 0
-        self.has_refunds = False
-        self.intervals: dict[int, IntervalUsage] = {}
-        self.unreported = 0
-        # Usage under other limits of the bucket, which decided before and may do so again.
-        self.earlier: dict[AuditedLimit, CallerUsage] = {}
-        # Whether several limits decide, as for tiers that share a bucket.
-        self.is_shared = False
-
-    def add(self, store_at_us: int, spent_before: int, units: int) -> None:
-        """Count units.
-
-        Args:
-            store_at_us: Store time at which they were admitted.
-            spent_before: Units that were spent in the bucket before them, or `UNKNOWN`.
-            units: Number of units; negative for a refund.
-        """
-        interval, offset_us = divmod(store_at_us, self.interval_us)
-        usage = self.intervals.get(interval)
-        self.unreported += units
-        if usage is None:
-            self.intervals[interval] = IntervalUsage(offset_us, spent_before, units)
-            if len(self.intervals) > MAX_INTERVALS:
-                oldest = min(self.intervals)
-                del self.intervals[oldest]
-                self.first_interval = max(self.first_interval, oldest + 1)
-            return
-        usage.units += units
-        # Replies may arrive in another order than the store decided in.
-        first_us = usage.offset_us
-        if offset_us < first_us or (offset_us == first_us and spent_before < usage.spent_before):
-            usage.offset_us, usage.spent_before = offset_us, spent_before
-
-
-class BottomK:
-    """The `size` callers of one limit with the smallest ranks.
-
-    Args:
-        limit: The limit.
-        size: Bound on the callers.
-    """
-
-    __slots__ = ("by_caller", "interval_us", "limit", "size", "threshold")
-
-    def __init__(self, limit: AuditedLimit, size: int) -> None:
-        self.limit = limit
-        self.interval_us = interval_us(limit.quota)
-        self.size = size
-        self.by_caller: dict[str, CallerUsage] = {}
-        # A caller with a larger rank is not counted.
-        self.threshold = _NO_THRESHOLD
-
-    def insert(self, usage: CallerUsage) -> CallerUsage | None:
-        """Add a caller, and return the one that is removed for it."""
-        self.by_caller[usage.rank.caller] = usage
-        removed = None
-        if len(self.by_caller) > self.size:
-            removed = max(self.by_caller.values(), key=lambda each: each.rank)
-            del self.by_caller[removed.rank.caller]
-        if len(self.by_caller) == self.size:
-            self.threshold = max(each.rank for each in self.by_caller.values())
-        return removed
-
-    def remove(self, usage: CallerUsage) -> None:
-        """Remove a caller, so that another one can be added."""
-        del self.by_caller[usage.rank.caller]
-        self.threshold = _NO_THRESHOLD
-
-
 IDLE_CALLER_US: Final = 300 * SECOND_US
 """Time after which a caller without requests is removed for another one."""
 INVALIDATION_TTL_US: Final = 3_600 * SECOND_US
 """How long an invalidation is reported: as long as a ledger may be continued after a gap."""
 MAX_INVALIDATIONS: Final = 256
+MAX_OWN_LIMITS: Final = 32
+"""Audited limits of callers under one policy, besides those of the policy: about a report of 32
+callers for each of its tiers."""
+MAX_LIMITS: Final = 2_000
+"""Audited limits. Code may make a policy for each caller; further limits are not audited until
+others have no callers any more."""
 _FAILED: Final = "audit.failed"
 _MAX_QUOTAS = 1_000
 _MAX_EARLIER = 8
@@ -171,6 +70,8 @@ class UsageSample:
         self._limits_by_quota: BoundedCache[tuple[str, Quota], BottomK] = BoundedCache(_MAX_QUOTAS)
         # Buckets of callers above the threshold, which are most callers by far.
         self._outside: BoundedCache[str, Quota] = BoundedCache(_MAX_OUTSIDE)
+        # Rank of each own limit of a caller, by policy.
+        self._own_limits: dict[str, dict[AuditedLimit, int]] = {}
         self._invalidated: dict[str, int] = {}
         self._pending_ack: set[str] = set()
         bucket_events.subscribe(on_reset=self.invalidate, on_refund_lost=self.invalidate)
@@ -205,12 +106,19 @@ class UsageSample:
             if usage is None or usage.quota is not quota:
                 if self._outside.get(key) is quota:
                     continue
-                usage = self._find(key, quota)
+                usage = self._find(key, quota, is_own=charge.is_own)
                 if usage is None:
                     continue
             usage.store_last_seen_at_us = store_at_us = result.store_acquired_at_us(index)
             if result.spent and units:
-                spent_before = quota.burst - result.statuses[index].remaining - units
+                status = result.statuses[index]
+                if quota.calendar is not None:
+                    # A window that began under another calendar keeps its end. Its units are not
+                    # those of a window of this one.
+                    _, end_us = quota.calendar.window_at(store_at_us)
+                    if store_at_us + status.reset_after_us != end_us:
+                        continue
+                spent_before = quota.burst - status.remaining - units
                 usage.add(store_at_us, max(0, spent_before), units)
 
     def record_refunds(
@@ -236,7 +144,7 @@ class UsageSample:
             units = creditable_refund(
                 each.quota, -each.delta, each.store_acquired_at_us, store_at_us
             )
-            usage = self._find(each.key, each.quota) if units else None
+            usage = self._find(each.key, each.quota, is_own=each.is_own) if units else None
             if usage is not None:
                 usage.store_last_seen_at_us = store_at_us
                 usage.has_refunds = True
@@ -303,6 +211,7 @@ class UsageSample:
         unused = [limit for limit, bottom_k in self._limits.items() if not bottom_k.by_caller]
         for limit in unused:
             del self._limits[limit]
+            self._forget_own_limit(limit)
             self._outside.clear()
         if unused:
             self._limits_by_quota.clear()
@@ -326,11 +235,16 @@ class UsageSample:
                     usage.unreported = 0
         return admitted
 
-    def _find(self, key: str, quota: Quota) -> CallerUsage | None:
-        """Return the usage of a bucket, or None if its caller is not in the sample."""
+    def _find(self, key: str, quota: Quota, *, is_own: bool) -> CallerUsage | None:
+        """Return the usage of a bucket, or None if its caller or its limit is not in the sample."""
         bucket_key = parse_bucket_key(key)
         policy = bucket_key.policy
-        bottom_k = self._limits_by_quota.get((policy, quota)) or self._bottom_k_of(policy, quota)
+        bottom_k = self._limits_by_quota.get((policy, quota))
+        if bottom_k is None:
+            if not self._is_audited(AuditedLimit.of(policy, quota), is_own=is_own):
+                self._outside.put(key, quota)
+                return None
+            bottom_k = self._bottom_k_of(policy, quota)
         rank = sample_rank(bucket_key.caller)
         if rank > bottom_k.threshold:
             self._outside.put(key, quota)
@@ -350,6 +264,13 @@ class UsageSample:
         if removed is not None:
             self._forget(removed)
         return usage
+
+    def _is_audited(self, limit: AuditedLimit, *, is_own: bool) -> bool:
+        if limit in self._limits:
+            return True
+        if len(self._limits) >= MAX_LIMITS:
+            return False
+        return not is_own or self._admit_own_limit(limit)
 
     def _replace(
         self, current: CallerUsage | None, bottom_k: BottomK, key: str, rank: SampleRank
@@ -382,6 +303,37 @@ class UsageSample:
             bottom_k = self._limits[limit] = BottomK(limit, self._audit_callers)
         self._limits_by_quota.put((policy, quota), bottom_k)
         return bottom_k
+
+    def _admit_own_limit(self, limit: AuditedLimit) -> bool:
+        """Return whether a caller's own limit is audited, perhaps in place of another one.
+
+        Callers may have any number of limits of their own. Under one policy those with the smallest
+        ranks are audited, which all replicas agree on as they do on callers.
+        """
+        own = self._own_limits.setdefault(limit.policy, {})
+        rank = zlib.crc32(str(limit).encode())
+        if len(own) >= MAX_OWN_LIMITS:
+            last = max(own, key=lambda each: own[each])
+            if rank >= own[last]:
+                return False
+            self._remove_limit(last)
+        own[limit] = rank
+        return True
+
+    def _remove_limit(self, limit: AuditedLimit) -> None:
+        bottom_k = self._limits.pop(limit, None)
+        for usage in list(bottom_k.by_caller.values()) if bottom_k is not None else ():
+            self._drop(usage)
+        self._limits_by_quota.clear()
+        self._outside.clear()
+        self._forget_own_limit(limit)
+
+    def _forget_own_limit(self, limit: AuditedLimit) -> None:
+        own = self._own_limits.get(limit.policy)
+        if own is not None:
+            own.pop(limit, None)
+            if not own:
+                del self._own_limits[limit.policy]
 
     def _drop(self, usage: CallerUsage) -> None:
         self._forget(usage)

@@ -4,7 +4,8 @@ A prefetch is the units of one store call. Checks spend from the oldest prefetch
 units. Checks that find too few units wait, and are served in FIFO order. The size of a prefetch
 follows the demand. After a prefetch that was used up in time the next one is twice as large; after
 one that expired the next one is as large as the part that was used. Unused units are therefore at
-most about as many as used ones.
+most about as many as used ones. On demand, a prefetch is at most what this replica uses up at its
+rate in half of the longest lifetime, so that few units expire.
 """
 
 import asyncio
@@ -13,15 +14,21 @@ from collections.abc import Sequence
 from typing import Final
 
 from fleetlimit.core.charge import Adjustment, Charge
-from fleetlimit.core.decision import BucketStatus
+from fleetlimit.core.decision import BucketStatus, Source
 from fleetlimit.core.prefetch import PrefetchTerms, refundable_units
-from fleetlimit.core.quota import SECOND_US
+from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
 from fleetlimit.limiter.plan import Plan
 from fleetlimit.limiter.ports import AcquireResult
 
 MAX_REFUND_LATENCY_US: Final = SECOND_US
 """Upper bound on the latency of a refund. Units that the bucket may have refilled by then are not
 refunded, so that nothing is credited twice."""
+
+MIN_LIFETIME_US: Final = 10 * MILLISECOND_US
+"""Shortest time in which prefetched units may be spent: some turns of a busy event loop."""
+
+_PLENTY: Final = 4
+"""Largest prefetches that the store has left while units are acquired on demand."""
 
 
 class Prefetch:
@@ -96,11 +103,28 @@ class Waiter:
         self.prefetch: Prefetch | None = None
 
 
+def fitting(waiting: Sequence[Waiter], room: int) -> int:
+    """Return the cost of the oldest waiters that fit together, at least that of the first.
+
+    Args:
+        waiting: The checks that wait, the oldest one first.
+        room: Cost that there are units for.
+    """
+    total = waiting[0].cost
+    for waiter in waiting[1:]:
+        # None overtakes a larger cost.
+        if total + waiter.cost > room:
+            break
+        total += waiter.cost
+    return total
+
+
 class PrefetchedBucket:
     """Prefetch state of the buckets of one policy and key: prefetches and waiting checks.
 
     Args:
         keys: Keys of the buckets in the store.
+        quotas: Quotas of the buckets.
         terms: Terms of prefetching.
 
     Attributes:
@@ -113,17 +137,22 @@ class PrefetchedBucket:
         "_mono_last_status_at_us",
         "_mono_scarce_until_us",
         "_next_size",
+        "_spent",
         "_store_remaining",
         "keys",
         "prefetches",
+        "quotas",
         "refilling",
         "retired",
         "terms",
         "waiters",
     )
 
-    def __init__(self, keys: frozenset[str], terms: PrefetchTerms) -> None:
+    def __init__(
+        self, keys: frozenset[str], quotas: tuple[Quota, ...], terms: PrefetchTerms
+    ) -> None:
         self.keys = keys
+        self.quotas = quotas
         self.terms = terms
         self.prefetches: list[Prefetch] = []
         self.waiters: deque[Waiter] = deque()
@@ -133,13 +162,17 @@ class PrefetchedBucket:
         self._mono_last_status_at_us = 0
         self._mono_expires_at_us = 0
         self._next_size = 1
+        # Cost that was spent since the last prefetch was acquired.
+        self._spent = 0
         self._store_remaining = 0
         self._mono_scarce_until_us = 0
 
     def spend(self, cost: int, mono_now_us: int) -> AcquireResult | None:
         """Spend a cost from the oldest prefetch that has enough units; None if none has."""
         prefetch = self._prefetch_for(cost, mono_now_us)
-        return self._spend_from(prefetch, cost, mono_now_us) if prefetch is not None else None
+        if prefetch is None:
+            return None
+        return self._spend_from(prefetch, cost, mono_now_us, Source.PREFETCH)
 
     def _prefetch_for(self, cost: int, mono_now_us: int) -> Prefetch | None:
         for prefetch in self.prefetches:
@@ -147,8 +180,11 @@ class PrefetchedBucket:
                 return prefetch
         return None
 
-    def _spend_from(self, prefetch: Prefetch, cost: int, mono_now_us: int) -> AcquireResult:
+    def _spend_from(
+        self, prefetch: Prefetch, cost: int, mono_now_us: int, source: Source
+    ) -> AcquireResult:
         prefetch.left -= cost
+        self._spent += cost
         if not prefetch.left:
             self.prefetches.remove(prefetch)
             self._next_size = min(self.terms.max_cost, 2 * max(self._next_size, prefetch.cost))
@@ -159,12 +195,13 @@ class PrefetchedBucket:
             result.spent,
             result.store_acquired_at_us_by_charge,
             prefetched=True,
+            source=source,
         )
 
     def _statuses(self, mono_now_us: int) -> tuple[BucketStatus, ...]:
         """Return the last statuses, with the units that are left here and the time passed."""
         age_us = mono_now_us - self._mono_last_status_at_us
-        left = sum([each.left for each in self.prefetches if mono_now_us < each.mono_expires_at_us])
+        left = self._left(mono_now_us)
         return tuple(
             [
                 BucketStatus(
@@ -174,9 +211,13 @@ class PrefetchedBucket:
                     next_unit_after_us=max(1, status.next_unit_after_us - age_us),
                     reset_after_us=max(1, status.reset_after_us - age_us),
                 )
-                for quota, status in zip(self.terms.quotas, self._last_statuses, strict=True)
+                for quota, status in zip(self.quotas, self._last_statuses, strict=True)
             ]
         )
+
+    def _left(self, mono_now_us: int) -> int:
+        """Return the cost of requests that the prefetches have units left for."""
+        return sum([each.left for each in self.prefetches if mono_now_us < each.mono_expires_at_us])
 
     def oldest_waiter(self) -> Waiter | None:
         """Return the waiter that has waited longest, and drop cancelled ones before it."""
@@ -184,22 +225,51 @@ class PrefetchedBucket:
             self.waiters.popleft()
         return self.waiters[0] if self.waiters else None
 
-    def prefetch_size(self, demand: int, mono_now_us: int) -> int:
+    def prefetch_size(self, waiting: Sequence[Waiter], mono_now_us: int) -> int:
         """Return the size of the next prefetch: at least the cost of the oldest waiter.
 
         Args:
-            demand: Sum of the costs of all waiters.
+            waiting: The checks that wait, the oldest one first.
             mono_now_us: Monotonic microseconds.
         """
-        cost = self.waiters[0].cost
-        if mono_now_us < self._mono_scarce_until_us:
-            # After a denied prefetch acquire at most the demand and what the store has left.
-            return max(cost, min(demand, self._store_remaining))
-        return max(cost, min(self.terms.max_cost, max(demand, self._next_size)))
+        is_scarce = mono_now_us < self._mono_scarce_until_us or (
+            # Units that lie unused here would soon be missing elsewhere.
+            self.terms.on_demand and self._store_remaining < _PLENTY * self.terms.max_cost
+        )
+        if is_scarce:
+            return fitting(waiting, self._store_remaining)
+        size = self._next_size
+        if self.terms.on_demand:
+            age_us = max(1, mono_now_us - self._mono_last_status_at_us)
+            size = min(size, -(-self._spent * self.terms.lifetime_us // (2 * age_us)))
+        demand = sum(each.cost for each in waiting)
+        spare = max(0, min(size, self.terms.max_cost - self._left(mono_now_us)) - demand)
+        # A remainder would be of no use to checks of the same cost.
+        return demand + spare - spare % waiting[0].cost
+
+    def lifetime_us(self, size: int, waiting: Sequence[Waiter], mono_now_us: int) -> int:
+        """Return how long the next prefetch may be spent; 0 for the checks that wait for it only.
+
+        A token bucket gains no units in that time, so it is twice the time in which the units are
+        spent at the rate since the last prefetch.
+
+        Args:
+            size: Size of the prefetch.
+            waiting: The checks that wait for it.
+            mono_now_us: Monotonic microseconds.
+        """
+        if all(each.algorithm is Algorithm.FIXED_WINDOW for each in self.quotas):
+            return self.terms.lifetime_us
+        if fitting(waiting, size) == size:
+            return 0
+        age_us = mono_now_us - self._mono_last_status_at_us
+        expected_us = 2 * size * age_us // max(1, self._spent)
+        return min(self.terms.lifetime_us, max(MIN_LIFETIME_US, expected_us))
 
     def add(self, prefetch: Prefetch) -> None:
         """Add a prefetch, and remember its statuses."""
         self.prefetches.append(prefetch)
+        self._spent = 0
         self._last_statuses = prefetch.result.statuses
         self._mono_last_status_at_us = prefetch.mono_sent_at_us
         self._mono_expires_at_us = prefetch.mono_expires_at_us
@@ -207,7 +277,7 @@ class PrefetchedBucket:
 
     def _remaining_cost(self, result: AcquireResult) -> int:
         """Return the cost of requests that the store has units left for."""
-        pairs = zip(self.terms.quotas, result.statuses, strict=True)
+        pairs = zip(self.quotas, result.statuses, strict=True)
         return min([status.remaining // quota.cost for quota, status in pairs])
 
     def serve_waiters(self, mono_now_us: int) -> bool:
@@ -224,7 +294,8 @@ class PrefetchedBucket:
     def fulfil(self, waiter: Waiter, prefetch: Prefetch, mono_now_us: int) -> None:
         """Serve a waiter from a prefetch that has enough units."""
         waiter.prefetch = prefetch
-        waiter.reply.set_result(self._spend_from(prefetch, waiter.cost, mono_now_us))
+        result = self._spend_from(prefetch, waiter.cost, mono_now_us, Source.STORE)
+        waiter.reply.set_result(result)
 
     def return_units(self, waiter: Waiter) -> None:
         """Return the units of a waiter that was cancelled to their prefetch."""

@@ -9,15 +9,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.charge import Charge
-from fleetlimit.core.prefetch import PrefetchTerms
-from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.core.quota import Algorithm
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.periodic import PeriodicTask
-from fleetlimit.limiter.plan import Plan
+from fleetlimit.limiter.plan import BucketsId, Plan, PlannedPrefetch
 from fleetlimit.limiter.ports import AcquireResult, Clock, Sleep
-from fleetlimit.limiter.prefetch.bucket import Prefetch, PrefetchedBucket, Waiter
+from fleetlimit.limiter.prefetch.bucket import (
+    Prefetch,
+    PrefetchedBucket,
+    Waiter,
+    fitting,
+)
 from fleetlimit.limiter.reservation import Adjust
 from fleetlimit.limiter.tasks import TaskSet
 
@@ -26,8 +31,6 @@ RECLAIM_INTERVAL_SECONDS: Final = 1.0
 """Interval at which expired prefetches are refunded."""
 
 Acquire = Callable[[Sequence[Charge]], Awaitable[AcquireResult]]
-_BucketId = tuple[str, tuple[Quota, ...]]
-"""Key of the first bucket, and the quotas."""
 
 
 class Prefetcher:
@@ -59,7 +62,9 @@ class Prefetcher:
         self._sample = sample
         self._clock = clock
         self._max_buckets = max_buckets
-        self._buckets: dict[_BucketId, PrefetchedBucket] = {}
+        self._buckets: dict[BucketsId, PrefetchedBucket] = {}
+        # Monotonic microseconds of the last check of buckets without a prefetch.
+        self._asked: BoundedCache[BucketsId, int] = BoundedCache(max_buckets)
         self._retired: list[Prefetch] = []
         self._refill_tasks = TaskSet()
         self._reclaim_task = PeriodicTask(
@@ -67,29 +72,48 @@ class Prefetcher:
         )
         bucket_events.subscribe(on_reset=self.drop, on_policies_replaced=self.retire_all)
 
-    async def acquire(self, plan: Plan, terms: PrefetchTerms) -> AcquireResult:
-        """Spend the charges of a plan with one policy, from a prefetch if there is one.
+    def bucket_for(self, planned: PlannedPrefetch) -> PrefetchedBucket | None:
+        """Return the state to spend prefetched units from; None if the check calls the store.
+
+        On demand, buckets are prefetched from their second check within a lifetime on.
+        """
+        bucket = self._buckets.get(planned.id)
+        if bucket is None and (not planned.terms.on_demand or self._is_in_demand(planned)):
+            bucket = self._open_bucket(planned)
+        return bucket
+
+    def _is_in_demand(self, planned: PlannedPrefetch) -> bool:
+        mono_now_us = self._clock.monotonic_us()
+        mono_asked_at_us = self._asked.get(planned.id)
+        self._asked.put(planned.id, mono_now_us)
+        return (
+            mono_asked_at_us is not None
+            and mono_now_us - mono_asked_at_us < planned.terms.lifetime_us
+        )
+
+    async def acquire(self, plan: Plan, cost: int, bucket: PrefetchedBucket) -> AcquireResult:
+        """Spend the charges of a plan, from a prefetch if there is one.
+
+        Args:
+            plan: The plan.
+            cost: Cost of the request.
+            bucket: The state that `bucket_for` has returned.
 
         Raises:
             StoreError: There is no prefetch, and the store is unavailable.
         """
-        first = plan.charges[0]
-        cost = first.units // first.quota.cost
-        bucket_id = first.key, terms.quotas
-        bucket = self._buckets.get(bucket_id) or self._open_bucket(bucket_id, plan, terms)
         if not bucket.waiters:
             result = bucket.spend(cost, self._clock.monotonic_us())
             if result is not None:
                 return result
         return await self._wait(bucket, Waiter(plan, cost))
 
-    def _open_bucket(
-        self, bucket_id: _BucketId, plan: Plan, terms: PrefetchTerms
-    ) -> PrefetchedBucket:
+    def _open_bucket(self, planned: PlannedPrefetch) -> PrefetchedBucket:
         if len(self._buckets) >= self._max_buckets:
             self._retired += self._buckets.pop(next(iter(self._buckets))).retire()
-        bucket = PrefetchedBucket(frozenset(each.key for each in plan.charges), terms)
-        self._buckets[bucket_id] = bucket
+        keys, quotas = planned.id
+        bucket = PrefetchedBucket(frozenset(keys), quotas, planned.terms)
+        self._buckets[planned.id] = bucket
         return bucket
 
     async def _wait(self, bucket: PrefetchedBucket, waiter: Waiter) -> AcquireResult:
@@ -131,20 +155,22 @@ class Prefetcher:
             return
         waiters = [each for each in bucket.waiters if not each.reply.done()]
         plan, cost = waiters[0].plan, waiters[0].cost
-        demand = sum(each.cost for each in waiters)
-        size = bucket.prefetch_size(demand, mono_now_us)
+        size = bucket.prefetch_size(waiters, mono_now_us)
         while True:
             mono_sent_at_us = self._clock.monotonic_us()
-            charges = _scale_charges(plan, size)
+            lifetime_us = bucket.lifetime_us(size, waiters, mono_now_us)
+            charges = _scale_charges(plan, size, lifetime_us)
             result = await self._acquire(charges)
             if result.spent:
                 break
             if size == cost:
                 bucket.deny_like_first(result)
                 return
-            size = max(cost, min(bucket.on_denied(result, mono_sent_at_us), demand))
+            fits = fitting(waiters, bucket.on_denied(result, mono_sent_at_us))
+            # Each further call requests less, so that the loop ends.
+            size = fits if fits < size else cost
         self._sample.record(charges, result)
-        mono_expires_at_us = _mono_expires_at_us(bucket.terms, charges, result, mono_sent_at_us)
+        mono_expires_at_us = _mono_expires_at_us(charges, result, mono_sent_at_us, lifetime_us)
         prefetch = Prefetch(charges, result, mono_sent_at_us, mono_expires_at_us, size)
         bucket.add(prefetch)
         mono_now_us = self._clock.monotonic_us()
@@ -188,13 +214,22 @@ class Prefetcher:
         await self.reclaim()
 
 
-def _scale_charges(plan: Plan, cost: int) -> tuple[Charge, ...]:
-    """Return the charges of a plan at another cost."""
-    return tuple([replace(each, units=cost * each.quota.cost) for each in plan.charges])
+def _scale_charges(plan: Plan, cost: int, lifetime_us: int) -> tuple[Charge, ...]:
+    """Return the charges of a plan at another cost, whose units may be spent for a time."""
+    return tuple(
+        [
+            replace(
+                each,
+                units=cost * each.quota.cost,
+                ahead_us=lifetime_us if each.quota.algorithm is Algorithm.TOKEN_BUCKET else 0,
+            )
+            for each in plan.charges
+        ]
+    )
 
 
 def _mono_expires_at_us(
-    terms: PrefetchTerms, charges: Sequence[Charge], result: AcquireResult, mono_sent_at_us: int
+    charges: Sequence[Charge], result: AcquireResult, mono_sent_at_us: int, lifetime_us: int
 ) -> int:
     """Return when a prefetch expires: after its lifetime, or at the end of the first window."""
     windows_us = [
@@ -202,4 +237,4 @@ def _mono_expires_at_us(
         for charge, status in zip(charges, result.statuses, strict=True)
         if charge.quota.algorithm is Algorithm.FIXED_WINDOW
     ]
-    return mono_sent_at_us + min([terms.lifetime_us, *windows_us])
+    return mono_sent_at_us + min([lifetime_us, *windows_us])

@@ -6,7 +6,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from fleetlimit.bootstrap.route_report import limits_by_route, policy_to_dict
+from fleetlimit.bootstrap.policy_json import policy_to_dict
+from fleetlimit.bootstrap.route_report import limits_by_route
 from fleetlimit.core.policy import Policy
 
 

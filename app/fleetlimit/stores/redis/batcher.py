@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from opentelemetry import trace
+from opentelemetry import context, trace
 from redis.exceptions import AskError, InvalidResponse, NoScriptError, TryAgainError
 
 from fleetlimit.errors import StoreError, StoreUnavailable
@@ -152,7 +152,8 @@ class CommandBatcher:
         if loop is not self._own_loop.loop:
             self._own_loop.require()
         future: asyncio.Future[Result] = loop.create_future()
-        if trace.get_current_span().is_recording():
+        # Without an active context there is no span, and this is the cheaper question.
+        if context.get_current() and trace.get_current_span().is_recording():
             self._trace(script, future)
         self._queue.append(ScriptCall(script, keys, args, future, decode, self._tick))
         if not self._scheduled:
@@ -223,7 +224,7 @@ class CommandBatcher:
             return await loaded
         except asyncio.CancelledError:
             # A server that does not reply within the timeout of the caller is left.
-            connection.close()
+            connection.close(timeout_error(self._timeouts.opening))
             raise
 
     def disconnect(self) -> None:
@@ -249,11 +250,12 @@ class CommandBatcher:
             self._start_ticking()
             self._connect()
             return
-        while self._queue and len(self._tasks) + len(self._in_flight) < MAX_IN_FLIGHT:
+        queue = self._queue
+        while queue and len(self._tasks) + len(self._in_flight) < MAX_IN_FLIGHT:
             batch: list[ScriptCall] = []
             keys = 0
-            while self._queue and len(batch) < MAX_BATCH and keys < MAX_BATCH_KEYS:
-                call = self._queue.popleft()
+            while queue and len(batch) < MAX_BATCH and keys < MAX_BATCH_KEYS:
+                call = queue.popleft()
                 # The caller may have been cancelled.
                 if not call.future.done():
                     batch.append(call)
@@ -261,7 +263,8 @@ class CommandBatcher:
             if not batch:
                 return
             self._send_commands(batch, connection)
-            self._start_ticking()
+            if not self._ticking:
+                self._start_ticking()
 
     def _send_commands(
         self, batch: list[ScriptCall], connection: RedisConnection, *, load: bool = False
@@ -270,12 +273,12 @@ class CommandBatcher:
         if self._on_pipeline_sent is not None:
             self._on_pipeline_sent(len(batch))
         commands = coalesce(batch, self._slot_of)
-        loads = list(map(_load_command, {call.script: None for call in batch})) if load else []
-        sent = InFlightBatch(batch, commands, connection, self._tick, len(loads))
+        args = [each.args() for each in commands]
+        if load:
+            args[:0] = map(_load_command, {call.script: None for call in batch})
+        sent = InFlightBatch(batch, commands, connection, self._tick, len(args) - len(commands))
         self._in_flight.add(sent)
-        connection.send(
-            [*loads, *map(ScriptCommand.args, commands)], partial(self._on_batch_done, sent)
-        )
+        connection.send(args, partial(self._on_batch_done, sent))
 
     def _start_ticking(self) -> None:
         if not self._ticking:
@@ -338,7 +341,10 @@ class CommandBatcher:
             self._fail(sent.batch, outcome)
         else:
             try:
-                self._distribute(sent, outcome[: sent.loads], outcome[sent.loads :])
+                if sent.loads:
+                    self._distribute(sent, outcome[: sent.loads], outcome[sent.loads :])
+                else:
+                    self._distribute(sent, [], outcome)
             except InvalidResponse as response_error:
                 # Later replies on this connection may belong to other commands.
                 error = to_store_error(response_error)

@@ -338,6 +338,19 @@ def _cluster(url: str, options: dict[str, Any]) -> Client:
     return redis.asyncio.RedisCluster(startup_nodes=seeds, **arguments)
 
 
+async def close_idle(owner: redis.asyncio.ConnectionPool | ClusterNode) -> None:
+    """Close the connections of a pool, or of a node of a Cluster, that no command uses.
+
+    The `disconnect` of both waits until each connection has ended, while commands are given the
+    connections and fail, and that of a node closes those in use, too. Without that wait no other
+    task runs before all are closed, and redis-py opens them again for the next commands.
+    """
+    # redis-py has no other access to them.
+    idle = owner._free if isinstance(owner, ClusterNode) else owner._available_connections  # noqa: SLF001
+    for connection in [*idle]:
+        await connection.disconnect(nowait=True)
+
+
 def _check_tls_files(url: str, query: str) -> None:
     """Load the TLS files now; redis-py would load them at the first connection."""
     options = dict(parse_qsl(query))

@@ -8,7 +8,6 @@ and take several times as long as packing the commands and parsing the replies.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import hiredis
@@ -23,13 +22,10 @@ OnReplies = Callable[[list[Any] | Exception], None]
 """Callback with the replies of a pipeline (server errors included), or with an exception."""
 
 
-@dataclass(slots=True)
-class _PendingPipeline:
-    """A pipeline that was sent, and the replies to it that have arrived."""
+_PendingPipeline = tuple[int, OnReplies, list[Any]]
+"""Number of commands of a pipeline that was sent, its callback, and the replies that have arrived.
 
-    commands: int
-    on_replies: OnReplies
-    replies: list[Any] = field(default_factory=list)
+A tuple, because one is made for each check of a pod that is not busy."""
 
 
 class ConnectionHolder:
@@ -99,8 +95,10 @@ class RedisConnection(asyncio.Protocol):
         self._writer, connection._writer = connection._writer, None  # noqa: SLF001 - taken over
         connection._reader = None  # noqa: SLF001 - as above
         self._reader = hiredis.Reader(replyError=_parse_error, notEnoughData=_NOT_ENOUGH_DATA)
+        self._gets = self._reader.gets
         self._pending: deque[_PendingPipeline] = deque()
-        self._writer.transport.set_protocol(self)
+        self._transport = self._writer.transport
+        self._transport.set_protocol(self)
 
     def send(self, commands: Sequence[tuple[Any, ...]], on_replies: OnReplies) -> None:
         """Send a pipeline.
@@ -114,45 +112,50 @@ class RedisConnection(asyncio.Protocol):
             on_replies(Disconnected("the connection was closed"))
             return
         try:
-            packed = b"".join(map(hiredis.pack_command, commands))
+            if len(commands) == 1:
+                packed = hiredis.pack_command(commands[0])
+            else:
+                packed = b"".join(map(hiredis.pack_command, commands))
         except (TypeError, ValueError) as error:
             on_replies(error)
             return
-        self._pending.append(_PendingPipeline(len(commands), on_replies))
-        self._writer.transport.write(packed)
+        self._pending.append((len(commands), on_replies, []))
+        self._transport.write(packed)
 
     def close(self, error: Exception | None = None) -> None:
         """Close the connection, and fail pipelines without replies with `error`."""
         self.closed = True
-        self._writer.transport.abort()
+        self._transport.abort()
         pending, self._pending = self._pending, deque()
-        for pipeline in pending:
-            pipeline.on_replies(error or Disconnected("the connection was closed"))
+        for _, on_replies, _ in pending:
+            on_replies(error or Disconnected("the connection was closed"))
 
     def data_received(self, data: bytes) -> None:
         """Parse replies, and complete pipelines."""
         self._reader.feed(data)
         while not self.closed:
             try:
-                reply = self._reader.gets()
+                reply = self._gets()
             except Exception as error:  # noqa: BLE001 - TypeError for a map with a list as a key
                 reply = InvalidResponse(str(error))
-            if isinstance(reply, InvalidResponse):
-                self._end(Disconnected(f"the server sent an invalid reply: {reply}"))
-                return
             if reply is _NOT_ENOUGH_DATA:
                 return
-            if isinstance(reply, hiredis.PushNotification):
-                continue
+            # The replies of most scripts are lists, for which these are no questions.
+            if type(reply) is not list:
+                if isinstance(reply, InvalidResponse):
+                    self._end(Disconnected(f"the server sent an invalid reply: {reply}"))
+                    return
+                if isinstance(reply, hiredis.PushNotification):
+                    continue
             if not self._pending:
                 # A reply to no command: later replies would reach the wrong calls.
                 self._end()
                 return
-            pipeline = self._pending[0]
-            pipeline.replies.append(reply)
-            if len(pipeline.replies) == pipeline.commands:
+            commands, on_replies, replies = self._pending[0]
+            replies.append(reply)
+            if len(replies) == commands:
                 self._pending.popleft()
-                pipeline.on_replies(pipeline.replies)
+                on_replies(replies)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Fail pipelines without replies."""

@@ -5,6 +5,7 @@ from typing import Final
 from redis import exceptions as driver
 
 from fleetlimit.errors import BucketCorrupt, StoreError, StoreRejected, StoreUnavailable
+from fleetlimit.stores.redis.calendar_windows import OUTSIDE_KIND
 
 
 class CredentialError(driver.AuthenticationError):
@@ -42,6 +43,7 @@ _MARKERS_BEFORE_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
 _MARKERS_AFTER_TYPE: tuple[tuple[str, type[StoreError], str], ...] = (
     # Errors from within a script have the server's code in their text, not a class of redis-py.
     ("WRONGTYPE", BucketCorrupt, "wrong_type"),
+    ("CALENDAR", StoreRejected, OUTSIDE_KIND),
     ("READONLY", StoreRejected, "read_only"),
     ("OOM", StoreRejected, "out_of_memory"),
     ("NOPERM", StoreRejected, "permission"),

@@ -3,15 +3,16 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 from redis.exceptions import InvalidResponse
 
 from fleetlimit.core.quota import Algorithm
+from fleetlimit.stores.redis.calendar_windows import WIRE_NAME
 from fleetlimit.stores.redis.errors import to_store_error
 
 FIELDS_PER_CHARGE = 5
@@ -54,7 +55,7 @@ class ScriptCall:
     Args:
         script: The script.
         keys: KEYS.
-        args: ARGV.
+        argv: ARGV.
         future: Future of the result.
         decode: Converts the script's raw reply to the result type.
         made_at_tick: Number of the batcher's timer tick at which the call was made.
@@ -62,10 +63,22 @@ class ScriptCall:
 
     script: Script
     keys: list[str]
-    args: list[Any]
+    argv: list[Any]
     future: asyncio.Future[Any]
     decode: Callable[[Any], Any]
     made_at_tick: int = 0
+
+    def args(self) -> tuple[Any, ...]:
+        """Return the command of this call alone, with its arguments."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.argv)
+
+    def split(self, reply: Any) -> Sequence[tuple["ScriptCall", Any]]:
+        """Return this call with the reply to it alone; see `ScriptCommand`."""
+        if self.script.batchable and not isinstance(reply, Exception):
+            _require_length(reply, 2 + FIELDS_PER_CHARGE * len(self.keys))
+            if isinstance(reply[1], Exception):
+                reply = reply[1]
+        return ((self, reply),)
 
     def complete(self, reply: Any) -> None:
         """Set the result, unless the caller was cancelled.
@@ -88,8 +101,24 @@ class ScriptCall:
             self.future.set_exception(to_store_error(error))
 
 
-class ScriptCommand:
-    """One EVALSHA, for one call or for several coalesced calls.
+class ScriptCommand(Protocol):
+    """One EVALSHA: a single call, or several that share it."""
+
+    def args(self) -> tuple[Any, ...]:
+        """Return the command with its arguments."""
+        ...
+
+    def split(self, reply: Any) -> Sequence[tuple[ScriptCall, Any]]:
+        """Return each call with its part of the reply, which is an error if the call failed.
+
+        Raises:
+            InvalidResponse: The reply is not one of this script for these calls.
+        """
+        ...
+
+
+class CoalescedCalls:
+    """One EVALSHA for several calls of a batchable script.
 
     Args:
         calls: The calls, in the order in which the script runs them.
@@ -103,23 +132,16 @@ class ScriptCommand:
     def args(self) -> tuple[Any, ...]:
         """Return the command with its arguments."""
         first = self._calls[0]
-        if len(self._calls) == 1:
-            return ("EVALSHA", first.script.sha, len(first.keys), *first.keys, *first.args)
         keys = [key for call in self._calls for key in call.keys]
-        args = [arg for call in self._calls for arg in call.args[1:]]
-        return ("EVALSHA", first.script.sha, len(keys), *keys, first.args[0], *args)
+        args = [arg for call in self._calls for arg in call.argv[1:]]
+        return ("EVALSHA", first.script.sha, len(keys), *keys, first.argv[0], *args)
 
     def split(self, reply: Any) -> list[tuple[ScriptCall, Any]]:
-        """Return each call with its part of the reply.
-
-        Raises:
-            InvalidResponse: The reply is not one of this script for these calls.
-        """
-        if isinstance(reply, Exception) or not self._calls[0].script.batchable:
+        """Return each call with its part of the reply; see `ScriptCommand`."""
+        if isinstance(reply, Exception):
             return [(call, reply) for call in self._calls]
-        length = 1 + sum(1 + FIELDS_PER_CHARGE * len(call.keys) for call in self._calls)
-        if not isinstance(reply, list) or len(reply) != length:
-            raise InvalidResponse(f"{reply!r:.100} is not a list of {length} elements")
+        keys = sum(len(each.keys) for each in self._calls)
+        _require_length(reply, 1 + len(self._calls) + FIELDS_PER_CHARGE * keys)
         parts, at = [], 1
         for call in self._calls:
             end = at + 1 + FIELDS_PER_CHARGE * len(call.keys)
@@ -129,8 +151,13 @@ class ScriptCommand:
         return parts
 
 
+def _require_length(reply: Any, length: int) -> None:
+    if not isinstance(reply, list) or len(reply) != length:
+        raise InvalidResponse(f"{reply!r:.100} is not a list of {length} elements")
+
+
 def coalesce(
-    calls: Iterable[ScriptCall], slot_of: Callable[[str], int] | None
+    calls: Sequence[ScriptCall], slot_of: Callable[[str], int] | None
 ) -> list[ScriptCommand]:
     """Return the commands for the calls of a pipeline, one command for all that can share one.
 
@@ -139,19 +166,21 @@ def coalesce(
         slot_of: Maps a key to its Cluster slot, because a script sees one slot only; None without
             a Cluster.
     """
-    commands: list[ScriptCommand] = []
+    if len(calls) == 1:
+        return [*calls]
+    groups: list[list[ScriptCall]] = []
     coalesced: dict[tuple[str, Any, int], list[ScriptCall]] = {}
     for call in calls:
         if not call.script.batchable:
-            commands.append(ScriptCommand([call]))
+            groups.append([call])
             continue
-        shared = (call.script.sha, call.args[0], slot_of(call.keys[0]) if slot_of else 0)
+        shared = (call.script.sha, call.argv[0], slot_of(call.keys[0]) if slot_of else 0)
         group = coalesced.get(shared)
         if group is None:
             coalesced[shared] = group = []
-            commands.append(ScriptCommand(group))
+            groups.append(group)
         group.append(call)
-    return commands
+    return [group[0] if len(group) == 1 else CoalescedCalls(group) for group in groups]
 
 
 _FOLDER = files("fleetlimit.stores.redis") / "lua"
@@ -169,7 +198,7 @@ def load_script(name: str, *, batchable: bool = False) -> Script:
         name: Name of the script's file.
         batchable: See `Script`.
     """
-    library = _read("library", *Algorithm)
+    library = _read("library", *Algorithm, WIRE_NAME)
     blocks = dict(_BLOCK.findall(library))
     script = _INSERT.sub(lambda line: blocks[line[1]], _read(name))
     library = _BLOCK.sub("", library)

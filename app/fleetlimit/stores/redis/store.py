@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import lru_cache, partial, reduce
+from functools import partial, reduce
 from operator import attrgetter, or_
 from typing import Any
 
@@ -14,7 +14,6 @@ from redis.exceptions import NoScriptError
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.quota import Quota
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.ports import (
@@ -26,42 +25,18 @@ from fleetlimit.limiter.ports import (
     StoredReport,
 )
 from fleetlimit.stores.bucket_clock import BucketClock
+from fleetlimit.stores.redis.across_slots import SlotIndices, acquire_across_slots
 from fleetlimit.stores.redis.batcher import CommandBatcher
-from fleetlimit.stores.redis.client import Timeouts, create_client, redacted_url
-from fleetlimit.stores.redis.cluster import (
-    ClusterBatchers,
-    SlotIndices,
-    acquire_across_slots,
-    slot_of,
-)
+from fleetlimit.stores.redis.calendar_windows import CalendarWindows
+from fleetlimit.stores.redis.charge_encoding import encode_adjustments, encode_charges
+from fleetlimit.stores.redis.client import Timeouts, close_idle, create_client, redacted_url
+from fleetlimit.stores.redis.cluster import ClusterBatchers, slot_of
 from fleetlimit.stores.redis.connection import ConnectionHolder
 from fleetlimit.stores.redis.credentials import Credentials
 from fleetlimit.stores.redis.errors import to_store_error
 from fleetlimit.stores.redis.scripts import FIELDS_PER_CHARGE, load_script
 
 _KEY = attrgetter("key")
-_MAX_CACHED_CHARGES = 4_096
-
-
-def _encode_charges(charges: Sequence[Charge], *, dry_run: bool) -> list[bytes]:
-    """Return the encoded charges of one check; `acquire.lua` has the format."""
-    begin = "0" if dry_run else "1"
-    encoded = []
-    for charge in charges:
-        # Without a lease, the encoding is the same for all callers.
-        encode = _encode_charge if charge.lease else _encode_cached
-        encoded.append(encode(begin, charge.quota, charge.units, charge.group, charge.lease))
-        begin = "+"
-    return encoded
-
-
-def _encode_charge(begin: str, quota: Quota, units: int, group: int, lease: str) -> bytes:
-    figures = (quota.limit, quota.period_us, quota.burst, units, group)
-    return " ".join(map(str, (begin, quota.algorithm.value, *figures, lease))).encode()
-
-
-_encode_cached = lru_cache(_MAX_CACHED_CHARGES)(_encode_charge)
-
 
 _EXCHANGE_REPORTS = load_script("exchange_reports")
 
@@ -165,7 +140,7 @@ class RedisStore:
         else:
             self._execute = self._execute_on_server
             pool = self.client.connection_pool
-            self._close_pooled = partial(pool.disconnect, inuse_connections=False)
+            self._close_pooled = partial(close_idle, pool)
             self._batcher = CommandBatcher(
                 ConnectionHolder(pool.make_connection),
                 self.client,
@@ -176,6 +151,7 @@ class RedisStore:
                 tracer=tracer,
             )
         self._test_clock = BucketClock(now_us) if now_us else None
+        self._windows = CalendarWindows(self._test_clock.now_us if self._test_clock else None)
         self._now_us = self._test_clock.now_us if self._test_clock else lambda: 0
 
     @property
@@ -243,13 +219,28 @@ class RedisStore:
         return self.acquire_in_slot(charges, dry_run=dry_run)
 
     def acquire_in_slot(
-        self, charges: Sequence[Charge], *, dry_run: bool
+        self, charges: Sequence[Charge], *, dry_run: bool, is_repeated: bool = False
     ) -> Awaitable[AcquireResult]:
         """Acquire charges whose buckets share a Cluster slot."""
         keys = [charge.key for charge in charges]
-        args = [self._now_us(), *_encode_charges(charges, dry_run=dry_run)]
+        encoded, has_calendar = encode_charges(charges, self._windows, dry_run=dry_run)
         decode = _decode_single if len(keys) == 1 else partial(_decode, len(keys))
-        return self._batcher.call(_ACQUIRE, keys, args, decode)
+        call = self._batcher.call(_ACQUIRE, keys, [self._now_us(), *encoded], decode)
+        if not has_calendar or is_repeated:
+            return call
+        return self._repeat_by_server_time(call, charges, dry_run=dry_run)
+
+    async def _repeat_by_server_time(
+        self, call: Awaitable[AcquireResult], charges: Sequence[Charge], *, dry_run: bool
+    ) -> AcquireResult:
+        """Await a call, and repeat it if the server's time was outside its calendar windows."""
+        try:
+            return await call
+        except StoreError as error:
+            if not self._windows.correct(error):
+                raise
+        # Nothing was spent. The boundaries are now around the server's time.
+        return await self.acquire_in_slot(charges, dry_run=dry_run, is_repeated=True)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> Sequence[int]:
         """Adjust charges that were spent, and return the store's time of each adjustment.
@@ -288,11 +279,19 @@ class RedisStore:
         self, adjustments: Sequence[Adjustment]
     ) -> tuple[int, dict[str, StoreError]]:
         """Adjust charges of one slot; return the store's time and the errors of single buckets."""
-        args: list[Any] = [self._now_us()]
-        for each in adjustments:
-            quota = each.quota
-            args += (quota.algorithm.value, quota.limit, quota.period_us, quota.burst)
-            args += (each.delta, each.store_acquired_at_us, each.units, each.lease)
+        now_us, failed = await self._call_adjust(adjustments)
+        outside = {key for key, error in failed.items() if self._windows.correct(error)}
+        if outside:
+            # Their buckets are as they were. The boundaries are now around the server's time.
+            again = [each for each in adjustments if each.key in outside]
+            _, failed_again = await self._call_adjust(again)
+            failed = {key: failed[key] for key in failed.keys() - outside} | failed_again
+        return now_us, failed
+
+    async def _call_adjust(
+        self, adjustments: Sequence[Adjustment]
+    ) -> tuple[int, dict[str, StoreError]]:
+        args = [self._now_us(), *encode_adjustments(adjustments, self._windows)]
         keys = [each.key for each in adjustments]
         return await self._batcher.call(_ADJUST, keys, args, partial(_decode_adjusted, keys))
 

@@ -1,6 +1,7 @@
 """Logging configuration: one renderer for all libraries, with trace ids and the pod's name."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -47,13 +48,14 @@ def configure_logging(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream or sys.stdout)
+    stream = stream or sys.stdout
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(json=json),
+                *_renderers(json=json, colors=_has_colors(stream)),
             ],
         )
     )
@@ -96,8 +98,17 @@ def _shared_processors(pod: str) -> Sequence[Processor]:
     )
 
 
-def _renderers(*, json: bool) -> Sequence[Processor]:
+def _has_colors(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal whose user did not switch colors off (`NO_COLOR`)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _renderers(*, json: bool, colors: bool) -> Sequence[Processor]:
     # Tracebacks with local variables, the default of both renderers, would write secrets to logs.
     if json:
         return (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
-    return (structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),)
+    return (
+        structlog.dev.ConsoleRenderer(
+            colors=colors, exception_formatter=structlog.dev.plain_traceback
+        ),
+    )

@@ -6,6 +6,7 @@ from typing import Final
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from fleetlimit.core.decision import Outcome
 from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
@@ -20,6 +21,8 @@ from fleetlimit.limiter.events import (
     StoreFailed,
     StoreServerChanged,
     StoreStateLost,
+    UsageUnread,
+    UsageUnreadReason,
 )
 from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW, OTHERS, WINDOW_US, LogSampler
 from fleetlimit.limiter.ports import Clock
@@ -29,6 +32,18 @@ _KEY_SECRETS_DETAIL: Final = (
     "each value of FLEETLIMIT_KEY_SECRET has buckets of its own, and callers have their limits in "
     "each of them: write the same value for all replicas"
 )
+
+
+_USAGE_DETAILS: Final = {
+    UsageUnreadReason.MISSING: "the answer has no `usage`: request it, for a stream of OpenAI with "
+    'stream_options={"include_usage": true}, and match only the routes of the model',
+    UsageUnreadReason.ENCODED: "the answer is compressed before it reaches RateLimitMiddleware: "
+    "call app.add_middleware(RateLimitMiddleware) before that of the compression",
+    UsageUnreadReason.MEDIA_TYPE: "the answer has neither Content-Type application/json nor "
+    "text/event-stream: set one of them, and match only the routes of the model",
+    UsageUnreadReason.TOO_LARGE: "the answer is longer than what is searched for its `usage`",
+    UsageUnreadReason.INTERRUPTED: "the answer ended before it stated all its tokens",
+}
 
 
 class EventLog:
@@ -43,6 +58,8 @@ class EventLog:
         lines_per_window: Lines of an operation and kind of failure in a window.
         window_us: Length of a window in microseconds.
     """
+
+    only_outcomes = frozenset[Outcome]()
 
     def __init__(
         self,
@@ -60,15 +77,23 @@ class EventLog:
             lines_per_window=lines_per_window,
             window_us=window_us,
         )
+        self._usage_sampler = LogSampler(
+            clock,
+            self._write_usage_summary,
+            overflow=(OTHERS, OTHERS),
+            lines_per_window=lines_per_window,
+            window_us=window_us,
+        )
         self._replicas = 0
 
     def on_event(self, event: Event) -> None:
-        """Log the event, unless it is a decision."""
-        # Decisions are by far the most frequent event, and `DenialLog` logs them.
+        """Log the event, unless it is a decision, which `DenialLog` logs."""
         if isinstance(event, CheckDecided):
             return
         if isinstance(event, StoreFailed):
             self._on_store_failed(event)
+        elif isinstance(event, UsageUnread):
+            self._on_usage_unread(event)
         else:
             # In an empty context: the event is one of the replica, and not of the trace of a
             # request that is the first to notice it.
@@ -130,10 +155,12 @@ class EventLog:
     def flush(self) -> None:
         """Write the summaries of windows that have ended."""
         self._failure_sampler.flush()
+        self._usage_sampler.flush()
 
     def close(self) -> None:
         """Write the summaries of all windows, so that the log includes every failure."""
         self._failure_sampler.close()
+        self._usage_sampler.close()
 
     def _on_store_failed(self, event: StoreFailed) -> None:
         error = event.error
@@ -141,6 +168,28 @@ class EventLog:
         if self._failure_sampler.should_log((name, event.operation, error.kind)):
             fields = {"operation": event.operation, "kind": error.kind, "error": str(error)}
             self._log.warning(name, **fields, **_node_field(event))
+
+    def _on_usage_unread(self, event: UsageUnread) -> None:
+        policies = ", ".join(event.policies)
+        if self._usage_sampler.should_log((policies, event.reason)):
+            self._log.warning(
+                names.LOG_USAGE_UNREAD,
+                policies=list(event.policies),
+                reason=event.reason,
+                detail=_USAGE_DETAILS[event.reason],
+            )
+
+    def _write_usage_summary(self, key: tuple[str, str], count: int) -> None:
+        policies, reason = key
+        # As in `_write_summary`.
+        contextvars.Context().run(
+            lambda: self._log.warning(
+                names.LOG_USAGE_UNREAD + names.SUPPRESSED,
+                policies=policies,
+                reason=reason,
+                suppressed=count,
+            )
+        )
 
     def _write_summary(self, key: tuple[str, str, str], count: int) -> None:
         name, operation, kind = key

@@ -16,11 +16,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from fleetlimit.core.decision import Decision, Outcome, Source
+from fleetlimit.core.policy import Policy
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.events import (
     AuditReported,
     BreakerChanged,
     BreakerState,
+    CallerLimitsFailed,
     CheckCancelled,
     CheckDecided,
     Event,
@@ -32,12 +34,13 @@ from fleetlimit.limiter.events import (
     StoreJoined,
     StoreServerChanged,
     StoreStateLost,
+    UsageUnread,
+    UsageUnreadReason,
 )
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.metrics._factories import counter, gauge, histogram
-from fleetlimit.telemetry.metrics.audit_metrics import AuditMetrics
 from fleetlimit.telemetry.metrics.buffer import BufferedUpdates
-from fleetlimit.telemetry.metrics.duration_histogram import DurationHistogram
+from fleetlimit.telemetry.metrics.bulk_histogram import BulkHistogram
 from fleetlimit.telemetry.metrics.policy_counters import (
     DecisionLabels,
     PolicyCounters,
@@ -80,7 +83,7 @@ class PrometheusMetrics:
         self._checks: dict[Outcome, Counter] = {item: checks.labels(item) for item in Outcome}
         self._policy_labels = PolicyLabels()
         self._policy_counters = PolicyCounters(own, self._policy_labels)
-        self._durations = DurationHistogram(own)
+        self._durations = BulkHistogram(names.CHECK_DURATION, own, Source)
         self._cache_hits = counter(names.DENIAL_CACHE_HITS, own)
         self._suppressed = counter(names.DENIALS_SUPPRESSED, own)
         self._store_errors = counter(names.STORE_ERRORS, own)
@@ -88,10 +91,13 @@ class PrometheusMetrics:
             self._store_errors.labels(kind)
         self._counters: dict[type[Event], Counter] = {
             CheckCancelled: counter(names.CANCELLED_CHECKS, own),
+            CallerLimitsFailed: counter(names.CALLER_LIMITS_FAILURES, own),
             StoreStateLost: counter(names.STORE_STATE_LOST, own),
             StoreServerChanged: counter(names.STORE_SERVER_CHANGES, own),
         }
-        self._batches = histogram(names.STORE_BATCH_SIZE, own)
+        unread = counter(names.USAGE_UNREAD, own)
+        self._usage_unread = {reason: unread.labels(reason) for reason in UsageUnreadReason}
+        self._batches = BulkHistogram(names.STORE_BATCH_SIZE, own)
         self._breaker_open = gauge(names.BREAKER_OPEN, own)
         self._open_nodes: set[str] = set()
         self._replicas = gauge(names.REPLICAS, own)
@@ -101,7 +107,7 @@ class PrometheusMetrics:
         self._last_reload = gauge(names.POLICY_LAST_RELOAD, own)
         self._last_reload.set(1)
         self._policy_gauges = PolicyGauges(own, self._policy_labels)
-        self._audit = AuditMetrics(own)
+        self._audit = _AuditMetrics(own)
         self._lag = histogram(names.EVENT_LOOP_LAG, own)
         self._spans_dropped = counter(names.SPANS_DROPPED, own)
         gauge(names.BUILD_INFO, own).labels(version).set(1)
@@ -134,10 +140,10 @@ class PrometheusMetrics:
         match event:
             case CheckDecided():
                 self._on_decision(event)
-            case CheckCancelled() | StoreStateLost() | StoreServerChanged():
+            case CheckCancelled() | CallerLimitsFailed() | StoreStateLost() | StoreServerChanged():
                 self._counters[type(event)].inc()
-            case StoreFailed():
-                self._store_errors.labels(event.error.kind).inc()
+            case StoreFailed() | UsageUnread():
+                self._count_kind(event)
             case BreakerChanged():
                 self._on_breaker_changed(event)
             case ReplicasCounted():
@@ -159,6 +165,12 @@ class PrometheusMetrics:
             case AuditReported():
                 self._audit.update(self._with_bounded_labels(event))
 
+    def _count_kind(self, event: StoreFailed | UsageUnread) -> None:
+        if isinstance(event, StoreFailed):
+            self._store_errors.labels(event.error.kind).inc()
+        else:
+            self._usage_unread[event.reason].inc()
+
     def flush(self) -> None:
         """Flush, for callers that read a single counter instead of scraping the registry."""
         self._decision_buffer.flush()
@@ -168,9 +180,13 @@ class PrometheusMetrics:
         """Count a denial without a log line."""
         self._suppressed_buffer.add(None)
 
+    def on_routes_limited(self, limited: Iterable[tuple[str, Policy]]) -> None:
+        """Export the denials of these routes from 0, each under a policy that may deny them."""
+        self._policy_counters.export_denials(limited)
+
     def on_pipeline_sent(self, calls: int) -> None:
         """Record the number of calls in a pipeline to the store."""
-        self._batches.observe(calls)
+        self._batches.observe("", (calls,))
 
     def on_event_loop_lag(self, seconds: float) -> None:
         """Record a measurement of the event-loop lag."""
@@ -295,3 +311,33 @@ def _current_exemplar() -> dict[str, str] | None:
         names.TRACE_ID: trace.format_trace_id(span.trace_id),
         names.SPAN_ID: trace.format_span_id(span.span_id),
     }
+
+
+class _AuditMetrics:
+    """Gauges and counters of the audit; without an audit they have no series.
+
+    Args:
+        registry: Registry to add the metrics to.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._overshoot = gauge(names.AUDIT_OVERSHOOT, registry)
+        self._keys = gauge(names.AUDIT_CALLERS, registry)
+        self._windows = counter(names.AUDIT_INTERVALS, registry)
+        self._admitted = counter(names.AUDIT_ADMITTED, registry)
+        self._permitted = counter(names.AUDIT_PERMITTED, registry)
+        self._exported: set[str] = set()
+
+    def update(self, event: AuditReported) -> None:
+        """Export the report, and remove the gauges of policies that are not in it."""
+        for audit in event.policies:
+            self._overshoot.labels(audit.policy).set(audit.overshoot)
+            self._keys.labels(audit.policy).set(audit.callers)
+            self._windows.labels(audit.policy).inc(audit.intervals)
+            self._admitted.labels(audit.policy).inc(audit.admitted)
+            self._permitted.labels(audit.policy).inc(audit.permitted)
+        exported = {audit.policy for audit in event.policies}
+        for stale in self._exported - exported:
+            self._overshoot.remove(stale)
+            self._keys.remove(stale)
+        self._exported = exported

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
 
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.quota import SECOND_US, Quota
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.metrics._factories import gauge
@@ -54,8 +55,11 @@ class PolicyGauges:
 
 
 def _labelled_quotas(policy: Policy, tiers: frozenset[str]) -> Iterator[tuple[str, Quota]]:
-    """Return the quotas with their `limit` label: the quota's name, after `tier/` in a tier."""
-    for quota in policy.limits:
+    """Return the quotas with their `limit` label: the quota's name, after `tier/` in a tier.
+
+    The quotas of the first tier also apply to all other callers of a policy without `limits`.
+    """
+    for quota in policy.limits or next(iter(policy.tiers.values())):
         yield quota.name, quota
     for tier, quotas in policy.tiers.items():
         for quota in quotas if tier in tiers else ():

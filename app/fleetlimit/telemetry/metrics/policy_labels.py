@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.telemetry import names
 
 MAX_POLICIES: Final = 500
-"""Maximum number of `policy` labels. Each has at least 8 series, which take Prometheus memory and
-each scrape time: 500 policies are some 10,000 lines."""
+"""Maximum number of `policy` labels. Each has at least 11 series, which take Prometheus memory
+and each scrape time: 500 policies are some 13,000 lines."""
 MAX_TIERS: Final = 100
-"""Maximum number of `tier` labels. Each has some 4 series of each policy that names it."""
+"""Maximum number of `tier` labels. Each has some 6 series of each policy that names it."""
 _log = logging.getLogger("fleetlimit")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fleetlimit.core.algorithms import State, algorithm_for
 from fleetlimit.core.charge import Adjustment
-from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
+from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota, rate_quota
 from fleetlimit.limiter.audit.ledger import (
     INTERVAL_US,
     BacklogLedger,
@@ -254,3 +254,27 @@ def test_sample_rank_depends_on_all_hashes() -> None:
     ordered = sorted([*same_route, *other], key=sample_rank)
     assert ordered == sorted([*other, *reversed(same_route)], key=sample_rank)
     assert set(ordered[:8]) not in ({*same_route}, {*other})
+
+
+def test_ledger_of_a_calendar_has_its_windows() -> None:
+    """The limit is permitted again from the first interval of a month on, in its time zone."""
+    quota = rate_quota("5/month", timezone="Europe/Berlin", anchor=15)
+    assert quota.calendar is not None
+    start_us, end_us = quota.calendar.window_at(EPOCH_US)
+    assert interval_us(quota) == INTERVAL_US
+    last = end_us // INTERVAL_US - 1
+    ledger = open_ledger(quota, start_us // INTERVAL_US, 2)
+    ledger, overshoot = ledger.close(last, 4)
+    assert (overshoot, ledger.permitted(last), ledger.permitted(last + 1)) == (1, 0, 5)
+    ledger, overshoot = ledger.close(last + 1, 5)
+    assert overshoot == 0
+    assert ledger.close(last + 2, 1)[1] == 1
+
+
+def test_refund_of_a_calendar_is_creditable_within_the_window() -> None:
+    """Units of a window are not units of the next one."""
+    quota = rate_quota("5/month")
+    assert quota.calendar is not None
+    _, end_us = quota.calendar.window_at(EPOCH_US)
+    assert creditable_refund(quota, 3, EPOCH_US, end_us - 1) == 3
+    assert creditable_refund(quota, 3, EPOCH_US, end_us) == 0

@@ -124,7 +124,7 @@ async def run(quota: Quota, steps: list[Step], audit_callers: int) -> Fleet:
 
 @pytest.mark.parametrize("algorithm", AUDITED)
 @given(data=st.data(), keys=st.sampled_from([1, 2, 32]))
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_audit_of_a_kept_limit_finds_no_overshoot(
     algorithm: Algorithm, keys: int, data: st.DataObject
 ) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fleetlimit.core.keys import BucketKey
-from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.core.quota import Algorithm, Quota, rate_quota
 from fleetlimit.limiter.audit.ledger import INTERVAL_US
 from fleetlimit.limiter.audit.report import (
     PENDING,
@@ -92,3 +92,14 @@ def test_bounds_round_trip() -> None:
     assert parse_bounds(dump_bounds({})) == {}
     for text in ("", "[]", "[1]", '{"a": "b"}', '{"a": null}', "[" * 100_000):
         assert parse_bounds(text) is None
+
+
+def test_audited_limit_has_the_calendar() -> None:
+    """Replicas with another calendar after a reload have another limit."""
+    quota = rate_quota("10/month", timezone="Europe/Berlin", anchor=15)
+    limit = AuditedLimit("exports", quota)
+    assert AuditedLimit.parse(str(limit)) == limit
+    assert str(limit) != str(AuditedLimit("exports", rate_quota("10/month", anchor=15)))
+    unknown = str(limit).replace("Europe/Berlin", "Mars/Olympus")
+    text = dump_report({unknown: {"ann": (1, 0, {})}}, {})
+    assert UsageReport.parse(text) == NOTHING

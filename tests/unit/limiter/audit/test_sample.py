@@ -5,12 +5,20 @@ import json
 import pytest
 
 from fleetlimit.core.charge import Charge
+from fleetlimit.core.key_parts import KeyPart
 from fleetlimit.core.keys import parse_bucket_key
-from fleetlimit.core.policy import KeyPart, Mode, Policy
-from fleetlimit.core.quota import Algorithm, Quota, concurrency_quota, rate_quota
+from fleetlimit.core.policy import Mode, Policy
+from fleetlimit.core.quota import (
+    MAX_LIMIT,
+    Algorithm,
+    Quota,
+    concurrency_quota,
+    rate_quota,
+)
 from fleetlimit.core.subject import Principal, Subject
+from fleetlimit.limiter.audit.bottom_k import MAX_INTERVALS
 from fleetlimit.limiter.audit.ledger import INTERVAL_US, sample_rank
-from fleetlimit.limiter.audit.sample import IDLE_CALLER_US, MAX_INTERVALS, UsageSample
+from fleetlimit.limiter.audit.sample import IDLE_CALLER_US, MAX_LIMITS, UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW
@@ -231,7 +239,7 @@ def test_drain_admitted_returns_units_of_audited_callers() -> None:
 @pytest.mark.parametrize("parts", [["principal"], ["route", "principal"]], ids=len)
 def test_sample_report_is_bounded(parts: list[str]) -> None:
     """A caller's account has at most 300 bytes."""
-    huge = Quota(Algorithm.TOKEN_BUCKET, 2**26, MINUTE_US, 2**26)
+    huge = Quota(Algorithm.TOKEN_BUCKET, MAX_LIMIT, MINUTE_US, MAX_LIMIT)
     policy = rate_policy("p", huge, key=tuple(map(KeyPart.parse, parts)))
     sample = UsageSample(32, BucketEvents())
     for number in range(40):
@@ -239,7 +247,7 @@ def test_sample_report_is_bounded(parts: list[str]) -> None:
         for interval in range(9):
             at_us = EPOCH_US + interval * INTERVAL_US
             found = AcquireResult(at_us, (allowed_status(0, 1, 1),), spent=True)
-            plan = make_plan([PolicyCost(policy, 2**26)], subject, KEY_SCHEME)
+            plan = make_plan([PolicyCost(policy, MAX_LIMIT)], subject, KEY_SCHEME)
             for _ in range(1_000):
                 sample.record(plan.charges, found)
     assert len(accounts(sample)) == 32
@@ -370,6 +378,20 @@ def test_earlier_limits_of_a_bucket_are_bounded() -> None:
     assert sum(admitted_by_limit(sample).values()) == 1
 
 
+def test_audited_limits_are_bounded() -> None:
+    """Code may make a policy for each caller, whose limits would fill the memory and the report."""
+    sample = UsageSample(8, BucketEvents())
+    for number in range(MAX_LIMITS + 3):
+        plan = plan_for(rate_policy(f"p{number}", "10/minute"))
+        for _ in range(2):
+            sample.record(plan.charges, acquire_result(EPOCH_US, 9))
+    reported = json.loads(sample.snapshot())["accounts"]
+    assert len(reported) == MAX_LIMITS
+    sample.acknowledge(EPOCH_US + IDLE_CALLER_US + 1)
+    sample.record(plan.charges, acquire_result(EPOCH_US, 9))
+    assert len(json.loads(sample.snapshot())["accounts"]) == 1
+
+
 def test_failure_of_the_sample_is_logged_with_sampling(caplog: pytest.LogCaptureFixture) -> None:
     """A fault in the audit's code fails neither a decision nor a refund nor a reset."""
     clock = ManualClock()
@@ -384,3 +406,17 @@ def test_failure_of_the_sample_is_logged_with_sampling(caplog: pytest.LogCapture
     lines = [each for each in caplog.messages if each == "audit.failed"]
     assert len(lines) == LINES_PER_WINDOW + 2
     assert caplog.messages[-1] == "audit.failed.suppressed error=IndexError suppressed=2"
+
+
+def test_sample_counts_no_units_of_a_window_of_an_earlier_calendar() -> None:
+    """After a reload, a window that has begun keeps its end, and is none of the new calendar."""
+    quota = rate_quota("10/month")
+    policy = rate_policy("p", quota)
+    assert quota.calendar is not None
+    left_us = quota.calendar.window_at(EPOCH_US)[1] - EPOCH_US
+    sample = UsageSample(8, BucketEvents())
+    for window_left_us in (left_us - 1, left_us + 1, left_us):
+        status = allowed_status(9, window_left_us, window_left_us)
+        found = AcquireResult(EPOCH_US, (status,), spent=True)
+        sample.record(plan_for(policy).charges, found)
+    assert intervals(sample) == [[0, 0, 0, 1]]

@@ -1,7 +1,9 @@
 """Audit: the comparing replica, its findings, and how long they are shown."""
 
+from fleetlimit.core.key_parts import KeyPart
 from fleetlimit.core.keys import KeyScheme
-from fleetlimit.core.policy import KeyPart, Mode, OnStoreError, PolicySet
+from fleetlimit.core.policy import Mode, OnStoreError
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.audit.ledger import INTERVAL_US

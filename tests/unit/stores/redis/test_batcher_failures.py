@@ -30,6 +30,7 @@ from support.batcher import (
     loop_turns,
     unchanged,
 )
+from support.eventually import PATIENCE_SECONDS
 from support.tracing import exact_cancellation
 
 BATCHABLE = Script("acquire", "batchable", "batchable", batchable=True)
@@ -88,11 +89,28 @@ async def test_missing_reply_is_a_timeout() -> None:
     """A call fails after the operation timeout."""
     client = FakeServer(held=True)
     batcher = batcher_for(client, Timeouts(connect=10, operation=0.02))
-    with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="within 20 ms") as caught:
+    with (
+        anyio.fail_after(PATIENCE_SECONDS),
+        pytest.raises(StoreUnavailable, match="within 20 ms") as caught,
+    ):
         await batcher.call(SCRIPT, ["a"], [], unchanged)
     assert caught.value.kind == "timeout"
     client.release()
     assert await batcher.call(SCRIPT, ["b"], [], unchanged) == "b"
+
+
+async def test_abandoned_opening_is_a_timeout_of_the_calls_on_its_connection() -> None:
+    """When `open` is cancelled for a server that does not reply, its other calls timed out, too."""
+    client = FakeServer(held=True)
+    batcher = batcher_for(client)
+    opening = asyncio.ensure_future(batcher.open(SCRIPT))
+    await loop_turns()
+    pending = call(batcher, "a")
+    await loop_turns()
+    opening.cancel()
+    with pytest.raises(StoreUnavailable) as caught:
+        await pending
+    assert caught.value.kind == "timeout"
 
 
 async def test_late_pipeline_fails_the_pipelines_behind_it() -> None:
@@ -102,7 +120,7 @@ async def test_late_pipeline_fails_the_pipelines_behind_it() -> None:
     first = call(batcher, "a")
     await loop_turns()
     second = call(batcher, "b")
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_SECONDS):
         failures = await asyncio.gather(first, second, return_exceptions=True)
     assert [type(each) for each in failures] == [StoreUnavailable] * 2
     assert failures[0] is failures[1]
@@ -178,7 +196,7 @@ async def test_connecting_continues_after_the_timeout_of_a_call() -> None:
     client = SlowToOpen()
     batcher = batcher_for(client, Timeouts(connect=10, operation=0.02))
     waiting = [call(batcher, "a") for _ in range(3)]
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_SECONDS):
         failures = await asyncio.gather(*waiting, return_exceptions=True)
     assert len(set(failures)) == 1, "the breaker counts one object as one failure"
     client.may_open.set()
@@ -204,9 +222,9 @@ async def test_aclose_ends_a_connection_attempt() -> None:
     """An attempt that no call waits for is cancelled."""
     client = SlowToOpen()
     batcher = batcher_for(client, Timeouts(connect=10, operation=0.02))
-    with anyio.fail_after(10), pytest.raises(StoreUnavailable):
+    with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(StoreUnavailable):
         await call(batcher, "a")
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_SECONDS):
         await batcher.aclose()
     assert client.opened == 0
 
@@ -219,7 +237,7 @@ async def test_reply_that_does_not_fit_fails_the_pipeline(reply: Any) -> None:
     batcher = batcher_for(client)
     client.known_scripts.add(BATCHABLE.sha)
     calls = [batcher.call(BATCHABLE, [key], ["now", "charge"], unchanged) for key in "ab"]
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_SECONDS):
         failures = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(each) for each in failures] == [StoreRejected] * 2
     assert failures[0] is failures[1]
@@ -233,7 +251,7 @@ async def test_reply_that_cannot_be_decoded_fails_the_pipeline() -> None:
     """Later replies may belong to other commands, so the connection is replaced."""
     client = FakeServer()
     batcher = batcher_for(client)
-    with anyio.fail_after(10), pytest.raises(StoreRejected, match="unexpected reply"):
+    with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(StoreRejected, match="unexpected reply"):
         await batcher.call(SCRIPT, ["text"], [], int)
     assert await call(batcher, "c") == "c"
     assert client.opened == 2
@@ -263,11 +281,14 @@ async def test_late_end_of_a_connection_attempt_is_ignored(broken: bool) -> None
     """A call does not wait for an uncancellable driver, and the driver's late end has no effect."""
     client = UncancellableClient()
     batcher = batcher_for(client, Timeouts(connect=10, operation=0.02))
-    with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="not sent within 20 ms"):
+    with (
+        anyio.fail_after(PATIENCE_SECONDS),
+        pytest.raises(StoreUnavailable, match="not sent within 20 ms"),
+    ):
         await batcher.call(SCRIPT, ["a"], [], unchanged)
     client.broken = broken
     client.connected.set()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_SECONDS):
         await batcher.aclose()
     client.broken = False
     assert await batcher_for(client).call(SCRIPT, ["b"], [], unchanged) == "b"

@@ -14,6 +14,7 @@ from fleetlimit.errors import StoreError
 from fleetlimit.limiter.ports import AcquireResult, HeartbeatReply
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.store import RedisStore
+from support.eventually import PATIENCE_SECONDS
 from support.hostile_store import (
     FIRST_NUMBER,
     STORE_NOW_US,
@@ -157,12 +158,12 @@ async def _check(
     async with hostile_store(split_at=split_at) as hostile:
         store = store_of(hostile, HANDSHAKE_TIMEOUTS if handshake else TIMEOUTS)
         if opened:
-            with anyio.fail_after(30):
+            with anyio.fail_after(PATIENCE_SECONDS):
                 while not await _succeeds(store.open()):
                     pass
         hostile.replies.extend(replies)
         hostile.in_handshake = handshake
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_SECONDS):
             for _ in range(2):
                 *acquired, heartbeat, adjusted = await _calls(store)
                 for number, each in enumerate(acquired):
@@ -201,7 +202,7 @@ _settings = partial(
 
 
 @exact_cancellation
-@_settings(max_examples=150)
+@_settings(max_examples=75)
 @given(
     replies=st.lists(_replies, min_size=1, max_size=5),
     split_at=st.integers(0, 12),
@@ -218,7 +219,7 @@ def test_any_replies_end_each_call(
 
 
 @exact_cancellation
-@_settings(max_examples=150)
+@_settings(max_examples=75)
 @given(replies=st.lists(_almost_valid, min_size=1, max_size=3))
 def test_almost_valid_replies_are_no_results(replies: list[bytes]) -> None:
     """A reply of the right length is a `StoreError` if one of its values is invalid."""
@@ -226,7 +227,7 @@ def test_almost_valid_replies_are_no_results(replies: list[bytes]) -> None:
 
 
 @exact_cancellation
-@_settings(max_examples=40)
+@_settings(max_examples=25)
 @given(replies=st.lists(_replies, min_size=1, max_size=4), split_at=st.integers(0, 12))
 def test_any_handshake_ends_each_call(replies: list[bytes | None], split_at: int) -> None:
     """So it is if the server sends such replies to the commands of the handshake."""

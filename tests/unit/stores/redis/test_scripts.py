@@ -8,6 +8,8 @@ import pytest
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import Algorithm, Quota
+from fleetlimit.stores.redis.calendar_windows import CalendarWindows
+from fleetlimit.stores.redis.charge_encoding import encode_charges
 from fleetlimit.stores.redis.scripts import (
     FIELDS_PER_CHARGE,
     Script,
@@ -15,7 +17,6 @@ from fleetlimit.stores.redis.scripts import (
     coalesce,
     load_script,
 )
-from fleetlimit.stores.redis.store import _encode_charges
 
 ACQUIRE = Script("acquire", "text", "acquire", batchable=True)
 ADJUST = Script("adjust", "text", "adjust")
@@ -89,11 +90,13 @@ async def test_error_of_the_command_fails_every_call(loop: asyncio.AbstractEvent
 def test_encoded_charges_mark_the_begin_of_a_check() -> None:
     """The first charge says whether the check spends; further charges have a plus."""
     charges = [Charge("a", MINUTE, 2), Charge("b", MINUTE, 3, "lease", 1)]
-    assert _encode_charges(charges, dry_run=False) == [
-        b"1 token_bucket 10 60000000 12 2 0 ",
-        b"+ token_bucket 10 60000000 12 3 1 lease",
-    ]
-    assert _encode_charges(charges[:1], dry_run=True) == [b"0 token_bucket 10 60000000 12 2 0 "]
+    windows = CalendarWindows()
+    assert encode_charges(charges, windows, dry_run=False) == (
+        [b"1 token_bucket 10 60000000 12 2 0 ", b"+ token_bucket 10 60000000 12 3 1 lease"],
+        False,
+    )
+    encoded, _ = encode_charges(charges[:1], windows, dry_run=True)
+    assert encoded == [b"0 token_bucket 10 60000000 12 2 0 "]
 
 
 def test_acquire_contains_the_fast_path_of_the_token_bucket_once() -> None:

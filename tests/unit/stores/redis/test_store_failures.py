@@ -61,6 +61,18 @@ async def send(admin: redis.asyncio.Redis, *command: str) -> None:
     await admin.execute_command(*command)  # type: ignore[no-untyped-call]  # untyped driver
 
 
+@pytest.mark.usefixtures("admin")
+async def test_command_during_a_reconnection_gets_an_open_connection(
+    server: EmbeddedValkey,
+) -> None:
+    """A command that is sent while `open` closes the idle connections takes none of them."""
+    async with open_store(server) as store:
+        # Leaves an idle connection in the pool.
+        secrets = await store.key_secrets()
+        _, found = await asyncio.gather(store.open(), store.key_secrets())
+        assert found == secrets
+
+
 @exact_cancellation
 @pytest.mark.usefixtures("admin")
 async def test_paused_process_is_a_timeout(server: EmbeddedValkey) -> None:
@@ -93,7 +105,7 @@ async def test_probes_of_a_paused_process_leave_no_connection(
                 await store.open()
     await store.open()
     assert (await spend(store, QUOTA)).allowed
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_SECONDS):
         # The server closes the connections of the probes when it runs again.
         while len(await admin.client_list()) > 2:
             pass
@@ -109,7 +121,7 @@ async def test_open_can_be_cancelled(server: EmbeddedValkey) -> None:
             for _ in range(20):
                 await asyncio.sleep(0)
             opening.cancel()
-            with anyio.fail_after(20), pytest.raises(asyncio.CancelledError):
+            with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(asyncio.CancelledError):
                 await opening
 
 
@@ -152,7 +164,7 @@ async def test_server_that_dies_during_a_call() -> None:
             for _ in range(10):
                 await asyncio.sleep(0)
             server.stop()
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE_SECONDS):
                 answers = await asyncio.gather(*calls, return_exceptions=True)
             kinds = {each.kind for each in answers if isinstance(each, StoreUnavailable)}
             assert (len(answers), kinds) == (3, {"connection"})
@@ -235,7 +247,7 @@ async def test_noscript_after_a_restart_is_retried() -> None:
             await spend(store, QUOTA)
             server.stop()
             server.start()
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE_SECONDS):
                 while True:
                     # Connections from before the restart may each fail once.
                     with contextlib.suppress(StoreUnavailable):

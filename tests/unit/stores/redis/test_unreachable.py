@@ -11,6 +11,7 @@ from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import StoreError, StoreRejected, StoreUnavailable
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.store import RedisStore
+from support.eventually import PATIENCE_SECONDS
 from support.stores import BUCKET, SHORT_TIMEOUTS, quota_of, raises_store_error, redis_store, spend
 from support.tracing import exact_cancellation
 
@@ -67,7 +68,7 @@ async def test_server_of_another_protocol_is_a_store_error(said: bytes) -> None:
     async with tcp(said) as url:
         for ask in (_heartbeat, _spend):
             store = redis_store(url, timeouts=SHORT_TIMEOUTS)
-            with anyio.fail_after(20), pytest.raises(StoreError):
+            with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(StoreError):
                 await ask(store)
             await store.aclose()
 

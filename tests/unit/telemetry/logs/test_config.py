@@ -16,8 +16,6 @@ from fleetlimit.telemetry.logs.config import configure_logging
 
 CREDENTIAL = "hunter2"
 
-pytestmark = pytest.mark.usefixtures("own_logging")
-
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]

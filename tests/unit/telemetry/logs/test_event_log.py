@@ -3,7 +3,8 @@
 from opentelemetry.sdk.trace import TracerProvider
 from structlog.contextvars import bound_contextvars, merge_contextvars
 
-from fleetlimit.core.policy import Policy, PolicySet
+from fleetlimit.core.policy import Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.errors import StoreRejected, StoreUnavailable
 from fleetlimit.limiter.events import (
     BreakerChanged,
@@ -18,6 +19,8 @@ from fleetlimit.limiter.events import (
     StoreFailed,
     StoreServerChanged,
     StoreStateLost,
+    UsageUnread,
+    UsageUnreadReason,
 )
 from fleetlimit.telemetry.logs.config import add_trace_ids
 from fleetlimit.telemetry.logs.event_log import EventLog
@@ -114,6 +117,28 @@ def test_lines_of_a_cluster_name_the_server() -> None:
     log.on_event(BreakerChanged(BreakerState.CLOSED, node))
     log.on_event(BreakerChanged(BreakerState.OPEN))
     assert [line.get("node") for line in lines.written] == [node, node, node, None]
+
+
+def test_unread_usage_is_rate_limited_with_an_exact_summary() -> None:
+    """Answers without tokens have lines by policy and reason; the others are counted."""
+    lines = Lines()
+    log = EventLog(ManualClock(), lines.logger, lines_per_window=1)
+    for reason in (UsageUnreadReason.MISSING, UsageUnreadReason.MISSING, UsageUnreadReason.ENCODED):
+        log.on_event(UsageUnread(("tokens",), reason))
+    log.flush()
+    log.close()
+    missing, encoded, suppressed = lines.written
+    assert (missing["event"], missing["level"]) == ("usage.unread", "warning")
+    assert (missing["policies"], missing["reason"]) == (["tokens"], "missing")
+    assert "include_usage" in missing["detail"]
+    assert encoded["reason"] == "encoded"
+    assert suppressed == {
+        "event": "usage.unread.suppressed",
+        "level": "warning",
+        "policies": "tokens",
+        "reason": "missing",
+        "suppressed": 1,
+    }
 
 
 def test_breaker_and_lost_state_have_lines() -> None:

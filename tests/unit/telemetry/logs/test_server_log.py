@@ -16,7 +16,6 @@ from fleetlimit.telemetry.logs.config import configure_logging
 from fleetlimit.telemetry.logs.server_log import ServerLogFilter
 from support.clock import ManualClock
 
-pytestmark = pytest.mark.usefixtures("own_logging")
 INVALID = "Invalid HTTP request received."
 
 

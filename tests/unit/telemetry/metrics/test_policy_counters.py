@@ -2,11 +2,12 @@
 
 import pytest
 
-from fleetlimit.core.decision import Outcome
-from fleetlimit.core.policy import Match, Policy, PolicySet
+from fleetlimit.core.decision import Outcome, Source
+from fleetlimit.core.policy import Match, Policy
+from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.limiter.events import PoliciesLoaded
-from fleetlimit.telemetry.metrics.policy_counters import MAX_ROUTES
+from fleetlimit.telemetry.metrics.policy_counters import MAX_ROUTES, MAX_ZERO_DENIALS
 from fleetlimit.telemetry.metrics.policy_labels import MAX_POLICIES, MAX_TIERS
 from support.observed import ObservedMetrics
 from support.telemetry import TEN_A_MINUTE, decision_event, policy_result
@@ -121,17 +122,20 @@ def test_policy_removed_by_a_reload_still_counts() -> None:
 def test_policy_labels_are_bounded(log: pytest.LogCaptureFixture) -> None:
     """Further policies are counted together as `other`, and one warning says so."""
     observed = ObservedMetrics(loaded(name="first"))
-    for number in range(3_000):
+    beyond = 20
+    for number in range(MAX_POLICIES + beyond):
         denied = policy_result(f"p{number}", Outcome.DENIED)
         near_limit = policy_result(f"p{number}", remaining=0)
         observed.on_events(
             decision_event(Outcome.DENIED, denied), decision_event(Outcome.ALLOWED, near_limit)
         )
-    assert len({labels[0] for labels in denials(observed)}) == MAX_POLICIES
-    assert denials(observed)["other", "GET /items", "none", "denied"] == 3_001 - MAX_POLICIES
-    assert sum(near(observed, "policy").values()) == 3_000
-    assert sum(observed.decisions().values()) == 6_000
-    assert len(observed.metrics.render()[0].splitlines()) < 20 * MAX_POLICIES
+    found = denials(observed)
+    assert len({labels[0] for labels in found}) == MAX_POLICIES
+    # One policy was loaded before, and has a label as well.
+    assert found["other", "GET /items", "none", "denied"] == beyond + 1
+    assert sum(near(observed, "policy").values()) == MAX_POLICIES + beyond
+    assert sum(observed.decisions().values()) == 2 * (MAX_POLICIES + beyond)
+    assert len(observed.metrics.render()[0].splitlines()) < 26 * MAX_POLICIES
     assert len([line for line in log.messages if "metrics.policies_limited" in line]) == 1
 
 
@@ -187,3 +191,100 @@ def test_route_labels_are_bounded() -> None:
     assert len(found) == MAX_ROUTES + 1
     assert found["default", "(others)", "none", "denied"] == 8
     assert found["default", "GET /0", "none", "denied"] == 2
+
+
+def test_denials_of_limited_routes_start_at_zero() -> None:
+    """A denial is an increase: the series exists before, for each tier that the policy names."""
+    policy = Policy("a", TEN, {"pro": TEN})
+    observed = ObservedMetrics(PoliciesLoaded(PolicySet([policy])))
+    observed.metrics.on_routes_limited([("GET /items", policy), (UNMATCHED_ROUTE, policy)])
+    assert denials(observed) == {
+        ("a", route, tier, "denied"): 0
+        for route in ("GET /items", "(none)")
+        for tier in ("pro", "none", "other")
+    }
+    observed.on_events(
+        decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), tier="pro")
+    )
+    assert denials(observed)["a", "GET /items", "pro", "denied"] == 1
+    assert len(denials(observed)) == 6
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcomes"),
+    [
+        (Policy("a", TEN, mode="shadow"), {"shadow_denied"}),
+        (Policy("a", TEN, enforce_percent=50), {"denied", "shadow_denied"}),
+        (Policy("a", TEN, enforce_percent=0), {"shadow_denied"}),
+        (Policy("a", TEN, mode="off"), set()),
+    ],
+)
+def test_denials_start_at_zero_with_the_outcomes_of_the_mode(
+    policy: Policy, outcomes: set[str]
+) -> None:
+    """A policy has series only of outcomes that it can have."""
+    observed = ObservedMetrics(PoliciesLoaded(PolicySet([policy])))
+    observed.metrics.on_routes_limited([("GET /items", policy)])
+    assert {labels[3] for labels in denials(observed)} == outcomes
+
+
+def test_denials_that_start_at_zero_are_bounded() -> None:
+    """Over all policies and reloads; beyond the bound a series begins with its first denial."""
+    observed = ObservedMetrics()
+    for number in range(MAX_ZERO_DENIALS // 2 + 9):
+        policy = Policy(f"p{number % 40}", TEN)
+        observed.on_events(PoliciesLoaded(PolicySet([policy])))
+        observed.metrics.on_routes_limited([(f"GET /{number}", policy)])
+    assert len(denials(observed)) == MAX_ZERO_DENIALS
+    observed.on_events(decision_event(Outcome.DENIED, route="GET /new"))
+    observed.on_events(decision_event(Outcome.DENIED, policy_result("p0", Outcome.DENIED)))
+    assert denials(observed)["default", "GET /new", "none", "denied"] == 1
+    assert denials(observed)["p0", "GET /items", "none", "denied"] == 1
+
+
+def test_denials_count_on_after_a_reload() -> None:
+    """A reload neither resets a count nor adds a second series."""
+    policy = Policy("a", TEN)
+    denied = decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED))
+    observed = ObservedMetrics()
+    for _ in range(2):
+        observed.on_events(PoliciesLoaded(PolicySet([policy])))
+        observed.metrics.on_routes_limited([("GET /items", policy)])
+        observed.on_events(denied)
+    assert denials(observed) == {
+        ("a", "GET /items", "none", "denied"): 2,
+        ("a", "GET /items", "other", "denied"): 0,
+    }
+
+
+def test_local_admissions_are_counted_by_policy() -> None:
+    """Requests that the store did not decide, without those that the local share denied."""
+    allowed, denied = policy_result("a"), policy_result("a", Outcome.DENIED)
+    opened = policy_result("b", Outcome.FAIL_OPEN)
+    observed = ObservedMetrics(
+        loaded(),
+        decision_event(Outcome.ALLOWED, allowed),
+        decision_event(Outcome.ALLOWED, allowed, opened, source=Source.LOCAL),
+        decision_event(Outcome.DENIED, denied, source=Source.LOCAL),
+    )
+    assert {
+        sample.labels["policy"]: sample.value
+        for sample in observed.samples("fleetlimit_local_admissions_total")
+    } == {"a": 1, "b": 0}
+
+
+def test_admissions_are_counted_by_tier() -> None:
+    """Those near the limit are among them: their share is one of the requests of the tier."""
+    observed = ObservedMetrics(
+        loaded("free"),
+        decision_event(Outcome.ALLOWED, policy_result("a"), tier="free"),
+        decision_event(Outcome.ALLOWED, policy_result("a", remaining=1), tier="free"),
+        decision_event(Outcome.ALLOWED, policy_result("a"), tier="pro"),
+        decision_event(Outcome.DENIED, policy_result("a", Outcome.DENIED), tier="free"),
+        decision_event(Outcome.FAIL_OPEN, policy_result("a", Outcome.FAIL_OPEN), tier="free"),
+    )
+    assert {
+        sample.labels["tier"]: sample.value
+        for sample in observed.samples("fleetlimit_admissions_total")
+    } == {"free": 2, "none": 0, "other": 1}
+    assert near(observed) == {"free": 1}

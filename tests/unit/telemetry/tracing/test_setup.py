@@ -1,5 +1,6 @@
 """Tracing without the extra `otel`: nothing of it is imported until a variable turns tracing on."""
 
+import json
 import os
 import subprocess
 import sys
@@ -22,17 +23,40 @@ class Missing(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Missing())
 """
-_CONFIGURE = """
+_CALLS = """
+import json
+import os
+
 from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry import OpenTelemetryTracer, PrometheusMetrics, configure_tracing
+from fleetlimit.telemetry import instrument_app, instrument_asgi
 
 PrometheusMetrics().render()
 with OpenTelemetryTracer().start_check(["a"]):
     pass
-try:
-    print(configure_tracing("fleetlimit"))
-except ConfigError as error:
-    print(error)
+
+
+def result_of(function, *arguments, **variables):
+    os.environ.update(variables)
+    try:
+        return str(function(*arguments))
+    except ConfigError as error:
+        return str(error)
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+
+print(json.dumps({
+    "off": result_of(configure_tracing, "fleetlimit"),
+    "named": result_of(configure_tracing, "fleetlimit", OTEL_SERVICE_NAME="mine"),
+    "console": result_of(configure_tracing, "fleetlimit", OTEL_TRACES_EXPORTER="console"),
+    "endpoint": result_of(
+        configure_tracing, "fleetlimit", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317"
+    ),
+    "app": result_of(instrument_app, None, None),
+    "asgi": result_of(instrument_asgi, None, None, None),
+}))
 """
 
 
@@ -52,38 +76,30 @@ def run(
     return process.stdout.strip()
 
 
-def test_tracing_off_needs_no_extra() -> None:
+@pytest.fixture(scope="module")
+def results() -> dict[str, str]:
+    """Return the results of `_CALLS`, or the messages of their errors, in one process."""
+    found: dict[str, str] = json.loads(run(_CALLS))
+    return found
+
+
+@pytest.mark.parametrize("call", ["off", "named"])
+def test_tracing_off_needs_no_extra(results: dict[str, str], call: str) -> None:
     """Without an OTEL_* variable, metrics and check spans work and there is no provider."""
-    assert run(_CONFIGURE) == "None"
-    assert run(_CONFIGURE, variables={"OTEL_SERVICE_NAME": "mine"}) == "None"
+    assert results[call] == "None"
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [{"OTEL_TRACES_EXPORTER": "console"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317"}],
-)
-def test_tracing_on_names_the_missing_extra(variables: dict[str, str]) -> None:
+@pytest.mark.parametrize("call", ["console", "endpoint"])
+def test_tracing_on_names_the_missing_extra(results: dict[str, str], call: str) -> None:
     """A variable that asks for an exporter is an error with the command to run."""
-    message = run(_CONFIGURE, variables=variables)
-    assert message.startswith("tracing is on, but opentelemetry.")
-    assert "pip install 'fleetlimit[otel]'" in message
+    assert results[call].startswith("tracing is on, but opentelemetry.")
+    assert "pip install 'fleetlimit[otel]'" in results[call]
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [("instrument_app", "None, None"), ("instrument_asgi", "None, None, None")],
-)
-def test_instrumentation_names_the_missing_extra(name: str, arguments: str) -> None:
+@pytest.mark.parametrize("call", ["app", "asgi"])
+def test_instrumentation_names_the_missing_extra(results: dict[str, str], call: str) -> None:
     """An app cannot be instrumented without the extra, and the error has the command to run."""
-    message = run(
-        "from fleetlimit.errors import ConfigError\n"
-        f"from fleetlimit.telemetry import {name}\n"
-        "try:\n"
-        f"    {name}({arguments})\n"
-        "except ConfigError as error:\n"
-        "    print(error)\n"
-    )
-    assert "pip install 'fleetlimit[otel]'" in message
+    assert "pip install 'fleetlimit[otel]'" in results[call]
 
 
 def test_serve_names_the_missing_extra() -> None:

@@ -2,7 +2,9 @@
 --
 -- KEYS       one bucket for each charge, the charges of a check side by side
 -- ARGV[1]    now in microseconds since the epoch; 0 for the server's clock
--- ARGV[i+1]  the encoded charge of KEYS[i]: `begin algorithm limit period burst units group lease`,
+-- ARGV[i+1]  the encoded charge of KEYS[i]: `begin algorithm limit period burst units group lease`
+--            (in place of the lease, calendar_window has the boundaries of windows, and token_bucket
+--            the microseconds in which the units may be used; nothing for none),
 --            where begin is 1 for the first charge of a check that spends, 0 for the first of a dry
 --            run, and + for every further charge of the same check
 --
@@ -86,10 +88,10 @@ local i, reply_at, next_encoded = 1, 2, encoded_charges[2]
 while next_encoded do
   if next_encoded ~= encoded then
     encoded = next_encoded
-    local limit, period, units, group
-    limit, period, burst, units, group =
-      string.match(encoded, '^1 token_bucket (%d+) (%d+) (%d+) (%d+) (%d+) ')
-    is_fast = limit and period % limit == 0 and units ~= '0' and now >= 1e15
+    local limit, period, units, group, ahead
+    limit, period, burst, units, group, ahead =
+      string.match(encoded, '^1 token_bucket (%d+) (%d+) (%d+) (%d+) (%d+) (%d*)')
+    is_fast = limit and period % limit == 0 and units ~= '0' and now >= 1e15 and not tonumber(ahead)
     if is_fast then
       step, burst, enforced = period / limit, tonumber(burst), group == '0'
       size, cost = step * burst, step * units

@@ -3,10 +3,10 @@
 --
 -- KEYS     one bucket for each adjustment
 -- ARGV[1]  now in microseconds since the epoch; 0 for the server's clock
--- then for each key: algorithm, limit, period, burst, delta, acquired_at, units, lease
+-- then for each key: algorithm, limit, period, burst, delta, acquired_at, units, lease or boundaries
 --
--- Returns  now; then for each key 0, or the error of a bucket with a foreign value. Another error, which
---          is not of one bucket, is the whole reply, after all other buckets were adjusted
+-- Returns  now; then for each key 0, or the error of a bucket with a foreign value or of a calendar.
+--          Another error, which is not of one bucket, is the whole reply, after all other buckets were adjusted
 
 local width, algorithm_for = 8, library().algorithm_for
 
@@ -34,7 +34,8 @@ for i = 1, #KEYS do
     -- Errors inside pcall are strings before Redis 7, and tables since.
     if type(failure) == 'table' then failure = failure.err end
     reply[i + 1] = redis.error_reply(failure)
-    if not string.find(failure, 'WRONGTYPE', 1, true) then rejection = rejection or reply[i + 1] end
+    local is_of_bucket = string.find(failure, 'WRONGTYPE', 1, true) or string.find(failure, 'CALENDAR', 1, true)
+    if not is_of_bucket then rejection = rejection or reply[i + 1] end
   end
 end
 

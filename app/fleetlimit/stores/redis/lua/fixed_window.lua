@@ -9,7 +9,8 @@ factories.fixed_window = function()
     if count == 0 then
       redis.call('DEL', key)
     else
-      -- A period is at least a millisecond, so an index has at most 13 digits.
+      -- `..` prints 14 digits: an index has at most 13, because a period is at least a millisecond,
+      -- and a count 14, because it is at most 2^46.
       set(key, index .. ':' .. count .. ':' .. born, (index + 1) * q.period)
     end
   end

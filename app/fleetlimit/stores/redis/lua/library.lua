@@ -17,7 +17,7 @@
 -- bucket was reset, its key was evicted, or the server lost its state. It stays text, because only
 -- adjust() computes with it.
 --
--- `q` is a charge: limit, period and burst of its quota, its units and its lease.
+-- `q` is a charge: limit, period and burst of its quota, its units and its lease or boundaries.
 
 local factories, instances, lib = {}, {}, {}
 
@@ -33,6 +33,23 @@ end
 
 local function ceil_div(a, b)
   return div(a + b - 1, b)
+end
+
+-- floor(n * m / d) and the remainder, exact, for n below 2^48, d up to 2^46, and m and the quotient
+-- below 2^53. A product beyond 2^53 takes a long division, by the digits of n, of six bits each: the
+-- intermediate values stay below 127 * d.
+local function mul_div(n, m, d)
+  local part = m % d
+  local quotient, product = n * ((m - part) / d), n * part
+  if product < 2^53 then return quotient + div(product, d), product % d end
+  local digits, rest, unit = 0, 0, 2^42
+  repeat
+    local below = n % unit
+    local value = rest * 64 + (n - below) / unit * part
+    rest = value % d
+    digits, n, unit = digits * 64 + (value - rest) / d, below, unit / 64
+  until unit < 1
+  return quotient + digits, rest
 end
 
 local function text(n)  -- all digits: `..` prints a number with only 14

@@ -5,11 +5,16 @@
 -- STATE  a = index, b = current, c = previous, d = born, as text
 
 factories.sliding_window = function()
+  local function ceil_mul_div(n, m, d)
+    local quotient, rest = mul_div(n, m, d)
+    return rest > 0 and quotient + 1 or quotient
+  end
+
   local function used(q, index, current, previous)
     local period_ms = q.period / 1000
     -- If the clock went back, the previous window's weight is capped at 1.
     local rest_ms = math.min(period_ms, ceil_div((index + 1) * q.period - now, 1000))
-    return current + ceil_div(previous * rest_ms, period_ms)
+    return current + ceil_mul_div(previous, rest_ms, period_ms)
   end
 
   -- Microseconds until at least `units` units are available.
@@ -21,7 +26,7 @@ factories.sliding_window = function()
       weighted, spare, ends = current, room, ends + q.period
     end
     local rest_ms = period_ms
-    if weighted > 0 then rest_ms = math.min(period_ms, div(spare * period_ms, weighted)) end
+    if weighted > spare then rest_ms = mul_div(spare, period_ms, weighted) end
     return math.max(0, ends - rest_ms * 1000 - now)
   end
 
@@ -30,7 +35,8 @@ factories.sliding_window = function()
       redis.call('DEL', key)
       return
     end
-    -- A period is at least a millisecond, so an index has at most 13 digits.
+    -- `..` prints 14 digits: an index has at most 13, because a period is at least a millisecond, and
+    -- a count 14, because it is at most 2^46.
     local value = index .. ':' .. current .. ':' .. previous .. ':' .. born
     set(key, value, (index + (current > 0 and 2 or 1)) * q.period)
   end

@@ -4,10 +4,12 @@
 --        at which it was last full, from which on its charges can be refunded. Written as
 --        `tat:born`, or `fraction:tat:born` with the fraction in 1/limit of a microsecond. Times
 --        have 16 digits, so a check overwrites the TAT in place (SETRANGE): that takes less time
---        than writing the value, and keeps the rest of it and the expiry.
+--        than writing the value, and keeps the rest of it and the expiry. Where units were spent
+--        ahead, `:h` and the latest time until which they may be used follow.
 -- STATE  a, b = debt: whole microseconds until the bucket is full, and the fraction; at most two
 --        bursts, which load() enforces
 --        c = born, as text
+--        d = the time after `:h`, 0 without
 --
 -- The arithmetic stands here twice, with the same steps: without fractions, for limits whose period
 -- is a multiple of the limit, and with them, for all others. load_script() copies the first block
@@ -52,9 +54,7 @@
 
 factories.token_bucket = function()
   local function intervals(q, n)  -- the time of n units: whole, fraction
-    local rest = q.period % q.limit
-    local fraction = n * rest
-    return n * ((q.period - rest) / q.limit) + div(fraction, q.limit), fraction % q.limit
+    return mul_div(n, q.period, q.limit)
   end
 
   local function minus(q, a, b, c, d)
@@ -81,13 +81,20 @@ factories.token_bucket = function()
     return a, b
   end
 
+  local function used_at(q, a, b)  -- the debt at the end of the time in which the units may be used
+    local ahead = q.units > 0 and tonumber(q.lease) or 0
+    if a < ahead then return ahead, 0 end
+    return a, b
+  end
+
   -- Expiry times are multiples of ttl_quantum here too: the fast path relies on it to leave them.
-  local function save(key, _, a, b, born)
+  local function save(key, _, a, b, born, ahead_until)
     if a == 0 and b == 0 then
       redis.call('DEL', key)
     else
       local value = time_text(now + a) .. ':' .. born
-      if b > 0 then value = b .. ':' .. value end
+      if b > 0 then value = text(b) .. ':' .. value end
+      if ahead_until > now then value = value .. ':h' .. text(ahead_until) end
       set(key, value, ceil_div(now + up(a, b), ttl_quantum) * ttl_quantum)
     end
   end
@@ -95,7 +102,9 @@ factories.token_bucket = function()
   return {
     load = function(key, q)
       local value = redis.call('GET', key)
-      if not value then return 0, 0, now_text() end
+      if not value then return 0, 0, now_text(), 0 end
+      local before, ahead_until = string.match(value, '^(.*):h(%d+)$')
+      value, ahead_until = before or value, tonumber(ahead_until) or 0
       local fraction, whole, born = string.match(value, '^(%d+):(%d+):(%d+)$')
       if not fraction then whole, born = string.match(value, '^(%d+):(%d+)$') end
       if not whole or #whole ~= 16 then return corrupt() end
@@ -103,24 +112,28 @@ factories.token_bucket = function()
       -- A state written under another limit may have a fraction that this limit cannot.
       if fraction >= q.limit then whole, fraction = whole + 1, 0 end
       local a, b = at_least_0(whole - now, fraction)
-      if a == 0 and b == 0 then return 0, 0, now_text() end
+      if a == 0 and b == 0 then return 0, 0, now_text(), 0 end
       local c, d = intervals(q, 2 * q.burst)
       if less(c, d, a, b) then
         a, b = c, d
-        save(key, q, a, b, born)
+        save(key, q, a, b, born, ahead_until)
       end
-      return a, b, born
+      return a, b, born, ahead_until
     end,
 
     check = function(_, q, a, b)
+      a, b = used_at(q, a, b)
       local c, d = intervals(q, q.burst - q.units)
       if not less(c, d, a, b) then return true, 0 end
       return false, up(minus(q, a, b, c, d))
     end,
 
-    spend = function(q, a, b, born)
+    spend = function(q, a, b, born, ahead_until)
+      local ahead = q.units > 0 and tonumber(q.lease) or 0
+      if ahead > 0 then ahead_until = math.max(ahead_until, now + ahead) end
+      a, b = used_at(q, a, b)
       a, b = plus(q, a, b, intervals(q, q.units))
-      return a, b, born
+      return a, b, born, ahead_until
     end,
 
     status = function(_, q, a, b)
@@ -128,7 +141,7 @@ factories.token_bucket = function()
       local free_a, free_b = minus(q, size_a, size_b, a, b)
       local remaining = 0
       if free_a >= 0 then
-        -- A quotient of doubles may be off by one at a boundary; the exact comparison corrects it.
+        -- A quotient of doubles may be off by one or two; the exact comparison corrects it.
         remaining = math.floor((free_a + free_b / q.limit) * q.limit / q.period)
         local c, d = intervals(q, remaining)
         while remaining > 0 and less(free_a, free_b, c, d) do
@@ -148,14 +161,14 @@ factories.token_bucket = function()
 
     save = save,
 
-    adjust = function(key, q, delta, acquired_at, a, b, born)
+    adjust = function(key, q, delta, acquired_at, a, b, born, ahead_until)
       if delta < 0 then
         -- The bucket was reset, lost or full since.
         if acquired_at < tonumber(born) then return end
-        local c, d = intervals(q, -delta)
+        local c, d = intervals(q, math.min(-delta, q.units))
         -- What has refilled since is not refunded again.
         local left_a, left_b = intervals(q, q.units)
-        left_a, left_b = at_least_0(left_a - math.max(0, now - acquired_at), left_b)
+        left_a, left_b = at_least_0(left_a - math.max(0, math.max(now, ahead_until) - acquired_at), left_b)
         if less(left_a, left_b, c, d) then c, d = left_a, left_b end
         a, b = at_least_0(minus(q, a, b, c, d))
       else
@@ -163,7 +176,7 @@ factories.token_bucket = function()
         local c, d = intervals(q, 2 * q.burst)
         if less(c, d, a, b) then a, b = c, d end
       end
-      save(key, q, a, b, born)
+      save(key, q, a, b, born, ahead_until)
     end,
   }
 end

@@ -1,0 +1,1 @@
+"""Limits of calls to other services, for any HTTP client library."""

@@ -3,14 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from redis.exceptions import NoScriptError
 
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.stores.redis.batcher import CommandBatcher
-from fleetlimit.stores.redis.client import Client, Timeouts
-from fleetlimit.stores.redis.connection import ConnectionHolder, OnReplies
+from fleetlimit.stores.redis.client import Timeouts
+from fleetlimit.stores.redis.connection import OnReplies
 from fleetlimit.stores.redis.scripts import Script
 from support.stores import LONG_TIMEOUTS
 
@@ -152,9 +152,7 @@ def batcher_for(
     """Return a batcher for a server that knows the first script."""
     server.known_scripts.add(SCRIPT.sha)
     own_loop = OwnLoop()
-    batcher = CommandBatcher(
-        cast("ConnectionHolder", server), cast("Client", server), timeouts, own_loop, **options
-    )
+    batcher = CommandBatcher(server, server, timeouts, own_loop, **options)
     own_loop.on_ended = batcher.reset
     return batcher
 

@@ -21,7 +21,7 @@ from redis.exceptions import AskError, InvalidResponse, NoScriptError, TryAgainE
 from fleetlimit.errors import StoreError, StoreUnavailable
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.stores.redis.client import Timeouts
-from fleetlimit.stores.redis.connection import ConnectionHolder, RedisConnection
+from fleetlimit.stores.redis.connection import Connection, Connections
 from fleetlimit.stores.redis.errors import RECONNECT_KINDS, to_store_error
 from fleetlimit.stores.redis.scripts import (
     Script,
@@ -67,7 +67,7 @@ class InFlightBatch:
 
     batch: list[ScriptCall]
     commands: list[ScriptCommand]
-    connection: RedisConnection
+    connection: Connection
     sent_at_tick: int
     loads: int
 
@@ -98,7 +98,7 @@ class CommandBatcher:
 
     def __init__(
         self,
-        connections: ConnectionHolder,
+        connections: Connections,
         client: CommandClient,
         timeouts: Timeouts,
         own_loop: OwnLoop,
@@ -216,7 +216,7 @@ class CommandBatcher:
                 raise each
 
     async def _load(
-        self, connection: RedisConnection, scripts: Sequence[Script]
+        self, connection: Connection, scripts: Sequence[Script]
     ) -> list[Any] | Exception:
         loaded: asyncio.Future[list[Any] | Exception] = asyncio.get_running_loop().create_future()
         connection.send(list(map(_load_command, scripts)), partial(_set_unless_done, loaded))
@@ -267,7 +267,7 @@ class CommandBatcher:
                 self._start_ticking()
 
     def _send_commands(
-        self, batch: list[ScriptCall], connection: RedisConnection, *, load: bool = False
+        self, batch: list[ScriptCall], connection: Connection, *, load: bool = False
     ) -> None:
         """Send a batch; with `load`, load its scripts first, in the same pipeline."""
         if self._on_pipeline_sent is not None:

@@ -8,7 +8,7 @@ and take several times as long as packing the commands and parsing the replies.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import hiredis
 from redis.asyncio.connection import BaseParser  # type: ignore[attr-defined]  # not in __all__
@@ -26,6 +26,45 @@ _PendingPipeline = tuple[int, OnReplies, list[Any]]
 """Number of commands of a pipeline that was sent, its callback, and the replies that have arrived.
 
 A tuple, because one is made for each check of a pod that is not busy."""
+
+
+class Connection(Protocol):
+    """Connection that sends pipelines."""
+
+    closed: bool
+    """Whether the connection was closed, by either side."""
+
+    def send(self, commands: Sequence[tuple[Any, ...]], on_replies: OnReplies, /) -> None:
+        """Send a pipeline; see `RedisConnection`."""
+        ...
+
+    def close(self, error: Exception | None = None, /) -> None:
+        """Close the connection, and fail pipelines without replies with `error`."""
+        ...
+
+
+class Connections(Protocol):
+    """Holder of the one connection to a server."""
+
+    on_lost: Callable[[], None] | None
+    """Callback when the server or the network ended the connection."""
+
+    @property
+    def connection(self) -> Connection | None:
+        """The open connection, or None."""
+        ...
+
+    async def open(self) -> Connection:
+        """Return the connection, opening one if needed."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection; pipelines without replies fail."""
+        ...
+
+    def reset(self) -> None:
+        """Drop a connection of a closed event loop, on which `close` would fail."""
+        ...
 
 
 class ConnectionHolder:

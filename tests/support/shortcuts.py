@@ -5,15 +5,16 @@ disabled, for tests with several processes.
 """
 
 import functools
+import itertools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import StrEnum
 from importlib import import_module
 from typing import Any, Final, Protocol
 
 from fleetlimit.cli import main
 from fleetlimit.limiter.denial_cache import DenialCache
-from fleetlimit.stores.redis.scripts import ScriptCall, ScriptCommand
+from fleetlimit.stores.redis.batcher import CommandBatcher
 
 
 class Shortcut(StrEnum):
@@ -37,19 +38,21 @@ VARIANTS: Final[dict[str, tuple[Shortcut, ...]]] = {
 ALL_OR_NONE: Final = {name: VARIANTS[name] for name in ("all", "none")}
 
 
-def _never_coalesce(
-    calls: Iterable[ScriptCall], _slot_of: Callable[[str], int]
-) -> list[ScriptCommand]:
-    return [*calls]
+def _batcher_without_coalescing(*args: Any, **options: Any) -> CommandBatcher:
+    """Return a batcher for which each call has its own slot, so that no two share a script call."""
+    slots = itertools.count()
+    return CommandBatcher(*args, **{**options, "slot_of": lambda _key: next(slots)})
 
 
-_PATCHES: Final[dict[Shortcut, tuple[str, Any]]] = {
-    Shortcut.BATCHING: ("fleetlimit.stores.redis.batcher.MAX_BATCH", 1),
-    Shortcut.COALESCING: ("fleetlimit.stores.redis.batcher.coalesce", _never_coalesce),
-    Shortcut.DENIAL_CACHE: (
-        "fleetlimit.limiter.limiter.DenialCache",
-        functools.partial(DenialCache, max_entries=0),
-    ),
+_PATCHES: Final[dict[Shortcut, dict[str, Any]]] = {
+    Shortcut.BATCHING: {"fleetlimit.stores.redis.batcher.MAX_BATCH": 1},
+    Shortcut.COALESCING: {
+        "fleetlimit.stores.redis.store.CommandBatcher": _batcher_without_coalescing,
+        "fleetlimit.stores.redis.cluster.CommandBatcher": _batcher_without_coalescing,
+    },
+    Shortcut.DENIAL_CACHE: {
+        "fleetlimit.limiter.limiter.DenialCache": functools.partial(DenialCache, max_entries=0)
+    },
 }
 
 
@@ -70,9 +73,10 @@ class LastingPatch:
 
 
 def disable(shortcuts: Iterable[Shortcut], patch: Patch) -> None:
-    """Disable shortcuts until the patch is undone."""
+    """Disable shortcuts of the limiters and stores that are made until the patch is undone."""
     for shortcut in shortcuts:
-        patch.setattr(*_PATCHES[shortcut])
+        for target, value in _PATCHES[shortcut].items():
+            patch.setattr(target, value)
 
 
 if __name__ == "__main__":

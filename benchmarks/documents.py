@@ -45,7 +45,8 @@ _LABELS: Final = {
 _LOW_LOAD_LABELS: Final = _LABELS | {
     RAW.name: "a script on one raw connection, without a limiter",
     FLOOR.name: "the same by redis-py",
-    PREFETCHING.name: "the same with `prefetch: auto`",
+    PREFETCHING.name: "**Fleetlimit, `prefetch: auto`**",
+    compiled(PREFETCHING).name: "the same, *compiled*",
     CHECK.name: "**Fleetlimit**",
     compiled(CHECK).name: "the same, *compiled*",
 }
@@ -153,7 +154,8 @@ def curve(results: Results) -> Iterator[str]:
     """Yield the CPU of the limiter in a request, by the number of connections."""
     labels = [f"{count} connections" for count in CONNECTIONS]
     rows = [["CPU of the limiter", "1 connection", *labels[1:]]]
-    for name in (each.name for each in (RAW, FLOOR, MIDDLEWARE, DEPENDENCY, *PEERS)):
+    ours = (each for one in (MIDDLEWARE, DEPENDENCY) for each in (one, compiled(one)))
+    for name in (each.name for each in (RAW, FLOOR, *ours, *PEERS)):
         cells = [results.number("curve", f"{name}, {label}", ABOVE_BARE) for label in labels]
         if not all(map(math.isnan, cells)):
             rows.append([_LOW_LOAD_LABELS.get(name, name), *map(_us, cells)])
@@ -163,7 +165,8 @@ def curve(results: Results) -> Iterator[str]:
 def busy(results: Results) -> Iterator[str]:
     """Yield the cost of a request of few callers, with and without a prefetch."""
     rows = [["", "CPU of the limiter", "store calls a request", "p50", "p99"]]
-    for name in (each.name for each in (FLOOR, MIDDLEWARE, PREFETCHING, *PEERS)):
+    ours = (each for one in (MIDDLEWARE, PREFETCHING) for each in (one, compiled(one)))
+    for name in (each.name for each in (FLOOR, *ours, *PEERS)):
         if results.cell("busy", name, CPU):
             calls = results.number("busy", name, "commands/request")
             p50, p99 = (results.cell("busy", name, each) for each in ("p50 ms", "p99 ms"))

@@ -78,7 +78,7 @@ def curve(store: Store, effort: Effort, company: Company) -> Scene:
     """Send all contenders half of the load that saturates the bare app, by connections."""
     scene = Scene("curve", "all at half of bare's own maximum rate, on 1 to 64 connections")
     peers = [each for each in company.peers if each.name in _CURVE_PEERS]
-    contenders = (BARE, RAW, FLOOR, *_LIMITED, *peers)
+    contenders = (BARE, RAW, FLOOR, *company.ours(*_LIMITED), *peers)
     for connections in CONNECTIONS:
         found = Scene(scene.name, scene.title)
         _load_half_of_bare(found, contenders, Traffic(store, connections=connections), effort)
@@ -91,7 +91,8 @@ def busy(store: Store, effort: Effort, company: Company) -> Scene:
     """Send all contenders half of the load that saturates the bare app, of few callers."""
     scene = Scene("busy", f"all at half of bare's own maximum rate, {_BUSY_CALLERS} callers")
     peers = [each for each in company.peers if each.name in _CURVE_PEERS]
-    contenders = (BARE, FLOOR, MIDDLEWARE, lineup.PREFETCHING, *peers)
+    ours = company.ours(MIDDLEWARE, lineup.PREFETCHING)
+    contenders = (BARE, FLOOR, *ours, *peers)
     traffic = Traffic(store, requests=lambda: spread(_BUSY_CALLERS))
     _load_half_of_bare(scene, contenders, traffic, effort)
     scene.compare(ABOVE_BARE, "limits")

@@ -35,7 +35,7 @@ def test_summary_has_medians_ranges_and_origin() -> None:
     ]
 
 
-def test_committed_summary_has_at_most_300_lines() -> None:
+def test_committed_summary_has_at_most_350_lines() -> None:
     """The repository keeps a summary, not every round."""
     files = (Path(summary.__file__).parent / "results").iterdir()
-    assert sum(len(file.read_text("utf-8").splitlines()) for file in files) <= 300
+    assert sum(len(file.read_text("utf-8").splitlines()) for file in files) <= 350

@@ -18,7 +18,6 @@ from support.e2e_setup import ALGORITHMS, callers, streams
 from support.e2e_store import Store
 from support.e2e_tally import until_offered
 from support.e2e_watch import Watch
-from support.eventually import eventually
 
 NAME = "prefetched"
 CALLERS = 2
@@ -75,14 +74,10 @@ def test_prefetched_units_are_never_beyond_the_limit(
             watch.begin("store paused")
             Store(release).pause(timeouts.PAUSE)
             until_offered(watch, load, quotas=QUOTAS)
-            before = {*watch.ready()}
+            before = watch.ready()
             watch.begin("rolling restart")
             release.restart()
-            eventually(
-                lambda: len(watch.ready()) == 3 and before.isdisjoint(watch.ready()),
-                within=timeouts.HELM,
-                what="the restart replaces every pod",
-            )
+            watch.until_replaced(before, by="restart")
             until_offered(watch, load, quotas=QUOTAS)
             load.stop()
             answers = load.answers()

@@ -4,14 +4,12 @@ import time
 
 import pytest
 
-from support import e2e_timeouts as timeouts
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
 from support.e2e_setup import streams
 from support.e2e_tally import until_offered
 from support.e2e_watch import Watch
-from support.eventually import eventually
 
 
 @pytest.mark.experiment(number=3)
@@ -20,26 +18,18 @@ def test_rolling_restart_and_upgrade_lose_no_request(
     release: Release, installed: dict[str, object], image: str, watch: Watch, report: Report
 ) -> None:
     """No request is lost while every pod is replaced twice, and no caller exceeds its limit."""
-    first = set(watch.ready())
+    first = watch.ready()
     with Load(release, image, "rolling", streams("rolling", per_second=4), 300) as load:
         until_offered(watch, load)
         watch.begin("rolling restart")
         release.restart()
-        eventually(
-            lambda: len(watch.ready()) == 3 and not first & set(watch.ready()),
-            within=timeouts.HELM,
-            what="the restart replaces every pod",
-        )
-        second = set(watch.ready())
+        watch.until_replaced(first, by="restart")
+        second = watch.ready()
         until_offered(watch, load)
         watch.begin("helm upgrade")
         stamp = str(time.time_ns())
         release.install(installed, {"podAnnotations": {"e2e.fleetlimit/upgraded": stamp}})
-        eventually(
-            lambda: len(watch.ready()) == 3 and not second & set(watch.ready()),
-            within=timeouts.HELM,
-            what="the upgrade replaces every pod",
-        )
+        watch.until_replaced(second, by="upgrade")
         until_offered(watch, load)
         assert load.running
         load.stop()

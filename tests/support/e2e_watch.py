@@ -5,7 +5,7 @@ import threading
 import time
 import urllib.error
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,6 +128,24 @@ class Watch:
                 for each in pod["status"].get("conditions", ())
             )
         ]
+
+    def until_replaced(self, pods: Iterable[str], by: str) -> None:
+        """Wait until as many other pods are ready, and none of these.
+
+        Args:
+            pods: Names of the pods.
+            by: What replaces them, for the error message.
+
+        Raises:
+            AssertionError: They were not replaced in time.
+        """
+        before = {*pods}
+
+        def replaced() -> bool:
+            ready = self.ready()
+            return len(ready) == len(before) and before.isdisjoint(ready)
+
+        eventually(replaced, within=timeouts.HELM, what=f"the {by} replaces every pod")
 
     def breaker_states(self) -> set[float]:
         """Return the states of the circuit breakers of the ready pods: 1 (open), 0, or both."""

@@ -26,6 +26,7 @@ from harness.lineup import (
     TELEMETRY,
     THREE,
     TRACED,
+    Contender,
     compiled,
 )
 from harness.results import ABOVE_BARE, CPU, OF_BARE
@@ -154,8 +155,7 @@ def curve(results: Results) -> Iterator[str]:
     """Yield the CPU of the limiter in a request, by the number of connections."""
     labels = [f"{count} connections" for count in CONNECTIONS]
     rows = [["CPU of the limiter", "1 connection", *labels[1:]]]
-    ours = (each for one in (MIDDLEWARE, DEPENDENCY) for each in (one, compiled(one)))
-    for name in (each.name for each in (RAW, FLOOR, *ours, *PEERS)):
+    for name in (each.name for each in (RAW, FLOOR, *_both(MIDDLEWARE, DEPENDENCY), *PEERS)):
         cells = [results.number("curve", f"{name}, {label}", ABOVE_BARE) for label in labels]
         if not all(map(math.isnan, cells)):
             rows.append([_LOW_LOAD_LABELS.get(name, name), *map(_us, cells)])
@@ -165,8 +165,7 @@ def curve(results: Results) -> Iterator[str]:
 def busy(results: Results) -> Iterator[str]:
     """Yield the cost of a request of few callers, with and without a prefetch."""
     rows = [["", "CPU of the limiter", "store calls a request", "p50", "p99"]]
-    ours = (each for one in (MIDDLEWARE, PREFETCHING) for each in (one, compiled(one)))
-    for name in (each.name for each in (FLOOR, *ours, *PEERS)):
+    for name in (each.name for each in (FLOOR, *_both(MIDDLEWARE, PREFETCHING), *PEERS)):
         if results.cell("busy", name, CPU):
             calls = results.number("busy", name, "commands/request")
             p50, p99 = (results.cell("busy", name, each) for each in ("p50 ms", "p99 ms"))
@@ -271,6 +270,12 @@ def _signed(value: float, unit: str) -> str:
 
 def _ms(cell: str) -> str:
     return cell and f"{cell} ms"
+
+
+def _both(*contenders: Contender) -> Iterator[Contender]:
+    """Yield each contender, followed by its compiled form."""
+    for contender in contenders:
+        yield from (contender, compiled(contender))
 
 
 def _dated_table(results: Results, scene: str, rows: list[list[str]]) -> Iterator[str]:

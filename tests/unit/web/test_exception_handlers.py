@@ -13,7 +13,6 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
-from starlette.types import Message
 
 from fleetlimit import (
     Fleetlimit,
@@ -22,10 +21,8 @@ from fleetlimit import (
     RateLimitMiddleware,
     RequestRejected,
 )
-from fleetlimit.core.policy import Match
-from fleetlimit.web.dependency import PolicyLimit
 from fleetlimit.web.rejections import RejectionSender
-from support.limiter import rate_policy
+from support.doors import CONNECT, GONE, ONE, both_doors, by_middleware, items
 from support.web import (
     LimiterBench,
     assert_each_once,
@@ -34,43 +31,13 @@ from support.web import (
     websocket_scope,
 )
 
-ONE = rate_policy("default", "1/minute", match=Match())
-CONNECT: Message = {"type": "websocket.connect"}
-GONE: Message = {"type": "websocket.disconnect", "code": 1001}
 AppFactory = Callable[..., FastAPI]
-
-
-async def items() -> list[int]:
-    return []
-
-
-async def room(socket: WebSocket) -> None:
-    await socket.accept()
-    await socket.close()
 
 
 def make_bench(*, handlers: bool = True) -> LimiterBench:
     bench = LimiterBench(ONE)
     bench.http_limiter.rejection_sender = RejectionSender(use_exception_handlers=handlers)
     return bench
-
-
-def by_middleware(bench: LimiterBench) -> FastAPI:
-    app = bench.install(FastAPI())
-    app.get("/items")(items)
-    app.websocket("/ws")(room)
-    app.add_middleware(RateLimitMiddleware)
-    return app
-
-
-def by_dependency(bench: LimiterBench) -> FastAPI:
-    app = bench.install(FastAPI())
-    app.get("/items", dependencies=[Depends(PolicyLimit("default"))])(items)
-    app.websocket("/ws", dependencies=[Depends(PolicyLimit("default"))])(room)
-    return app
-
-
-both_doors = pytest.mark.parametrize("make_app", [by_middleware, by_dependency])
 
 
 async def uniform(_request: Request, error: Any) -> Response:

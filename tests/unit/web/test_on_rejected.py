@@ -20,7 +20,6 @@ from starlette.responses import (
     StreamingResponse,
 )
 from starlette.testclient import TestClient
-from starlette.types import Message
 
 from fleetlimit import (
     Decision,
@@ -36,6 +35,7 @@ from fleetlimit.core.policy import Match, OnStoreError
 from fleetlimit.errors import ConfigError
 from fleetlimit.web.dependency import PolicyLimit
 from fleetlimit.web.rejections import RejectionSender
+from support.doors import CONNECT, GONE, ONE, both_doors, by_middleware, items
 from support.limiter import rate_policy
 from support.web import (
     LimiterBench,
@@ -46,37 +46,7 @@ from support.web import (
     websocket_scope,
 )
 
-ONE = rate_policy("default", "1/minute", match=Match())
-CONNECT: Message = {"type": "websocket.connect"}
-GONE: Message = {"type": "websocket.disconnect", "code": 1001}
 AppFactory = Callable[[LimiterBench], FastAPI]
-
-
-async def items() -> list[int]:
-    return []
-
-
-async def room(socket: WebSocket) -> None:
-    await socket.accept()
-    await socket.close()
-
-
-def by_middleware(bench: LimiterBench) -> FastAPI:
-    app = bench.install(FastAPI())
-    app.get("/items")(items)
-    app.websocket("/ws")(room)
-    app.add_middleware(RateLimitMiddleware)
-    return app
-
-
-def by_dependency(bench: LimiterBench) -> FastAPI:
-    app = bench.install(FastAPI())
-    app.get("/items", dependencies=[Depends(PolicyLimit("default"))])(items)
-    app.websocket("/ws", dependencies=[Depends(PolicyLimit("default"))])(room)
-    return app
-
-
-both_doors = pytest.mark.parametrize("make_app", [by_middleware, by_dependency])
 
 
 def bench_with(on_rejected: Any, *, handlers: bool = False, **options: Any) -> LimiterBench:

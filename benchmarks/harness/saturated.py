@@ -64,7 +64,7 @@ def saturated(store: Store, effort: Effort, *, joined: int, hot: bool = False) -
 
 def _commands(sha: str, joined: int, callers: int) -> list[bytes]:
     quota = rate_quota("60000000/minute")
-    (word,), _ = encode_charges([Charge("", quota, 1)], CalendarWindows(), dry_run=False)
+    _, (word,), _ = encode_charges([Charge("", quota, 1)], CalendarWindows(), dry_run=False)
     names = itertools.cycle(f"fl2:{{caller{number:010}}}:exports:tb60" for number in range(callers))
     commands = []
     for _ in range(max(1, callers // joined)):

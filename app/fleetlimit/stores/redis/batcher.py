@@ -1,10 +1,11 @@
 """Command batcher: the script calls of one event-loop iteration share a pipeline.
 
-An idle batcher sends a call at the end of the current event-loop iteration; there is no batching
-delay. While `MAX_IN_FLIGHT` pipelines are in flight, further calls queue and share the next one. So
-one connection is enough. A call waits at most the operation timeout in the queue, and a pipeline as
-long for its replies. Calls of a batchable script share one EVALSHA, and each receives its part of
-the reply. A lost connection is opened again in the background.
+An idle batcher sends a call at the end of the current event-loop iteration, or at once if the calls
+before it were alone, too; there is no batching delay. While `MAX_IN_FLIGHT` pipelines are in
+flight, further calls queue and share the next one. So one connection is enough. A call waits at
+most the operation timeout in the queue, and a pipeline as long for its replies. Calls of a
+batchable script share one EVALSHA, and each receives its part of the reply. A lost connection is
+opened again in the background.
 """
 
 import asyncio
@@ -46,6 +47,10 @@ server for at most 6 ms, so a burst at several replicas does not exceed the oper
 MAX_BATCH_KEYS = 256
 """Keys in one pipeline, the last call's excepted. A check of many limits is several times the work
 of one: 64 checks of eight full sliding logs would occupy the server for some 30 ms."""
+
+MIN_LONE_CALLS = 16
+"""Calls in a row, each alone, after which the next one is not expected to share a pipeline. It is
+sent without another iteration of the event loop, which would cost a system call."""
 
 
 def timeout_error(seconds: float) -> StoreUnavailable:
@@ -129,6 +134,8 @@ class CommandBatcher:
         self._queue_error: StoreError | None = None
         self._queue_error_tick = 0
         self._scheduled = False
+        # Calls in a row that found nothing queued and nothing in flight.
+        self._lone_calls = 0
         connections.on_lost = self._connect
 
     def call(
@@ -155,8 +162,12 @@ class CommandBatcher:
         # Without an active context there is no span, and this is the cheaper question.
         if context.get_current() and trace.get_current_span().is_recording():
             self._trace(script, future)
+        is_alone = not self._queue and not self._in_flight
+        self._lone_calls = self._lone_calls + 1 if is_alone else 0
         self._queue.append(ScriptCall(script, keys, args, future, decode, self._tick))
-        if not self._scheduled:
+        if self._lone_calls > MIN_LONE_CALLS:
+            self._flush()
+        elif not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush)
         return future
@@ -250,21 +261,25 @@ class CommandBatcher:
             self._start_ticking()
             self._connect()
             return
-        queue = self._queue
-        while queue and len(self._tasks) + len(self._in_flight) < MAX_IN_FLIGHT:
-            batch: list[ScriptCall] = []
-            keys = 0
-            while queue and len(batch) < MAX_BATCH and keys < MAX_BATCH_KEYS:
-                call = queue.popleft()
-                # The caller may have been cancelled.
-                if not call.future.done():
-                    batch.append(call)
-                    keys += len(call.keys)
+        while self._queue and len(self._tasks) + len(self._in_flight) < MAX_IN_FLIGHT:
+            batch = self._take_batch()
             if not batch:
                 return
             self._send_commands(batch, connection)
             if not self._ticking:
                 self._start_ticking()
+
+    def _take_batch(self) -> list[ScriptCall]:
+        """Return the next calls of the queue, without those whose callers were cancelled."""
+        queue = self._queue
+        batch: list[ScriptCall] = []
+        keys = 0
+        while queue and len(batch) < MAX_BATCH and keys < MAX_BATCH_KEYS:
+            call = queue.popleft()
+            if not call.future.done():
+                batch.append(call)
+                keys += len(call.keys)
+        return batch
 
     def _send_commands(
         self, batch: list[ScriptCall], connection: Connection, *, load: bool = False
@@ -273,12 +288,14 @@ class CommandBatcher:
         if self._on_pipeline_sent is not None:
             self._on_pipeline_sent(len(batch))
         commands = coalesce(batch, self._slot_of)
-        args = [each.args() for each in commands]
+        sending: list[tuple[Any, ...]] = []
         if load:
-            args[:0] = map(_load_command, {call.script: None for call in batch})
-        sent = InFlightBatch(batch, commands, connection, self._tick, len(args) - len(commands))
+            sending += map(_load_command, {call.script: None for call in batch})
+        sent = InFlightBatch(batch, commands, connection, self._tick, len(sending))
+        for each in commands:
+            sending.append(each.args())
         self._in_flight.add(sent)
-        connection.send(args, partial(self._on_batch_done, sent))
+        connection.send(sending, lambda outcome: self._on_batch_done(sent, outcome))
 
     def _start_ticking(self) -> None:
         if not self._ticking:
@@ -341,10 +358,7 @@ class CommandBatcher:
             self._fail(sent.batch, outcome)
         else:
             try:
-                if sent.loads:
-                    self._distribute(sent, outcome[: sent.loads], outcome[sent.loads :])
-                else:
-                    self._distribute(sent, [], outcome)
+                self._distribute(sent, outcome)
             except InvalidResponse as response_error:
                 # Later replies on this connection may belong to other commands.
                 error = to_store_error(response_error)
@@ -354,30 +368,45 @@ class CommandBatcher:
         if self._queue:
             self._flush()
 
-    def _distribute(self, sent: InFlightBatch, loads: list[Any], replies: list[Any]) -> None:
-        """Complete calls with their replies, and resend the calls that the server did not run."""
+    def _distribute(self, sent: InFlightBatch, replies: list[Any]) -> None:
+        """Complete the calls of a pipeline with its replies."""
+        loads: list[Any] = []
+        if sent.loads:
+            loads, replies = replies[: sent.loads], replies[sent.loads :]
+        failed: list[tuple[ScriptCall, Exception]] = []
+        for index, command in enumerate(sent.commands):
+            for call, part in command.split(replies[index]):
+                # Most replies are lists, for which this is the cheaper question.
+                if type(part) is not list and isinstance(part, Exception):
+                    failed.append((call, part))
+                else:
+                    call.complete(part)
+        if failed:
+            self._resend_or_fail(sent, loads, failed)
+
+    def _resend_or_fail(
+        self, sent: InFlightBatch, loads: list[Any], failed: list[tuple[ScriptCall, Exception]]
+    ) -> None:
+        """Resend the calls that the server did not run, and fail the others with their errors."""
         missing, moved = [], []
         # Equal errors of a pipeline are one object, which the breaker counts as one failure.
         errors: dict[str, StoreError] = {}
-        for command, reply in zip(sent.commands, replies, strict=True):
-            for call, part in command.split(reply):
-                if not isinstance(part, Exception):
-                    call.complete(part)
-                elif isinstance(part, NoScriptError) and not loads:
-                    # A restart, a failover or SCRIPT FLUSH dropped the loaded scripts.
-                    missing.append(call)
-                elif isinstance(part, (AskError, TryAgainError)):
-                    moved.append(call)
-                else:
-                    # If SCRIPT LOAD failed, its error is the reason for NOSCRIPT.
-                    failed_loads = [each for each in loads if isinstance(each, Exception)]
-                    reason = failed_loads[0] if failed_loads else part
-                    error = errors.setdefault(str(reason), to_store_error(reason))
-                    call.fail(error)
-                    # Not by redis-py's class: Redis 6.2 has the code in the text of a script error.
-                    if error.kind in RECONNECT_KINDS:
-                        self._connections.close()
-                        self._start_relocation()
+        for call, error_reply in failed:
+            if isinstance(error_reply, NoScriptError) and not loads:
+                # A restart, a failover or SCRIPT FLUSH dropped the loaded scripts.
+                missing.append(call)
+            elif isinstance(error_reply, (AskError, TryAgainError)):
+                moved.append(call)
+            else:
+                # If SCRIPT LOAD failed, its error is the reason for NOSCRIPT.
+                failed_loads = [each for each in loads if isinstance(each, Exception)]
+                reason = failed_loads[0] if failed_loads else error_reply
+                error = errors.setdefault(str(reason), to_store_error(reason))
+                call.fail(error)
+                # Not by redis-py's class: Redis 6.2 has the code in the text of a script error.
+                if error.kind in RECONNECT_KINDS:
+                    self._connections.close()
+                    self._start_relocation()
         if missing:
             self._send_commands(missing, sent.connection, load=True)
         if moved:

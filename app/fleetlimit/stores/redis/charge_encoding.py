@@ -13,8 +13,8 @@ _MAX_CACHED_CHARGES: Final = 4_096
 
 def encode_charges(
     charges: Sequence[Charge], windows: CalendarWindows, *, dry_run: bool
-) -> tuple[list[bytes], bool]:
-    """Return the encoded charges of one check, and whether one has a calendar.
+) -> tuple[list[str], list[Any], bool]:
+    """Return the keys and the encoded charges of one check, and whether one has a calendar.
 
     `acquire.lua` has the format.
 
@@ -24,7 +24,8 @@ def encode_charges(
         dry_run: Whether the check spends nothing.
     """
     begin = "0" if dry_run else "1"
-    encoded = []
+    keys: list[str] = []
+    encoded: list[Any] = []
     has_calendar = False
     for charge in charges:
         option, quota = charge.option, charge.quota
@@ -32,9 +33,10 @@ def encode_charges(
         encode = _encode_charge if option else _encode_cached
         if quota.calendar is not None:
             has_calendar, option = True, windows.encode(quota.calendar)
+        keys.append(charge.key)
         encoded.append(encode(begin, quota, charge.units, charge.group, option))
         begin = "+"
-    return encoded, has_calendar
+    return keys, encoded, has_calendar
 
 
 def _encode_charge(begin: str, quota: Quota, units: int, group: int, option: str) -> bytes:

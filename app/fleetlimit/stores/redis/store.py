@@ -222,8 +222,7 @@ class RedisStore:
         self, charges: Sequence[Charge], *, dry_run: bool, is_repeated: bool = False
     ) -> Awaitable[AcquireResult]:
         """Acquire charges whose buckets share a Cluster slot."""
-        keys = [charge.key for charge in charges]
-        encoded, has_calendar = encode_charges(charges, self._windows, dry_run=dry_run)
+        keys, encoded, has_calendar = encode_charges(charges, self._windows, dry_run=dry_run)
         decode = _decode_single if len(keys) == 1 else partial(_decode, len(keys))
         call = self._batcher.call(_ACQUIRE, keys, [self._now_us(), *encoded], decode)
         if not has_calendar or is_repeated:

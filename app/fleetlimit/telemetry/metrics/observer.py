@@ -79,6 +79,7 @@ class PrometheusMetrics:
         self._suppressed_buffer: BufferedUpdates[None] = BufferedUpdates(
             own, self._count_suppressed
         )
+        self._batch_buffer: BufferedUpdates[int] = BufferedUpdates(own, self._count_batches)
         checks = counter(names.CHECKS, own)
         self._checks: dict[Outcome, Counter] = {item: checks.labels(item) for item in Outcome}
         self._policy_labels = PolicyLabels()
@@ -175,6 +176,7 @@ class PrometheusMetrics:
         """Flush, for callers that read a single counter instead of scraping the registry."""
         self._decision_buffer.flush()
         self._suppressed_buffer.flush()
+        self._batch_buffer.flush()
 
     def on_denial_suppressed(self) -> None:
         """Count a denial without a log line."""
@@ -186,7 +188,7 @@ class PrometheusMetrics:
 
     def on_pipeline_sent(self, calls: int) -> None:
         """Record the number of calls in a pipeline to the store."""
-        self._batches.observe("", (calls,))
+        self._batch_buffer.add(calls)
 
     def on_event_loop_lag(self, seconds: float) -> None:
         """Record a measurement of the event-loop lag."""
@@ -238,6 +240,9 @@ class PrometheusMetrics:
 
     def _count_suppressed(self, denials: Iterable[None]) -> None:
         self._suppressed.inc(sum(1 for _ in denials))
+
+    def _count_batches(self, sizes: Iterable[int]) -> None:
+        self._batches.observe("", sizes)
 
     def _increment(
         self, labels: DecisionLabels, number: int, exemplar: dict[str, str] | None = None

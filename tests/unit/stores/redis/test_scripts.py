@@ -92,10 +92,11 @@ def test_encoded_charges_mark_the_begin_of_a_check() -> None:
     charges = [Charge("a", MINUTE, 2), Charge("b", MINUTE, 3, "lease", 1)]
     windows = CalendarWindows()
     assert encode_charges(charges, windows, dry_run=False) == (
+        ["a", "b"],
         [b"1 token_bucket 10 60000000 12 2 0 ", b"+ token_bucket 10 60000000 12 3 1 lease"],
         False,
     )
-    encoded, _ = encode_charges(charges[:1], windows, dry_run=True)
+    _, encoded, _ = encode_charges(charges[:1], windows, dry_run=True)
     assert encoded == [b"0 token_bucket 10 60000000 12 2 0 "]
 
 

@@ -8,6 +8,8 @@ hatch-mypyc is no alternative: it writes its output among the sources and hides 
 during the build.
 """
 
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from mypyc.build import mypycify
 from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
+
+sys.path.insert(0, str(Path(__file__).parent))
+from native_init import with_native_init
 
 # mypyc only reads the types. `follow_imports = silent` accepts any version of the dependencies.
 _MYPY = """[mypy]
@@ -37,12 +42,16 @@ class CompiledHook(BuildHookInterface[Any]):
             return
         # Deleted at the end of the process: hatchling packs the files after this method returns.
         self._folder = tempfile.TemporaryDirectory(prefix="fleetlimit-compiled-")
-        folder, source = Path(self._folder.name), Path(self.root, "app")
+        folder = Path(self._folder.name)
+        source = folder / "app"
+        shutil.copytree(Path(self.root, "app"), source)
         config = folder / "mypy.ini"
         config.write_text(_MYPY.format(source=source), "utf-8")
-        paths = [str(source / "fleetlimit" / f"{name}.py") for name in self.config["modules"]]
+        paths = [source / "fleetlimit" / f"{name}.py" for name in self.config["modules"]]
+        for path in paths:
+            path.write_text(with_native_init(path.read_text("utf-8")), "utf-8")
         extensions = mypycify(
-            [f"--config-file={config}", *paths],
+            [f"--config-file={config}", *map(str, paths)],
             opt_level="3",
             target_dir=str(folder / "c"),
             group_name="fleetlimit",

@@ -4,7 +4,8 @@ import pytest
 
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.ports import Store, StoredReport
+from fleetlimit.limiter.ports import Store
+from fleetlimit.limiter.store_replies import StoredReport
 from fleetlimit.stores.redis.store import RedisStore
 from support.clock import ManualClock
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import MAX_LIMIT, MAX_REFILL_US, SECOND_US, Algorithm, Quota
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
-from fleetlimit.limiter.ports import AcquireResult, Store
+from fleetlimit.limiter.ports import Store
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore

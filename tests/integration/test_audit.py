@@ -10,7 +10,7 @@ from fleetlimit.core.charge import Charge
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import SECOND_US, Algorithm
 from fleetlimit.limiter.events import StoreFailed, StoreStateLost
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.store import RedisStore

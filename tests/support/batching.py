@@ -11,7 +11,7 @@ import pytest
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Algorithm
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.redis.store import RedisStore
 from support.shortcuts import Shortcut, disable
 from support.stores import LONG_TIMEOUTS, allowed_status, charge, quota_of

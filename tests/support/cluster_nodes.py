@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.policy import Policy
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.ports import AcquireResult, KeysFailed
+from fleetlimit.limiter.ports import KeysFailed
+from fleetlimit.limiter.store_replies import AcquireResult
 from support.clock import ManualClock
 from support.limiter import Bench, FakeStore
 

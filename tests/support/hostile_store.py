@@ -14,7 +14,7 @@ import hiredis
 
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import Algorithm
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.scripts import load_script
 from fleetlimit.stores.redis.store import RedisStore

@@ -15,7 +15,8 @@ from fleetlimit.errors import StoreError, StoreUnavailable
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import Event
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.limiter.ports import AcquireResult, AuditReply, HeartbeatReply, Topology
+from fleetlimit.limiter.ports import Topology
+from fleetlimit.limiter.store_replies import AcquireResult, AuditReply, HeartbeatReply
 from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock
 from support.eventually import PATIENCE_SECONDS

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision
 from fleetlimit.core.subject import Principal, Subject
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from support.limiter import Bench, FakeStore, fixed_window, rate_policy, remaining
 
 BUCKET = rate_policy("p", "100/minute", prefetch=0.1)

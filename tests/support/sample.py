@@ -10,7 +10,7 @@ from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.audit.ledger import INTERVAL_US
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.plan import Plan, PolicyCost, make_plan
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from support.clock import EPOCH_US
 from support.limiter import rate_policy
 from support.stores import allowed_status, denied_status

@@ -11,7 +11,8 @@ from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.ports import AcquireResult, Store
+from fleetlimit.limiter.ports import Store
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.embedded import EmbeddedValkey
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.credentials import Credentials

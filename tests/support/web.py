@@ -18,7 +18,7 @@ from fleetlimit.identity import ClientAddressResolver, RequestIdentifier
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
 from fleetlimit.limiter.events import CheckDecided, Event
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.testing import ManualClock
 from fleetlimit.web import wiring

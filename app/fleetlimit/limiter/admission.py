@@ -16,9 +16,10 @@ from fleetlimit.limiter.events import CheckCancelled, CheckDecided, Event
 from fleetlimit.limiter.fallback import Fallback, unchecked_result
 from fleetlimit.limiter.membership import ReplicaMembership
 from fleetlimit.limiter.plan import Plan, with_exempt
-from fleetlimit.limiter.ports import AcquireResult, Clock, KeysFailed
+from fleetlimit.limiter.ports import Clock, KeysFailed
 from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
+from fleetlimit.limiter.store_replies import AcquireResult
 
 _STORE: Final = Source.STORE
 

@@ -10,7 +10,7 @@ from fleetlimit.core.decision import ALLOWED, Decision, correct_status
 from fleetlimit.core.quota import check_cost
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.plan import Plan
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 
 Adjust = Callable[[Sequence[Adjustment]], Awaitable[Sequence[int | None]]]
 """Corrects charges, and returns the store time of each; None where the server is unavailable."""

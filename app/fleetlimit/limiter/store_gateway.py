@@ -21,9 +21,10 @@ from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.lease_renewer import LeaseRenewer
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.plan import Plan
-from fleetlimit.limiter.ports import AcquireResult, AdjustFailed, Clock, Store
+from fleetlimit.limiter.ports import AdjustFailed, Clock, Store
 from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
 from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.limiter.tasks import TaskSet
 
 _KEY: Final = attrgetter("key")

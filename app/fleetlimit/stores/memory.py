@@ -10,13 +10,8 @@ from typing import Final
 from fleetlimit.core.algorithms import State, algorithm_for, concurrency
 from fleetlimit.core.charge import ENFORCED_GROUP, Adjustment, Charge
 from fleetlimit.core.quota import SECOND_US, Quota
-from fleetlimit.limiter.ports import (
-    ONE_NODE,
-    AcquireResult,
-    AuditReply,
-    HeartbeatReply,
-    StoredReport,
-)
+from fleetlimit.limiter.ports import ONE_NODE
+from fleetlimit.limiter.store_replies import AcquireResult, AuditReply, HeartbeatReply, StoredReport
 from fleetlimit.stores.bucket_clock import BucketClock
 
 

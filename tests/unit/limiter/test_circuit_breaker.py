@@ -11,7 +11,7 @@ from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import BucketCorrupt, ConfigError, StoreError, StoreUnavailable
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreaker
 from fleetlimit.limiter.events import BreakerChanged, BreakerState, StoreFailed, StoreStateLost
-from fleetlimit.limiter.ports import HeartbeatReply
+from fleetlimit.limiter.store_replies import HeartbeatReply
 from support.limiter import (
     Bench,
     HeldCall,

@@ -17,7 +17,8 @@ from fleetlimit.limiter.events import (
     CheckDecided,
     StoreFailed,
 )
-from fleetlimit.limiter.ports import ONE_NODE, AcquireResult, KeysFailed
+from fleetlimit.limiter.ports import ONE_NODE, KeysFailed
+from fleetlimit.limiter.store_replies import AcquireResult
 from support.cluster_nodes import ClusterBench
 from support.limiter import (
     concurrency_policy,

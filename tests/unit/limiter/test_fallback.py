@@ -10,7 +10,7 @@ from fleetlimit.core.policy import Mode, OnStoreError, Policy
 from fleetlimit.core.quota import Algorithm, rate_quota
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.events import CheckDecided
-from fleetlimit.limiter.ports import HeartbeatReply
+from fleetlimit.limiter.store_replies import HeartbeatReply
 from support.limiter import (
     Bench,
     concurrency_policy,

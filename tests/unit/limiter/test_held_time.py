@@ -11,7 +11,7 @@ from fleetlimit.core.decision import BucketStatus, Decision
 from fleetlimit.core.quota import SECOND_US
 from fleetlimit.limiter.held_time import MAX_POLICIES, HeldTimes
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from support.clock import ManualClock
 from support.limiter import Bench, concurrency_policy, rate_policy, timeout_error
 

@@ -20,7 +20,7 @@ from fleetlimit.limiter.events import (
 )
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.membership import INTERVAL_SECONDS, TTL_US, ReplicaMembership
-from fleetlimit.limiter.ports import HeartbeatReply
+from fleetlimit.limiter.store_replies import HeartbeatReply
 from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock
 from support.limiter import Bench, FakeStore, ManualSleep, Recorder, timeout_error

@@ -10,7 +10,7 @@ from fleetlimit.core.key_parts import KeyKind, KeyPart
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Policy
 from fleetlimit.limiter.plan import PolicyCost, make_plan
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock

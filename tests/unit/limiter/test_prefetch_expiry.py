@@ -14,8 +14,8 @@ from fleetlimit.errors import StoreError
 from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.plan import PolicyCost, make_plan
-from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.limiter.prefetch.prefetcher import Prefetcher
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock

@@ -11,8 +11,8 @@ from fleetlimit.core.subject import Subject
 from fleetlimit.limiter.audit.sample import MAX_OWN_LIMITS, UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.plan import PolicyCost, make_plan
-from fleetlimit.limiter.ports import AcquireResult
 from fleetlimit.limiter.provided_limits import require_limits_provider
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.testing import ManualClock
 

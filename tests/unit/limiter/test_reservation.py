@@ -11,7 +11,8 @@ from fleetlimit.core.keys import parse_bucket_key
 from fleetlimit.core.quota import Algorithm, rate_quota
 from fleetlimit.errors import BucketCorrupt, CostError
 from fleetlimit.limiter.events import CheckDecided, StoreFailed
-from fleetlimit.limiter.ports import AcquireResult, AdjustFailed
+from fleetlimit.limiter.ports import AdjustFailed
+from fleetlimit.limiter.store_replies import AcquireResult
 from support.limiter import (
     Bench,
     FakeStore,

@@ -24,7 +24,7 @@ from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.errors import StoreUnavailable
 from fleetlimit.limiter.events import CheckDecided, Event
 from fleetlimit.limiter.limiter import Limiter
-from fleetlimit.limiter.ports import HeartbeatReply
+from fleetlimit.limiter.store_replies import HeartbeatReply
 from fleetlimit.server.admin.app import AdminState, create_admin_app
 from fleetlimit.server.admin.health import ReplicaStatus
 from fleetlimit.server.admin.token import FailedLogins

@@ -24,7 +24,7 @@ from fleetlimit.limiter.audit.report import (
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.failure_log import FailureLog
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 
 IDLE_CALLER_US: Final = 300 * SECOND_US
 """Time after which a caller without requests is removed for another one."""

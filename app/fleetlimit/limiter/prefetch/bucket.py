@@ -18,7 +18,7 @@ from fleetlimit.core.decision import BucketStatus, Source
 from fleetlimit.core.prefetch import PrefetchTerms, refundable_units
 from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
 from fleetlimit.limiter.plan import Plan
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 
 MAX_REFUND_LATENCY_US: Final = SECOND_US
 """Upper bound on the latency of a refund. Units that the bucket may have refilled by then are not

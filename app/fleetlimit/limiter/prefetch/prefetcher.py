@@ -16,7 +16,7 @@ from fleetlimit.limiter.audit.sample import UsageSample
 from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.periodic import PeriodicTask
 from fleetlimit.limiter.plan import BucketsId, Plan, PlannedPrefetch
-from fleetlimit.limiter.ports import AcquireResult, Clock, Sleep
+from fleetlimit.limiter.ports import Clock, Sleep
 from fleetlimit.limiter.prefetch.bucket import (
     Prefetch,
     PrefetchedBucket,
@@ -24,6 +24,7 @@ from fleetlimit.limiter.prefetch.bucket import (
     fitting,
 )
 from fleetlimit.limiter.reservation import Adjust
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.limiter.tasks import TaskSet
 
 MAX_BUCKETS: Final = 4_096

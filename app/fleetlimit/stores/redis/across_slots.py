@@ -16,7 +16,8 @@ from typing import Protocol
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.decision import BucketStatus
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.ports import AcquireResult, KeysFailed
+from fleetlimit.limiter.ports import KeysFailed
+from fleetlimit.limiter.store_replies import AcquireResult
 
 SlotIndices = list[int]
 """Indices of the charges, adjustments or keys whose buckets share a slot."""

@@ -1,9 +1,9 @@
 """Command batcher: the script calls of one event-loop iteration share a pipeline.
 
 An idle batcher sends a call at the end of the current event-loop iteration, or at once if the calls
-before it were alone, too; there is no batching delay. While `MAX_IN_FLIGHT` pipelines are in
-flight, further calls queue and share the next one. So one connection is enough. A call waits at
-most the operation timeout in the queue, and a pipeline as long for its replies. Calls of a
+before it were alone, too; there is no batching delay. While `MAX_IN_FLIGHT` pipelines have no
+replies yet, further calls queue and share the next one. So one connection is enough. A call waits
+at most the operation timeout in the queue, and a pipeline as long for its replies. Calls of a
 batchable script share one EVALSHA, and each receives its part of the reply. A lost connection is
 opened again in the background.
 """

@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial, reduce
-from operator import attrgetter, or_
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import redis.asyncio
@@ -12,18 +12,11 @@ from opentelemetry import trace
 from redis.exceptions import NoScriptError
 
 from fleetlimit.core.charge import Adjustment, Charge
-from fleetlimit.core.decision import BucketStatus
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.errors import StoreError
 from fleetlimit.limiter.own_loop import OwnLoop
-from fleetlimit.limiter.ports import (
-    ONE_NODE,
-    AcquireResult,
-    AdjustFailed,
-    AuditReply,
-    HeartbeatReply,
-    StoredReport,
-)
+from fleetlimit.limiter.ports import ONE_NODE, AdjustFailed
+from fleetlimit.limiter.store_replies import AcquireResult, AuditReply, HeartbeatReply, StoredReport
 from fleetlimit.stores.bucket_clock import BucketClock
 from fleetlimit.stores.redis.across_slots import SlotIndices, acquire_across_slots
 from fleetlimit.stores.redis.batcher import CommandBatcher
@@ -34,7 +27,15 @@ from fleetlimit.stores.redis.cluster import ClusterBatchers, slot_of
 from fleetlimit.stores.redis.connection import ConnectionHolder
 from fleetlimit.stores.redis.credentials import Credentials
 from fleetlimit.stores.redis.errors import to_store_error
-from fleetlimit.stores.redis.scripts import FIELDS_PER_CHARGE, load_script
+from fleetlimit.stores.redis.reply_decoding import (
+    decode_acquired,
+    decode_adjusted,
+    decode_count,
+    decode_fingerprints,
+    decode_heartbeat,
+    decode_single,
+)
+from fleetlimit.stores.redis.scripts import load_script
 
 _KEY = attrgetter("key")
 
@@ -223,7 +224,7 @@ class RedisStore:
     ) -> Awaitable[AcquireResult]:
         """Acquire charges whose buckets share a Cluster slot."""
         keys, encoded, has_calendar = encode_charges(charges, self._windows, dry_run=dry_run)
-        decode = _decode_single if len(keys) == 1 else partial(_decode, len(keys))
+        decode = decode_single if len(keys) == 1 else partial(decode_acquired, len(keys))
         call = self._batcher.call(_ACQUIRE, keys, [self._now_us(), *encoded], decode)
         if not has_calendar or is_repeated:
             return call
@@ -292,7 +293,7 @@ class RedisStore:
     ) -> tuple[int, dict[str, StoreError]]:
         args = [self._now_us(), *encode_adjustments(adjustments, self._windows)]
         keys = [each.key for each in adjustments]
-        return await self._batcher.call(_ADJUST, keys, args, partial(_decode_adjusted, keys))
+        return await self._batcher.call(_ADJUST, keys, args, partial(decode_adjusted, keys))
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete buckets and return how many existed.
@@ -304,7 +305,7 @@ class RedisStore:
         counts = await asyncio.gather(
             *(
                 self._batcher.call(
-                    _DELETE, [keys[index] for index in slot], [self._now_us()], _decode_count
+                    _DELETE, [keys[index] for index in slot], [self._now_us()], decode_count
                 )
                 for slot in self._by_slot(keys)
             )
@@ -317,7 +318,7 @@ class RedisStore:
         """Announce a replica for `ttl_us` microseconds, or remove it with 0; count live ones."""
         keys = [self._keys.replicas_key, self._keys.epoch_key, self._keys.secrets_key]
         args = [self._now_us(), replica, ttl_us, secrets.token_hex(8), self._keys.fingerprint]
-        return await self._batcher.call(_HEARTBEAT, keys, args, _decode_heartbeat)
+        return await self._batcher.call(_HEARTBEAT, keys, args, decode_heartbeat)
 
     async def key_secrets(self) -> frozenset[str]:
         """Return the fingerprints of the key secrets that replicas use."""
@@ -325,7 +326,7 @@ class RedisStore:
         try:
             async with asyncio.timeout(self._timeouts.opening):
                 key = self._keys.secrets_key
-                return _decode_fingerprints(await self._execute(key, "ZRANGE", key, 0, -1))
+                return decode_fingerprints(await self._execute(key, "ZRANGE", key, 0, -1))
         except Exception as error:
             raise to_store_error(error) from error
 
@@ -337,63 +338,3 @@ class RedisStore:
         keys = [self._keys.reports_key, self._keys.auditors_key]
         args = [self._now_us(), replica, report, bounds, ttl_us, int(last)]
         return await _exchange_reports(self._execute, self._timeouts, keys, args)
-
-
-# `|` raises TypeError unless all values are integers, and the result is negative if one of them is.
-
-
-def _decode_single(reply: list[int]) -> AcquireResult:
-    now_us, spent, fits, remaining, retry_us, next_us, reset_us = reply
-    # The store's time is last, because it alone takes the slower operation for large integers.
-    if spent | fits | remaining | retry_us | next_us | reset_us | now_us < 0:
-        raise _negative(reply)
-    status = BucketStatus(fits == 1, remaining, retry_us, next_us, reset_us)
-    return AcquireResult(now_us, (status,), spent == 1)
-
-
-def _decode(charges: int, reply: list[int]) -> AcquireResult:
-    if reduce(or_, reply) < 0:
-        raise _negative(reply)
-    now_us, spent, *fields = reply
-    statuses = tuple(
-        BucketStatus(bool(allowed), remaining, retry_us, next_us, reset_us)
-        for allowed, remaining, retry_us, next_us, reset_us in (
-            fields[at : at + FIELDS_PER_CHARGE]
-            for at in range(0, charges * FIELDS_PER_CHARGE, FIELDS_PER_CHARGE)
-        )
-    )
-    return AcquireResult(now_us, statuses, bool(spent))
-
-
-def _negative(reply: list[int]) -> ValueError:
-    return ValueError(f"{reply!r:.100} has a negative number")
-
-
-def _decode_count(reply: int) -> int:
-    if type(reply) is not int or reply < 0:
-        raise ValueError(f"{reply!r:.100} is not a whole number from 0")
-    return reply
-
-
-def _decode_adjusted(keys: list[str], reply: list[Any]) -> tuple[int, dict[str, StoreError]]:
-    now_us, *results = reply
-    errors = {
-        key: to_store_error(result)
-        for key, result in zip(keys, results, strict=True)
-        if isinstance(result, Exception) or _decode_count(result)
-    }
-    return _decode_count(now_us), errors
-
-
-def _decode_heartbeat(reply: list[Any]) -> HeartbeatReply:
-    replicas, epoch, server, fingerprints = reply
-    return HeartbeatReply(
-        _decode_count(replicas),
-        epoch.decode(),
-        server.decode(),
-        _decode_fingerprints(fingerprints),
-    )
-
-
-def _decode_fingerprints(reply: list[bytes]) -> frozenset[str]:
-    return frozenset(each.decode() for each in reply)

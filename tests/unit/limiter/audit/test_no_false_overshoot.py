@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.quota import MILLISECOND_US, SECOND_US, Algorithm, Quota
 from fleetlimit.errors import StoreUnavailable
-from fleetlimit.limiter.ports import AcquireResult, AuditReply
 from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.limiter.store_replies import AcquireResult, AuditReply
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock

@@ -23,7 +23,7 @@ from fleetlimit.limiter.bucket_events import BucketEvents
 from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW
 from fleetlimit.limiter.plan import PolicyCost, make_plan
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from support.clock import EPOCH_US, ManualClock
 from support.limiter import rate_policy
 from support.sample import KEY_SCHEME, accounts, acquire_result, caller_hashes, intervals, plan_for

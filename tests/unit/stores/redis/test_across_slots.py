@@ -7,7 +7,7 @@ import pytest
 from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import StoreError, StoreUnavailable
-from fleetlimit.limiter.ports import AcquireResult
+from fleetlimit.limiter.store_replies import AcquireResult
 from fleetlimit.stores.memory import MemoryStore
 from fleetlimit.stores.redis.across_slots import acquire_across_slots
 from support.clock import ManualClock

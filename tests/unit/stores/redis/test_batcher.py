@@ -11,7 +11,12 @@ from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as Disconnected
 
 from fleetlimit.errors import BucketCorrupt, StoreUnavailable
-from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_BATCH_KEYS, MAX_IN_FLIGHT
+from fleetlimit.stores.redis.batcher import (
+    MAX_BATCH,
+    MAX_BATCH_KEYS,
+    MAX_IN_FLIGHT,
+    MIN_LONE_CALLS,
+)
 from fleetlimit.stores.redis.scripts import Script
 from support.batcher import OTHER, SCRIPT, FakeServer, batcher_for, call, loop_turns, unchanged
 
@@ -33,6 +38,27 @@ async def test_single_call_is_sent_in_its_iteration() -> None:
     assert client.sizes == [1]
     client.release()
     assert await waiting == "alone"
+
+
+async def test_call_after_lone_calls_is_sent_at_once() -> None:
+    """After calls that were alone, one is sent without another iteration of the event loop.
+
+    The further calls of its iteration share a pipeline as before, and end the row of lone calls.
+    """
+    client = FakeServer()
+    batcher = batcher_for(client)
+    for number in range(MIN_LONE_CALLS):
+        waiting = call(batcher, number)
+        assert len(client.sizes) == number
+        assert await waiting == str(number)
+    waiting = call(batcher, "lone")
+    assert client.sizes == [1] * (MIN_LONE_CALLS + 1)
+    crowd = [call(batcher, number) for number in range(5)]
+    assert await asyncio.gather(waiting, *crowd) == ["lone", *map(str, range(5))]
+    assert client.sizes == [1] * (MIN_LONE_CALLS + 1) + [5]
+    after = call(batcher, "after")
+    assert len(client.sizes) == MIN_LONE_CALLS + 2
+    assert await after == "after"
 
 
 async def test_command_is_evalsha() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fleetlimit.core.quota import Algorithm
 from fleetlimit.errors import StoreError
-from fleetlimit.limiter.ports import AcquireResult, HeartbeatReply
+from fleetlimit.limiter.store_replies import AcquireResult, HeartbeatReply
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.store import RedisStore
 from support.eventually import PATIENCE_SECONDS

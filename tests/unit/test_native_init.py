@@ -1,0 +1,103 @@
+"""The compiled wheel's dataclasses: an explicit constructor in place of the generated one."""
+
+import importlib.util
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def module_of(name: str, path: Path) -> ModuleType:
+    """Return a module that is run from a file."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def transform(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The transformation of the build hook."""
+    monkeypatch.setitem(sys.modules, "native_init", None)
+    return module_of("native_init", ROOT / "deploy" / "wheel" / "native_init.py")
+
+
+SOURCE = '''
+from dataclasses import dataclass, field
+
+NOTHING = frozenset()
+
+
+@dataclass(slots=True)
+class Plain:
+    """A class."""
+
+    a: int
+    """A field."""
+    b: "str" = "x"
+    c: frozenset[int] = field(default_factory=lambda: NOTHING)
+
+    def both(self) -> str:
+        return f"{self.a}{self.b}"
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    a: int
+
+
+@dataclass(slots=True)
+class Listed:
+    a: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Checked:
+    a: int
+
+    def __post_init__(self) -> None:
+        self.a += 1
+'''
+
+
+def test_constructor_is_explicit_and_lines_keep_their_numbers(
+    transform: ModuleType, tmp_path: Path
+) -> None:
+    """A plain dataclass gets the constructor that `dataclasses` would have generated."""
+    text = transform.with_native_init(SOURCE)
+    signature = "self, a: int, b: 'str' = 'x', c: frozenset[int] = NOTHING"
+    before, after = SOURCE.split("\n"), text.split("\n")
+    changed = [
+        index for index, (old, new) in enumerate(zip(before, after, strict=True)) if old != new
+    ]
+    assert [after[index] for index in changed] == [
+        "@dataclass(slots=True, init=False)",
+        f"    def __init__({signature}) -> None: self.a = a; self.b = b; self.c = c",
+    ]
+    (tmp_path / "transformed.py").write_text(text, "utf-8")
+    module = module_of("transformed", tmp_path / "transformed.py")
+    assert module.Plain(1) == module.Plain(1, "x", module.NOTHING) != module.Plain(2)
+    assert repr(module.Plain(1, c=module.NOTHING)) == "Plain(a=1, b='x', c=frozenset())"
+    assert (module.Listed().a, module.Checked(1).a) == ([], 2)
+
+
+def test_compiled_modules_stay_equal_but_for_their_constructors(transform: ModuleType) -> None:
+    """The objects that each check makes have a constructor that is compiled."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    hooks = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
+    made = set()
+    for name in hooks["custom"]["modules"]:
+        source = (ROOT / "app" / "fleetlimit" / f"{name}.py").read_text("utf-8")
+        lines = transform.with_native_init(source).split("\n")
+        assert len(lines) == len(source.split("\n"))
+        explicit = [index for index, line in enumerate(lines) if "init=False" in line]
+        made |= {lines[index + 1].removeprefix("class ").rstrip(":") for index in explicit}
+    hot = "AcquireResult BucketStatus CheckDecided Decision Identity InFlightBatch PolicyResult"
+    assert {*hot.split(), "ScriptCall", "Subject"} <= made

@@ -8,6 +8,7 @@ hatch-mypyc is no alternative: it writes its output among the sources and hides 
 during the build.
 """
 
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from native_init import with_native_init
 # mypyc only reads the types. `follow_imports = silent` accepts any version of the dependencies.
 _MYPY = """[mypy]
 plugins = pydantic.mypy
-mypy_path = {source}
+mypy_path = app
 explicit_package_bases = True
 namespace_packages = True
 follow_imports = silent
@@ -43,19 +44,20 @@ class CompiledHook(BuildHookInterface[Any]):
         # Deleted at the end of the process: hatchling packs the files after this method returns.
         self._folder = tempfile.TemporaryDirectory(prefix="fleetlimit-compiled-")
         folder = Path(self._folder.name)
-        source = folder / "app"
-        shutil.copytree(Path(self.root, "app"), source)
-        config = folder / "mypy.ini"
-        config.write_text(_MYPY.format(source=source), "utf-8")
-        paths = [source / "fleetlimit" / f"{name}.py" for name in self.config["modules"]]
+        shutil.copytree(Path(self.root, "app"), folder / "app")
+        (folder / "mypy.ini").write_text(_MYPY, "utf-8")
+        paths = [f"app/fleetlimit/{name}.py" for name in self.config["modules"]]
         for path in paths:
-            path.write_text(with_native_init(path.read_text("utf-8")), "utf-8")
-        extensions = mypycify(
-            [f"--config-file={config}", *map(str, paths)],
-            opt_level="3",
-            target_dir=str(folder / "c"),
-            group_name="fleetlimit",
-        )
+            source = folder / path
+            source.write_text(with_native_init(source.read_text("utf-8")), "utf-8")
+        # Tracebacks then have paths below `app`, on every machine.
+        with contextlib.chdir(folder):
+            extensions = mypycify(
+                ["--config-file=mypy.ini", *paths],
+                opt_level="3",
+                target_dir=str(folder / "c"),
+                group_name="fleetlimit",
+            )
         command = build_ext(Distribution({"name": "fleetlimit", "ext_modules": extensions}))
         command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "temp")
         command.ensure_finalized()

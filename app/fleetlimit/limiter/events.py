@@ -5,7 +5,7 @@ Durations are in seconds.
 
 import asyncio
 import inspect
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -363,7 +363,9 @@ class EventDispatcher:
             observers = self._of_outcome[event.decision.outcome]
         for observer in observers:
             try:
-                returned: object = observer.on_event(event)  # type: ignore[func-returns-value]  # a wrong one may
+                # A wrong one may return something, for which compiled code would raise another error.
+                on_event: Callable[[Event], object] = observer.on_event
+                returned = on_event(event)
                 if returned is not None:
                     _require_no_awaitable(returned)
             # A plain method is never cancelled: a `CancelledError` is a failure of its own.

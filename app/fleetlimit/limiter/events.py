@@ -363,7 +363,7 @@ class EventDispatcher:
             observers = self._of_outcome[event.decision.outcome]
         for observer in observers:
             try:
-                # A wrong one may return something, for which compiled code would raise another error.
+                # A wrong one may return something, which compiled code would reject by its type.
                 on_event: Callable[[Event], object] = observer.on_event
                 returned = on_event(event)
                 if returned is not None:

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
         CheckDecided,
         Event,
         KeySecretsCounted,
-        Observer,
         OvershootFound,
         PoliciesLoaded,
         PoliciesRejected,
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
         UsageUnreadReason,
     )
     from fleetlimit.limiter.limiter import Limiter
+    from fleetlimit.limiter.observers import Observer
     from fleetlimit.limiter.provided_limits import LimitsProvider
     from fleetlimit.limiter.reservation import Reservation
     from fleetlimit.strict_yaml import DocumentErrors
@@ -125,6 +125,7 @@ _NAMES_BY_MODULE = {
     ),
     "identity.identifier": ("PrincipalResolver",),
     "limiter.provided_limits": ("LimitsProvider",),
+    "limiter.observers": ("Observer",),
     "limiter.events": (
         "AuditReported",
         "BreakerChanged",
@@ -134,7 +135,6 @@ _NAMES_BY_MODULE = {
         "CheckDecided",
         "Event",
         "KeySecretsCounted",
-        "Observer",
         "OvershootFound",
         "PoliciesLoaded",
         "PoliciesRejected",

@@ -29,9 +29,14 @@ def python_of(contender: Contender) -> str:
 
 
 def _compiled() -> Path:
-    files = ("pyproject.toml", "constraints.txt", "deploy/wheel/compiled.py")
-    package = sorted(each for kind in ("py", "lua") for each in _PROJECT.glob(f"app/**/*.{kind}"))
-    sources = [*(_PROJECT / name for name in files), *package]
+    patterns = (
+        "pyproject.toml",
+        "constraints.txt",
+        "deploy/wheel/*.py",
+        "app/**/*.py",
+        "app/**/*.lua",
+    )
+    sources = sorted(each for pattern in patterns for each in _PROJECT.glob(pattern))
     requirements = ("-c", str(_PROJECT / "constraints.txt"), f"{_PROJECT}[demo,otel]")
     return _environment(COMPILED, sources, requirements, {"HATCH_BUILD_HOOK_ENABLE_CUSTOM": "true"})
 

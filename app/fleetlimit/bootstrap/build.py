@@ -12,9 +12,9 @@ from fleetlimit.bootstrap.settings import Settings, reveal
 from fleetlimit.core.keys import KeyScheme
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.circuit_breaker import BreakerSettings
-from fleetlimit.limiter.events import Observer
 from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.observers import Observer
 from fleetlimit.limiter.ports import Clock, Store, Tracer
 from fleetlimit.stores.memory import MemoryStore, wall_clock_us
 from fleetlimit.stores.redis.client import Timeouts

@@ -9,7 +9,7 @@ from fleetlimit.core.exemption import Exemption, ExemptionSource
 from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.errors import ConfigError
 from fleetlimit.identity import PrincipalResolver
-from fleetlimit.limiter.events import Observer
+from fleetlimit.limiter.observers import Observer
 from fleetlimit.limiter.ports import Clock
 from fleetlimit.limiter.provided_limits import LimitsProvider, ProvidedLimits
 from fleetlimit.web.http_limiter import HTTPLimiter

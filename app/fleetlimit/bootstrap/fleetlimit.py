@@ -35,8 +35,8 @@ from fleetlimit.core.quota import SECOND_US, duration_us
 from fleetlimit.errors import ConfigError
 from fleetlimit.identity import PrincipalResolver
 from fleetlimit.limiter.clock import MonotonicClock
-from fleetlimit.limiter.events import Observer, check_observers
 from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.limiter.observers import Observer, check_observers
 from fleetlimit.limiter.ports import Clock, Tracer
 from fleetlimit.limiter.provided_limits import DEFAULT_TTL_S, LimitsProvider
 from fleetlimit.policy_file import PolicyFile

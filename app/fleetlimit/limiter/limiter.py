@@ -22,12 +22,13 @@ from fleetlimit.limiter.check_span import FAILED, SafeCheckSpan
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreakers
 from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.denial_cache import DenialCache
-from fleetlimit.limiter.events import BreakerState, Event, EventDispatcher, Observer
+from fleetlimit.limiter.events import BreakerState, Event
 from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.limit_switch import LIMIT_SWITCH
 from fleetlimit.limiter.membership import ReplicaMembership
+from fleetlimit.limiter.observers import EventDispatcher, Observer
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.peeks import Peeks
 from fleetlimit.limiter.plan import (

@@ -9,7 +9,7 @@ from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.identity import PrincipalResolver
-from fleetlimit.limiter.events import Observer
+from fleetlimit.limiter.observers import Observer
 from fleetlimit.testing.clock import ManualClock
 
 _FIXTURES: Final = {"store": "fleetlimit_store", "clock": "fleetlimit_clock"}

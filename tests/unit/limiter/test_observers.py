@@ -15,11 +15,11 @@ from fleetlimit.limiter.events import (
     BreakerState,
     CheckDecided,
     Event,
-    EventDispatcher,
     StoreStateLost,
 )
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW
+from fleetlimit.limiter.observers import EventDispatcher, Observer
 from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock
 from support.limiter import Bench, FakeStore, Recorder, rate_policy, timeout_error
@@ -31,6 +31,24 @@ class FailingObserver:
     def on_event(self, event: Event) -> None:
         """Raise an exception."""
         raise RuntimeError(str(event))
+
+
+class DerivedObserver(Observer):
+    """An observer of an app that derives from the protocol."""
+
+    def __init__(self) -> None:
+        self.seen: list[Event] = []
+
+    def on_event(self, event: Event) -> None:
+        """Keep the event."""
+        self.seen.append(event)
+
+
+def test_observer_may_derive_from_the_protocol() -> None:
+    """Also with the compiled build, whose own classes an app cannot derive from."""
+    derived = DerivedObserver()
+    EventDispatcher([derived]).emit(StoreStateLost())
+    assert derived.seen == [StoreStateLost()]
 
 
 async def test_observer_is_added_once() -> None:

@@ -3,7 +3,7 @@
 from opentelemetry.sdk.trace import TracerProvider
 
 from fleetlimit import telemetry
-from fleetlimit.limiter.events import EventDispatcher, Observer
+from fleetlimit.limiter.observers import EventDispatcher, Observer
 from fleetlimit.limiter.ports import Tracer
 from fleetlimit.telemetry import (
     DenialLog,

@@ -1,32 +1,22 @@
 """The compiled wheel's dataclasses: an explicit constructor in place of the generated one."""
 
-import importlib.util
-import sys
+import runpy
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-def module_of(name: str, path: Path) -> ModuleType:
-    """Return a module that is run from a file."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+Transform = Callable[[str], str]
 
 
 @pytest.fixture
-def transform(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def transform() -> Transform:
     """The transformation of the build hook."""
-    monkeypatch.setitem(sys.modules, "native_init", None)
-    return module_of("native_init", ROOT / "deploy" / "wheel" / "native_init.py")
+    found: Transform = runpy.run_path(str(ROOT / "deploy/wheel/native_init.py"))["with_native_init"]
+    return found
 
 
 SOURCE = '''
@@ -68,10 +58,10 @@ class Checked:
 
 
 def test_constructor_is_explicit_and_lines_keep_their_numbers(
-    transform: ModuleType, tmp_path: Path
+    transform: Transform, tmp_path: Path
 ) -> None:
     """A plain dataclass gets the constructor that `dataclasses` would have generated."""
-    text = transform.with_native_init(SOURCE)
+    text = transform(SOURCE)
     signature = "self, a: int, b: 'str' = 'x', c: frozenset[int] = NOTHING"
     before, after = SOURCE.split("\n"), text.split("\n")
     changed = [
@@ -82,20 +72,20 @@ def test_constructor_is_explicit_and_lines_keep_their_numbers(
         f"    def __init__({signature}) -> None: self.a = a; self.b = b; self.c = c",
     ]
     (tmp_path / "transformed.py").write_text(text, "utf-8")
-    module = module_of("transformed", tmp_path / "transformed.py")
+    module = SimpleNamespace(**runpy.run_path(str(tmp_path / "transformed.py")))
     assert module.Plain(1) == module.Plain(1, "x", module.NOTHING) != module.Plain(2)
     assert repr(module.Plain(1, c=module.NOTHING)) == "Plain(a=1, b='x', c=frozenset())"
     assert (module.Listed().a, module.Checked(1).a) == ([], 2)
 
 
-def test_compiled_modules_stay_equal_but_for_their_constructors(transform: ModuleType) -> None:
+def test_compiled_modules_stay_equal_but_for_their_constructors(transform: Transform) -> None:
     """The objects that each check makes have a constructor that is compiled."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     hooks = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
     made = set()
     for name in hooks["custom"]["modules"]:
         source = (ROOT / "app" / "fleetlimit" / f"{name}.py").read_text("utf-8")
-        lines = transform.with_native_init(source).split("\n")
+        lines = transform(source).split("\n")
         assert len(lines) == len(source.split("\n"))
         explicit = [index for index, line in enumerate(lines) if "init=False" in line]
         made |= {lines[index + 1].removeprefix("class ").rstrip(":") for index in explicit}

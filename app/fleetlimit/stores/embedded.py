@@ -1,13 +1,16 @@
 """Embedded Valkey: a real server as a child process without persistence, for demos and tests."""
 
 import contextlib
+import functools
+import itertools
+import os
 import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -19,22 +22,48 @@ _POLL_SECONDS = 0.01
 _PORTS = range(10_000, 30_000)
 """Below the ephemeral ports (RFC 6335: from 49,152; Linux: from 32,768). One of these would be free
 now, and the next outgoing connection of any process could take it before the server does."""
-_PORT_ATTEMPTS = 100
+_BLOCK_SIZE = 100
+"""A process chooses from a block of its own. A port that is free now is not yet the server's, and
+another process could choose it before the server listens."""
 
 
 def free_port() -> int:
-    """Return a free port of 127.0.0.1 that no outgoing connection takes.
+    """Return a free port of 127.0.0.1 that no outgoing connection and no other process takes.
 
     Raises:
-        StoreUnavailable: None of 100 random ports was free.
+        StoreUnavailable: No port is free.
     """
-    # Not from `random`: processes that seed it alike would choose the same port.
-    ports = (secrets.choice(_PORTS) for _ in range(_PORT_ATTEMPTS))
+    ports = itertools.islice(_own_ports(os.getpid()), _BLOCK_SIZE)
     port = next(filter(_is_free, ports), None)
     if port is None:
-        message = f"no free port of 127.0.0.1 from {_PORTS.start} to {_PORTS.stop - 1}"
-        raise StoreUnavailable(message, kind="start")
+        raise _no_free_port()
     return port
+
+
+@functools.cache
+def _own_ports(_pid: int) -> Iterator[int]:
+    """Claim a block of ports for this process, and return them again and again.
+
+    A socket on the first port of the block is the claim. It stays open as long as the process.
+    """
+    starts = list(_PORTS[::_BLOCK_SIZE])
+    # Not `random`: processes that seed it alike would try the same blocks.
+    secrets.SystemRandom().shuffle(starts)
+    for start in starts:
+        claim = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            claim.bind(("127.0.0.1", start))
+        except OSError:
+            claim.close()
+        else:
+            claim.detach()
+            return itertools.cycle(range(start + 1, start + _BLOCK_SIZE))
+    raise _no_free_port()
+
+
+def _no_free_port() -> StoreUnavailable:
+    message = f"no free port of 127.0.0.1 from {_PORTS.start} to {_PORTS.stop - 1}"
+    return StoreUnavailable(message, kind="start")
 
 
 def _is_free(port: int) -> bool:

@@ -1,6 +1,8 @@
 """EmbeddedValkey: starts empty, keeps its port, and cleans up."""
 
+import contextlib
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,14 +55,56 @@ def test_no_outgoing_connection_takes_a_free_port() -> None:
     assert all(10_000 <= free_port() < 30_000 for _ in range(100))
 
 
-def test_taken_port_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port that another socket has is not returned, and the error names the ports."""
+def test_taken_port_is_not_free() -> None:
+    """A port that another socket has is not returned."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        assert taken.getsockname()[1] not in {free_port() for _ in range(200)}
+
+
+def test_free_ports_of_processes_differ() -> None:
+    """No two calls return one port, in any process: their servers do not listen yet."""
+    code = """
+from fleetlimit.stores.embedded import free_port
+print(*(free_port() for _ in range(90)), flush=True)
+input()
+"""
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(4)
+        ]
+        ports: list[str] = []
+        for process in processes:
+            assert process.stdout is not None
+            ports += process.stdout.readline().split()
+        for process in processes:
+            process.communicate("\n")
+    assert len(ports) == 4 * 90
+    assert len(set(ports)) == len(ports)
+
+
+def test_error_names_the_ports_that_are_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a free port, the error has the range that was searched."""
     with socket.socket() as taken:
         port = free_port()
         taken.bind(("127.0.0.1", port))
         monkeypatch.setattr(embedded, "_PORTS", range(port, port + 1))
-        with pytest.raises(StoreUnavailable, match=f"from {port} to {port}"):
+        embedded._own_ports.cache_clear()
+        with pytest.raises(StoreUnavailable, match=f"from {port} to {port}") as caught:
             free_port()
+    assert caught.value.kind == "start"
+    monkeypatch.undo()
+    monkeypatch.setattr(embedded, "_is_free", lambda _port: False)
+    with pytest.raises(StoreUnavailable, match="from 10000 to 29999"):
+        free_port()
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ opened again in the background.
 """
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from opentelemetry import context, trace
 from redis.exceptions import AskError, InvalidResponse, NoScriptError, TryAgainError
@@ -23,13 +22,9 @@ from fleetlimit.errors import StoreError, StoreUnavailable
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.connection import Connection, Connections
-from fleetlimit.stores.redis.errors import RECONNECT_KINDS, to_store_error
-from fleetlimit.stores.redis.scripts import (
-    Script,
-    ScriptCall,
-    ScriptCommand,
-    coalesce,
-)
+from fleetlimit.stores.redis.errors import RECONNECT_KINDS, timeout_error, to_store_error
+from fleetlimit.stores.redis.recovery import CommandClient, Recovery
+from fleetlimit.stores.redis.scripts import Script, ScriptCall, ScriptCommand, coalesce
 
 Result = TypeVar("Result")
 
@@ -53,9 +48,8 @@ MIN_LONE_CALLS = 16
 sent without another iteration of the event loop, which would cost a system call."""
 
 
-def timeout_error(seconds: float) -> StoreUnavailable:
-    """Return the error for a reply that did not arrive in time."""
-    return StoreUnavailable(f"timeout: no answer within {seconds * 1000:g} ms", kind="timeout")
+_REDIRECTIONS = (AskError, TryAgainError)
+"""Replies of a Cluster to a call that another node may run. MOVED is a kind of ASK in redis-py."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,14 +69,6 @@ class InFlightBatch:
     connection: Connection
     sent_at_tick: int
     loads: int
-
-
-class CommandClient(Protocol):
-    """Client that runs single commands, outside the batcher."""
-
-    async def execute_command(self, *command: Any) -> Any:
-        """Run a command and return its reply."""
-        ...
 
 
 class CommandBatcher:
@@ -114,19 +100,16 @@ class CommandBatcher:
         tracer: trace.Tracer | None = None,
     ) -> None:
         self._connections = connections
-        self._client = client
         self._timeouts = timeouts
         self._own_loop = own_loop
         self._on_pipeline_sent = on_pipeline_sent
         self._slot_of = slot_of
-        self._relocate = relocate
+        self._recovery = Recovery(client, timeouts, slot_of, relocate)
         self._tracer = tracer or trace.get_tracer("fleetlimit")
         self._queue: deque[ScriptCall] = deque()
         self._in_flight: set[InFlightBatch] = set()
         # Not a `TaskSet`: these tasks count as pipelines in flight, and each sends the next one.
         self._tasks: set[asyncio.Task[None]] = set()
-        self._abandoned: set[asyncio.Future[Any]] = set()
-        self._relocating: asyncio.Task[None] | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._tick = 0
         self._ticking = False
@@ -201,10 +184,11 @@ class CommandBatcher:
             ]:
                 call.fail(error)
         self._scheduled = False
-        self._relocating = self._connecting = None
+        self._connecting = None
         self._ticking = False
-        for each in (self._queue, self._in_flight, self._tasks, self._abandoned):
+        for each in (self._queue, self._in_flight, self._tasks):
             each.clear()
+        self._recovery.reset()
         self._connections.reset()
 
     async def open(self, *scripts: Script) -> None:
@@ -245,9 +229,10 @@ class CommandBatcher:
     async def aclose(self) -> None:
         """Wait for calls in flight, which have timeouts, and close the connection."""
         self._own_loop.require()
-        while self._in_flight or self._queue or self._tasks or self._abandoned:
+        while self._in_flight or self._queue or self._tasks or self._recovery.unfinished:
             calls = [*self._queue, *(call for batch in self._in_flight for call in batch.batch)]
-            await asyncio.wait({call.future for call in calls} | self._tasks | self._abandoned)
+            futures = {call.future for call in calls}
+            await asyncio.wait(futures | self._tasks | self._recovery.unfinished)
             await asyncio.sleep(0)
         self._connections.close()
         if self._connecting is not None:
@@ -369,76 +354,52 @@ class CommandBatcher:
             self._flush()
 
     def _distribute(self, sent: InFlightBatch, replies: list[Any]) -> None:
-        """Complete the calls of a pipeline with its replies."""
+        """Complete the calls of a pipeline with its replies.
+
+        Raises:
+            InvalidResponse: A reply is not one of its script. The calls before it are complete,
+                without those that the server did not run.
+        """
         loads: list[Any] = []
         if sent.loads:
             loads, replies = replies[: sent.loads], replies[sent.loads :]
-        failed: list[tuple[ScriptCall, Exception]] = []
+        not_run: list[tuple[ScriptCall, Exception]] = []
+        # Equal errors of a pipeline are one object, which the breaker counts as one failure.
+        errors: dict[str, StoreError] = {}
         for index, command in enumerate(sent.commands):
             for call, part in command.split(replies[index]):
                 # Most replies are lists, for which this is the cheaper question.
-                if type(part) is not list and isinstance(part, Exception):
-                    failed.append((call, part))
-                else:
+                if type(part) is list or not isinstance(part, Exception):
                     call.complete(part)
-        if failed:
-            self._resend_or_fail(sent, loads, failed)
+                elif isinstance(part, _REDIRECTIONS) or (
+                    # A restart, a failover or SCRIPT FLUSH dropped the loaded scripts.
+                    isinstance(part, NoScriptError) and not loads
+                ):
+                    not_run.append((call, part))
+                else:
+                    self._fail_call(call, part, loads, errors)
+        if not_run:
+            self._resend(sent.connection, not_run)
 
-    def _resend_or_fail(
-        self, sent: InFlightBatch, loads: list[Any], failed: list[tuple[ScriptCall, Exception]]
+    def _fail_call(
+        self, call: ScriptCall, reply: Exception, loads: list[Any], errors: dict[str, StoreError]
     ) -> None:
-        """Resend the calls that the server did not run, and fail the others with their errors."""
-        missing, moved = [], []
-        # Equal errors of a pipeline are one object, which the breaker counts as one failure.
-        errors: dict[str, StoreError] = {}
-        for call, error_reply in failed:
-            if isinstance(error_reply, NoScriptError) and not loads:
-                # A restart, a failover or SCRIPT FLUSH dropped the loaded scripts.
-                missing.append(call)
-            elif isinstance(error_reply, (AskError, TryAgainError)):
-                moved.append(call)
-            else:
-                # If SCRIPT LOAD failed, its error is the reason for NOSCRIPT.
-                failed_loads = [each for each in loads if isinstance(each, Exception)]
-                reason = failed_loads[0] if failed_loads else error_reply
-                error = errors.setdefault(str(reason), to_store_error(reason))
-                call.fail(error)
-                # Not by redis-py's class: Redis 6.2 has the code in the text of a script error.
-                if error.kind in RECONNECT_KINDS:
-                    self._connections.close()
-                    self._start_relocation()
+        # If SCRIPT LOAD failed, its error is the reason for NOSCRIPT.
+        reason = next((each for each in loads if isinstance(each, Exception)), reply)
+        error = errors.setdefault(str(reason), to_store_error(reason))
+        call.fail(error)
+        # Not by redis-py's class: Redis 6.2 has the code in the text of a script error.
+        if error.kind in RECONNECT_KINDS:
+            self._connections.close()
+            self._recovery.relocate()
+
+    def _resend(self, connection: Connection, not_run: list[tuple[ScriptCall, Exception]]) -> None:
+        missing = [call for call, reply in not_run if isinstance(reply, NoScriptError)]
         if missing:
-            self._send_commands(missing, sent.connection, load=True)
+            self._send_commands(missing, connection, load=True)
+        moved = [call for call, reply in not_run if isinstance(reply, _REDIRECTIONS)]
         if moved:
-            self._spawn(self._redirect(moved))
-
-    async def _redirect(self, moved: list[ScriptCall]) -> None:
-        """Send calls through the client, which follows redirections.
-
-        The queued calls do not fail with them: another server failed than that of this batcher.
-        """
-        try:
-            # One timeout for all: a call must not wait for the timeouts of the calls before it.
-            await self._with_timeout(self._send_redirected(moved), self._timeouts.operation)
-        except Exception as error:  # noqa: BLE001 - the callers receive any error
-            failure = to_store_error(error)
-            for call in moved:
-                call.fail(failure)
-            self._start_relocation()
-
-    async def _send_redirected(self, moved: list[ScriptCall]) -> None:
-        for command in coalesce(moved, self._slot_of):
-            try:
-                reply = await self._client.execute_command(*command.args())
-            except Exception as error:  # noqa: BLE001 - as above
-                # One object for all its calls: the circuit breaker counts it as one failure.
-                reply = to_store_error(error)
-                self._start_relocation()
-            for call, part in command.split(reply):
-                if isinstance(part, Exception):
-                    call.fail(part)
-                else:
-                    call.complete(part)
+            self._spawn(self._recovery.redirect(moved))
 
     def _fail(self, batch: list[ScriptCall], error: Exception) -> None:
         # Also fail the queued calls: they would only time out in turn.
@@ -448,17 +409,7 @@ class CommandBatcher:
         error = to_store_error(error)
         for call in batch:
             call.fail(error)
-        self._start_relocation()
-
-    def _start_relocation(self) -> None:
-        if self._relocate is not None and (self._relocating is None or self._relocating.done()):
-            self._relocating = asyncio.ensure_future(self._finish_relocation(self._relocate()))
-            self._abandoned.add(self._relocating)
-            self._relocating.add_done_callback(self._abandoned.discard)
-
-    async def _finish_relocation(self, relocation: Awaitable[Any]) -> None:
-        with contextlib.suppress(Exception):  # the next failed call relocates again
-            await self._with_timeout(relocation, self._timeouts.opening)
+        self._recovery.relocate()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -469,24 +420,6 @@ class CommandBatcher:
         self._tasks.discard(task)
         if self._queue:
             self._flush()
-
-    def _discard_abandoned(self, task: asyncio.Future[Any]) -> None:
-        self._abandoned.discard(task)
-        if not task.cancelled():
-            # Mark the exception as retrieved: its caller has already received the timeout.
-            task.exception()
-
-    async def _with_timeout(self, work: Awaitable[Any], seconds: float) -> Any:
-        task = asyncio.ensure_future(work)
-        await asyncio.wait({task}, timeout=seconds)
-        if task.done():
-            return task.result()
-        # The cancelled task is not awaited: on Python 3.11 redis-py's own timeouts can swallow the
-        # cancellation, and the call then ends at redis-py's longer timeout.
-        task.cancel()
-        self._abandoned.add(task)
-        task.add_done_callback(self._discard_abandoned)
-        raise timeout_error(seconds)
 
 
 def _load_command(script: Script) -> tuple[str, ...]:

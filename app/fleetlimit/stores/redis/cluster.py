@@ -23,10 +23,10 @@ from redis.exceptions import (
 
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.ports import ONE_NODE
-from fleetlimit.stores.redis.batcher import CommandBatcher, timeout_error
+from fleetlimit.stores.redis.batcher import CommandBatcher
 from fleetlimit.stores.redis.client import Timeouts, close_idle
 from fleetlimit.stores.redis.connection import ConnectionHolder
-from fleetlimit.stores.redis.errors import to_store_error
+from fleetlimit.stores.redis.errors import timeout_error, to_store_error
 from fleetlimit.stores.redis.scripts import Script
 
 Result = TypeVar("Result")

@@ -88,6 +88,11 @@ def to_store_error(error: Exception) -> StoreError:
     return error_type(message, kind=kind)
 
 
+def timeout_error(seconds: float) -> StoreUnavailable:
+    """Return the error for a reply that did not arrive in time."""
+    return StoreUnavailable(f"timeout: no answer within {seconds * 1000:g} ms", kind="timeout")
+
+
 def _classify(error: Exception, text: str) -> tuple[type[StoreError], str]:
     for marker, error_type, kind in _MARKERS_BEFORE_TYPE:
         if marker in text:

@@ -8,11 +8,14 @@ from typing import Any
 import anyio
 import pytest
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     MasterDownError,
     NoPermissionError,
+    NoScriptError,
     ReadOnlyError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as Disconnected
 
@@ -257,6 +260,34 @@ async def test_reply_that_cannot_be_decoded_fails_the_pipeline() -> None:
     assert client.opened == 2
 
 
+async def test_error_of_one_call_is_not_lost_to_an_invalid_reply_behind_it() -> None:
+    """A call has the error that the server replied to it, whatever the later replies are."""
+    client = FakeServer()
+    client.reply_to = lambda command: ResponseError("ERR") if command[3] == "bad" else command[3]
+    batcher = batcher_for(client)
+    calls = [call(batcher, "bad"), batcher.call(SCRIPT, ["text"], [], int)]
+    with anyio.fail_after(PATIENCE_SECONDS):
+        own, invalid = await asyncio.gather(*calls, return_exceptions=True)
+    assert str(own) == "unexpected reply: ERR"
+    assert "invalid literal" in str(invalid)
+
+
+@pytest.mark.parametrize(
+    "reply", [NoScriptError("NOSCRIPT"), AskError("12182 127.0.0.1:1"), TryAgainError("TRYAGAIN")]
+)
+async def test_call_is_not_resent_if_a_reply_behind_it_is_invalid(reply: Exception) -> None:
+    """A call that was not run fails with its pipeline, and is not run after that."""
+    client = FakeServer()
+    client.reply_to = lambda command: reply if command[3] == "bad" else command[3]
+    batcher = batcher_for(client)
+    calls = [call(batcher, "bad"), batcher.call(SCRIPT, ["text"], [], int)]
+    with anyio.fail_after(PATIENCE_SECONDS):
+        failures = await asyncio.gather(*calls, return_exceptions=True)
+        await batcher.aclose()
+    assert failures[0] is failures[1]
+    assert client.sizes == [2]
+
+
 class UncancellableClient(FakeServer):
     """Server whose `open` suppresses its cancellation, and ends later."""
 
@@ -293,14 +324,14 @@ async def test_late_end_of_a_connection_attempt_is_ignored(broken: bool) -> None
     client.broken = False
     assert await batcher_for(client).call(SCRIPT, ["b"], [], unchanged) == "b"
     await loop_turns()
-    assert not batcher._abandoned
+    assert not batcher._recovery.unfinished
 
 
 async def test_late_failure_is_not_logged_as_unretrieved() -> None:
     """A failure after the timeout is not reported as an exception that was never retrieved."""
     late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     late.set_exception(Disconnected("closed"))
-    batcher_for(FakeServer())._discard_abandoned(late)
+    batcher_for(FakeServer())._recovery._discard(late)
     reported: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: reported.append(what))
     del late

@@ -339,6 +339,11 @@ MISUSES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         AttributeError,
         "has no attribute 'limit': write dependencies=[Depends(RateLimit(\"5/minute\"))] on the r",
     ),
+    "exemption of slowapi": (
+        lambda: untyped_fleetlimit().limiter.exempt(route),
+        AttributeError,
+        "'Limiter' has no attribute 'exempt': write dependencies=[Depends(RateLimit(\"5/minute\"))",
+    ),
     "limit as a middleware": (lambda: serve(RateLimit("5/minute")), TypeError, NOT_A_DECORATOR),
     "lifespan as a class": (
         lambda: TestClient(FastAPI(lifespan=untyped_fleetlimit)).__enter__(),

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fleetlimit.call_advice import advised
 from fleetlimit.core.decision import BucketStatus, Decision, PolicyResult
@@ -22,13 +22,14 @@ from fleetlimit.limiter.check_span import FAILED, SafeCheckSpan
 from fleetlimit.limiter.circuit_breaker import BreakerSettings, CircuitBreakers
 from fleetlimit.limiter.clock import MonotonicClock
 from fleetlimit.limiter.denial_cache import DenialCache
+from fleetlimit.limiter.dispatcher import EventDispatcher
 from fleetlimit.limiter.events import BreakerState, Event
 from fleetlimit.limiter.failure_log import FailureLog
 from fleetlimit.limiter.fallback import Fallback
 from fleetlimit.limiter.held_time import HeldTimes
 from fleetlimit.limiter.limit_switch import LIMIT_SWITCH
 from fleetlimit.limiter.membership import ReplicaMembership
-from fleetlimit.limiter.observers import EventDispatcher, Observer
+from fleetlimit.limiter.observers import Observer
 from fleetlimit.limiter.own_loop import OwnLoop
 from fleetlimit.limiter.peeks import Peeks
 from fleetlimit.limiter.plan import (
@@ -46,8 +47,21 @@ from fleetlimit.limiter.reservation import Reservation
 from fleetlimit.limiter.store_gateway import StoreGateway
 from fleetlimit.limiter.wait_queue import ResolveCosts, WaitQueues
 
-_DECORATORS: Final = frozenset({"limit", "shared_limit", "exempt", "hit"})
-"""Methods of other limiters, which routes are decorated with."""
+
+class _DecoratorOfOthers:
+    """Method of other limiters, which routes are decorated with. It is no attribute.
+
+    A descriptor, because a class with `__getattr__` looks up all its attributes more slowly.
+    """
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, _instance: object, owner: type) -> object:
+        raise AttributeError(
+            f"{owner.__name__!r} has no attribute {self._name!r}: write "
+            'dependencies=[Depends(RateLimit("5/minute"))] on the route'
+        )
 
 
 class Limiter(PolicyChecks):
@@ -160,14 +174,9 @@ class Limiter(PolicyChecks):
         )
 
     if not TYPE_CHECKING:
-        # Hidden from type checkers, which would otherwise accept any name.
-        def __getattr__(self, name: str) -> object:
-            advice = (
-                ': write dependencies=[Depends(RateLimit("5/minute"))] on the route'
-                if name in _DECORATORS
-                else ""
-            )
-            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}{advice}")
+        # Hidden from type checkers, which report these names themselves.
+        limit, shared_limit = _DecoratorOfOthers(), _DecoratorOfOthers()
+        exempt, hit = _DecoratorOfOthers(), _DecoratorOfOthers()
 
     async def start(self) -> None:
         """Connect and register this replica. If the store is unavailable, an event reports it.

@@ -2,18 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
-from typing import Final
 
 from fleetlimit.core.decision import Decision
-from fleetlimit.core.keys import MAX_CACHED_CHARS
 from fleetlimit.core.policy import Policy
-from fleetlimit.core.subject import NO_HEADERS, Principal, Subject
-from fleetlimit.errors import ConfigError
+from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.active_policies import ActivePolicies
+from fleetlimit.limiter.call_subject import call_subject
 from fleetlimit.limiter.plan import PolicyCost
-from fleetlimit.limiter.policy_costs import CheckCost, SingleCosts, resolve_policy_costs
+from fleetlimit.limiter.policy_costs import (
+    CheckCost,
+    SingleCosts,
+    require_checkable,
+    resolve_policy_costs,
+)
 from fleetlimit.limiter.reservation import Reservation
 
 
@@ -73,19 +74,8 @@ class PolicyChecks(ABC):
             costs = self.single_costs.of(policies[0])
         else:
             costs = resolve_policy_costs(self.active_policies, policies, cost)
-        for each in costs:
-            if each.policy.has_leases:
-                raise ConfigError(
-                    f"policy {each.policy.name} has a concurrency limit, whose units `check` "
-                    "cannot release: write `async with await limiter.reserve(...)`"
-                )
-            if each.policy.count is not None:
-                raise ConfigError(
-                    f"policy {each.policy.name} counts by the status of the response, which "
-                    "`check` does not see: write `reservation = await limiter.reserve(...)`, and "
-                    "`await reservation.refund()` after a request that does not count"
-                )
-        return (await self.admit(costs, _subject(subject, principal, key))).decision
+            require_checkable(costs)
+        return (await self.admit(costs, call_subject(subject, principal, key))).decision
 
     async def reserve(
         self,
@@ -106,7 +96,7 @@ class PolicyChecks(ABC):
         """
         return await self.admit(
             resolve_policy_costs(self.active_policies, policies, cost),
-            _subject(subject, principal, key),
+            call_subject(subject, principal, key),
         )
 
     async def peek(
@@ -126,7 +116,7 @@ class PolicyChecks(ABC):
         """
         # A policy whose cost an answer states is looked at with a cost of 1, too.
         costs = resolve_policy_costs(self.active_policies, policies, 1 if cost is None else cost)
-        return await self.peek_costs(costs, _subject(subject, principal, key))
+        return await self.peek_costs(costs, call_subject(subject, principal, key))
 
     async def reset(
         self,
@@ -146,20 +136,4 @@ class PolicyChecks(ABC):
             StoreError: The store is unavailable.
         """
         costs = resolve_policy_costs(self.active_policies, policies, 1)
-        return await self.reset_costs(costs, _subject(subject, principal, key))
-
-
-_principal_named: Final = lru_cache(1_024)(Principal)
-
-
-def _subject(
-    subject: Subject | None, principal: str | Principal | None, key: str | None
-) -> Subject:
-    if key is not None and not isinstance(key, str):
-        raise ConfigError(f"key={key!r} is not text: write key=str(...)")
-    if subject is not None:
-        return subject if key is None else replace(subject, key=key)
-    if isinstance(principal, str):
-        cacheable = len(principal) <= MAX_CACHED_CHARS
-        principal = _principal_named(principal) if cacheable else Principal(principal)
-    return Subject(principal=principal, headers=NO_HEADERS, key=key)
+        return await self.reset_costs(costs, call_subject(subject, principal, key))

@@ -1,6 +1,6 @@
 """Costs of a check under its policies, as the caller of the limiter gives them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.quota import check_cost
@@ -13,7 +13,7 @@ CheckCost = int | Mapping[str, int] | None
 
 
 class SingleCosts:
-    """Costs of checks of one policy by its name, at a cost of 1: the same list for all of them.
+    """Costs of `Limiter.check` of one policy by its name: the same list for all checks.
 
     Plans are cached by the costs that they were made from, and find the same list faster than an
     equal one.
@@ -28,10 +28,14 @@ class SingleCosts:
         active_policies.subscribe(self._found.clear)
 
     def of(self, name: str) -> list[PolicyCost]:
-        """Return the cost under an active policy; errors are those of `resolve_policy_costs`."""
+        """Return the cost of 1 under an active policy.
+
+        Errors are those of `resolve_policy_costs` and `require_checkable`.
+        """
         found = self._found.get(name)
         if found is None:
             found = resolve_policy_costs(self._active_policies, (name,), None)
+            require_checkable(found)
             self._found[name] = found
         return found
 
@@ -68,6 +72,26 @@ def resolve_policy_costs(
         # Here, because compiled code would raise a `TypeError` for a cost that is no integer.
         policy_costs.append(PolicyCost(policy, check_cost(each)))
     return policy_costs
+
+
+def require_checkable(costs: Iterable[PolicyCost]) -> None:
+    """Check that `Limiter.check` can spend under policies, whose costs it never corrects.
+
+    Raises:
+        ConfigError: A policy has a `concurrency` limit, or `count`.
+    """
+    for each in costs:
+        if each.policy.has_leases:
+            raise ConfigError(
+                f"policy {each.policy.name} has a concurrency limit, whose units `check` "
+                "cannot release: write `async with await limiter.reserve(...)`"
+            )
+        if each.policy.count is not None:
+            raise ConfigError(
+                f"policy {each.policy.name} counts by the status of the response, which "
+                "`check` does not see: write `reservation = await limiter.reserve(...)`, and "
+                "`await reservation.refund()` after a request that does not count"
+            )
 
 
 def _require_fixed_cost(policy: Policy) -> None:

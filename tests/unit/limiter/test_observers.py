@@ -10,6 +10,7 @@ import pytest
 
 from fleetlimit import ConfigError, Fleetlimit
 from fleetlimit.core.decision import EXEMPT, Decision, Outcome, Source
+from fleetlimit.limiter.dispatcher import EventDispatcher
 from fleetlimit.limiter.events import (
     BreakerChanged,
     BreakerState,
@@ -19,7 +20,7 @@ from fleetlimit.limiter.events import (
 )
 from fleetlimit.limiter.limiter import Limiter
 from fleetlimit.limiter.log_sampler import LINES_PER_WINDOW
-from fleetlimit.limiter.observers import EventDispatcher, Observer
+from fleetlimit.limiter.observers import Observer
 from fleetlimit.stores.memory import MemoryStore
 from support.clock import ManualClock
 from support.limiter import Bench, FakeStore, Recorder, rate_policy, timeout_error

@@ -3,7 +3,8 @@
 from opentelemetry.sdk.trace import TracerProvider
 
 from fleetlimit import telemetry
-from fleetlimit.limiter.observers import EventDispatcher, Observer
+from fleetlimit.limiter.dispatcher import EventDispatcher
+from fleetlimit.limiter.observers import Observer
 from fleetlimit.limiter.ports import Tracer
 from fleetlimit.telemetry import (
     DenialLog,

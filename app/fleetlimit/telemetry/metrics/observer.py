@@ -39,7 +39,6 @@ from fleetlimit.limiter.events import (
 )
 from fleetlimit.telemetry import names
 from fleetlimit.telemetry.metrics._factories import counter, gauge, histogram
-from fleetlimit.telemetry.metrics.buffer import BufferedUpdates
 from fleetlimit.telemetry.metrics.bulk_histogram import BulkHistogram
 from fleetlimit.telemetry.metrics.policy_counters import (
     DecisionLabels,
@@ -48,6 +47,7 @@ from fleetlimit.telemetry.metrics.policy_counters import (
 )
 from fleetlimit.telemetry.metrics.policy_gauges import PolicyGauges
 from fleetlimit.telemetry.metrics.policy_labels import PolicyLabels, labelled_tiers
+from fleetlimit.telemetry.metrics.tallies import Tallies
 from fleetlimit.telemetry.tracing.unsampled import in_unsampled_request
 
 
@@ -73,13 +73,11 @@ class PrometheusMetrics:
         self._registry = own if registry is None else registry
         self._collector = None if registry is None else _RegistryCollector(own)
         self._registered = False
-        self._decision_buffer: BufferedUpdates[CheckDecided] = BufferedUpdates(
-            own, self._count_batch
-        )
-        self._suppressed_buffer: BufferedUpdates[None] = BufferedUpdates(
-            own, self._count_suppressed
-        )
-        self._batch_buffer: BufferedUpdates[int] = BufferedUpdates(own, self._count_batches)
+        self._decisions: Tallies[DecisionLabels] = Tallies(own, self._add_decisions)
+        self._suppressed_denials: Tallies[None] = Tallies(own, self._add_suppressed)
+        self._batch_sizes: Tallies[int] = Tallies(own, self._add_batches)
+        self._last_decision: Decision | None = None
+        self._last_labels: DecisionLabels | None = None
         checks = counter(names.CHECKS, own)
         self._checks: dict[Outcome, Counter] = {item: checks.labels(item) for item in Outcome}
         self._policy_labels = PolicyLabels()
@@ -153,8 +151,8 @@ class PrometheusMetrics:
                 self._store_info.clear()
                 self._store_info.labels(event.state, event.key_secret).set(1)
             case PoliciesLoaded():
-                # Flush first: buffered decisions belong to the previous policy set.
-                self._decision_buffer.flush()
+                # Flush first: the decisions until now belong to the previous policy set.
+                self._decisions.flush()
                 tiers = labelled_tiers(event.policies)
                 self._policy_gauges.update(event.policies, tiers)
                 self._policy_counters.load(event.policies, tiers)
@@ -174,13 +172,13 @@ class PrometheusMetrics:
 
     def flush(self) -> None:
         """Flush, for callers that read a single counter instead of scraping the registry."""
-        self._decision_buffer.flush()
-        self._suppressed_buffer.flush()
-        self._batch_buffer.flush()
+        self._decisions.flush()
+        self._suppressed_denials.flush()
+        self._batch_sizes.flush()
 
     def on_denial_suppressed(self) -> None:
         """Count a denial without a log line."""
-        self._suppressed_buffer.add(None)
+        self._suppressed_denials.count(None)
 
     def on_routes_limited(self, limited: Iterable[tuple[str, Policy]]) -> None:
         """Export the denials of these routes from 0, each under a policy that may deny them."""
@@ -188,7 +186,7 @@ class PrometheusMetrics:
 
     def on_pipeline_sent(self, calls: int) -> None:
         """Record the number of calls in a pipeline to the store."""
-        self._batch_buffer.add(calls)
+        self._batch_sizes.count(calls)
 
     def on_event_loop_lag(self, seconds: float) -> None:
         """Record a measurement of the event-loop lag."""
@@ -218,39 +216,31 @@ class PrometheusMetrics:
         self._breaker_open.set(bool(self._open_nodes))
 
     def _on_decision(self, event: CheckDecided) -> None:
-        exemplar = _current_exemplar()
+        decision, exemplar = event.decision, _current_exemplar()
+        self._durations.observe(decision.source, event.seconds, exemplar=exemplar)
+        # In a flood the denial cache returns one decision object many times.
+        labels = self._last_labels if decision is self._last_decision else None
+        if labels is None:
+            self._last_decision = decision
+            labels = self._last_labels = labels_of(event)
         if exemplar is None:
-            self._decision_buffer.add(event)
-            return
-        self._durations.observe(event.decision.source, [event.seconds], exemplar)
-        self._increment(labels_of(event), 1, exemplar)
+            self._decisions.count(labels)
+        else:
+            self._add_decisions(labels, 1, exemplar)
 
-    def _count_batch(self, events: Iterable[CheckDecided]) -> None:
-        durations_by_labels: dict[DecisionLabels, list[float]] = {}
-        decision: Decision | None = None
-        for event in events:
-            # In a flood the denial cache returns one decision object many times.
-            if event.decision is not decision:
-                decision = event.decision
-                durations = durations_by_labels.setdefault(labels_of(event), [])
-            durations.append(event.seconds)
-        for labels, durations in durations_by_labels.items():
-            self._durations.observe(labels.source, durations)
-            self._increment(labels, len(durations))
-
-    def _count_suppressed(self, denials: Iterable[None]) -> None:
-        self._suppressed.inc(sum(1 for _ in denials))
-
-    def _count_batches(self, sizes: Iterable[int]) -> None:
-        self._batches.observe("", sizes)
-
-    def _increment(
+    def _add_decisions(
         self, labels: DecisionLabels, number: int, exemplar: dict[str, str] | None = None
     ) -> None:
         self._checks[labels.outcome].inc(number)
         if labels.source is Source.CACHE:
             self._cache_hits.inc(number)
         self._policy_counters.count(labels, number, exemplar)
+
+    def _add_suppressed(self, _: None, number: int) -> None:
+        self._suppressed.inc(number)
+
+    def _add_batches(self, size: int, number: int) -> None:
+        self._batches.observe("", size, number)
 
     def _with_bounded_labels(self, event: AuditReported) -> AuditReported:
         """Return the report with the policies beyond the bound of labels merged into one."""

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from fleetlimit import Fleetlimit
+from fleetlimit.__main__ import main
 from fleetlimit.bootstrap.gc_tuning import GC_THRESHOLD
 
 
@@ -53,6 +54,18 @@ async def test_gc_threshold_is_raised_without_an_app() -> None:
     gc.set_threshold(700, 11, 12)
     async with Fleetlimit(store="memory://", tune_gc=True):
         assert gc.get_threshold() == (GC_THRESHOLD, 11, 12)
+    assert gc.get_threshold() == (700, 11, 12)
+
+
+def test_gc_threshold_is_raised_while_a_command_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The modules of a command are imported with few collections."""
+    gc.set_threshold(700, 11, 12)
+    during = []
+    monkeypatch.setattr("fleetlimit.cli.main", lambda: during.append(gc.get_threshold()))
+    main()
+    assert during == [(GC_THRESHOLD, 11, 12)]
     assert gc.get_threshold() == (700, 11, 12)
 
 

@@ -1,7 +1,7 @@
 """Garbage-collector tuning of a server process: a higher threshold and a frozen heap.
 
-Both settings are process-wide. `fleetlimit serve` applies them; in other apps they are applied only
-with `Fleetlimit(tune_gc=True)`.
+Both settings are process-wide. The command `fleetlimit` raises the threshold, and `serve` freezes
+the heap, too; in other apps both are applied only with `Fleetlimit(tune_gc=True)`.
 """
 
 import gc

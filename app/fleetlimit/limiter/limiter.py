@@ -49,7 +49,7 @@ from fleetlimit.limiter.wait_queue import ResolveCosts, WaitQueues
 
 
 class _DecoratorOfOthers:
-    """Method of other limiters, which routes are decorated with. It is no attribute.
+    """Method of other limiters, which routes are decorated with. Reading it raises an advice.
 
     A descriptor, because a class with `__getattr__` looks up all its attributes more slowly.
     """

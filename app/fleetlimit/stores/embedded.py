@@ -33,18 +33,23 @@ def free_port() -> int:
     Raises:
         StoreUnavailable: No port is free.
     """
-    ports = itertools.islice(_own_ports(os.getpid()), _BLOCK_SIZE)
-    port = next(filter(_is_free, ports), None)
-    if port is None:
-        raise _no_free_port()
-    return port
+    while True:
+        port = next(filter(_is_free, itertools.islice(_own_ports(os.getpid()), _BLOCK_SIZE)), None)
+        if port is not None:
+            return port
+        # All ports of the block are in use: the next call claims a further one.
+        _own_ports.cache_clear()
 
 
 @functools.cache
 def _own_ports(_pid: int) -> Iterator[int]:
-    """Claim a block of ports for this process, and return them again and again.
+    """Claim a block of ports for this process, and return an endless iterator over them.
 
-    A socket on the first port of the block is the claim. It stays open as long as the process.
+    Cached, so that all calls share the iterator. A forked process has an id of its own, and so a
+    block of its own. The claim is a socket on the block's first port, which is never closed.
+
+    Raises:
+        StoreUnavailable: Every block is claimed.
     """
     starts = list(_PORTS[::_BLOCK_SIZE])
     # Not `random`: processes that seed it alike would try the same blocks.
@@ -58,16 +63,16 @@ def _own_ports(_pid: int) -> Iterator[int]:
         else:
             claim.detach()
             return itertools.cycle(range(start + 1, start + _BLOCK_SIZE))
-    raise _no_free_port()
-
-
-def _no_free_port() -> StoreUnavailable:
     message = f"no free port of 127.0.0.1 from {_PORTS.start} to {_PORTS.stop - 1}"
-    return StoreUnavailable(message, kind="start")
+    raise StoreUnavailable(message, kind="start")
 
 
 def _is_free(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if os.name == "posix":
+            # As servers do: connections that have ended keep the port for a minute otherwise. On
+            # Windows this option would share a port in use.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

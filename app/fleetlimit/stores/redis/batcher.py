@@ -357,8 +357,8 @@ class CommandBatcher:
         """Complete the calls of a pipeline with its replies.
 
         Raises:
-            InvalidResponse: A reply is not one of its script. The calls before it are complete,
-                without those that the server did not run.
+            InvalidResponse: A reply is not one of its script. The calls before it have their
+                results, except those that the server did not run: they fail with the pipeline.
         """
         loads: list[Any] = []
         if sent.loads:

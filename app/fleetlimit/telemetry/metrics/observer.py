@@ -221,8 +221,8 @@ class PrometheusMetrics:
         # In a flood the denial cache returns one decision object many times.
         labels = self._last_labels if decision is self._last_decision else None
         if labels is None:
-            self._last_decision = decision
             labels = self._last_labels = labels_of(event)
+            self._last_decision = decision
         if exemplar is None:
             self._decisions.count(labels)
         else:
@@ -281,7 +281,7 @@ class _RegistryCollector(Collector):
 def _reject_multiprocess_mode() -> None:
     """Reject the multiprocess mode, in which the files of a process lack part of the metrics.
 
-    They have neither histograms of checks, exemplars, buffered counts nor removed series.
+    They have neither histograms of checks, exemplars, tallies nor removed series.
     """
     for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         if variable in os.environ:

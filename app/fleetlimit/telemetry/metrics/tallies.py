@@ -12,8 +12,9 @@ from typing import Generic, TypeVar
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
-MAX_TALLIES = 1_000
-"""Different updates between two scrapes, after which they are added without one."""
+MAX_TALLIES = 128
+"""Different updates that have a tally. The next one adds all of them to the counters, within a
+request: that takes about a millisecond."""
 
 Update = TypeVar("Update", bound=Hashable)
 
@@ -21,8 +22,8 @@ Update = TypeVar("Update", bound=Hashable)
 class _Tally:
     """Number of equal updates.
 
-    Only the thread that counts writes `counted`, and only `Tallies.flush` writes `applied`. So no
-    update is lost to the other, and counting needs no lock.
+    Only the thread that counts writes `counted`, and `applied` is written under the lock of
+    `Tallies`. So no update is lost to a scrape in another thread, and counting needs no lock.
     """
 
     __slots__ = ("applied", "counted")

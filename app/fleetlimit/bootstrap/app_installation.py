@@ -9,10 +9,10 @@ from fleetlimit.bootstrap.policy_reload import PolicyReload
 from fleetlimit.bootstrap.route_report import RouteReporter
 from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.web import wiring
+from fleetlimit.web.app_routes import get_app_route_table
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.openapi import LimitSource, document_app
 from fleetlimit.web.rewrite_detector import watch_routers
-from fleetlimit.web.route_table import get_app_route_table
 
 
 class AppInstallation:

@@ -8,8 +8,8 @@ from starlette.applications import Starlette
 
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.limiter.tasks import TaskSet
+from fleetlimit.web.app_routes import get_app_route_table
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.route_table import get_app_route_table
 
 _tasks: Final = TaskSet()
 

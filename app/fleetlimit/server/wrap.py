@@ -17,11 +17,12 @@ from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry import instrument_app, instrument_asgi
 from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
 from fleetlimit.web import wiring
+from fleetlimit.web.app_routes import add_app, get_app_route_table, match_route
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.policy_routes import PolicyRouteTable
 from fleetlimit.web.route_info import RouteInfo
 from fleetlimit.web.route_policies import WEBSOCKET
-from fleetlimit.web.route_table import RouteTable, add_app, get_app_route_table, match_route
+from fleetlimit.web.route_table import RouteTable
 
 
 def import_app(target: str, *, factory: bool = False) -> ASGIApp:

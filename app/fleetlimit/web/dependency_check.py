@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.web.app_routes import match_route
 from fleetlimit.web.default_limiter import open_default_limiter
 from fleetlimit.web.exceptions import make_exception
 from fleetlimit.web.http_limiter import HTTPLimiter
@@ -22,7 +23,6 @@ from fleetlimit.web.request_limits import (
     start_request_limits,
 )
 from fleetlimit.web.route_policies import RateLimitDependency
-from fleetlimit.web.route_table import match_route
 from fleetlimit.web.wiring import find_limiter
 
 _EXIT_STACK_KEY: Final = "fastapi_inner_astack"

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleetlimit.call_advice import MIDDLEWARE_NAMES, advised
 from fleetlimit.errors import ConfigError
+from fleetlimit.web.app_routes import add_app, match_route
 from fleetlimit.web.cors import answers_preflight, iter_cors, send_with_cors
 from fleetlimit.web.exceptions import (
     exception_handlers,
@@ -39,7 +40,7 @@ from fleetlimit.web.request_limits import (
 from fleetlimit.web.response_headers import ORIGIN_HEADER, SendWithHeaders, has_header
 from fleetlimit.web.responses import RejectionCause, RejectionResponse
 from fleetlimit.web.route_info import RouteInfo
-from fleetlimit.web.route_table import RouteTable, add_app, match_route
+from fleetlimit.web.route_table import RouteTable
 from fleetlimit.web.settlement import Settlement
 from fleetlimit.web.wiring import get_limiter, has_other_limiter, mark_used
 

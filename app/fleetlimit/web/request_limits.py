@@ -16,6 +16,7 @@ from fleetlimit.core.subject import NO_HEADERS, UNVERIFIED_TIER, Identity, KeyVa
 from fleetlimit.errors import ConfigError, CostError
 from fleetlimit.limiter.plan import PolicyCost
 from fleetlimit.limiter.reservation import Reservation
+from fleetlimit.web.app_routes import get_method
 from fleetlimit.web.exceptions import RejectionContext, has_handler
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.path_values import with_path_params
@@ -29,7 +30,6 @@ from fleetlimit.web.responses import (
 )
 from fleetlimit.web.route_info import RouteInfo
 from fleetlimit.web.route_policies import ApplicablePolicies, RateLimitDependency
-from fleetlimit.web.route_table import get_method
 from fleetlimit.web.settlement import ADD_MIDDLEWARE, SettledCost, Settlement, spent_costs
 
 REJECTION_SENDER_KEY: Final = "fleetlimit_rejection_sender"

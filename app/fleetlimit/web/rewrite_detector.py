@@ -14,16 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.limiter.events import RouteRewritten
+from fleetlimit.web.app_routes import get_app_route_table, get_method, match_route
 from fleetlimit.web.request_limits import REQUEST_LIMITS_KEY, RequestLimits
 from fleetlimit.web.route_policies import METHODS
-from fleetlimit.web.route_table import (
-    RouteTable,
-    flatten,
-    get_app_route_table,
-    get_method,
-    get_mounted_app,
-    match_route,
-)
+from fleetlimit.web.route_scan import flatten, get_mounted_app
+from fleetlimit.web.route_table import RouteTable
 
 _MAX_REPORTED: Final = 1_000
 """Pairs of routes that are reported; each is in the log once."""

@@ -13,7 +13,8 @@ from fleetlimit.core.policy import Policy
 from fleetlimit.core.policy_set import PolicySet, naming_route
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
-from fleetlimit.web.route_policies import PolicyCache, RateLimitDependency
+from fleetlimit.web.policy_cache import PolicyCache
+from fleetlimit.web.route_policies import RateLimitDependency
 
 OWN_LIMITS_KEY: Final = "fleetlimit_own_limits"
 """Attribute of an endpoint with a list of the limits in code that apply to it."""

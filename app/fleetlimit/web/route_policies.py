@@ -9,7 +9,6 @@ from typing import Any, Final, NoReturn, Self, cast
 
 from starlette.types import Scope
 
-from fleetlimit.core.bounded_cache import BoundedCache
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.policy_set import PolicySet, naming_route
 from fleetlimit.core.quota import check_cost
@@ -28,8 +27,6 @@ WEBSOCKET: Final = "WEBSOCKET"
 """Stands for the HTTP method of a WebSocket handshake, in policies too."""
 METHODS: Final = frozenset({WEBSOCKET, *HTTPMethod})
 """Methods that policies and explanations know."""
-MAX_CACHED: Final = 64
-"""Largest number of entries for each route: methods times tiers."""
 
 CostFunction = Callable[[Any], int | Awaitable[int]]
 """A function of the connection that returns the cost of a request. It receives a `Request`, or the
@@ -198,49 +195,6 @@ class ApplicablePolicies:
                 cost = costs[id(cost_function)] = check_cost(returned)
             resolved[index] = replace(resolved[index], cost=cost)
         return resolved
-
-
-class PolicyCache:
-    """Cache of the applicable policies of one route, by method and tier.
-
-    Args:
-        own_limits: As in `select_policies`.
-    """
-
-    def __init__(self, *, own_limits: Sequence[RateLimitDependency] | None = None) -> None:
-        self._own_limits = own_limits
-        self._cache: BoundedCache[tuple[str | None, str], ApplicablePolicies] = BoundedCache(
-            MAX_CACHED
-        )
-
-    def get(
-        self,
-        http_limiter: HTTPLimiter,
-        dependencies: Sequence[RateLimitDependency],
-        method: str | None,
-        template: str,
-        tier: str,
-    ) -> ApplicablePolicies:
-        """Return the policies that apply to a request.
-
-        Arguments and errors are those of `select_policies`.
-        """
-        policy_set = http_limiter.limiter.active_policies.current
-        key = (method, tier)
-        cached = self._cache.get(key)
-        if (
-            cached is not None
-            and cached.policy_set is policy_set
-            and cached.dependencies is dependencies
-        ):
-            return cached
-        applicable = select_policies(
-            http_limiter, dependencies, method, template, tier, own_limits=self._own_limits
-        )
-        # Some servers accept any word as a method; invented ones must not evict other entries.
-        if method is None or method in METHODS:
-            self._cache.put(key, applicable)
-        return applicable
 
 
 def select_policies(

@@ -18,9 +18,10 @@ from starlette.routing import BaseRoute, Host, Mount, Router
 from fleetlimit.core.subject import Identity
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.limiter import Limiter
+from fleetlimit.web.app_routes import get_app_route_table
 from fleetlimit.web.code_search import SearchResult, find_reference, is_instance
 from fleetlimit.web.http_limiter import HTTPLimiter
-from fleetlimit.web.route_table import flatten, get_app_route_table, get_mounted_app
+from fleetlimit.web.route_scan import flatten, get_mounted_app
 
 LIMITER_KEY: Final = "fleetlimit_http_limiter"
 """Attribute of an app, and name in the lifespan state. Not in `app.state`: its `__getattr__` costs

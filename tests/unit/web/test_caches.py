@@ -11,8 +11,9 @@ from fleetlimit.core.policy import Match, Mode
 from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.quota import SECOND_US, rate_quota
 from fleetlimit.web.http_limiter import MAX_CACHED_HEADERS, MAX_CACHED_REJECTIONS
+from fleetlimit.web.policy_cache import MAX_CACHED, PolicyCache
 from fleetlimit.web.ratelimit_headers import HeaderFormat, encode_headers
-from fleetlimit.web.route_policies import MAX_CACHED, ApplicablePolicies, PolicyCache
+from fleetlimit.web.route_policies import ApplicablePolicies
 from support.limiter import rate_policy
 from support.web import LimiterBench
 

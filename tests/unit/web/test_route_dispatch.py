@@ -13,8 +13,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fleetlimit.web.app_routes import match_route
 from fleetlimit.web.route_info import RouteInfo
-from fleetlimit.web.route_table import match_route
 from support.web import collect_messages, http_scope
 
 NOT_ALLOWED: Final = 405

@@ -4,7 +4,8 @@ import pytest
 from starlette.routing import Route
 
 from fleetlimit.web.route_info import UNMATCHED, RouteInfo
-from fleetlimit.web.route_table import RouteTable, iter_nodes
+from fleetlimit.web.route_scan import iter_nodes
+from fleetlimit.web.route_table import RouteTable
 
 
 def test_route_table_matches_method_and_path() -> None:

@@ -1,9 +1,12 @@
-"""Source transformation: dataclasses with a constructor that mypyc can compile.
+"""Source transformation: dataclasses whose constructor is compiled, and that can be copied.
 
-mypyc 1.x compiles the methods of a dataclass and not its constructor: the one that `dataclasses`
+mypyc compiles the methods of a dataclass and not its constructor: the one that `dataclasses`
 generates runs in the interpreter, and sets each field through a descriptor. It takes longer than
 that of a class which is not compiled, and a check makes nine such objects. So a copy of the source
 is compiled in which each dataclass that is not frozen has an explicit constructor.
+
+`copy` and `pickle` make an object without its constructor and then set the fields, neither of which
+a compiled class permits. So each dataclass has a `__reduce__` that calls the constructor.
 """
 
 import ast
@@ -13,10 +16,11 @@ _OWN_INIT: Final = frozenset({"__init__", "__post_init__"})
 
 
 def with_native_init(source: str) -> str:
-    """Return a module's source with explicit constructors, every other line in its place.
+    """Return a module's source with explicit methods of dataclasses, every line in its place.
 
-    A frozen dataclass stays as it is, because its fields can only be set through `object`. So does
-    one with `__init__`, `__post_init__` or options of single fields that a constructor would need.
+    A frozen dataclass keeps its constructor, because its fields can only be set through `object`.
+    So does one with `__init__`, `__post_init__` or options of single fields that a constructor
+    would need.
 
     Args:
         source: Source of the module.
@@ -25,6 +29,7 @@ def with_native_init(source: str) -> str:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef):
             _add_init(node, lines)
+            _add_reduce(node, lines)
     return "\n".join(lines)
 
 
@@ -43,6 +48,36 @@ def _add_init(node: ast.ClassDef, lines: list[str]) -> None:
     lines[at] = f"{indent}def __init__({signature}) -> None: {sets}"
     row, column = _end(decorator) - 1, (decorator.end_col_offset or 0) - 1
     lines[row] = f"{lines[row][:column]}, init=False{lines[row][column:]}"
+
+
+def _add_reduce(node: ast.ClassDef, lines: list[str]) -> None:
+    fields = [
+        each
+        for each in node.body
+        if isinstance(each, ast.AnnAssign) and not _is_computed(each.value)
+    ]
+    if not fields or not any(map(_is_dataclass, node.decorator_list)):
+        return
+    # In the empty line between the docstring and the fields.
+    at = _end(node.body[0])
+    if not isinstance(node.body[0], ast.Expr) or lines[at].strip():
+        raise ValueError(f"class {node.name} has no docstring with an empty line behind it")
+    indent = " " * fields[0].col_offset
+    values = "".join(f"self.{_name(each)}, " for each in fields)
+    result = "tuple[type[object], tuple[object, ...]]"
+    lines[at] = f"{indent}def __reduce__(self) -> {result}: return {node.name}, ({values})"
+
+
+def _is_computed(value: ast.expr | None) -> bool:
+    """Return whether the constructor has no parameter for a field with this value."""
+    return isinstance(value, ast.Call) and any(
+        each.arg == "init" and ast.unparse(each.value) == "False" for each in value.keywords
+    )
+
+
+def _is_dataclass(decorator: ast.expr) -> bool:
+    name = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return ast.unparse(name) == "dataclass"
 
 
 def _plain_dataclass(node: ast.ClassDef) -> ast.Call | None:

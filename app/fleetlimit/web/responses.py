@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ class RejectionCause(StrEnum):
     COST = "cost"
 
 
+@dataclass(eq=False)
 class RejectionResponse:
     """A response that rejects a request. Requests share it: do not modify it.
 
@@ -30,13 +32,10 @@ class RejectionResponse:
         cause: Cause of the rejection. The limit headers are among the headers of `LIMIT` alone.
     """
 
-    def __init__(
-        self, status: int, headers: Headers, body: bytes, *, cause: RejectionCause
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.cause = cause
+    status: int
+    headers: Headers
+    body: bytes
+    cause: RejectionCause
 
     @cached_property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:

@@ -49,9 +49,10 @@ from fleetlimit.limiter.wait_queue import ResolveCosts, WaitQueues
 
 
 class _DecoratorOfOthers:
-    """Method of other limiters, which routes are decorated with. Reading it raises an advice.
+    """Method of other limiters, which routes are decorated with: reading it is an error.
 
-    A descriptor, because a class with `__getattr__` looks up all its attributes more slowly.
+    The error says what to write. This is a descriptor, because a class with `__getattr__` looks up
+    all its attributes more slowly.
     """
 
     def __set_name__(self, _owner: type, name: str) -> None:

@@ -83,7 +83,7 @@ def _is_dataclass(decorator: ast.expr) -> bool:
 def _plain_dataclass(node: ast.ClassDef) -> ast.Call | None:
     """Return the decorator of a dataclass whose constructor can be written out, or None."""
     for each in node.decorator_list:
-        if isinstance(each, ast.Call) and ast.unparse(each.func) == "dataclass":
+        if isinstance(each, ast.Call) and _is_dataclass(each):
             options = {option.arg for option in each.keywords}
             return each if options and options <= {"slots", "eq", "order"} else None
     return None

@@ -1,11 +1,15 @@
-"""The subject of a check that code makes by hand, from the arguments of the call."""
+"""The subject of a check that code makes by hand, from the arguments of the call.
+
+A module of its own, because it is compiled: a compiled class parses the arguments of an interpreted
+call slowly.
+"""
 
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
 from fleetlimit.core.keys import MAX_CACHED_CHARS
-from fleetlimit.core.subject import NO_HEADERS, UNMATCHED_ROUTE, Principal, Subject
+from fleetlimit.core.subject import NO_HEADERS, Principal, Subject
 from fleetlimit.errors import ConfigError
 
 _principal_named: Final = lru_cache(1_024)(Principal)
@@ -31,4 +35,4 @@ def call_subject(
     if isinstance(principal, str):
         cacheable = len(principal) <= MAX_CACHED_CHARS
         principal = _principal_named(principal) if cacheable else Principal(principal)
-    return Subject("unknown", principal, UNMATCHED_ROUTE, NO_HEADERS, key=key)
+    return Subject(principal=principal, headers=NO_HEADERS, key=key)

@@ -48,10 +48,6 @@ MIN_LONE_CALLS = 16
 sent without another iteration of the event loop, which would cost a system call."""
 
 
-_REDIRECTIONS = (AskError, TryAgainError)
-"""Replies of a Cluster to a call that another node may run. MOVED is a kind of ASK in redis-py."""
-
-
 @dataclass(slots=True, eq=False)
 class InFlightBatch:
     """One pipeline in flight.
@@ -363,7 +359,8 @@ class CommandBatcher:
         loads: list[Any] = []
         if sent.loads:
             loads, replies = replies[: sent.loads], replies[sent.loads :]
-        not_run: list[tuple[ScriptCall, Exception]] = []
+        missing: list[ScriptCall] = []
+        moved: list[ScriptCall] = []
         # Equal errors of a pipeline are one object, which the breaker counts as one failure.
         errors: dict[str, StoreError] = {}
         for index, command in enumerate(sent.commands):
@@ -371,15 +368,17 @@ class CommandBatcher:
                 # Most replies are lists, for which this is the cheaper question.
                 if type(part) is list or not isinstance(part, Exception):
                     call.complete(part)
-                elif isinstance(part, _REDIRECTIONS) or (
+                elif isinstance(part, NoScriptError) and not loads:
                     # A restart, a failover or SCRIPT FLUSH dropped the loaded scripts.
-                    isinstance(part, NoScriptError) and not loads
-                ):
-                    not_run.append((call, part))
+                    missing.append(call)
+                elif isinstance(part, (AskError, TryAgainError)):
+                    moved.append(call)
                 else:
                     self._fail_call(call, part, loads, errors)
-        if not_run:
-            self._resend(sent.connection, not_run)
+        if missing:
+            self._send_commands(missing, sent.connection, load=True)
+        if moved:
+            self._spawn(self._recovery.redirect(moved))
 
     def _fail_call(
         self, call: ScriptCall, reply: Exception, loads: list[Any], errors: dict[str, StoreError]
@@ -392,14 +391,6 @@ class CommandBatcher:
         if error.kind in RECONNECT_KINDS:
             self._connections.close()
             self._recovery.relocate()
-
-    def _resend(self, connection: Connection, not_run: list[tuple[ScriptCall, Exception]]) -> None:
-        missing = [call for call, reply in not_run if isinstance(reply, NoScriptError)]
-        if missing:
-            self._send_commands(missing, connection, load=True)
-        moved = [call for call, reply in not_run if isinstance(reply, _REDIRECTIONS)]
-        if moved:
-            self._spawn(self._recovery.redirect(moved))
 
     def _fail(self, batch: list[ScriptCall], error: Exception) -> None:
         # Also fail the queued calls: they would only time out in turn.

@@ -286,6 +286,7 @@ async def test_call_is_not_resent_if_a_reply_behind_it_is_invalid(reply: Excepti
         await batcher.aclose()
     assert failures[0] is failures[1]
     assert client.sizes == [2]
+    assert client.redirected == []
 
 
 class UncancellableClient(FakeServer):

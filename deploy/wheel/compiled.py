@@ -33,6 +33,10 @@ follow_imports = silent
 ignore_missing_imports = True
 """
 
+# Functions of the library call one another directly, and those of Python through one table in place
+# of two. A check then touches fewer cache lines.
+_FLAGS = ["-fvisibility=hidden", *(["-fno-plt"] if sys.platform == "linux" else [])]
+
 
 class CompiledHook(BuildHookInterface[Any]):
     """Adds the compiled modules to the wheel, next to their sources."""
@@ -54,10 +58,13 @@ class CompiledHook(BuildHookInterface[Any]):
         with contextlib.chdir(folder):
             extensions = mypycify(
                 ["--config-file=mypy.ini", *paths],
-                opt_level="3",
+                opt_level="2",
                 target_dir=str(folder / "c"),
                 group_name="fleetlimit",
             )
+        if sys.platform != "win32":
+            for each in extensions:
+                each.extra_compile_args += _FLAGS
         command = build_ext(Distribution({"name": "fleetlimit", "ext_modules": extensions}))
         command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "temp")
         command.ensure_finalized()

@@ -25,14 +25,10 @@ from fleetlimit.stores.redis.connection import Connection, Connections
 from fleetlimit.stores.redis.errors import RECONNECT_KINDS, timeout_error, to_store_error
 from fleetlimit.stores.redis.recovery import CommandClient, Recovery
 from fleetlimit.stores.redis.scripts import Script, ScriptCall, ScriptCommand, coalesce
+from fleetlimit.stores.redis.tick_timer import TickTimer
 
 Result = TypeVar("Result")
 
-TICKS = 30
-"""Timer ticks in the operation timeout. The loop reads arrived replies between two ticks."""
-MAX_LATE_TICKS = 3
-"""Most ticks that a late one counts for: time in which the event loop did not run (a CPU limit, a
-blocking handler) does not count against the store, and the iterations of a busy loop do."""
 MAX_IN_FLIGHT = 2
 """Pipelines in flight at once, on one connection: one runs while the next one is on the network."""
 MAX_BATCH = 64
@@ -107,9 +103,7 @@ class CommandBatcher:
         # Not a `TaskSet`: these tasks count as pipelines in flight, and each sends the next one.
         self._tasks: set[asyncio.Task[None]] = set()
         self._connecting: asyncio.Task[None] | None = None
-        self._tick = 0
-        self._ticking = False
-        self._ticked_at = 0.0
+        self._timer = TickTimer(timeouts.operation, self._fail_late)
         self._queue_error: StoreError | None = None
         self._queue_error_tick = 0
         self._scheduled = False
@@ -143,7 +137,7 @@ class CommandBatcher:
             self._trace(script, future)
         is_alone = not self._queue and not self._in_flight
         self._lone_calls = self._lone_calls + 1 if is_alone else 0
-        self._queue.append(ScriptCall(script, keys, args, future, decode, self._tick))
+        self._queue.append(ScriptCall(script, keys, args, future, decode, self._timer.number))
         if self._lone_calls > MIN_LONE_CALLS:
             self._flush()
         elif not self._scheduled:
@@ -181,7 +175,7 @@ class CommandBatcher:
                 call.fail(error)
         self._scheduled = False
         self._connecting = None
-        self._ticking = False
+        self._timer.reset()
         for each in (self._queue, self._in_flight, self._tasks):
             each.clear()
         self._recovery.reset()
@@ -239,7 +233,7 @@ class CommandBatcher:
         self._scheduled = False
         connection = self._connections.connection
         if connection is None:
-            self._start_ticking()
+            self._timer.start()
             self._connect()
             return
         while self._queue and len(self._tasks) + len(self._in_flight) < MAX_IN_FLIGHT:
@@ -247,8 +241,7 @@ class CommandBatcher:
             if not batch:
                 return
             self._send_commands(batch, connection)
-            if not self._ticking:
-                self._start_ticking()
+            self._timer.start()
 
     def _take_batch(self) -> list[ScriptCall]:
         """Return the next calls of the queue, without those whose callers were cancelled."""
@@ -272,39 +265,26 @@ class CommandBatcher:
         sending: list[tuple[Any, ...]] = []
         if load:
             sending += map(_load_command, {call.script: None for call in batch})
-        sent = InFlightBatch(batch, commands, connection, self._tick, len(sending))
+        sent = InFlightBatch(batch, commands, connection, self._timer.number, len(sending))
         for each in commands:
             sending.append(each.args())
         self._in_flight.add(sent)
         connection.send(sending, lambda outcome: self._on_batch_done(sent, outcome))
 
-    def _start_ticking(self) -> None:
-        if not self._ticking:
-            self._ticking = True
-            self._ticked_at = asyncio.get_running_loop().time()
-            self._schedule_tick()
+    def _fail_late(self) -> bool:
+        """Fail the pipelines and the queued calls that have waited for the operation timeout.
 
-    def _schedule_tick(self) -> None:
-        asyncio.get_running_loop().call_later(self._timeouts.operation / TICKS, self._on_tick)
-
-    def _on_tick(self) -> None:
-        """Fail the pipelines and the queued calls that have waited for the operation timeout."""
-        now = asyncio.get_running_loop().time()
-        passed = (now - self._ticked_at) * TICKS // self._timeouts.operation
-        self._tick += int(min(max(passed, 1), MAX_LATE_TICKS))
-        self._ticked_at = now
-        # One tick for the fraction before the first one, and one in which the loop read replies.
-        last_late_tick = self._tick - TICKS - 2
+        Returns:
+            Whether any are left.
+        """
+        last_late_tick = self._timer.last_late
         for sent in list(self._in_flight):
             if sent.sent_at_tick <= last_late_tick and not sent.connection.closed:
                 # Close the connection and fail every outstanding batch on it.
                 sent.connection.close(timeout_error(self._timeouts.operation))
                 self._connect()
         self._fail_late_calls(last_late_tick)
-        if self._in_flight or self._queue:
-            self._schedule_tick()
-        else:
-            self._ticking = False
+        return bool(self._in_flight or self._queue)
 
     def _fail_late_calls(self, last_late_tick: int) -> None:
         while self._queue and self._queue[0].made_at_tick <= last_late_tick:
@@ -314,7 +294,7 @@ class CommandBatcher:
                 self._queue_error = StoreUnavailable(
                     f"timeout: not sent within {milliseconds:g} ms", kind="timeout"
                 )
-                self._queue_error_tick = self._tick
+                self._queue_error_tick = self._timer.number
             self._queue.popleft().fail(self._queue_error)
 
     def _connect(self) -> None:

@@ -20,9 +20,10 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as Disconnected
 
 from fleetlimit.errors import ConfigError, StoreError, StoreRejected, StoreUnavailable
-from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT, TICKS
+from fleetlimit.stores.redis.batcher import MAX_BATCH, MAX_IN_FLIGHT
 from fleetlimit.stores.redis.client import Timeouts
 from fleetlimit.stores.redis.scripts import Script
+from fleetlimit.stores.redis.tick_timer import TICKS
 from support.batcher import (
     OTHER,
     SCRIPT,
@@ -139,13 +140,13 @@ async def test_queued_call_waits_at_most_the_timeout() -> None:
     queued = [call(batcher, "queued") for _ in range(MAX_BATCH)]
     await loop_turns()
     for _ in range(TICKS + 1):
-        batcher._on_tick()
+        batcher._timer.tick()
     # The pipelines in flight are new ones each time; only the queued calls are old.
     for each in batcher._in_flight:
-        each.sent_at_tick = batcher._tick
+        each.sent_at_tick = batcher._timer.number
     young = call(batcher, "young")
     await loop_turns()
-    batcher._on_tick()
+    batcher._timer.tick()
     await loop_turns()
     failures = {each.exception() for each in queued}
     assert [str(each) for each in failures] == ["timeout: not sent within 900000 ms"]

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from fleetlimit.errors import StoreUnavailable
-from fleetlimit.stores.redis.batcher import MAX_LATE_TICKS, TICKS
 from fleetlimit.stores.redis.client import Timeouts
+from fleetlimit.stores.redis.tick_timer import MAX_LATE_TICKS, TICKS
 from support.batcher import FakeServer, batcher_for, call, loop_turns
 
 OPERATION_S = Timeouts().operation

@@ -1,11 +1,14 @@
 """Middlewares of an app that matter to its limiter, with warnings about their effect."""
 
-from typing import Any
+from itertools import chain
+from types import FunctionType
+from typing import Any, TypeGuard
 
 from starlette.applications import Starlette
 
 from fleetlimit.bootstrap.rewriting_middleware import find_rewriting_middlewares
 from fleetlimit.telemetry import names
+from fleetlimit.web.code_search import named_values
 from fleetlimit.web.exceptions import handles_rejections
 from fleetlimit.web.middleware import WRAPPED_KEY, RateLimitMiddleware
 from fleetlimit.web.rejections import RejectionSender
@@ -14,10 +17,17 @@ from fleetlimit.web.wiring import mounted_apps
 
 def has_middleware(app: Starlette) -> bool:
     """Return whether an app has the middleware, which applies policies by their match."""
-    classes: list[Any] = [each.cls for each in app.user_middleware]
+    added: list[Any] = [each.cls for each in app.user_middleware]
+    # A function that makes a middleware names its class.
+    named = chain.from_iterable(map(named_values, filter(_is_function, added)))
     return hasattr(app, WRAPPED_KEY) or any(
-        isinstance(each, type) and issubclass(each, RateLimitMiddleware) for each in classes
+        isinstance(each, type) and issubclass(each, RateLimitMiddleware)
+        for each in (*added, *named)
     )
+
+
+def _is_function(value: Any) -> TypeGuard[FunctionType]:
+    return isinstance(value, FunctionType)
 
 
 def answers_rejections(app: Starlette, sender: RejectionSender) -> bool:

@@ -26,7 +26,11 @@ from fleetlimit.bootstrap.identity import IdentifierBuilder
 from fleetlimit.bootstrap.limiter_logs import LimiterLogs
 from fleetlimit.bootstrap.policy_reload import PolicyReload, read_policies
 from fleetlimit.bootstrap.route_report import RouteReporter
-from fleetlimit.bootstrap.setting_warnings import warn_of_missing_settings, warn_of_worker_processes
+from fleetlimit.bootstrap.setting_warnings import (
+    warn_of_ignored_handlers,
+    warn_of_missing_settings,
+    warn_of_worker_processes,
+)
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.call_advice import FLEETLIMIT_NAMES, advised
 from fleetlimit.core.exemption import to_exemption
@@ -209,6 +213,7 @@ class Fleetlimit(wiring.LimiterLifespan, ManualLimiter):
             self.http_limiter, self.policy_reload, self.route_reporter, self._log, openapi=openapi
         )
         self._exit_stack = contextlib.ExitStack()
+        wiring.mark_made(self.limiter, repr(self))
 
     @property
     def policy_file(self) -> PolicyFile:
@@ -337,6 +342,7 @@ class Fleetlimit(wiring.LimiterLifespan, ManualLimiter):
             ConfigError: A dependency of the app names a policy that does not exist, or this
                 `Fleetlimit` has arguments that `fleetlimit serve` cannot apply.
         """
+        warn_of_ignored_handlers(self._log, app)
         serving = wiring.get_serving_limiter(app)
         if isinstance(serving, Fleetlimit):
             serving.adopt(self._code_arguments)

@@ -182,6 +182,8 @@ class RouteReporter:
         self._unseen: dict[str, RateLimitDependency] = {}
         self._tables: list[RouteTable] = []
         self._match_policies = False
+        # Whether a mounted app has the middleware. Which routes it is around, their requests show.
+        self._match_in_mounted_apps = False
 
     def log_routes(self, routes: RouteTable, *, match_policies: bool) -> None:
         """Log the routes of an app, and warn if no route is limited or a policy applies to none.
@@ -213,7 +215,7 @@ class RouteReporter:
                 policies=list(route_limits.policies),
             )
         self._log.info(names.LOG_ROUTES, limited=limited, unlimited=unlimited)
-        if not limited:
+        if not limited and not self._match_in_mounted_apps:
             self._log.warning(
                 names.LOG_NO_ROUTE_LIMITED,
                 detail="no route of the app has a limit: write Depends(rate_limit(...)) on a "
@@ -281,8 +283,8 @@ class RouteReporter:
             routes.router.routes if isinstance(routes, AppRouteTable) else ()
         )
         in_mounted_apps = any(map(has_middleware, mounted))
+        self._match_in_mounted_apps |= in_mounted_apps
         for route in routes.routes:
-            # Which of the mounted apps around the route has it, its first request shows.
             seen = match_policies or (route.mounted_app is not None and in_mounted_apps)
             for dependency in checked_dependencies(route):
                 policy = dependency.resolve_policy(self._http_limiter)
@@ -330,7 +332,7 @@ class RouteReporter:
             [route for table in self._tables for route in table.routes],
             named=self._dependency_by_policy.keys(),
             known_tiers=self._http_limiter.identifier.known_tiers,
-            match_policies=self._match_policies,
+            match_policies=self._match_policies or self._match_in_mounted_apps,
             exemption=self._http_limiter.limiter.exemption,
         )
 

@@ -1,4 +1,4 @@
-"""Warnings at start about settings with which limits or metrics are not shared."""
+"""Warnings at start: limits or metrics that are not shared, and handlers that do not run."""
 
 import os
 import re
@@ -45,6 +45,25 @@ def warn_of_worker_processes(log: Any) -> None:
             workers=workers,
             detail="each worker process has metrics of its own, and a scrape of /metrics in "
             "the app reaches any one of them: run one process per pod and scale by replicas",
+        )
+
+
+def warn_of_ignored_handlers(log: Any, app: Any) -> None:
+    """Log a warning if an app with a lifespan has handlers of its start and its end.
+
+    Args:
+        log: Structured logger.
+        app: The app. `fastapi.routing.APIRouter` runs the handlers in its default lifespan only.
+    """
+    router = getattr(app, "router", None)
+    handlers = [*getattr(router, "on_startup", ()), *getattr(router, "on_shutdown", ())]
+    if handlers:
+        log.warning(
+            "handlers.ignored",
+            handlers=[getattr(each, "__name__", repr(each)) for each in handlers],
+            detail="FastAPI does not run on_event, on_startup and on_shutdown of an app that has a "
+            "lifespan: move this code into a lifespan, and write `async with fleetlimit(app): "
+            "yield` there",
         )
 
 

@@ -77,6 +77,14 @@ def find_reference(roots: Iterable[Any], is_wanted: Callable[[Any], bool]) -> Se
     return _Search(is_wanted).run(roots)
 
 
+def named_values(function: FunctionType) -> Iterator[Any]:
+    """Yield the values that a function names: globals, enclosing ones, and parts of these.
+
+    Parts are attributes of modules, classes and other objects, and entries of dictionaries.
+    """
+    return _named_values(function, [*_enclosing_values(function)])
+
+
 def is_instance(value: Any, kinds: type | tuple[type, ...]) -> bool:
     """Return whether a value is of a class, by its type alone.
 
@@ -207,10 +215,7 @@ def _enclosing_values(function: FunctionType) -> Iterator[Any]:
 
 
 def _named_values(function: FunctionType, enclosing: Sequence[Any]) -> Iterator[Any]:
-    """Yield the values that a function names: globals, enclosing ones, and parts of these.
-
-    Parts are attributes of modules, classes and other objects, and entries of dictionaries.
-    """
+    """Yield what `named_values` does, of a function whose enclosing values are known."""
     pending = deque(enclosing)
     if function.__code__.co_argcount and function.__defaults__:
         pending += function.__defaults__

@@ -14,6 +14,7 @@ from fleetlimit.core.policy_set import PolicySet, naming_route
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
 from fleetlimit.web.policy_cache import PolicyCache
+from fleetlimit.web.returned_limits import require_no_returned_limit
 from fleetlimit.web.route_policies import RateLimitDependency
 
 OWN_LIMITS_KEY: Final = "fleetlimit_own_limits"
@@ -79,6 +80,7 @@ class RouteInfo:
         """The dependencies that are rate limits, each once, without `dependency_overrides`."""
         if self.dependant is not None:
             _require_wrapped(self.dependant)
+            require_no_returned_limit(self.dependant)
         return _rate_limits(self.dependency_calls)
 
     @cached_property

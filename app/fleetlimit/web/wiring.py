@@ -62,9 +62,10 @@ _serving_limiter: ContextVar[tuple[LimiterLifespan | None, bool]] = ContextVar(
 
 
 class _Unused:
-    """The running limiters that no app uses, and the apps that have a default one."""
+    """The limiters that no app uses, running or not, and the apps that have a default one."""
 
     def __init__(self) -> None:
+        self.not_started: WeakKeyDictionary[Limiter, str] = WeakKeyDictionary()
         self.used: WeakSet[Limiter] = WeakSet()
         self.descriptions: WeakKeyDictionary[Limiter, str] = WeakKeyDictionary()
         self.default_limiters: WeakKeyDictionary[Any, HTTPLimiter] = WeakKeyDictionary()
@@ -129,6 +130,16 @@ def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
         delattr(app, _OWNER_KEY)
 
 
+def mark_made(limiter: Limiter, description: str) -> None:
+    """Record a limiter that an app will use, unless the app was not told of it.
+
+    Args:
+        limiter: The limiter.
+        description: The call that made it, for the warning.
+    """
+    _unused.not_started[limiter] = description
+
+
 def mark_started(limiter: Limiter, description: str) -> None:
     """Record a limiter that was started.
 
@@ -139,6 +150,7 @@ def mark_started(limiter: Limiter, description: str) -> None:
         limiter: The limiter.
         description: The call that made it, for the error.
     """
+    _unused.not_started.pop(limiter, None)
     if limiter in _unused.used:
         return
     _unused.descriptions[limiter] = description
@@ -151,6 +163,7 @@ def mark_started(limiter: Limiter, description: str) -> None:
 def mark_used(limiter: Limiter) -> None:
     """Record that an app uses a limiter, started or not."""
     _unused.used.add(limiter)
+    _unused.not_started.pop(limiter, None)
     mark_closed(limiter)
 
 
@@ -167,13 +180,22 @@ def use_default_limiter(app: Starlette, open_limiter: Callable[[], HTTPLimiter])
         open_limiter: Opens the limiter, at the app's first request.
 
     Raises:
-        ConfigError: A limiter runs that no app uses, or the app's routes refer to a limiter.
+        ConfigError: A limiter runs that no app uses, or the app's routes or its state refer to one.
     """
     _require_none_unused()
     http_limiter = _unused.default_limiters.get(app)
     if http_limiter is None:
+        _require_none_in_state(app)
         _require_none_in_routes(app)
+        for description in _unused.not_started.values():
+            _log.warning(
+                "limiter.not_used %s was not started, and an app without a limiter gets one from "
+                "the environment; if this app needs it, %s",
+                description,
+                _HOW_TO_USE,
+            )
         http_limiter = open_limiter()
+        mark_used(http_limiter.limiter)
         _unused.default_limiters[app] = http_limiter
     setattr(app, LIMITER_KEY, http_limiter)
     return http_limiter
@@ -184,6 +206,16 @@ def _require_none_unused() -> None:
         raise ConfigError(
             f"this app has no limiter, and {description} was started without an app: {_HOW_TO_USE}"
         )
+
+
+def _require_none_in_state(app: Starlette) -> None:
+    # slowapi takes its limiter from there.
+    for name, value in vars(app.state).get("_state", {}).items():
+        if _is_any_limiter(value):
+            raise ConfigError(
+                f"this app has no limiter: app.state.{name} has no effect for "
+                f"{_name_of(value)}: {_HOW_TO_USE}"
+            )
 
 
 def _require_none_in_routes(app: Starlette) -> None:

@@ -65,3 +65,25 @@ def test_name_of_several_processes_is_warned_about(
     lines = [line for line in log.messages if "replicas.one_name" in line]
     assert len(lines) == count
     assert all("replica=api-0" in line and "leave it out" in line for line in lines)
+
+
+def test_handlers_that_do_not_run_are_warned_about(log: pytest.LogCaptureFixture) -> None:
+    """An app that receives a lifespan may have handlers, which FastAPI then ignores."""
+
+    def connect() -> None: ...
+
+    app = FastAPI(lifespan=Fleetlimit())
+    app.router.on_startup.append(connect)
+    app.router.on_shutdown.append(connect)
+    with TestClient(app):
+        pass
+    [line] = [line for line in log.messages if "handlers.ignored" in line]
+    assert "['connect', 'connect']" in line
+    assert "move this code into a lifespan" in line
+
+
+def test_app_without_handlers_is_not_warned_about(log: pytest.LogCaptureFixture) -> None:
+    """A lifespan alone ignores nothing."""
+    with TestClient(FastAPI(lifespan=Fleetlimit())):
+        pass
+    assert not [line for line in log.messages if "handlers.ignored" in line]

@@ -159,14 +159,17 @@ class OwnMiddleware(RateLimitMiddleware):
 async def test_middleware_around_the_app_and_subclasses_apply_policies(
     log: pytest.LogCaptureFixture,
 ) -> None:
-    """The report knows a middleware that wraps the app, and a subclass of the middleware."""
-    wrapped, subclassed = FastAPI(openapi_url=None), FastAPI(openapi_url=None)
+    """So do one that a function makes, and that of a mounted app."""
+    wrapped, subclassed, made, outer = (FastAPI(openapi_url=None) for _ in range(4))
     RateLimitMiddleware(wrapped)
     subclassed.add_middleware(OwnMiddleware)
-    for app in (wrapped, subclassed):
+    made.add_middleware(lambda app: RateLimitMiddleware(app))  # noqa: PLW0108 - the case
+    outer.mount("/mounted", subclassed)
+    for app in (wrapped, subclassed, made, outer):
         async with Fleetlimit(policies=PolicySet([Policy("default", "1/day")]))(app):
             pass
     assert "policy.unused" not in log.text
+    assert "routes.unlimited" not in log.text
 
 
 FILE = """\

@@ -11,7 +11,15 @@ import pytest
 from fastapi import Depends, FastAPI, Request
 from starlette.testclient import TestClient
 
-from fleetlimit import ConfigError, Fleetlimit, Limiter, PolicySet, RateLimit, RateLimitMiddleware
+from fleetlimit import (
+    ConfigError,
+    Fleetlimit,
+    Limiter,
+    Policy,
+    PolicySet,
+    RateLimit,
+    RateLimitMiddleware,
+)
 from fleetlimit.web.code_search import MAX_ENTRIES
 from support.web import LimiterBench
 
@@ -272,6 +280,31 @@ async def test_limiters_of_other_apps_leave_the_default_one(opened: list[Limiter
     async with given, other(limited(other)):
         assert statuses(app) == [200, 429]
     assert held
+    assert len(opened) == 1
+
+
+def test_limiter_in_the_state_of_the_app_is_an_error(opened: list[LimiterBench]) -> None:
+    """The limiter of slowapi is there."""
+    app = limited()
+    app.state.limiter = make()
+    with pytest.raises(ConfigError, match=r"app.state.limiter has no effect .* write `async with"):
+        TestClient(app).get("/items")
+    assert not opened
+
+
+def test_limiter_that_was_not_started_is_a_warning(
+    opened: list[LimiterBench], log: pytest.LogCaptureFixture
+) -> None:
+    """The app without a limiter may be another one than that for which it was made."""
+    held, other = [Fleetlimit(policies=PolicySet([Policy(each, "1/day")])) for each in "ab"]
+    app = limited()
+    with TestClient(limited(other)):
+        assert statuses(app) == [200, 429]
+    # Those of other tests may not be collected yet.
+    prefix = f"limiter.not_used {held!r} was not started, and an app without a limiter gets one"
+    assert len([each for each in log.messages if each.startswith(prefix)]) == 1
+    statuses(app)
+    assert len([each for each in log.messages if each.startswith(prefix)]) == 1
     assert len(opened) == 1
 
 

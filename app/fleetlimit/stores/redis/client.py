@@ -171,7 +171,10 @@ def redacted_url(url: str) -> str:
         ConfigError: The end of the password cannot be determined.
     """
     parts = _split(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    # `urlunsplit` would leave out the `//` before an empty host.
+    has_host = parts.netloc or url.partition(":")[2].startswith("//")
+    scheme = f"{parts.scheme}:" if parts.scheme else ""
+    return f"{scheme}{'//' if has_host else ''}{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _split(url: str) -> SplitResult:

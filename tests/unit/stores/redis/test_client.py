@@ -270,6 +270,10 @@ def test_invalid_tls_file_fails_at_construction(
         ("redis+sentinel://ann:s3cret@one,two/main", "redis+sentinel://one,two/main"),
         ("redis://ann:s3@cret@store", "redis://store"),
         ("redis://store#s3cret", "redis://store"),
+        ("redis://:s3cret@", "redis://"),
+        ("unix:///tmp/redis.sock?db=1", "unix:///tmp/redis.sock"),
+        ("store:6379", "store:6379"),
+        ("s3", "s3"),
     ],
 )
 def test_redacted_url_hides_credentials(url: str, expected: str) -> None:

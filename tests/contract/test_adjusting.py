@@ -1,10 +1,14 @@
 """Adjustments of spent charges: refund, additional cost, lease renewal and deletion."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from fleetlimit.core.charge import Charge
+from fleetlimit.core.charge import Adjustment, Charge
 from fleetlimit.core.quota import SECOND_US, Algorithm
-from fleetlimit.limiter.ports import Store
+from fleetlimit.errors import StoreError, StoreUnavailable
+from fleetlimit.limiter.ports import AdjustFailed, Store
+from fleetlimit.stores.redis.store import RedisStore
 from support.clock import ManualClock
 from support.stores import (
     BUCKET,
@@ -248,3 +252,51 @@ async def test_deleted_bucket_is_full(store: Store, algorithm: Algorithm) -> Non
     assert await store.delete([BUCKET, "{other}", "{never}"]) == 2
     assert await peek(store, quota) == allowed_status(2, 0, 0)
     assert await store.delete([BUCKET]) == 0
+
+
+async def test_many_adjustments_are_several_short_calls(shared_store: RedisStore) -> None:
+    """A script of thousands of buckets would occupy the server for the timeout of other checks."""
+    quota = quota_of(Algorithm.FIXED_WINDOW, 4)
+    spent = [charge(quota, 2, key=f"bucket-{number}") for number in range(130)]
+    results = [await shared_store.acquire([each]) for each in spent]
+
+    async def scripts_run() -> int:
+        stats = await shared_store.client.info("commandstats")
+        return int(stats["cmdstat_evalsha"]["calls"])
+
+    before = await scripts_run()
+    refunds = [
+        adjustment(each, -1, result.store_now_us)
+        for each, result in zip(spent, results, strict=True)
+    ]
+    assert len(await shared_store.adjust(refunds)) == 130
+    assert await scripts_run() - before == 3
+    left = [(await shared_store.acquire([each], dry_run=True)).statuses[0] for each in spent]
+    assert [each.remaining for each in left] == [3] * 130
+
+
+async def test_adjustments_that_fail_leave_those_before_them(
+    shared_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the buckets that were not adjusted, and the times of the others."""
+    quota = quota_of(Algorithm.FIXED_WINDOW, 4)
+    spent = [charge(quota, 2, key=f"bucket-{number}") for number in range(130)]
+    now_us = (await shared_store.acquire(spent[:1])).store_now_us
+    adjust, calls = shared_store._call_adjust, 0
+
+    async def fail_second(
+        adjustments: Sequence[Adjustment],
+    ) -> tuple[int, dict[str, StoreError]]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise StoreUnavailable("gone", kind="connection")
+        return await adjust(adjustments)
+
+    monkeypatch.setattr(shared_store, "_call_adjust", fail_second)
+    with pytest.raises(AdjustFailed) as caught:
+        await shared_store.adjust([adjustment(each, -1, now_us) for each in spent])
+    keys = [each.key for each in spent]
+    assert list(caught.value.store_adjusted_at_us_by_key) == keys[:64]
+    assert set(caught.value.errors) == set(keys[64:])
+    assert calls == 2

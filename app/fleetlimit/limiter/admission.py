@@ -74,6 +74,9 @@ class Admission:
         """
         if plan.charges:
             decided = self._denial_cache.lookup(plan, mono_started_at_us)
+            if decided is not None and self._gateway.holds(plan):
+                # The store denied another check of a bucket of which units are held here.
+                decided = None
         else:
             decided = decide_without_store(plan)
         if decided is not None:

@@ -84,6 +84,10 @@ class StoreGateway:
             acquiring = breaker.call("acquire", self._store.acquire, plan.charges)
         return self._acquire_leases(plan, acquiring) if plan.has_leases else acquiring
 
+    def holds(self, plan: Plan) -> bool:
+        """Return whether this replica holds prefetched units for all charges of a plan."""
+        return plan.prefetch is not None and self._prefetcher.holds(plan.prefetch)
+
     def _acquire(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, AcquireResult]:
         keys = [each.key for each in charges]
         return self._breakers.call("acquire", keys, self._store.acquire, charges)

@@ -133,6 +133,7 @@ class PrefetchedBucket:
 
     __slots__ = (
         "_last_statuses",
+        "_mono_acquired_at_us",
         "_mono_expires_at_us",
         "_mono_last_status_at_us",
         "_mono_scarce_until_us",
@@ -160,6 +161,7 @@ class PrefetchedBucket:
         self.retired = False
         self._last_statuses: tuple[BucketStatus, ...] = ()
         self._mono_last_status_at_us = 0
+        self._mono_acquired_at_us = 0
         self._mono_expires_at_us = 0
         self._next_size = 1
         # Cost that was spent since the last prefetch was acquired.
@@ -173,6 +175,10 @@ class PrefetchedBucket:
         if prefetch is None:
             return None
         return self._spend_from(prefetch, cost, mono_now_us, Source.PREFETCH)
+
+    def holds(self, cost: int, mono_now_us: int) -> bool:
+        """Return whether a check of this cost would be admitted without a call of the store."""
+        return not self.waiters and self._prefetch_for(cost, mono_now_us) is not None
 
     def _prefetch_for(self, cost: int, mono_now_us: int) -> Prefetch | None:
         for prefetch in self.prefetches:
@@ -240,9 +246,10 @@ class PrefetchedBucket:
             return fitting(waiting, self._store_remaining)
         size = self._next_size
         if self.terms.on_demand:
-            age_us = max(1, mono_now_us - self._mono_last_status_at_us)
+            age_us = max(1, mono_now_us - self._mono_acquired_at_us)
             size = min(size, -(-self._spent * self.terms.lifetime_us // (2 * age_us)))
-        demand = sum(each.cost for each in waiting)
+        # No bucket admits more than its burst in one charge, however many checks wait.
+        demand = fitting(waiting, min([each.burst // each.cost for each in self.quotas]))
         spare = max(0, min(size, self.terms.max_cost - self._left(mono_now_us)) - demand)
         # A remainder would be of no use to checks of the same cost.
         return demand + spare - spare % waiting[0].cost
@@ -262,7 +269,7 @@ class PrefetchedBucket:
             return self.terms.lifetime_us
         if fitting(waiting, size) == size:
             return 0
-        age_us = mono_now_us - self._mono_last_status_at_us
+        age_us = mono_now_us - self._mono_acquired_at_us
         expected_us = 2 * size * age_us // max(1, self._spent)
         return min(self.terms.lifetime_us, max(MIN_LIFETIME_US, expected_us))
 
@@ -270,10 +277,15 @@ class PrefetchedBucket:
         """Add a prefetch, and remember its statuses."""
         self.prefetches.append(prefetch)
         self._spent = 0
-        self._last_statuses = prefetch.result.statuses
-        self._mono_last_status_at_us = prefetch.mono_sent_at_us
+        self._mono_acquired_at_us = prefetch.mono_sent_at_us
         self._mono_expires_at_us = prefetch.mono_expires_at_us
-        self._store_remaining = self._remaining_cost(prefetch.result)
+        self._remember(prefetch.result, prefetch.mono_sent_at_us)
+
+    def _remember(self, result: AcquireResult, mono_sent_at_us: int) -> None:
+        """Remember what the store has left, by its last reply."""
+        self._last_statuses = result.statuses
+        self._mono_last_status_at_us = mono_sent_at_us
+        self._store_remaining = self._remaining_cost(result)
 
     def _remaining_cost(self, result: AcquireResult) -> int:
         """Return the cost of requests that the store has units left for."""
@@ -312,13 +324,17 @@ class PrefetchedBucket:
             mono_sent_at_us: Monotonic microseconds when the request was sent.
         """
         self._next_size = 1
-        self._store_remaining = self._remaining_cost(result)
+        self._remember(result, mono_sent_at_us)
         longest_us = max(status.retry_after_us for status in result.statuses)
         self._mono_scarce_until_us = mono_sent_at_us + longest_us
         return self._store_remaining
 
-    def deny_like_first(self, result: AcquireResult) -> None:
-        """Deny the oldest waiter, and all waiters with the same charges."""
+    def deny_like_first(self, result: AcquireResult, mono_sent_at_us: int) -> None:
+        """Deny the oldest waiter, and all waiters with the same charges.
+
+        Arguments are those of `on_denied`.
+        """
+        self._remember(result, mono_sent_at_us)
         charges = self.waiters[0].plan.charges
         denied = [each for each in self.waiters if each.plan.charges == charges]
         self.waiters = deque(each for each in self.waiters if each.plan.charges != charges)

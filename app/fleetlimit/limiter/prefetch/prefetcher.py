@@ -92,6 +92,11 @@ class Prefetcher:
             and mono_now_us - mono_asked_at_us < planned.terms.lifetime_us
         )
 
+    def holds(self, planned: PlannedPrefetch) -> bool:
+        """Return whether this replica holds the units of a check."""
+        bucket = self._buckets.get(planned.id)
+        return bucket is not None and bucket.holds(planned.cost, self._clock.monotonic_us())
+
     async def acquire(self, plan: Plan, cost: int, bucket: PrefetchedBucket) -> AcquireResult:
         """Spend the charges of a plan, from a prefetch if there is one.
 
@@ -165,7 +170,7 @@ class Prefetcher:
             if result.spent:
                 break
             if size == cost:
-                bucket.deny_like_first(result)
+                bucket.deny_like_first(result, mono_sent_at_us)
                 return
             fits = fitting(waiters, bucket.on_denied(result, mono_sent_at_us))
             # Each further call requests less, so that the loop ends.

@@ -24,12 +24,12 @@ class OwnLoop:
         on_ended: Callback with an event loop that has ended, when the next one replaces it.
     """
 
-    __slots__ = ("_pid", "loop", "on_ended", "thread_id")
+    __slots__ = ("_loop_and_pid", "loop", "on_ended", "thread_id")
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread_id = 0
-        self._pid = 0
+        self._loop_and_pid: tuple[asyncio.AbstractEventLoop | None, int] = None, 0
         self.on_ended: Callable[[asyncio.AbstractEventLoop], None] | None = None
 
     def require(self) -> None:
@@ -48,9 +48,10 @@ class OwnLoop:
                 "another thread: call it there, with asyncio.run_coroutine_threadsafe, or create "
                 "a Fleetlimit for this event loop"
             )
+        # Together: another thread must not see one without the other.
+        self._loop_and_pid = loop, os.getpid()
         self.loop = loop
         self.thread_id = get_ident()
-        self._pid = os.getpid()
         if ended is not None and self.on_ended is not None:
             self.on_ended(ended)
 
@@ -62,11 +63,12 @@ class OwnLoop:
             ConfigError: This process was forked after the start: it has neither the loop's thread
                 nor connections of its own.
         """
-        if self.loop is None or not self.loop.is_running():
+        loop, pid = self._loop_and_pid
+        if loop is None or not loop.is_running():
             return None
-        if self._pid != os.getpid():
+        if pid != os.getpid():
             raise ConfigError(
                 "this process was forked after the limiter had started: start it in the worker "
                 "process, with Celery in a function that is connected to worker_process_init"
             )
-        return self.loop
+        return loop

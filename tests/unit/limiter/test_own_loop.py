@@ -37,3 +37,22 @@ async def test_running_loop_belongs_to_its_process(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "getpid", lambda: parent + 1)
     with pytest.raises(ConfigError, match="was forked after the limiter had started"):
         _ = own.running
+
+
+async def test_thread_that_asks_while_a_loop_is_taken_over_sees_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It must neither see the loop of another process, nor wait for one that has not started."""
+    own_loop, seen = OwnLoop(), list[object]()
+    get_pid = os.getpid
+
+    def look_around() -> int:
+        monkeypatch.setattr(os, "getpid", get_pid)
+        # As another thread may between two steps of `require`.
+        seen.append(own_loop.running)
+        return get_pid()
+
+    monkeypatch.setattr(os, "getpid", look_around)
+    own_loop.require()
+    assert seen == [None]
+    assert own_loop.running is asyncio.get_running_loop()

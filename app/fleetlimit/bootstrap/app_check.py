@@ -19,6 +19,7 @@ from fleetlimit.bootstrap.route_report import checked_dependencies, limits_by_ro
 from fleetlimit.bootstrap.settings import Settings
 from fleetlimit.bootstrap.settled_costs import kept_estimates
 from fleetlimit.bootstrap.unused_policies import find_unused_policies
+from fleetlimit.bootstrap.unused_prefetch import unused_prefetches
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.policy_set import DEFAULT_POLICY, PolicySet
 from fleetlimit.errors import ConfigError
@@ -93,6 +94,7 @@ def check_app(app: Starlette, file: Path, *, by_hand: AbstractSet[str] = frozens
         *limits.warnings,
         *(each.detail for each in unused if not each.is_certain),
         *(detail for _, detail in kept_estimates(policies, table.routes)),
+        *(detail for _, detail in unused_prefetches(policies)),
         *(
             f"route {name} has no limit: write Depends(RateLimit(...)) on it, a policy whose match "
             "includes it, or an exemption"

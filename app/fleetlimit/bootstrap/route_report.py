@@ -27,6 +27,7 @@ from fleetlimit.bootstrap.settled_costs import (
     require_seen_response,
 )
 from fleetlimit.bootstrap.unused_policies import UnusedPolicy, find_unused_policies
+from fleetlimit.bootstrap.unused_prefetch import unused_prefetches
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
@@ -351,6 +352,8 @@ class RouteReporter:
         routes = [route for table in self._tables for route in table.routes]
         for name, detail in kept_estimates(policies, routes):
             self._log.warning(names.LOG_ESTIMATE_KEPT, policy=name, detail=detail)
+        for name, detail in unused_prefetches(policies):
+            self._log.warning(names.LOG_PREFETCH_UNUSED, policy=name, detail=detail)
 
     def require_named_policies(self, policies: PolicySet) -> None:
         """Check that a new set has every policy that a dependency names, and no limit's name.

@@ -29,7 +29,8 @@ AUTO_FRACTION: Final = Fraction(1, 16)
 """Largest part of a limit that `auto` acquires ahead."""
 AUTO_LIFETIME_US: Final = SECOND_US
 """Longest time in which units that `auto` has acquired may be spent."""
-_PREFETCHABLE: Final = frozenset({Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW})
+PREFETCHABLE: Final = frozenset({Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW})
+"""Algorithms whose units can be acquired ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def prefetch_terms(quotas: tuple[Quota, ...], prefetch: object) -> PrefetchTerms
 
 
 def _auto_terms(quotas: tuple[Quota, ...]) -> PrefetchTerms | None:
-    if any(quota.algorithm not in _PREFETCHABLE for quota in quotas):
+    if any(quota.algorithm not in PREFETCHABLE for quota in quotas):
         return None
     terms = _terms(quotas, [int(AUTO_FRACTION * quota.burst) for quota in quotas])
     # A prefetch of one request is the call that the store gets without a prefetch.
@@ -100,7 +101,7 @@ def _fixed_terms(quotas: tuple[Quota, ...], fraction: object) -> PrefetchTerms:
     exact = Fraction(str(fraction))
     sizes = [int(exact * quota.burst) for quota in quotas]
     for quota, size in zip(quotas, sizes, strict=True):
-        if quota.algorithm not in _PREFETCHABLE:
+        if quota.algorithm not in PREFETCHABLE:
             raise ConfigError(
                 f"prefetch belongs to token_bucket and fixed_window only: leave it out for "
                 f"{quota.algorithm}"

@@ -367,5 +367,6 @@ LOG_POLICY_UNUSED: Final = "policy.unused"
 LOG_SERVICE_FAILED: Final = "service.failed"
 LOG_COST_TOO_LARGE: Final = "policy.cost_too_large"
 LOG_ESTIMATE_KEPT: Final = "policy.estimate_kept"
+LOG_PREFETCH_UNUSED: Final = "policy.prefetch_unused"
 
 SUPPRESSED: Final = log_sampler.SUPPRESSED

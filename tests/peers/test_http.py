@@ -175,5 +175,7 @@ def test_dependency_without_setup_limits_the_process_and_warns_once(
 
     with caplog.at_level(logging.WARNING):
         assert statuses(TestClient(app), "/", "/", "/") == [200, 200, 429]
-    assert [each.message for each in caplog.records if "store.not_shared" in each.message]
-    assert len(caplog.records) == 1
+    # Limiters of other tests may not be collected yet.
+    lines = [each for each in caplog.messages if not each.startswith("limiter.not_used ")]
+    assert len(lines) == 1
+    assert "store.not_shared" in lines[0]

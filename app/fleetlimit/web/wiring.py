@@ -131,11 +131,11 @@ def uninstall(app: Starlette, http_limiter: HTTPLimiter) -> None:
 
 
 def mark_made(limiter: Limiter, description: str) -> None:
-    """Record a limiter that an app will use, unless the app was not told of it.
+    """Record a limiter, for the warning that no app uses it.
 
     Args:
         limiter: The limiter.
-        description: The call that made it, for the warning.
+        description: The call that made it.
     """
     _unused.not_started[limiter] = description
 
@@ -187,13 +187,7 @@ def use_default_limiter(app: Starlette, open_limiter: Callable[[], HTTPLimiter])
     if http_limiter is None:
         _require_none_in_state(app)
         _require_none_in_routes(app)
-        for description in _unused.not_started.values():
-            _log.warning(
-                "limiter.not_used %s was not started, and an app without a limiter gets one from "
-                "the environment; if this app needs it, %s",
-                description,
-                _HOW_TO_USE,
-            )
+        _warn_of_not_started()
         http_limiter = open_limiter()
         mark_used(http_limiter.limiter)
         _unused.default_limiters[app] = http_limiter
@@ -205,6 +199,20 @@ def _require_none_unused() -> None:
     for description in _unused.descriptions.values():
         raise ConfigError(
             f"this app has no limiter, and {description} was started without an app: {_HOW_TO_USE}"
+        )
+
+
+def _warn_of_not_started() -> None:
+    # By references, because another thread may make a limiter now.
+    limiters = [each() for each in _unused.not_started.keyrefs()]
+    found = {_unused.not_started.get(each) for each in limiters if each is not None}
+    # Equal ones once: a process may make one for each of its tests.
+    if descriptions := sorted(filter(None, found)):
+        _log.warning(
+            "limiter.not_used an app gets a limiter from the environment, and the process has "
+            "others that were not started: %s; if the app needs one of them, %s",
+            ", ".join(descriptions),
+            _HOW_TO_USE,
         )
 
 

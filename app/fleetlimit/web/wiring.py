@@ -221,8 +221,8 @@ def _require_none_in_state(app: Starlette) -> None:
     for name, value in vars(app.state).get("_state", {}).items():
         if _is_any_limiter(value):
             raise ConfigError(
-                f"this app has no limiter: app.state.{name} has no effect for "
-                f"{_name_of(value)}: {_HOW_TO_USE}"
+                f"this app has no limiter, and app.state.{name} = {_name_of(value)} has no effect: "
+                f"{_HOW_TO_USE}"
             )
 
 

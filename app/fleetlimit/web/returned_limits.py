@@ -4,7 +4,7 @@ import contextlib
 import dis
 import inspect
 from functools import partial
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from fleetlimit.errors import ConfigError
@@ -37,17 +37,28 @@ def _returns_limit(call: Any) -> bool:
         return False
     if isinstance(call, partial) and _is_limit_class(call.func):
         return True
-    # An annotation may need a name that is only for editors, and a C function has none.
-    with contextlib.suppress(Exception):
-        if _is_limit_class(inspect.signature(call, eval_str=True).return_annotation):
-            return True
+    if _states_limit(call):
+        return True
     return (
         isinstance(call, FunctionType)
         # With a request it may call the limit itself.
-        and not inspect.signature(call).parameters
+        and not _has_parameters(call.__code__)
         and any(map(_makes_limit, named_values(call)))
         and _returns_value(call)
     )
+
+
+def _states_limit(call: Any) -> bool:
+    """Return whether the annotation of what a function returns is a limit."""
+    # It may need a name that is only for editors, and a C function has none.
+    with contextlib.suppress(Exception):
+        return _is_limit_class(inspect.signature(call, eval_str=True).return_annotation)
+    return False
+
+
+def _has_parameters(code: CodeType) -> bool:
+    several = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
+    return bool(code.co_argcount or code.co_kwonlyargcount or code.co_flags & several)
 
 
 def _is_limit_class(value: Any) -> bool:
@@ -57,7 +68,7 @@ def _is_limit_class(value: Any) -> bool:
 def _makes_limit(value: Any) -> bool:
     """Return whether a value is a limit, the class of one, or a function such as `rate_limit`."""
     if isinstance(value, FunctionType):
-        return _is_limit_class(value.__annotations__.get("return"))
+        return _states_limit(value)
     return _is_limit_class(value) or isinstance(value, RateLimitDependency)
 
 

@@ -118,6 +118,23 @@ def note_the_limit() -> None:
     seen.append(LIMIT)
 
 
+def of_unknown_names() -> "Missing":  # type: ignore[name-defined]  # noqa: F821 - the case
+    return seen
+
+
+def names_unknown_names() -> object:
+    return of_unknown_names()
+
+
+@pytest.mark.parametrize("dependency", [of_unknown_names, names_unknown_names])
+def test_dependency_without_a_limit_starts(dependency: Callable[..., Any]) -> None:
+    """Annotations may need names that are only for editors."""
+    app = FastAPI(lifespan=Fleetlimit())
+    app.get("/items", dependencies=[Depends(dependency), Depends(LIMIT)])(lambda: None)
+    with TestClient(app):
+        pass
+
+
 def test_dependency_that_returns_nothing_may_name_a_limit() -> None:
     """It may count or log it."""
     app = FastAPI(lifespan=Fleetlimit())

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fleetlimit.core.decision import Decision, Source
-from fleetlimit.core.policy import Mode, Policy
+from fleetlimit.core.policy import Mode
 from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock
@@ -90,8 +90,7 @@ async def test_more_concurrent_checks_than_the_limit_leave_prefetching_on(prefet
     """The wait of a charge that no full bucket could admit says nothing about the bucket."""
     calls = []
     for concurrent in (100, 400):
-        policy = Policy("p", (rate_policy("p", "100/minute").limits[0],), prefetch=prefetch)  # type: ignore[arg-type]
-        async with Bench(policy) as bench:
+        async with Bench(rate_policy("p", "100/minute", prefetch=prefetch)) as bench:
             checks = [bench.limiter.check("p", principal="ann") for _ in range(concurrent)]
             decisions = await asyncio.gather(*checks)
             assert sum(each.allowed for each in decisions) == 100

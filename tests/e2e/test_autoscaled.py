@@ -12,7 +12,7 @@ from support.e2e_load import Load
 from support.e2e_outage import SPENT
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_setup import streams
+from support.e2e_setup import PATIENT, streams
 from support.e2e_tally import until_offered
 from support.e2e_watch import Watch
 from support.eventually import eventually
@@ -75,7 +75,7 @@ def test_autoscaler_adds_and_removes_pods_without_loss(
     Callers exceed their limits under low load, too: that of its policy is a few requests per hour.
     """
     release = another_release("autoscaled")
-    release.install(installed, {"autoscaling": AUTOSCALING})
+    release.install(installed, PATIENT, {"autoscaling": AUTOSCALING})
     little = streams("autoscaled", per_second=1, policies=[SPENT])
     much = streams("autoscaled", per_second=15)
     with Watch(release, folder) as watch:

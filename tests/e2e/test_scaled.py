@@ -10,7 +10,7 @@ from support import e2e_timeouts as timeouts
 from support.e2e_load import Load
 from support.e2e_release import Release
 from support.e2e_report import Report
-from support.e2e_setup import streams
+from support.e2e_setup import PATIENT, streams
 from support.e2e_tally import until_offered
 from support.e2e_watch import Watch
 from support.eventually import eventually
@@ -56,7 +56,7 @@ def _few(release: Release, installed: dict[str, object]) -> Iterator[None]:
 
 def _scale(release: Release, installed: dict[str, object], pods: int) -> None:
     """Set the number of pods and wait until exactly those are ready."""
-    release.install(installed, {"replicaCount": pods})
+    release.install(installed, PATIENT, {"replicaCount": pods})
     eventually(lambda: _pods(release) == ["True"] * pods, within=timeouts.POD, what=f"{pods} pods")
 
 

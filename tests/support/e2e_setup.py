@@ -14,6 +14,9 @@ CALLERS: Final = 5
 STORE_TIMEOUT: Final = 0.5
 """Store timeout of the pods, in seconds. Nodes on two shared cores, on which interpreters start,
 stall for longer than the default of 50 ms."""
+PATIENT: Final = {"settings": {"storeTimeoutSeconds": 10}}
+"""Values of experiments in which many pods start and the store never fails: a node that stalls
+for seconds must not pass for an outage, in which policies admit requests without the store."""
 EXPERIMENTS: Final = (
     *("many-pods", "killed", "rolling", "scaled", "autoscaled", "drained", "store", "cut-off"),
     *("paused", "slow", "reload", "change-of-store", "external-tls", "sentinel", "shards", "moved"),

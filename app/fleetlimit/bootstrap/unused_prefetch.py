@@ -14,7 +14,7 @@ def unused_prefetches(policies: PolicySet) -> Iterator[tuple[str, str]]:
         policies: The policies.
     """
     for policy in policies.policies:
-        if policy.prefetch not in {None, "off"}:
+        if policy.mode is not Mode.OFF and policy.prefetch not in {None, "off"}:
             reason = _reason(policy)
             if reason is not None:
                 yield policy.name, f"policy {policy.name}: prefetch has no effect {reason}"

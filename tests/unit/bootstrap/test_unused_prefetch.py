@@ -51,6 +51,7 @@ def test_prefetch_without_an_effect_is_reported(
         (["1000/minute"], {"prefetch": 0.1}),
         (["1000/minute"], {"prefetch": 0.1, "count": "failure"}),
         ([SLIDING], {"prefetch": "off"}),
+        ([SLIDING], {"mode": "off"}),
         ([SLIDING], {"prefetch": None}),
         (["1000/minute"], {"enforce_percent": 10}),
         # Callers of one tier have large limits.

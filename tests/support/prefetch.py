@@ -7,12 +7,20 @@ from fleetlimit.core.charge import Charge
 from fleetlimit.core.decision import Decision
 from fleetlimit.core.subject import Principal, Subject
 from fleetlimit.limiter.store_replies import AcquireResult
+from fleetlimit.stores.memory import MemoryStore
 from support.limiter import Bench, FakeStore, fixed_window, rate_policy, remaining
 
 BUCKET = rate_policy("p", "100/minute", prefetch=0.1)
 """A unit is refilled in 0.6 s. A prefetch has at most 10 units, and lives for at most 6 s."""
 WINDOW = rate_policy("w", fixed_window(100), prefetch=0.1)
 ANN = Subject(principal=Principal("ann"))
+
+
+class KeptStore(MemoryStore):
+    """Store that stays open for the other replica."""
+
+    async def aclose(self) -> None:
+        """Stay open."""
 
 
 class RecordingStore(FakeStore):

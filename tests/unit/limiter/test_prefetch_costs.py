@@ -11,16 +11,15 @@ from fleetlimit.core.keys import KeyScheme
 from fleetlimit.core.policy import Policy
 from fleetlimit.limiter.plan import PolicyCost, make_plan
 from fleetlimit.limiter.store_replies import AcquireResult
-from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock
 from support.limiter import Bench, rate_policy
-from support.prefetch import ANN, check_times, start_checks
+from support.prefetch import ANN, KeptStore, check_times, start_checks
 
 KEYS = KeyScheme()
 
 
-class BoundedStore(MemoryStore):
+class BoundedStore(KeptStore):
     """Store that fails after many calls, where an endless loop would hang the test."""
 
     calls = 0
@@ -30,9 +29,6 @@ class BoundedStore(MemoryStore):
         self.calls += 1
         assert self.calls < 100
         return await super().acquire(charges, dry_run=dry_run)
-
-    async def aclose(self) -> None:
-        """Stay open for the other replica."""
 
 
 async def test_refill_ends_after_units_came_back_while_they_seemed_scarce() -> None:

@@ -6,20 +6,12 @@ import pytest
 
 from fleetlimit.core.decision import Decision, Source
 from fleetlimit.core.policy import Mode
-from fleetlimit.stores.memory import MemoryStore
 from support.audit import Fleet
 from support.clock import ManualClock
 from support.limiter import Bench, fixed_window, rate_policy
-from support.prefetch import check_times, remaining_of
+from support.prefetch import KeptStore, check_times, remaining_of
 
 SHARED = rate_policy("p", fixed_window(100), prefetch=0.3)
-
-
-class KeptStore(MemoryStore):
-    """Store that stays open for the other replica."""
-
-    async def aclose(self) -> None:
-        """Stay open."""
 
 
 @pytest.fixture

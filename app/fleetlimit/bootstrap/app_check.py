@@ -23,11 +23,11 @@ from fleetlimit.bootstrap.unused_prefetch import unused_prefetches
 from fleetlimit.core.policy import Policy
 from fleetlimit.core.policy_set import DEFAULT_POLICY, PolicySet
 from fleetlimit.errors import ConfigError
+from fleetlimit.web.app_limiter import find_own_limiter, has_own_limiter
 from fleetlimit.web.app_routes import get_app_route_table
 from fleetlimit.web.route_info import RouteInfo
 from fleetlimit.web.route_policies import RateLimitDependency, require_same_policy
 from fleetlimit.web.route_table import RouteTable
-from fleetlimit.web.wiring import find_own_limiter, has_own_limiter
 
 _REST: Final = "{path:path}"
 """End of the template of a mount."""

@@ -8,11 +8,11 @@ from starlette.applications import Starlette
 
 from fleetlimit.bootstrap.rewriting_middleware import find_rewriting_middlewares
 from fleetlimit.telemetry import names
+from fleetlimit.web.app_limiter import mounted_apps
 from fleetlimit.web.code_search import named_values
 from fleetlimit.web.exceptions import handles_rejections
 from fleetlimit.web.middleware import WRAPPED_KEY, RateLimitMiddleware
 from fleetlimit.web.rejections import RejectionSender
-from fleetlimit.web.wiring import mounted_apps
 
 
 def has_middleware(app: Starlette) -> bool:

@@ -47,6 +47,7 @@ from fleetlimit.policy_file import PolicyFile
 from fleetlimit.telemetry import PrometheusMetrics, TopDenied
 from fleetlimit.version import __version__
 from fleetlimit.web import wiring
+from fleetlimit.web.app_limiter import LIMITER_KEY, LimiterLifespan, has_limiter
 from fleetlimit.web.exemptions import require_exempt_function
 from fleetlimit.web.header_layout import HeaderSpec
 from fleetlimit.web.http_limiter import HTTPLimiter
@@ -54,10 +55,12 @@ from fleetlimit.web.inline_policy import Exempt
 from fleetlimit.web.manual_limiter import RUNNING_LIMITERS, ManualLimiter
 from fleetlimit.web.openapi import undocument_app
 from fleetlimit.web.rejections import OnRejected, RejectionSender, require_truth_value
+from fleetlimit.web.serving_limiter import get_serving_limiter, require_not_served
 from fleetlimit.web.sync_limiter import LoopThread
+from fleetlimit.web.unused_limiters import mark_closed, mark_made, mark_started
 
 
-class Fleetlimit(wiring.LimiterLifespan, ManualLimiter):
+class Fleetlimit(LimiterLifespan, ManualLimiter):
     """Limiter with its store, policies, identity and telemetry.
 
     As the lifespan of an app: `FastAPI(lifespan=Fleetlimit(store="redis://..."))`. Inside another
@@ -213,7 +216,7 @@ class Fleetlimit(wiring.LimiterLifespan, ManualLimiter):
             self.http_limiter, self.policy_reload, self.route_reporter, self._log, openapi=openapi
         )
         self._exit_stack = contextlib.ExitStack()
-        wiring.mark_made(self.limiter, repr(self))
+        mark_made(self.limiter, repr(self))
 
     @property
     def policy_file(self) -> PolicyFile:
@@ -256,7 +259,7 @@ class Fleetlimit(wiring.LimiterLifespan, ManualLimiter):
                 another `Fleetlimit` that was not closed; or `fleetlimit serve` runs, whose limiter
                 an app uses.
         """
-        wiring.require_not_served(repr(self))
+        require_not_served(repr(self))
         await self._start()
 
     async def _start(self) -> None:
@@ -269,8 +272,8 @@ class Fleetlimit(wiring.LimiterLifespan, ManualLimiter):
         self._is_closed = False
         RUNNING_LIMITERS.add(self)
         self._exit_stack.callback(self.metrics.unregister)
-        wiring.mark_started(self.limiter, repr(self))
-        self._exit_stack.callback(wiring.mark_closed, self.limiter)
+        mark_started(self.limiter, repr(self))
+        self._exit_stack.callback(mark_closed, self.limiter)
         self.activate_policies()
         self.warn_of_missing_settings()
         await self.start_background_work()
@@ -343,12 +346,12 @@ class Fleetlimit(wiring.LimiterLifespan, ManualLimiter):
                 `Fleetlimit` has arguments that `fleetlimit serve` cannot apply.
         """
         warn_of_ignored_handlers(self._log, app)
-        serving = wiring.get_serving_limiter(app)
+        serving = get_serving_limiter(app)
         if isinstance(serving, Fleetlimit):
             serving.adopt(self._code_arguments)
             if not self.installation.openapi:
                 undocument_app(app)
-            if not wiring.has_limiter(app):
+            if not has_limiter(app):
                 # An app inside an opaque one, whose middleware applies policies by their match.
                 serving.installation.install(app, match_policies=True)
             self.limiter, self.http_limiter = serving.limiter, serving.http_limiter
@@ -356,7 +359,7 @@ class Fleetlimit(wiring.LimiterLifespan, ManualLimiter):
             self.metrics, self.top_denied = serving.metrics, serving.top_denied
             RUNNING_LIMITERS.add(self)
             try:
-                yield {wiring.LIMITER_KEY: self.http_limiter}
+                yield {LIMITER_KEY: self.http_limiter}
             finally:
                 RUNNING_LIMITERS.discard(self)
             return
@@ -368,7 +371,7 @@ class Fleetlimit(wiring.LimiterLifespan, ManualLimiter):
                 if self._tune_gc:
                     freeze_heap()
                     self._exit_stack.callback(unfreeze_heap)
-                yield {wiring.LIMITER_KEY: self.http_limiter}
+                yield {LIMITER_KEY: self.http_limiter}
             finally:
                 wiring.uninstall(app, self.http_limiter)
                 undocument_app(app)

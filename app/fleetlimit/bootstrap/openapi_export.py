@@ -4,7 +4,7 @@ from starlette.applications import Starlette
 
 from fleetlimit.bootstrap.app_middlewares import has_middleware
 from fleetlimit.bootstrap.fleetlimit import Fleetlimit
-from fleetlimit.web.wiring import find_in_lifespan
+from fleetlimit.web.app_limiter import find_own_limiter
 
 
 def document_limits(app: Starlette) -> None:
@@ -23,6 +23,6 @@ def document_limits(app: Starlette) -> None:
     Raises:
         ConfigError: A setting or the policy file is wrong.
     """
-    found = find_in_lifespan(app)
+    found = find_own_limiter(app)
     fleetlimit = found if isinstance(found, Fleetlimit) else Fleetlimit()
     fleetlimit.document(app, match_policies=has_middleware(app))

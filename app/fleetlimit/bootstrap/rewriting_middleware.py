@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 
+from fleetlimit.web.app_limiter import has_own_limiter, mounted_apps
 from fleetlimit.web.middleware import WRAPPED_KEY, RateLimitMiddleware
-from fleetlimit.web.wiring import has_own_limiter, mounted_apps
 
 _ROUTED_BY: Final = frozenset({"path", "method", "root_path"})
 """Keys of the scope that the router selects a route by."""

@@ -33,13 +33,13 @@ from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.subject import UNMATCHED_ROUTE
 from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry import names
+from fleetlimit.web.app_limiter import has_own_limiter, mounted_apps
 from fleetlimit.web.app_routes import AppRouteTable
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.request_values import require_path_parameters
 from fleetlimit.web.route_info import RouteInfo
 from fleetlimit.web.route_policies import RateLimitDependency, require_same_policy
 from fleetlimit.web.route_table import RouteTable
-from fleetlimit.web.wiring import has_own_limiter, mounted_apps
 
 ANY_METHOD = "ANY"
 

@@ -128,7 +128,7 @@ def explain_command(
     from fleetlimit.bootstrap.fleetlimit import Fleetlimit
     from fleetlimit.server.settings import ServerSettings
     from fleetlimit.server.wrap import WrappedApp, find_starlette, import_app
-    from fleetlimit.web.wiring import find_own_limiter
+    from fleetlimit.web.app_limiter import find_own_limiter
 
     request = parse_request(
         method,

@@ -34,7 +34,7 @@ from fleetlimit.telemetry import (
 )
 from fleetlimit.telemetry.names import LOG_SERVICE_FAILED
 from fleetlimit.version import __version__
-from fleetlimit.web import wiring
+from fleetlimit.web.serving_limiter import serving
 
 MAX_ADMIN_CONNECTIONS: Final = 100
 """Far above what scrapers, probes and operators open."""
@@ -145,7 +145,7 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[int, int], None] 
             lifespan="off",
             ws="none",
         )
-        with wiring.serving(fleetlimit, opaque=wrapped.opaque):
+        with serving(fleetlimit, opaque=wrapped.opaque):
             await _run_servers(api_server, admin_server, admin_state, on_ready)
     if provider is not None:
         await asyncio.to_thread(provider.shutdown)

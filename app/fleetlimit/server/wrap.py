@@ -16,13 +16,13 @@ from fleetlimit.bootstrap.fleetlimit import Fleetlimit
 from fleetlimit.errors import ConfigError
 from fleetlimit.telemetry import instrument_app, instrument_asgi
 from fleetlimit.telemetry.tracing.setup import PARENTS_PER_SECOND
-from fleetlimit.web import wiring
 from fleetlimit.web.app_routes import add_app, get_app_route_table, match_route
 from fleetlimit.web.middleware import RateLimitMiddleware
 from fleetlimit.web.policy_routes import PolicyRouteTable
 from fleetlimit.web.route_info import RouteInfo
 from fleetlimit.web.route_policies import WEBSOCKET
 from fleetlimit.web.route_table import RouteTable
+from fleetlimit.web.serving_limiter import set_serving_limiter
 
 
 def import_app(target: str, *, factory: bool = False) -> ASGIApp:
@@ -169,7 +169,7 @@ class WrappedApp:
             _require_no_other_limiter(starlette)
             if not has_middleware(starlette):
                 starlette.add_middleware(RateLimitMiddleware, http_limiter=fleetlimit.http_limiter)
-            wiring.set_serving_limiter(starlette, fleetlimit)
+            set_serving_limiter(starlette, fleetlimit)
             fleetlimit.install(starlette)
             self.app: ASGIApp = _not_a_factory(target)
         else:

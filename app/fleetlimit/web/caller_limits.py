@@ -17,6 +17,7 @@ from fleetlimit.core.subject import UNMATCHED_ROUTE, Identity, KeyValues, Subjec
 from fleetlimit.errors import ConfigError
 from fleetlimit.limiter.limit_switch import LIMIT_SWITCH
 from fleetlimit.limiter.plan import PolicyCost, is_exempt
+from fleetlimit.web.app_limiter import LIMITER_KEY, has_own_limiter
 from fleetlimit.web.app_routes import get_app_route_table
 from fleetlimit.web.exemptions import Exemptions
 from fleetlimit.web.http_limiter import HTTPLimiter
@@ -25,7 +26,6 @@ from fleetlimit.web.request_limits import get_request_limits, join_headers
 from fleetlimit.web.request_values import KeySources
 from fleetlimit.web.route_info import UNMATCHED, RouteInfo
 from fleetlimit.web.route_policies import METHODS, RateLimitDependency
-from fleetlimit.web.wiring import LIMITER_KEY, has_own_limiter
 
 MAX_BUCKETS: Final = 256
 """Buckets of one answer. All are looked at in one call of the store, which takes about 2 ms."""

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleetlimit.call_advice import MIDDLEWARE_NAMES, advised
 from fleetlimit.errors import ConfigError
+from fleetlimit.web.app_limiter import has_other_limiter
 from fleetlimit.web.app_routes import add_app, match_route
 from fleetlimit.web.cors import answers_preflight, iter_cors, send_with_cors
 from fleetlimit.web.exceptions import (
@@ -42,7 +43,8 @@ from fleetlimit.web.responses import RejectionCause, RejectionResponse
 from fleetlimit.web.route_info import RouteInfo
 from fleetlimit.web.route_table import RouteTable
 from fleetlimit.web.settlement import Settlement
-from fleetlimit.web.wiring import get_limiter, has_other_limiter, mark_used
+from fleetlimit.web.unused_limiters import mark_used
+from fleetlimit.web.wiring import get_limiter
 
 WRAPPED_KEY: Final = "fleetlimit_wrapped"
 """Attribute of an app that a middleware wraps without being one of the app's own middlewares."""

@@ -18,6 +18,7 @@ from fleetlimit.core.policy import Mode, OnStoreError, Policy
 from fleetlimit.core.policy_set import PolicySet
 from fleetlimit.core.quota import SECOND_US, Algorithm, Quota
 from fleetlimit.core.usage import Usage
+from fleetlimit.web.app_limiter import has_own_limiter
 from fleetlimit.web.app_routes import get_app_route_table
 from fleetlimit.web.header_layout import TOKENS, unit_of
 from fleetlimit.web.http_limiter import HTTPLimiter
@@ -25,7 +26,6 @@ from fleetlimit.web.responses import MEDIA_TYPE, PROBLEM_SCHEMA
 from fleetlimit.web.route_info import RouteInfo
 from fleetlimit.web.route_policies import Cost, RateLimitDependency
 from fleetlimit.web.route_scan import flatten, get_mounted_app
-from fleetlimit.web.wiring import has_own_limiter
 
 EXTENSION: Final = "x-ratelimit"
 """Member of an operation with its limits."""

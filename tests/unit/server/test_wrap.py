@@ -41,7 +41,7 @@ from fleetlimit.core.quota import rate_quota
 from fleetlimit.policy_file import IdentitySection, PolicyFile
 from fleetlimit.server.wrap import WrappedApp, import_app
 from fleetlimit.testing import ManualClock
-from fleetlimit.web.wiring import serving
+from fleetlimit.web.serving_limiter import serving
 
 
 def policy(name: str, rate: str, *routes: str) -> Policy:

@@ -21,10 +21,10 @@ from fleetlimit import Fleetlimit as Limiter
 from fleetlimit.core.policy import Match
 from fleetlimit.errors import ConfigError
 from fleetlimit.web import wiring
+from fleetlimit.web.app_limiter import LIMITER_KEY, LimiterLifespan
 from fleetlimit.web.dependency import PolicyLimit, RateLimit
 from fleetlimit.web.http_limiter import HTTPLimiter
 from fleetlimit.web.middleware import RateLimitMiddleware
-from fleetlimit.web.wiring import LIMITER_KEY, LimiterLifespan
 from support.limiter import rate_policy
 from support.web import LimiterBench, parse_limits
 

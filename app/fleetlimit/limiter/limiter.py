@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fleetlimit.call_advice import advised
 from fleetlimit.core.decision import BucketStatus, Decision, PolicyResult
@@ -300,9 +300,9 @@ class Limiter(PolicyChecks):
     def _plan_for(self, costs: Sequence[PolicyCost], subject: Subject) -> Plan:
         return self._plan_cache.plan_for(() if LIMIT_SWITCH.is_off else costs, subject)
 
-    def admit(
+    async def admit(
         self, costs: Sequence[PolicyCost], subject: Subject, *, is_attempt: bool = False
-    ) -> Coroutine[Any, Any, Reservation]:
+    ) -> Reservation:
         """Spend from several policies together, each at its own cost.
 
         Args:
@@ -315,8 +315,6 @@ class Limiter(PolicyChecks):
             CostError: A cost is negative, no whole number, or more than an enforced limit can
                 ever hold.
         """
-        # Returns the coroutine of a part where there is nothing to do after it: each coroutine
-        # that awaits another one takes time in every check.
         mono_started_at_us = self._clock.monotonic_us()
         if LIMIT_SWITCH.is_off:
             costs = ()
@@ -324,46 +322,24 @@ class Limiter(PolicyChecks):
             if get_ident() != self._own_loop.thread_id:
                 self._own_loop.require()
             if self.provided_limits is not None:
-                return self._admit_provided(
-                    self.provided_limits, costs, subject, mono_started_at_us, is_attempt=is_attempt
-                )
+                costs = await self.provided_limits.apply(costs, subject)
         plan = self._plan_cache.plan_for(costs, subject)
-        return self._admit_plan(plan, subject, mono_started_at_us, is_attempt=is_attempt)
-
-    async def _admit_provided(
-        self,
-        provided_limits: ProvidedLimits,
-        costs: Sequence[PolicyCost],
-        subject: Subject,
-        mono_started_at_us: int,
-        *,
-        is_attempt: bool,
-    ) -> Reservation:
-        costs = await provided_limits.apply(costs, subject)
-        plan = self._plan_cache.plan_for(costs, subject)
-        return await self._admit_plan(plan, subject, mono_started_at_us, is_attempt=is_attempt)
-
-    def _admit_plan(
-        self, plan: Plan, subject: Subject, mono_started_at_us: int, *, is_attempt: bool
-    ) -> Coroutine[Any, Any, Reservation]:
         tracer = self._tracer
         try:
             is_sampled = tracer is not None and tracer.is_sampled()
         except Exception as error:  # noqa: BLE001 - it must not fail the check
             self._failure_log.write(FAILED, error)
             is_sampled = False
-        admitting = self._admission.admit(plan, subject, mono_started_at_us, is_attempt=is_attempt)
         if tracer is None or not is_sampled:
-            return admitting
-        return self._admit_traced(tracer, plan, admitting)
-
-    async def _admit_traced(
-        self, tracer: Tracer, plan: Plan, admitting: Coroutine[Any, Any, Reservation]
-    ) -> Reservation:
+            return await self._admission.admit(
+                plan, subject, mono_started_at_us, is_attempt=is_attempt
+            )
         policies = [each.policy.name for each in plan.policy_plans]
         with SafeCheckSpan(tracer, policies, self._failure_log) as span:
             # The decision is emitted within the span, which the metrics' exemplars point to.
-            reservation = await admitting
+            reservation = await self._admission.admit(
+                plan, subject, mono_started_at_us, is_attempt=is_attempt
+            )
             span.set_decision(reservation.decision)
         return reservation
 

@@ -1,11 +1,8 @@
-"""Limiter of an app: the nearest app's own, a default for the dependency alone, or an error."""
+"""Limiter of an app: installed by its lifespan, and that of the nearest app for each request."""
 
-import warnings
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
-from functools import partial
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,54 +12,13 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Router
 from starlette.testclient import TestClient
 
-import fleetlimit
-from fleetlimit import Fleetlimit, PolicySet
-from fleetlimit import Fleetlimit as Limiter
+from fleetlimit import ConfigError, Fleetlimit, PolicySet
 from fleetlimit.core.policy import Match
-from fleetlimit.errors import ConfigError
-from fleetlimit.web import wiring
-from fleetlimit.web.app_limiter import LIMITER_KEY, LimiterLifespan
-from fleetlimit.web.dependency import PolicyLimit, RateLimit
-from fleetlimit.web.http_limiter import HTTPLimiter
+from fleetlimit.web.dependency import PolicyLimit
 from fleetlimit.web.middleware import RateLimitMiddleware
+from support.lifespans import NOT_STARTED, BenchLifespan, items, limited_app, statuses
 from support.limiter import rate_policy
 from support.web import LimiterBench, parse_limits
-
-NOT_STARTED = "the .* of this app was not started: run the app's lifespan"
-
-
-class BenchLifespan(LimiterLifespan):
-    """Lifespan that installs the limiter of a bench, as `Fleetlimit` does its own."""
-
-    def __init__(self, bench: LimiterBench) -> None:
-        self.http_limiter = bench.http_limiter
-
-    @asynccontextmanager
-    async def __call__(self, app: FastAPI) -> AsyncIterator[dict[str, HTTPLimiter]]:
-        """Install the limiter for as long as the app is served."""
-        wiring.install(app, self.http_limiter)
-        yield {LIMITER_KEY: self.http_limiter}
-        wiring.uninstall(app, self.http_limiter)
-
-
-async def items() -> None: ...
-
-
-def limited_app(lifespan: Any = None, *, rate: str = "1/minute") -> FastAPI:
-    """Return an app with one route that has a limit."""
-    app = FastAPI(lifespan=lifespan)
-    app.get("/items", dependencies=[Depends(RateLimit(rate))])(items)
-    return app
-
-
-def statuses(client: TestClient, path: str, times: int = 2) -> list[int]:
-    return [client.get(path).status_code for _ in range(times)]
-
-
-def test_dependency_alone_opens_the_default_limiter_once(opened: list[LimiterBench]) -> None:
-    """An app that never mentions `Fleetlimit` gets one limiter, from the environment."""
-    assert statuses(TestClient(limited_app()), "/items") == [200, 429]
-    assert len(opened) == 1
 
 
 def test_middleware_without_a_limiter_is_an_error() -> None:
@@ -92,204 +48,6 @@ def test_limiter_that_was_not_started_is_an_error(
         app.add_middleware(RateLimitMiddleware)
     with pytest.raises(ConfigError, match=NOT_STARTED):
         TestClient(app).get("/items")
-    assert not opened
-
-
-def fleetlimit_as_lifespan() -> FastAPI:
-    return limited_app(Fleetlimit(policies=PolicySet()))
-
-
-def with_an_included_router() -> FastAPI:
-    app = fleetlimit_as_lifespan()
-    # FastAPI then wraps the lifespans of app and router into one function.
-    app.include_router(APIRouter())
-    return app
-
-
-def in_a_lifespan_of_the_app() -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Fleetlimit(policies=PolicySet())(app):
-            yield
-
-    return limited_app(lifespan)
-
-
-def by_another_name() -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Limiter(policies=PolicySet())(app):
-            yield
-
-    return limited_app(lifespan)
-
-
-def as_an_attribute_of_the_package() -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with fleetlimit.Fleetlimit(policies=PolicySet())(app):
-            yield
-
-    return limited_app(lifespan)
-
-
-def as_an_attribute_of_a_module() -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with fleetlimit.bootstrap.fleetlimit.Fleetlimit(policies=PolicySet())(app):
-            yield
-
-    return limited_app(lifespan)
-
-
-def by_an_import_in_the_lifespan() -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        from fleetlimit import Fleetlimit as Local  # noqa: PLC0415 - the case of this test
-
-        async with Local(policies=PolicySet())(app):
-            yield
-
-    return limited_app(lifespan)
-
-
-def by_an_import_around_the_lifespan() -> FastAPI:
-    import fleetlimit as package  # noqa: PLC0415 - the case of this test
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with package.Fleetlimit(policies=PolicySet())(app):
-            yield
-
-    return limited_app(lifespan)
-
-
-def in_an_enclosing_variable() -> FastAPI:
-    limiter = Fleetlimit(policies=PolicySet())
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with limiter(app):
-            yield
-
-    return limited_app(lifespan)
-
-
-def make_limiter() -> Fleetlimit:
-    return Fleetlimit(policies=PolicySet())
-
-
-def indirectly() -> Fleetlimit:
-    return make_limiter()
-
-
-def by_a_function_of_the_app() -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with indirectly()(app):
-            yield
-
-    return limited_app(lifespan)
-
-
-class Resources:
-    """Resources of an app, its limiter among them."""
-
-    def __init__(self) -> None:
-        self.limiter = make_limiter()
-
-    @asynccontextmanager
-    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Run the limiter."""
-        async with self.limiter(app):
-            yield
-
-    __call__ = lifespan
-
-
-def by_a_class_of_the_app() -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Resources().limiter(app):
-            yield
-
-    return limited_app(lifespan)
-
-
-def by_a_method() -> FastAPI:
-    return limited_app(Resources().lifespan)
-
-
-def by_a_callable_object() -> FastAPI:
-    return limited_app(Resources())
-
-
-def by_a_partial_function() -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(limiter: Any, app: FastAPI) -> AsyncIterator[None]:
-        async with limiter(app):
-            yield
-
-    return limited_app(partial(lifespan, make_limiter()))
-
-
-def by_a_startup_handler() -> FastAPI:
-    limiter = make_limiter()
-
-    async def start() -> None:
-        await limiter.start()
-        limiter.install(app)
-
-    with warnings.catch_warnings():
-        # Starlette before 1.0 announces that it will drop them.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        app = FastAPI(on_startup=[start], on_shutdown=[limiter.aclose])
-    app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(items)
-    return app
-
-
-MODULE_LIMITER = BenchLifespan(LimiterBench())
-
-
-def in_a_variable_of_the_module() -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with MODULE_LIMITER(app):
-            yield
-
-    return limited_app(lifespan)
-
-
-@pytest.mark.parametrize(
-    "make_app",
-    [
-        in_a_variable_of_the_module,
-        fleetlimit_as_lifespan,
-        with_an_included_router,
-        in_a_lifespan_of_the_app,
-        by_another_name,
-        as_an_attribute_of_the_package,
-        as_an_attribute_of_a_module,
-        by_an_import_in_the_lifespan,
-        by_an_import_around_the_lifespan,
-        in_an_enclosing_variable,
-        by_a_function_of_the_app,
-        by_a_class_of_the_app,
-        by_a_method,
-        by_a_callable_object,
-        by_a_partial_function,
-        by_a_startup_handler,
-    ],
-)
-def test_default_limiter_never_replaces_a_fleetlimit(
-    make_app: Callable[[], FastAPI], opened: list[LimiterBench]
-) -> None:
-    """Every way to set up `Fleetlimit` is seen before its lifespan has run."""
-    app = make_app()
-    with pytest.raises(ConfigError, match=NOT_STARTED):
-        TestClient(app).get("/items")
-    with TestClient(app) as client:
-        assert statuses(client, "/items") == [200, 429]
     assert not opened
 
 
@@ -343,35 +101,6 @@ def test_middleware_around_a_plain_app_applies_policies_by_their_templates() -> 
     fleetlimit.activate_policies()
     assert [client.get(f"/items/{x}").status_code for x in range(2)] == [200, 429]
     assert statuses(client, "/other", 3) == [200, 200, 429]
-
-
-def test_default_limiter_where_the_lifespan_has_no_limiter(opened: list[LimiterBench]) -> None:
-    """A lifespan for something else leaves the app with the default limiter."""
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        assert callable(lifespan), "a function may refer to itself"
-        yield
-
-    app = limited_app(lifespan)
-    app.include_router(APIRouter())
-    with TestClient(app) as client:
-        assert statuses(client, "/items") == [200, 429]
-    assert len(opened) == 1
-
-
-def test_foreign_object_named_fleetlimit_is_no_limiter(opened: list[LimiterBench]) -> None:
-    """The class itself counts, not its name."""
-    foreign = SimpleNamespace(Fleetlimit=nullcontext)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        with foreign.Fleetlimit():
-            yield
-
-    with TestClient(limited_app(lifespan)) as client:
-        assert statuses(client, "/items") == [200, 429]
-    assert len(opened) == 1
 
 
 def test_limiter_is_uninstalled_after_the_lifespan() -> None:
@@ -453,22 +182,6 @@ def test_mounted_app_whose_limiter_was_not_started_is_an_error() -> None:
         pytest.raises(ConfigError, match=r"`async with fleetlimit\(mounted_app\)`"),
     ):
         client.get("/sub/items")
-
-
-@pytest.mark.parametrize(
-    "make_inner", [by_a_function_of_the_app, by_a_method, by_a_startup_handler]
-)
-def test_outer_lifespan_state_never_hides_a_mounted_apps_limiter(
-    make_inner: Callable[[], FastAPI],
-) -> None:
-    """A mounted app whose `Fleetlimit` is hard to see does not get the outer app's in its place."""
-    outer = FastAPI(lifespan=Fleetlimit(policies=PolicySet()))
-    outer.mount("/sub", make_inner())
-    with TestClient(outer) as client:
-        outer.mount("/late", make_inner())
-        for path in ("/sub/items", "/late/items"):
-            with pytest.raises(ConfigError, match=NOT_STARTED):
-                client.get(path)
 
 
 def test_outer_middleware_leaves_limits_of_a_mounted_app_to_its_limiter() -> None:

@@ -1,9 +1,8 @@
-"""Limiters that the app holds and that no app uses: an error, never the default limiter."""
+"""Default limiter of an app: none where the app or the process has another one."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import httpx
@@ -21,35 +20,25 @@ from fleetlimit import (
     RateLimitMiddleware,
 )
 from fleetlimit.web.code_search import MAX_ENTRIES
+from support.lifespans import limited_app, make_limiter, statuses
 from support.web import LimiterBench
 
 STARTED = (
     r"Fleetlimit\(store='memory://', policies='0 in code'\) was started without an app: write `a"
 )
 NAMED = "no limiter, and its routes refer to .*: write `async with fleetlimit"
-NOT_STARTED = "the .* of this app was not started: run the app's lifespan"
 
 
-def make() -> Fleetlimit:
-    return Fleetlimit(policies=PolicySet())
-
-
-def limited(lifespan: Any = None, **options: Any) -> FastAPI:
-    """Return an app with a limited route, and with nothing that refers to a limiter."""
-    app = FastAPI(lifespan=lifespan, **options)
-    app.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(lambda: None)
-    return app
-
-
-def statuses(app: FastAPI, times: int = 2) -> list[int]:
-    client = TestClient(app)
-    return [client.get("/items").status_code for _ in range(times)]
+def test_dependency_alone_opens_the_default_limiter_once(opened: list[LimiterBench]) -> None:
+    """An app that never mentions `Fleetlimit` gets one limiter, from the environment."""
+    assert statuses(TestClient(limited_app()), "/items") == [200, 429]
+    assert len(opened) == 1
 
 
 class Container:
     """Container whose objects no search of code can see."""
 
-    def __init__(self, make_object: Callable[[], Any] = make) -> None:
+    def __init__(self, make_object: Callable[[], Any] = make_limiter) -> None:
         self._objects: list[Any] = []
         self._make_object = make_object
 
@@ -59,141 +48,13 @@ class Container:
         return self._objects[0]
 
 
-class Objects:
-    """Container with an attribute, a property and a method for its limiter."""
-
-    other = ()
-
-    def __init__(self) -> None:
-        self.limiter = make()
-
-    @property
-    def as_property(self) -> Fleetlimit:
-        """The limiter."""
-        return self.limiter
-
-    def as_method(self) -> Fleetlimit:
-        """Return the limiter."""
-        return self.limiter
-
-
 class Slots:
     """Container without a dictionary."""
 
     __slots__ = ("limiter",)
 
     def __init__(self) -> None:
-        self.limiter = make()
-
-
-class Provider:
-    """Provider of a dependency-injection library, which makes an object when it is called."""
-
-    def __init__(self) -> None:
-        self._make = make
-
-    def __call__(self) -> Fleetlimit:
-        """Make the limiter."""
-        return self._make()
-
-
-class Providers:
-    """Container of providers."""
-
-    limiter = Provider()
-
-
-def lifespan_of(get: Callable[[], Fleetlimit]) -> Any:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with get()(app):
-            yield
-
-    return lifespan
-
-
-def by_an_attribute() -> Any:
-    objects = Objects()
-    return lifespan_of(lambda: objects.limiter)
-
-
-def by_a_property() -> Any:
-    objects = Objects()
-    return lifespan_of(lambda: objects.as_property)
-
-
-def by_a_method() -> Any:
-    objects = Objects()
-    return lifespan_of(lambda: objects.as_method())  # noqa: PLW0108 - the case
-
-
-def by_an_object_in_an_object() -> Any:
-    outer = SimpleNamespace(inner=SimpleNamespace(limiter=make()))
-    return lifespan_of(lambda: outer.inner.limiter)
-
-
-def by_a_slot() -> Any:
-    objects = Slots()
-    return lifespan_of(lambda: objects.limiter)
-
-
-def by_an_entry() -> Any:
-    objects = {"limiter": make()}
-    return lifespan_of(lambda: objects["limiter"])
-
-
-def by_a_provider() -> Any:
-    return lifespan_of(lambda: Providers.limiter())  # noqa: PLW0108 - the case
-
-
-def by_a_default_argument() -> Any:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI, limiter: Fleetlimit = make()) -> AsyncIterator[None]:  # noqa: B008 - the case
-        async with limiter(app):
-            yield
-
-    return lifespan
-
-
-@pytest.mark.parametrize(
-    "make_lifespan",
-    [
-        by_an_attribute,
-        by_a_property,
-        by_a_method,
-        by_an_object_in_an_object,
-        by_a_slot,
-        by_an_entry,
-        by_a_provider,
-        by_a_default_argument,
-    ],
-)
-def test_lifespan_that_takes_its_limiter_from_a_container_is_seen(
-    make_lifespan: Callable[[], Any], opened: list[LimiterBench]
-) -> None:
-    """Before its lifespan has run, the app gets no default limiter in place of the container's."""
-    app = limited(make_lifespan())
-    with pytest.raises(ConfigError, match=NOT_STARTED):
-        TestClient(app).get("/items")
-    with TestClient(app) as client:
-        assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
-    assert not opened
-
-
-def test_lifespan_that_takes_another_object_from_the_container_is_its_own(
-    opened: list[LimiterBench],
-) -> None:
-    """An app that shares a container with the app of the limiter has none of its own."""
-    objects, builtin = Objects(), len
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        assert not builtin(objects.other)
-        yield
-
-    with TestClient(limited(lifespan)) as client:
-        assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
-    assert len(opened) == 1
+        self.limiter = make_limiter()
 
 
 class Rows:
@@ -217,11 +78,11 @@ def test_search_that_was_cut_off_is_a_warning(
     opened: list[LimiterBench], log: pytest.LogCaptureFixture, part: str
 ) -> None:
     """An app gets its default limiter after a search of a part of its objects, with a warning."""
-    app = limited(Rows().lifespan if part == "lifespan" else None)
+    app = limited_app(Rows().lifespan if part == "lifespan" else None)
     if part == "route":
         app.get("/rows")(Rows())
     with TestClient(app) as client:
-        assert [client.get("/items").status_code for _ in range(2)] == [200, 429]
+        assert statuses(client, "/items") == [200, 429]
     assert len(opened) == 1
     lines = [each for each in log.messages if each.startswith("limiter.search_cut_off ")]
     assert len(lines) == (part != "neither")
@@ -232,7 +93,7 @@ def test_mounted_app_whose_search_was_cut_off_is_a_warning(
     log: pytest.LogCaptureFixture, *, large: bool
 ) -> None:
     """A mounted app gets the limiter of the app around it after a search of its lifespan."""
-    outer = FastAPI(lifespan=make())
+    outer = FastAPI(lifespan=make_limiter())
     outer.mount("/rows", FastAPI(lifespan=Rows().lifespan if large else None))
     with TestClient(outer):
         pass
@@ -249,7 +110,7 @@ def test_limiter_that_was_started_without_its_app_is_an_error(opened: list[Limit
         async with container["limiter"]:
             yield
 
-    with TestClient(limited(lifespan)) as client:
+    with TestClient(limited_app(lifespan)) as client:
         for _ in range(2):
             with pytest.raises(ConfigError, match=STARTED):
                 client.get("/items")
@@ -260,12 +121,12 @@ async def test_limiter_started_after_the_default_one_is_an_error(
     opened: list[LimiterBench],
 ) -> None:
     """The requests while a limiter runs without an app are errors; the default one is kept."""
-    app = limited()
+    app = limited_app()
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://test"
     ) as client:
         assert (await client.get("/items")).status_code == 200
-        async with make():
+        async with make_limiter():
             with pytest.raises(ConfigError, match=STARTED):
                 await client.get("/items")
         assert (await client.get("/items")).status_code == 429
@@ -274,19 +135,19 @@ async def test_limiter_started_after_the_default_one_is_an_error(
 
 async def test_limiters_of_other_apps_leave_the_default_one(opened: list[LimiterBench]) -> None:
     """A limiter of another app or of a middleware is no error, nor one that was not started."""
-    other, given, held = make(), make(), make()
+    other, given, held = make_limiter(), make_limiter(), make_limiter()
     RateLimitMiddleware(FastAPI(), http_limiter=given.http_limiter)
-    app = limited()
-    async with given, other(limited(other)):
-        assert statuses(app) == [200, 429]
+    app = limited_app()
+    async with given, other(limited_app(other)):
+        assert statuses(TestClient(app), "/items") == [200, 429]
     assert held
     assert len(opened) == 1
 
 
 def test_limiter_in_the_state_of_the_app_is_an_error(opened: list[LimiterBench]) -> None:
     """The limiter of slowapi is there."""
-    app = limited()
-    app.state.limiter = make()
+    app = limited_app()
+    app.state.limiter = make_limiter()
     with pytest.raises(
         ConfigError, match=r"app\.state\.limiter = Fleet.* has no effect: write `async"
     ):
@@ -300,10 +161,10 @@ def test_limiter_that_was_not_started_is_a_warning(
     """The app without a limiter may be another one than that for which it was made."""
     held = Fleetlimit(policies=PolicySet([Policy(each, "1/day") for each in "abc"]))
     other = Fleetlimit(policies=PolicySet([Policy(each, "1/day") for each in "abcd"]))
-    app = limited()
-    with TestClient(limited(other)):
-        assert statuses(app) == [200, 429]
-    statuses(app)
+    app = limited_app()
+    with TestClient(limited_app(other)):
+        assert statuses(TestClient(app), "/items") == [200, 429]
+    statuses(TestClient(app), "/items")
     [line] = [each for each in log.messages if each.startswith("limiter.not_used ")]
     # Those of other tests may not be collected yet.
     assert repr(held) in line
@@ -313,17 +174,17 @@ def test_limiter_that_was_not_started_is_a_warning(
 
 
 def a_lambda() -> FastAPI:
-    fleetlimit = make()
-    return limited(dependencies=[Depends(lambda: fleetlimit)])
+    fleetlimit = make_limiter()
+    return limited_app(dependencies=[Depends(lambda: fleetlimit)])
 
 
 def a_lambda_of_its_limiter() -> FastAPI:
-    limiter = make().limiter
-    return limited(dependencies=[Depends(lambda: limiter)])
+    limiter = make_limiter().limiter
+    return limited_app(dependencies=[Depends(lambda: limiter)])
 
 
 def a_closure() -> FastAPI:
-    limiter = make().http_limiter
+    limiter = make_limiter().http_limiter
 
     def get() -> Any:
         return limiter
@@ -331,21 +192,21 @@ def a_closure() -> FastAPI:
     def dependency(found: Annotated[Any, Depends(get)]) -> Any:
         return found
 
-    return limited(dependencies=[Depends(dependency)])
+    return limited_app(dependencies=[Depends(dependency)])
 
 
 def a_partial_function() -> FastAPI:
     def get(limiter: Any) -> Any:
         return limiter
 
-    return limited(dependencies=[Depends(partial(get, make().limiter))])
+    return limited_app(dependencies=[Depends(partial(get, make_limiter().limiter))])
 
 
 def make_holder() -> Any:
     """Return a class that has a limiter and gives it to requests."""
 
     class Holder:
-        limiter = make().limiter
+        limiter = make_limiter().limiter
 
         def get(self) -> Any:
             return self.limiter
@@ -360,20 +221,20 @@ def make_holder() -> Any:
 
 
 def a_class_attribute() -> FastAPI:
-    return limited(dependencies=[Depends(make_holder()().get)])
+    return limited_app(dependencies=[Depends(make_holder()().get)])
 
 
 def a_class_method() -> FastAPI:
-    return limited(dependencies=[Depends(make_holder().get_of_class)])
+    return limited_app(dependencies=[Depends(make_holder().get_of_class)])
 
 
 def a_callable_object() -> FastAPI:
-    return limited(dependencies=[Depends(make_holder()())])
+    return limited_app(dependencies=[Depends(make_holder()())])
 
 
 def an_attribute_of_a_class_it_names() -> FastAPI:
     holder = make_holder()
-    return limited(dependencies=[Depends(lambda: holder.limiter)])
+    return limited_app(dependencies=[Depends(lambda: holder.limiter)])
 
 
 class CallableSlots(Slots):
@@ -387,12 +248,12 @@ class CallableSlots(Slots):
 
 
 def an_object_with_slots() -> FastAPI:
-    return limited(dependencies=[Depends(CallableSlots())])
+    return limited_app(dependencies=[Depends(CallableSlots())])
 
 
 def a_collection() -> FastAPI:
-    found = {"limiters": {"main": make().limiter}}
-    return limited(dependencies=[Depends(lambda: found["limiters"]["main"])])
+    found = {"limiters": {"main": make_limiter().limiter}}
+    return limited_app(dependencies=[Depends(lambda: found["limiters"]["main"])])
 
 
 def one_for_each_request() -> FastAPI:
@@ -400,11 +261,11 @@ def one_for_each_request() -> FastAPI:
         async with Fleetlimit(policies=PolicySet()) as fleetlimit:
             yield fleetlimit.limiter
 
-    return limited(dependencies=[Depends(get)])
+    return limited_app(dependencies=[Depends(get)])
 
 
 def one_made_by_a_function_of_the_app() -> FastAPI:
-    return limited(dependencies=[Depends(make)])
+    return limited_app(dependencies=[Depends(make_limiter)])
 
 
 def an_annotation() -> FastAPI:
@@ -412,11 +273,11 @@ def an_annotation() -> FastAPI:
 
     async def check(limiter: Annotated[Limiter, Depends(get)]) -> None: ...
 
-    return limited(dependencies=[Depends(check)])
+    return limited_app(dependencies=[Depends(check)])
 
 
 def an_endpoint() -> FastAPI:
-    fleetlimit, app = make(), limited()
+    fleetlimit, app = make_limiter(), limited_app()
 
     async def check() -> None:
         await fleetlimit.limiter.check()
@@ -426,9 +287,9 @@ def an_endpoint() -> FastAPI:
 
 
 def a_default_argument() -> FastAPI:
-    app = limited()
+    app = limited_app()
 
-    async def check(request: Request, limiter: Any = Depends(make)) -> None: ...  # noqa: B008 - the case
+    async def check(request: Request, limiter: Any = Depends(make_limiter)) -> None: ...  # noqa: B008 - the case
 
     app.post("/checks")(check)
     return app
@@ -437,8 +298,8 @@ def a_default_argument() -> FastAPI:
 def an_override_of_a_dependency() -> FastAPI:
     def get() -> None: ...
 
-    app = limited(dependencies=[Depends(get)])
-    app.dependency_overrides[get] = make
+    app = limited_app(dependencies=[Depends(get)])
+    app.dependency_overrides[get] = make_limiter
     return app
 
 

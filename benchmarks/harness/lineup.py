@@ -33,6 +33,7 @@ class Contender:
 BARE: Final = Contender("bare", "bare")
 FLOOR: Final = Contender("floor", "floor")
 RAW: Final = Contender("raw", "raw")
+REFUSING: Final = Contender("refusing", "refusing")
 MIDDLEWARE: Final = Contender("fleetlimit (middleware)", "fleetlimit_middleware", policies="one")
 DEPENDENCY: Final = Contender("fleetlimit (dependency)", "fleetlimit_dependency", policies="one")
 PREFETCHING: Final = Contender(

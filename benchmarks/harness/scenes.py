@@ -41,7 +41,7 @@ def allow(store: Store, effort: Effort, company: Company) -> Scene:
 def deny(store: Store, effort: Effort, company: Company) -> Scene:
     """Saturate each contender with one caller far over the limit."""
     scene = Scene("deny", "requests over the limit, saturating, one principal, 10 a minute")
-    contenders = (BARE, *company.ours(*_LIMITED), *company.peers)
+    contenders = (BARE, lineup.REFUSING, *company.ours(*_LIMITED), *company.peers)
     flood = Traffic(store, limit=10, requests=lambda: repeat(request(0)))
     record(scene, contenders, saturate(contenders, flood, effort))
     return scene

@@ -55,3 +55,12 @@ def statuses(client: TestClient, path: str, times: int = 2) -> list[int]:
 def make_limiter() -> Fleetlimit:
     """Return a limiter without policies, not started."""
     return Fleetlimit(policies=PolicySet())
+
+
+class Slots:
+    """Container of a limiter, without a dictionary."""
+
+    __slots__ = ("limiter",)
+
+    def __init__(self) -> None:
+        self.limiter = make_limiter()

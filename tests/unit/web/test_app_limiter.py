@@ -17,6 +17,7 @@ from fleetlimit import Fleetlimit as Limiter
 from support.lifespans import (
     NOT_STARTED,
     BenchLifespan,
+    Slots,
     items,
     limited_app,
     make_limiter,
@@ -251,15 +252,6 @@ class Objects:
     def as_method(self) -> Fleetlimit:
         """Return the limiter."""
         return self.limiter
-
-
-class Slots:
-    """Container without a dictionary."""
-
-    __slots__ = ("limiter",)
-
-    def __init__(self) -> None:
-        self.limiter = make_limiter()
 
 
 class Provider:

@@ -20,7 +20,7 @@ from fleetlimit import (
     RateLimitMiddleware,
 )
 from fleetlimit.web.code_search import MAX_ENTRIES
-from support.lifespans import limited_app, make_limiter, statuses
+from support.lifespans import Slots, limited_app, make_limiter, statuses
 from support.web import LimiterBench
 
 STARTED = (
@@ -46,15 +46,6 @@ class Container:
         if not self._objects:
             self._objects.append(self._make_object())
         return self._objects[0]
-
-
-class Slots:
-    """Container without a dictionary."""
-
-    __slots__ = ("limiter",)
-
-    def __init__(self) -> None:
-        self.limiter = make_limiter()
 
 
 class Rows:

@@ -1,8 +1,10 @@
 """Search of code for an object that it refers to, without running the code.
 
 It does not find an object that is imported from a module that is not loaded yet, that a name
-computed at run time leads to, or that is an element of a list. Large containers are cut off, which
-the result reports.
+computed at run time leads to, that is an element of a list, or that only functions of another
+top-level module lead to, such as `limits.py` beside `main.py`. Following those, too, would
+make a search several times longer, and find limiters in code that the app does not run. Large
+containers are cut off, which the result reports.
 """
 
 import contextlib
@@ -14,9 +16,8 @@ import typing
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from types import (
     BuiltinFunctionType,
     ClassMethodDescriptorType,
@@ -182,14 +183,9 @@ class _Search:
         named = [*islice(_named_values(function, enclosing), MAX_ENTRIES + 1)]
         self._values_left -= len(named)
         for each in self._first(named):
-            # A library does not refer to the app's objects, but a provider of a container may hold
-            # one.
-            if (
-                self._is_wanted(each)
-                or (of := _package_of(each)) == package
-                or not _is_library(of)
-                or _is_provider(each)
-            ):
+            # The code of other packages does not refer to the app's objects, but a provider of a
+            # container may hold one.
+            if self._is_wanted(each) or _package_of(each) == package or _is_provider(each):
                 yield each
 
 
@@ -210,20 +206,6 @@ def _package_of(value: Any) -> str:
     # A function that `exec` made has none.
     module = owner.__module__
     return module.partition(".")[0] if is_instance(module, str) else ""
-
-
-@cache
-def _is_library(package: str) -> bool:
-    """Return whether a top-level package or module is Python's own, or was installed.
-
-    An installer leaves a `dist-info` beside what it installs. The modules of an app, such as
-    `main.py` and `limits.py`, have none beside them.
-    """
-    module = sys.modules.get(package)
-    places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None)]
-    if package in sys.stdlib_module_names or not isinstance(places[0], str):
-        return True
-    return any(Path(places[0]).parent.glob("*.dist-info"))
 
 
 def _enclosing_values(function: FunctionType) -> Iterator[Any]:

@@ -123,7 +123,7 @@ class Resources:
     """Resources of an app, its limiter among them."""
 
     def __init__(self) -> None:
-        self.limiter = make_limiter()
+        self.limiter = indirectly()
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:

@@ -1,10 +1,7 @@
 """Search of an app's code: it runs none of it, and finds its way through every kind of function."""
 
 import functools
-import importlib
-import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -167,35 +164,6 @@ def test_values_of_a_search_are_bounded(kind: Callable[[object], object]) -> Non
     assert (result.found, result.is_complete) == (None, False)
     assert is_wanted(find_reference([kind(Wanted()), deep], is_wanted).found)
     assert is_wanted(find_reference([deep, kind(Wanted())], is_wanted).found)
-
-
-LIMITS = """
-class Wanted: ...
-def make(): return WANTED
-WANTED = Wanted()
-"""
-"""Module of an app, with a function that leads to the object."""
-
-
-@pytest.mark.parametrize("layout", ["module", "package", "installed"])
-def test_other_modules_beside_that_of_the_app_are_its_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
-) -> None:
-    """`main.py` and `limits.py` are one app, but libraries refer to nothing of the app."""
-    main, limits = f"main_of_{layout}", f"limits_of_{layout}"
-    file = tmp_path / limits / "__init__.py" if layout == "package" else tmp_path / f"{limits}.py"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(LIMITS)
-    text = f"from {limits} import make\nasync def lifespan(): make()\n"
-    (tmp_path / f"{main}.py").write_text(text)
-    if layout == "installed":
-        (tmp_path / "limits-1.0.dist-info").mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in (main, limits):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    lifespan = importlib.import_module(main).lifespan
-    found = find_reference([lifespan], lambda value: type(value).__name__ == "Wanted").found
-    assert (found is not None) is (layout != "installed")
 
 
 def test_cycles_end() -> None:

@@ -16,7 +16,6 @@ from fleetlimit import (
     Limiter,
     Policy,
     PolicySet,
-    RateLimit,
     RateLimitMiddleware,
 )
 from fleetlimit.web.code_search import MAX_ENTRIES
@@ -295,9 +294,8 @@ def an_override_of_a_dependency() -> FastAPI:
 
 
 def a_mounted_app() -> FastAPI:
-    outer = FastAPI()
+    outer = limited_app()
     outer.mount("/sub", an_endpoint())
-    outer.get("/items", dependencies=[Depends(RateLimit("1/minute"))])(lambda: None)
     return outer
 
 
